@@ -1,0 +1,92 @@
+"""Do two tokenizers give the same ids for the same text? Scores of two models need it (§4.2.1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tokenclean.errors import TokenizerMismatchError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SEGMENTING_PARTS = ("normalizer", "pre_tokenizer")
+_ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+def check_same_tokenizer(
+    base: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase, texts: Iterable[str]
+) -> list[str]:
+    """Raise TokenizerMismatchError at the first difference in ids; return the differing roles in plain words.
+
+    Compared: token-to-id maps, merges and model settings, normalizer, pre-tokenizer, how added tokens are found, and
+    at last the ids of ``texts``. What special tokens *mean* (an instruct model's other EOS, its BOS rule) may differ:
+    text is always rendered and tokenized with the base's tokenizer.
+    """
+    _check_vocabulary(base.get_vocab(), reference.get_vocab())
+    state, other = (json.loads(t.backend_tokenizer.to_str()) for t in (base, reference))
+    _check_model(state["model"], other["model"])
+    for part in _SEGMENTING_PARTS:
+        if state.get(part) != other.get(part):
+            raise _mismatch(f"their {part.replace('_', '-')}s differ", state.get(part), other.get(part))
+    added, other_added = ({t["content"]: t for t in s.get("added_tokens", [])} for s in (state, other))
+    for content in sorted(added.keys() | other_added.keys()):
+        flags, other_flags = (
+            {f: a[content][f] for f in _ADDED_TOKEN_FLAGS} if content in a else None for a in (added, other_added)
+        )
+        if flags != other_flags:
+            raise _mismatch(f"the added token {content!r} is found differently", flags, other_flags)
+    for text in texts:
+        ids, other_ids = (t.backend_tokenizer.encode(text, add_special_tokens=False).ids for t in (base, reference))
+        if ids != other_ids:
+            raise _mismatch(f"the text {text[:60]!r} gets other ids", ids[:8], other_ids[:8])
+    return _differing_roles(base, reference, state, other)
+
+
+def _check_vocabulary(vocabulary: dict[str, int], other: dict[str, int]) -> None:
+    if vocabulary == other:
+        return
+    for token, index in sorted(vocabulary.items(), key=lambda item: item[1]):
+        if other.get(token) != index:
+            raise _mismatch(f"the token {token!r} has another id", index, other.get(token, "none"))
+    token = min(other.keys() - vocabulary.keys(), key=other.__getitem__)
+    raise _mismatch(f"the token {token!r} has another id", "none", other[token])
+
+
+def _check_model(model: dict[str, Any], other: dict[str, Any]) -> None:
+    for key in sorted(model.keys() | other.keys()):
+        first, second = model.get(key), other.get(key)
+        if key == "vocab" or first == second:
+            continue
+        if key == "merges" and first and second:
+            for number, (a, b) in enumerate(zip(first, second, strict=False)):
+                if a != b:
+                    raise _mismatch(f"merge {number} differs", a, b)
+            raise _mismatch("they have different numbers of merges", len(first), len(second))
+        if key in ("dropout", "ignore_merges") and not first and not second:
+            continue
+        raise _mismatch(f"the setting {key!r} of their models differs", str(first)[:80], str(second)[:80])
+
+
+def _differing_roles(
+    base: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase, state: dict[str, Any], other: dict[str, Any]
+) -> list[str]:
+    notes = []
+    for role in _ROLES:
+        mine, theirs = base.special_tokens_map.get(role), reference.special_tokens_map.get(role)
+        if mine != theirs:
+            notes.append(f"{role}: base {mine}, reference {theirs}")
+    if state.get("post_processor") != other.get("post_processor"):
+        notes.append("what stands around a text (BOS, EOS) is added differently")
+    if base.chat_template != reference.chat_template:
+        notes.append("chat templates differ")
+    return notes
+
+
+def _mismatch(what: str, mine: object, theirs: object) -> TokenizerMismatchError:
+    return TokenizerMismatchError(
+        f"base and reference do not share their tokenizer: {what} (base: {mine}; reference: {theirs}). "
+        "Choose a reference of the same model family"
+    )

@@ -1,0 +1,107 @@
+"""How well token labels agree: with each other, with scores, and with noise whose truth is known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenclean.errors import NonFiniteError
+from tokenclean.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class LabelNoise:
+    """Noise of token labels before and after cleaning, in the terms of section 5.1; all shares lie in [0, 1].
+
+    A share of nothing is NaN: all five without a response token, ``kept_noise_share`` where nothing is kept,
+    ``recall_noise`` where there is no noise.
+    """
+
+    eta_full: float
+    """η(D̃) = P(Ỹ ≠ Y): share of the response tokens that are noise."""
+    eta_cleaned: float
+    """η̂ = P(Ŷ ≠ Y): share of the response tokens whose cleaned label is wrong (kept noise, dropped clean tokens)."""
+    kept_share: float
+    """r̂ = P(Ŷ = 1): share of the response tokens that are kept."""
+    kept_noise_share: float
+    """Share of noise among the kept tokens, 1 - precision."""
+    recall_noise: float
+    """Share of the noise that was dropped."""
+
+
+def label_noise(is_kept: Ragged, is_response: Ragged, is_noise: Ragged) -> LabelNoise:
+    """Compare cleaned labels with the truth on the response tokens (section 5.1).
+
+    All three are aligned bool columns: ``is_kept`` ŷ, ``is_response`` ỹ, ``is_noise`` True where a response token is no
+    valid target (y = 0). ``is_noise`` outside the response is ignored. Raises ValueError for columns that are not
+    bool or not aligned, and for a kept token outside the response.
+    """
+    kept, noise = _aligned_bools(is_kept, is_noise)
+    response, _ = _aligned_bools(is_response, is_kept)
+    if np.any(kept & ~response):
+        raise ValueError(f"{_count(kept & ~response)} kept tokens lie outside the response")
+    noise = noise & response
+    kept_tokens, noise_tokens = _count(kept), _count(noise)
+    kept_noise_tokens = _count(kept & noise)
+    response_tokens = _count(response)
+    dropped_clean_tokens = response_tokens - kept_tokens - (noise_tokens - kept_noise_tokens)
+    return LabelNoise(
+        eta_full=_share(noise_tokens, response_tokens),
+        eta_cleaned=_share(kept_noise_tokens + dropped_clean_tokens, response_tokens),
+        kept_share=_share(kept_tokens, response_tokens),
+        kept_noise_share=_share(kept_noise_tokens, kept_tokens),
+        recall_noise=_share(noise_tokens - kept_noise_tokens, noise_tokens),
+    )
+
+
+def jaccard(a: Ragged, b: Ragged) -> float:
+    """|a ∩ b| / |a ∪ b| of two kept sets, in [0, 1]; 1.0 when both are empty.
+
+    Raises ValueError for columns that are not bool or not aligned.
+    """
+    a_T, b_T = _aligned_bools(a, b)
+    union = _count(a_T | b_T)
+    return _count(a_T & b_T) / union if union else 1.0
+
+
+def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
+    """Chance that a positive's score exceeds a negative's, ties counted half (the area under the ROC curve).
+
+    ``scores``: shape (T,), inf allowed; ``is_positive``: bool, shape (T,). NaN when either class is missing. Raises
+    ValueError for other shapes or dtypes, NonFiniteError for a NaN score.
+    """
+    scores, is_positive = np.asarray(scores), np.asarray(is_positive)
+    if scores.ndim != 1 or scores.shape != is_positive.shape:
+        raise ValueError(
+            f"scores and is_positive must be 1-D and equally long, got {scores.shape}, {is_positive.shape}"
+        )
+    if is_positive.dtype != np.bool_:
+        raise ValueError(f"is_positive must be bool, got {is_positive.dtype}")
+    is_nan = np.isnan(scores)
+    if np.any(is_nan):
+        raise NonFiniteError(f"{_count(is_nan)} of {len(scores)} scores are NaN, first at {is_nan.argmax()}")
+    positives, negatives = np.sort(scores[is_positive]), np.sort(scores[~is_positive])
+    if len(positives) == 0 or len(negatives) == 0:
+        return math.nan
+    below = np.searchsorted(negatives, positives, side="left").sum()
+    not_above = np.searchsorted(negatives, positives, side="right").sum()
+    return int(below + not_above) / (2 * len(positives) * len(negatives))
+
+
+def _aligned_bools(a: Ragged, b: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    """The values of two aligned bool columns; ValueError where they are not."""
+    for column in (a, b):
+        if column.values.dtype != np.bool_:
+            raise ValueError(f"token labels must be bool columns, got {column.values.dtype}")
+    a.check_aligned(b)
+    return a.values, b.values
+
+
+def _count(is_true: np.ndarray) -> int:
+    return int(np.count_nonzero(is_true))
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan

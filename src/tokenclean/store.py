@@ -1,0 +1,120 @@
+"""The run folder: each stage's result under the hash of everything it was made from, written atomically.
+
+A stage's folder is named ``<stage>-<key>``; the key hashes the stage's name, its hand-raised version and its inputs
+(recipe values, keys of the stages before it, hashes of files). The same inputs therefore find the same folder, and
+another recipe never overwrites it. A stage is written under a temporary name, its ``manifest.json`` last, and renamed
+when whole: a folder with its final name is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenclean.errors import RunFolderError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished stage: its folder, its key, the manifest, and whether it was found instead of made."""
+
+    path: Path
+    key: str
+    manifest: Mapping[str, Any]
+    was_reused: bool
+
+
+class Store:
+    """The stages of one run folder (see the module's text)."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        try:
+            (self.root / "stages").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"cannot use the run folder {self.root}: {error.strerror or error}") from error
+
+    def stage(
+        self, name: str, version: int, inputs: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any] | None]
+    ) -> Stage:
+        """Find the stage's result, or call ``make(folder)`` to write it; what ``make`` returns goes into the manifest.
+
+        Raises RunFolderError where the folder cannot be written. A failing ``make`` leaves nothing behind.
+        """
+        key = fingerprint({"stage": name, "version": version, "inputs": inputs})
+        final = self.root / "stages" / f"{name}-{key[:12]}"
+        manifest_path = final / MANIFEST
+        if manifest_path.is_file():
+            return Stage(final, key, json.loads(manifest_path.read_text()), True)
+        temporary = final.with_name(f".{final.name}.{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            started = time.time()
+            results = dict(make(temporary) or {})
+            manifest = {
+                "stage": name,
+                "version": version,
+                "key": key,
+                "inputs": inputs,
+                "results": results,
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "seconds": round(time.time() - started, 3),
+            }
+            write_json(temporary / MANIFEST, manifest)
+            os.rename(temporary, final)
+        except OSError as error:
+            if isinstance(error, RunFolderError) or error.errno is None:
+                raise
+            raise RunFolderError(f"cannot write {final}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return Stage(final, key, json.loads(manifest_path.read_text()), False)
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 (hex) of a JSON-able value, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def file_hash(path: Path | str) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; when the block ends well, flush it to disk and rename it to ``path``."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if isinstance(error, RunFolderError):
+            raise
+        raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write JSON atomically (UTF-8, indented; NaN is refused with ValueError)."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,228 @@
+"""Token ids and (noisy) token labels of a pool, from one tokenization of each whole text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tokenclean.errors import PoolError, TemplateError
+from tokenclean.pool.conversation import Conversation, Pool, RejectedRow
+from tokenclean.ragged import Ragged
+from tokenclean.tokens.template import ContentSpan, Rendered, check_template, render
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BATCH_ROWS = 512
+
+
+@dataclass(frozen=True)
+class TokenizedPool:
+    """The pool in tokens; every Ragged has one row a conversation, in the pool's order, aligned token by token.
+
+    ``input_ids``: int64. ``is_response``: bool, True where the token is a training target before cleaning (ỹ, §3.2);
+    never True at position 0. ``char_start``/``char_end``: int32, the characters of the rendered text that the token
+    stands for. ``ids``/``sources``: the rows' ids and source names. ``contents``: where each assistant turn's content
+    lies in the text. ``is_truncated``: bool (N,), True where the text was cut at ``max_length``. ``unusable``: rows
+    without any target (their row here stays, with no token labelled), each with its reason.
+    """
+
+    input_ids: Ragged
+    is_response: Ragged
+    char_start: Ragged
+    char_end: Ragged
+    ids: tuple[str, ...]
+    sources: tuple[str, ...]
+    contents: tuple[tuple[ContentSpan, ...], ...]
+    is_truncated: np.ndarray
+    unusable: tuple[RejectedRow, ...]
+    template: str
+    max_length: int
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def take(self, rows: np.ndarray | list[int]) -> TokenizedPool:
+        """The given rows in the given order."""
+        rows = np.asarray(rows, dtype=np.int64)
+        return TokenizedPool(
+            input_ids=self.input_ids.take(rows),
+            is_response=self.is_response.take(rows),
+            char_start=self.char_start.take(rows),
+            char_end=self.char_end.take(rows),
+            ids=tuple(self.ids[r] for r in rows),
+            sources=tuple(self.sources[r] for r in rows),
+            contents=tuple(self.contents[r] for r in rows),
+            is_truncated=self.is_truncated[rows],
+            unusable=self.unusable,
+            template=self.template,
+            max_length=self.max_length,
+        )
+
+
+def tokenize_pool(
+    pool: Pool | Iterable[Conversation],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    template: str = "tulu",
+    max_length: int = 2048,
+) -> TokenizedPool:
+    """Render each conversation, tokenize the whole text once, and label its tokens by character offsets.
+
+    A token is a target when all its characters lie inside one target span (an assistant's content with its end
+    token); a token across a boundary is none. BOS stands in front only where the tokenizer adds it itself. The text
+    is cut at ``max_length`` tokens. Nothing is padded and no token is added to the vocabulary.
+
+    Every conversation keeps its row: one that cannot be rendered or has no target left is empty of labels and listed
+    in ``unusable``. Raises TemplateError where the tokenizer cannot serve the template, PoolError for a
+    tokenizer without offsets (a "slow" one), ValueError for max_length < 2.
+    """
+    if max_length < 2:
+        raise ValueError(f"max_length must be at least 2 tokens, got {max_length}")
+    check_template(tokenizer, template)
+    backend = _exact_offset_backend(tokenizer)
+    columns: dict[str, list[np.ndarray]] = {"input_ids": [], "is_response": [], "char_start": [], "char_end": []}
+    ids: list[str] = []
+    sources: list[str] = []
+    contents: list[tuple[ContentSpan, ...]] = []
+    truncated: list[bool] = []
+    unusable: list[RejectedRow] = []
+
+    for batch in _batches(pool):
+        rendered: list[Rendered | None] = []
+        for conversation in batch:
+            try:
+                rendered.append(render(conversation, tokenizer, template))
+            except TemplateError as error:
+                rendered.append(None)
+                unusable.append(_unusable(conversation, str(error)))
+        encodings = iter(_encode(backend, [r for r in rendered if r is not None]))
+        for conversation, row in zip(batch, rendered, strict=True):
+            ids.append(conversation.id)
+            sources.append(conversation.source)
+            contents.append(row.contents if row else ())
+            if row is None:
+                token_ids, spans = np.empty(0, np.int64), np.empty((0, 2), np.int32)
+            else:
+                token_ids, spans = next(encodings)
+            truncated.append(len(token_ids) > max_length)
+            token_ids, spans = token_ids[:max_length], spans[:max_length]
+            labels = _inside(spans, row.targets if row else ())
+            labels[:1] = False
+            if row is not None and not labels.any():
+                reason = f"no target is left after the cut at {max_length} tokens" if truncated[-1] else "no target"
+                unusable.append(_unusable(conversation, reason))
+            columns["input_ids"].append(token_ids)
+            columns["is_response"].append(labels)
+            columns["char_start"].append(spans[:, 0])
+            columns["char_end"].append(spans[:, 1])
+
+    return TokenizedPool(
+        input_ids=Ragged.from_rows(columns["input_ids"], np.int64),
+        is_response=Ragged.from_rows(columns["is_response"], np.bool_),
+        char_start=Ragged.from_rows(columns["char_start"], np.int32),
+        char_end=Ragged.from_rows(columns["char_end"], np.int32),
+        ids=tuple(ids),
+        sources=tuple(sources),
+        contents=tuple(contents),
+        is_truncated=np.array(truncated, dtype=bool),
+        unusable=tuple(unusable),
+        template=template,
+        max_length=max_length,
+    )
+
+
+def tokens_touching(tokens: TokenizedPool, spans: Iterable[tuple[int, int, int, int]]) -> Ragged:
+    """Response tokens that share a character with a span of some turn's content; bool, aligned with ``input_ids``.
+
+    ``spans``: (row, turn, start, end) with characters [start, end) of that turn's content. Parts that the template
+    stripped or truncation cut away touch nothing.
+    """
+    touched = np.zeros(len(tokens.input_ids.values), dtype=bool)
+    offsets = tokens.input_ids.offsets
+    for row, turn, start, end in spans:
+        for content in tokens.contents[row]:
+            if content.turn != turn:
+                continue
+            first = max(content.start + start - content.skipped, content.start)
+            last = min(content.start + end - content.skipped, content.end)
+            overlap = (tokens.char_start[row] < last) & (tokens.char_end[row] > first)
+            touched[offsets[row] : offsets[row + 1]] |= overlap
+    return Ragged(touched & tokens.is_response.values, offsets)
+
+
+def _batches(pool: Pool | Iterable[Conversation]) -> Iterator[list[Conversation]]:
+    batch: list[Conversation] = []
+    for conversation in pool:
+        batch.append(conversation)
+        if len(batch) == _BATCH_ROWS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _unusable(conversation: Conversation, reason: str) -> RejectedRow:
+    text = " ".join(turn.content for turn in conversation.turns)
+    return RejectedRow(conversation.file, conversation.line, reason, text[:200])
+
+
+def _exact_offset_backend(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """A copy of the tokenizer's Rust backend whose offsets cover leading spaces too, without truncation or padding.
+
+    Byte-level tokenizers report " word" by the offsets of "word" (``trim_offsets``): a token across a boundary at
+    that space would look as if it stood inside.
+    """
+    from tokenizers import Tokenizer
+
+    if not tokenizer.is_fast:
+        raise PoolError(
+            f"{type(tokenizer).__name__} reports no character offsets, which the token labels need; "
+            "load the model's fast tokenizer (tokenizer.json)"
+        )
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    _untrim(state.get("post_processor"))
+    backend = Tokenizer.from_str(json.dumps(state))
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _untrim(processor: dict[str, Any] | None) -> None:
+    if processor is None:
+        return
+    if "trim_offsets" in processor:
+        processor["trim_offsets"] = False
+    for inner in processor.get("processors", []):
+        _untrim(inner)
+
+
+def _encode(backend: Any, rendered: list[Rendered]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Token ids (int64, L) and character spans (int32, L×2) of each text.
+
+    What the tokenizer itself puts in front (BOS) stays where ``adds_bos``; what it appends is left out, since the
+    text ends with its own EOS.
+    """
+    encodings = backend.encode_batch([r.text for r in rendered], add_special_tokens=True)
+    for row, encoding in zip(rendered, encodings, strict=True):
+        token_ids = np.array(encoding.ids, dtype=np.int64)
+        spans = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+        added = np.array(encoding.special_tokens_mask, dtype=bool) & (spans[:, 0] == spans[:, 1])
+        if len(added) and not added.all():
+            first = int(np.argmin(added))
+            last = len(added) - int(np.argmin(added[::-1]))
+            kept = slice(0 if row.adds_bos else first, last)
+            token_ids, spans = token_ids[kept], spans[kept]
+        yield token_ids, spans
+
+
+def _inside(spans: np.ndarray, targets: Iterable[tuple[int, int]]) -> np.ndarray:
+    start, end = spans[:, 0], spans[:, 1]
+    labels = np.zeros(len(spans), dtype=bool)
+    for first, last in targets:
+        labels |= (start >= first) & (end <= last) & (end > start)
+    return labels

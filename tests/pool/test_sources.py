@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tokenclean.errors import PoolError, RecipeError
+from tokenclean.pool import Pool, RejectedRow, Turn, load_pool, merge_pools, write_rejected
+
+GOOD = {"prompt": "Once", "completion": " upon"}
+GOOD_LINE = json.dumps(GOOD).encode()
+
+
+def write_lines(path: Path, *lines: bytes | dict) -> Path:
+    encoded = [line if isinstance(line, bytes) else json.dumps(line, ensure_ascii=False).encode() for line in lines]
+    path.write_bytes(b"\n".join(encoded) + b"\n")
+    return path
+
+
+def read_error(*args, **options) -> str:
+    with pytest.raises(PoolError) as caught:
+        load_pool(*args, **options)
+    return str(caught.value)
+
+
+def test_each_format_in_one_file(tmp_path):
+    turns = [{"role": "user", "content": "Grüße 🌍?"}, {"role": "assistant", "content": "Ja.\u2028"}]
+    path = write_lines(tmp_path / "mixed.jsonl", {"messages": turns}, {"instruction": "Add.", "response": "3"}, GOOD)
+    pool = load_pool(path)
+    assert [c.kind for c in pool] == ["chat", "chat", "completion"]
+    assert pool[0].turns == (Turn("user", "Grüße 🌍?"), Turn("assistant", "Ja.\u2028"))
+    assert [(c.file, c.line, c.source) for c in pool] == [(str(path), line, "mixed") for line in (1, 2, 3)]
+    assert pool.rejected == ()
+
+
+def test_id_is_source_line_and_hash_of_the_turns(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", b"", GOOD, b"broken", b"  ", GOOD | {"rating": 4})
+    canonical = '["completion",[["user","Once"],["assistant"," upon"]]]'
+    digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    assert [c.id for c in load_pool(path)] == [f"a:2:{digest}", f"a:5:{digest}"]
+
+
+def test_id_tells_kinds_and_turns_apart(tmp_path):
+    chat = {"messages": [{"role": "user", "content": "Once"}, {"role": "assistant", "content": " upon"}]}
+    path = write_lines(tmp_path / "a.jsonl", GOOD, chat, GOOD | {"prompt": "Twice"})
+    assert len({c.id.rsplit(":", 1)[1] for c in load_pool(path)}) == 3
+
+
+def test_source_of_a_row(tmp_path):
+    path = write_lines(
+        tmp_path / "a.jsonl", GOOD | {"source": "flan"}, GOOD | {"source": " "}, GOOD | {"source": 3}, GOOD
+    )
+    assert load_pool(path).sources == ("flan", "a", "a", "a")
+    assert load_pool(path, source="mine").sources == ("mine",) * 4
+    assert load_pool(path)[0].id.startswith("flan:1:")
+
+
+def test_source_of_a_row_is_checked_only_where_it_counts(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", GOOD, b'{"prompt": "", "completion": "x", "source": "\\ud800"}')
+    assert [row.reason for row in load_pool(path).rejected] == ["source: lone surrogate at character 1"]
+    assert load_pool(path, source="mine").rejected == ()
+
+
+@pytest.mark.parametrize("source", ["", " ", "\ud800"])
+def test_source_must_be_a_name(tmp_path, source):
+    path = write_lines(tmp_path / "a.jsonl", GOOD)
+    assert "cannot be a source name" in read_error(path, source=source)
+
+
+def test_several_files_keep_their_order(tmp_path):
+    files = [write_lines(tmp_path / f"{name}.jsonl", GOOD, b"{") for name in "ba"]
+    pool = load_pool([str(files[0]), files[1]])
+    assert pool.sources == ("b", "a")
+    assert [row.file for row in pool.rejected] == [str(file) for file in files]
+
+
+def test_bom_and_windows_line_ends(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD_LINE + b"\r\n\r\n" + GOOD_LINE)
+    assert [c.line for c in load_pool(path)] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"prompt": "caf\xe9"}', "not UTF-8: byte 0xe9 at byte 16 of the line"),
+        (b'{"prompt": "a" "b"}', "broken JSON at character 16: Expecting ',' delimiter"),
+        (b"\xef\xbb\xbf" + GOOD_LINE, "broken JSON at character 1: Unexpected UTF-8 BOM (decode using utf-8-sig)"),
+        (b'{"a": ' * 100_000, "broken JSON: nested too deeply"),
+        (b'"text"', "expected a JSON object, found another JSON value"),
+        (b"null", "expected a JSON object, found another JSON value"),
+        (b"[1]", "expected a JSON object, found another JSON value"),
+        (b'{"prompt": "x", "completion": "\\ud83d"}', "completion: lone surrogate at character 1"),
+        (b'{"prompt": "x", "completion": ""}', "completion: blank response"),
+    ],
+)
+def test_a_bad_line_is_set_aside(tmp_path, line, reason):
+    path = write_lines(tmp_path / "a.jsonl", GOOD, line, GOOD)
+    pool = load_pool(path)
+    assert [c.line for c in pool] == [1, 3]
+    assert pool.rejected == (RejectedRow(str(path), 2, reason, line.decode("utf-8", "replace")[:200]),)
+
+
+def test_a_number_too_long_for_python_is_set_aside(tmp_path):
+    pool = load_pool(write_lines(tmp_path / "a.jsonl", GOOD, b'{"a": ' + b"1" * 5000 + b"}"))
+    assert pool.rejected[0].reason.startswith("broken JSON: Exceeds the limit")
+    assert len(pool.rejected[0].text) == 200
+
+
+def test_escaped_surrogate_pairs_are_characters(tmp_path):
+    pool = load_pool(write_lines(tmp_path / "a.jsonl", b'{"prompt": "", "completion": "\\ud83c\\udf0d"}'))
+    assert pool[0].turns[1].content == "🌍"
+
+
+def test_rejected_rows_are_logged(tmp_path, caplog):
+    load_pool(write_lines(tmp_path / "a.jsonl", GOOD, b"null"))
+    assert "set aside 1 of 2 rows" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a.json", "two words.jsonl"])
+def test_a_json_array_is_refused_with_the_way_out(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\xef\xbb\xbf\n  \n [\n" + GOOD_LINE + b"]")
+    error = read_error(path)
+    assert "is a JSON array" in error and "jq -c '.[]'" in error
+    assert f"> {path}" not in error
+
+
+def test_missing_file(tmp_path):
+    write_lines(tmp_path / "train.jsonl", GOOD)
+    assert f"did you mean {tmp_path / 'train.jsonl'}?" in read_error(tmp_path / "trian.jsonl")
+    assert f"looked in {tmp_path}" in read_error(tmp_path / "zzz")
+    assert "does not exist" in read_error(tmp_path / "none" / "train.jsonl")
+
+
+def test_folder(tmp_path):
+    assert read_error(tmp_path).endswith("is a folder; name the JSON lines files in it")
+    write_lines(tmp_path / "train.jsonl", GOOD)
+    assert "(it holds train.jsonl)" in read_error(tmp_path)
+    assert "is a folder" in read_error(".")
+
+
+def test_unreadable_file(tmp_path, monkeypatch):
+    path = write_lines(tmp_path / "a.jsonl", GOOD)
+    assert "cannot be read: Not a directory" in read_error(path / "b.jsonl")
+
+    def refuse(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert f"no permission to read it; try: chmod u+r {path}" in read_error(path)
+
+
+def test_nothing_usable(tmp_path):
+    error = read_error(write_lines(tmp_path / "a.jsonl", b"null", b"", b"{", b"1", b"2"))
+    assert "no usable row (4 rejected)" in error
+    assert [line.split(":")[0].strip() for line in error.splitlines()[1:]] == ["line 1", "line 3", "line 4"]
+    assert "holds no row" in read_error(write_lines(tmp_path / "b.jsonl", b" "))
+
+
+def test_one_unusable_file_among_good_ones_is_an_error(tmp_path):
+    good, bad = write_lines(tmp_path / "a.jsonl", GOOD), write_lines(tmp_path / "b.jsonl", b"null")
+    assert str(bad) in read_error([good, bad])
+
+
+def test_no_file_at_all():
+    assert "no pool file given" in read_error([])
+
+
+def test_unknown_format(tmp_path):
+    with pytest.raises(RecipeError, match="did you mean 'alpaca'"):
+        load_pool(write_lines(tmp_path / "a.jsonl", GOOD), format="alpacca")
+
+
+def test_merge_pools_concatenates(tmp_path):
+    first = load_pool(write_lines(tmp_path / "a.jsonl", GOOD, b"null"))
+    second = load_pool(write_lines(tmp_path / "b.jsonl", b"null", GOOD, GOOD))
+    merged = merge_pools([first, second])
+    assert merged.conversations == first.conversations + second.conversations
+    assert merged.rejected == first.rejected + second.rejected
+    assert merge_pools([]) == Pool(())
+
+
+def test_a_file_given_twice_is_refused(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", GOOD)
+    pool = load_pool(path)
+    with pytest.raises(PoolError) as caught:
+        merge_pools([pool, pool])
+    assert f"two rows share the id {pool[0].id!r}: {path}:1 and {path}:1" in str(caught.value)
+    assert read_error([path, path]) == str(caught.value)
+    renamed = load_pool(path, source="b")
+    assert len(merge_pools([pool, renamed])) == 2
+
+
+def test_write_rejected_round_trip(tmp_path):
+    pool = load_pool(write_lines(tmp_path / "a.jsonl", GOOD, b"null", b'{"a": "\xff\xc3\xa9\xe2\x80\xa8"}'))
+    path = tmp_path / "rejected.jsonl"
+    path.write_text("old")
+    write_rejected(pool.rejected, path)
+    rows = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    assert list(rows[0]) == ["file", "line", "reason", "text"]
+    assert tuple(RejectedRow(**row) for row in rows) == pool.rejected
+    assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "rejected.jsonl"]
+
+
+def test_write_rejected_takes_file_names_that_are_not_utf8(tmp_path):
+    row = RejectedRow(os.fsdecode(b"caf\xe9.jsonl"), 1, "reason")
+    write_rejected([row], tmp_path / "rejected.jsonl")
+    assert RejectedRow(**json.loads((tmp_path / "rejected.jsonl").read_text("utf-8"))) == row
+
+
+def test_write_rejected_leaves_the_old_file_when_it_fails(tmp_path):
+    path = tmp_path / "rejected.jsonl"
+    path.write_text("old")
+
+    def break_off():
+        yield RejectedRow("a", 1, "reason")
+        raise RuntimeError("broken off")
+
+    with pytest.raises(RuntimeError):
+        write_rejected(break_off(), path)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["rejected.jsonl"]
