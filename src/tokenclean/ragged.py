@@ -107,7 +107,7 @@ class Ragged:
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows]
         offsets = offsets_of(lengths)
-        starts = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        starts = np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths)
         return Ragged(self.values[starts + np.arange(offsets[-1])], offsets)
 
     def to_arrow(self) -> pa.LargeListArray:

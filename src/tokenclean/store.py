@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,14 @@ class Store:
     ) -> Stage:
         """Find the stage's result, or call ``make(folder)`` to write it; what ``make`` returns goes into the manifest.
 
-        Raises RunFolderError where the folder cannot be written. A failing ``make`` leaves nothing behind.
+        Where another process finishes the same stage first, its result counts. Raises RunFolderError where the folder
+        cannot be written. A failing ``make`` leaves nothing behind.
         """
         key = fingerprint({"stage": name, "version": version, "inputs": inputs})
         final = self.root / "stages" / f"{name}-{key[:12]}"
         manifest_path = final / MANIFEST
         if manifest_path.is_file():
-            return Stage(final, key, json.loads(manifest_path.read_text()), True)
+            return Stage(final, key, _read_json(manifest_path), True)
         temporary = final.with_name(f".{final.name}.{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         try:
@@ -72,14 +74,14 @@ class Store:
                 "seconds": round(time.time() - started, 3),
             }
             write_json(temporary / MANIFEST, manifest)
-            os.rename(temporary, final)
+            was_reused = not _rename_unless_made(temporary, final)
         except OSError as error:
-            if isinstance(error, RunFolderError) or error.errno is None:
+            if isinstance(error, RunFolderError) or not _is_of_run_folder(error, self.root):
                 raise
             raise RunFolderError(f"cannot write {final}: {error.strerror or error}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return Stage(final, key, json.loads(manifest_path.read_text()), False)
+        return Stage(final, key, _read_json(manifest_path), was_reused)
 
 
 def fingerprint(value: Any) -> str:
@@ -110,11 +112,43 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             raise
         raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the error above is the one to report
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write JSON atomically (UTF-8, indented; NaN is refused with ValueError)."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Write JSON atomically (UTF-8, indented); NaN and infinities, which JSON does not know, become null."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # A file name that is not UTF-8 holds lone surrogates; written with a backslash they are JSON's escapes.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _rename_unless_made(temporary: Path, final: Path) -> bool:
+    """Rename the whole folder; False where another process has put the same stage there meanwhile."""
+    try:
+        os.rename(temporary, final)
+    except OSError:
+        if not (final / MANIFEST).is_file():
+            raise
+        return False
+    return True
+
+
+def _is_of_run_folder(error: OSError, root: Path) -> bool:
+    """Whether writing the run folder failed (a full disk names no file), not the reading of some other file."""
+    if error.filename is None or isinstance(error.filename, int):
+        return error.errno is not None
+    return Path(os.fsdecode(error.filename)).absolute().is_relative_to(root.absolute())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

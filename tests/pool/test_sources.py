@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenclean.errors import PoolError, RecipeError
+from tokenclean.errors import PoolError, RecipeError, RunFolderError
 from tokenclean.pool import Pool, RejectedRow, Turn, load_pool, merge_pools, write_rejected
 
 GOOD = {"prompt": "Once", "completion": " upon"}
@@ -224,3 +224,11 @@ def test_write_rejected_leaves_the_old_file_when_it_fails(tmp_path):
         write_rejected(break_off(), path)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["rejected.jsonl"]
+
+
+def test_write_rejected_where_no_file_can_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="cannot write"):
+        write_rejected([RejectedRow("a", 1, "reason")], tmp_path / "file" / "rejected.jsonl")
+    write_rejected([], tmp_path / "new" / "rejected.jsonl")
+    assert (tmp_path / "new" / "rejected.jsonl").read_bytes() == b""

@@ -1,0 +1,20 @@
+"""The cleaning strategies; the only code that knows a loop."""
+
+from collections.abc import Callable
+
+from tokenclean.cleaning import baselines
+from tokenclean.cleaning.fixed_model import fixed_model
+from tokenclean.cleaning.outcome import Outcome
+from tokenclean.cleaning.self_evolving import self_evolving
+from tokenclean.cleaning.workshop import Workshop
+
+STRATEGIES: dict[str, Callable[[Workshop], Outcome]] = {
+    "none": baselines.none,
+    "full_tokens": baselines.full_tokens,
+    "random": baselines.random,
+    "rho": baselines.rho,
+    "fixed_model": fixed_model,
+    "self_evolving": self_evolving,
+}
+
+__all__ = ["STRATEGIES", "Outcome", "Workshop"]

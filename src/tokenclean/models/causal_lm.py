@@ -26,7 +26,8 @@ class CausalLM:
 
     On construction a small probe compares the packed pass and the separate head with the model's own logits. What
     does not reproduce them to 1e-3 nats is not used, and the log says so: the model then runs one conversation at a
-    time, or through its own output layer.
+    time, or through its own output layer. Gradient checkpointing, too, runs one conversation at a time: its
+    recomputation happens in the backward pass, where the packed attention no longer stands.
 
     ``longest_row``: tokens of the longest conversation to come; the probe reaches beyond a shorter sliding window.
     """
@@ -34,7 +35,7 @@ class CausalLM:
     def __init__(self, model: torch.nn.Module, *, longest_row: int = 0) -> None:
         self.model = model
         self.lm = _unwrapped(model)
-        self.body: torch.nn.Module = self.lm.base_model
+        self.body: torch.nn.Module = _body_of(self.lm)
         self.device = next(self.lm.parameters()).device
         self._is_packed = False
         self._head: Head | None = None
@@ -63,25 +64,31 @@ class CausalLM:
         ``input_ids``: int64 (T,), conversations of the given ``lengths`` one after another; ``positions``: int64 (P,),
         rising indices into it, none at the start of a conversation.
         """
-        if self._is_packed or len(lengths) == 1:
+        if self._is_packed and not self._is_recomputing():
             return self._pass(input_ids, lengths, positions)
         parts, start = [], 0
         for length in lengths:
             inside = positions[(positions >= start) & (positions < start + length)] - start
-            parts.append(self._pass(input_ids[start : start + length], [length], inside))
+            parts.append(self._pass(input_ids[start : start + length], None, inside))
             start += length
         return torch.cat(parts)
 
-    def _pass(self, input_ids: torch.Tensor, lengths: Sequence[int], positions: torch.Tensor) -> torch.Tensor:
+    def _is_recomputing(self) -> bool:
+        if not (self.lm.training and torch.is_grad_enabled()):
+            return False
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.lm.modules())
+
+    def _pass(self, input_ids: torch.Tensor, lengths: Sequence[int] | None, positions: torch.Tensor) -> torch.Tensor:
+        """Losses of one pack, or of one conversation by the plain forward (``lengths`` None)."""
         targets = input_ids[positions]
         if self._head is None:
             logits = self.lm(input_ids=input_ids[None], use_cache=False).logits[0]
             return cross_entropy(logits[positions - 1].float(), targets, reduction="none")
         return self._head.losses(self._hidden(input_ids, lengths)[positions - 1], targets)
 
-    def _hidden(self, input_ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    def _hidden(self, input_ids: torch.Tensor, lengths: Sequence[int] | None) -> torch.Tensor:
         """Last hidden states, (T, H)."""
-        if not self._is_packed:
+        if lengths is None:
             return self.body(input_ids=input_ids[None], use_cache=False).last_hidden_state[0]
         position_ids = torch.cat([torch.arange(n, device=input_ids.device) for n in lengths])
         with segments(self.lm, lengths):
@@ -97,38 +104,52 @@ class CausalLM:
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(0, vocabulary, (sum(lengths),), generator=generator).to(self.device)
         starts = [sum(lengths[:i]) for i in range(len(lengths))]
-        positions = torch.cat([torch.arange(s + 1, s + n) for s, n in zip(starts, lengths, strict=True)]).to(self.device)
-        was_training = self.model.training
-        self.model.eval()
-        with torch.no_grad(), self.precision("exact"):
+        positions = torch.cat([torch.arange(s + 1, s + n) for s, n in zip(starts, lengths, strict=True)]).to(
+            self.device
+        )
+        with evaluating(self.model), torch.no_grad(), self.precision("exact"):
             expected = self.losses(ids, lengths, positions)
             try:
                 self._head = head_of(self.lm)
             except ModelError as error:
                 logger.warning("%s; its own output layer is used, which is slower", error)
-            if self._head is not None and not _agree(self.losses(ids, lengths, positions), expected):
-                logger.warning("%s changes its logits in a way not known; its own output layer is used", self._name)
+                return
+            if problem := self._problem(ids, lengths, positions, expected):
+                logger.warning(
+                    "%s changes its logits in a way not known (%s); its own output layer is used", self._name, problem
+                )
                 self._head = None
-            if self._head is not None:
-                self._is_packed = self._packed_pass_agrees(ids, lengths, positions, expected)
-        self.model.train(was_training)
+                return
+            self._is_packed = True
+            if problem := self._problem(ids, lengths, positions, expected):
+                logger.warning("no packed path for %s (%s); one conversation a pass", self._name, problem)
+                self._is_packed = False
 
-    def _packed_pass_agrees(
+    def _problem(
         self, ids: torch.Tensor, lengths: list[int], positions: torch.Tensor, expected: torch.Tensor
-    ) -> bool:
-        self._is_packed = True
+    ) -> str | None:
+        """Why the way now set up does not reproduce the expected losses, or None."""
         try:
-            if _agree(self.losses(ids, lengths, positions), expected):
-                return True
-            reason = "its packed losses differ from the plain ones"
+            losses = self.losses(ids, lengths, positions)
         except (NotImplementedError, TypeError, RuntimeError, AttributeError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
-        logger.warning("no packed path for %s (%s); one conversation a pass", self._name, reason)
-        return False
+            return " ".join(str(error).split())[:200]
+        return None if _agree(losses, expected) else "its losses differ from the plain ones"
 
     @property
     def _name(self) -> str:
         return type(self.lm).__name__
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Run a block in eval mode; each module's own mode comes back after it."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _unwrapped(model: torch.nn.Module) -> PreTrainedModel:
@@ -139,6 +160,12 @@ def _unwrapped(model: torch.nn.Module) -> PreTrainedModel:
     if isinstance(model, PeftModel) and isinstance(lm := model.get_base_model(), PreTrainedModel):
         return lm
     raise ModelError(f"expected a transformers causal LM or a PEFT model around one, found {type(model).__name__}")
+
+
+def _body_of(lm: PreTrainedModel) -> torch.nn.Module:
+    """The model below its output layer; Llama 4's text model names another prefix and is its own ``base_model``."""
+    body = lm.base_model
+    return dict(lm.named_children()).get("model", body) if body is lm else body
 
 
 def _windows(lm: PreTrainedModel) -> list[int]:

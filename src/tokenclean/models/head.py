@@ -32,9 +32,7 @@ class Head:
     def losses(self, hidden_P_H: torch.Tensor, targets_P: torch.Tensor) -> torch.Tensor:
         """−log softmax(logits)[target] of each position, float32 nats, shape (P,); differentiable."""
         chunks = []
-        for hidden, targets in zip(
-            hidden_P_H.split(CHUNK_POSITIONS), targets_P.split(CHUNK_POSITIONS), strict=True
-        ):
+        for hidden, targets in zip(hidden_P_H.split(CHUNK_POSITIONS), targets_P.split(CHUNK_POSITIONS), strict=True):
             if torch.is_grad_enabled():
                 chunks.append(checkpoint(self._chunk_losses, hidden, targets, use_reentrant=False))
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +57,11 @@ def resolve_source(name: str, *, base: str | None = None, revision: str | None =
     config_file = _cached_file(name, _ADAPTER_CONFIG, revision)
     if config_file is None:
         return ModelSource(name, None, revision)
-    adapter_config = json.loads(Path(config_file).read_text())
-    named = base or adapter_config.get("base_model_name_or_path")
+    try:
+        named = json.loads(Path(config_file).read_text()).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{config_file}: not the JSON object that an adapter's configuration is ({error})") from error
+    named = base or named
     if not named:
         raise ModelError(f"{name}: its {_ADAPTER_CONFIG} names no base model; give the base too")
     return ModelSource(named, name, None if base is None else revision)
@@ -66,7 +70,8 @@ def resolve_source(name: str, *, base: str | None = None, revision: str | None =
 def load_model(source: ModelSource | str, *, device: str | torch.device = "cpu") -> PreTrainedModel:
     """Load in float32 and eval mode; an adapter stays unmerged (merging rounds its delta away in low precision).
 
-    Returns a transformers causal LM, or the PEFT model around one. Raises ModelError naming what could not be loaded.
+    Returns a transformers causal LM, or the PEFT model around one. Raises ModelError naming what could not be loaded,
+    a tensor that the files lack included (transformers would put random numbers in its place).
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -76,9 +81,12 @@ def load_model(source: ModelSource | str, *, device: str | torch.device = "cpu")
     if "gguf_file" in options:
         options["quantization_config"] = _gguf_config()
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
-    except (OSError, ValueError, KeyError) as error:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except Exception as error:  # a damaged file surfaces as whatever its reader raises (SafetensorError, struct.error)
         raise _not_loadable(source.base, error) from error
+    _check_complete(source.base, report)
     if source.adapter is not None:
         model = _attach_adapter(model, source.adapter)
     return model.to(device).eval()
@@ -92,7 +100,7 @@ def load_tokenizer(source: ModelSource | str) -> PreTrainedTokenizerBase:
     name, options = _from_pretrained_arguments(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise _not_loadable(source.base, error) from error
     if not tokenizer.is_fast:
         raise ModelError(f"{source.base}: has only a slow tokenizer, which gives no character offsets (tokenizer.json)")
@@ -106,7 +114,7 @@ def load_config(source: ModelSource) -> PreTrainedConfig:
     name, options = _from_pretrained_arguments(source)
     try:
         return AutoConfig.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise _not_loadable(source.base, error) from error
 
 
@@ -130,14 +138,17 @@ def _identity(name: str, revision: str | None) -> Any:
 def _cached_file(name: str, file: str, revision: str | None) -> str | None:
     from transformers.utils.hub import cached_file
 
-    return cached_file(
-        name,
-        file,
-        revision=revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    try:
+        return cached_file(
+            name,
+            file,
+            revision=revision,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError as error:  # no valid Hub id, or no such revision
+        raise _not_loadable(name, error) from error
 
 
 def _from_pretrained_arguments(source: ModelSource) -> tuple[str, dict[str, Any]]:
@@ -164,12 +175,27 @@ def _attach_adapter(model: Any, adapter: str) -> Any:
     except ImportError as error:
         raise MissingExtraError("peft", "train", "loading an adapter") from error
     try:
-        wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=False)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=False)
+    except Exception as error:
         raise _not_loadable(adapter, error) from error
     if wrapped.active_peft_config.is_prompt_learning:
-        raise ModelError(f"{adapter}: prompt-learning adapters add positions and cannot be scored; use LoRA or the like")
+        raise ModelError(
+            f"{adapter}: prompt-learning adapters add positions and cannot be scored; use LoRA or the like"
+        )
     return wrapped
+
+
+def _check_complete(name: str, report: dict[str, Any]) -> None:
+    if report["missing_keys"]:
+        tensors = sorted(report["missing_keys"])
+        raise ModelError(f"{name}: its files lack {len(tensors)} of the model's tensors, such as {tensors[0]}")
+    if report["mismatched_keys"]:
+        tensor, found, expected = min(report["mismatched_keys"])
+        raise ModelError(
+            f"{name}: {tensor} has shape {tuple(found)} in its files, {tuple(expected)} by its config.json"
+        )
 
 
 def _not_loadable(name: str, error: Exception) -> ModelError:

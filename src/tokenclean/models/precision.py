@@ -13,8 +13,7 @@ Adapters stay unmerged under every policy.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
@@ -24,16 +23,14 @@ from torch.nn.functional import linear
 Precision = Literal["exact", "safe", "fast"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
-# bf16 copies of weights: layer -> (version and address of its weight when copied, the copy)
-_copies: weakref.WeakKeyDictionary[torch.nn.Linear, tuple[tuple[int, int], torch.Tensor]] = weakref.WeakKeyDictionary()
-
 
 @contextmanager
 def precision_policy(body: torch.nn.Module, precision: str) -> Iterator[None]:
     """Run the block under a policy. ``body`` is the model below its output layer; the head is never rounded.
 
-    ``fast`` computes the body's linear layers in bf16. A frozen weight's bf16 copy is cached until the weight
-    changes; a trained weight is rounded anew each time and gets its gradient in float32. Raises ValueError for an
+    ``fast`` computes the body's linear layers in bf16. A weight's bf16 copy is cached within the block until the
+    weight changes; a trained weight is rounded anew each time and gets its gradient in float32. No copy outlives its
+    block: fused optimizers and ``.data`` (PEFT's merging) change a weight without a trace. Raises ValueError for an
     unknown policy.
     """
     if precision not in PRECISIONS:
@@ -41,31 +38,35 @@ def precision_policy(body: torch.nn.Module, precision: str) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest" if precision == "exact" else "medium")
     layers = [m for m in body.modules() if type(m) is torch.nn.Linear] if precision == "fast" else []
+    forwards = [vars(layer).get("forward") for layer in layers]  # an instance's own forward: accelerate's hooks
     for layer in layers:
         layer.forward = _bf16_forward(layer)
     try:
         yield
     finally:
-        for layer in layers:
+        for layer, forward in zip(layers, forwards, strict=True):
             del layer.forward
+            if forward is not None:
+                layer.forward = forward
         torch.set_float32_matmul_precision(before)
 
 
-def _bf16_forward(layer: torch.nn.Linear):
+def _bf16_forward(layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    copy: torch.Tensor | None = None
+    copied_state = (0, 0)
+
+    def weight_in_bf16() -> torch.Tensor:
+        nonlocal copy, copied_state
+        weight = layer.weight
+        if weight.requires_grad and torch.is_grad_enabled():
+            return weight.to(torch.bfloat16)
+        state = (weight._version, weight.data_ptr())
+        if copy is None or state != copied_state:
+            copy, copied_state = weight.detach().to(torch.bfloat16), state
+        return copy
+
     def forward(x: torch.Tensor) -> torch.Tensor:
-        product = linear(x.to(torch.bfloat16), _bf16_weight(layer)).to(x.dtype)
+        product = linear(x.to(torch.bfloat16), weight_in_bf16()).to(x.dtype)
         return product if layer.bias is None else product + layer.bias
 
     return forward
-
-
-def _bf16_weight(layer: torch.nn.Linear) -> torch.Tensor:
-    weight = layer.weight
-    if weight.requires_grad and torch.is_grad_enabled():
-        return weight.to(torch.bfloat16)
-    state = (weight._version, weight.data_ptr())
-    found = _copies.get(layer)
-    if found is None or found[0] != state:
-        found = (state, weight.detach().to(torch.bfloat16))
-        _copies[layer] = found
-    return found[1]

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 Role = Literal["system", "user", "assistant"]
 Kind = Literal["chat", "completion"]
 
@@ -69,6 +71,6 @@ class Pool:
         """Source name of each row, in order."""
         return tuple(c.source for c in self.conversations)
 
-    def take(self, rows: Sequence[int]) -> Pool:
+    def take(self, rows: Sequence[int] | np.ndarray) -> Pool:
         """The given rows in the given order (the rejected rows stay listed)."""
         return replace(self, conversations=tuple(self.conversations[int(r)] for r in rows))

@@ -17,6 +17,7 @@ from typing import Any
 from tokenclean.errors import PoolError
 from tokenclean.pool.conversation import Conversation, Kind, Pool, RejectedRow, Turn
 from tokenclean.pool.formats import FORMATS, RowError, check_text, parse_row
+from tokenclean.store import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -60,21 +61,13 @@ def merge_pools(pools: Iterable[Pool]) -> Pool:
 def write_rejected(rejected: Iterable[RejectedRow], path: str | Path) -> None:
     """Write the rows set aside as JSON lines (``file``, ``line``, ``reason``, ``text``), whole or not at all.
 
-    Raises OSError where the file cannot be written.
+    Raises RunFolderError where the file cannot be written.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            for row in rejected:
-                line = json.dumps(asdict(row), ensure_ascii=False) + "\n"
-                # A file name that is not UTF-8 holds lone surrogates; written with a backslash they are JSON's escapes.
-                file.write(line.encode("utf-8", "backslashreplace"))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for row in rejected:
+            line = json.dumps(asdict(row), ensure_ascii=False) + "\n"
+            # A file name that is not UTF-8 holds lone surrogates; written with a backslash they are JSON's escapes.
+            file.write(line.encode("utf-8", "backslashreplace"))
 
 
 def _load_file(path: Path, source: str | None, format: str) -> Pool:

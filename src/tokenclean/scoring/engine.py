@@ -45,7 +45,7 @@ def token_losses(
     """
     import torch
 
-    from tokenclean.models.causal_lm import CausalLM
+    from tokenclean.models.causal_lm import CausalLM, evaluating
     from tokenclean.models.packing import plan_packs, useful_lengths
 
     labels = tokens.is_response
@@ -57,24 +57,19 @@ def token_losses(
     total, done = int(lengths.sum()), 0
     logger.info("scoring %d tokens in %d packs, %s, %s", total, len(packs), precision, causal_lm.kernel)
 
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), causal_lm.precision(precision):
-            for rows in packs:
-                ids, targets = flat_pack(tokens, rows, lengths[rows])
-                positions = np.flatnonzero(labels.values[targets])
-                found = causal_lm.losses(
-                    torch.from_numpy(ids).to(causal_lm.device),
-                    lengths[rows].tolist(),
-                    torch.from_numpy(positions).to(causal_lm.device),
-                )
-                losses[targets[positions]] = found.cpu().numpy()
-                done += int(lengths[rows].sum())
-                if progress is not None:
-                    progress(done, total)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad(), causal_lm.precision(precision):
+        for rows in packs:
+            ids, targets = flat_pack(tokens, rows, lengths[rows])
+            positions = np.flatnonzero(labels.values[targets])
+            found = causal_lm.losses(
+                torch.from_numpy(ids).to(causal_lm.device),
+                lengths[rows].tolist(),
+                torch.from_numpy(positions).to(causal_lm.device),
+            )
+            losses[targets[positions]] = found.cpu().numpy()
+            done += int(lengths[rows].sum())
+            if progress is not None:
+                progress(done, total)
     _check_finite(losses, labels, tokens)
     return Ragged(losses, labels.offsets)
 

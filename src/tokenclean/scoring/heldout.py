@@ -40,8 +40,11 @@ class PairedDifference:
 
 
 def mean_loss(losses: Ragged) -> float:
-    """Mean over all response tokens (those with a loss), nats."""
-    return float(np.nanmean(losses.values.astype(np.float64)))
+    """Mean over all response tokens (those with a loss), nats. Raises ValueError where there is none."""
+    values = losses.values[~np.isnan(losses.values)]
+    if not len(values):
+        raise ValueError("no token has a loss, so there is no mean")
+    return float(values.mean(dtype=np.float64))
 
 
 def paired_difference(losses: Ragged, baseline: Ragged) -> PairedDifference:

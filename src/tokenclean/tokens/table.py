@@ -6,15 +6,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tokenclean.errors import TableError
 from tokenclean.ragged import Ragged
+from tokenclean.store import atomic_path
 from tokenclean.tokens.tokenize import TokenizedPool
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _METADATA_KEY = b"tokenclean"
-_COLUMN_DTYPES = {"input_ids": np.int64, "is_response": np.bool_, "is_kept": np.bool_}
+# What a column is read as, and the numpy kinds it may be stored in; any other column holds numbers of any kind.
+_COLUMN_DTYPES = {"input_ids": (np.int64, "iu"), "is_response": (np.bool_, "biu"), "is_kept": (np.bool_, "biu")}
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,8 @@ class TokenTable:
     ``ids``/``sources``: one a row. ``columns``: name to Ragged, all with equal offsets; always ``input_ids`` (int64)
     and ``is_response`` (bool), then ``base_loss``, ``reference_loss``, ``score`` (float32, nats, NaN off the
     response), ``is_kept`` (bool), ``weight`` (float32) as stages add them. ``metadata``: how it was made.
+
+    Raises TableError naming the column that is missing or does not fit the others.
     """
 
     ids: tuple[str, ...]
@@ -31,15 +39,22 @@ class TokenTable:
     columns: Mapping[str, Ragged]
     metadata: Mapping[str, object] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("input_ids", "is_response"):
+            self[name]
+        if not len(self.ids) == len(self.sources) == len(self["input_ids"]):
+            counts = f"{len(self.ids)} ids, {len(self.sources)} sources and {len(self['input_ids'])} rows of input_ids"
+            raise TableError(f"this table has {counts}; they must be as many")
+        for name, column in self.columns.items():
+            try:
+                self["input_ids"].check_aligned(column)
+            except ValueError as error:
+                raise TableError(f"column {name!r}: {error}") from error
+
     @classmethod
     def of_tokens(cls, tokens: TokenizedPool, metadata: Mapping[str, object], **columns: Ragged) -> TokenTable:
         """A table of a tokenized pool and further columns aligned with it."""
         everything = {"input_ids": tokens.input_ids, "is_response": tokens.is_response, **columns}
-        for name, column in columns.items():
-            try:
-                tokens.input_ids.check_aligned(column)
-            except ValueError as error:
-                raise TableError(f"column {name!r}: {error}") from error
         return cls(tokens.ids, tokens.sources, everything, metadata)
 
     def __len__(self) -> int:
@@ -52,9 +67,7 @@ class TokenTable:
 
     def with_columns(self, metadata: Mapping[str, object], **columns: Ragged) -> TokenTable:
         """The same rows with further or replaced columns and metadata."""
-        return TokenTable(
-            self.ids, self.sources, {**self.columns, **columns}, {**self.metadata, **metadata}
-        )
+        return TokenTable(self.ids, self.sources, {**self.columns, **columns}, {**self.metadata, **metadata})
 
 
 def write_table(table: TokenTable, path: Path) -> None:
@@ -62,9 +75,10 @@ def write_table(table: TokenTable, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tokenclean.store import atomic_path
-
-    arrays: dict[str, pa.Array] = {"id": pa.array(table.ids, pa.string()), "source": pa.array(table.sources, pa.string())}
+    arrays: dict[str, pa.Array] = {
+        "id": pa.array(table.ids, pa.string()),
+        "source": pa.array(table.sources, pa.string()),
+    }
     for name, column in table.columns.items():
         stored = column.map_values(lambda v: v.astype(np.int32)) if name == "input_ids" else column
         arrays[name] = stored.to_arrow()
@@ -93,15 +107,43 @@ def read_table(path: Path | str) -> TokenTable:
         if name in ("id", "source"):
             continue
         try:
-            column = Ragged.from_arrow(stored.column(name))
+            columns[name] = _read_column(name, stored.column(name))
         except ValueError as error:
             raise TableError(f"{path}: column {name!r}: {error}") from error
-        dtype = _COLUMN_DTYPES.get(name)
-        columns[name] = column if dtype is None else column.map_values(lambda v, d=dtype: v.astype(d))
-        try:
-            columns["input_ids"].check_aligned(columns[name])
-        except ValueError as error:
-            raise TableError(f"{path}: column {name!r}: {error}") from error
-    metadata = json.loads((stored.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+    try:
+        metadata = json.loads((stored.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+    except ValueError as error:
+        raise TableError(f"{path}: its metadata is not JSON ({error})") from error
     ids, sources = (tuple(stored.column(name).to_pylist()) for name in ("id", "source"))
-    return TokenTable(ids, sources, columns, metadata)
+    try:
+        return TokenTable(ids, sources, columns, metadata)
+    except TableError as error:
+        raise TableError(f"{path}: {error}") from error
+
+
+def _read_column(name: str, stored: pa.ChunkedArray) -> Ragged:
+    column = Ragged.from_arrow(stored)
+    dtype, kinds = _COLUMN_DTYPES.get(name, (column.values.dtype, "biuf"))
+    if column.values.dtype.kind not in kinds:
+        raise ValueError(f"expected {np.dtype(dtype)} values, found {stored.type}")
+    return column.with_values(column.values.astype(dtype, copy=False))
+
+
+def write_column(column: Ragged, name: str, path: Path) -> None:
+    """Write one per-token column as Parquet (``list``, zstd), atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table({name: column.to_arrow()}), temporary, compression="zstd")
+
+
+def read_column(name: str, path: Path) -> Ragged:
+    """Read what ``write_column`` wrote. Raises TableError naming the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return Ragged.from_arrow(pq.read_table(path, columns=[name]).column(name))
+    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+        raise TableError(f"{path}: cannot read column {name!r} ({error})") from error

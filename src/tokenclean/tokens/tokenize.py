@@ -150,8 +150,9 @@ def tokens_touching(tokens: TokenizedPool, spans: Iterable[tuple[int, int, int, 
                 continue
             first = max(content.start + start - content.skipped, content.start)
             last = min(content.start + end - content.skipped, content.end)
-            overlap = (tokens.char_start[row] < last) & (tokens.char_end[row] > first)
-            touched[offsets[row] : offsets[row + 1]] |= overlap
+            if first < last:
+                overlap = (tokens.char_start[row] < last) & (tokens.char_end[row] > first)
+                touched[offsets[row] : offsets[row + 1]] |= overlap
     return Ragged(touched & tokens.is_response.values, offsets)
 
 
@@ -184,7 +185,8 @@ def _exact_offset_backend(tokenizer: PreTrainedTokenizerBase) -> Any:
             f"{type(tokenizer).__name__} reports no character offsets, which the token labels need; "
             "load the model's fast tokenizer (tokenizer.json)"
         )
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    original: Any = tokenizer.backend_tokenizer
+    state = json.loads(original.to_str())
     _untrim(state.get("post_processor"))
     backend = Tokenizer.from_str(json.dumps(state))
     backend.no_truncation()
@@ -205,12 +207,18 @@ def _encode(backend: Any, rendered: list[Rendered]) -> Iterator[tuple[np.ndarray
     """Token ids (int64, L) and character spans (int32, L×2) of each text.
 
     What the tokenizer itself puts in front (BOS) stays where ``adds_bos``; what it appends is left out, since the
-    text ends with its own EOS.
+    text ends with its own EOS. An added token that swallows the whitespace beside it (Phi-3's ``<|end|>``) spans its
+    own characters only, or the whitespace would carry it across the target's boundary.
     """
+    swallowing = [i for i, t in backend.get_added_tokens_decoder().items() if t.lstrip or t.rstrip]
     encodings = backend.encode_batch([r.text for r in rendered], add_special_tokens=True)
     for row, encoding in zip(rendered, encodings, strict=True):
         token_ids = np.array(encoding.ids, dtype=np.int64)
         spans = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+        for position in np.flatnonzero(np.isin(token_ids, swallowing)):
+            start, end = spans[position]
+            covered = row.text[start:end]
+            spans[position] = start + len(covered) - len(covered.lstrip()), start + len(covered.rstrip())
         added = np.array(encoding.special_tokens_mask, dtype=bool) & (spans[:, 0] == spans[:, 1])
         if len(added) and not added.all():
             first = int(np.argmin(added))

@@ -1,0 +1,39 @@
+"""The baselines of §6.1: base, full tokens, uniform random, RHO; and training on labels given from outside."""
+
+from __future__ import annotations
+
+from tokenclean.cleaning.fixed_model import clean_with_fixed_reference
+from tokenclean.cleaning.outcome import Outcome, weights_of
+from tokenclean.cleaning.workshop import Workshop
+from tokenclean.ragged import Ragged
+from tokenclean.selection import select_tokens
+
+
+def none(workshop: Workshop) -> Outcome:
+    """BASE: the base model as it is."""
+    return Outcome("none", workshop.base)
+
+
+def full_tokens(workshop: Workshop) -> Outcome:
+    """FULL TOKENS: every response token is trained."""
+    return given_labels(workshop, "full_tokens", workshop.tokens.is_response)
+
+
+def random(workshop: Workshop) -> Outcome:
+    """UNIFORM RANDOM: k % of the pool's response tokens without replacement, seeded."""
+    recipe = workshop.recipe
+    kept = select_tokens(
+        None, workshop.tokens.is_response, proportion=recipe.cleaning.proportion, level="random", seed=recipe.seed
+    )
+    return given_labels(workshop, "random", kept)
+
+
+def rho(workshop: Workshop) -> Outcome:
+    """RHO: the score of Eq. 3, ranked within each sample."""
+    return clean_with_fixed_reference(workshop, "rho", "sample")
+
+
+def given_labels(workshop: Workshop, strategy: str, kept: Ragged) -> Outcome:
+    """Train the base on the tokens labelled True (bool, aligned with the pool's tokens)."""
+    model = workshop.train(strategy, workshop.base, weights_of(kept))
+    return Outcome(strategy, model, kept, rounds=(model,))

@@ -1,0 +1,37 @@
+"""Fixed-model cleaning (§4.3.1): one reference scores the whole pool, the base is trained on what it keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenclean.cleaning.outcome import Outcome, weights_of
+from tokenclean.cleaning.reference import check_reference
+from tokenclean.cleaning.workshop import Workshop
+from tokenclean.selection import select_tokens
+from tokenclean.selection.selectors import Level
+
+
+def fixed_model(workshop: Workshop) -> Outcome:
+    """Keep the top k % of the whole pool by base loss − reference loss (Eq. 3 and 4) and fine-tune the base on it.
+
+    The reference is ``model.reference``, else the warm-up on D̃_0. The warm-up's own rows are scored too, as in the
+    paper, although their scores are biased upward.
+    """
+    return clean_with_fixed_reference(workshop, "fixed_model", workshop.recipe.cleaning.level)
+
+
+def clean_with_fixed_reference(workshop: Workshop, strategy: str, level: Level) -> Outcome:
+    """Score with the fixed reference, select at ``level``, train the base on the kept tokens."""
+    reference = workshop.given_reference or workshop.warmup
+    scores = workshop.losses(workshop.base) - workshop.losses(reference)
+    unseen = np.concatenate(workshop.splits[1:])  # rows the warm-up has not trained on
+    check = check_reference(workshop, reference, scores.take(unseen), unseen)
+    kept = select_tokens(
+        scores,
+        workshop.tokens.is_response,
+        proportion=workshop.recipe.cleaning.proportion,
+        level=level,
+        sources=workshop.tokens.sources,
+    )
+    model = workshop.train(strategy, workshop.base, weights_of(kept))
+    return Outcome(strategy, model, kept, scores, (check,), (model,))

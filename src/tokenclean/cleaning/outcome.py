@@ -1,0 +1,33 @@
+"""What a strategy hands over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenclean.cleaning.reference import ReferenceCheck
+from tokenclean.cleaning.workshop import Model
+from tokenclean.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one strategy over the training pool.
+
+    ``model``: the final model. ``kept``: bool, aligned with the pool's tokens (ŷ); None where nothing was trained.
+    ``scores``: float32 nats, NaN where no score was needed; None for a strategy without scores. ``checks``: every
+    reference it used. ``rounds``: the models trained on the way, the final one last.
+    """
+
+    strategy: str
+    model: Model
+    kept: Ragged | None = None
+    scores: Ragged | None = None
+    checks: tuple[ReferenceCheck, ...] = ()
+    rounds: tuple[Model, ...] = ()
+
+
+def weights_of(kept: Ragged) -> Ragged:
+    """Token weights 1.0 for kept and 0.0 for dropped, float32."""
+    return kept.map_values(lambda labels: labels.astype(np.float32))

@@ -1,0 +1,80 @@
+"""Is the reference any good? The score assumes that it beats the base on this task (§4.2.1, "assume model quality")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenclean.cleaning.workshop import Model, Workshop
+from tokenclean.errors import WeakReferenceError
+from tokenclean.ragged import Ragged
+from tokenclean.scoring import PairedDifference
+
+SPREAD_TO_ERROR = 3.0
+
+
+@dataclass(frozen=True)
+class ReferenceCheck:
+    """A reference against the base: held-out loss, and the scores' spread beside the policy's score error (nats)."""
+
+    model: Model
+    heldout: PairedDifference
+    score_deviation: float
+    score_error: float
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with it, in plain words; empty for a good reference."""
+        found = []
+        difference = self.heldout
+        interval = f"{difference.difference:+.4f} nats, 95 % interval {difference.low:+.4f} to {difference.high:+.4f}"
+        if difference.is_worse:
+            found.append(f"it is worse than the base on held-out rows ({interval})")
+        elif not difference.is_better:
+            found.append(f"it is not shown to be better than the base on held-out rows ({interval})")
+        if self.score_deviation < SPREAD_TO_ERROR * self.score_error:
+            found.append(
+                f"its scores spread by {self.score_deviation:.4f} nats, less than {SPREAD_TO_ERROR:g} times the "
+                f"precision policy's score error of {self.score_error:.4f}"
+            )
+        return found
+
+    def __str__(self) -> str:
+        d = self.heldout
+        return (
+            f"{self.model.name}: held-out loss {d.loss:.4f} against the base's {d.baseline_loss:.4f} "
+            f"({d.difference:+.4f}, 95 % {d.low:+.4f} to {d.high:+.4f}); scores' standard deviation "
+            f"{self.score_deviation:.3f} nats, score error {self.score_error:.4f}"
+        )
+
+
+def check_reference(workshop: Workshop, reference: Model, scores: Ragged, rows: np.ndarray) -> ReferenceCheck:
+    """Measure a reference on the held-out rows and on the ``scores`` (nats) it gave to ``rows``, and tell.
+
+    Raises WeakReferenceError with the remedy for a weak one, unless ``cleaning.allow_weak_reference``.
+    """
+    values = scores.values[np.isfinite(scores.values)].astype(np.float64)
+    check = ReferenceCheck(
+        reference,
+        workshop.against(reference, workshop.base),
+        float(values.std()),
+        workshop.score_error(reference, rows),
+    )
+    workshop.observer.note(str(check))
+    if not check.faults:
+        return check
+    if workshop.recipe.cleaning.allow_weak_reference:
+        workshop.observer.note(f"weak reference {reference.name}: {'; '.join(check.faults)}; going on as told")
+        return check
+    steps = (reference.training or {}).get("effective_steps")
+    remedy = (
+        "Name a better model.reference"
+        if steps is None
+        else f"It was trained for {steps} optimizer steps: give it more (a smaller training.batch_size, more epochs or "
+        "rows) or raise training.learning_rate (1e-3 to 2e-3 for few steps)"
+    )
+    raise WeakReferenceError(
+        f"the reference {reference.name} is weak: {'; '.join(check.faults)}. Its scores would select noise. {remedy}; "
+        "hold out more rows to see small gains, or choose a finer scoring.precision; --allow-weak-reference goes on"
+    )

@@ -1,0 +1,264 @@
+"""The workshop: what all strategies of one experiment share — tokens, splits, losses, the warm-up — each made once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenclean.errors import PoolError, RecipeError
+from tokenclean.models.load import (
+    ModelSource,
+    load_model,
+    load_tokenizer,
+    resolve_source,
+    source_fingerprint,
+)
+from tokenclean.models.tokenizer_identity import check_same_tokenizer
+from tokenclean.pool import Pool, contiguous_splits, heldout_rows, load_pool, merge_pools, stratified_splits
+from tokenclean.ragged import Ragged
+from tokenclean.recipe import Recipe
+from tokenclean.scoring import PairedDifference, paired_difference, token_losses
+from tokenclean.store import Stage, Store, fingerprint
+from tokenclean.tokens import TokenizedPool, render, tokenize_pool
+from tokenclean.tokens.table import read_column, write_column
+from tokenclean.training.trainer import train
+
+logger = logging.getLogger(__name__)
+
+# Raise a number when the stage's code comes to mean something else; old results are then made anew.
+LOSSES_VERSION = 1
+TRAINING_VERSION = 1
+
+_IDENTITY_TEXTS = 200
+_ERROR_SAMPLE_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Observer:
+    """How a run tells what it does. ``note(text)``; ``progress(label, unit)`` gives a function (done, total)."""
+
+    note: Callable[[str], None] = logger.info
+    progress: Callable[[str, str], Callable[[int, int], None]] = lambda label, unit: lambda done, total: None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the experiment: its name in tables, where it lies, the hash of what made it, how it was trained."""
+
+    name: str
+    source: ModelSource
+    key: str
+    training: Mapping[str, Any] | None = None
+
+
+class Workshop:
+    """Stages of one experiment over one pool (see the module's text).
+
+    ``tokens``: the training rows; ``heldout``: rows on which models are compared and nothing is trained.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: Store,
+        pool: Pool,
+        heldout_pool: Pool,
+        tokenizer: Any = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.recipe, self.store, self.pool, self.heldout_pool = recipe, store, pool, heldout_pool
+        self.observer = observer or Observer()
+        self.base_source = resolve_source(recipe.model.base, revision=recipe.model.revision)
+        self.tokenizer = tokenizer or load_tokenizer(self.base_source)
+        self.device = resolve_device(recipe.model.device)
+        options = {"template": recipe.tokens.template, "max_length": recipe.tokens.max_length}
+        self.tokens = tokenize_pool(pool, self.tokenizer, **options)
+        self.heldout = tokenize_pool(heldout_pool, self.tokenizer, **options)
+        for name, tokens in (("training", self.tokens), ("held-out", self.heldout)):
+            if not tokens.is_response.values.any():
+                reasons = "; ".join(str(row) for row in tokens.unusable[:3])
+                raise PoolError(f"no {name} row has a response token to train on. {reasons}")
+        self.made: list[str] = []
+        self.reused: list[str] = []
+
+    @classmethod
+    def open(cls, recipe: Recipe, observer: Observer | None = None) -> Workshop:
+        """Load the recipe's pool and set the held-out rows aside."""
+        pool, heldout = split_heldout(read_pool(recipe), recipe)
+        return cls(recipe, Store(recipe.folder), pool, heldout, observer=observer)
+
+    @cached_property
+    def base(self) -> Model:
+        """θ_0."""
+        return Model("base", self.base_source, source_fingerprint(self.base_source))
+
+    @cached_property
+    def splits(self) -> list[np.ndarray]:
+        """Rows of D̃_0 … D̃_T (§4.3.2)."""
+        return split_rows(self.tokens.sources, self.recipe)
+
+    @cached_property
+    def warmup(self) -> Model:
+        """θ_1: the base fine-tuned on D̃_0 with full tokens."""
+        full = self.tokens.is_response.map_values(lambda labels: labels.astype(np.float32))
+        return self.train("warm-up", self.base, full, self.splits[0])
+
+    @cached_property
+    def given_reference(self) -> Model | None:
+        """``model.reference``, checked to share the base's tokenizer; None where the recipe names none."""
+        name = self.recipe.model.reference
+        if name is None:
+            return None
+        source = resolve_source(name)
+        texts = [
+            render(c, self.tokenizer, self.recipe.tokens.template).text
+            for c in self.pool.conversations[:_IDENTITY_TEXTS]
+        ]
+        for note in check_same_tokenizer(self.tokenizer, load_tokenizer(source), texts):
+            self.observer.note(f"reference {source}: {note} (allowed: text is rendered with the base's)")
+        return Model("reference", source, source_fingerprint(source))
+
+    def train(self, name: str, start: Model, weights: Ragged, rows: np.ndarray | None = None) -> Model:
+        """Fine-tune ``start`` on ``rows`` (all by default) with token weights (float, over all training rows)."""
+        settings, seed = self.recipe.training, self.recipe.seed
+        rows = np.arange(len(self.tokens)) if rows is None else rows
+        ids, weight = self.tokens.input_ids.take(rows), weights.take(rows)
+        inputs = {
+            "start": start.key,
+            "input_ids": array_hash(ids.values, ids.offsets),
+            "weights": array_hash(weight.values),
+            "settings": settings.model_dump(mode="json"),
+            "seed": seed,
+        }
+
+        def make(folder: Path) -> dict[str, Any]:
+            self.observer.note(
+                f"training {name} on {int(np.count_nonzero(weight.values)):,} tokens of {len(rows):,} rows"
+            )
+            progress = self.observer.progress(f"train {name}", "step")
+            return train(
+                start.source, ids, weight, settings, folder, seed=seed, device=self.device, progress=progress
+            ).as_manifest()
+
+        stage = self._stage("training", TRAINING_VERSION, inputs, make)
+        source = (
+            ModelSource(self.base_source.base, str(stage.path), self.base_source.revision)
+            if settings.method == "lora"
+            else ModelSource(str(stage.path))
+        )
+        return Model(name, source, stage.key, stage.manifest["results"])
+
+    def losses(self, model: Model) -> Ragged:
+        """Losses of all training rows, scored split by split so that every model sees the same packs."""
+        parts = [self.split_losses(model, rows) for rows in self.splits]
+        whole = np.full(len(self.tokens.input_ids.values), np.nan, dtype=np.float32)
+        for rows, part in zip(self.splits, parts, strict=True):
+            whole[self.places(rows)] = part.values
+        return self.tokens.input_ids.with_values(whole)
+
+    def split_losses(self, model: Model, rows: np.ndarray) -> Ragged:
+        """Losses of the given training rows."""
+        return self._losses(model, self.tokens.take(rows), "pool")
+
+    def heldout_losses(self, model: Model) -> Ragged:
+        """Losses of the held-out rows."""
+        return self._losses(model, self.heldout, "held-out")
+
+    def against(self, model: Model, baseline: Model) -> PairedDifference:
+        """Held-out loss of one model against another."""
+        return paired_difference(self.heldout_losses(model), self.heldout_losses(baseline))
+
+    def score_error(self, reference: Model, rows: np.ndarray) -> float:
+        """Mean |score error| in nats of the scoring policy, against float32 one conversation a pass, on a sample.
+
+        The sample is the first of ``rows`` that hold about 1,000 tokens.
+        """
+        lengths = self.tokens.input_ids.lengths[rows]
+        count = max(1, int(np.searchsorted(np.cumsum(lengths), _ERROR_SAMPLE_TOKENS)))
+        sample = self.tokens.take(rows[:count])
+        scores = [
+            self._losses(self.base, sample, "sample", **policy) - self._losses(reference, sample, "sample", **policy)
+            for policy in ({}, {"precision": "exact", "pack_tokens": 1})
+        ]
+        return float(np.nanmean(np.abs((scores[0] - scores[1]).values)))
+
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        """Indices into the flat columns of the training pool of all tokens of ``rows``."""
+        offsets = self.tokens.input_ids.offsets
+        return np.concatenate([np.arange(int(offsets[r]), int(offsets[r + 1])) for r in rows])
+
+    def _losses(self, model: Model, tokens: TokenizedPool, what: str, **policy: Any) -> Ragged:
+        options = {**self.recipe.scoring.model_dump(mode="json"), **policy}
+        inputs = {
+            "model": model.key,
+            "tokens": array_hash(tokens.input_ids.values, tokens.input_ids.offsets, tokens.is_response.values),
+            **options,
+        }
+
+        def make(folder: Path) -> dict[str, Any]:
+            progress = self.observer.progress(f"score {what} with {model.name}", "token")
+            losses = token_losses(load_model(model.source, device=self.device), tokens, progress=progress, **options)
+            write_column(losses, "loss", folder / "losses.parquet")
+            return {"mean_loss_nats": float(np.nanmean(losses.values)), "tokens": int(tokens.is_response.values.sum())}
+
+        return read_column("loss", self._stage("losses", LOSSES_VERSION, inputs, make).path / "losses.parquet")
+
+    def _stage(
+        self, name: str, version: int, inputs: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]
+    ) -> Stage:
+        stage = self.store.stage(name, version, inputs, make)
+        (self.reused if stage.was_reused else self.made).append(stage.path.name)
+        return stage
+
+
+def read_pool(recipe: Recipe) -> Pool:
+    """All sources of the recipe as one pool, cut to ``pool.max_rows`` seeded rows."""
+    pool = merge_pools([load_pool(s.path, source=s.name, format=s.format) for s in recipe.pool.sources])
+    if recipe.pool.max_rows is not None and recipe.pool.max_rows < len(pool):
+        pool = pool.take(heldout_rows(pool.sources, recipe.pool.max_rows, recipe.seed))
+    return pool
+
+
+def split_heldout(pool: Pool, recipe: Recipe) -> tuple[Pool, Pool]:
+    """The pool to train on and the held-out rows, stratified by source. Raises RecipeError for a pool too small."""
+    settings = recipe.pool.heldout
+    count = min(settings.rows, int(settings.max_share * len(pool)))
+    if count < 2:
+        raise RecipeError(
+            f"pool.heldout: {settings.max_share:.0%} of {len(pool)} rows leaves {count} held-out rows, at least 2 are "
+            "needed; use a larger pool or raise pool.heldout.max_share"
+        )
+    heldout = heldout_rows(pool.sources, count, recipe.seed)
+    rest = np.setdiff1d(np.arange(len(pool)), heldout)
+    return pool.take(rest), pool.take(heldout)
+
+
+def split_rows(sources: tuple[str, ...], recipe: Recipe) -> list[np.ndarray]:
+    """Row numbers of each split. Raises RecipeError for more splits than rows."""
+    count = recipe.cleaning.splits
+    if count > len(sources):
+        raise RecipeError(f"cleaning.splits: {count} splits of {len(sources)} training rows; use fewer splits")
+    if recipe.cleaning.split_kind == "contiguous":
+        return contiguous_splits(len(sources), count)
+    return stratified_splits(sources, count, recipe.seed)
+
+
+def array_hash(*arrays: np.ndarray) -> str:
+    """sha256 of the arrays' dtypes and values."""
+    return fingerprint([[a.dtype.str, hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()] for a in arrays])
+
+
+def resolve_device(name: str) -> str:
+    """``auto`` is the GPU where there is one; any other name is taken as it is."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,71 @@
+"""The command line: ``tokenclean COMMAND``. Exit codes: 0 good, 1 the run failed, 2 input or recipe wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import tokenclean
+from tokenclean.cli import demo, inspect, plan, run, stages
+from tokenclean.cli.console import err
+from tokenclean.errors import TokencleanError
+
+app = typer.Typer(
+    name="tokenclean",
+    help="Token cleaning for supervised fine-tuning: score every response token by how much a reference model improves "
+    "on the base model, keep the best, train on those alone.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("demo")(demo.demo)
+app.command("run")(run.run)
+app.command("plan")(plan.plan)
+app.command("inspect")(inspect.inspect)
+app.command("score")(stages.score)
+app.command("select")(stages.select)
+app.command("train")(stages.train)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tokenclean {tokenclean.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+def main() -> None:
+    """Entry point: our own errors become one message and an exit code, never a traceback."""
+    try:
+        app()
+    except TokencleanError as error:
+        err.print(f"[bold red]error:[/] {_escaped(str(error))}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("stopped; finished stages are kept")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    main()

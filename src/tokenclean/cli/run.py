@@ -1,0 +1,63 @@
+"""``tokenclean run``: a whole experiment from a recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from tokenclean.experiment.run import RunResult
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or a preset by name: paper, quick, demo.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", help="Override a recipe key, such as training.epochs=2; repeatable."
+    ),
+]
+
+
+def run(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    allow_weak_reference: Annotated[
+        bool, typer.Option("--allow-weak-reference", help="Go on when a reference is not better than the base.")
+    ] = False,
+) -> None:
+    """Clean a pool with a recipe's strategy, fine-tune, and print the table that says whether it helped.
+
+    Finished stages stay in the run folder (output/name): the same command again does nothing twice, and another
+    strategy shares tokens, base losses and warm-up.
+
+    Example: tokenclean run recipes/quick.yaml --set pool.sources.0.path=my.jsonl --set training.epochs=2
+    """
+    overrides = list(set_ or [])
+    if allow_weak_reference:
+        overrides.append("cleaning.allow_weak_reference=true")
+    loaded = load_recipe(recipe, overrides)
+
+    from tokenclean.cleaning.workshop import Observer, Workshop
+    from tokenclean.experiment.run import run as run_experiment
+
+    quiet_libraries()
+    result = run_experiment(Workshop.open(loaded, Observer(note, progress)))
+    print_result(result)
+
+
+def print_result(result: RunResult) -> None:
+    """Tables, then where everything lies."""
+    for table in result.tables:
+        out.print(table.to_rich())
+        out.print()
+    lines = [f"results: {result.folder} ({result.stages_made} stages made, {result.stages_reused} reused)"]
+    for outcome in result.outcomes:
+        if outcome.kept is not None:
+            lines.append(f"  {outcome.strategy}/model, {outcome.strategy}/kept.parquet")
+    for line in lines:
+        out.print(line, soft_wrap=True)

@@ -1,0 +1,227 @@
+"""What a run will do and cost, before any weight is loaded."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tokenclean.cleaning.workshop import read_pool, resolve_device, split_heldout, split_rows
+from tokenclean.models.load import load_config, load_tokenizer, resolve_source
+from tokenclean.recipe import Recipe
+from tokenclean.report.tables import Table
+from tokenclean.tokens import TokenizedPool, tokenize_pool
+from tokenclean.training.steps import plan_steps
+
+USEFUL_SHARE = 0.45
+"""Share of the measured matrix-product speed that a pass makes useful; the estimate's only constant."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """``body``: parameters of the layers; ``head``: of the output layer; ``total``: stored (tied weights once);
+    ``lora``: trained by the recipe's LoRA; ``attention``: layers × hidden size."""
+
+    body: int
+    head: int
+    total: int
+    lora: int
+    attention: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of the run: ``flop`` floating-point operations; ``optimizer_steps`` and ``rate_steps`` (learning rate
+    above 0) for a training, else 0."""
+
+    name: str
+    rows: int
+    tokens: int
+    flop: float
+    optimizer_steps: int = 0
+    rate_steps: int = 0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Counts, passes, peak memory in bytes and the estimated time in seconds."""
+
+    summary: tuple[str, ...]
+    steps: tuple[Step, ...]
+    memory_bytes: int
+    seconds: float
+    table: Table
+
+
+def plan(recipe: Recipe, *, flop_per_second: float | None = None) -> Plan:
+    """Read pool, tokenizer and configuration, and lay out the run. ``flop_per_second``: measured here by default."""
+    pool, heldout_pool = split_heldout(read_pool(recipe), recipe)
+    source = resolve_source(recipe.model.base, revision=recipe.model.revision)
+    tokenizer = load_tokenizer(source)
+    options: dict[str, Any] = {"template": recipe.tokens.template, "max_length": recipe.tokens.max_length}
+    tokens, heldout = tokenize_pool(pool, tokenizer, **options), tokenize_pool(heldout_pool, tokenizer, **options)
+    size = model_size(load_config(source), recipe)
+    steps = _steps(recipe, tokens, heldout, size)
+    speed = flop_per_second or measure_speed(recipe)
+    flop = sum(step.flop for step in steps)
+    seconds = flop / (speed * USEFUL_SHARE)
+    memory = _memory(recipe, size)
+    response = int(tokens.is_response.values.sum())
+    summary = (
+        f"pool: {len(tokens):,} training rows, {len(tokens.input_ids.values):,} tokens, {response:,} of them response; "
+        f"{len(heldout):,} held-out rows, {len(pool.rejected) + len(tokens.unusable):,} rows set aside",
+        f"kept: {recipe.cleaning.proportion:.0%} of the response tokens; splits: {recipe.cleaning.splits} "
+        f"({recipe.cleaning.split_kind})",
+        f"model: {size.total:,} parameters, {size.lora:,} trained"
+        if recipe.training.method == "lora"
+        else f"model: {size.total:,} parameters, all trained",
+        f"in all {flop / 1e15:.2f} PFLOP; peak memory about {memory / 2**30:.1f} GiB; about {_minutes(seconds)} at "
+        f"{speed * USEFUL_SHARE / 1e9:,.0f} useful GFLOP/s (matrix products measured here, {USEFUL_SHARE:.0%} of them)",
+    )
+    rows = tuple(
+        (
+            s.name,
+            f"{s.rows:,}",
+            f"{s.tokens:,}",
+            f"{s.optimizer_steps}" if s.optimizer_steps else "–",
+            f"{s.batch_size}" if s.batch_size else "–",
+            f"{s.flop / 1e12:,.1f}",
+            _minutes(s.flop / (speed * USEFUL_SHARE)),
+        )
+        for s in steps
+    )
+    columns = ("pass", "rows", "tokens", "steps", "batch", "TFLOP", "time")
+    return Plan(summary, tuple(steps), memory, seconds, Table("Passes of the run", columns, rows))
+
+
+def model_size(config: Any, recipe: Recipe) -> ModelSize:
+    """Count parameters on the meta device, where no weight takes memory."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    layer = model.get_output_embeddings()
+    embedding = model.get_input_embeddings().weight
+    head = layer.weight.numel()
+    total = sum(p.numel() for p in model.parameters())
+    is_tied = layer.weight is embedding
+    body = total - embedding.numel() - (0 if is_tied else head)
+    targets = recipe.training.lora.target_modules
+    lora = sum(
+        recipe.training.lora.rank * (m.in_features + m.out_features)
+        for name, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear)
+        and m is not layer
+        and (targets == "all-linear" or name.split(".")[-1] in targets)
+    )
+    text = config.get_text_config()
+    return ModelSize(body, head, total, lora, text.num_hidden_layers * text.hidden_size)
+
+
+def measure_speed(recipe: Recipe, seconds: float = 0.5) -> float:
+    """FLOP/s of a matrix product under the recipe's scoring policy on its device."""
+    import torch
+
+    device = resolve_device(recipe.model.device)
+    dtype = torch.bfloat16 if recipe.scoring.precision == "fast" else torch.float32
+    a, b = (torch.randn(1024, 1024, dtype=dtype, device=device) for _ in range(2))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest" if recipe.scoring.precision == "exact" else "medium")
+    try:
+        (a @ b).sum().item()
+        started, count = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
+            product = a @ b
+            count += 1
+        product.sum().item()  # pyright: ignore[reportPossiblyUnboundVariable]  # waits for a GPU
+        return count * 2 * 1024**3 / (time.perf_counter() - started)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _steps(recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: ModelSize) -> list[Step]:
+    everything = np.arange(len(tokens))
+    splits = split_rows(tokens.sources, recipe)
+    unseen = np.concatenate(splits[1:])
+    steps: list[Step] = []
+    trained = 0
+
+    def score(name: str, of: TokenizedPool, rows: np.ndarray) -> None:
+        lengths, responses = of.input_ids.lengths[rows], of.is_response.row_sums()[rows]
+        steps.append(Step(f"score {name}", len(rows), int(lengths.sum()), _forward(size, lengths, responses)))
+
+    def train(name: str, rows: np.ndarray, share: float) -> None:
+        nonlocal trained
+        trained += 1
+        lengths = tokens.input_ids.lengths[rows]
+        responses = tokens.is_response.row_sums()[rows] * share
+        usable = int((tokens.is_response.row_sums()[rows] > 0).sum())
+        backward = 1.0 if recipe.training.method == "lora" else 2.0
+        flop = _forward(size, lengths, responses) * (1 + backward) + 2 * size.head * float(responses.sum())
+        if recipe.training.method == "lora":
+            flop += 6 * size.lora * float(lengths.sum())
+        planned = plan_steps(max(usable - recipe.training.eval_rows, 1), recipe.training)
+        epochs = recipe.training.epochs
+        steps.append(
+            Step(
+                f"train {name}",
+                len(rows),
+                int(lengths.sum()) * epochs,
+                flop * epochs,
+                planned.steps,
+                planned.effective_steps,
+                planned.batch_size,
+            )
+        )
+
+    strategies, k = recipe.strategies, recipe.cleaning.proportion
+    is_fixed = bool({"rho", "fixed_model"} & set(strategies))
+    has_warmup = "self_evolving" in strategies or (is_fixed and recipe.model.reference is None)
+    if is_fixed or "self_evolving" in strategies:
+        score("pool with the base", tokens, everything if is_fixed else unseen)
+    if has_warmup:
+        train("warm-up on D0, full tokens", splits[0], 1.0)
+    if is_fixed:
+        score("pool with the reference", tokens, everything)
+    for name in strategies:
+        if name == "self_evolving":
+            for number, rows in enumerate(splits[1:], start=1):
+                if number > 1 or not is_fixed:
+                    score(f"D{number} with its reference", tokens, rows)
+                train(f"reference-{number} on D{number}", rows, k)
+        elif name != "none":
+            train(name, everything, 1.0 if name == "full_tokens" else k)
+    count = len(heldout) * (1 + trained)
+    lengths, responses = heldout.input_ids.lengths, heldout.is_response.row_sums()
+    flop = _forward(size, lengths, responses) * (1 + trained)
+    steps.append(Step(f"score held-out rows, {1 + trained} models", count, int(lengths.sum()) * (1 + trained), flop))
+    return steps
+
+
+def _forward(size: ModelSize, lengths: np.ndarray, responses: np.ndarray) -> float:
+    """2 FLOP a parameter and token, the head on response tokens only, causal attention 2·layers·hidden·L² a row."""
+    attention = 2.0 * size.attention * float(np.square(lengths.astype(np.float64)).sum())
+    return 2.0 * size.body * float(lengths.sum()) + 2.0 * size.head * float(responses.sum()) + attention
+
+
+def _memory(recipe: Recipe, size: ModelSize) -> int:
+    """Weights in float32 (and bf16 copies under ``fast``), gradients and optimizer of the trained part, one pack.
+
+    Activations of a training pack: about 34 floats a token, layer and hidden unit; one chunk of logits.
+    """
+    weights = 4 * size.total + (2 * size.body if "fast" in (recipe.scoring.precision, recipe.training.precision) else 0)
+    trained = size.lora if recipe.training.method == "lora" else size.total
+    activations = 4 * 34 * size.attention * recipe.training.pack_tokens
+    return weights + 16 * trained + activations
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

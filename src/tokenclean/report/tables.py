@@ -1,0 +1,64 @@
+"""Results as tables: one description, shown by rich in a terminal or written as Markdown and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table as RichTable
+
+from tokenclean.scoring import PairedDifference
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of strings: ``title``, ``columns``, ``rows`` (the first column is text, the others are numbers)."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def to_rich(self) -> RichTable:
+        """For a rich console."""
+        table = RichTable(
+            title=self.title,
+            caption=self.note or None,
+            title_justify="left",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+        )
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def to_markdown(self) -> str:
+        """As GitHub Markdown, ending with a newline."""
+        lines = [f"**{self.title}**", "", _line(self.columns), _line(["---", *["--:"] * (len(self.columns) - 1)])]
+        lines += [_line(row) for row in self.rows]
+        if self.note:
+            lines += ["", self.note]
+        return "\n".join(lines) + "\n"
+
+
+def difference_text(difference: PairedDifference) -> str:
+    """``-0.0345 [-0.0375, -0.0315]``: a paired difference in nats with its 95 % interval."""
+    return f"{difference.difference:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
+
+
+def share_text(share: float | None) -> str:
+    """A share as a percentage, or a dash."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def jaccard_table(names: Sequence[str], values: Sequence[Sequence[float]]) -> Table:
+    """Pairwise Jaccard overlap of kept sets, from a square matrix."""
+    rows = tuple((name, *(f"{value:.3f}" for value in line)) for name, line in zip(names, values, strict=True))
+    return Table("Overlap of the kept sets (Jaccard)", ("", *names), rows)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

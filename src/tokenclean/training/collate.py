@@ -1,0 +1,77 @@
+"""From an optimizer batch of conversations to packs whose weighted losses add up to the batch's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenclean.models.packing import plan_packs, useful_lengths
+from tokenclean.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One forward and backward pass.
+
+    ``input_ids``: int64 (T,), conversations of ``lengths`` tokens one after another, each cut after its last selected
+    token. ``positions``: int64 (P,), the selected tokens. ``coefficients``: float32 (P,); the pack's share of the
+    batch's loss is Σ coefficient · ℓ.
+    """
+
+    input_ids: np.ndarray
+    lengths: tuple[int, ...]
+    positions: np.ndarray
+    coefficients: np.ndarray
+
+
+def selected_lengths(weights: Ragged) -> np.ndarray:
+    """Length of each row up to its last token of weight above 0 (int64, (N,)); 0 where nothing is selected.
+
+    Raises ValueError for a negative, NaN or infinite weight, or one at the first token of a row, which has no loss.
+    """
+    values = weights.values
+    if not np.all(np.isfinite(values)) or np.any(values < 0):
+        raise ValueError("token weights must be finite and at least 0")
+    starts = weights.offsets[:-1][weights.lengths > 0]
+    if np.any(values[starts] > 0):
+        raise ValueError("the first token of a row has nothing before it and so no loss; its weight must be 0")
+    return useful_lengths(values > 0, weights.offsets)
+
+
+def batch_packs(
+    input_ids: Ragged, weights: Ragged, rows: Sequence[int], *, pack_tokens: int, loss_normalisation: str
+) -> list[Pack]:
+    """Packs of one optimizer batch, whatever their number: their losses sum to the batch's loss.
+
+    ``token``: Σ w ℓ / Σ w over all selected tokens of the batch (Eq. 1). ``sample``: the mean over samples of
+    Σ_j w_j ℓ_j / Σ_j w_j (§5.1). Rows with nothing selected count in neither. ``weights``: float, aligned with
+    ``input_ids``.
+    """
+    chosen = np.asarray(rows, dtype=np.int64)
+    ids, weight = input_ids.take(chosen), weights.take(chosen)
+    lengths = selected_lengths(weight)
+    sums = weight.row_sums()
+    if loss_normalisation == "token":
+        divisors = np.full(len(chosen), sums.sum())
+    elif loss_normalisation == "sample":
+        divisors = sums * np.count_nonzero(lengths)
+    else:
+        raise ValueError(f"unknown loss_normalisation {loss_normalisation!r}; known: token, sample")
+    packs = []
+    for members in plan_packs(lengths, pack_tokens):
+        places = np.concatenate(
+            [np.arange(s, s + n) for s, n in zip(ids.offsets[members], lengths[members], strict=True)]
+        )
+        values = weight.values[places].astype(np.float64) / np.repeat(divisors[members], lengths[members])
+        positions = np.flatnonzero(values)
+        packs.append(
+            Pack(
+                ids.values[places].astype(np.int64),
+                tuple(int(n) for n in lengths[members]),
+                positions,
+                values[positions].astype(np.float32),
+            )
+        )
+    return packs
