@@ -38,7 +38,9 @@ def naive_losses(model: torch.nn.Module, rows: list[np.ndarray]) -> np.ndarray:
         with torch.no_grad():
             labels = ids.masked_fill(mask == 0, -100)
             logits = model(input_ids=ids, attention_mask=mask, labels=labels).logits.float()
-            flat = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+            flat = torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+            )
         per_row = flat.view(len(batch), longest - 1).numpy()
         losses += [per_row[i, : len(row) - 1] for i, row in enumerate(batch)]
     return np.concatenate(losses)

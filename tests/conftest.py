@@ -32,3 +32,50 @@ def smollm2(smollm2_folder: Path):
     from tokenclean.models.load import load_model
 
     return load_model(str(smollm2_folder))
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama with a byte-level BPE tokenizer of 600 tokens, as a model folder."""
+    import torch
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from tokenclean.experiment.demo import pool_path
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(pool_path().read_text(encoding="utf-8").splitlines()[:100], trainer)
+    backend.add_special_tokens([AddedToken("</s>", normalized=False)])
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=backend.get_vocab_size(),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        eos_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty rows of the shipped pool, as a file of its own."""
+    from tokenclean.experiment.demo import pool_path
+
+    path = tmp_path_factory.mktemp("pools") / "small.jsonl"
+    path.write_text("\n".join(pool_path().read_text(encoding="utf-8").splitlines()[:60]) + "\n", encoding="utf-8")
+    return path

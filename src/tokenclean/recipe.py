@@ -21,7 +21,7 @@ PRESETS = ("paper", "quick", "demo")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class SourceSettings(_Section):
@@ -87,6 +87,14 @@ class LoraSettings(_Section):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _check_targets(cls, value: Any) -> Any:
+        names = value if isinstance(value, (list, tuple)) else ()
+        if value != "all-linear" and not (names and all(isinstance(name, str) for name in names)):
+            raise ValueError(f"expected all-linear or a list of module names such as [q_proj, v_proj], found {value!r}")
+        return value
+
 
 class TrainingSettings(_Section):
     method: Literal["lora", "full"] = "lora"
@@ -120,8 +128,8 @@ class EvaluationSettings(_Section):
 class Recipe(_Section):
     """A whole experiment. ``seed`` drives splits, random selection and training alike."""
 
-    name: str = Field(default="run", pattern=r"^[A-Za-z0-9._-]+$")
-    seed: int = Field(default=42, ge=0)
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
+    seed: int = Field(default=42, ge=0, lt=2**32)
     output: str = "runs"
     """The run folder is ``<output>/<name>``."""
     pool: PoolSettings
@@ -169,7 +177,7 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
     """
     path = Path(path)
     if path.is_file():
-        values, source = _read_yaml(path.read_text(encoding="utf-8"), str(path)), str(path)
+        values, source = _read_yaml(_read_text(path), str(path)), str(path)
     elif str(path) in PRESETS:
         values, source = {"preset": str(path)}, f"preset {path}"
     else:
@@ -193,7 +201,7 @@ def recipe_from(values: Mapping[str, Any], overrides: Iterable[str] = (), source
     try:
         recipe = Recipe.model_validate(merged)
     except ValidationError as error:
-        problems += [_explain(fault) for fault in error.errors()]
+        problems += _explain_all(error)
     if problems:
         raise RecipeError(problems, source)
     return recipe  # pyright: ignore[reportPossiblyUnboundVariable]
@@ -204,13 +212,20 @@ def training_from(values: Mapping[str, Any]) -> TrainingSettings:
     try:
         return TrainingSettings.model_validate(values)
     except ValidationError as error:
-        raise RecipeError([_explain(fault) for fault in error.errors()], "training") from error
+        raise RecipeError(_explain_all(error), "training") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot be read as UTF-8 text ({error})", str(path)) from error
 
 
 def _read_yaml(text: str, source: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-01
         raise RecipeError(f"not valid YAML: {' '.join(str(error).split())}", source) from error
     if not isinstance(values, dict):
         raise RecipeError("a recipe is a mapping of sections (pool, model, cleaning, …)", source)
@@ -236,7 +251,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise ValueError(f"--set {override}: expected key=value, such as training.epochs=2")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"--set {override}: the value is not valid YAML") from error
     *parents, last = path.split(".")
     place: Any = values
@@ -244,7 +259,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         where = ".".join([*parents, last][: depth + 1])
         is_last = depth == len(parents)
         if isinstance(place, list):
-            if not part.isdigit() or int(part) > len(place):
+            if not part.isdecimal() or int(part) > len(place):
                 raise ValueError(f"--set {where}: this is a list of {len(place)}; give an index from 0 to {len(place)}")
             if int(part) == len(place):
                 place.append({})
@@ -259,9 +274,16 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
             below = place[key] if isinstance(place, list) else place.get(key)
             following = [*parents, last][depth + 1]
             if below is None or isinstance(below, tuple):
-                below = list(below or []) if following.isdigit() else {}
+                below = list(below or []) if following.isdecimal() else {}
             place[key] = dict(below) if isinstance(below, dict) else list(below) if isinstance(below, list) else below
             place = place[key]
+
+
+def _explain_all(error: ValidationError) -> list[str]:
+    """Every fault, in words; pydantic also calls a tuple too short when its items are at fault, which says nothing."""
+    faults = error.errors()
+    blamed = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
+    return [_explain(fault) for fault in faults if fault["type"] != "too_short" or fault["loc"] not in blamed]
 
 
 def _explain(fault: Any) -> str:
@@ -271,11 +293,10 @@ def _explain(fault: Any) -> str:
     kind = fault["type"]
     if kind == "extra_forbidden":
         section = _section_at(location[:-1])
-        hint = _did_you_mean(location[-1], list(section.model_fields) if section else [])
         elsewhere = [f"{s}.{location[-1]}" for s in _sections_holding(location[-1])]
-        if not hint and elsewhere:
-            hint = f"; did you mean {' or '.join(elsewhere)}?"
-        return f"{where}: unknown key{hint}"
+        if elsewhere:
+            return f"{where}: unknown key; did you mean {' or '.join(elsewhere)}?"
+        return f"{where}: unknown key{_did_you_mean(location[-1], list(section.model_fields) if section else [])}"
     if kind == "missing":
         return f"{where}: missing; set it in the file or with --set {where}=…"
     if kind == "literal_error":
@@ -295,7 +316,7 @@ def _did_you_mean(word: str, candidates: Iterable[str]) -> str:
 def _section_at(location: list[str]) -> type[BaseModel] | None:
     section: type[BaseModel] | None = Recipe
     for part in location:
-        if part.isdigit():
+        if part.isdecimal():
             continue
         section = (
             _section_type(section.model_fields[part].annotation) if section and part in section.model_fields else None
@@ -310,6 +331,10 @@ def _section_type(annotation: Any) -> type[BaseModel] | None:
     return next((section for section in found if section is not None), None)
 
 
-def _sections_holding(key: str) -> list[str]:
-    sections = {name: _section_type(field.annotation) for name, field in Recipe.model_fields.items()}
-    return [name for name, section in sections.items() if section and key in section.model_fields]
+def _sections_holding(key: str, section: type[BaseModel] = Recipe, path: str = "") -> list[str]:
+    """Paths of the sections, at any depth, that have this key."""
+    found = [path] if path and key in section.model_fields else []
+    for name, field in section.model_fields.items():
+        if below := _section_type(field.annotation):
+            found += _sections_holding(key, below, f"{path}.{name}" if path else name)
+    return found

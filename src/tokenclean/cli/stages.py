@@ -73,15 +73,17 @@ def score(
 
     Example: tokenclean score my.jsonl --base HuggingFaceTB/SmolLM2-135M --reference runs/warm-up -o scores.parquet
     """
+    from tokenclean.pool import load_pool, write_rejected
+
+    conversations = load_pool(pool, format=format.value)  # before the seconds that torch takes to load
+
     from tokenclean.cleaning.workshop import resolve_device
     from tokenclean.models.load import load_model, load_tokenizer, resolve_source, source_fingerprint
     from tokenclean.models.tokenizer_identity import check_same_tokenizer
-    from tokenclean.pool import load_pool, write_rejected
     from tokenclean.scoring import token_losses
     from tokenclean.tokens import TokenTable, render, tokenize_pool, write_table
 
     quiet_libraries()
-    conversations = load_pool(pool, format=format.value)
     base_source = resolve_source(base)
     tokenizer = load_tokenizer(base_source)
     tokens = tokenize_pool(conversations, tokenizer, template=template.value, max_length=max_length)

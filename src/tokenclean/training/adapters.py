@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,17 @@ EARLIER = "earlier_rounds"
 ROUND = "round"
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_LORA_A = re.compile(r"\.lora_(embedding_)?A\b")
 
 
 def add_fresh_lora(model: PreTrainedModel, settings: LoraSettings, earlier: Path | None) -> torch.nn.Module:
     """The base with the earlier rounds' adapter (frozen, without dropout) and a fresh LoRA, the only trained part.
 
-    Returns a PeftModel. Raises MissingExtraError without peft, ModelError where a target module does not exist.
+    Returns a PeftModel. Raises MissingExtraError without peft, ModelError where a target module does not exist, or
+    where the earlier adapter and the fresh LoRA cannot be summed into one.
     """
     try:
-        from peft import LoraConfig, PeftModel, TaskType
+        from peft import LoraConfig, PeftConfig, PeftModel, TaskType
     except ImportError as error:
         raise MissingExtraError("peft", "train", "LoRA training") from error
 
@@ -46,38 +49,75 @@ def add_fresh_lora(model: PreTrainedModel, settings: LoraSettings, earlier: Path
         if earlier is None:
             wrapped = PeftModel(model, config, adapter_name=ROUND)
         else:
-            wrapped = PeftModel.from_pretrained(model, str(earlier), adapter_name=EARLIER, is_trainable=False)
+            before: Any = PeftConfig.from_pretrained(str(earlier))
+            before.lora_dropout = 0.0
+            wrapped = PeftModel.from_pretrained(model, str(earlier), adapter_name=EARLIER, config=before)
             wrapped.add_adapter(ROUND, config)
     except ValueError as error:
         raise ModelError(f"cannot add a LoRA to {type(model).__name__}: {' '.join(str(error).split())}") from error
+    _check_targets(wrapped, targets)
+    if earlier is not None:
+        _check_summable(wrapped, earlier)
     wrapped.base_model.set_adapter([ROUND] if earlier is None else [EARLIER, ROUND])
     for name, parameter in wrapped.named_parameters():
-        parameter.requires_grad_(f".{ROUND}." in name)
+        parameter.requires_grad_(ROUND in name.split("."))
     return wrapped
 
 
-def save_rounds(model: Any, folder: Path, *, base: str, earlier: Path | None) -> None:
-    """Write the sum of the earlier adapter and the round's LoRA as one adapter on ``base``."""
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import load_file, save_file
+def _check_targets(model: torch.nn.Module, targets: str | tuple[str, ...]) -> None:
+    """Peft itself complains only where no target at all is found."""
+    modules = {name.partition(".lora_")[0] for name in _parameters_of(model, ROUND)}
+    names = () if isinstance(targets, str) else targets
+    if missing := [t for t in names if not any(module.endswith(f".{t}") for module in modules)]:
+        raise ModelError(f"lora.target_modules: the model has no module {', '.join(missing)} that a LoRA can adapt")
 
+
+def _check_summable(model: Any, earlier: Path) -> None:
+    """Two LoRAs are one LoRA of the summed rank where both adapt the same modules, each with one rank and scale."""
+    other = _parameters_of(model, EARLIER) ^ _parameters_of(model, ROUND)
+    if other:
+        raise ModelError(
+            f"{earlier}: adapts other modules than this round, or not as a plain LoRA ({min(other)}); "
+            "keep lora.target_modules as they were"
+        )
+    config = model.peft_config[EARLIER]
+    if config.rank_pattern or config.alpha_pattern or config.bias != "none":
+        raise ModelError(f"{earlier}: has ranks, alphas or biases of single modules; merge it into its base first")
+
+
+def _parameters_of(model: torch.nn.Module, adapter: str) -> set[str]:
+    """Names of an adapter's parameters, without the adapter's name."""
+    names = (name.split(".") for name, _ in model.named_parameters())
+    return {".".join(part for part in parts if part != adapter) for parts in names if adapter in parts}
+
+
+def save_rounds(model: Any, folder: Path, *, base: str) -> None:
+    """Write the sum of the earlier adapter, if there is one, and the round's LoRA as one adapter on ``base``."""
+    from safetensors.torch import save_file
+
+    state, rank = _unit_scale_state(model, ROUND)
+    if EARLIER in model.peft_config:
+        before, earlier_rank = _unit_scale_state(model, EARLIER)
+        state = {k: torch.cat([before[k], v], dim=0 if _LORA_A.search(k) else 1) for k, v in state.items()}
+        rank += earlier_rank
     folder.mkdir(parents=True, exist_ok=True)
-    config = model.peft_config[ROUND]
-    scale = math.sqrt(config.lora_alpha / config.r)  # shared evenly by A and B, so neither overflows in low precision
-    state = {
-        k: v.detach().float().cpu() * scale for k, v in get_peft_model_state_dict(model, adapter_name=ROUND).items()
-    }
-    rank = config.r
-    if earlier is not None:
-        before = load_file(earlier / _WEIGHTS)
-        rank += json.loads((earlier / _CONFIG).read_text())["r"]
-        if before.keys() != state.keys():
-            raise ModelError(f"{earlier}: adapts other modules than this round; keep lora.target_modules as they were")
-        state = {k: torch.cat([before[k], v], dim=0 if ".lora_A." in k else 1) for k, v in state.items()}
     save_file({k: v.contiguous() for k, v in state.items()}, folder / _WEIGHTS)
-    written = config.to_dict()
+    written = model.peft_config[ROUND].to_dict()
     written.update(
         base_model_name_or_path=base, r=rank, lora_alpha=rank, lora_dropout=0.0, inference_mode=True, use_rslora=False
     )
     text = json.dumps(written, indent=2, sort_keys=True, default=lambda v: sorted(v) if isinstance(v, set) else str(v))
     (folder / _CONFIG).write_text(text + "\n")
+
+
+def _unit_scale_state(model: Any, adapter: str) -> tuple[dict[str, torch.Tensor], int]:
+    """An adapter's tensors in float32, its scale multiplied into them, and its rank.
+
+    A and B share the scale evenly, so neither overflows in low precision.
+    """
+    from peft import get_peft_model_state_dict
+
+    config = model.peft_config[adapter]
+    scale = math.sqrt(config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r))
+    state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    return {k: v.detach().float().cpu() * scale for k, v in state.items()}, config.r

@@ -88,7 +88,7 @@ def train(
         raise TrainingError("full fine-tuning cannot go on from an adapter; merge it into its base first")
     losses, eval_losses = _run(model, input_ids, weights, rows, eval_rows, settings, steps, seed, device, progress)
     if settings.method == "lora":
-        save_rounds(model, folder, base=source.base, earlier=earlier)
+        save_rounds(model, folder, base=source.base)
     else:
         base.save_pretrained(folder)
         load_tokenizer(source).save_pretrained(folder)
@@ -185,6 +185,8 @@ def _run(
             self.model.eval()
             with torch.no_grad(), causal_lm.precision(settings.precision):
                 loss = batch_loss(causal_lm, packs_of(eval_rows.tolist()))
+            if not math.isfinite(loss):
+                raise TrainingError(f"the loss of the rows set aside is {loss}; lower training.learning_rate")
             eval_losses.append(loss)
             logger.info("epoch %g: loss of the %d rows set aside %.4f", self.state.epoch, len(eval_rows), loss)
             return {"eval_loss": loss}

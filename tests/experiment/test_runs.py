@@ -1,0 +1,228 @@
+"""Whole runs on a tiny model: every strategy, what they share, what they leave behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tokenclean.cleaning import STRATEGIES, Workshop
+from tokenclean.cleaning.workshop import Observer
+from tokenclean.errors import RecipeError, WeakReferenceError
+from tokenclean.experiment.demo import SUBSET_TOKENS, demo_recipe, run_demo
+from tokenclean.experiment.plan import plan
+from tokenclean.experiment.run import run
+from tokenclean.models.load import load_model, resolve_source
+from tokenclean.recipe import Recipe, recipe_from
+from tokenclean.scoring import token_losses
+from tokenclean.selection import kept_count
+from tokenclean.tokens import read_table
+
+
+def recipe_of(pool: Path, model: Path, output: Path, /, **sections: dict) -> Recipe:
+    values = {
+        "name": "test",
+        "output": str(output),
+        "pool": {"sources": [{"path": str(pool)}], "heldout": {"rows": 10}},
+        "model": {"base": str(model)},
+        "cleaning": {"splits": 3, "allow_weak_reference": True},
+        "scoring": {"precision": "exact"},
+        "training": {
+            "learning_rate": 1e-2,
+            "batch_size": 8,
+            "minimum_steps": 4,
+            "warmup_ratio": 0,
+            "lora": {"rank": 4, "dropout": 0},
+        },
+        "evaluation": {"controls": list(STRATEGIES)},
+    }
+    for name, section in sections.items():
+        values[name] = {**values[name], **section}
+    return recipe_from(values)
+
+
+@pytest.fixture(scope="module")
+def finished(small_pool: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    notes: list[str] = []
+    recipe = recipe_of(small_pool, tiny_model_folder, tmp_path_factory.mktemp("runs"))
+    workshop = Workshop.open(recipe, Observer(note=notes.append))
+    return workshop, run(workshop), notes
+
+
+def kept_sets(result) -> dict[str, np.ndarray]:
+    return {o.strategy: o.kept.values for o in result.outcomes if o.kept is not None}
+
+
+def test_every_strategy_keeps_what_it_should(finished):
+    workshop, result, _ = finished
+    labels = workshop.tokens.is_response
+    kept = kept_sets(result)
+    total, k = int(labels.values.sum()), 0.6
+    assert [o.strategy for o in result.outcomes] == list(STRATEGIES)
+    assert kept["full_tokens"].sum() == total
+    assert kept["random"].sum() == kept["fixed_model"].sum() == kept_count(total, k)
+    assert kept["rho"].sum() == sum(kept_count(int(n), k) for n in labels.row_sums())
+    expected = 0
+    for number, rows in enumerate(workshop.splits):
+        count = int(labels.take(rows).values.sum())
+        expected += count if number == 0 else kept_count(count, k)
+    assert kept["self_evolving"].sum() == expected
+    names = list(kept)
+    for i, a in enumerate(names):
+        assert not np.any(kept[a] & ~labels.values)
+        for b in names[:i]:
+            assert not np.array_equal(kept[a], kept[b]), (a, b)
+
+
+def test_fixed_model_keeps_the_largest_differences(finished):
+    workshop, result, _ = finished
+    outcome = next(o for o in result.outcomes if o.strategy == "fixed_model")
+    base = token_losses(load_model(workshop.base.source), workshop.tokens, precision="exact")
+    warm = token_losses(load_model(workshop.warmup.source), workshop.tokens, precision="exact")
+    scores = (base - warm).values
+    np.testing.assert_allclose(outcome.scores.values, scores, atol=1e-5)
+    kept, labels = outcome.kept.values, workshop.tokens.is_response.values
+    assert scores[kept].min() >= scores[labels & ~kept].max() - 1e-5
+
+
+def test_rounds_are_numbered_and_built_as_in_the_paper(finished):
+    """θ_1 on D̃_0; reference-t is θ_{t+1}, trained on D̃_t from θ_t, and scored D̃_{t+1}; T+1 splits give T rounds."""
+    workshop, result, _ = finished
+    outcome = next(o for o in result.outcomes if o.strategy == "self_evolving")
+    assert [m.name for m in outcome.rounds] == ["warm-up", "reference-1", "reference-2"]
+    assert [c.model.name for c in outcome.checks] == ["warm-up", "reference-1"]
+    assert outcome.model is outcome.rounds[-1]
+    for number, rows in enumerate(workshop.splits[1:], start=1):
+        reference = load_model(outcome.rounds[number - 1].source)
+        tokens = workshop.tokens.take(rows)
+        scores = token_losses(load_model(workshop.base.source), tokens) - token_losses(reference, tokens)
+        np.testing.assert_allclose(outcome.scores.take(rows).values, scores.values, atol=1e-5)
+
+
+def test_stages_are_shared(finished):
+    workshop, _, _ = finished
+    trainings = [name for name in workshop.made if name.startswith("training-")]
+    assert len(trainings) == 1 + 2 + 4  # warm-up, two rounds, full tokens, random, rho, fixed model
+    assert len(workshop.made) == len(set(workshop.made))
+
+
+def test_the_same_run_again_makes_nothing(finished, small_pool: Path, tiny_model_folder: Path):
+    workshop, result, _ = finished
+    again = Workshop.open(workshop.recipe)
+    second = run(again)
+    assert again.made == []
+    assert second.folder == result.folder
+    assert second.measured == result.measured
+
+
+def test_what_lies_in_the_results_folder(finished):
+    workshop, result, _ = finished
+    written = json.loads((result.folder / "result.json").read_text())
+    assert [m["name"] for m in written["measured"]][0] == "base"
+    assert written["packages"]["torch"]
+    table = read_table(result.folder / "self_evolving" / "kept.parquet")
+    assert table.ids == workshop.tokens.ids
+    np.testing.assert_array_equal(table["is_kept"].values, kept_sets(result)["self_evolving"])
+    for name in ("warm-up", "reference-1", "model"):
+        assert (result.folder / "self_evolving" / name / "adapter_config.json").is_file()
+    assert "minus full tokens" in (result.folder / "table.md").read_text()
+    recipe = (result.folder / "recipe.yaml").read_text()
+    assert "self_evolving" in recipe
+
+
+def test_final_adapter_is_an_ordinary_one(finished):
+    """Plain peft on the untouched base gives the model that was measured."""
+    workshop, result, _ = finished
+    outcome = next(o for o in result.outcomes if o.strategy == "self_evolving")
+    copied = resolve_source(str(result.folder / "self_evolving" / "model"))
+    assert copied.base == workshop.recipe.model.base
+    losses = token_losses(load_model(copied), workshop.heldout)
+    np.testing.assert_array_equal(losses.values, workshop.heldout_losses(outcome.model).values)
+
+
+def test_held_out_rows_are_never_trained_on(finished):
+    workshop, _, _ = finished
+    assert not set(workshop.tokens.ids) & set(workshop.heldout.ids)
+    assert len(workshop.tokens) + len(workshop.heldout) == 60
+
+
+def test_score_against_previous_differs_from_the_second_round_on(small_pool, tiny_model_folder, tmp_path):
+    kept = {}
+    for against in ("base", "previous"):
+        cleaning = {"splits": 4, "score_against": against, "strategy": "self_evolving", "allow_weak_reference": True}
+        recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, cleaning=cleaning, evaluation={"controls": []})
+        workshop = Workshop.open(recipe)
+        outcome = STRATEGIES["self_evolving"](workshop)
+        kept[against] = [outcome.kept.take(rows).values for rows in workshop.splits]
+    for same in (0, 1):
+        np.testing.assert_array_equal(kept["base"][same], kept["previous"][same])
+    assert not np.array_equal(kept["base"][2], kept["previous"][2])
+
+
+def test_a_weak_reference_stops_the_run_with_the_remedy(small_pool, tiny_model_folder, tmp_path):
+    recipe = recipe_of(
+        small_pool,
+        tiny_model_folder,
+        tmp_path,
+        cleaning={"allow_weak_reference": False, "strategy": "fixed_model"},
+        training={"learning_rate": 1e-9},
+        evaluation={"controls": []},
+    )
+    with pytest.raises(WeakReferenceError, match=r"optimizer steps.*training\.learning_rate.*--allow-weak-reference"):
+        run(Workshop.open(recipe))
+
+
+def test_a_given_reference_replaces_the_warm_up(finished, small_pool, tiny_model_folder, tmp_path):
+    _, result, _ = finished
+    reference = result.folder / "full_tokens" / "model"
+    recipe = recipe_of(
+        small_pool,
+        tiny_model_folder,
+        tmp_path,
+        cleaning={"strategy": "fixed_model"},
+        model={"reference": str(reference)},
+        evaluation={"controls": ["rho"]},
+    )
+    workshop = Workshop.open(recipe)
+    second = run(workshop)
+    assert {c.model.name for o in second.outcomes for c in o.checks} == {"reference"}
+    assert sum(name.startswith("training-") for name in workshop.made) == 2
+
+
+def test_self_evolving_alone_refuses_a_given_reference(small_pool, tiny_model_folder, tmp_path):
+    with pytest.raises(RecipeError, match="trains its own references"):
+        recipe_of(small_pool, tiny_model_folder, tmp_path, model={"reference": "x"}, evaluation={"controls": []})
+
+
+def test_plan_names_every_training_with_its_steps(finished):
+    workshop, result, _ = finished
+    planned = plan(workshop.recipe, flop_per_second=1e9)
+    trainings = [step for step in planned.steps if step.optimizer_steps]
+    measured = json.loads((result.folder / "result.json").read_text())["training"]
+    assert len(trainings) == 1 + 2 + 4
+    warmup = next(step for step in trainings if "warm-up" in step.name)
+    assert warmup.optimizer_steps == measured["warm-up"]["steps"] >= 4
+    assert planned.seconds > 0
+    assert planned.memory_bytes > 0
+
+
+@pytest.mark.slow
+def test_demo_on_a_tiny_model(tiny_model_folder: Path, tmp_path: Path):
+    overrides = ("training.lora.rank=4", "training.batch_size=32", "training.minimum_steps=2")
+    recipe = demo_recipe(full=False, model=str(tiny_model_folder), output=str(tmp_path), overrides=overrides)
+    result = run_demo(recipe, full=False)
+    assert [o.strategy for o in result.outcomes] == [
+        *("none", "full_tokens", "random", "fixed_model", "self_evolving", "oracle")
+    ]
+    table = {row[0]: row for row in result.tables[0].rows}
+    written = {c["strategy"]: c for c in json.loads((result.folder / "demo.json").read_text())}
+    oracle = written["oracle"]["noise"]
+    assert oracle["eta_cleaned"] == 0
+    assert oracle["kept_share"] == pytest.approx(1 - oracle["eta_full"])
+    assert 0.02 < oracle["eta_full"] < 0.3
+    assert written["full_tokens"]["noise"]["eta_cleaned"] == oracle["eta_full"]
+    assert table["oracle"][2] == "0.0 %"
+    tokens = read_table(result.folder / "oracle" / "kept.parquet")
+    assert 0.9 * SUBSET_TOKENS < len(tokens["input_ids"].values) <= SUBSET_TOKENS
