@@ -120,7 +120,7 @@ def test_the_same_run_again_makes_nothing(finished, small_pool: Path, tiny_model
 def test_what_lies_in_the_results_folder(finished):
     workshop, result, _ = finished
     written = json.loads((result.folder / "result.json").read_text())
-    assert [m["name"] for m in written["measured"]][0] == "base"
+    assert written["measured"][0]["name"] == "base"
     assert written["packages"]["torch"]
     table = read_table(result.folder / "self_evolving" / "kept.parquet")
     assert table.ids == workshop.tokens.ids
