@@ -97,6 +97,15 @@ def naive_losses(model, ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tens
     return torch.cat(parts)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """On a shared machine, threads that spin for each other cost small models many times what they gain."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def small_model() -> Callable:
     return build_model

@@ -102,7 +102,7 @@ def test_base_replaces_the_base_that_the_adapter_names(copied):
 
 def test_a_missing_folder_is_refused(tmp_path):
     for name in (str(tmp_path / "nowhere"), "./nowhere", "~/nowhere/at/all", "three/parts/name"):
-        with pytest.raises(ModelError, match="no such model folder; give a folder, a .gguf file or a Hub id"):
+        with pytest.raises(ModelError, match=r"no such model folder; give a folder, a \.gguf file or a Hub id"):
             resolve_source(name)
 
 
@@ -117,7 +117,7 @@ def test_a_folder_without_config_and_a_file_are_refused(tmp_path):
 def test_a_hub_id_that_cannot_be_had_is_refused_quickly():
     began = time.monotonic()
     for load in (load_model, load_tokenizer):
-        with pytest.raises(ModelError, match=r"cannot load the model 'nobody/such-model' \(not a local folder") as found:
+        with pytest.raises(ModelError, match=r"cannot load the model 'nobody/such-model' \(not a local") as found:
             load("nobody/such-model")
         assert "\n" not in str(found.value)
     with pytest.raises(ModelError, match="cannot load the model 'not an id'"):

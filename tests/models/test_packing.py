@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,7 +37,7 @@ def test_longest_rows_come_first_and_ties_in_row_order(lengths, budget):
 @given(lengths=LENGTHS, budget=BUDGETS)
 def test_no_row_would_have_fitted_into_the_pack_before(lengths, budget):
     packs = plan_packs(lengths, budget)
-    for before, after in zip(packs, packs[1:], strict=False):
+    for before, after in pairwise(packs):
         assert lengths[before].sum() + lengths[after[0]] > budget
 
 

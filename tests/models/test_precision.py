@@ -124,10 +124,11 @@ def test_everything_is_restored_even_after_an_exception(policy, layer):
     expected = layer(x)
     torch.set_float32_matmul_precision("high")
     try:
-        with pytest.raises(KeyError), precision_policy(layer, policy):
-            wanted = "highest" if policy == "exact" else "medium"
-            assert torch.get_float32_matmul_precision() == wanted
-            raise KeyError
+        with precision_policy(layer, policy):
+            inside = torch.get_float32_matmul_precision()
+        assert inside == ("highest" if policy == "exact" else "medium")
+        with pytest.raises(RuntimeError), precision_policy(layer, policy):
+            layer(torch.randn(3, 7))
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision("highest")

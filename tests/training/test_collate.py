@@ -25,9 +25,7 @@ PACK_TOKENS = st.sampled_from([1, 5, 17, 1000])
 
 def coefficients_of(packs) -> dict[int, float]:
     """Coefficient of each token, by its id."""
-    pairs = [
-        (int(i), float(c)) for p in packs for i, c in zip(p.input_ids[p.positions], p.coefficients, strict=True)
-    ]
+    pairs = [(int(i), float(c)) for p in packs for i, c in zip(p.input_ids[p.positions], p.coefficients, strict=True)]
     assert len(dict(pairs)) == len(pairs)
     return dict(pairs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -18,7 +19,7 @@ from tokenclean.models.precision import precision_policy
 logger = logging.getLogger(__name__)
 
 _TOLERANCE_NATS = 1e-3
-_PROBE_LENGTHS = (24, 9, 40)
+_PROBE_LENGTHS: tuple[int, ...] = (24, 9, 40)
 
 
 class CausalLM:
@@ -45,6 +46,11 @@ class CausalLM:
     def is_packed(self) -> bool:
         """True when several conversations share one forward pass."""
         return self._is_packed
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Rows of the embedding matrix: ids from here on are unknown to the model."""
+        return cast(torch.nn.Embedding, self.lm.get_input_embeddings()).weight.shape[0]
 
     @property
     def kernel(self) -> str:
@@ -100,9 +106,8 @@ class CausalLM:
         window = min((w for w in _windows(self.lm) if w < longest_row), default=None)
         if window is not None:
             lengths.append(window + 8)
-        vocabulary = self.lm.get_input_embeddings().weight.shape[0]
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, vocabulary, (sum(lengths),), generator=generator).to(self.device)
+        ids = torch.randint(0, self.vocabulary_size, (sum(lengths),), generator=generator).to(self.device)
         starts = [sum(lengths[:i]) for i in range(len(lengths))]
         positions = torch.cat([torch.arange(s + 1, s + n) for s, n in zip(starts, lengths, strict=True)]).to(
             self.device

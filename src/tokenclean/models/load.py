@@ -81,11 +81,12 @@ def load_model(source: ModelSource | str, *, device: str | torch.device = "cpu")
     if "gguf_file" in options:
         options["quantization_config"] = _gguf_config()
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except Exception as error:  # a damaged file surfaces as whatever its reader raises (SafetensorError, struct.error)
         raise _not_loadable(source.base, error) from error
+    model, report = loaded
     _check_complete(source.base, report)
     if source.adapter is not None:
         model = _attach_adapter(model, source.adapter)

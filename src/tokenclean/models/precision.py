@@ -38,16 +38,16 @@ def precision_policy(body: torch.nn.Module, precision: str) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest" if precision == "exact" else "medium")
     layers = [m for m in body.modules() if type(m) is torch.nn.Linear] if precision == "fast" else []
-    forwards = [vars(layer).get("forward") for layer in layers]  # an instance's own forward: accelerate's hooks
+    replaced = [vars(layer).get("forward") for layer in layers]  # an instance's own forward, as of accelerate's hooks
     for layer in layers:
-        layer.forward = _bf16_forward(layer)
+        vars(layer)["forward"] = _bf16_forward(layer)
     try:
         yield
     finally:
-        for layer, forward in zip(layers, forwards, strict=True):
-            del layer.forward
+        for layer, forward in zip(layers, replaced, strict=True):
+            del vars(layer)["forward"]
             if forward is not None:
-                layer.forward = forward
+                vars(layer)["forward"] = forward
         torch.set_float32_matmul_precision(before)
 
 

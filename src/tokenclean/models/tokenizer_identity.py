@@ -26,7 +26,7 @@ def check_same_tokenizer(
     text is always rendered and tokenized with the base's tokenizer.
     """
     _check_vocabulary(base.get_vocab(), reference.get_vocab())
-    state, other = (json.loads(t.backend_tokenizer.to_str()) for t in (base, reference))
+    state, other = _state(base), _state(reference)
     _check_model(state["model"], other["model"])
     for part in _SEGMENTING_PARTS:
         if state.get(part) != other.get(part):
@@ -44,6 +44,10 @@ def check_same_tokenizer(
         if ids != other_ids:
             raise _mismatch(f"the text {text[:60]!r} gets other ids", ids[:8], other_ids[:8])
     return _differing_roles(base, reference, state, other)
+
+
+def _state(tokenizer: Any) -> dict[str, Any]:
+    return json.loads(tokenizer.backend_tokenizer.to_str())
 
 
 def _whole_text_backend(state: dict[str, Any]) -> Any:
@@ -68,7 +72,7 @@ def _check_model(model: dict[str, Any], other: dict[str, Any]) -> None:
         first, second = model.get(key), other.get(key)
         if first == second or (key == "vocab" and isinstance(first, dict)):  # get_vocab has compared the ids
             continue
-        if key == "vocab":  # Unigram: [token, log probability] in the order of ids
+        if key == "vocab" and first and second:  # Unigram: [token, log probability] in the order of ids
             a, b = next((a, b) for a, b in zip(first, second, strict=True) if a != b)
             raise _mismatch("the Unigram score of a token differs", a, b)
         if key == "merges" and first and second:

@@ -82,7 +82,7 @@ def flat_pack(tokens: TokenizedPool, rows: np.ndarray, lengths: np.ndarray) -> t
 
 
 def _check_vocabulary(causal_lm: CausalLM, tokens: TokenizedPool) -> None:
-    size = causal_lm.lm.get_input_embeddings().weight.shape[0]
+    size = causal_lm.vocabulary_size
     largest = int(tokens.input_ids.values.max(initial=0))
     if largest >= size:
         raise ValueError(f"token id {largest} is outside the model's {size} embeddings: tokenizer and model do not fit")

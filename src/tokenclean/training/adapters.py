@@ -47,7 +47,7 @@ def add_fresh_lora(model: PreTrainedModel, settings: LoraSettings, earlier: Path
     )
     try:
         if earlier is None:
-            wrapped = PeftModel(model, config, adapter_name=ROUND)
+            wrapped: Any = PeftModel(model, config, adapter_name=ROUND)
         else:
             before: Any = PeftConfig.from_pretrained(str(earlier))
             before.lora_dropout = 0.0

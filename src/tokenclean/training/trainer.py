@@ -182,7 +182,7 @@ def _run(
             return torch.tensor(loss, device=causal_lm.device)
 
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-            self.model.eval()
+            model.eval()
             with torch.no_grad(), causal_lm.precision(settings.precision):
                 loss = batch_loss(causal_lm, packs_of(eval_rows.tolist()))
             if not math.isfinite(loss):
