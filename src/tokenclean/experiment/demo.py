@@ -31,7 +31,7 @@ NOISE = {
     "corrupted": NoiseSettings(row_share=0.3, word_share=0.25),
     "boilerplate": NoiseSettings(row_share=0.3),
 }
-SUBSET_TOKENS = 25_000
+SUBSET_TOKENS = 20_000
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def pool_path() -> Path:
 def run_demo(recipe: Recipe, *, full: bool, observer: Observer | None = None) -> RunResult:
     """Plant noise into the training rows, run every strategy and the oracle, and measure on clean held-out rows.
 
-    Without ``full`` the training rows are a seeded subset of at most 25,000 tokens, noise included. The first table
+    Without ``full`` the training rows are a seeded subset of at most 20,000 tokens, noise included. The first table
     of the result is the demo's own.
     """
     tokenizer = load_tokenizer(recipe.model.base)
@@ -87,7 +87,7 @@ def run_demo(recipe: Recipe, *, full: bool, observer: Observer | None = None) ->
 
 
 def subset(pool: Pool, tokenizer: Any, recipe: Recipe) -> Pool:
-    """The most rows, in seeded order, that hold at most 25,000 tokens once the noise is planted; in file order."""
+    """The most rows, in seeded order, that hold at most 20,000 tokens once the noise is planted; in file order."""
     order = np.random.Generator(np.random.PCG64(recipe.seed)).permutation(len(pool))
     options: dict[str, Any] = {"template": recipe.tokens.template, "max_length": recipe.tokens.max_length}
     lengths = tokenize_pool(pool, tokenizer, **options).input_ids.lengths[order]
