@@ -223,6 +223,6 @@ def test_demo_on_a_tiny_model(tiny_model_folder: Path, tmp_path: Path):
     assert oracle["kept_share"] == pytest.approx(1 - oracle["eta_full"])
     assert 0.02 < oracle["eta_full"] < 0.3
     assert written["full_tokens"]["noise"]["eta_cleaned"] == oracle["eta_full"]
-    assert table["oracle"][2] == "0.0 %"
+    assert table["oracle"][2] == "0.0%"
     tokens = read_table(result.folder / "oracle" / "kept.parquet")
     assert 0.9 * SUBSET_TOKENS < len(tokens["input_ids"].values) <= SUBSET_TOKENS

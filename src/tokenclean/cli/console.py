@@ -31,7 +31,7 @@ def quiet_libraries() -> None:
 
 def note(text: str) -> None:
     """One line about what is going on."""
-    err.print(text, style="dim" if err.is_terminal else None, markup=False)
+    err.print(text, style="dim" if err.is_terminal else None, markup=False, soft_wrap=True)
 
 
 def progress(label: str, unit: str) -> Callable[[int, int], None]:
@@ -56,6 +56,8 @@ def progress(label: str, unit: str) -> Callable[[int, int], None]:
         elif done >= total or now - last >= _PLAIN_REPORT_SECONDS:
             last = now
             left = (total - done) / speed if speed else 0.0
-            err.print(f"  {label}: {done:,} of {total:,} {unit}s, {text}, {left:.0f} s left", markup=False)
+            err.print(
+                f"  {label}: {done:,} of {total:,} {unit}s, {text}, {left:.0f} s left", markup=False, soft_wrap=True
+            )
 
     return show

@@ -117,7 +117,7 @@ def loss_table(measured: list[Measured], workshop: Workshop) -> Table:
     tokens = int(workshop.heldout.is_response.values.sum())
     return Table(
         "Held-out loss (nats a response token; lower is better)",
-        ("model", "tokens kept", "loss", "minus base [95 %]", "minus full tokens [95 %]"),
+        ("model", "kept", "loss", "minus base ± 95%", "minus full tokens"),
         rows,
         f"{len(workshop.heldout)} held-out conversations, {tokens:,} response tokens; indented: references on the way",
     )

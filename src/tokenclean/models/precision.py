@@ -1,12 +1,12 @@
 """Precision policies: where float32 may give way to bf16, and where never.
 
-=========  ==========================  =============  ==========================================
-policy     inside matrix products      tensors        measured against ``exact``
-=========  ==========================  =============  ==========================================
-``exact``  float32                     float32        –
-``safe``   bf16, float32 accumulation  float32        weights and activations stay float32
-``fast``   bf16 weights and outputs    float32 else   residual, norms, RoPE, logits, log-sum-exp stay float32
-=========  ==========================  =============  ==========================================
+=========  ============================  ==========================================================
+policy     inside matrix products        elsewhere
+=========  ============================  ==========================================================
+``exact``  float32                       float32
+``safe``   bf16, accumulated in float32  float32 weights and activations
+``fast``   bf16 weights and outputs      float32 residual, norms, RoPE, attention, logits, log-sum-exp
+=========  ============================  ==========================================================
 
 Adapters stay unmerged under every policy.
 """

@@ -28,9 +28,11 @@ class Table:
             title_justify="left",
             caption_justify="left",
             box=box.SIMPLE_HEAD,
+            padding=(0, 1),
+            show_edge=False,
         )
         for number, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
+            table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -45,19 +47,22 @@ class Table:
 
 
 def difference_text(difference: PairedDifference) -> str:
-    """``-0.0345 [-0.0375, -0.0315]``: a paired difference in nats with its 95 % interval."""
-    return f"{difference.difference:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
+    """``-0.0345 ± 0.0030``: a paired difference in nats and the half-width of its 95 % interval."""
+    return f"{difference.difference:+.4f} ± {(difference.high - difference.low) / 2:.4f}"
 
 
 def share_text(share: float | None) -> str:
     """A share as a percentage, or a dash."""
-    return "–" if share is None else f"{100 * share:.1f} %"
+    return "–" if share is None else f"{100 * share:.1f}%"
 
 
 def jaccard_table(names: Sequence[str], values: Sequence[Sequence[float]]) -> Table:
-    """Pairwise Jaccard overlap of kept sets, from a square matrix."""
-    rows = tuple((name, *(f"{value:.3f}" for value in line)) for name, line in zip(names, values, strict=True))
-    return Table("Overlap of the kept sets (Jaccard)", ("", *names), rows)
+    """Pairwise Jaccard overlap of kept sets, from a square matrix; columns are numbered like the rows."""
+    rows = tuple(
+        (f"{number} {name}", *(f"{value:.3f}" for value in line))
+        for number, (name, line) in enumerate(zip(names, values, strict=True), start=1)
+    )
+    return Table("Overlap of the kept sets (Jaccard)", ("", *map(str, range(1, len(names) + 1))), rows)
 
 
 def _line(cells: Sequence[str]) -> str:
