@@ -54,6 +54,8 @@ def resolve_source(name: str, *, base: str | None = None, revision: str | None =
             return ModelSource(name, None, revision)
     elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"{name}: no such model folder; give a folder, a .gguf file or a Hub id such as org/name")
+    if not path.is_dir():  # a Hub that cannot be reached is told at once, not after each file's retries
+        _cached_file(name, "config.json", revision, must_reach=True)
     config_file = _cached_file(name, _ADAPTER_CONFIG, revision)
     if config_file is None:
         return ModelSource(name, None, revision)
@@ -136,7 +138,9 @@ def _identity(name: str, revision: str | None) -> Any:
     return [name, revision, commit]
 
 
-def _cached_file(name: str, file: str, revision: str | None) -> str | None:
+def _cached_file(name: str, file: str, revision: str | None, *, must_reach: bool = False) -> str | None:
+    """Path of a file in the folder or the Hub's cache, None where there is none; with ``must_reach``, a Hub that
+    cannot be asked is a ModelError."""
     from transformers.utils.hub import cached_file
 
     try:
@@ -146,7 +150,7 @@ def _cached_file(name: str, file: str, revision: str | None) -> str | None:
             revision=revision,
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_connection_errors=must_reach,
         )
     except OSError as error:  # no valid Hub id, or no such revision
         raise _not_loadable(name, error) from error
