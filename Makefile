@@ -23,6 +23,7 @@ fmt: .venv/installed-dev
 	$(BIN)/ruff format .
 
 bench: .venv/installed-dev
+	$(BIN)/python -m benchmarks.agreement
 	$(BIN)/python -m benchmarks.scoring
 
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -167,7 +168,7 @@ def _write(
             write_table(TokenTable.of_tokens(workshop.tokens, metadata, **columns), place / "kept.parquet")
         for number, model in enumerate(outcome.rounds):
             is_final = number == len(outcome.rounds) - 1
-            _copy_model(model, place / ("model" if is_final else model.name))
+            _place_model(model, place / ("model" if is_final else model.name), as_copy=is_final)
     rejected = (*workshop.pool.rejected, *workshop.tokens.unusable, *workshop.heldout.unusable)
     write_rejected(rejected, folder / "rejected.jsonl")
     for name, text in (
@@ -202,10 +203,19 @@ def _write(
     write_json(folder / "result.json", result)
 
 
-def _copy_model(model: Model, place: Path) -> None:
+def _place_model(model: Model, place: Path, *, as_copy: bool) -> None:
+    """The final model as a copy, which its user may change; references as hard links to their stage."""
     stage = Path(model.source.adapter or model.source.base)
     shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(stage, place, ignore=shutil.ignore_patterns("manifest.json"))
+    ignored = shutil.ignore_patterns("manifest.json")
+    shutil.copytree(stage, place, ignore=ignored, copy_function=shutil.copy2 if as_copy else _link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def _package_versions() -> dict[str, str]:
