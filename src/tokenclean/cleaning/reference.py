@@ -36,7 +36,7 @@ class ReferenceCheck:
         if self.score_deviation < SPREAD_TO_ERROR * self.score_error:
             found.append(
                 f"its scores spread by {self.score_deviation:.4f} nats, less than {SPREAD_TO_ERROR:g} times the "
-                f"precision policy's score error of {self.score_error:.4f}"
+                f"precision policy's score error of {self.score_error:.1e}"
             )
         return found
 
@@ -45,7 +45,7 @@ class ReferenceCheck:
         return (
             f"{self.model.name}: held-out loss {d.loss:.4f} against the base's {d.baseline_loss:.4f} "
             f"({d.difference:+.4f}, 95 % {d.low:+.4f} to {d.high:+.4f}); scores' standard deviation "
-            f"{self.score_deviation:.3f} nats, score error {self.score_error:.4f}"
+            f"{self.score_deviation:.3f} nats, score error {self.score_error:.1e}"
         )
 
 
