@@ -230,7 +230,8 @@ def test_a_rare_other_word_is_found_and_no_other_word_is_no_noise() -> None:
 def test_a_share_outside_0_to_1_is_an_error_that_lists_both(share: float) -> None:
     with pytest.raises(RecipeError, match="row_share must lie in") as caught:
         NoiseSettings(share, share)
-    assert isinstance(caught.value, ValueError) and len(caught.value.problems) == 2
+    assert isinstance(caught.value, ValueError)
+    assert len(caught.value.problems) == 2
 
 
 def test_corrupted_needs_two_rows_and_boilerplate_one() -> None:

@@ -125,7 +125,8 @@ def test_a_json_array_is_refused_with_the_way_out(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"\xef\xbb\xbf\n  \n [\n" + GOOD_LINE + b"]")
     error = read_error(path)
-    assert "is a JSON array" in error and "jq -c '.[]'" in error
+    assert "is a JSON array" in error
+    assert "jq -c '.[]'" in error
     assert f"> {path}" not in error
 
 

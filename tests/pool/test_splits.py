@@ -77,8 +77,10 @@ def test_sources_of_equal_size_get_different_orders():
 def test_heldout_rows_follow_the_shares(sources, seed, data):
     count = data.draw(st.integers(0, len(sources) - 1))
     rows = heldout_rows(sources, count, seed)
-    assert rows.shape == (count,) and rows.dtype == np.int64
-    assert np.all(np.diff(rows) > 0) and set(rows.tolist()) <= set(range(len(sources)))
+    assert rows.shape == (count,)
+    assert rows.dtype == np.int64
+    assert np.all(np.diff(rows) > 0)
+    assert set(rows.tolist()) <= set(range(len(sources)))
     np.testing.assert_array_equal(rows, heldout_rows(sources, count, seed))
     held = Counter(sources[row] for row in rows)
     for source, size in Counter(sources).items():
