@@ -105,6 +105,14 @@ class TestBrokenInput:
         options = ("--set", f"pool.sources=[{{path: {small_pool}}}]", "--set", f"model.base={tiny_model_folder}")
         refused(tokenclean("run", "quick", *options, cwd=tmp_path), 1, "run folder")
 
+    def test_device_that_is_not_here(self, small_pool: Path, tiny_model_folder: Path):
+        refused(tokenclean("score", small_pool, "--base", tiny_model_folder, "--device", "gpu7"), 2, "'gpu7'", "auto")
+
+    def test_output_that_cannot_be_written(self, small_pool: Path, tiny_model_folder: Path, tmp_path: Path):
+        (tmp_path / "file").write_text("")
+        output = tmp_path / "file" / "scores.parquet"
+        refused(tokenclean("score", small_pool, "--base", tiny_model_folder, "-o", output), 1, "file")
+
     def test_broken_chat_template(self, small_pool: Path, tiny_model_folder: Path):
         result = tokenclean("inspect", small_pool, "--model", tiny_model_folder, "--template", "tokenizer")
         refused(result, 2, "no chat template")

@@ -136,6 +136,7 @@ class Workshop:
             "weights": array_hash(weight.values),
             "settings": settings.model_dump(mode="json"),
             "seed": seed,
+            "device": self._device_kind,
         }
 
         def make(folder: Path) -> dict[str, Any]:
@@ -198,6 +199,7 @@ class Workshop:
         options = {**self.recipe.scoring.model_dump(mode="json"), **policy}
         inputs = {
             "model": model.key,
+            "device": self._device_kind,
             "tokens": array_hash(tokens.input_ids.values, tokens.input_ids.offsets, tokens.is_response.values),
             **options,
         }
@@ -209,6 +211,11 @@ class Workshop:
             return {"mean_loss_nats": float(np.nanmean(losses.values)), "tokens": int(tokens.is_response.values.sum())}
 
         return read_column("loss", self._stage("losses", LOSSES_VERSION, inputs, make).path / "losses.parquet")
+
+    @property
+    def _device_kind(self) -> str:
+        """``cpu``, ``cuda``, …: losses of two kinds are never subtracted from each other."""
+        return self.device.partition(":")[0]
 
     def _stage(
         self, name: str, version: int, inputs: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]
@@ -256,9 +263,17 @@ def array_hash(*arrays: np.ndarray) -> str:
 
 
 def resolve_device(name: str) -> str:
-    """``auto`` is the GPU where there is one; any other name is taken as it is."""
-    if name != "auto":
-        return name
+    """``auto`` is the GPU where there is one; any other name is taken as it is. Raises RecipeError where torch cannot
+    use it here."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(
+            f"{name!r} cannot be used here ({reason}); give cpu, cuda, cuda:1, … or auto", "device"
+        ) from error
+    return name

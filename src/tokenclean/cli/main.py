@@ -20,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -55,12 +55,15 @@ def main() -> None:
     except TokencleanError as error:
         err.print(f"[bold red]error:[/] {_escaped(str(error))}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("stopped; finished stages are kept")
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # a folder that cannot be written, a full disk
+        err.print(f"[bold red]error:[/] {_escaped(str(error))}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("stopped; finished stages are kept")
+        sys.exit(130)
 
 
 def _escaped(text: str) -> str:

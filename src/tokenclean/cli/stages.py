@@ -84,6 +84,7 @@ def score(
     from tokenclean.tokens import TokenTable, render, tokenize_pool, write_table
 
     quiet_libraries()
+    device = resolve_device(device)
     base_source = resolve_source(base)
     tokenizer = load_tokenizer(base_source)
     tokens = tokenize_pool(conversations, tokenizer, template=template.value, max_length=max_length)
@@ -100,7 +101,7 @@ def score(
         note(f"{len(rejected)} rows set aside, listed in {place}; the first: {rejected[0]}")
     columns = {}
     for name, source in sources.items():
-        model = load_model(source, device=resolve_device(device))
+        model = load_model(source, device=device)
         columns[f"{name}_loss"] = token_losses(
             model,
             tokens,
