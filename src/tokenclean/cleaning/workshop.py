@@ -85,6 +85,7 @@ class Workshop:
             if not tokens.is_response.values.any():
                 reasons = "; ".join(str(row) for row in tokens.unusable[:3])
                 raise PoolError(f"no {name} row has a response token to train on. {reasons}")
+        self._loaded: tuple[str, Any] | None = None
         self.made: list[str] = []
         self.reused: list[str] = []
 
@@ -143,6 +144,7 @@ class Workshop:
             self.observer.note(
                 f"training {name} on {int(np.count_nonzero(weight.values)):,} tokens of {len(rows):,} rows"
             )
+            self._loaded = None  # its memory is the training's
             progress = self.observer.progress(f"train {name}", "step")
             return train(
                 start.source, ids, weight, settings, folder, seed=seed, device=self.device, progress=progress
@@ -206,11 +208,18 @@ class Workshop:
 
         def make(folder: Path) -> dict[str, Any]:
             progress = self.observer.progress(f"score {what} with {model.name}", "token")
-            losses = token_losses(load_model(model.source, device=self.device), tokens, progress=progress, **options)
+            losses = token_losses(self._load(model), tokens, progress=progress, **options)
             write_column(losses, "loss", folder / "losses.parquet")
             return {"mean_loss_nats": float(np.nanmean(losses.values)), "tokens": int(tokens.is_response.values.sum())}
 
         return read_column("loss", self._stage("losses", LOSSES_VERSION, inputs, make).path / "losses.parquet")
+
+    def _load(self, model: Model) -> Any:
+        """The model in memory; the last one scored stays there, since the next pass often asks for it again."""
+        if self._loaded is None or self._loaded[0] != model.key:
+            self._loaded = None
+            self._loaded = (model.key, load_model(model.source, device=self.device))
+        return self._loaded[1]
 
     @property
     def _device_kind(self) -> str:
