@@ -196,6 +196,22 @@ def test_self_evolving_alone_refuses_a_given_reference(small_pool, tiny_model_fo
         recipe_of(small_pool, tiny_model_folder, tmp_path, model={"reference": "x"}, evaluation={"controls": []})
 
 
+def test_strategies_that_keep_the_same_tokens_share_a_model_and_keep_their_lines(
+    small_pool, tiny_model_folder, tmp_path
+):
+    recipe = recipe_of(
+        small_pool,
+        tiny_model_folder,
+        tmp_path,
+        cleaning={"strategy": "random", "proportion": 1.0},
+        evaluation={"controls": ["none", "full_tokens"]},
+    )
+    workshop = Workshop.open(recipe)
+    result = run(workshop)
+    assert [m.name for m in result.measured] == ["base", "full_tokens", "random"]
+    assert sum(name.startswith("training-") for name in workshop.made) == 1
+
+
 def test_plan_names_every_training_with_its_steps(finished):
     workshop, result, _ = finished
     planned = plan(workshop.recipe, flop_per_second=1e9)

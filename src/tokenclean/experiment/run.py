@@ -78,8 +78,6 @@ def measure(workshop: Workshop, outcomes: list[Outcome]) -> list[Measured]:
     lines: list[Measured] = []
 
     def add(name: str, model: Model, kept_share: float | None, weak: str) -> None:
-        if model.key in seen:
-            return
         seen.add(model.key)
         against_base = workshop.against(model, workshop.base) if model.key != workshop.base.key else None
         against_full = workshop.against(model, full) if full is not None and model.key != full.key else None
@@ -90,6 +88,8 @@ def measure(workshop: Workshop, outcomes: list[Outcome]) -> list[Measured]:
     add("base", workshop.base, None, "")
     for outcome in outcomes:
         for check in outcome.checks:
+            if check.model.key in seen:  # strategies share references
+                continue
             add(f"  {check.model.name}", check.model, None, weak.get(check.model.key, ""))
         if outcome.model.key != workshop.base.key:
             add(outcome.strategy, outcome.model, kept_share(outcome, workshop), weak.get(outcome.model.key, ""))
