@@ -98,12 +98,8 @@ def naive_losses(model, ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tens
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On a shared machine, threads that spin for each other cost small models many times what they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _on_one_thread(one_thread: None) -> None:
+    """Every test of this room."""
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ policy     inside matrix products        elsewhere
 ``fast``   bf16 weights and outputs      float32 residual, norms, RoPE, attention, logits, log-sum-exp
 =========  ============================  ==========================================================
 
-Adapters stay unmerged under every policy.
+``safe`` permits bf16 inside products (``medium``); torch uses it where the processor gains from it, so its error
+differs between machines. Adapters stay unmerged under every policy.
 """
 
 from __future__ import annotations
