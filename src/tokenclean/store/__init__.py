@@ -1,0 +1,22 @@
+"""The run folder: content-addressed stages, written whole or not at all, checked before they are used."""
+
+from tokenclean.store.files import atomic_path, file_hash, fingerprint, write_json
+from tokenclean.store.manifest import MANIFEST, check_stage
+from tokenclean.store.stages import DAMAGED, RESULTS, STAGES, Stage, Store
+from tokenclean.store.validity import StageState, judge
+
+__all__ = [
+    "DAMAGED",
+    "MANIFEST",
+    "RESULTS",
+    "STAGES",
+    "Stage",
+    "StageState",
+    "Store",
+    "atomic_path",
+    "check_stage",
+    "file_hash",
+    "fingerprint",
+    "judge",
+    "write_json",
+]
