@@ -121,13 +121,12 @@ def test_rejected_rows_are_logged(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("name", ["a.json", "two words.jsonl"])
-def test_a_json_array_is_refused_with_the_way_out(tmp_path, name):
+def test_a_json_array_is_read_element_by_element(tmp_path, name):
     path = tmp_path / name
-    path.write_bytes(b"\xef\xbb\xbf\n  \n [\n" + GOOD_LINE + b"]")
-    error = read_error(path)
-    assert "is a JSON array" in error
-    assert "jq -c '.[]'" in error
-    assert f"> {path}" not in error
+    path.write_bytes(b"\xef\xbb\xbf\n  \n [\n" + GOOD_LINE + b",\nnull]")
+    pool = load_pool(path)
+    assert [(c.line, c.id.split(":")[1]) for c in pool] == [(4, "1")]
+    assert [row.line for row in pool.rejected] == [5]
 
 
 def test_missing_file(tmp_path):
@@ -138,7 +137,7 @@ def test_missing_file(tmp_path):
 
 
 def test_folder(tmp_path):
-    assert read_error(tmp_path).endswith("is a folder; name the JSON lines files in it")
+    assert read_error(tmp_path).endswith("is a folder; name the data files in it")
     write_lines(tmp_path / "train.jsonl", GOOD)
     assert "(it holds train.jsonl)" in read_error(tmp_path)
     assert "is a folder" in read_error(".")
@@ -172,7 +171,7 @@ def test_no_file_at_all():
 
 
 def test_unknown_format(tmp_path):
-    with pytest.raises(RecipeError, match="did you mean 'alpaca'"):
+    with pytest.raises(RecipeError, match="did you mean alpaca"):
         load_pool(write_lines(tmp_path / "a.jsonl", GOOD), format="alpacca")
 
 

@@ -8,25 +8,54 @@ from typing import Literal
 
 import numpy as np
 
-Role = Literal["system", "user", "assistant"]
-Kind = Literal["chat", "completion"]
+Role = Literal["system", "user", "assistant", "tool"]
+Kind = Literal["chat", "completion", "text", "tokens"]
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """An assistant's call of a tool: ``name`` of the function, ``arguments`` as the JSON text of an object."""
+
+    name: str
+    arguments: str
+    id: str = ""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One message: who speaks and what is said (the text as it stood in the file)."""
+    """One message: who speaks and what is said (the text as it stood in the file).
+
+    ``reasoning``: the thoughts in front of an assistant's content. ``tool_calls``: what an assistant calls after it.
+    ``is_trained``: False for an assistant turn that the row excludes from training. ``name``/``call_id``: of a tool's
+    result, which tool and which call it answers.
+    """
 
     role: Role
     content: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    is_trained: bool = True
+    name: str = ""
+    call_id: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledTokens:
+    """A row that came tokenized. ``input_ids``: int64 (L,). ``is_response``: bool (L,), True for a training target."""
+
+    input_ids: np.ndarray
+    is_response: np.ndarray
 
 
 @dataclass(frozen=True)
 class Conversation:
     """One sample x_i of the pool.
 
-    ``id``: stable, ``source:line:content hash``. ``source``: name of the source it came from. ``turns``: at least one
-    with role ``assistant``. ``kind``: ``chat`` takes the template's role tags; ``completion`` is a prompt (turn 0,
-    user) and its completion (turn 1, assistant), joined without tags. ``file``/``line``: where it stood (line from 1).
+    ``id``: stable, ``source:row number:content hash``. ``source``: name of the source it came from. ``kind``: ``chat``
+    takes the template's role tags, its turns hold at least one of an assistant; ``completion`` is a prompt (turn 0,
+    user) and its completion (turn 1, assistant), joined without tags; ``text`` is plain text, one assistant turn
+    without a question; ``tokens`` has no turns but ``tokens``. ``tools``: JSON text of the list of tools on offer, or
+    empty. ``file``/``line``: where it stood (line, or row of a file without lines, from 1).
     """
 
     id: str
@@ -35,6 +64,8 @@ class Conversation:
     kind: Kind = "chat"
     file: str = ""
     line: int = 0
+    tools: str = ""
+    tokens: LabelledTokens | None = None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tokenclean.errors import RecipeError
 from tokenclean.pool import FORMATS, Turn
-from tokenclean.pool.formats import REQUIRED_KEYS, RowError, detect_format, parse_row
+from tokenclean.pool.formats import Parsed, RowError, detect_format, parse_row
+from tokenclean.pool.formats.columns import REQUIRED_KEYS, ROW_KEYS
 
 
 def message(role: str, content: object) -> dict[str, object]:
@@ -15,26 +18,22 @@ QUESTION = message("user", "Why?")
 ANSWER = message("assistant", "Because.")
 ALPACA = {"instruction": "Add.", "output": "3"}
 PROMPT = {"prompt": "Once", "completion": " upon"}
+TOKENS = {"input_ids": [5, 6], "labels": [-100, 6]}
+TEXT = {"text": "Once upon a time."}
+
+
+def read_reason(row: dict, format: str = "auto") -> str:
+    with pytest.raises(RowError) as caught:
+        parse_row(row, format)
+    return str(caught.value)
 
 
 def test_every_format_states_its_keys():
-    assert FORMATS.keys() == REQUIRED_KEYS.keys()
-
-
-def test_messages_keep_texts_and_order():
-    row = {"messages": [message("system", "Be terse."), message("user", " Why?\n"), ANSWER, QUESTION, ANSWER, QUESTION]}
-    kind, turns = parse_row(row)
-    assert kind == "chat"
-    assert turns[:3] == (Turn("system", "Be terse."), Turn("user", " Why?\n"), Turn("assistant", "Because."))
-    assert [turn.role for turn in turns] == ["system", "user", "assistant", "user", "assistant", "user"]
-
-
-def test_messages_allow_a_blank_or_late_system_turn():
-    row = {"messages": [message("system", ""), QUESTION, message("system", "New rules."), ANSWER]}
-    assert [turn.role for turn in parse_row(row)[1]] == ["system", "user", "system", "assistant"]
+    assert FORMATS.keys() == REQUIRED_KEYS.keys() == ROW_KEYS.keys()
 
 
 @pytest.mark.parametrize("key", ["output", "response"])
+@pytest.mark.parametrize("context_key", ["input", "context"])
 @pytest.mark.parametrize(
     ("instruction", "context", "question"),
     [
@@ -45,15 +44,47 @@ def test_messages_allow_a_blank_or_late_system_turn():
         ("", "1 and 2", "1 and 2"),
     ],
 )
-def test_alpaca(key, instruction, context, question):
-    row = {"instruction": instruction, "input": context, key: "3"}
-    assert parse_row(row) == ("chat", (Turn("user", question), Turn("assistant", "3")))
+def test_alpaca(key, context_key, instruction, context, question):
+    row = {"instruction": instruction, context_key: context, key: "3"}
+    assert parse_row(row) == Parsed("chat", (Turn("user", question), Turn("assistant", "3")))
 
 
-@pytest.mark.parametrize("prompt", ["Once", "", "  "])
-def test_prompt_completion_allows_a_blank_prompt(prompt):
+def test_alpaca_puts_system_and_history_in_front():
+    row = ALPACA | {"system": "Be terse.", "history": [["Hi", "Hello"], ["1 + 1?", "2"]], "tools": '[{"name": "add"}]'}
+    parsed = parse_row(row)
+    assert [turn.role for turn in parsed.turns] == ["system", *["user", "assistant"] * 3]
+    assert [turn.content for turn in parsed.turns] == ["Be terse.", "Hi", "Hello", "1 + 1?", "2", "Add.", "3"]
+    assert all(turn.is_trained for turn in parsed.turns)
+    assert parsed.tools == '[{"name":"add"}]'
+    assert parse_row(row | {"history": json.dumps(row["history"])}) == parsed
+    assert parse_row(ALPACA | {"system": " ", "history": [], "tools": ""}) == parse_row(ALPACA)
+
+
+@pytest.mark.parametrize("prompt", ["Once", "", "  ", '[{"role": "user", "content": "x"}]'])
+def test_a_prompt_that_is_text_stays_text(prompt):
     row = {"prompt": prompt, "completion": " upon"}
-    assert parse_row(row) == ("completion", (Turn("user", prompt), Turn("assistant", " upon")))
+    assert parse_row(row) == Parsed("completion", (Turn("user", prompt), Turn("assistant", " upon")))
+
+
+def test_prompt_and_completion_of_messages_train_the_completion():
+    earlier = [message("system", "Be terse."), QUESTION, ANSWER, QUESTION]
+    later = [message("assistant", "So."), QUESTION, ANSWER | {"weight": 0}]
+    parsed = parse_row({"prompt": earlier, "completion": later, "tools": [{"name": "add"}]})
+    assert (parsed.kind, parsed.tools) == ("chat", '[{"name":"add"}]')
+    assert [turn.content for turn in parsed.turns] == [m["content"] for m in earlier + later]
+    assert [turn.is_trained for turn in parsed.turns if turn.role == "assistant"] == [False, True, False]
+
+
+def test_text_is_one_turn():
+    assert parse_row({"text": " Once.\n"}) == Parsed("text", (Turn("assistant", " Once.\n"),))
+    assert read_reason({"text": "\n"}) == "text: blank"
+
+
+def test_tokens_have_no_turns():
+    parsed = parse_row(TOKENS)
+    assert (parsed.kind, parsed.turns) == ("tokens", ())
+    assert parsed.tokens is not None
+    assert parsed.tokens.is_response.tolist() == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -61,10 +92,16 @@ def test_prompt_completion_allows_a_blank_prompt(prompt):
     [
         ({"messages": []}, "messages"),
         ({"messages": [], "prompt": "x", "prompt_id": 3}, "messages"),
+        ({"conversations": [], "id": "x"}, "sharegpt"),
         (ALPACA, "alpaca"),
         (ALPACA | {"messages": None}, "alpaca"),
         ({"instruction": "Add.", "output": None, "response": "3"}, "alpaca"),
         (PROMPT | {"instruction": "Add.", "output": None}, "prompt_completion"),
+        (TOKENS, "tokens"),
+        (TEXT, "text"),
+        (TEXT | ALPACA, "alpaca"),
+        (TEXT | {"messages": []}, "messages"),
+        (TEXT | {"input_ids": [1]}, "text"),
     ],
 )
 def test_detect_format_goes_by_keys_with_a_value(row, name):
@@ -72,59 +109,23 @@ def test_detect_format_goes_by_keys_with_a_value(row, name):
 
 
 def test_detect_format_lists_what_was_found_and_what_is_needed():
-    with pytest.raises(RowError) as caught:
-        detect_format({"text": "x", "prompt": None})
-    reason = str(caught.value)
-    assert "found 'text', 'prompt' (null)" in reason
-    assert "messages needs messages" in reason
-    assert "alpaca needs instruction and output or response" in reason
-    assert "prompt_completion needs prompt and completion" in reason
+    reason = read_reason({"story": "x", "prompt": None})
+    assert "found 'story', 'prompt' (null)" in reason
+    for need in ("messages needs messages", "alpaca needs instruction and output or response", "text needs text"):
+        assert need in reason
 
 
 def test_detect_format_describes_any_row():
-    with pytest.raises(RowError, match="found no key"):
-        detect_format({})
-    with pytest.raises(RowError, match="and 5 more"):
-        detect_format({f"key{i}": i for i in range(15)})
-    with pytest.raises(RowError) as caught:
-        detect_format({"\ud800": 1})
-    str(caught.value).encode()
+    assert "found no key" in read_reason({})
+    assert "and 5 more" in read_reason({f"key{i}": i for i in range(15)})
+    read_reason({"\ud800": 1}).encode()
 
 
 def test_detect_format_never_guesses():
-    with pytest.raises(RowError, match="alpaca and prompt_completion: name the format"):
-        parse_row(ALPACA | PROMPT)
+    assert "alpaca and prompt_completion: name the format" in read_reason(ALPACA | PROMPT)
+    assert "messages and tokens: name the format" in read_reason(TOKENS | TEXT | {"messages": [QUESTION, ANSWER]})
     assert parse_row(ALPACA | PROMPT, "alpaca") == parse_row(ALPACA)
     assert parse_row(ALPACA | PROMPT, "prompt_completion") == parse_row(PROMPT)
-
-
-@pytest.mark.parametrize(
-    ("messages", "reason"),
-    [
-        ("hi", "messages: expected a list, found text"),
-        ({"role": "user"}, "messages: expected a list, found object"),
-        ([], "messages: no assistant turn, so there is no response to train on"),
-        ([message("system", "x"), QUESTION], "messages: no assistant turn, so there is no response to train on"),
-        ([QUESTION, "hi"], "messages[1]: expected an object with role and content, found text"),
-        ([{"content": "x"}], "messages[0].role: missing"),
-        ([message("user", "x"), {"role": "assistant"}], "messages[1].content: missing"),
-        ([QUESTION, message("assistant", None)], "messages[1].content: missing"),
-        ([QUESTION, ANSWER, message("user", ["x"])], "messages[2].content: expected text, found list"),
-        ([message("user", 3)], "messages[0].content: expected text, found number"),
-        ([message("user", True)], "messages[0].content: expected text, found true or false"),
-        ([{"role": 1, "content": "x"}], "messages[0].role: expected text, found number"),
-        ([message("gpt", "x")], "messages[0].role: unknown role 'gpt'; known are system, user, assistant"),
-        ([message("user", " ")], "messages[0].content: blank user turn"),
-        ([QUESTION, ANSWER, QUESTION, message("assistant", "\n")], "messages[3].content: blank assistant turn"),
-        ([ANSWER, QUESTION, ANSWER], "messages[0].role: expected a user turn before the first assistant turn"),
-        ([message("system", "x"), ANSWER], "messages[1].role: expected a user turn before the first assistant turn"),
-        ([QUESTION, message("assistant", "ab\ud800")], "messages[1].content: lone surrogate at character 3"),
-    ],
-)
-def test_faults_of_messages(messages, reason):
-    with pytest.raises(RowError) as caught:
-        parse_row({"messages": messages})
-    assert str(caught.value) == reason
 
 
 @pytest.mark.parametrize(
@@ -135,37 +136,58 @@ def test_faults_of_messages(messages, reason):
         (ALPACA | {"instruction": " ", "input": ""}, "instruction: blank, and there is no input either"),
         (ALPACA | {"input": {}}, "input: expected text, found object"),
         (ALPACA | {"input": "\udc00"}, "input: lone surrogate at character 1"),
+        (ALPACA | {"input": "x", "context": ""}, "input: given, and so is context; expected one of them"),
         ({"instruction": "Add."}, "output: missing, and so is response; expected one of them"),
         (ALPACA | {"response": "3"}, "output: given, and so is response; expected one of them"),
         (ALPACA | {"output": ""}, "output: blank response"),
         ({"instruction": "Add.", "response": "\t"}, "response: blank response"),
+        (ALPACA | {"system": 3}, "system: expected text, found number"),
+        (ALPACA | {"history": {}}, "history: expected a list, found object"),
+        (ALPACA | {"history": ["x"]}, "history[0]: expected a list of a question and its answer, found text"),
+        (ALPACA | {"history": [["x"]]}, "history[0]: expected a list of a question and its answer, found 1 entries"),
+        (ALPACA | {"history": [["x", None]]}, "history[0][1]: expected text, found null"),
+        (ALPACA | {"history": [["", "y"]]}, "history[0][0]: blank user turn"),
+        (ALPACA | {"history": [["x", " "]]}, "history[0][1]: blank response"),
     ],
 )
 def test_faults_of_alpaca(row, reason):
-    with pytest.raises(RowError) as caught:
-        parse_row(row, "alpaca")
-    assert str(caught.value) == reason
+    assert read_reason(row, "alpaca") == reason
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
         ({"completion": "x"}, "prompt: missing"),
-        (PROMPT | {"prompt": []}, "prompt: expected text, found list"),
+        (PROMPT | {"prompt": []}, "completion: expected a list of messages as under prompt, found text"),
+        ({"prompt": [QUESTION]}, "completion: expected a list of messages as under prompt, found null"),
+        (PROMPT | {"completion": [ANSWER]}, "completion: expected text, found list"),
         (PROMPT | {"completion": None}, "completion: missing"),
         (PROMPT | {"completion": 1.5}, "completion: expected text, found number"),
         (PROMPT | {"completion": " "}, "completion: blank response"),
+        (
+            {"prompt": [QUESTION, ANSWER], "completion": [QUESTION]},
+            "completion: no assistant turn, so there is no response to train on",
+        ),
+        (
+            {"prompt": [QUESTION, ANSWER], "completion": [ANSWER | {"train": False}]},
+            "completion: every assistant turn is marked as not trained, so there is no response to train on",
+        ),
+        (
+            {"prompt": [message("system", "x")], "completion": [ANSWER]},
+            "completion[0]: expected a user turn before the first assistant turn",
+        ),
+        (
+            {"prompt": [ANSWER], "completion": [QUESTION, ANSWER]},
+            "prompt[0]: expected a user turn before the first assistant turn",
+        ),
     ],
 )
 def test_faults_of_prompt_completion(row, reason):
-    with pytest.raises(RowError) as caught:
-        parse_row(row, "prompt_completion")
-    assert str(caught.value) == reason
+    assert read_reason(row, "prompt_completion") == reason
 
 
 def test_a_named_format_misses_its_key():
-    with pytest.raises(RowError, match=r"^messages: missing$"):
-        parse_row(ALPACA, "messages")
+    assert read_reason(ALPACA, "messages") == "messages: missing"
 
 
 def test_unknown_format_is_the_callers_fault():

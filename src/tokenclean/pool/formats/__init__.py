@@ -1,0 +1,17 @@
+"""The shapes a pool's row may have, and the conversation that each one gives."""
+
+from tokenclean.pool.formats.columns import check_columns, read_column
+from tokenclean.pool.formats.fields import RowError, check_text
+from tokenclean.pool.formats.rows import FORMATS, Parsed, Row, detect_format, parse_row
+
+__all__ = [
+    "FORMATS",
+    "Parsed",
+    "Row",
+    "RowError",
+    "check_columns",
+    "check_text",
+    "detect_format",
+    "parse_row",
+    "read_column",
+]

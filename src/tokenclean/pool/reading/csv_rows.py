@@ -1,0 +1,122 @@
+"""Rows of comma- or tab-separated text whose first line names the columns."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tokenclean.errors import PoolError
+from tokenclean.pool.reading.files import read_lines
+from tokenclean.pool.reading.json_rows import describe_bad_byte
+from tokenclean.pool.reading.record import Record
+
+_FIELD_BYTES_LIMIT = 2**31 - 1  # the most that csv takes on every platform
+_QUOTED_FIELD = re.compile(r'"(?:[^"]++|"")*+"')
+
+
+def read_csv(path: Path, delimiter: str) -> Iterator[Record]:
+    """The rows below the header line, each cell a text; blank lines are skipped and not counted as rows.
+
+    A row that has not as many fields as the header, is not UTF-8, holds a NUL or quotes its cells wrongly is a record
+    with a fault. Raises PoolError as ``read_lines`` does, for a header that cannot name the columns, and for a quote
+    that never closes, since it takes all the rows behind it for one cell.
+    """
+    rows = _Rows(path, delimiter)
+    header: Sequence[str] | None = None
+    number = 0
+    for line, fields, fault, content in rows:
+        if header is None:
+            header = _check_header(path, line, fields, fault)
+            continue
+        number += 1
+        if not fault and len(fields) != len(header):
+            fault = f"expected {len(header)} fields, as the header has, found {len(fields)}"
+        yield Record(number, line, None if fault else dict(zip(header, fields, strict=True)), fault, content)
+
+
+class _Rows:
+    """Line, fields, fault and bytes of each row that is not blank, the header among them."""
+
+    def __init__(self, path: Path, delimiter: str) -> None:
+        self._path = path
+        self._delimiter = delimiter
+        self._taken: list[bytes] = []  # the physical lines of the row being read
+        self._is_at_end = False
+
+    def __iter__(self) -> Iterator[tuple[int, list[str], str, bytes]]:
+        # The limit is the process's; nothing may rely on it to be low, and a cell with a long text must be read.
+        csv.field_size_limit(max(csv.field_size_limit(), _FIELD_BYTES_LIMIT))
+        reader = csv.reader(self._decode_lines(), delimiter=self._delimiter, strict=True)
+        line = 1
+        while True:
+            self._taken.clear()
+            fields: list[str] = []
+            fault = ""
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if self._is_at_end:
+                    raise PoolError(self._describe_open_quote(line)) from None
+                fault = f"broken CSV: {error}"
+            content = b"".join(self._taken)
+            if content.strip(b"\r\n"):
+                yield line, fields, _find_fault(content) or fault, content.rstrip(b"\r\n")
+            line += len(self._taken)
+
+    def _decode_lines(self) -> Iterator[str]:
+        for content in read_lines(self._path):
+            self._taken.append(content)
+            # A bad byte is found again in the row's bytes; here it must only not end the reading.
+            yield content.decode("utf-8", "surrogateescape")
+        self._is_at_end = True
+
+    def _describe_open_quote(self, line: int) -> str:
+        text = b"".join(self._taken).decode("utf-8", "surrogateescape")
+        line += text.count("\n", 0, _find_open_quote(text, self._delimiter))
+        return (
+            f"{self._path}: the quote that opens on line {line} never closes, so that all that follows would be one "
+            'cell; close it, or write a quote inside a quoted cell twice ("")'
+        )
+
+
+def _find_fault(content: bytes) -> str:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return describe_bad_byte(error, "row")
+    nul = content.find(b"\0")
+    return f"NUL at byte {nul + 1} of the row" if nul >= 0 else ""
+
+
+def _find_open_quote(text: str, delimiter: str) -> int:
+    """Where the quote opens that never closes, in a row whose fields before it are sound."""
+    at = 0
+    while True:
+        if not text.startswith('"', at):
+            at = text.index(delimiter, at) + 1
+        elif quoted := _QUOTED_FIELD.match(text, at):
+            at = quoted.end() + 1
+        else:
+            return at
+
+
+def _check_header(path: Path, line: int, fields: list[str], fault: str) -> Sequence[str]:
+    place = f"{path}: line {line}: the header"
+    if fault:
+        raise PoolError(f"{place} cannot be read: {fault}; expected the names of the columns in UTF-8")
+    blank = [number for number, name in enumerate(fields, start=1) if not name.strip()]
+    if blank:
+        raise PoolError(f"{place} has no name for column {blank[0]}; give every column a name")
+    repeated = [name for index, name in enumerate(fields) if name in fields[:index]]
+    if repeated:
+        raise PoolError(f"{place} names the column {repeated[0]!r} twice; give each column a name of its own")
+    if len(fields) == 1 and (other := re.search("[;,\t]", fields[0])):
+        raise PoolError(
+            f"{place} is one column with {other[0]!r} in its name; separate the columns with commas in a .csv file and "
+            "with tabs in a .tsv file"
+        )
+    return fields

@@ -1,0 +1,73 @@
+"""Rows of a dataset on the Hugging Face Hub, through the optional package ``datasets``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenclean.errors import MissingExtraError, PoolError
+from tokenclean.pool.reading.record import Record
+from tokenclean.pool.reading.tables import BATCH_ROWS, choose_split, read_batch
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_REASON_CHARACTERS = 400
+
+
+def read_hub(
+    name: str, *, config: str | None, split: str | None, revision: str | None, streaming: bool
+) -> Iterator[Record]:
+    """The rows of one split of the dataset ``name`` (``owner/name``), as they are stored: no feature is decoded.
+
+    ``split``: needed where the dataset has more than one. ``streaming``: read the rows over the network instead of
+    storing the dataset first.
+
+    Raises PoolError where the dataset cannot be reached, found or read; MissingExtraError without ``datasets``.
+    """
+    # The package would take any other name for a file format or a folder and read what lies in the working folder.
+    if not _NAME.fullmatch(name):
+        raise PoolError(f"{name!r} is no name of a dataset on the Hub; expected owner/name, as tatsu-lab/alpaca")
+    if Path(name).exists():
+        raise PoolError(
+            f"{name}: is also a local path, which would be read in its place; rename it, or read it by path"
+        )
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError("datasets", "datasets", f"reading {name} from the Hub") from error
+    place = f"{name} on the Hub"
+    count = 0
+    # Behind these calls stand the network, a cache and a dozen file formats, and they document no common error.
+    try:
+        if split is None:
+            splits = datasets.get_dataset_split_names(name, config_name=config, revision=revision)
+            split = choose_split(place, splits, None)
+        dataset: Any = datasets.load_dataset(name, name=config, split=split, revision=revision, streaming=streaming)
+        for table in _iterate_tables(dataset):
+            for batch in table.to_batches():
+                yield from read_batch(batch, count + 1)
+                count += batch.num_rows
+    except PoolError:
+        raise
+    except Exception as error:
+        raise PoolError(_describe_failure(place, count, error)) from error
+
+
+def _iterate_tables(dataset: Any) -> Iterator[Any]:
+    """Arrow tables of at most BATCH_ROWS rows."""
+    import datasets
+
+    # A streamed dataset would fetch and open the file behind every image and sound, even for Arrow tables.
+    if isinstance(dataset, datasets.IterableDataset) and dataset.features:
+        dataset = dataset.decode(False)
+    return dataset.with_format("arrow").iter(batch_size=BATCH_ROWS)
+
+
+def _describe_failure(place: str, rows: int, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:_REASON_CHARACTERS] or type(error).__name__
+    after = f" after row {rows}" if rows else ""
+    return (
+        f"{place}: cannot be read{after}: {reason}. Check its name, config, split and revision, your right to read it "
+        "(hf auth login) and the network; a file you fetched yourself can be read by its path"
+    )

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tokenclean.errors import PoolError
+from tokenclean.pool.reading.csv_rows import read_csv
+from tokenclean.pool.reading.record import Record
+
+
+def read(folder: Path, content: bytes, delimiter: str = ",") -> list[Record]:
+    path = folder / "rows.csv"
+    path.write_bytes(content)
+    return list(read_csv(path, delimiter))
+
+
+def test_rows_know_their_number_and_line(tmp_path):
+    records = read(tmp_path, b'\xef\xbb\xbf\r\na,b\r\n\r\n1,"x\r\n\r\ny ""z"""\r\n2,\r\n')
+    assert [record.row for record in records] == [{"a": "1", "b": 'x\r\n\r\ny "z"'}, {"a": "2", "b": ""}]
+    assert [(record.number, record.line) for record in records] == [(1, 4), (2, 7)]
+    assert records[0].excerpt() == '1,"x\r\n\r\ny ""z"""'
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        (b"1", "expected 2 fields, as the header has, found 1"),
+        (b"1,2,3", "expected 2 fields, as the header has, found 3"),
+        (b"1,caf\xe9", "not UTF-8: byte 0xe9 at byte 6 of the row"),
+        (b"1,\0", "NUL at byte 3 of the row"),
+        (b'1,"a"b', "broken CSV: ',' expected after '\"'"),
+        (b"1,a\rb", "broken CSV: new-line character seen in unquoted field"),
+    ],
+)
+def test_a_bad_row_is_a_fault_of_its_own(tmp_path, row, fault):
+    records = read(tmp_path, b"a,b\n1,2\n" + row + b"\n3,4\n")
+    assert [record.row for record in records] == [{"a": "1", "b": "2"}, None, {"a": "3", "b": "4"}]
+    assert records[1].fault.startswith(fault)
+    assert (records[1].number, records[1].line) == (2, 3)
+
+
+def test_cells_longer_than_the_limit_of_csv_are_read(tmp_path):
+    assert read(tmp_path, b"a,b\n1," + b"x" * 200_000)[0].row == {"a": "1", "b": "x" * 200_000}
+
+
+def test_a_quote_that_never_closes_names_its_line(tmp_path):
+    with pytest.raises(PoolError, match="the quote that opens on line 5 never closes"):
+        read(tmp_path, b'a,b,c\n1,2,3\n1,"x\n\n""y","z\n' + b"1,2,3\n" * 1000)
+    with pytest.raises(PoolError, match="the quote that opens on line 1 never closes"):
+        read(tmp_path, b'a,"b\n1,2')
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,,c\n1,2,3", "line 1: the header has no name for column 2"),
+        (b"\na,b,a\n1,2,3", "line 2: the header names the column 'a' twice"),
+        (b"a,\xff\n", "line 1: the header cannot be read: not UTF-8"),
+        (b"a\rb\r", "line 1: the header cannot be read: broken CSV"),
+        (b"a;b\n1;2", "line 1: the header is one column with ';' in its name"),
+    ],
+)
+def test_a_header_must_name_the_columns(tmp_path, content, message):
+    with pytest.raises(PoolError, match=message):
+        read(tmp_path, content)
