@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tokenclean.errors import PoolError, RecipeError
 from tokenclean.lab import NOISE_KINDS, NoiseSettings, NoiseSpan, PlantedPool, plant, restore
 from tokenclean.lab.noise_kinds import CLOSERS, OPENERS, word_spans
-from tokenclean.pool.conversation import Conversation, Pool, Turn
+from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, ToolCall, Turn
 
 BOTH = {"corrupted": NoiseSettings(), "boilerplate": NoiseSettings()}
 EVERYWHERE = {kind: NoiseSettings(row_share=1.0) for kind in BOTH}
@@ -217,6 +218,31 @@ def test_rows_that_cannot_take_noise_are_passed_over(kind: str, caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         assert rows_of(plant(pool, {kind: NoiseSettings(row_share=1.0)}, seed=0), kind) == {3, 4}
     assert "5 rows were asked for, but only 2 can take it" in caplog.text
+
+
+def test_calls_text_and_tokens_are_taken_as_they_come() -> None:
+    calls = (ToolCall("search", '{"q": "river"}'),)
+    agent = (
+        Turn("user", "Where?"),
+        Turn("assistant", "", "Search first.", calls),
+        Turn("tool", "stone", name="search", call_id="1"),
+        Turn("assistant", "cloud amber", "So.", is_trained=False),
+    )
+    tokens = LabelledTokens(np.arange(3), np.array([False, True, True]))
+    clean = Pool(
+        (
+            Conversation("a", "s", agent, tools="[{}]"),
+            Conversation("b", "s", (Turn("assistant", "seven tiger"),), "text"),
+            Conversation("c", "s", (), "tokens", tokens=tokens),
+        )
+    )
+    planted = plant(clean, EVERYWHERE, seed=0)
+    assert {(s.row, s.turn) for s in planted.spans} == {(0, 3), (1, 0)}
+    assert planted.pool[2] is clean[2]
+    for before, after in zip(clean, planted.pool, strict=True):
+        turns = tuple(replace(t, content=b.content) for t, b in zip(after.turns, before.turns, strict=True))
+        assert replace(after, turns=turns) == before
+    assert restore(planted) == clean
 
 
 def test_a_rare_other_word_is_found_and_no_other_word_is_no_noise() -> None:

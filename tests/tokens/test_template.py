@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from small_tokenizers import EOS, byte_level
 
 from tokenclean.errors import TemplateError
 from tokenclean.pool import Conversation, Turn
+from tokenclean.pool.conversation import ToolCall
 from tokenclean.tokens import render
 from tokenclean.tokens.template import ContentSpan, check_template
 
@@ -97,6 +100,54 @@ def test_tulu_ends_at_the_last_eos_or_with_the_last_question(tokenizer):
 
 def test_tulu_of_a_blank_system_turn(tokenizer):
     assert render(chat("a", "b", system=" \n"), tokenizer).text == "<|system|>\n\n<|user|>\na\n<|assistant|>\nb</s>"
+
+
+def test_tulu_writes_reasoning_calls_results_and_tools(tokenizer):
+    calls = (ToolCall("get", '{"x": "<é>"}'), ToolCall('a"b', "{}"))
+    turns = (
+        Turn("user", "Hi"),
+        Turn("assistant", " Let me see. ", "\nHm.\n", calls),
+        Turn("tool", " 5\n", name="get"),
+        Turn("assistant", "", "", calls[1:], is_trained=False),
+        Turn("tool", ""),
+        Turn("assistant", "Five.", "So."),
+    )
+    rendered = render(Conversation("id", "s", turns, tools='[{"name": "get"}]'), tokenizer)
+    first = (
+        "<think>\nHm.\n</think>\n\nLet me see.\n"
+        '<tool_call>\n{"name": "get", "arguments": {"x": "<é>"}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "a\\"b", "arguments": {}}\n</tool_call></s>'
+    )
+    last = "<think>\nSo.\n</think>\n\nFive.</s>"
+    assert rendered.text == (
+        '<|system|>\nTools: [{"name": "get"}]\n<|user|>\nHi\n<|assistant|>\n' + first + "\n<|tool|>\n5\n"
+        '<|assistant|>\n<tool_call>\n{"name": "a\\"b", "arguments": {}}\n</tool_call></s>\n<|tool|>\n\n<|assistant|>\n'
+        + last
+    )
+    assert targets_of(rendered) == [first, last]
+    assert contents_of(rendered) == ["Let me see.", "", "Five."]
+    assert [(c.turn, c.skipped) for c in rendered.contents] == [(1, 1), (3, 0), (5, 0)]
+
+
+def test_tulu_puts_the_tools_at_the_end_of_the_system_turn(tokenizer):
+    conversation = replace(chat("Hi", "Yes.", system=" Be brief.\n"), tools="[{}]")
+    rendered = render(conversation, tokenizer)
+    assert rendered.text.startswith("<|system|>\nBe brief.\nTools: [{}]\n<|user|>\nHi\n")
+    assert [c.turn for c in rendered.contents] == [2]
+    blank = replace(chat("Hi", "Yes.", system=" "), tools="[{}]")
+    assert render(blank, tokenizer).text.startswith("<|system|>\nTools: [{}]\n<|user|>\n")
+
+
+@pytest.mark.parametrize("template", ["tulu", "tokenizer"])
+def test_plain_text_is_itself_and_the_eos(tokenizer, template):
+    rendered = render(Conversation("id", "s", (Turn("assistant", " a\n"),), "text"), tokenizer, template)
+    assert (rendered.text, targets_of(rendered), contents_of(rendered)) == (" a\n</s>", [" a\n</s>"], [" a\n"])
+    assert rendered.adds_bos
+
+
+def test_a_tokenized_row_has_no_text(tokenizer):
+    with pytest.raises(TemplateError, match="a row of token ids has no text"):
+        render(Conversation("id", "s", (), "tokens"), tokenizer)
 
 
 @pytest.mark.parametrize("template", ["tulu", "tokenizer"])

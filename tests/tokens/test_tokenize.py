@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from tokenizers import normalizers
 
 from tokenclean.errors import PoolError, TemplateError
 from tokenclean.pool import Conversation, Pool, Turn
+from tokenclean.pool.conversation import LabelledTokens, ToolCall
 from tokenclean.tokens import TokenizedPool, render, tokenize_pool, tokens_touching
 
 # No "s", so no special token: Llama-2 writes a space behind each.
@@ -275,6 +277,129 @@ def test_a_row_whose_one_target_stands_first():
     tokenizer = byte_level("a</s>", eos="a</s>")
     tokens = tokens_of(tokenizer, Conversation("i", "s", (Turn("user", "a"),)), completion("", "a"))
     assert [row.reason for row in tokens.unusable] == ["no target"]
+
+
+def test_unusable_rows_stand_in_row_order(by_bytes):
+    refusing = byte_level(
+        chat_template="{% if messages[0].content == 'no' %}{{ 1 // 0 }}{% endif %}" + CHATML,
+    )
+    conversations = [chat("x" * 50, "b", line=1), chat("no", "b", line=2), chat("x" * 50, "b", line=3), chat("no", "b")]
+    tokens = tokens_of(refusing, *conversations, template="tokenizer", max_length=20)
+    assert [row.line for row in tokens.unusable] == [1, 2, 3, 1]
+    assert tokens.unusable[1].reason.endswith(
+        "fails on this conversation: ZeroDivisionError: integer division or modulo by zero"
+    )
+
+
+def three_answers() -> Conversation:
+    conversation = chat("a", "b", "c", "d", "e", "f")
+    turns = conversation.turns
+    return replace(conversation, turns=(*turns[:3], replace(turns[3], is_trained=False), *turns[4:]))
+
+
+def test_targets_say_which_answers_are_trained(by_bytes):
+    for template, end in (("tulu", "</s>"), ("tokenizer", "<|im_end|>")):
+        expected = {"response": f"b{end}f{end}", "last_turn": f"f{end}"}
+        for targets, text in expected.items():
+            tokens = tokens_of(by_bytes, three_answers(), template=template, targets=targets)
+            assert decode_targets(by_bytes, tokens) == text
+            assert tokens.targets == tokens.take([0]).targets == targets
+            assert [c.turn for c in tokens.contents[0]] == [1, 3, 5], "an answer that is not trained keeps its place"
+    assert tokens_of(by_bytes, three_answers()).targets == "response"
+    with pytest.raises(ValueError, match="targets must be one of response, last_turn, all, got 'each'"):
+        tokens_of(by_bytes, three_answers(), targets="each")
+
+
+def test_a_last_turn_that_is_not_trained_leaves_no_target(by_bytes):
+    conversation = chat("a", "b", "c", "d")
+    conversation = replace(
+        conversation, turns=(*conversation.turns[:3], replace(conversation.turns[3], is_trained=False))
+    )
+    assert [row.reason for row in tokens_of(by_bytes, conversation, targets="last_turn").unusable] == ["no target"]
+    excluded = replace(completion("a", "b"), turns=(Turn("user", "a"), Turn("assistant", "b", is_trained=False)))
+    assert [row.reason for row in tokens_of(by_bytes, excluded).unusable] == ["no target"]
+
+
+def test_all_trains_every_token_but_the_first(tokenizer):
+    tokens = tokens_of(tokenizer, three_answers(), completion("x", "y"), text_row(WORDS), targets="all")
+    for labels in tokens.is_response:
+        assert labels.tolist() == [False] + [True] * (len(labels) - 1)
+    assert tokens.unusable == ()
+    assert tokens.input_ids[2].tolist() == tokenizer(WORDS + tokenizer.eos_token).input_ids
+    assert tokens.input_ids[0].tolist() == tokens_of(tokenizer, three_answers()).input_ids[0].tolist()
+
+
+def text_row(text: str) -> Conversation:
+    return Conversation("s:1:x", "s", (Turn("assistant", text),), "text", "s.jsonl", 1)
+
+
+def test_plain_text_has_targets_under_all_only(by_bytes):
+    for targets in ("response", "last_turn"):
+        tokens = tokens_of(by_bytes, text_row("ab"), targets=targets)
+        assert tokens.input_ids.lengths.tolist() == [0]
+        assert [row.reason.split("set ")[-1] for row in tokens.unusable] == ["tokens.targets: all"]
+
+
+def tokenized(input_ids: list[int], labels: list[int]) -> Conversation:
+    given_tokens = LabelledTokens(np.array(input_ids, np.int64), np.array(labels, bool))
+    return Conversation("s:1:x", "s", (), "tokens", "s.jsonl", 1, tokens=given_tokens)
+
+
+@pytest.mark.parametrize(
+    ("targets", "labels"),
+    [("response", [0, 1, 0, 1, 1, 0]), ("last_turn", [0, 0, 0, 1, 1, 0]), ("all", [0, 1, 1, 1, 1, 1])],
+)
+def test_a_tokenized_row_keeps_its_ids_and_labels(by_bytes, targets, labels):
+    row = tokenized([9, 8, 7, 6, 5, 4], [1, 1, 0, 1, 1, 0])
+    tokens = tokens_of(by_bytes, chat("a", "b"), row, chat("c", "d"), template="tokenizer", targets=targets)
+    assert tokens.input_ids[1].tolist() == [9, 8, 7, 6, 5, 4]
+    assert tokens.is_response[1].tolist() == [bool(label) for label in labels]
+    assert tokens.char_start[1].tolist() == tokens.char_end[1].tolist() == [0] * 6
+    assert tokens.contents[1] == ()
+    assert row.tokens.is_response.tolist()[0], "the pool's own labels stay"
+    assert "c" in decode(by_bytes, tokens.input_ids[2]), "its neighbours keep their texts"
+    assert not tokens_touching(tokens, [(1, 1, 0, 9)]).values.any()
+
+
+@given(labels=st.lists(st.booleans(), min_size=1, max_size=12))
+@settings(max_examples=30, deadline=None)
+def test_the_last_turn_of_a_tokenized_row_is_its_last_run(by_bytes, labels):
+    tokens = tokens_of(by_bytes, tokenized([1] * len(labels), labels), targets="last_turn")
+    text = "".join("x" if label else " " for label in labels)
+    start = text.rstrip().rfind(" ") + 1
+    expected = [label and place >= max(start, 1) for place, label in enumerate(labels)]
+    assert tokens.is_response[0].tolist() == expected
+
+
+def test_a_tokenized_row_is_cut_and_checked(by_bytes):
+    largest = max(by_bytes.get_vocab().values())
+    rows = [
+        tokenized([1, 2, 3], [0, 0, 1]),
+        tokenized([1, largest + 1], [0, 1]),
+        tokenized([1, -1], [0, 1]),
+        tokenized([1, largest], [0, 1]),
+    ]
+    tokens = tokens_of(by_bytes, *rows, max_length=2)
+    assert tokens.input_ids.lengths.tolist() == [2, 0, 0, 2]
+    assert tokens.is_truncated.tolist() == [True, False, False, False]
+    assert [row.reason.split(",")[0] for row in tokens.unusable] == [
+        "no target is left after the cut at 2 tokens",
+        f"input_ids[1] is {largest + 1}",
+        "input_ids[1] is -1",
+    ]
+
+
+def test_calls_and_reasoning_are_targets_to_the_token(tokenizer):
+    turns = (
+        Turn("user", "a"),
+        Turn("assistant", "b", "hm", (ToolCall("f", '{"x": 1}'),)),
+        Turn("tool", "c"),
+        Turn("assistant", "d"),
+    )
+    tokens = tokens_of(tokenizer, Conversation("i", "s", turns, tools="[]"))
+    eos = tokenizer.eos_token
+    call = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
+    assert decode_targets(tokenizer, tokens) == f"<think>\nhm\n</think>\n\nb\n{call}{eos}d{eos}"
 
 
 def test_rows_keep_their_order_over_batches(by_bytes):

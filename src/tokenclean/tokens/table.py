@@ -87,6 +87,18 @@ def write_table(table: TokenTable, path: Path) -> None:
         pq.write_table(pa.table(arrays).replace_schema_metadata(schema_metadata), temporary, compression="zstd")
 
 
+def is_table(path: Path | str) -> bool:
+    """Whether the file is a Parquet table of per-token columns that ``write_table`` wrote."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(path).names
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return {"input_ids", "is_response"} <= set(names)
+
+
 def read_table(path: Path | str) -> TokenTable:
     """Read a table that ``write_table`` wrote. Raises TableError naming the file and what is missing."""
     import pyarrow as pa

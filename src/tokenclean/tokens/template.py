@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from tokenclean.errors import TemplateError
-from tokenclean.pool.conversation import Conversation
+from tokenclean.pool.conversation import Conversation, ToolCall, Turn
+from tokenclean.tokens.chat_template import render_chat_template
+from tokenclean.tokens.rendered import ContentSpan, Rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,47 +20,22 @@ TEMPLATES: tuple[str, ...] = get_args(Template)
 _WHITESPACE = (" ", "\n", "\t")
 
 
-@dataclass(frozen=True)
-class ContentSpan:
-    """Where an assistant turn's content lies in the text.
-
-    ``turn``: index of the turn. ``start``/``end``: characters of the text. ``skipped``: characters of the turn's
-    content that the template stripped on the left, so content character c lies at ``start + c - skipped``.
-    """
-
-    turn: int
-    start: int
-    end: int
-    skipped: int
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A conversation as text.
-
-    ``targets``: character spans [start, end) that are trained: each assistant content with the end token behind it,
-    and with the spaces in front of it that a template writes (Mistral's ``[/INST] Hello``: `` Hello`` is one token).
-    ``contents``: the assistant contents alone.
-    """
-
-    text: str
-    targets: tuple[tuple[int, int], ...]
-    contents: tuple[ContentSpan, ...]
-    adds_bos: bool = True
-    """Whether tokenization may add the tokenizer's BOS; a chat template writes its own where it wants one."""
-
-
 def render(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, template: str = "tulu") -> Rendered:
     """Render one conversation with ``tulu`` (§10.1) or ``tokenizer`` (the model's own chat template).
 
     A ``completion`` row carries no tags under either: prompt and completion, joined by a space unless one side has
-    whitespace there, and the EOS. Raises TemplateError when the conversation cannot be rendered.
+    whitespace there, and the EOS. A ``text`` row is its text and the EOS. Raises TemplateError when the conversation
+    cannot be rendered, as one of kind ``tokens``, which has no text.
     """
+    if conversation.kind == "tokens":
+        raise TemplateError("a row of token ids has no text to render")
     if conversation.kind == "completion":
         return _render_completion(conversation, _eos(tokenizer))
+    if conversation.kind == "text":
+        return _render_text(conversation, _eos(tokenizer))
     if template == "tulu":
         return _render_tulu(conversation, _eos(tokenizer))
-    return _render_chat_template(conversation, tokenizer)
+    return render_chat_template(conversation, tokenizer)
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
@@ -83,19 +60,46 @@ def _eos(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _render_tulu(conversation: Conversation, eos: str) -> Rendered:
+    turns = _with_tools(conversation)
     text, targets, contents = "", [], []
-    for index, turn in enumerate(conversation.turns):
+    # A system turn made for the tools has no index in the conversation: it counts as turn -1.
+    for index, turn in enumerate(turns, start=len(conversation.turns) - len(turns)):
         content = turn.content.strip()
         text += f"<|{turn.role}|>\n"
-        start = len(text)
-        text += content
         if turn.role == "assistant":
+            start = len(text)
+            text += _thoughts(turn)
             skipped = len(turn.content) - len(turn.content.lstrip())
-            contents.append(ContentSpan(index, start, len(text), skipped))
-            text += eos
-            targets.append((start, len(text)))
+            contents.append(ContentSpan(index, len(text), len(text) + len(content), skipped))
+            text += "\n".join(filter(None, [content, *map(_tool_call, turn.tool_calls)])) + eos
+            if turn.is_trained:
+                targets.append((start, len(text)))
+        else:
+            text += content
         text += "\n"
     return Rendered(text.strip(), tuple(targets), tuple(contents))
+
+
+def _with_tools(conversation: Conversation) -> tuple[Turn, ...]:
+    """The turns with the tools on offer in the last line of the system turn, which is made where there is none."""
+    turns = conversation.turns
+    if not conversation.tools:
+        return turns
+    line = f"Tools: {conversation.tools}"
+    if turns[0].role != "system":
+        return (Turn("system", line), *turns)
+    return (replace(turns[0], content="\n".join(filter(None, [turns[0].content.strip(), line]))), *turns[1:])
+
+
+def _thoughts(turn: Turn) -> str:
+    """§10.1 knows no reasoning and no tools: they stand in the tags that most open models use."""
+    reasoning = turn.reasoning.strip()
+    return f"<think>\n{reasoning}\n</think>\n\n" if reasoning else ""
+
+
+def _tool_call(call: ToolCall) -> str:
+    name = json.dumps(call.name, ensure_ascii=False)
+    return f'<tool_call>\n{{"name": {name}, "arguments": {call.arguments}}}\n</tool_call>'
 
 
 def _render_completion(conversation: Conversation, eos: str) -> Rendered:
@@ -104,67 +108,11 @@ def _render_completion(conversation: Conversation, eos: str) -> Rendered:
     start = len(prompt) + len(joint)
     text = prompt + joint + completion + eos
     # The joining space belongs to the completion: the model has to produce it.
-    return Rendered(text, ((len(prompt), len(text)),), (ContentSpan(1, start, start + len(completion), 0),))
+    targets = ((len(prompt), len(text)),) if conversation.turns[1].is_trained else ()
+    return Rendered(text, targets, (ContentSpan(1, start, start + len(completion), 0),))
 
 
-def _render_chat_template(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """Find the contents by rendering twice, the second time with a unique mark in place of each of them.
-
-    The glue between the marks, filled with the real contents, must give the real text to the letter.
-    """
-    turns = conversation.turns
-    everything = "".join(turn.content for turn in turns)
-    stem = "\ue000mark"
-    while stem in everything:
-        stem += "k"
-    marks = {i: f"{stem}{i}\ue001" for i, turn in enumerate(turns) if turn.role == "assistant"}
-    text = _apply(tokenizer, [(turn.role, turn.content) for turn in turns])
-    marked = _apply(tokenizer, [(turn.role, marks.get(i, turn.content)) for i, turn in enumerate(turns)])
-    glue: list[str] = []
-    rest = marked
-    for mark in marks.values():
-        before, found, rest = rest.partition(mark)
-        if not found or mark in rest:
-            raise TemplateError("the chat template drops, repeats or rewrites an assistant turn; use template: tulu")
-        glue.append(before)
-    glue.append(rest)
-    for strip in (False, True):
-        filled = [turns[i].content.strip() if strip else turns[i].content for i in marks]
-        if "".join(a + b for a, b in zip(glue, [*filled, ""], strict=True)) == text:
-            break
-    else:
-        raise TemplateError("the chat template rewrites an assistant's content, so it cannot be located; use tulu")
-    end_tokens = _special_tokens(tokenizer, len(tokenizer))
-    targets, contents, position = [], [], 0
-    for number, (index, content) in enumerate(zip(marks, filled, strict=True)):
-        before = glue[number]
-        position += len(before)
-        start, end = position, position + len(content)
-        skipped = len(turns[index].content) - len(turns[index].content.lstrip()) if strip else 0
-        contents.append(ContentSpan(index, start, end, skipped))
-        after = glue[number + 1]
-        blank = len(after) - len(after.lstrip(" \n"))
-        token = next((t for t in end_tokens if after.startswith(t, blank)), "")
-        spaces = len(before) - len(before.rstrip(" "))
-        targets.append((start - spaces, end + blank + len(token) if token else end))
-        position = end
-    return Rendered(text, tuple(targets), tuple(contents), adds_bos=False)
-
-
-@lru_cache(maxsize=4)
-def _special_tokens(tokenizer: PreTrainedTokenizerBase, _vocabulary_size: int) -> tuple[str, ...]:
-    """Texts of the special tokens, longest first; kept, since listing Gemma's 6,000 takes 7 ms, for every row."""
-    special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return tuple(sorted(special, key=len, reverse=True))
-
-
-def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[tuple[str, str]]) -> str:
-    import jinja2
-
-    try:
-        text = tokenizer.apply_chat_template(
-            [{"role": role, "content": content} for role, content in messages], tokenize=False
-        )
-    except jinja2.TemplateError as error:
-        raise TemplateError(f"the tokenizer's chat template refuses this conversation: {error}") from error
-    return str(text)
+def _render_text(conversation: Conversation, eos: str) -> Rendered:
+    content = conversation.turns[0].content
+    text = content + eos
+    return Rendered(text, ((0, len(text)),), (ContentSpan(0, 0, len(content), 0),))

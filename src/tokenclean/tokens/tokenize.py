@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tokenclean.errors import PoolError, TemplateError
-from tokenclean.pool.conversation import Conversation, Pool, RejectedRow
+from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, RejectedRow
 from tokenclean.ragged import Ragged
-from tokenclean.tokens.template import ContentSpan, Rendered, check_template, render
+from tokenclean.tokens.labels import TARGETS, LabelledRow, empty_row, label_text, label_tokens
+from tokenclean.tokens.rendered import ContentSpan, Rendered
+from tokenclean.tokens.template import check_template, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,8 +29,9 @@ class TokenizedPool:
     ``input_ids``: int64. ``is_response``: bool, True where the token is a training target before cleaning (ỹ, §3.2);
     never True at position 0. ``char_start``/``char_end``: int32, the characters of the rendered text that the token
     stands for. ``ids``/``sources``: the rows' ids and source names. ``contents``: where each assistant turn's content
-    lies in the text. ``is_truncated``: bool (N,), True where the text was cut at ``max_length``. ``unusable``: rows
-    without any target (their row here stays, with no token labelled), each with its reason.
+    lies in the text. ``is_truncated``: bool (N,), True where the row was cut at ``max_length``. ``unusable``: rows
+    without any target (their row here stays, with no token labelled), each with its reason, in row order. A row that
+    came tokenized has no text: its characters are all 0 and it has no contents. ``targets``: what was labelled.
     """
 
     input_ids: Ragged
@@ -42,6 +45,7 @@ class TokenizedPool:
     unusable: tuple[RejectedRow, ...]
     template: str
     max_length: int
+    targets: str = "response"
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -61,6 +65,7 @@ class TokenizedPool:
             unusable=self.unusable,
             template=self.template,
             max_length=self.max_length,
+            targets=self.targets,
         )
 
 
@@ -70,69 +75,63 @@ def tokenize_pool(
     *,
     template: str = "tulu",
     max_length: int = 2048,
+    targets: str = "response",
 ) -> TokenizedPool:
     """Render each conversation, tokenize the whole text once, and label its tokens by character offsets.
 
-    A token is a target when all its characters lie inside one target span (an assistant's content with its end
+    ``targets``: ``response`` trains every assistant turn that its row does not exclude, ``last_turn`` the last one
+    only, ``all`` every token, tags and prompts and excluded turns included (the pretraining labels of §3.2). Position
+    0 is never a target. A row of plain text has targets under ``all`` only.
+
+    A token is a target when all its characters lie inside one target span (what an assistant says, with its end
     token); a token across a boundary is none. BOS stands in front only where the tokenizer adds it itself. The text
-    is cut at ``max_length`` tokens. Nothing is padded and no token is added to the vocabulary.
+    is cut at ``max_length`` tokens. Nothing is padded and no token is added to the vocabulary. Rows that came
+    tokenized keep their ids and labels up to the cut; of their labels ``last_turn`` takes the last run.
 
     Every conversation keeps its row: one that cannot be rendered or has no target left is empty of labels and listed
     in ``unusable``. Raises TemplateError where the tokenizer cannot serve the template, PoolError for a
-    tokenizer without offsets (a "slow" one), ValueError for max_length < 2.
+    tokenizer without offsets (a "slow" one), ValueError for max_length < 2 and for unknown targets.
     """
     if max_length < 2:
         raise ValueError(f"max_length must be at least 2 tokens, got {max_length}")
+    if targets not in TARGETS:
+        raise ValueError(f"targets must be one of {', '.join(TARGETS)}, got {targets!r}")
     check_template(tokenizer, template)
     backend = _exact_offset_backend(tokenizer)
-    columns: dict[str, list[np.ndarray]] = {"input_ids": [], "is_response": [], "char_start": [], "char_end": []}
+    largest_id = max(backend.get_vocab().values())
     ids: list[str] = []
     sources: list[str] = []
-    contents: list[tuple[ContentSpan, ...]] = []
-    truncated: list[bool] = []
+    rows: list[LabelledRow] = []
     unusable: list[RejectedRow] = []
-
     for batch in _batches(pool):
-        rendered: list[Rendered | None] = []
-        for conversation in batch:
-            try:
-                rendered.append(render(conversation, tokenizer, template))
-            except TemplateError as error:
-                rendered.append(None)
-                unusable.append(_unusable(conversation, str(error)))
-        encodings = iter(_encode(backend, [r for r in rendered if r is not None]))
-        for conversation, row in zip(batch, rendered, strict=True):
+        texts = [_render(conversation, tokenizer, template, targets) for conversation in batch]
+        encodings = _encode(backend, [text for text in texts if isinstance(text, Rendered)])
+        for conversation, text in zip(batch, texts, strict=True):
+            if isinstance(text, Rendered):
+                row = label_text(*next(encodings), text, max_length=max_length, targets=targets)
+            elif isinstance(text, LabelledTokens):
+                row = label_tokens(text, largest_id=largest_id, max_length=max_length, targets=targets)
+            else:
+                row = empty_row(text)
             ids.append(conversation.id)
             sources.append(conversation.source)
-            contents.append(row.contents if row else ())
-            if row is None:
-                token_ids, spans = np.empty(0, np.int64), np.empty((0, 2), np.int32)
-            else:
-                token_ids, spans = next(encodings)
-            truncated.append(len(token_ids) > max_length)
-            token_ids, spans = token_ids[:max_length], spans[:max_length]
-            labels = _inside(spans, row.targets if row else ())
-            labels[:1] = False
-            if row is not None and not labels.any():
-                reason = f"no target is left after the cut at {max_length} tokens" if truncated[-1] else "no target"
-                unusable.append(_unusable(conversation, reason))
-            columns["input_ids"].append(token_ids)
-            columns["is_response"].append(labels)
-            columns["char_start"].append(spans[:, 0])
-            columns["char_end"].append(spans[:, 1])
+            rows.append(row)
+            if row.reason:
+                unusable.append(_unusable(conversation, row.reason))
 
     return TokenizedPool(
-        input_ids=Ragged.from_rows(columns["input_ids"], np.int64),
-        is_response=Ragged.from_rows(columns["is_response"], np.bool_),
-        char_start=Ragged.from_rows(columns["char_start"], np.int32),
-        char_end=Ragged.from_rows(columns["char_end"], np.int32),
+        input_ids=Ragged.from_rows([row.input_ids for row in rows], np.int64),
+        is_response=Ragged.from_rows([row.is_response for row in rows], np.bool_),
+        char_start=Ragged.from_rows([row.spans[:, 0] for row in rows], np.int32),
+        char_end=Ragged.from_rows([row.spans[:, 1] for row in rows], np.int32),
         ids=tuple(ids),
         sources=tuple(sources),
-        contents=tuple(contents),
-        is_truncated=np.array(truncated, dtype=bool),
+        contents=tuple(row.contents for row in rows),
+        is_truncated=np.array([row.is_truncated for row in rows], dtype=bool),
         unusable=tuple(unusable),
         template=template,
         max_length=max_length,
+        targets=targets,
     )
 
 
@@ -154,6 +153,28 @@ def tokens_touching(tokens: TokenizedPool, spans: Iterable[tuple[int, int, int, 
                 overlap = (tokens.char_start[row] < last) & (tokens.char_end[row] > first)
                 touched[offsets[row] : offsets[row + 1]] |= overlap
     return Ragged(touched & tokens.is_response.values, offsets)
+
+
+def _render(
+    conversation: Conversation, tokenizer: PreTrainedTokenizerBase, template: str, targets: str
+) -> Rendered | LabelledTokens | str:
+    """The conversation as text, its tokens where it came tokenized, or why it has neither."""
+    if conversation.tokens is not None:
+        return conversation.tokens
+    if conversation.kind == "text" and targets != "all":
+        return "plain text holds no answer to train on; to train on every token, set tokens.targets: all"
+    if targets == "last_turn":
+        conversation = _train_last_turn(conversation)
+    try:
+        return render(conversation, tokenizer, template)
+    except TemplateError as error:
+        return str(error)
+
+
+def _train_last_turn(conversation: Conversation) -> Conversation:
+    earlier = [index for index, turn in enumerate(conversation.turns) if turn.role == "assistant"][:-1]
+    turns = (replace(t, is_trained=False) if i in earlier else t for i, t in enumerate(conversation.turns))
+    return replace(conversation, turns=tuple(turns))
 
 
 def _batches(pool: Pool | Iterable[Conversation]) -> Iterator[list[Conversation]]:
@@ -226,11 +247,3 @@ def _encode(backend: Any, rendered: list[Rendered]) -> Iterator[tuple[np.ndarray
             kept = slice(0 if row.adds_bos else first, last)
             token_ids, spans = token_ids[kept], spans[kept]
         yield token_ids, spans
-
-
-def _inside(spans: np.ndarray, targets: Iterable[tuple[int, int]]) -> np.ndarray:
-    start, end = spans[:, 0], spans[:, 1]
-    labels = np.zeros(len(spans), dtype=bool)
-    for first, last in targets:
-        labels |= (start >= first) & (end <= last) & (end > start)
-    return labels

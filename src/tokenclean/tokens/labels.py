@@ -1,0 +1,86 @@
+"""Which tokens of a row are training targets (ỹ = 1, §3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from tokenclean.pool.conversation import LabelledTokens
+from tokenclean.tokens.rendered import ContentSpan, Rendered
+
+Targets = Literal["response", "last_turn", "all"]
+TARGETS: tuple[str, ...] = get_args(Targets)
+
+
+@dataclass(frozen=True)
+class LabelledRow:
+    """One conversation in tokens, L of them.
+
+    ``input_ids``: int64 (L,). ``is_response``: bool (L,), never True at position 0, which has no loss. ``spans``: int32
+    (L, 2), the characters of each token. ``reason``: why there is no target, empty where there is one.
+    """
+
+    input_ids: np.ndarray
+    is_response: np.ndarray
+    spans: np.ndarray
+    contents: tuple[ContentSpan, ...] = ()
+    is_truncated: bool = False
+    reason: str = ""
+
+
+def empty_row(reason: str) -> LabelledRow:
+    """A row without tokens."""
+    return LabelledRow(np.empty(0, np.int64), np.empty(0, np.bool_), np.empty((0, 2), np.int32), reason=reason)
+
+
+def label_text(
+    input_ids: np.ndarray, spans: np.ndarray, rendered: Rendered, *, max_length: int, targets: str
+) -> LabelledRow:
+    """The tokens whose characters all lie inside one target span of the text; under ``all`` every token."""
+    labels = np.ones(len(input_ids), bool) if targets == "all" else _inside(spans, rendered.targets)
+    return _cut(LabelledRow(input_ids, labels, spans, rendered.contents), max_length)
+
+
+def label_tokens(tokens: LabelledTokens, *, largest_id: int, max_length: int, targets: str) -> LabelledRow:
+    """A row that came tokenized, by its own labels; ``last_turn`` takes the last run of them, ``all`` every token.
+
+    Ids beyond the vocabulary, of which the model knows no embedding, leave the row empty with the reason.
+    """
+    input_ids, labels = tokens.input_ids, tokens.is_response.copy()
+    strange = np.flatnonzero((input_ids < 0) | (input_ids > largest_id))
+    if len(strange):
+        found = f"input_ids[{strange[0]}] is {input_ids[strange[0]]}"
+        return empty_row(f"{found}, but the tokenizer's ids end at {largest_id}; was another tokenizer used?")
+    if targets == "all":
+        labels[:] = True
+    elif targets == "last_turn":
+        labels[: _last_run(labels)] = False
+    return _cut(LabelledRow(input_ids, labels, np.zeros((len(input_ids), 2), np.int32)), max_length)
+
+
+def _last_run(labels: np.ndarray) -> int:
+    """Where the last run of True begins; 0 where there is none."""
+    places = np.flatnonzero(labels)
+    gaps = np.flatnonzero(np.diff(places) > 1)
+    return int(places[gaps[-1] + 1]) if len(gaps) else 0
+
+
+def _inside(spans: np.ndarray, targets: Iterable[tuple[int, int]]) -> np.ndarray:
+    start, end = spans[:, 0], spans[:, 1]
+    labels = np.zeros(len(spans), dtype=bool)
+    for first, last in targets:
+        labels |= (start >= first) & (end <= last) & (end > start)
+    return labels
+
+
+def _cut(row: LabelledRow, max_length: int) -> LabelledRow:
+    is_truncated = len(row.input_ids) > max_length
+    labels = row.is_response[:max_length].copy()
+    labels[:1] = False
+    reason = ""
+    if not labels.any():
+        reason = f"no target is left after the cut at {max_length} tokens" if is_truncated else "no target"
+    return LabelledRow(row.input_ids[:max_length], labels, row.spans[:max_length], row.contents, is_truncated, reason)
