@@ -169,7 +169,7 @@ def test_broken_adapters_are_refused(copied):
             load()
     for text in ("{nope", '["a list"]'):
         (folder / "adapter_config.json").write_text(text)
-        with pytest.raises(ModelError, match="not the JSON object that an adapter's configuration is"):
+        with pytest.raises(ModelError, match="not a JSON object, which a configuration must be"):
             load()
     (folder / "adapter_config.json").write_text(json.dumps({**json.loads(config), "base_model_name_or_path": None}))
     with pytest.raises(ModelError, match="names no base model; give the base too"):

@@ -1,24 +1,33 @@
-"""Loading a causal LM from whatever names it: Hub id, folder, GGUF file, or a PEFT adapter on a base."""
+"""Loading a causal LM from whatever names it: Hub id, folder, GGUF file, or a PEFT adapter on a base.
+
+What is loaded can run nothing: weights are safetensors or GGUF, never pickles (``weights.py``), and code of a model's
+own runs only where the model was trusted by name (``remote_code.py``). Hub tokens come from the environment or the
+Hub's login, which the libraries read themselves; none passes through here.
+"""
 
 from __future__ import annotations
 
-import json
-import logging
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenclean.errors import MissingExtraError, ModelError
+from tokenclean.models.hub import find_file, hub_options, not_loadable, read_json, why_unreachable
+from tokenclean.models.remote_code import (
+    asks_for_trust,
+    check_code_is_trusted,
+    code_hashes,
+    code_repositories,
+    untrusted_code,
+)
+from tokenclean.models.weights import ADAPTER_CONFIG, adapter_folder, check_model_weights
 from tokenclean.store import file_hash, fingerprint
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
-
-_ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -26,68 +35,85 @@ class ModelSource:
     """Where a model comes from.
 
     ``base``: Hub id, folder, or GGUF file (on the Hub as ``org/repo/name.gguf``). ``adapter``: folder or Hub id of a
-    PEFT adapter that stands on the base, or None. ``revision``: branch, tag or commit of a Hub id.
+    PEFT adapter that stands on the base, or None. ``revision``: branch, tag or commit of a Hub id. ``trusted``: the
+    Python code that the base brings along may be imported and run.
     """
 
     base: str
     adapter: str | None = None
     revision: str | None = None
+    trusted: bool = False
 
     def __str__(self) -> str:
         return f"{self.base} + {self.adapter}" if self.adapter else self.base
 
 
-def resolve_source(name: str, *, base: str | None = None, revision: str | None = None) -> ModelSource:
+def resolve_source(
+    name: str, *, base: str | None = None, revision: str | None = None, trusted: Collection[str] = ()
+) -> ModelSource:
     """Tell a full model from an adapter by its ``adapter_config.json``, which also names the adapter's base.
 
-    ``base`` replaces the base that the adapter names (say, a local copy). Raises ModelError for a local path that
-    does not exist or is not a model.
+    ``base`` replaces the base that the adapter names (say, a local copy), which may be a Hub id or a path: an adapter
+    from elsewhere chooses what is loaded under it, but nothing of it runs. ``trusted``: names of the models whose code
+    may run; an adapter has none, so its base is what must be named.
+
+    Raises ModelError for a local path that does not exist or is not a model, for a Hub id that cannot be had, and
+    where the code of a trusted model stands in another repository that is not trusted too.
     """
     path = Path(name).expanduser()
-    if name.endswith(".gguf"):
+    if name.endswith(".gguf"):  # which holds no code
         return ModelSource(str(path) if path.is_file() else name, None, revision)
+    given = name
     if path.is_dir():
         name = str(path)
-        if not (path / _ADAPTER_CONFIG).is_file():
-            if not (path / "config.json").is_file():
-                raise ModelError(f"{name}: holds neither config.json (a model) nor {_ADAPTER_CONFIG} (an adapter)")
-            return ModelSource(name, None, revision)
     elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"{name}: no such model folder; give a folder, a .gguf file or a Hub id such as org/name")
-    if not path.is_dir():  # a Hub that cannot be reached is told at once, not after each file's retries
-        _cached_file(name, "config.json", revision, must_reach=True)
-    config_file = _cached_file(name, _ADAPTER_CONFIG, revision)
-    if config_file is None:
-        return ModelSource(name, None, revision)
-    try:
-        named = json.loads(Path(config_file).read_text()).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{config_file}: not the JSON object that an adapter's configuration is ({error})") from error
-    named = base or named
-    if not named:
-        raise ModelError(f"{name}: its {_ADAPTER_CONFIG} names no base model; give the base too")
-    return ModelSource(named, name, None if base is None else revision)
+    options = hub_options(name, revision)
+    adapter_config = find_file(name, ADAPTER_CONFIG, options)
+    if adapter_config is None:
+        if find_file(name, "config.json", options) is None:
+            raise _no_model(name, options)
+        source = ModelSource(name, None, revision, trusted=given in trusted or name in trusted)
+    else:
+        written = read_json(adapter_config)
+        named = base or written.get("base_model_name_or_path")
+        if not named:
+            raise ModelError(f"{name}: its {ADAPTER_CONFIG} names no base model; give the base too")
+        source = ModelSource(named, name, None if base is None else revision, trusted=named in trusted)
+    if source.trusted:
+        check_code_is_trusted(source.base, hub_options(source.base, source.revision), trusted)
+    return source
 
 
 def load_model(source: ModelSource | str, *, device: str | torch.device = "cpu") -> PreTrainedModel:
     """Load in float32 and eval mode; an adapter stays unmerged (merging rounds its delta away in low precision).
 
     Returns a transformers causal LM, or the PEFT model around one. Raises ModelError naming what could not be loaded,
-    a tensor that the files lack included (transformers would put random numbers in its place).
+    a tensor that the files lack included (transformers would put random numbers in its place), for pickled weights
+    and for code of the model's own that is not trusted.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     source = resolve_source(source) if isinstance(source, str) else source
-    name, options = _from_pretrained_arguments(source)
+    name, where, options = _from_pretrained_arguments(source)
+    if find_file(name, ADAPTER_CONFIG, where) is not None:  # transformers would load it unseen, or follow it elsewhere
+        raise ModelError(f"{source.base}: a base is needed, but {ADAPTER_CONFIG} there makes it an adapter; merge it")
+    if "local_files_only" in where:  # transformers does not pass it on where it looks for an adapter itself
+        options["adapter_kwargs"] = {"local_files_only": True}
     if "gguf_file" in options:
         options["quantization_config"] = _gguf_config()
+    else:
+        check_model_weights(name, where, trusted=source.trusted)
+        options["use_safetensors"] = True
+    if not source.trusted:  # a configuration may name an attention kernel on the Hub, which is code; None: the default
+        options["attn_implementation"] = None
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except Exception as error:  # a damaged file surfaces as whatever its reader raises (SafetensorError, struct.error)
-        raise _not_loadable(source.base, error) from error
+        raise _cannot_load(source, error) from error
     model, report = loaded
     _check_complete(source.base, report)
     if source.adapter is not None:
@@ -100,11 +126,11 @@ def load_tokenizer(source: ModelSource | str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     source = resolve_source(source) if isinstance(source, str) else source
-    name, options = _from_pretrained_arguments(source)
+    name, _, options = _from_pretrained_arguments(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except Exception as error:
-        raise _not_loadable(source.base, error) from error
+        raise _cannot_load(source, error) from error
     if not tokenizer.is_fast:
         raise ModelError(f"{source.base}: has only a slow tokenizer, which gives no character offsets (tokenizer.json)")
     return tokenizer
@@ -114,16 +140,20 @@ def load_config(source: ModelSource) -> PreTrainedConfig:
     """The base's configuration, without its weights. Raises ModelError."""
     from transformers import AutoConfig
 
-    name, options = _from_pretrained_arguments(source)
+    name, _, options = _from_pretrained_arguments(source)
     try:
         return AutoConfig.from_pretrained(name, **options)
     except Exception as error:
-        raise _not_loadable(source.base, error) from error
+        raise _cannot_load(source, error) from error
 
 
 def source_fingerprint(source: ModelSource) -> str:
-    """Hash of what the weights are: file hashes of local files, the name and resolved commit of a Hub id."""
-    return fingerprint([_identity(source.base, source.revision), source.adapter and _identity(source.adapter, None)])
+    """Hash of what the weights are: file hashes of local files, the name and resolved commit of a Hub id.
+
+    Of a trusted model, its code belongs to it.
+    """
+    identity = [_identity(source.base, source.revision), source.adapter and _identity(source.adapter, None)]
+    return fingerprint([*identity, _code_identity(source)] if source.trusted else identity)
 
 
 def _identity(name: str, revision: str | None) -> Any:
@@ -131,37 +161,35 @@ def _identity(name: str, revision: str | None) -> Any:
     if path.is_file():
         return [file_hash(path)]
     if path.is_dir():
-        weights = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json", ".bin", ".jinja"))
-        return [[p.name, file_hash(p)] for p in weights]
-    config_file = _cached_file(name, "config.json", revision) or _cached_file(name, _ADAPTER_CONFIG, revision)
-    commit = Path(config_file).parent.name if config_file else None  # cache layout: snapshots/<commit>/config.json
-    return [name, revision, commit]
+        files = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json", ".jinja"))
+        return [[p.name, file_hash(p)] for p in files]
+    repository, gguf = _split_gguf(name)
+    where = hub_options(repository, revision)
+    files = (find_file(repository, file, where) for file in ([gguf] if gguf else ["config.json", ADAPTER_CONFIG]))
+    file = next((file for file in files if file is not None), None)
+    return [name, revision, None if file is None else file.parent.name]  # in the cache: snapshots/<commit>/config.json
 
 
-def _cached_file(name: str, file: str, revision: str | None, *, must_reach: bool = False) -> str | None:
-    """Path of a file in the folder or the Hub's cache, None where there is none; with ``must_reach``, a Hub that
-    cannot be asked is a ModelError."""
-    from transformers.utils.hub import cached_file
-
-    try:
-        return cached_file(
-            name,
-            file,
-            revision=revision,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=must_reach,
-        )
-    except OSError as error:  # no valid Hub id, or no such revision
-        raise _not_loadable(name, error) from error
+def _code_identity(source: ModelSource) -> Any:
+    folder = Path(source.base)
+    others = code_repositories(source.base, hub_options(source.base, source.revision))
+    return [code_hashes(folder) if folder.is_dir() else [], [_identity(name, None) for name in others]]
 
 
-def _from_pretrained_arguments(source: ModelSource) -> tuple[str, dict[str, Any]]:
-    options: dict[str, Any] = {} if source.revision is None else {"revision": source.revision}
-    if not source.base.endswith(".gguf"):
-        return source.base, options
-    folder, _, file = source.base.replace("\\", "/").rpartition("/")
-    return folder or ".", {**options, "gguf_file": file}
+def _from_pretrained_arguments(source: ModelSource) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Name, where its files are looked for, and all arguments that every ``from_pretrained`` of the base gets."""
+    name, gguf = _split_gguf(source.base)
+    where = hub_options(name, source.revision)
+    options = {**where, "trust_remote_code": source.trusted}  # never None, at which transformers would prompt
+    return name, where, options if gguf is None else {**options, "gguf_file": gguf}
+
+
+def _split_gguf(base: str) -> tuple[str, str | None]:
+    """Folder or Hub id, and the GGUF file in it, if the base is one."""
+    if not base.endswith(".gguf"):
+        return base, None
+    folder, _, file = base.replace("\\", "/").rpartition("/")
+    return folder or ".", file
 
 
 def _gguf_config() -> Any:
@@ -175,21 +203,28 @@ def _gguf_config() -> Any:
 
 
 def _attach_adapter(model: Any, adapter: str) -> Any:
+    """Peft knows no code of an adapter's own; what its configuration may still name is refused before it is built."""
     try:
-        from peft import PeftModel
+        from peft import PeftConfig, PeftModel
     except ImportError as error:
         raise MissingExtraError("peft", "train", "loading an adapter") from error
+    folder = adapter_folder(adapter, hub_options(adapter, None))
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=False)
+        config: Any = PeftConfig.from_pretrained(str(folder))
     except Exception as error:
-        raise _not_loadable(adapter, error) from error
-    if wrapped.active_peft_config.is_prompt_learning:
+        raise not_loadable(adapter, error) from error
+    if config.is_prompt_learning:  # it may also name a pickle anywhere
         raise ModelError(
             f"{adapter}: prompt-learning adapters add positions and cannot be scored; use LoRA or the like"
         )
-    return wrapped
+    if config.peft_type == "XLORA":
+        raise ModelError(f"{adapter}: X-LoRA adapters stand on further adapters and cannot be scored; use LoRA")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=False, config=config)
+    except Exception as error:
+        raise not_loadable(adapter, error) from error
 
 
 def _check_complete(name: str, report: dict[str, Any]) -> None:
@@ -203,7 +238,13 @@ def _check_complete(name: str, report: dict[str, Any]) -> None:
         )
 
 
-def _not_loadable(name: str, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:300]
-    where = "local" if Path(name).exists() else "not a local folder or file, and not to be had from the Hub"
-    return ModelError(f"cannot load the model {name!r} ({where}): {reason}")
+def _no_model(name: str, options: dict[str, Any]) -> ModelError:
+    if "local_files_only" in options and (reason := why_unreachable()):
+        return not_loadable(name, f"{reason}, and the cache does not hold it; connect, or name a folder")
+    return ModelError(f"{name}: holds neither config.json (a model) nor {ADAPTER_CONFIG} (an adapter)")
+
+
+def _cannot_load(source: ModelSource, error: Exception) -> ModelError:
+    if not source.trusted and asks_for_trust(error):
+        return untrusted_code(source.base)
+    return not_loadable(source.base, error)

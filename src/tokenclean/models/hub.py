@@ -1,0 +1,94 @@
+"""Files of a model: in its folder, or on the Hub and in the Hub's cache."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tokenclean.errors import ModelError
+from tokenclean.redaction import redact
+
+_PROBE_SECONDS = 5
+
+
+def hub_options(name: str, revision: str | None) -> dict[str, Any]:
+    """What every library call about ``name`` is told: nothing for a local path, else where to look.
+
+    The Hub (or the mirror that ``HF_ENDPOINT`` names) is asked for one sign of life. Where it gives none, only the
+    cache is looked into: the libraries would try each file for 23 s, those a model need not have included.
+    """
+    if Path(name).exists():
+        return {}
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
+    return options if why_unreachable() is None else {**options, "local_files_only": True}
+
+
+def why_unreachable() -> str | None:
+    """Why the Hub cannot be asked, None where it answers (with whatever status: a mirror need not serve its root)."""
+    from huggingface_hub import constants, is_offline_mode
+    from huggingface_hub.utils import get_session
+
+    if is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
+    except Exception as error:  # the HTTP library's own classes, which differ between releases of huggingface_hub
+        return f"cannot reach {constants.ENDPOINT} ({error})"
+    return None
+
+
+def find_file(name: str, file: str, options: dict[str, Any]) -> Path | None:
+    """Path of a model's file, fetched into the cache if need be; None where the model has none.
+
+    ``options`` as ``hub_options`` gives them. Raises ModelError for what is no Hub id, an unknown repository or
+    revision, or one that is not open to this user.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if Path(name).is_dir():
+        return path if (path := Path(name, file)).is_file() else None
+    try:
+        return Path(hf_hub_download(name, file, **options))
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError) and "local_files_only" not in options:  # the connection broke
+            raise not_loadable(name, error) from error
+        return None
+    except Exception as error:  # one of the many of the Hub's and of its HTTP library
+        raise not_loadable(name, error) from error
+
+
+def list_files(name: str, options: dict[str, Any]) -> list[str]:
+    """Names of all files of a folder or a repository; of its cached files where the Hub cannot be asked."""
+    from huggingface_hub import HfApi
+
+    folder: Path | None = Path(name)
+    if not Path(name).is_dir():
+        if "local_files_only" not in options:
+            try:
+                return sorted(HfApi().list_repo_files(name, revision=options.get("revision")))
+            except Exception as error:
+                raise not_loadable(name, error) from error
+        known = (find_file(name, file, options) for file in ("config.json", "adapter_config.json"))
+        folder = next((path.parent for path in known if path is not None), None)
+    return [] if folder is None else sorted(os.listdir(folder))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a model's file. Raises ModelError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not a JSON object, which a configuration must be ({error})") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: not a JSON object, which a configuration must be ({type(content).__name__})")
+    return content
+
+
+def not_loadable(name: str, reason: Exception | str) -> ModelError:
+    """A ModelError that says in one line, without secrets, why a library could not load ``name``."""
+    text = " ".join(redact(str(reason)).split())[:300]
+    where = "local" if Path(name).exists() else "not a local folder or file, and not to be had from the Hub"
+    return ModelError(f"cannot load the model {redact(name)!r} ({where}): {text}")

@@ -1,0 +1,126 @@
+"""Weights are read from safetensors files only: unpickling a file can run any code that its author put there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tokenclean.errors import ModelError
+from tokenclean.models.hub import find_file, list_files, read_json
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+_WEIGHTS, _INDEX, _ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+_PICKLE = re.compile(r"(pytorch_model[^/]*|adapter_model)\.bin|[^/]+\.(pt|pth|ckpt)")
+_TRAINER_STATE = re.compile(r"(optimizer|scheduler|scaler|rng_state)[^/]*")  # of a checkpoint; never read here
+
+
+def check_model_weights(name: str, options: dict[str, Any], *, trusted: bool = False) -> None:
+    """Raise ModelError unless every weight file that transformers would read is a safetensors file of the model's own.
+
+    ``options`` as ``hub_options`` gives them. Pickled weights are refused with the command that converts them;
+    ``trusted`` lets that command run the model's code.
+    """
+    config = find_file(name, "config.json", options)
+    named = None if config is None else read_json(config).get("transformers_weights")
+    if named is not None:  # the configuration may name any file, adapter_model.bin and an index included
+        if not _is_own_safetensors(str(named).removesuffix(".index.json")):
+            raise ModelError(f"{config}: transformers_weights is {named!r}, not a .safetensors file beside it")
+        weights = find_file(name, named, options)
+    else:
+        weights = find_file(name, _WEIGHTS, options) or find_file(name, _INDEX, options)
+    if weights is None:
+        _refuse_pickle(name, list_files(name, options), options, trusted=trusted)
+    elif weights.name.endswith(".index.json"):
+        _check_shards(weights)
+
+
+def adapter_folder(name: str, options: dict[str, Any]) -> Path:
+    """The folder of an adapter's files, fetched if need be, whose weights are a safetensors file.
+
+    Peft is given this folder and never a Hub id, for which it would fall back to ``adapter_model.bin``. Raises
+    ModelError for pickled weights, with the command that converts them, and for none at all.
+    """
+    weights = find_file(name, _ADAPTER_WEIGHTS, options)
+    if weights is None:
+        names = list_files(name, options)
+        if "adapter_model.bin" in names:
+            raise _refusal(name, ["adapter_model.bin"], _convert_file(name, "adapter_model.bin", options))
+        raise ModelError(f"cannot load the model {name!r}: its weights, {_ADAPTER_WEIGHTS}, are missing")
+    find_file(name, ADAPTER_CONFIG, options)  # of a Hub id: now both stand in one folder
+    return weights.parent
+
+
+def _refuse_pickle(name: str, files: list[str], options: dict[str, Any], *, trusted: bool) -> None:
+    pickles = [f for f in files if _PICKLE.fullmatch(f) and not _TRAINER_STATE.fullmatch(f)]
+    if any(f.startswith("pytorch_model") for f in pickles):
+        raise _refusal(name, pickles, _convert_model(name, options, trusted=trusted))
+    if pickles:
+        raise _refusal(name, pickles, _convert_file(name, pickles[0], options) if len(pickles) == 1 else None)
+    if not Path(name).is_dir():  # transformers would send the repository to a conversion service
+        raise ModelError(f"cannot load the model {name!r}: its repository holds no weights ({_WEIGHTS})")
+
+
+def _check_shards(index: Path) -> None:
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict):
+        raise ModelError(f"{index}: has no weight_map that names each tensor's file")
+    for tensor, shard in shards.items():
+        if not _is_own_safetensors(str(shard)):
+            raise ModelError(f"{index}: {tensor} is in {shard!r}, not a .safetensors file beside the index")
+
+
+def _is_own_safetensors(file: str) -> bool:
+    """Whether the file's name leads nowhere else and says that its content is not a pickle."""
+    return file.endswith(".safetensors") and PurePosixPath(file).name == file and "\\" not in file
+
+
+def _refusal(name: str, pickles: list[str], command: str | None) -> ModelError:
+    listed = ", ".join(pickles[:3]) + (", …" if len(pickles) > 3 else "")
+    how = "ask its author for safetensors files"
+    if command is not None:
+        how = f"convert them once (the command reads tensors only), then name {_converted(name)}:\n  {command}"
+    return ModelError(f"{name}: its weights are pickle files ({listed}), which can run code when they are read; {how}")
+
+
+def _convert_model(name: str, options: dict[str, Any], *, trusted: bool) -> str:
+    given = {**_revision(options), **({"trust_remote_code": True} if trusted else {})}
+    arguments = "".join(f", {key}={value!r}" for key, value in given.items())
+    return _command(
+        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+        f"n, o = {_posix(name)!r}, {_converted(name)!r}; "
+        f"M.from_pretrained(n{arguments}).save_pretrained(o); T.from_pretrained(n{arguments}).save_pretrained(o)"
+    )
+
+
+def _convert_file(name: str, pickle: str, options: dict[str, Any]) -> str:
+    """For one file with a state dict, of which the rest of the folder is copied as it is."""
+    target = _ADAPTER_WEIGHTS if pickle.startswith("adapter_model") else _WEIGHTS
+    if Path(name).is_dir():
+        folder, copy = _posix(name), f"import shutil; shutil.copytree(n, o, ignore=lambda *_: [{pickle!r}])"
+    else:
+        revision = "".join(f", {key}={value!r}" for key, value in _revision(options).items())
+        folder, copy = name, f"from huggingface_hub import snapshot_download as d; n = d(n{revision}, local_dir=o)"
+    return _command(
+        f"n, o = {folder!r}, {_converted(name)!r}; {copy}; import torch; from safetensors.torch import save_file; "
+        f"w = torch.load(n + '/{pickle}', map_location='cpu', weights_only=True); "
+        f"save_file({{k: v.clone().contiguous() for k, v in w.items()}}, o + '/{target}', {{'format': 'pt'}})"
+    )
+
+
+def _converted(name: str) -> str:
+    return f"{_posix(name) if Path(name).exists() else name.rpartition('/')[2]}-safetensors"
+
+
+def _posix(name: str) -> str:
+    return Path(name).as_posix() if Path(name).exists() else name
+
+
+def _revision(options: dict[str, Any]) -> dict[str, str]:
+    return {"revision": options["revision"]} if "revision" in options else {}
+
+
+def _command(code: str) -> str:
+    return f'python -c "{code}"' if not set(code) & set('"$`\\!') else shlex.join(["python", "-c", code])
