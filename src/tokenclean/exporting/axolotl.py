@@ -1,0 +1,45 @@
+"""axolotl: one Parquet file with ``input_ids``, ``attention_mask`` and ``labels``, taken as tokenized already.
+
+By default it drops rows longer than ``sequence_len``; the configuration makes that an error.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tokenclean.exporting.card import Card
+from tokenclean.exporting.cleaned import CleanedDataset
+
+_CONFIG = """\
+# Fine-tune on these token labels with axolotl, from inside this folder: axolotl train train.yaml
+# Written by tokenclean. The ids and labels are final; add adapter, learning rate, epochs and batch size of your own.
+base_model: {model}
+revision_of_model: {revision}
+datasets:
+  - path: train.parquet
+    ds_type: parquet
+    type:  # empty: the rows are tokenized already
+# axolotl recognizes prepared rows by this file's path, not by its content, so they stay beside it.
+dataset_prepared_path: prepared
+val_set_size: 0
+# The longest row has {longest} tokens. Longer rows are an error here; by default axolotl would drop them.
+sequence_len: {max_length}
+excess_length_strategy: raise
+sample_packing: false  # true packs whole rows and needs flash attention
+output_dir: model
+"""
+
+
+def write_axolotl(cleaned: CleanedDataset, folder: Path, card: Card) -> str:
+    """``train.parquet`` and ``train.yaml``."""
+    cleaned.check_binary("axolotl")
+    cleaned.write_columns(("input_ids", "attention_mask", "labels"), folder / "train.parquet")
+    config = _CONFIG.format(
+        model=json.dumps(card.base.seen_from(folder)),
+        revision=json.dumps(card.base.revision or "main"),
+        longest=cleaned.longest_row_tokens,
+        max_length=cleaned.max_length,
+    )
+    (folder / "train.yaml").write_text(config, encoding="utf-8")
+    return "axolotl train train.yaml"

@@ -1,0 +1,66 @@
+"""One export: the canonical file in, a whole folder for one trainer out, or none."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenclean.errors import RecipeError, RunFolderError
+from tokenclean.exporting.axolotl import write_axolotl
+from tokenclean.exporting.card import Card
+from tokenclean.exporting.cleaned import CleanedDataset, read_cleaned
+from tokenclean.exporting.hf import write_hf
+from tokenclean.exporting.llamafactory import write_llamafactory
+from tokenclean.exporting.trl import write_trl
+
+# A writer fills the folder and returns the command that trains on it, run from inside the folder.
+WRITERS: dict[str, Callable[[CleanedDataset, Path, Card], str]] = {
+    "trl": write_trl,
+    "llamafactory": write_llamafactory,
+    "axolotl": write_axolotl,
+    "hf": write_hf,
+}
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """``files``: names inside ``folder``, sorted. ``snippet``: the shell command that uses the export."""
+
+    folder: Path
+    rows: int
+    files: tuple[str, ...]
+    snippet: str
+
+
+def export(cleaned_path: Path | str, to: str, folder: Path | str, card: Card) -> ExportResult:
+    """Write a canonical file in the form of the trainer ``to`` (a key of WRITERS) into a new or empty folder.
+
+    The folder appears under its name only when it is whole. Raises RecipeError for an unknown trainer, TableError for
+    a file that is none of ours or whose weights the trainer cannot take, RunFolderError for a folder that holds
+    something or cannot be written, MissingExtraError where the writer needs ``datasets``.
+    """
+    if to not in WRITERS:
+        raise RecipeError(f"unknown trainer {to!r}; known: {', '.join(WRITERS)}", source="export")
+    cleaned, folder = read_cleaned(cleaned_path), Path(folder)
+    final = folder.absolute()
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise RunFolderError(f"{folder}: exists and is not an empty folder; name a new one, nothing was written")
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        command = WRITERS[to](cleaned, temporary, card)
+        files = sorted(str(file.relative_to(temporary)) for file in temporary.rglob("*") if file.is_file())
+        if final.exists():
+            final.rmdir()
+        temporary.rename(final)
+    except OSError as error:
+        if isinstance(error, RunFolderError):
+            raise
+        raise RunFolderError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return ExportResult(folder, len(cleaned.rows), tuple(files), f"cd {shlex.quote(str(folder))} && {command}")

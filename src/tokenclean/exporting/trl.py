@@ -1,0 +1,62 @@
+"""TRL's SFTTrainer (1.7 or later; 0.17 to 1.6 through ``completion_mask``).
+
+It takes ``input_ids`` and ``labels`` as they are, adds neither template nor EOS, and ignores other columns. It cuts
+every row at ``max_length`` (default: 1,024), packing included.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenclean.exporting.card import Card
+from tokenclean.exporting.cleaned import CleanedDataset
+
+_SCRIPT = '''\
+"""Fine-tune on these token labels with TRL: python train.py [--packing] [--model NAME] [--output FOLDER].
+
+Written by tokenclean. The ids and labels are final: TRL adds no chat template and no token to them.
+"""
+
+import argparse
+from pathlib import Path
+
+from datasets import load_dataset
+from transformers.utils import is_torch_bf16_gpu_available
+from trl import SFTConfig, SFTTrainer
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--model", default={model!r}, help="base model, with the tokenizer that made the ids")
+parser.add_argument("--revision", default={revision!r}, help="the model's branch, tag or commit")
+parser.add_argument("--output", default="model", help="folder of the trained model")
+parser.add_argument("--packing", action="store_true", help="several whole rows in one sequence")
+options = parser.parse_args()
+
+rows = load_dataset("parquet", data_files=str(Path(__file__).with_name("train.parquet")), split="train")
+config = SFTConfig(
+    output_dir=options.output,
+    # The longest row has {longest} tokens. TRL cuts longer rows at max_length without a word (default: 1024).
+    max_length={max_length},
+    packing=options.packing,
+    packing_strategy="bfd",  # keeps rows whole; "wrapped" and "bfd_split" cut them
+    completion_only_loss=True,  # TRL before 1.7 reads completion_mask, which marks the same tokens as labels
+    bf16=is_torch_bf16_gpu_available(),  # TRL's default, where the machine can
+    model_init_kwargs={{"revision": options.revision}},
+)
+trainer = SFTTrainer(model=options.model, args=config, train_dataset=rows)
+trainer.train()
+trainer.save_model()
+'''
+
+
+def write_trl(cleaned: CleanedDataset, folder: Path, card: Card) -> str:
+    """``train.parquet`` (``input_ids``, ``labels``, ``completion_mask``) and ``train.py``, which trains on it."""
+    cleaned.check_binary("TRL's SFTTrainer")
+    cleaned.write_columns(("input_ids", "labels", "completion_mask"), folder / "train.parquet")
+    script = _SCRIPT.format(
+        model=card.base.seen_from(folder),
+        revision=card.base.revision or "main",
+        longest=cleaned.longest_row_tokens,
+        max_length=cleaned.max_length,
+    )
+    (folder / "train.py").write_text(script, encoding="utf-8")
+    return "python train.py"
