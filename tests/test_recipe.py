@@ -233,7 +233,6 @@ def test_every_fault_is_reported_at_once():
     assert problems == [
         "--set no-equals: expected key=value, such as training.epochs=2",
         "seed: input should be a valid integer, unable to parse string as an integer, found 'abc'",
-        "pool.sources.0.path: missing; set it in the file or with --set pool.sources.0.path=…",
         "pool.sources.0.pth: unknown key; did you mean path?",
         "model: missing; set it in the file or with --set model=…",
         "cleaning.strategy: expected one of none, full_tokens, random, rho, fixed_model, self_evolving, "

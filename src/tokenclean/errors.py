@@ -87,4 +87,4 @@ class TrainingError(RunError, RuntimeError):
 
 
 class RunFolderError(RunError, OSError):
-    """The run folder cannot be written, or holds something else."""
+    """The run folder cannot be written, is in use, or holds something else; the message says what to do."""

@@ -54,11 +54,6 @@ class TestBrokenInput:
     def test_missing_pool_file(self, tiny_model_folder: Path, tmp_path: Path):
         refused(tokenclean("score", tmp_path / "nothing.jsonl", "--base", tiny_model_folder), 2, "nothing.jsonl")
 
-    def test_json_array_instead_of_lines(self, tiny_model_folder: Path, tmp_path: Path):
-        path = tmp_path / "array.jsonl"
-        path.write_text('[{"instruction": "a", "output": "b"}]')
-        refused(tokenclean("score", path, "--base", tiny_model_folder), 2, "array.jsonl", "JSON array")
-
     def test_no_usable_row(self, tiny_model_folder: Path, tmp_path: Path):
         path = tmp_path / "bad.jsonl"
         path.write_bytes(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tokenclean.errors import PoolError, RecipeError
+from tokenclean.errors import PoolError, RecipeError, TemplateError
 from tokenclean.models.load import (
     ModelSource,
     load_model,
@@ -21,7 +22,15 @@ from tokenclean.models.load import (
     source_fingerprint,
 )
 from tokenclean.models.tokenizer_identity import check_same_tokenizer
-from tokenclean.pool import Pool, contiguous_splits, heldout_rows, load_pool, merge_pools, stratified_splits
+from tokenclean.pool import (
+    Pool,
+    RejectedRow,
+    check_rejected_share,
+    contiguous_splits,
+    heldout_rows,
+    load_sources,
+    stratified_splits,
+)
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
 from tokenclean.scoring import PairedDifference, paired_difference, token_losses
@@ -32,9 +41,8 @@ from tokenclean.training.trainer import train
 
 logger = logging.getLogger(__name__)
 
-# Raise a number when the stage's code comes to mean something else; old results are then made anew.
-LOSSES_VERSION = 1
-TRAINING_VERSION = 1
+# Raise a number when the stage's code comes to mean something else; old results are then stale and made anew.
+STAGE_VERSIONS = {"losses": 1, "training": 1, "results": 1}
 
 _IDENTITY_TEXTS = 200
 _ERROR_SAMPLE_TOKENS = 1024
@@ -50,12 +58,22 @@ class Observer:
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the experiment: its name in tables, where it lies, the hash of what made it, how it was trained."""
+    """A model of the experiment.
+
+    ``name``: in tables. ``source``: where it lies. ``key``: hash of what made it. ``weights``: hash of what came out,
+    since training on a GPU need not give the same weights twice. ``training``: what its training did.
+    """
 
     name: str
     source: ModelSource
     key: str
+    weights: str = ""
     training: Mapping[str, Any] | None = None
+
+    @property
+    def identity(self) -> list[str]:
+        """For the inputs of the stages that use it."""
+        return [self.key, self.weights]
 
 
 class Workshop:
@@ -75,12 +93,18 @@ class Workshop:
     ) -> None:
         self.recipe, self.store, self.pool, self.heldout_pool = recipe, store, pool, heldout_pool
         self.observer = observer or Observer()
-        self.base_source = resolve_source(recipe.model.base, revision=recipe.model.revision)
+        self.base_source = resolve_source(
+            recipe.model.base, revision=recipe.model.revision, trusted=recipe.model.trust_remote_code
+        )
         self.tokenizer = tokenizer or load_tokenizer(self.base_source)
         self.device = resolve_device(recipe.model.device)
-        options = {"template": recipe.tokens.template, "max_length": recipe.tokens.max_length}
-        self.tokens = tokenize_pool(pool, self.tokenizer, **options)
-        self.heldout = tokenize_pool(heldout_pool, self.tokenizer, **options)
+        self.tokens = tokenize_pool(pool, self.tokenizer, **tokens_options(recipe))
+        self.heldout = tokenize_pool(heldout_pool, self.tokenizer, **tokens_options(recipe))
+        unusable = (*self.tokens.unusable, *self.heldout.unusable)
+        self.rejected: tuple[RejectedRow, ...] = (*pool.rejected, *unusable)
+        """All rows set aside: those that could not be read, then those without a target."""
+        listing = store.root / "rejected.jsonl"
+        check_rejected_share(unusable, len(pool) + len(heldout_pool), recipe.pool.max_rejected_share, listing)
         for name, tokens in (("training", self.tokens), ("held-out", self.heldout)):
             if not tokens.is_response.values.any():
                 reasons = "; ".join(str(row) for row in tokens.unusable[:3])
@@ -91,9 +115,17 @@ class Workshop:
 
     @classmethod
     def open(cls, recipe: Recipe, observer: Observer | None = None) -> Workshop:
-        """Load the recipe's pool and set the held-out rows aside."""
-        pool, heldout = split_heldout(read_pool(recipe), recipe)
-        return cls(recipe, Store(recipe.folder), pool, heldout, observer=observer)
+        """Load the recipe's pool and set the held-out rows aside.
+
+        Raises PoolError where more than ``pool.max_rejected_share`` of the rows cannot be used; no model is loaded.
+        """
+        observer = observer or Observer()
+        store = Store(recipe.folder, note=observer.note)
+        pool = load_sources(recipe.pool.sources)
+        share, listing = recipe.pool.max_rejected_share, store.root / "rejected.jsonl"
+        check_rejected_share(pool.rejected, len(pool) + len(pool.rejected), share, listing)
+        training, heldout = split_heldout(take_rows(pool, recipe), recipe)
+        return cls(recipe, store, training, heldout, observer=observer)
 
     @cached_property
     def base(self) -> Model:
@@ -117,11 +149,8 @@ class Workshop:
         name = self.recipe.model.reference
         if name is None:
             return None
-        source = resolve_source(name)
-        texts = [
-            render(c, self.tokenizer, self.recipe.tokens.template).text
-            for c in self.pool.conversations[:_IDENTITY_TEXTS]
-        ]
+        source = resolve_source(name, trusted=self.recipe.model.trust_remote_code)
+        texts = sample_texts(self.pool, self.tokenizer, self.recipe.tokens.template)
         for note in check_same_tokenizer(self.tokenizer, load_tokenizer(source), texts):
             self.observer.note(f"reference {source}: {note} (allowed: text is rendered with the base's)")
         return Model("reference", source, source_fingerprint(source))
@@ -132,7 +161,7 @@ class Workshop:
         rows = np.arange(len(self.tokens)) if rows is None else rows
         ids, weight = self.tokens.input_ids.take(rows), weights.take(rows)
         inputs = {
-            "start": start.key,
+            "start": start.identity,
             "input_ids": array_hash(ids.values, ids.offsets),
             "weights": array_hash(weight.values),
             "settings": settings.model_dump(mode="json"),
@@ -150,13 +179,14 @@ class Workshop:
                 start.source, ids, weight, settings, folder, seed=seed, device=self.device, progress=progress
             ).as_manifest()
 
-        stage = self._stage("training", TRAINING_VERSION, inputs, make)
+        stage = self.stage("training", inputs, make)
         source = (
-            ModelSource(self.base_source.base, str(stage.path), self.base_source.revision)
+            replace(self.base_source, adapter=str(stage.path))
             if settings.method == "lora"
-            else ModelSource(str(stage.path))
+            else ModelSource(str(stage.path), trusted=self.base_source.trusted)
         )
-        return Model(name, source, stage.key, stage.manifest["results"])
+        tensors = {file: told for file, told in stage.manifest["files"].items() if file.endswith(".safetensors")}
+        return Model(name, source, stage.key, fingerprint(tensors), stage.manifest["results"])
 
     def losses(self, model: Model) -> Ragged:
         """Losses of all training rows, scored split by split so that every model sees the same packs."""
@@ -200,7 +230,7 @@ class Workshop:
     def _losses(self, model: Model, tokens: TokenizedPool, what: str, **policy: Any) -> Ragged:
         options = {**self.recipe.scoring.model_dump(mode="json"), **policy}
         inputs = {
-            "model": model.key,
+            "model": model.identity,
             "device": self._device_kind,
             "tokens": array_hash(tokens.input_ids.values, tokens.input_ids.offsets, tokens.is_response.values),
             **options,
@@ -212,7 +242,7 @@ class Workshop:
             write_column(losses, "loss", folder / "losses.parquet")
             return {"mean_loss_nats": float(np.nanmean(losses.values)), "tokens": int(tokens.is_response.values.sum())}
 
-        return read_column("loss", self._stage("losses", LOSSES_VERSION, inputs, make).path / "losses.parquet")
+        return read_column("loss", self.stage("losses", inputs, make).path / "losses.parquet")
 
     def _load(self, model: Model) -> Any:
         """The model in memory; the last one scored stays there, since the next pass often asks for it again."""
@@ -226,17 +256,40 @@ class Workshop:
         """``cpu``, ``cuda``, …: losses of two kinds are never subtracted from each other."""
         return self.device.partition(":")[0]
 
-    def _stage(
-        self, name: str, version: int, inputs: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]
+    def stage(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        make: Callable[[Path], Mapping[str, Any]],
+        within: str = "stages",
     ) -> Stage:
-        stage = self.store.stage(name, version, inputs, make)
+        """The stage ``name`` in its present version, found or made, and counted."""
+        stage = self.store.stage(name, STAGE_VERSIONS[name], inputs, make, within=within)
         (self.reused if stage.was_reused else self.made).append(stage.path.name)
         return stage
 
 
-def read_pool(recipe: Recipe) -> Pool:
-    """All sources of the recipe as one pool, cut to ``pool.max_rows`` seeded rows."""
-    pool = merge_pools([load_pool(s.path, source=s.name, format=s.format) for s in recipe.pool.sources])
+def tokens_options(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's arguments of ``tokenize_pool``."""
+    tokens = recipe.tokens
+    return {"template": tokens.template, "max_length": tokens.max_length, "targets": tokens.targets}
+
+
+def sample_texts(pool: Pool, tokenizer: Any, template: str) -> list[str]:
+    """Texts of the pool's first rows, on which two tokenizers are compared; tokenized rows are decoded, and rows that
+    the template refuses left out."""
+    texts = []
+    for conversation in pool.conversations[:_IDENTITY_TEXTS]:
+        if conversation.tokens is not None:
+            texts.append(tokenizer.decode(conversation.tokens.input_ids))
+            continue
+        with suppress(TemplateError):
+            texts.append(render(conversation, tokenizer, template).text)
+    return texts
+
+
+def take_rows(pool: Pool, recipe: Recipe) -> Pool:
+    """The pool cut to ``pool.max_rows`` seeded rows."""
     if recipe.pool.max_rows is not None and recipe.pool.max_rows < len(pool):
         pool = pool.take(heldout_rows(pool.sources, recipe.pool.max_rows, recipe.seed))
     return pool

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from tokenclean.redaction import redact
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -31,7 +33,7 @@ def quiet_libraries() -> None:
 
 def note(text: str) -> None:
     """One line about what is going on."""
-    err.print(text, style="dim" if err.is_terminal else None, markup=False, soft_wrap=True)
+    err.print(redact(text), style="dim" if err.is_terminal else None, markup=False, soft_wrap=True)
 
 
 def progress(label: str, unit: str) -> Callable[[int, int], None]:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from tokenclean.cli.console import out, quiet_libraries
-from tokenclean.cli.stages import Format, FormatOption, LengthOption, Template, TemplateOption
+from tokenclean.cli.options import (
+    ColumnOption,
+    Format,
+    FormatOption,
+    LengthOption,
+    SplitOption,
+    Targets,
+    TargetsOption,
+    Template,
+    TemplateOption,
+    TrustOption,
+    sources_of,
+)
 from tokenclean.errors import TableError
 
 STYLES = {"prompt": "dim", "target": "bold green", "kept": "bold green", "dropped": "red strike"}
@@ -19,14 +30,18 @@ PLAIN = {"prompt": ("", ""), "target": ("⟦", "⟧"), "kept": ("⟦", "⟧"), "
 
 def inspect(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="A pool (JSON lines), or a table (.parquet) with is_kept.")
+        str, typer.Argument(metavar="DATA", help="A pool, in any form that score takes, or a table with is_kept.")
     ],
     model: Annotated[str, typer.Option(help="Model whose tokenizer (and chat template) to use.")],
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many samples to print.")] = 3,
     start: Annotated[int, typer.Option(min=0, help="The first row to print, from 0.")] = 0,
     format: FormatOption = Format.auto,
+    column: ColumnOption = None,
+    split: SplitOption = None,
     template: TemplateOption = Template.tulu,
     max_length: LengthOption = 2048,
+    targets: TargetsOption = Targets.response,
+    trust_remote_code: TrustOption = None,
 ) -> None:
     """Print samples as the model sees them, with the training targets coloured (or kept and dropped tokens of a table).
 
@@ -34,20 +49,20 @@ def inspect(
 
     Example: tokenclean inspect my.jsonl --model HuggingFaceTB/SmolLM2-135M --rows 2
     """
-    from tokenclean.models.load import load_tokenizer
-    from tokenclean.pool import load_pool
-    from tokenclean.tokens import read_table, tokenize_pool
+    from tokenclean.models.load import load_tokenizer, resolve_source
+    from tokenclean.pool import load_sources
+    from tokenclean.tokens import is_table, read_table, tokenize_pool
 
     quiet_libraries()
-    tokenizer = load_tokenizer(model)
-    if data.suffix == ".parquet":
+    tokenizer = load_tokenizer(resolve_source(model, trusted=tuple(trust_remote_code or ())))
+    if is_table(data):
         table = read_table(data)
         ids, is_response, names = table["input_ids"], table["is_response"], table.ids
         is_kept = table.columns.get("is_kept")
         rejected = ()
     else:
-        pool = load_pool(data, format=format.value)
-        tokens = tokenize_pool(pool, tokenizer, template=template.value, max_length=max_length)
+        pool = load_sources(sources_of([data], format, column, split))
+        tokens = tokenize_pool(pool, tokenizer, template=template.value, max_length=max_length, targets=targets.value)
         ids, is_response, is_kept, names = tokens.input_ids, tokens.is_response, None, tokens.ids
         rejected = (*pool.rejected, *tokens.unusable)
     if start >= len(ids):

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 import tokenclean
-from tokenclean.cli import demo, inspect, plan, run, stages
+from tokenclean.cli import demo, export, inspect, plan, run, score, select, status, train
 from tokenclean.cli.console import err
 from tokenclean.errors import TokencleanError
+from tokenclean.redaction import redact
 
 app = typer.Typer(
     name="tokenclean",
@@ -28,9 +29,11 @@ app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
 app.command("inspect")(inspect.inspect)
-app.command("score")(stages.score)
-app.command("select")(stages.select)
-app.command("train")(stages.train)
+app.command("score")(score.score)
+app.command("select")(select.select)
+app.command("train")(train.train)
+app.command("status")(status.status)
+app.command("export")(export.export)
 
 
 def _version(wanted: bool) -> None:
@@ -67,7 +70,7 @@ def main() -> None:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
+    return redact(text).replace("[", "\\[")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,19 @@ import numpy as np
 
 from tokenclean.cleaning import Outcome, Workshop
 from tokenclean.cleaning.baselines import given_labels
-from tokenclean.cleaning.workshop import Observer, split_heldout
+from tokenclean.cleaning.workshop import Observer, split_heldout, tokens_options
 from tokenclean.errors import PoolError
-from tokenclean.experiment.run import Measured, RunResult, kept_share, run
+from tokenclean.experiment.results import Measured, kept_share
+from tokenclean.experiment.run import RunResult, run
 from tokenclean.lab import NoiseSettings, NoiseSpan, plant
 from tokenclean.models.convert import smollm2_folder
-from tokenclean.models.load import load_tokenizer
+from tokenclean.models.load import load_tokenizer, resolve_source
 from tokenclean.pool import Pool, load_pool
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe, recipe_from
 from tokenclean.report.tables import Table, difference_text, share_text
 from tokenclean.selection import LabelNoise, auroc, label_noise
-from tokenclean.store import Store, write_json
+from tokenclean.store import Store
 from tokenclean.theory import CorollaryCheck, cleaning_helps
 from tokenclean.tokens import tokenize_pool, tokens_touching
 
@@ -69,27 +70,28 @@ def run_demo(recipe: Recipe, *, full: bool, observer: Observer | None = None) ->
     Without ``full`` the training rows are a seeded subset of at most 20,000 tokens, noise included. The first table
     of the result is the demo's own.
     """
-    tokenizer = load_tokenizer(recipe.model.base)
+    tokenizer = load_tokenizer(resolve_source(recipe.model.base, trusted=recipe.model.trust_remote_code))
     clean, heldout = split_heldout(load_pool(pool_path()), recipe)
     if not full:
         clean = subset(clean, tokenizer, recipe)
     planted = plant(clean, NOISE, seed=recipe.seed)
-    workshop = Workshop(recipe, Store(recipe.folder), planted.pool, heldout, tokenizer, observer)
+    observer = observer or Observer()
+    store = Store(recipe.folder, note=observer.note)
+    workshop = Workshop(recipe, store, planted.pool, heldout, tokenizer, observer)
     is_noise = noise_tokens(workshop, planted.spans)
-    result = run(workshop, {"oracle": oracle(is_noise)})
-    cleaned = [measure_cleaning(outcome, workshop, is_noise) for outcome in result.outcomes]
-    table = demo_table(cleaned, result.measured)
-    write_json(
-        result.folder / "demo.json",
-        [asdict(c) | {"kept_share": kept_share(o, workshop)} for c, o in zip(cleaned, result.outcomes, strict=True)],
-    )
-    return replace(result, tables=(table, *result.tables))
+
+    def finish(outcomes: list[Outcome], measured: list[Measured]) -> tuple[list[Table], dict[str, Any]]:
+        cleaned = [measure_cleaning(outcome, workshop, is_noise) for outcome in outcomes]
+        document = [asdict(c) | {"kept_share": kept_share(o, workshop)} for c, o in zip(cleaned, outcomes, strict=True)]
+        return [demo_table(cleaned, measured)], {"demo.json": document}
+
+    return run(workshop, {"oracle": oracle(is_noise)}, finish)
 
 
 def subset(pool: Pool, tokenizer: Any, recipe: Recipe) -> Pool:
     """The most rows, in seeded order, that hold at most 20,000 tokens once the noise is planted; in file order."""
     order = np.random.Generator(np.random.PCG64(recipe.seed)).permutation(len(pool))
-    options: dict[str, Any] = {"template": recipe.tokens.template, "max_length": recipe.tokens.max_length}
+    options = tokens_options(recipe)
     lengths = tokenize_pool(pool, tokenizer, **options).input_ids.lengths[order]
     count = int(np.searchsorted(np.cumsum(lengths), SUBSET_TOKENS, side="right"))
     while count > 1:
@@ -131,7 +133,7 @@ def measure_cleaning(outcome: Outcome, workshop: Workshop, is_noise: Ragged) -> 
     return Cleaned(outcome.strategy, noise, area, corollary)
 
 
-def demo_table(cleaned: list[Cleaned], measured: tuple[Measured, ...]) -> Table:
+def demo_table(cleaned: list[Cleaned], measured: Sequence[Measured]) -> Table:
     """The demo's table: what was planted, what was removed, and whether the model is better for it."""
     by_name = {m.name: m for m in measured} | {"none": measured[0]}
     rows = []

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tokenclean.cleaning.workshop import read_pool, resolve_device, split_heldout, split_rows
+from tokenclean.cleaning.workshop import resolve_device, split_heldout, split_rows, take_rows, tokens_options
 from tokenclean.models.load import load_config, load_tokenizer, resolve_source
+from tokenclean.pool import load_sources
 from tokenclean.recipe import Recipe
 from tokenclean.report.tables import Table
 from tokenclean.tokens import TokenizedPool, tokenize_pool
@@ -59,11 +60,11 @@ class Plan:
 
 def plan(recipe: Recipe, *, flop_per_second: float | None = None) -> Plan:
     """Read pool, tokenizer and configuration, and lay out the run. ``flop_per_second``: measured here by default."""
-    pool, heldout_pool = split_heldout(read_pool(recipe), recipe)
-    source = resolve_source(recipe.model.base, revision=recipe.model.revision)
+    pool, heldout_pool = split_heldout(take_rows(load_sources(recipe.pool.sources), recipe), recipe)
+    trusted = recipe.model.trust_remote_code
+    source = resolve_source(recipe.model.base, revision=recipe.model.revision, trusted=trusted)
     tokenizer = load_tokenizer(source)
-    options: dict[str, Any] = {"template": recipe.tokens.template, "max_length": recipe.tokens.max_length}
-    tokens, heldout = tokenize_pool(pool, tokenizer, **options), tokenize_pool(heldout_pool, tokenizer, **options)
+    tokens, heldout = (tokenize_pool(p, tokenizer, **tokens_options(recipe)) for p in (pool, heldout_pool))
     size = model_size(load_config(source), recipe)
     steps = _steps(recipe, tokens, heldout, size)
     speed = flop_per_second or measure_speed(recipe)

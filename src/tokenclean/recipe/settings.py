@@ -1,36 +1,76 @@
-"""The recipe: a whole experiment as one frozen object, from a preset, a YAML file and ``a.b=c`` overrides."""
+"""The sections of a recipe, their keys, defaults and bounds."""
 
 from __future__ import annotations
 
-import difflib
-import types
-import typing
-from collections.abc import Iterable, Mapping
-from importlib import resources
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
-from tokenclean.errors import RecipeError
+_UNICODE_BREAKS = {"\x85", "\u2028", "\u2029"}
 
 Strategy = Literal["none", "full_tokens", "random", "rho", "fixed_model", "self_evolving"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
-PRESETS = ("paper", "quick", "demo")
+Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens"]
+Targets = Literal["response", "last_turn", "all"]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
-class SourceSettings(_Section):
-    """One file of the pool."""
+def _pairs(value: Any) -> Any:
+    return tuple(value.items()) if isinstance(value, Mapping) else value
 
-    path: str
+
+Names = Annotated[
+    tuple[tuple[str, str], ...], BeforeValidator(_pairs), PlainSerializer(lambda pairs: dict(pairs), return_type=dict)
+]
+"""A mapping of names, frozen: written as a mapping, held as pairs."""
+
+
+class SourceSettings(_Section):
+    """One source of the pool: a local file or folder (``path``), or a dataset of the Hub (``hub``)."""
+
+    path: str | None = None
+    """JSON lines, JSON array, CSV (these three also .gz or .zst), Parquet, or a folder that ``save_to_disk`` wrote."""
+    hub: str | None = None
+    """Hub id of a dataset, such as ``org/name``."""
+    config: str | None = None
+    """Configuration of a Hub dataset."""
+    split: str | None = None
+    """Split of a Hub dataset or folder; may be left out where there is one only."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub dataset."""
+    streaming: bool = False
+    """Read a Hub dataset as it comes in, without storing it."""
+    first_rows: int | None = Field(default=None, ge=1)
+    """Stop reading after this many rows."""
     name: str | None = None
-    """Source name; by default the row's own ``source``, else the file's stem."""
-    format: Literal["auto", "messages", "alpaca", "prompt_completion"] = "auto"
+    """Source name; by default the row's own ``source``, else the file's stem or the last part of the Hub id."""
+    format: Format = "auto"
+    columns: Names = ()
+    """Our key -> the row's column, such as ``{instruction: question, output: answer}``."""
+    roles: Names = ()
+    """Further role names -> ours, such as ``{bot: assistant}``."""
+    license: str | None = None
+    """Licence of the source, for the dataset card."""
+
+    @model_validator(mode="after")
+    def _check_place(self) -> SourceSettings:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("expected either path (a local file or folder) or hub (a dataset's Hub id)")
+        of_hub = [key for key in ("config", "revision", "streaming") if getattr(self, key)]
+        if self.hub is None and of_hub:
+            raise ValueError(f"{', '.join(of_hub)}: only for a Hub dataset; this source is a path")
+        return self
+
+    @property
+    def place(self) -> str:
+        """The path or Hub id."""
+        return self.path or self.hub or ""
 
 
 class HeldoutSettings(_Section):
@@ -45,12 +85,16 @@ class PoolSettings(_Section):
     sources: tuple[SourceSettings, ...] = Field(min_length=1)
     max_rows: int | None = Field(default=None, ge=4)
     """Use only this many rows, drawn with the seed (file order is kept)."""
+    max_rejected_share: float = Field(default=0.05, ge=0, le=1)
+    """Stop, before any model is loaded, where a larger share of the rows cannot be used."""
     heldout: HeldoutSettings = HeldoutSettings()
 
 
 class TokensSettings(_Section):
     template: Literal["tulu", "tokenizer"] = "tulu"
     max_length: int = Field(default=2048, ge=2)
+    targets: Targets = "response"
+    """Every trained assistant turn, the last one only, or every token (the pretraining labels of §3.2)."""
 
 
 class ModelSettings(_Section):
@@ -59,6 +103,8 @@ class ModelSettings(_Section):
     reference: str | None = None
     """A ready reference model θ' for rho and fixed_model in place of the warm-up."""
     revision: str | None = None
+    trust_remote_code: tuple[str, ...] = ()
+    """Names of the models that may run code from their own repository; every other may not."""
     device: str = "auto"
 
 
@@ -166,175 +212,7 @@ class Recipe(_Section):
 
     def to_yaml(self) -> str:
         """The recipe with every value spelled out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe file, or a preset by its name, and apply overrides such as ``training.epochs=2``.
-
-    Relative pool paths in a file are taken from the current folder. Raises RecipeError listing every fault at once,
-    unknown keys with a did-you-mean.
-    """
-    path = Path(path)
-    if path.is_file():
-        values, source = _read_yaml(_read_text(path), str(path)), str(path)
-    elif str(path) in PRESETS:
-        values, source = {"preset": str(path)}, f"preset {path}"
-    else:
-        raise RecipeError(f"no such recipe file; the presets are {', '.join(PRESETS)}", str(path))
-    return recipe_from(values, overrides, source)
-
-
-def recipe_from(values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "recipe") -> Recipe:
-    """Build a recipe from nested values (``preset`` names the values underneath) and overrides. Raises RecipeError."""
-    values = dict(values)
-    problems: list[str] = []
-    preset = values.pop("preset", None)
-    if preset is not None and preset not in PRESETS:
-        problems.append(f"preset: unknown preset {preset!r}{_did_you_mean(str(preset), PRESETS)}")
-    merged: dict[str, Any] = _merge(_preset_values(preset), values) if preset in PRESETS else dict(values)
-    for override in overrides:
-        try:
-            _apply_override(merged, override)
-        except ValueError as error:
-            problems.append(str(error))
-    try:
-        recipe = Recipe.model_validate(merged)
-    except ValidationError as error:
-        problems += _explain_all(error)
-    if problems:
-        raise RecipeError(problems, source)
-    return recipe  # pyright: ignore[reportPossiblyUnboundVariable]
-
-
-def training_from(values: Mapping[str, Any]) -> TrainingSettings:
-    """Training settings alone, from nested values. Raises RecipeError listing every fault."""
-    try:
-        return TrainingSettings.model_validate(values)
-    except ValidationError as error:
-        raise RecipeError(_explain_all(error), "training") from error
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot be read as UTF-8 text ({error})", str(path)) from error
-
-
-def _read_yaml(text: str, source: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-01
-        raise RecipeError(f"not valid YAML: {' '.join(str(error).split())}", source) from error
-    if not isinstance(values, dict):
-        raise RecipeError("a recipe is a mapping of sections (pool, model, cleaning, …)", source)
-    return values
-
-
-def _preset_values(preset: str) -> dict[str, Any]:
-    text = (resources.files("tokenclean") / "data" / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
-    return _read_yaml(text, f"preset {preset}")
-
-
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise ValueError(f"--set {override}: expected key=value, such as training.epochs=2")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"--set {override}: the value is not valid YAML") from error
-    *parents, last = path.split(".")
-    place: Any = values
-    for depth, part in enumerate([*parents, last]):
-        where = ".".join([*parents, last][: depth + 1])
-        is_last = depth == len(parents)
-        if isinstance(place, list):
-            if not part.isdecimal() or int(part) > len(place):
-                raise ValueError(f"--set {where}: this is a list of {len(place)}; give an index from 0 to {len(place)}")
-            if int(part) == len(place):
-                place.append({})
-            key: Any = int(part)
-        elif isinstance(place, dict):
-            key = part
-        else:
-            raise ValueError(f"--set {where}: {'.'.join([*parents, last][:depth])} is a value, not a section")
-        if is_last:
-            place[key] = value
-        else:
-            below = place[key] if isinstance(place, list) else place.get(key)
-            following = [*parents, last][depth + 1]
-            if below is None or isinstance(below, tuple):
-                below = list(below or []) if following.isdecimal() else {}
-            place[key] = dict(below) if isinstance(below, dict) else list(below) if isinstance(below, list) else below
-            place = place[key]
-
-
-def _explain_all(error: ValidationError) -> list[str]:
-    """Every fault, in words; pydantic also calls a tuple too short when its items are at fault, which says nothing."""
-    faults = error.errors()
-    blamed = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
-    return [_explain(fault) for fault in faults if fault["type"] != "too_short" or fault["loc"] not in blamed]
-
-
-def _explain(fault: Any) -> str:
-    location = [str(part) for part in fault["loc"]]
-    where = ".".join(location) or "recipe"
-    found = fault.get("input")
-    kind = fault["type"]
-    if kind == "extra_forbidden":
-        section = _section_at(location[:-1])
-        elsewhere = [f"{s}.{location[-1]}" for s in _sections_holding(location[-1])]
-        if elsewhere:
-            return f"{where}: unknown key; did you mean {' or '.join(elsewhere)}?"
-        return f"{where}: unknown key{_did_you_mean(location[-1], list(section.model_fields) if section else [])}"
-    if kind == "missing":
-        return f"{where}: missing; set it in the file or with --set {where}=…"
-    if kind == "literal_error":
-        allowed = [a.strip(" '") for a in str(fault["ctx"]["expected"]).replace(" or ", ",").split(",")]
-        return f"{where}: expected one of {', '.join(allowed)}, found {found!r}{_did_you_mean(str(found), allowed)}"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if kind == "value_error":
-        return message if where == "recipe" else f"{where}: {message}"
-    return f"{where}: {message[:1].lower()}{message[1:]}, found {found!r}"
-
-
-def _did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _section_at(location: list[str]) -> type[BaseModel] | None:
-    section: type[BaseModel] | None = Recipe
-    for part in location:
-        if part.isdecimal():
-            continue
-        section = (
-            _section_type(section.model_fields[part].annotation) if section and part in section.model_fields else None
-        )
-    return section
-
-
-def _section_type(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return annotation if issubclass(annotation, BaseModel) else None
-    found = (_section_type(argument) for argument in typing.get_args(annotation))
-    return next((section for section in found if section is not None), None)
-
-
-def _sections_holding(key: str, section: type[BaseModel] = Recipe, path: str = "") -> list[str]:
-    """Paths of the sections, at any depth, that have this key."""
-    found = [path] if path and key in section.model_fields else []
-    for name, field in section.model_fields.items():
-        if below := _section_type(field.annotation):
-            found += _sections_holding(key, below, f"{path}.{name}" if path else name)
-    return found
+        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        if _UNICODE_BREAKS.isdisjoint(text):
+            return text
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)  # YAML folds these where they stand bare

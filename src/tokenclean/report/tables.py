@@ -13,12 +13,13 @@ from tokenclean.scoring import PairedDifference
 
 @dataclass(frozen=True)
 class Table:
-    """A table of strings: ``title``, ``columns``, ``rows`` (the first column is text, the others are numbers)."""
+    """A table of strings: ``title``, ``columns``, ``rows``; ``text_columns``: numbers of those that hold no numbers."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    text_columns: tuple[int, ...] = (0,)
 
     def to_rich(self) -> RichTable:
         """For a rich console."""
@@ -32,14 +33,20 @@ class Table:
             show_edge=False,
         )
         for number, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+            is_text = number in self.text_columns
+            table.add_column(column, justify="left" if is_text else "right", no_wrap=number == 0 or not is_text)
         for row in self.rows:
             table.add_row(*row)
         return table
 
     def to_markdown(self) -> str:
         """As GitHub Markdown, ending with a newline."""
-        lines = [f"**{self.title}**", "", _line(self.columns), _line(["---", *["--:"] * (len(self.columns) - 1)])]
+        lines = [
+            f"**{self.title}**",
+            "",
+            _line(self.columns),
+            _line(["---" if n in self.text_columns else "--:" for n in range(len(self.columns))]),
+        ]
         lines += [_line(row) for row in self.rows]
         if self.note:
             lines += ["", self.note]
@@ -54,6 +61,16 @@ def difference_text(difference: PairedDifference) -> str:
 def share_text(share: float | None) -> str:
     """A share as a percentage, or a dash."""
     return "–" if share is None else f"{100 * share:.1f}%"
+
+
+def size_text(size_bytes: int) -> str:
+    """``78.3 MiB``: a size in bytes, in the unit that suits it."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
 def jaccard_table(names: Sequence[str], values: Sequence[Sequence[float]]) -> Table:

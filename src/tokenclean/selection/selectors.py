@@ -26,6 +26,15 @@ def kept_count(total: int, proportion: float) -> int:
     return int(int(total) * float(proportion))
 
 
+def lowest_kept(scores: Ragged | None, kept: Ragged) -> float | None:
+    """The threshold τ of Eq. 4 as it came out: the lowest score that was kept (nats); None without scores."""
+    if scores is None:
+        return None
+    values = scores.values[kept.values]
+    values = values[np.isfinite(values)]  # a warm-up split is kept whole, without scores
+    return float(values.min()) if len(values) else None
+
+
 def select_tokens(
     scores: Ragged | None,
     is_response: Ragged,

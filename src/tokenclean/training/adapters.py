@@ -17,6 +17,8 @@ import torch
 from transformers import PreTrainedModel
 
 from tokenclean.errors import MissingExtraError, ModelError
+from tokenclean.models.hub import hub_options
+from tokenclean.models.weights import adapter_folder
 from tokenclean.recipe import LoraSettings
 
 EARLIER = "earlier_rounds"
@@ -49,9 +51,10 @@ def add_fresh_lora(model: PreTrainedModel, settings: LoraSettings, earlier: Path
         if earlier is None:
             wrapped: Any = PeftModel(model, config, adapter_name=ROUND)
         else:
-            before: Any = PeftConfig.from_pretrained(str(earlier))
+            folder = str(adapter_folder(str(earlier), hub_options(str(earlier), None)))
+            before: Any = PeftConfig.from_pretrained(folder)
             before.lora_dropout = 0.0
-            wrapped = PeftModel.from_pretrained(model, str(earlier), adapter_name=EARLIER, config=before)
+            wrapped = PeftModel.from_pretrained(model, folder, adapter_name=EARLIER, config=before)
             wrapped.add_adapter(ROUND, config)
     except ValueError as error:
         raise ModelError(f"cannot add a LoRA to {type(model).__name__}: {' '.join(str(error).split())}") from error

@@ -6,7 +6,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def train(
     rows, eval_rows = _set_aside(rows, settings.eval_rows, seed)
     steps = plan_steps(len(rows), settings)
     torch.manual_seed(seed)
-    base = load_model(ModelSource(source.base, None, source.revision), device=device)
+    base = load_model(replace(source, adapter=None), device=device)
     earlier = Path(source.adapter) if source.adapter else None
     model: Any = base
     if settings.method == "lora":

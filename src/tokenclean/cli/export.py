@@ -1,0 +1,56 @@
+"""``tokenclean export``: the cleaned dataset in the form that a trainer takes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenclean.cli.console import out
+from tokenclean.errors import RunFolderError
+
+
+class Trainer(StrEnum):
+    trl = "trl"
+    llamafactory = "llamafactory"
+    axolotl = "axolotl"
+    hf = "hf"
+
+
+def export(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, a results folder, or a table from tokenclean select.")
+    ],
+    to: Annotated[Trainer, typer.Option(help="hf is a Hub dataset repository, for the transformers Trainer too.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write; by default RUN's name and the trainer's.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="Which of a run's strategies; by default the recipe's own.")
+    ] = None,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="ORG/NAME", help="Upload too, with the token in HF_TOKEN or of `hf auth login`."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make the uploaded dataset public.")] = False,
+) -> None:
+    """Write the cleaned dataset as a trainer takes it, with a card and the configuration to paste.
+
+    Rows with no kept token are left out. The configuration sets the trainer's maximum length to the longest row.
+
+    Example: tokenclean export runs/quick --to trl -o for-trl
+    """
+    if not run.exists():
+        raise RunFolderError(f"{run}: no such run folder or table")
+
+    from tokenclean.experiment.export import export_run
+    from tokenclean.exporting import push_folder
+
+    folder = output or Path(f"{run.resolve().stem}-{to.value}")
+    written = export_run(run, to.value, folder, strategy)
+    out.print(f"{folder}: {written.rows:,} rows for {to.value}: {', '.join(written.files)}", soft_wrap=True)
+    out.print(f"train with: {written.snippet}", soft_wrap=True, markup=False)
+    if push_to_hub is not None:
+        out.print(push_folder(folder, push_to_hub, private=not public), soft_wrap=True, markup=False)

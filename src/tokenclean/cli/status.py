@@ -1,0 +1,33 @@
+"""``tokenclean status``: the stages of a run folder, and why each is or isn't valid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenclean.cli.console import out
+from tokenclean.errors import RunFolderError
+
+
+def status(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quick.")],
+) -> None:
+    """List the stages of a run folder with size and age, and say why each is or isn't valid.
+
+    Every file is held against the hash in its stage's manifest. Nothing is changed.
+
+    Example: tokenclean status runs/quick
+    """
+    if not (run / "stages").is_dir():
+        raise RunFolderError(f"{run}: is no run folder; give the recipe's output/name, such as runs/quick")
+
+    from tokenclean.experiment.status import describe_run
+
+    described = describe_run(run)
+    out.print(described.headline, soft_wrap=True)
+    out.print()
+    out.print(described.table.to_rich())
+    for line in described.notes:
+        out.print(line, soft_wrap=True, markup=False)

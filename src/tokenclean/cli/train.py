@@ -1,0 +1,91 @@
+"""``tokenclean train``: fine-tuning on the kept tokens of a table."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenclean.cli.console import out, progress, quiet_libraries
+from tokenclean.cli.options import DeviceOption, ModelOption, Precision, TrustOption
+from tokenclean.errors import TableError
+
+
+class Method(StrEnum):
+    lora = "lora"
+    full = "full"
+
+
+def train(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="A table with is_kept or weight; else all of the response.")
+    ],
+    base: ModelOption,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the trained model or adapter.")] = Path(
+        "model"
+    ),
+    method: Annotated[Method, typer.Option(help="LoRA adapter, or all weights.")] = Method.lora,
+    learning_rate: Annotated[float, typer.Option(min=1e-12)] = 1e-4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Conversations an optimizer step.")] = 48,
+    epochs: Annotated[int, typer.Option(min=1)] = 1,
+    rank: Annotated[int, typer.Option(min=1, help="LoRA rank; alpha is 16.")] = 64,
+    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="LoRA dropout.")] = 0.1,
+    warmup_ratio: Annotated[float, typer.Option(min=0, max=0.99)] = 0.03,
+    loss_normalisation: Annotated[
+        str, typer.Option(help="token: one mean over the batch's tokens (Eq. 1); sample: mean of samples' means.")
+    ] = "token",
+    eval_rows: Annotated[int, typer.Option(min=0, help="Set rows aside and print their loss after each epoch.")] = 0,
+    precision: Annotated[Precision, typer.Option()] = Precision.safe,
+    seed: Annotated[int, typer.Option(min=0)] = 42,
+    device: DeviceOption = "auto",
+    trust_remote_code: TrustOption = None,
+) -> None:
+    """Fine-tune on the kept tokens of a table: float weights in `weight`, else `is_kept`, else every response token.
+
+    Example: tokenclean train kept.parquet --base HuggingFaceTB/SmolLM2-135M -o model
+    """
+    import numpy as np
+
+    from tokenclean.cleaning.workshop import resolve_device
+    from tokenclean.models.load import resolve_source
+    from tokenclean.recipe import training_from
+    from tokenclean.tokens import read_table
+    from tokenclean.training.trainer import train as fine_tune
+
+    settings = training_from(
+        {
+            "method": method.value,
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "epochs": epochs,
+            "lora": {"rank": rank, "dropout": dropout},
+            "warmup_ratio": warmup_ratio,
+            "loss_normalisation": loss_normalisation,
+            "eval_rows": eval_rows,
+            "precision": precision.value,
+        }
+    )
+    selected = read_table(table)
+    column = next(name for name in ("weight", "is_kept", "is_response") if name in selected.columns)
+    if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
+        raise TableError(f"{output}: already there and not empty; name another --output")
+    quiet_libraries()
+    result = fine_tune(
+        resolve_source(base, trusted=tuple(trust_remote_code or ())),
+        selected["input_ids"],
+        selected[column].map_values(lambda values: values.astype(np.float32)),
+        settings,
+        output,
+        seed=seed,
+        device=resolve_device(device),
+        progress=progress("train", "step"),
+    )
+    out.print(
+        f"{output}: {result.steps} optimizer steps on {result.selected_tokens:,} tokens ({column})", soft_wrap=True
+    )
+    out.print(f"  {result.trained_rows:,} rows trained, {result.dropped_rows:,} without a selected token dropped")
+    out.print(f"  batch loss {result.losses[0]:.4f} at the first step, {result.losses[-1]:.4f} at the last")
+    for epoch, loss in enumerate(result.eval_losses, start=1):
+        out.print(f"  epoch {epoch}: loss {loss:.4f} on the {result.eval_rows} rows set aside")

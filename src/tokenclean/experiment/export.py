@@ -1,0 +1,99 @@
+"""From a run, or a table of selected tokens, to one trainer's form of the cleaned dataset."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import tokenclean
+from tokenclean.errors import RecipeError, RunFolderError, TableError
+from tokenclean.exporting import Card, CleanedDataset, ExportResult, ModelName, export, read_cleaned, write_cleaned
+from tokenclean.store import MANIFEST, check_stage
+from tokenclean.tokens import is_table, read_table
+
+CLEANED = "cleaned.parquet"
+
+
+def export_run(run: Path, to: str, folder: Path, strategy: str | None = None) -> ExportResult:
+    """Export what ``run`` names: a run folder (its latest results), a results folder, or a ``.parquet`` file, either a
+    cleaned dataset or a table with ``is_kept`` or ``weight``.
+
+    ``strategy``: which of a run's strategies, by default the recipe's own. Raises RunFolderError for a damaged or
+    missing results folder, RecipeError for a strategy it has not, and what ``exporting.export`` raises.
+    """
+    if run.is_dir():
+        return _export_cleaned(_cleaned_of(_results_of(run), strategy), to, folder)
+    if not is_table(run):
+        return _export_cleaned(run, to, folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_cleaned(read_table(run), Path(scratch) / CLEANED)
+        return _export_cleaned(Path(scratch) / CLEANED, to, folder)
+
+
+def card_of(cleaned: CleanedDataset) -> Card:
+    """The card of a cleaned dataset, from the metadata that came with its tokens."""
+    metadata = cleaned.metadata
+    selection: Mapping[str, Any] = metadata.get("selection") or {}
+    models = {name: ModelName(m["name"], m.get("revision")) for name, m in metadata.get("models", {}).items()}
+    base = models.pop("base", None)
+    if base is None:
+        raise TableError(f"{cleaned.path}: does not say which base model its tokens belong to; score the pool again")
+    recipe = metadata.get("recipe")
+    strategy = metadata.get("strategy") or f"score, top tokens by level {selection.get('level', 'global')}"
+    return Card(
+        title=recipe["name"] if recipe else "cleaned tokens",
+        base=base,
+        strategy=strategy,
+        counts=cleaned.counts,
+        template=metadata.get("template", ""),
+        max_length=cleaned.max_length,
+        tokenclean_version=tokenclean.__version__,
+        references=tuple(models.values()),
+        proportion=selection.get("proportion"),
+        threshold=selection.get("threshold"),
+        level=selection.get("level"),
+        licences=metadata.get("licenses", {}),
+        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
+    )
+
+
+def _export_cleaned(path: Path, to: str, folder: Path) -> ExportResult:
+    return export(path, to, folder, card_of(read_cleaned(path)))
+
+
+def _results_of(run: Path) -> Path:
+    """The run's latest whole results, or ``run`` itself where it is a results folder."""
+    if (run / MANIFEST).is_file():
+        latest = run
+    else:
+        finished = [path.parent for path in (run / "results").glob(f"*/{MANIFEST}")]
+        if not finished:
+            raise RunFolderError(f"{run}: holds no results; `tokenclean run` makes them, or give a .parquet table")
+        latest = max(finished, key=_finished)
+    if faults := check_stage(latest):
+        raise RunFolderError(
+            f"{latest}: is not what was written: {'; '.join(faults[:3])}. Run the recipe again, which makes it anew"
+        )
+    return latest
+
+
+def _finished(results: Path) -> tuple[str, str]:
+    try:
+        return json.loads((results / MANIFEST).read_text(encoding="utf-8"))["finished"], results.name
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError):  # damaged: told when it is the only one
+        return "", results.name
+
+
+def _cleaned_of(results: Path, strategy: str | None) -> Path:
+    known = sorted(path.parent.name for path in results.glob(f"*/{CLEANED}"))
+    if strategy is None:
+        recipe = yaml.safe_load((results / "recipe.yaml").read_text(encoding="utf-8"))
+        strategy = recipe["cleaning"]["strategy"]
+    if strategy not in known:
+        raise RecipeError(f"--strategy: {results} has no strategy {strategy!r}; it has {', '.join(known)}", "export")
+    return results / strategy / CLEANED

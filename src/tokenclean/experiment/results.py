@@ -1,0 +1,182 @@
+"""The results folder: what a run made for its user, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenclean.cleaning import Outcome, Workshop
+from tokenclean.cleaning.workshop import Model, array_hash
+from tokenclean.exporting import write_cleaned
+from tokenclean.pool import write_rejected
+from tokenclean.recipe import Recipe
+from tokenclean.report.tables import Table
+from tokenclean.scoring import PairedDifference
+from tokenclean.selection import lowest_kept
+from tokenclean.store import file_hash, write_json
+from tokenclean.tokens import TokenTable, write_table
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model on the held-out rows: against the base, and against full tokens where that was trained."""
+
+    name: str
+    kept_share: float | None
+    loss: float
+    against_base: PairedDifference | None
+    against_full: PairedDifference | None
+    weak_reference: str = ""
+
+
+def kept_share(outcome: Outcome, workshop: Workshop) -> float | None:
+    """Kept tokens over response tokens of the training pool (r̂); None where nothing was selected."""
+    if outcome.kept is None:
+        return None
+    return float(outcome.kept.values.sum() / workshop.tokens.is_response.values.sum())
+
+
+def write_results(
+    workshop: Workshop,
+    outcomes: Sequence[Outcome],
+    measured: Sequence[Measured],
+    tables: Sequence[Table],
+    documents: Mapping[str, Any],
+    seconds: float,
+) -> Path:
+    """Write, or find unharmed, the folder of these results; ``documents``: further JSON by file name.
+
+    Its name hashes the recipe, the pool's tokens, the models and the kept tokens. It holds for each strategy the final
+    model, the references on the way, ``kept.parquet`` (scores and labels of every token) and ``cleaned.parquet`` (the
+    dataset for a trainer), then recipe, tables, rejected rows and ``result.json``.
+    """
+    tokens = workshop.tokens
+    inputs = {
+        "recipe": workshop.recipe.model_dump(mode="json"),
+        "tokens": array_hash(tokens.input_ids.values, tokens.is_response.values),
+        "models": {m.name: m.identity for o in outcomes for m in (*o.rounds, *(c.model for c in o.checks), o.model)},
+        "kept": {o.strategy: array_hash(o.kept.values) for o in outcomes if o.kept is not None},
+        "rejected": len(workshop.rejected),
+    }
+
+    def make(folder: Path) -> dict[str, Any]:
+        for outcome in outcomes:
+            _write_strategy(workshop, outcome, folder / outcome.strategy)
+        write_rejected(workshop.rejected, folder / "rejected.jsonl")
+        (folder / "recipe.yaml").write_text(workshop.recipe.to_yaml(), encoding="utf-8")
+        (folder / "table.md").write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
+        for name, document in documents.items():
+            write_json(folder / name, document)
+        write_json(folder / "result.json", _result(workshop, outcomes, measured, seconds))
+        return {"strategies": [outcome.strategy for outcome in outcomes]}
+
+    return workshop.stage("results", inputs, make, within="results").path
+
+
+def _write_strategy(workshop: Workshop, outcome: Outcome, place: Path) -> None:
+    if outcome.kept is not None:
+        columns = {"is_kept": outcome.kept} | ({"score": outcome.scores} if outcome.scores is not None else {})
+        table = TokenTable.of_tokens(workshop.tokens, _metadata(workshop, outcome), **columns)
+        write_table(table, place / "kept.parquet")
+        write_cleaned(table, place / "cleaned.parquet")
+    for number, model in enumerate(outcome.rounds):
+        is_final = number == len(outcome.rounds) - 1
+        _place_model(model, place / ("model" if is_final else model.name), as_copy=is_final)
+
+
+def _metadata(workshop: Workshop, outcome: Outcome) -> dict[str, Any]:
+    """What a dataset card says, in the terms of ``tokenclean score`` and ``select``."""
+    recipe: Recipe = workshop.recipe
+    scored = outcome.scores is not None
+    references = [check.model for check in outcome.checks]
+    models = {"base": workshop.base, **{reference.name: reference for reference in references}}
+    level = {"random": "random", "rho": "sample"}.get(outcome.strategy, recipe.cleaning.level)
+    selected = scored or outcome.strategy == "random"
+    return {
+        "strategy": outcome.strategy,
+        "template": recipe.tokens.template,
+        "max_length": recipe.tokens.max_length,
+        "targets": recipe.tokens.targets,
+        "precision": recipe.scoring.precision,
+        "models": {
+            name: {"name": str(model.source), "revision": model.source.revision, "fingerprint": model.key}
+            for name, model in models.items()
+        },
+        "selection": {
+            "proportion": recipe.cleaning.proportion,
+            "level": level,
+            "threshold": lowest_kept(outcome.scores, outcome.kept),
+        }
+        if outcome.kept is not None and selected
+        else {},
+        "licenses": {s.name or s.place: s.license for s in recipe.pool.sources},
+        "recipe": recipe.model_dump(mode="json"),
+    }
+
+
+def _result(
+    workshop: Workshop, outcomes: Sequence[Outcome], measured: Sequence[Measured], seconds: float
+) -> dict[str, Any]:
+    return {
+        "seconds": round(seconds, 1),
+        "seed": workshop.recipe.seed,
+        "base": str(workshop.base_source),
+        "pool_files": _pool_files(workshop.recipe),
+        "training_rows": list(workshop.tokens.ids),
+        "heldout_rows": list(workshop.heldout.ids),
+        "counts": {
+            "training_rows": len(workshop.tokens),
+            "heldout_rows": len(workshop.heldout),
+            "rejected_rows": len(workshop.rejected),
+            "truncated_rows": int(workshop.tokens.is_truncated.sum()),
+            "tokens": len(workshop.tokens.input_ids.values),
+            "response_tokens": int(workshop.tokens.is_response.values.sum()),
+        },
+        "measured": [asdict(m) for m in measured],
+        "training": {m.name: dict(m.training or {}) for o in outcomes for m in o.rounds},
+        "references": [
+            {
+                "strategy": o.strategy,
+                "name": c.model.name,
+                "heldout": asdict(c.heldout),
+                "score_deviation_nats": c.score_deviation,
+                "score_error_nats": c.score_error,
+                "faults": c.faults,
+            }
+            for o in outcomes
+            for c in o.checks
+        ],
+        "stages": {"made": workshop.made, "reused": sorted(set(workshop.reused))},
+    }
+
+
+def _pool_files(recipe: Recipe) -> list[dict[str, Any]]:
+    """Name, size and sha256 of each local file; id and revision of a Hub dataset."""
+    described: list[dict[str, Any]] = []
+    for source in recipe.pool.sources:
+        path = Path(source.place).expanduser()
+        if source.hub is not None:
+            described.append({"hub": source.hub, "revision": source.revision, "split": source.split})
+        elif path.is_file():
+            described.append({"path": source.place, "bytes": path.stat().st_size, "sha256": file_hash(path)})
+        else:
+            described.append({"path": source.place})
+    return described
+
+
+def _place_model(model: Model, place: Path, *, as_copy: bool) -> None:
+    """The final model as a copy, which its user may change; references as hard links to their stage."""
+    stage = Path(model.source.adapter or model.source.base)
+    ignored = shutil.ignore_patterns("manifest.json")
+    shutil.copytree(stage, place, ignore=ignored, copy_function=shutil.copy2 if as_copy else _link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
