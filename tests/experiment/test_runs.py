@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tokenclean.errors import RecipeError, WeakReferenceError
 from tokenclean.experiment.demo import SUBSET_TOKENS, demo_recipe, run_demo
 from tokenclean.experiment.plan import plan
 from tokenclean.experiment.run import run
+from tokenclean.exporting import read_cleaned
 from tokenclean.models.load import load_model, resolve_source
 from tokenclean.recipe import Recipe, recipe_from
 from tokenclean.scoring import token_losses
@@ -115,6 +117,52 @@ def test_the_same_run_again_makes_nothing(finished, small_pool: Path, tiny_model
     assert again.made == []
     assert second.folder == result.folder
     assert second.measured == result.measured
+
+
+def fixed_model_recipe(pool: Path, model: Path, output: Path, **cleaning: float) -> Recipe:
+    values = {"strategy": "fixed_model", **cleaning}
+    return recipe_of(pool, model, output, cleaning=values, evaluation={"controls": []})
+
+
+def test_another_proportion_scores_no_token_of_the_pool_again(small_pool, tiny_model_folder, tmp_path):
+    run(Workshop.open(fixed_model_recipe(small_pool, tiny_model_folder, tmp_path)))
+    again = Workshop.open(fixed_model_recipe(small_pool, tiny_model_folder, tmp_path, proportion=0.3))
+    run(again)
+    # The model on the newly kept tokens, its loss on the held-out rows, the results.
+    assert [name.partition("-")[0] for name in again.made[:2]] == ["training", "losses"]
+    assert len(again.made) == 3
+
+
+def test_a_retrained_model_with_other_weights_is_scored_anew(small_pool, tiny_model_folder, tmp_path, monkeypatch):
+    """On a GPU the same training need not give the same weights; losses of the lost ones must not be taken for its."""
+    from tokenclean.cleaning import workshop as module
+
+    recipe = fixed_model_recipe(small_pool, tiny_model_folder, tmp_path)
+    first = Workshop.open(recipe)
+    run(first)
+    adapter = Path(first.warmup.source.adapter)
+    shutil.rmtree(adapter)
+    train = module.train
+    monkeypatch.setattr(module, "train", lambda *args, seed, **options: train(*args, seed=seed + 1, **options))
+    again = Workshop.open(recipe)
+    run(again)
+    made = [name.partition("-")[0] for name in again.made]
+    assert made.count("training") == 2
+    # With the reference: three splits, the held-out rows, the sample under two policies; then the final model.
+    assert made.count("losses") == 3 + 1 + 2 + 1
+
+
+def test_cleaned_dataset_holds_exactly_the_kept_tokens(finished):
+    workshop, result, _ = finished
+    for strategy, kept in kept_sets(result).items():
+        cleaned = read_cleaned(result.folder / strategy / "cleaned.parquet")
+        labels = {row["id"]: np.array(row["labels"]) for row in cleaned.rows.to_pylist()}
+        for number, identity in enumerate(workshop.tokens.ids):
+            ids = workshop.tokens.input_ids[number]
+            is_kept = workshop.tokens.is_response.with_values(kept)[number]
+            if is_kept.any():
+                np.testing.assert_array_equal(labels.pop(identity), np.where(is_kept, ids, -100))
+        assert labels == {}
 
 
 def test_what_lies_in_the_results_folder(finished):

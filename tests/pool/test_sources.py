@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tokenclean.errors import PoolError, RecipeError, RunFolderError
-from tokenclean.pool import Pool, RejectedRow, Turn, load_pool, merge_pools, write_rejected
+from tokenclean.pool import Pool, RejectedRow, Turn, load_pool, load_sources, merge_pools, write_rejected
+from tokenclean.pool.reading import Record
+from tokenclean.recipe import source_from
 
 GOOD = {"prompt": "Once", "completion": " upon"}
 GOOD_LINE = json.dumps(GOOD).encode()
@@ -232,3 +234,47 @@ def test_write_rejected_where_no_file_can_be(tmp_path):
         write_rejected([RejectedRow("a", 1, "reason")], tmp_path / "file" / "rejected.jsonl")
     write_rejected([], tmp_path / "new" / "rejected.jsonl")
     assert (tmp_path / "new" / "rejected.jsonl").read_bytes() == b""
+
+
+def test_a_column_map_and_role_names_reach_the_rows(tmp_path):
+    row = {"dialogue": [{"who": "customer", "said": "a"}, {"who": "bot", "said": "b"}], "origin": {"shop": "x"}}
+    path = write_lines(tmp_path / "a.jsonl", json.dumps(row).encode())
+    columns = {"messages": "dialogue", "role": "who", "content": "said", "source": "origin.shop"}
+    (conversation,) = load_pool(path, columns=columns, roles={"customer": "user", "bot": "assistant"})
+    assert [(t.role, t.content) for t in conversation.turns] == [("user", "a"), ("assistant", "b")]
+    assert conversation.source == "x"
+
+
+def test_an_unknown_key_of_the_column_map_is_refused_before_a_file_is_read(tmp_path):
+    with pytest.raises(RecipeError, match="instruction"):
+        load_pool(tmp_path / "missing.jsonl", columns={"instructon": "question"})
+
+
+def test_ids_tell_apart_all_that_a_row_holds(tmp_path):
+    answer = {"role": "assistant", "content": "b"}
+    answers = [
+        answer,
+        answer | {"reasoning_content": "c"},
+        answer | {"tool_calls": [{"name": "f", "arguments": {}}]},
+    ]
+    rows = [{"messages": [{"role": "user", "content": "a"}, one]} for one in answers]
+    rows.append(rows[0] | {"tools": [{"name": "f"}]})
+    rows += [{"input_ids": [1, 2], "labels": [-100, 2]}, {"input_ids": [1, 3], "labels": [-100, 3]}]
+    paths = [write_lines(tmp_path / f"{i}.jsonl", json.dumps(row).encode()) for i, row in enumerate(rows)]
+    hashes = [load_pool(path)[0].id.split(":")[-1] for path in paths]
+    assert len(set(hashes)) == len(rows)
+
+
+def test_first_rows_of_a_hub_dataset(monkeypatch):
+    rows = [Record(n, n, {"prompt": "a", "completion": f"b{n}"}) for n in range(1, 10)]
+    asked = {}
+
+    def read_hub(name, **options):
+        asked.update(options, name=name)
+        return iter(rows)
+
+    monkeypatch.setattr("tokenclean.pool.sources.read_hub", read_hub)
+    values = {"hub": "org/some-data", "split": "train", "revision": "v1", "streaming": True, "first_rows": 3}
+    pool = load_sources([source_from(values)])
+    assert [c.id.rpartition(":")[0] for c in pool] == ["some-data:1", "some-data:2", "some-data:3"]
+    assert asked == {"name": "org/some-data", "config": None, "split": "train", "revision": "v1", "streaming": True}
