@@ -28,7 +28,7 @@ CARD = Card(
 
 
 def front_matter(card: Card) -> dict:
-    start, matter, _ = card.to_markdown().split("---\n", 2)
+    start, matter, _ = card.to_markdown("data.parquet").split("---\n", 2)
     assert start == ""
     return yaml.safe_load(matter)
 
@@ -37,7 +37,7 @@ def test_front_matter_tells_the_hub_task_size_tags_and_files():
     matter = front_matter(CARD)
     assert matter["task_categories"] == ["text-generation"]
     assert matter["size_categories"] == ["1K<n<10K"]
-    assert matter["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+    assert matter["configs"][0]["data_files"] == [{"split": "train", "path": "data.parquet"}]
     assert "token-cleaning" in matter["tags"]
 
 
@@ -57,17 +57,17 @@ def test_a_licence_is_claimed_only_where_all_sources_state_the_same(licences, ex
 
 
 def test_sections_name_models_counts_licences_and_threshold():
-    text = CARD.to_markdown()
+    text = CARD.to_markdown("data.parquet")
     assert "| Base model | org/base, revision main |" in text
     assert "| Lowest kept score | 0.0123 nats |" in text
     assert "| alpaca | 900 | 3 | 90,000 | 50,000 | 30,000 | 60.0% |" in text
     assert "| all | 1,100 | 3 | 90,009 | 50,008 | 30,000 | 60.0% |" in text
     assert "- alpaca: CC BY-NC 4.0\n- wiki: not stated" in text
-    assert "Lowest kept score" not in replace(CARD, threshold=None).to_markdown()
+    assert "Lowest kept score" not in replace(CARD, threshold=None).to_markdown("data.parquet")
 
 
 def test_no_folder_of_the_machine_is_told():
-    text = CARD.to_markdown()
+    text = CARD.to_markdown("data.parquet")
     assert "someone" not in text
     assert "~/" not in text
     assert "data/private.jsonl" not in text
@@ -84,7 +84,7 @@ def test_any_name_keeps_front_matter_tables_and_code_whole(title, source, licenc
     counts = CleanedCounts((replace(COUNTS.sources[0], source=source),))
     recipe_yaml = yaml.safe_dump({"note": f"note {recipe}"}, allow_unicode=True)  # not a path, whatever follows
     card = replace(CARD, title=title, counts=counts, licences={source: licence}, recipe=recipe_yaml)
-    text = card.to_markdown()
+    text = card.to_markdown("data.parquet")
     assert front_matter(card)["pretty_name"] == " ".join(title.split())
     lines = text.split("\n")
     start = lines.index("## What is in it")
@@ -94,3 +94,7 @@ def test_any_name_keeps_front_matter_tables_and_code_whole(title, source, licenc
     code = lines[lines.index("## Recipe") + 3 :]
     assert code.index(fence) == len(code) - 2
     assert yaml.safe_load("\n".join(code[:-2])) == {"note": f"note {recipe}"}
+
+
+def test_a_repository_without_parquet_names_no_files():
+    assert "configs" not in CARD.to_markdown(None)

@@ -60,12 +60,12 @@ class Card:
     licences: Mapping[str, str | None] = field(default_factory=dict)
     recipe: str = ""
 
-    def to_markdown(self) -> str:
+    def to_markdown(self, data_files: str | None) -> str:
         """README.md of a Hub data-set repository: YAML front matter, then plain sections.
 
-        Names of local files and folders lose their folder, also in the recipe: a card tells nothing of a machine.
+        ``data_files``: pattern of the Parquet files in the repository, None where it holds none. Names of local files and folders lose their folder, also in the recipe: a card tells nothing of a machine.
         """
-        matter = yaml.safe_dump(self._front_matter(), sort_keys=False, allow_unicode=True, width=1000)
+        matter = yaml.safe_dump(self._front_matter(data_files), sort_keys=False, allow_unicode=True, width=1000)
         training = _TRAINING.format(max_length=f"{self.max_length:,}")
         parts = [
             f"---\n{matter}---",
@@ -82,18 +82,20 @@ class Card:
             parts.append("## Recipe\n\n" + _fenced(without_folders(self.recipe)))
         return "\n\n".join(parts) + "\n"
 
-    def _front_matter(self) -> dict[str, Any]:
+    def _front_matter(self, data_files: str | None) -> dict[str, Any]:
         matter: dict[str, Any] = {"pretty_name": " ".join(self.title.split())}
         licence = self._common_licence()
         if licence:
             slug = re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-")
             matter |= {"license": slug} if slug in _HUB_LICENCES.split() else {"license": "other", "license_name": slug}
         rows = self.counts.rows
+        if data_files is not None:
+            split = {"split": "train", "path": data_files}
+            matter["configs"] = [{"config_name": "default", "data_files": [split]}]
         return matter | {
             "task_categories": ["text-generation"],
             "tags": ["token-cleaning", "sft", "tokenclean"],
             "size_categories": [next((name for limit, name in _SIZES if rows < limit), "10M<n<100M")],
-            "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
         }
 
     def _common_licence(self) -> str | None:

@@ -17,6 +17,7 @@ from tokenclean.exporting.hf import write_hf
 from tokenclean.exporting.llamafactory import write_llamafactory
 from tokenclean.exporting.trl import write_trl
 
+_CARD = "README.md"
 # A writer fills the folder and returns the command that trains on it, run from inside the folder.
 WRITERS: dict[str, Callable[[CleanedDataset, Path, Card], str]] = {
     "trl": write_trl,
@@ -39,7 +40,7 @@ class ExportResult:
 def export(cleaned_path: Path | str, to: str, folder: Path | str, card: Card) -> ExportResult:
     """Write a canonical file in the form of the trainer ``to`` (a key of WRITERS) into a new or empty folder.
 
-    The folder appears under its name only when it is whole. Raises RecipeError for an unknown trainer, TableError for
+    Its card lies in ``README.md``. The folder appears under its name only when it is whole. Raises RecipeError for an unknown trainer, TableError for
     a file that is none of ours or whose weights the trainer cannot take, RunFolderError for a folder that holds
     something or cannot be written, MissingExtraError where the writer needs ``datasets``.
     """
@@ -53,6 +54,8 @@ def export(cleaned_path: Path | str, to: str, folder: Path | str, card: Card) ->
     try:
         temporary.mkdir(parents=True)
         command = WRITERS[to](cleaned, temporary, card)
+        data = next((str(file.relative_to(temporary)) for file in temporary.rglob("*.parquet")), None)
+        (temporary / _CARD).write_text(card.to_markdown(data), encoding="utf-8")
         files = sorted(str(file.relative_to(temporary)) for file in temporary.rglob("*") if file.is_file())
         if final.exists():
             final.rmdir()

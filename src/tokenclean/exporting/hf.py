@@ -7,10 +7,11 @@ from pathlib import Path
 from tokenclean.exporting.card import Card
 from tokenclean.exporting.cleaned import CleanedDataset
 
+_DATA_FILE = "data/train-00000-of-00001.parquet"
+
 
 def write_hf(cleaned: CleanedDataset, folder: Path, card: Card) -> str:
-    """``data/train-00000-of-00001.parquet`` and ``README.md``; ``datasets.load_dataset(folder)`` reads it."""
+    """One Parquet file, as the Hub names it; ``datasets.load_dataset(folder)`` reads it."""
     (folder / "data").mkdir()
-    cleaned.write_columns(cleaned.rows.column_names, folder / "data" / "train-00000-of-00001.parquet", with_counts=True)
-    (folder / "README.md").write_text(card.to_markdown(), encoding="utf-8")
+    cleaned.write_columns(cleaned.rows.column_names, folder / _DATA_FILE, with_counts=True)
     return """python -c 'from datasets import load_dataset; print(load_dataset(".", split="train"))'"""
