@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tokenclean.errors import PoolError, RecipeError, TemplateError
+from tokenclean.cleaning.rows import sample_texts, split_heldout, split_rows, take_rows, tokens_options
+from tokenclean.errors import PoolError, RecipeError
 from tokenclean.models.load import (
     ModelSource,
     load_model,
@@ -22,20 +22,12 @@ from tokenclean.models.load import (
     source_fingerprint,
 )
 from tokenclean.models.tokenizer_identity import check_same_tokenizer
-from tokenclean.pool import (
-    Pool,
-    RejectedRow,
-    check_rejected_share,
-    contiguous_splits,
-    heldout_rows,
-    load_sources,
-    stratified_splits,
-)
+from tokenclean.pool import Pool, RejectedRow, check_rejected_share, load_sources
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
 from tokenclean.scoring import PairedDifference, paired_difference, token_losses
 from tokenclean.store import Stage, Store, fingerprint
-from tokenclean.tokens import TokenizedPool, render, tokenize_pool
+from tokenclean.tokens import TokenizedPool, tokenize_pool
 from tokenclean.tokens.table import read_column, write_column
 from tokenclean.training.trainer import train
 
@@ -44,7 +36,6 @@ logger = logging.getLogger(__name__)
 # Raise a number when the stage's code comes to mean something else; old results are then stale and made anew.
 STAGE_VERSIONS = {"losses": 1, "training": 1, "results": 1}
 
-_IDENTITY_TEXTS = 200
 _ERROR_SAMPLE_TOKENS = 1024
 
 
@@ -114,13 +105,14 @@ class Workshop:
         self.reused: list[str] = []
 
     @classmethod
-    def open(cls, recipe: Recipe, observer: Observer | None = None) -> Workshop:
+    def open(cls, recipe: Recipe, observer: Observer | None = None, store: Store | None = None) -> Workshop:
         """Load the recipe's pool and set the held-out rows aside.
 
-        Raises PoolError where more than ``pool.max_rejected_share`` of the rows cannot be used; no model is loaded.
+        ``store``: the recipe's run folder, where the caller holds its lock already. Raises PoolError where more than
+        ``pool.max_rejected_share`` of the rows cannot be used; no model is loaded.
         """
         observer = observer or Observer()
-        store = Store(recipe.folder, note=observer.note)
+        store = store or Store(recipe.folder, note=observer.note)
         pool = load_sources(recipe.pool.sources)
         share, listing = recipe.pool.max_rejected_share, store.root / "rejected.jsonl"
         check_rejected_share(pool.rejected, len(pool) + len(pool.rejected), share, listing)
@@ -267,56 +259,6 @@ class Workshop:
         stage = self.store.stage(name, STAGE_VERSIONS[name], inputs, make, within=within)
         (self.reused if stage.was_reused else self.made).append(stage.path.name)
         return stage
-
-
-def tokens_options(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's arguments of ``tokenize_pool``."""
-    tokens = recipe.tokens
-    return {"template": tokens.template, "max_length": tokens.max_length, "targets": tokens.targets}
-
-
-def sample_texts(pool: Pool, tokenizer: Any, template: str) -> list[str]:
-    """Texts of the pool's first rows, on which two tokenizers are compared; tokenized rows are decoded, and rows that
-    the template refuses left out."""
-    texts = []
-    for conversation in pool.conversations[:_IDENTITY_TEXTS]:
-        if conversation.tokens is not None:
-            texts.append(tokenizer.decode(conversation.tokens.input_ids))
-            continue
-        with suppress(TemplateError):
-            texts.append(render(conversation, tokenizer, template).text)
-    return texts
-
-
-def take_rows(pool: Pool, recipe: Recipe) -> Pool:
-    """The pool cut to ``pool.max_rows`` seeded rows."""
-    if recipe.pool.max_rows is not None and recipe.pool.max_rows < len(pool):
-        pool = pool.take(heldout_rows(pool.sources, recipe.pool.max_rows, recipe.seed))
-    return pool
-
-
-def split_heldout(pool: Pool, recipe: Recipe) -> tuple[Pool, Pool]:
-    """The pool to train on and the held-out rows, stratified by source. Raises RecipeError for a pool too small."""
-    settings = recipe.pool.heldout
-    count = min(settings.rows, int(settings.max_share * len(pool)))
-    if count < 2:
-        raise RecipeError(
-            f"pool.heldout: {settings.max_share:.0%} of {len(pool)} rows leaves {count} held-out rows, at least 2 are "
-            "needed; use a larger pool or raise pool.heldout.max_share"
-        )
-    heldout = heldout_rows(pool.sources, count, recipe.seed)
-    rest = np.setdiff1d(np.arange(len(pool)), heldout)
-    return pool.take(rest), pool.take(heldout)
-
-
-def split_rows(sources: tuple[str, ...], recipe: Recipe) -> list[np.ndarray]:
-    """Row numbers of each split. Raises RecipeError for more splits than rows."""
-    count = recipe.cleaning.splits
-    if count > len(sources):
-        raise RecipeError(f"cleaning.splits: {count} splits of {len(sources)} training rows; use fewer splits")
-    if recipe.cleaning.split_kind == "contiguous":
-        return contiguous_splits(len(sources), count)
-    return stratified_splits(sources, count, recipe.seed)
 
 
 def array_hash(*arrays: np.ndarray) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tokenclean.cli.console import out
+from tokenclean.cli.console import err, out
 from tokenclean.errors import RunFolderError
 
 
@@ -45,12 +46,14 @@ def export(
     if not run.exists():
         raise RunFolderError(f"{run}: no such run folder or table")
 
+    if not err.is_terminal:
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from tokenclean.experiment.export import export_run
     from tokenclean.exporting import push_folder
 
     folder = output or Path(f"{run.resolve().stem}-{to.value}")
     written = export_run(run, to.value, folder, strategy)
     out.print(f"{folder}: {written.rows:,} rows for {to.value}: {', '.join(written.files)}", soft_wrap=True)
-    out.print(f"train with: {written.snippet}", soft_wrap=True, markup=False)
+    out.print(f"next: {written.snippet}", soft_wrap=True)
     if push_to_hub is not None:
-        out.print(push_folder(folder, push_to_hub, private=not public), soft_wrap=True, markup=False)
+        out.print(push_folder(folder, push_to_hub, private=not public), soft_wrap=True)

@@ -77,10 +77,14 @@ def inspect(
                 for label, kept in zip(labels, is_kept[row], strict=True)
             ]
         counted = f"{int(labels.sum())} targets" + (f", {int(is_kept[row].sum())} kept" if is_kept is not None else "")
-        out.rule(f"{names[row]}  {len(labels)} tokens, {counted}", align="left")
+        heading = f"{names[row]}  {len(labels)} tokens, {counted}"
+        if out.is_terminal:
+            out.rule(heading, align="left")
+        else:
+            out.print(heading, soft_wrap=True)
         out.print(_coloured(tokenizer, ids[row].tolist(), kinds), soft_wrap=True)
     for fault in rejected[:rows]:
-        out.print(f"set aside: {fault}", style="yellow", markup=False, soft_wrap=True)
+        out.print(f"set aside: {fault}", style="yellow", soft_wrap=True)
     if len(rejected) > rows:
         out.print(f"and {len(rejected) - rows:,} more rows set aside")
 

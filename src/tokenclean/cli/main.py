@@ -10,9 +10,8 @@ import typer
 
 import tokenclean
 from tokenclean.cli import demo, export, inspect, plan, run, score, select, status, train
-from tokenclean.cli.console import err
+from tokenclean.cli.console import err, fail, show_warnings
 from tokenclean.errors import TokencleanError
-from tokenclean.redaction import redact
 
 app = typer.Typer(
     name="tokenclean",
@@ -53,24 +52,21 @@ def options(
 
 def main() -> None:
     """Entry point: our own errors become one message and an exit code, never a traceback."""
+    show_warnings()
     try:
         app()
     except TokencleanError as error:
-        err.print(f"[bold red]error:[/] {_escaped(str(error))}")
+        fail(str(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:  # a folder that cannot be written, a full disk
-        err.print(f"[bold red]error:[/] {_escaped(str(error))}")
+        fail(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("stopped; finished stages are kept")
         sys.exit(130)
-
-
-def _escaped(text: str) -> str:
-    return redact(text).replace("[", "\\[")
 
 
 if __name__ == "__main__":

@@ -42,12 +42,15 @@ def run(
         overrides.append("cleaning.allow_weak_reference=true")
     loaded = load_recipe(recipe, overrides)
 
-    from tokenclean.cleaning.workshop import Observer, Workshop
-    from tokenclean.experiment.run import run as run_experiment
+    from tokenclean.store import Store
 
-    quiet_libraries()
-    result = run_experiment(Workshop.open(loaded, Observer(note, progress)))
-    print_result(result)
+    store = Store(loaded.folder, note=note)
+    with store.lock():  # so that a second run is refused before torch is loaded and a large pool read
+        from tokenclean.cleaning.workshop import Observer, Workshop
+        from tokenclean.experiment.run import run as run_experiment
+
+        quiet_libraries()
+        print_result(run_experiment(Workshop.open(loaded, Observer(note, progress), store)))
 
 
 def print_result(result: RunResult) -> None:
@@ -58,6 +61,6 @@ def print_result(result: RunResult) -> None:
     lines = [f"results: {result.folder} ({result.stages_made} stages made, {result.stages_reused} reused)"]
     for outcome in result.outcomes:
         if outcome.kept is not None:
-            lines.append(f"  {outcome.strategy}/model, {outcome.strategy}/kept.parquet")
+            lines.append(f"  {outcome.strategy}: model/, kept.parquet, cleaned.parquet")
     for line in lines:
         out.print(line, soft_wrap=True)

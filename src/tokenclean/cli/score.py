@@ -65,7 +65,8 @@ def score(
     count_rows = len(conversations) + len(conversations.rejected)
     check_rejected_share(conversations.rejected, count_rows, max_rejected_share, listing)
 
-    from tokenclean.cleaning.workshop import resolve_device, sample_texts
+    from tokenclean.cleaning.rows import sample_texts
+    from tokenclean.cleaning.workshop import resolve_device
     from tokenclean.models.load import load_model, load_tokenizer, resolve_source, source_fingerprint
     from tokenclean.models.tokenizer_identity import check_same_tokenizer
     from tokenclean.scoring import token_losses

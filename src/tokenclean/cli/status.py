@@ -28,6 +28,8 @@ def status(
     described = describe_run(run)
     out.print(described.headline, soft_wrap=True)
     out.print()
-    out.print(described.table.to_rich())
+    if described.table.rows:
+        out.print(described.table.to_rich())
+        out.print()
     for line in described.notes:
-        out.print(line, soft_wrap=True, markup=False)
+        out.print(line, soft_wrap=True)

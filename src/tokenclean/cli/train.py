@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +14,7 @@ import typer
 
 from tokenclean.cli.console import out, progress, quiet_libraries
 from tokenclean.cli.options import DeviceOption, ModelOption, Precision, TrustOption
-from tokenclean.errors import TableError
+from tokenclean.errors import RunFolderError, TableError
 
 
 class Method(StrEnum):
@@ -72,16 +76,17 @@ def train(
     if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
         raise TableError(f"{output}: already there and not empty; name another --output")
     quiet_libraries()
-    result = fine_tune(
-        resolve_source(base, trusted=tuple(trust_remote_code or ())),
-        selected["input_ids"],
-        selected[column].map_values(lambda values: values.astype(np.float32)),
-        settings,
-        output,
-        seed=seed,
-        device=resolve_device(device),
-        progress=progress("train", "step"),
-    )
+    with _new_folder(output) as folder:
+        result = fine_tune(
+            resolve_source(base, trusted=tuple(trust_remote_code or ())),
+            selected["input_ids"],
+            selected[column].map_values(lambda values: values.astype(np.float32)),
+            settings,
+            folder,
+            seed=seed,
+            device=resolve_device(device),
+            progress=progress("train", "step"),
+        )
     out.print(
         f"{output}: {result.steps} optimizer steps on {result.selected_tokens:,} tokens ({column})", soft_wrap=True
     )
@@ -89,3 +94,26 @@ def train(
     out.print(f"  batch loss {result.losses[0]:.4f} at the first step, {result.losses[-1]:.4f} at the last")
     for epoch, loss in enumerate(result.eval_losses, start=1):
         out.print(f"  epoch {epoch}: loss {loss:.4f} on the {result.eval_rows} rows set aside")
+
+
+@contextmanager
+def _new_folder(output: Path) -> Iterator[Path]:
+    """A temporary folder beside ``output`` that takes its name when the block ends well, and else goes away.
+
+    Raises RunFolderError where the disk refuses.
+    """
+    from tokenclean.store.files import disk_refusal
+
+    final = output.absolute()
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(final)  # takes the place of an empty folder
+    except Exception as error:
+        reason = disk_refusal(error, place=temporary.name)
+        if reason is None:
+            raise
+        raise RunFolderError(f"cannot write {output}: {reason}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

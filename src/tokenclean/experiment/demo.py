@@ -12,7 +12,8 @@ import numpy as np
 
 from tokenclean.cleaning import Outcome, Workshop
 from tokenclean.cleaning.baselines import given_labels
-from tokenclean.cleaning.workshop import Observer, split_heldout, tokens_options
+from tokenclean.cleaning.rows import split_heldout, tokens_options
+from tokenclean.cleaning.workshop import Observer
 from tokenclean.errors import PoolError
 from tokenclean.experiment.results import Measured, kept_share
 from tokenclean.experiment.run import RunResult, run

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tokenclean.cleaning.workshop import resolve_device, split_heldout, split_rows, take_rows, tokens_options
+from tokenclean.cleaning.rows import split_heldout, split_rows, take_rows, tokens_options
+from tokenclean.cleaning.workshop import resolve_device
 from tokenclean.models.load import load_config, load_tokenizer, resolve_source
 from tokenclean.pool import load_sources
 from tokenclean.recipe import Recipe

@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from calendar import timegm
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenclean.cleaning.workshop import STAGE_VERSIONS
 from tokenclean.report.tables import Table, size_text
-from tokenclean.store import DAMAGED, RESULTS, StageState, Store, judge
+from tokenclean.store import DAMAGED, MANIFEST, RESULTS, STAGES, StageState, Store, judge
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """``headline``: who runs, and how much lies there. ``table``: a line a stage. ``notes``: what can be done."""
+    """``headline``: how much lies there, and who runs. ``table``: a line a stage, its state one word. ``notes``: why
+    a stage is in its state, then what can be done."""
 
     headline: str
     table: Table
@@ -26,49 +28,85 @@ class RunStatus:
 def describe_run(run: Path) -> RunStatus:
     """Check every stage of a run folder, which has to be there, against its manifest; nothing is changed."""
     store = Store(run)
-    stages = store.stages()
-    results = store.stages(RESULTS)
-    reasons = judge([*stages, *results], STAGE_VERSIONS)
-    lines = sorted([*stages, *results], key=lambda stage: (stage.finished or "~", stage.label))
+    holder = store.holder()
+    found = [*store.stages(), *store.stages(RESULTS)]
+    reasons = judge(found, STAGE_VERSIONS)
+    stages = sorted(found, key=_when_made)
     rows = tuple(
         (
-            stage.label,
+            _name(stage, run),
             "–" if stage.version is None else str(stage.version),
             size_text(stage.size_bytes),
             "–" if stage.seconds is None else f"{stage.seconds:,.1f} s",
             _age(stage.finished),
-            reasons[stage.key],
+            _state(reasons[stage.key]),
         )
-        for stage in lines
+        for stage in stages
     )
     columns = ("stage", "version", "size", "took", "age", "state")
     table = Table("Stages, in the order in which they were made", columns, rows, text_columns=(0, 5))
-    return RunStatus(_headline(run, store, lines), table, tuple(_notes(run, lines, reasons)))
-
-
-def _headline(run: Path, store: Store, stages: Sequence[StageState]) -> str:
-    holder = store.holder()
-    running = (
-        "no run is going on"
-        if holder is None
-        else f"held by process {holder['pid']} on {holder['host']} since {holder['started']} ({holder['command']})"
+    states = Counter(row[-1] for row in rows)
+    explained = [
+        f"{row[0]}: {reasons[stage.key]}"
+        for row, stage in zip(rows, stages, strict=True)
+        if reasons[stage.key] != "valid" and not stage.is_unfinished
+    ]
+    return RunStatus(
+        _headline(run, holder, stages, states), table, (*explained, *_advice(run, holder, states), *_set_aside(run))
     )
-    return f"{run}: {len(stages)} stages, {size_text(sum(s.size_bytes for s in stages))}; {running}"
 
 
-def _notes(run: Path, stages: Sequence[StageState], reasons: dict[str, str]) -> list[str]:
-    counted = Counter(reasons[stage.key].split()[0].rstrip(":,") for stage in stages)
-    notes = ["in all " + ", ".join(f"{count} {state}" for state, count in counted.most_common())] if stages else []
-    if counted["stale"]:
-        notes.append("stale stages are not used any more: the next run makes them anew; they may be deleted")
-    if counted["damaged"]:
-        notes.append("a damaged stage is moved to damaged/ and made again by the next run that needs it")
-    if counted["unfinished"]:
-        notes.append("what a stopped run left unfinished is cleared away by the next run")
+def _headline(
+    run: Path, holder: Mapping[str, Any] | None, stages: Sequence[StageState], states: Mapping[str, int]
+) -> str:
+    counted = ", ".join(f"{count} {state}" for state, count in states.items())
+    size = size_text(sum(stage.size_bytes for stage in stages))
+    held = f"{counted}, {size}" if stages else "no stage yet"
+    return f"{run}: {held}; {_running(holder)}"
+
+
+def _running(holder: Mapping[str, Any] | None) -> str:
+    if holder is None:
+        return "no run is going on"
+    if not holder:
+        return "in use by another process"
+    return f"in use by process {holder['pid']} ({holder['command']}) on {holder['host']} since {holder['started']}"
+
+
+def _advice(run: Path, holder: Mapping[str, Any] | None, states: Mapping[str, int]) -> list[str]:
+    advice = []
+    if states.get("stale"):
+        advice.append("stale stages are not used any more: the next run makes them anew; they may be deleted")
+    if states.get("damaged"):
+        advice.append(f"a damaged stage is moved to {run / DAMAGED} and made again by the next run that needs it")
+    if states.get("unfinished"):
+        advice.append(
+            "what a stopped run left unfinished is cleared away by the next run"
+            if holder is None
+            else "the unfinished stage is the one that the run is making"
+        )
+    return advice
+
+
+def _set_aside(run: Path) -> list[str]:
     aside = sorted(path.name for path in (run / DAMAGED).iterdir()) if (run / DAMAGED).is_dir() else []
-    if aside:
-        notes.append(f"{len(aside)} set aside in {run / DAMAGED}, which may be deleted: {', '.join(aside)}")
-    return notes
+    return [f"{len(aside)} set aside in {run / DAMAGED}, which may be deleted: {', '.join(aside)}"] if aside else []
+
+
+def _state(reason: str) -> str:
+    return reason.partition(" ")[0].rstrip(":,")
+
+
+def _name(stage: StageState, run: Path) -> str:
+    """The folder below ``run``; that of all but the results stands in ``stages``, which is left out."""
+    return str(stage.path.relative_to(run)).removeprefix(f"{STAGES}/")
+
+
+def _when_made(stage: StageState) -> tuple[str, int, str]:
+    """Manifests tell whole seconds, in which small stages are many; the manifest's own file tells them apart."""
+    manifest = stage.path / MANIFEST
+    written_ns = manifest.stat().st_mtime_ns if manifest.is_file() else 0
+    return stage.finished or "~", written_ns, stage.path.name
 
 
 def _age(finished: str | None) -> str:

@@ -63,7 +63,8 @@ class Card:
     def to_markdown(self, data_files: str | None) -> str:
         """README.md of a Hub data-set repository: YAML front matter, then plain sections.
 
-        ``data_files``: pattern of the Parquet files in the repository, None where it holds none. Names of local files and folders lose their folder, also in the recipe: a card tells nothing of a machine.
+        ``data_files``: the Parquet file in the repository, None where it holds none. Names of local files and folders
+        lose their folder, also in the recipe: a card tells nothing of a machine.
         """
         matter = yaml.safe_dump(self._front_matter(data_files), sort_keys=False, allow_unicode=True, width=1000)
         training = _TRAINING.format(max_length=f"{self.max_length:,}")

@@ -40,9 +40,10 @@ class ExportResult:
 def export(cleaned_path: Path | str, to: str, folder: Path | str, card: Card) -> ExportResult:
     """Write a canonical file in the form of the trainer ``to`` (a key of WRITERS) into a new or empty folder.
 
-    Its card lies in ``README.md``. The folder appears under its name only when it is whole. Raises RecipeError for an unknown trainer, TableError for
-    a file that is none of ours or whose weights the trainer cannot take, RunFolderError for a folder that holds
-    something or cannot be written, MissingExtraError where the writer needs ``datasets``.
+    Its card lies in ``README.md``. The folder appears under its name only when it is whole. Raises RecipeError for an
+    unknown trainer, TableError for a file that is none of ours or whose weights the trainer cannot take,
+    RunFolderError for a folder that holds something or cannot be written, MissingExtraError where the writer needs
+    ``datasets``.
     """
     if to not in WRITERS:
         raise RecipeError(f"unknown trainer {to!r}; known: {', '.join(WRITERS)}", source="export")
