@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import sys
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import command_process
 import pytest
-
-# What a run imports, loaded once by the server that the processes are forked from: seconds a process otherwise.
-_PRELOADED = [
-    "tokenclean.cli.main",
-    "tokenclean.experiment.run",
-    "tokenclean.training.trainer",
-    "transformers.models.llama.modeling_llama",
-    "peft",
-    "accelerate",
-]
-
-
-def run_command(arguments: list[str], log: str) -> None:
-    """The command line with all output appended to ``log``; ends the process with its exit code."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.argv = ["tokenclean", *arguments]
-    import torch
-
-    from tokenclean.cli.main import main
-
-    torch.set_num_threads(1)
-    main()
 
 
 @pytest.fixture(scope="session")
-def start_command() -> Callable[[list[str], Path], multiprocessing.process.BaseProcess]:
+def start_command() -> Callable[[list[str], Path], BaseProcess]:
     """A function (arguments, log file) that starts the command line in a process and returns it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-
-    def start(arguments: list[str], log: Path) -> multiprocessing.process.BaseProcess:
-        process = context.Process(target=run_command, args=(arguments, str(log)))
-        process.start()
-        return process
-
-    return start
+    return command_process.start
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,6 @@ def show_warnings() -> None:
     """Print the library's warnings to the error console."""
     logger = logging.getLogger("tokenclean")
     logger.handlers = [_WarningLines(logging.WARNING)]
-    logger.propagate = False
 
 
 def note(text: str) -> None:

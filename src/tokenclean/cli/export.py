@@ -48,12 +48,14 @@ def export(
 
     if not err.is_terminal:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    from tokenclean.experiment.export import export_run
+    from tokenclean.experiment.export import export_dataset, find_dataset
     from tokenclean.exporting import push_folder
 
     folder = output or Path(f"{run.resolve().stem}-{to.value}")
-    written = export_run(run, to.value, folder, strategy)
-    out.print(f"{folder}: {written.rows:,} rows for {to.value}: {', '.join(written.files)}", soft_wrap=True)
+    dataset = find_dataset(run, strategy)
+    written = export_dataset(dataset, to.value, folder)
+    out.print(f"{folder}: {written.rows:,} rows for {to.value} of {dataset}", soft_wrap=True)
+    out.print(f"  {', '.join(written.files)}", soft_wrap=True)
     out.print(f"next: {written.snippet}", soft_wrap=True)
     if push_to_hub is not None:
         out.print(push_folder(folder, push_to_hub, private=not public), soft_wrap=True)

@@ -19,20 +19,34 @@ from tokenclean.tokens import is_table, read_table
 CLEANED = "cleaned.parquet"
 
 
-def export_run(run: Path, to: str, folder: Path, strategy: str | None = None) -> ExportResult:
-    """Export what ``run`` names: a run folder (its latest results), a results folder, or a ``.parquet`` file, either a
-    cleaned dataset or a table with ``is_kept`` or ``weight``.
+def find_dataset(run: Path, strategy: str | None = None) -> Path:
+    """The cleaned dataset of a run folder (of its latest results) or a results folder; a file is taken as it is.
 
     ``strategy``: which of a run's strategies, by default the recipe's own. Raises RunFolderError for a damaged or
-    missing results folder, RecipeError for a strategy it has not, and what ``exporting.export`` raises.
+    missing results folder, RecipeError for a strategy it has not, or one beside a file, which has none.
     """
     if run.is_dir():
-        return _export_cleaned(_cleaned_of(_results_of(run), strategy), to, folder)
-    if not is_table(run):
-        return _export_cleaned(run, to, folder)
+        return _cleaned_of(_results_of(run), strategy)
+    if strategy is not None:
+        raise RecipeError(f"--strategy {strategy}: {run} is a file, which has no strategies; leave it out", "export")
+    return run
+
+
+def export_dataset(path: Path, to: str, folder: Path) -> ExportResult:
+    """Export a ``.parquet`` file: a cleaned dataset, or a table with ``is_kept`` or ``weight``.
+
+    Raises what ``exporting.export`` raises, and TableError for a table that does not name its base model.
+    """
+    if not is_table(path):
+        return _export_cleaned(path, to, folder)
+    table = read_table(path)
     with tempfile.TemporaryDirectory() as scratch:
-        write_cleaned(read_table(run), Path(scratch) / CLEANED)
-        return _export_cleaned(Path(scratch) / CLEANED, to, folder)
+        cleaned = Path(scratch) / CLEANED
+        try:
+            write_cleaned(table, cleaned)
+            return _export_cleaned(cleaned, to, folder)
+        except TableError as error:  # of a file that its user has never seen
+            raise TableError(f"{path}: {str(error).removeprefix(f'{cleaned}: ')}") from error
 
 
 def card_of(cleaned: CleanedDataset) -> Card:
@@ -85,12 +99,14 @@ def _results_of(run: Path) -> Path:
 def _finished(results: Path) -> tuple[str, str]:
     try:
         return json.loads((results / MANIFEST).read_text(encoding="utf-8"))["finished"], results.name
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):  # damaged: told when it is the only one
+    except (ValueError, KeyError, TypeError):  # damaged: told when it is the only one
         return "", results.name
 
 
 def _cleaned_of(results: Path, strategy: str | None) -> Path:
     known = sorted(path.parent.name for path in results.glob(f"*/{CLEANED}"))
+    if not known:
+        raise RunFolderError(f"{results}: no strategy of this run selects tokens, so there is no dataset to export")
     if strategy is None:
         recipe = yaml.safe_load((results / "recipe.yaml").read_text(encoding="utf-8"))
         strategy = recipe["cleaning"]["strategy"]
