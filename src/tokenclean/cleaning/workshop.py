@@ -102,7 +102,7 @@ class Workshop:
                 raise PoolError(f"no {name} row has a response token to train on. {reasons}")
         self._loaded: tuple[str, Any] | None = None
         self.made: list[str] = []
-        self.reused: list[str] = []
+        self._found: set[str] = set()
 
     @classmethod
     def open(cls, recipe: Recipe, observer: Observer | None = None, store: Store | None = None) -> Workshop:
@@ -167,9 +167,10 @@ class Workshop:
             )
             self._loaded = None  # its memory is the training's
             progress = self.observer.progress(f"train {name}", "step")
-            return train(
+            trained = train(
                 start.source, ids, weight, settings, folder, seed=seed, device=self.device, progress=progress
-            ).as_manifest()
+            )
+            return {"what": name, **trained.as_manifest()}
 
         stage = self.stage("training", inputs, make)
         source = (
@@ -232,7 +233,11 @@ class Workshop:
             progress = self.observer.progress(f"score {what} with {model.name}", "token")
             losses = token_losses(self._load(model), tokens, progress=progress, **options)
             write_column(losses, "loss", folder / "losses.parquet")
-            return {"mean_loss_nats": float(np.nanmean(losses.values)), "tokens": int(tokens.is_response.values.sum())}
+            return {
+                "what": f"{what} under {model.name}",
+                "mean_loss_nats": float(np.nanmean(losses.values)),
+                "tokens": int(tokens.is_response.values.sum()),
+            }
 
         return read_column("loss", self.stage("losses", inputs, make).path / "losses.parquet")
 
@@ -242,6 +247,11 @@ class Workshop:
             self._loaded = None
             self._loaded = (model.key, load_model(model.source, device=self.device))
         return self._loaded[1]
+
+    @property
+    def reused(self) -> list[str]:
+        """Names of the stages that an earlier run made, sorted."""
+        return sorted(self._found)
 
     @property
     def _device_kind(self) -> str:
@@ -257,7 +267,10 @@ class Workshop:
     ) -> Stage:
         """The stage ``name`` in its present version, found or made, and counted."""
         stage = self.store.stage(name, STAGE_VERSIONS[name], inputs, make, within=within)
-        (self.reused if stage.was_reused else self.made).append(stage.path.name)
+        if not stage.was_reused:
+            self.made.append(stage.path.name)
+        elif stage.path.name not in self.made:
+            self._found.add(stage.path.name)
         return stage
 
 

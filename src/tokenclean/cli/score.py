@@ -83,7 +83,7 @@ def score(
     check_rejected_share(rejected, count_rows, max_rejected_share, listing)
     if rejected:
         write_rejected(rejected, listing)
-        note(f"{len(rejected)} rows set aside, listed in {listing}; the first: {rejected[0]}")
+        note(f"{len(rejected)} rows set aside, listed in {listing}")
     sources = {"base": base_source}
     if reference is not None:
         sources["reference"] = resolve_source(reference, trusted=trusted)

@@ -72,7 +72,8 @@ def write_results(
         for name, document in documents.items():
             write_json(folder / name, document)
         write_json(folder / "result.json", _result(workshop, outcomes, measured, seconds))
-        return {"strategies": [outcome.strategy for outcome in outcomes]}
+        strategies = [outcome.strategy for outcome in outcomes]
+        return {"what": ", ".join(strategies), "strategies": strategies}
 
     return workshop.stage("results", inputs, make, within="results").path
 
@@ -103,7 +104,7 @@ def _metadata(workshop: Workshop, outcome: Outcome) -> dict[str, Any]:
         "targets": recipe.tokens.targets,
         "precision": recipe.scoring.precision,
         "models": {
-            name: {"name": str(model.source), "revision": model.source.revision, "fingerprint": model.key}
+            name: {"name": _name_of(model), "revision": model.source.revision, "fingerprint": model.key}
             for name, model in models.items()
         },
         "selection": {
@@ -116,6 +117,11 @@ def _metadata(workshop: Workshop, outcome: Outcome) -> dict[str, Any]:
         "licenses": {s.name or s.place: s.license for s in recipe.pool.sources},
         "recipe": recipe.model_dump(mode="json"),
     }
+
+
+def _name_of(model: Model) -> str:
+    """The model's source; for one that this run trained its base and its name, since its folder means nothing."""
+    return str(model.source) if model.training is None else f"{model.source.base} + {model.name}"
 
 
 def _result(
@@ -150,7 +156,7 @@ def _result(
             for o in outcomes
             for c in o.checks
         ],
-        "stages": {"made": workshop.made, "reused": sorted(set(workshop.reused))},
+        "stages": {"made": workshop.made, "reused": workshop.reused},
     }
 
 

@@ -60,7 +60,7 @@ def run(
         further_tables, documents = finish(outcomes, measured) if finish else ([], {})
         tables = [*further_tables, *tables]
         folder = write_results(workshop, outcomes, measured, tables, documents, time.time() - started)
-        made, reused = len(workshop.made), len(set(workshop.reused))
+        made, reused = len(workshop.made), len(workshop.reused)
         return RunResult(folder, tuple(outcomes), tuple(measured), tuple(tables), made, reused)
 
 

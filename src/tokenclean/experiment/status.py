@@ -35,16 +35,15 @@ def describe_run(run: Path) -> RunStatus:
     rows = tuple(
         (
             _name(stage, run),
-            "–" if stage.version is None else str(stage.version),
+            stage.what or "–",
             size_text(stage.size_bytes),
-            "–" if stage.seconds is None else f"{stage.seconds:,.1f} s",
             _age(stage.finished),
             _state(reasons[stage.key]),
         )
         for stage in stages
     )
-    columns = ("stage", "version", "size", "took", "age", "state")
-    table = Table("Stages, in the order in which they were made", columns, rows, text_columns=(0, 5))
+    columns = ("stage", "what", "size", "age", "state")
+    table = Table("Stages, in the order in which they were made", columns, rows, text_columns=(0, 1, 4))
     states = Counter(row[-1] for row in rows)
     explained = [
         f"{row[0]}: {reasons[stage.key]}"

@@ -16,6 +16,7 @@ from tokenclean.exporting.cleaned import CleanedDataset, read_cleaned
 from tokenclean.exporting.hf import write_hf
 from tokenclean.exporting.llamafactory import write_llamafactory
 from tokenclean.exporting.trl import write_trl
+from tokenclean.store.files import disk_refusal
 
 _CARD = "README.md"
 # A writer fills the folder and returns the command that trains on it, run from inside the folder.
@@ -64,7 +65,7 @@ def export(cleaned_path: Path | str, to: str, folder: Path | str, card: Card) ->
     except OSError as error:
         if isinstance(error, RunFolderError):
             raise
-        raise RunFolderError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise RunFolderError(f"cannot write {folder}: {disk_refusal(error) or error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return ExportResult(folder, len(cleaned.rows), tuple(files), f"cd {shlex.quote(str(folder))} && {command}")

@@ -27,6 +27,7 @@ class Table:
             title=self.title,
             caption=self.note or None,
             title_justify="left",
+            min_width=len(self.title),
             caption_justify="left",
             box=box.SIMPLE_HEAD,
             padding=(0, 1),

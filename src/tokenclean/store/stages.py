@@ -69,7 +69,8 @@ class Store:
         make: Callable[[Path], Mapping[str, Any] | None],
         within: str = STAGES,
     ) -> Stage:
-        """Find the stage's result, or call ``make(folder)`` to write it; what ``make`` returns goes into the manifest.
+        """Find the stage's result, or call ``make(folder)`` to write it; what ``make`` returns goes into the manifest,
+        its ``what`` being a few words on what the stage holds.
 
         ``within``: the folder of the run folder that holds it; outside ``stages`` it is named by its key alone. What is
         found is checked once by each Store. Where another process finishes the same stage first, its result counts.
@@ -243,7 +244,16 @@ def _state(path: Path) -> StageState:
     depends_on = tuple(manifest["depends_on"])
     finished, seconds = manifest["finished"], manifest["seconds"]
     return StageState(
-        manifest["stage"], manifest["version"], manifest["key"], path, size_bytes, finished, seconds, faults, depends_on
+        manifest["stage"],
+        manifest["version"],
+        manifest["key"],
+        path,
+        size_bytes,
+        finished,
+        seconds,
+        faults,
+        depends_on,
+        what=str(manifest["results"].get("what", "")),
     )
 
 

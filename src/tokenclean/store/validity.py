@@ -14,9 +14,10 @@ SHORT_KEY = 12
 class StageState:
     """A stage's folder as it lies on disk.
 
-    ``name``, ``version``, ``key``, ``finished`` (UTC, ISO 8601), ``seconds`` and ``depends_on`` (keys of the stages it
-    was built on) come from the manifest. Where that cannot be read, name and key come from the folder's name, which
-    has the first 12 characters of the key, and the rest is None or empty. ``faults``: see ``check_stage``.
+    ``name``, ``version``, ``key``, ``what`` it holds, ``finished`` (UTC, ISO 8601), ``seconds`` and ``depends_on``
+    (keys of the stages it was built on) come from the manifest. Where that cannot be read, name and key come from the
+    folder's name, which has the first 12 characters of the key, and the rest is None or empty. ``faults``: see
+    ``check_stage``.
     """
 
     name: str
@@ -29,6 +30,7 @@ class StageState:
     faults: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
     is_unfinished: bool = False
+    what: str = ""
 
     @property
     def label(self) -> str:

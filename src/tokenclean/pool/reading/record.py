@@ -72,4 +72,5 @@ def _write_json(value: object, depth_left: int) -> Iterator[str]:
 
 
 def _write_text(text: str) -> str:
-    return json.dumps(text[:EXCERPT_CHARACTERS], ensure_ascii=False)
+    # A cell of Arrow's JSON type may hold lone surrogates, which are written as JSON's escapes.
+    return json.dumps(text[:EXCERPT_CHARACTERS], ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
