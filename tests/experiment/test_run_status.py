@@ -124,7 +124,7 @@ def test_age_is_told_in_the_unit_that_suits_it(tmp_path, monkeypatch, later_seco
     make(tmp_path, "losses")
     now = status.time.time()
     monkeypatch.setattr(status.time, "time", lambda: now + later_seconds)
-    assert describe_run(tmp_path).table.rows[0][4].endswith(age)
+    assert describe_run(tmp_path).table.rows[0][3].endswith(age)
 
 
 def test_looking_changes_nothing(run):
