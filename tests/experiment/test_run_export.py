@@ -11,6 +11,7 @@ import pytest
 
 from tokenclean.errors import RecipeError, RunFolderError, TableError
 from tokenclean.experiment.export import export_dataset, find_dataset
+from tokenclean.experiment.results import name_latest
 from tokenclean.exporting import WRITERS, write_cleaned
 from tokenclean.ragged import Ragged
 from tokenclean.store import Store
@@ -41,22 +42,14 @@ def make_results(run: Path, number: int, strategies: tuple[str, ...] = ("full_to
             (folder / strategy).mkdir()
             write_cleaned(KEPT, folder / strategy / "cleaned.parquet")
 
-    return Store(run).stage("results", 1, {"number": number}, make, within="results").path
+    results = Store(run).stage("results", 1, {"number": number}, make, within="results").path
+    name_latest(results)
+    return results
 
 
-def finish_at(results: Path, moment: str) -> None:
-    """Change when they were finished, with the manifest whole."""
-    from tokenclean.store.manifest import read_manifest, seal_folder
-
-    manifest = {**read_manifest(results), "finished": moment}
-    (results / "manifest.json").unlink()
-    seal_folder(results, {key: value for key, value in manifest.items() if key not in ("files", "checksum")})
-
-
-def test_a_run_folder_stands_for_its_latest_results_and_the_recipes_strategy(tmp_path):
+def test_a_run_folder_stands_for_the_results_of_its_last_run_and_the_recipes_strategy(tmp_path):
     results = [make_results(tmp_path, number) for number in range(3)]
-    for number, moment in ((0, "2026-01-02"), (1, "2026-01-03"), (2, "2026-01-01")):
-        finish_at(results[number], f"{moment}T00:00:00Z")
+    name_latest(results[1])  # found again by the last run, though others were made later
     assert find_dataset(tmp_path) == results[1] / "rho" / "cleaned.parquet"
     assert find_dataset(tmp_path, "full_tokens") == results[1] / "full_tokens" / "cleaned.parquet"
     assert find_dataset(results[2]) == results[2] / "rho" / "cleaned.parquet"
@@ -88,13 +81,11 @@ def test_damaged_results_are_refused_whichever_file_is_harmed(tmp_path, name):
         find_dataset(tmp_path)
 
 
-def test_results_whose_manifest_is_harmed_do_not_hide_the_whole_ones(tmp_path):
-    results = [make_results(tmp_path, number) for number in range(2)]
-    for harmed, whole in (results, reversed(results)):
-        content = (harmed / "manifest.json").read_text()
-        (harmed / "manifest.json").write_text("{")
-        assert find_dataset(tmp_path).is_relative_to(whole)
-        (harmed / "manifest.json").write_text(content)
+def test_results_that_are_gone_are_told(tmp_path):
+    name_latest(make_results(tmp_path, 0))
+    (tmp_path / "latest").write_text("0123456789ab\n")
+    with pytest.raises(RunFolderError, match=r"0123456789ab: is not what was written"):
+        find_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("to", WRITERS)

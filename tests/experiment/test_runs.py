@@ -27,7 +27,7 @@ def recipe_of(pool: Path, model: Path, output: Path, /, **sections: dict) -> Rec
     values = {
         "name": "test",
         "output": str(output),
-        "pool": {"sources": [{"path": str(pool)}], "heldout": {"rows": 10}},
+        "pool": {"sources": [{"path": str(pool), "license": "MIT"}], "heldout": {"rows": 10}},
         "model": {"base": str(model)},
         "cleaning": {"splits": 3, "allow_weak_reference": True},
         "scoring": {"precision": "exact"},
@@ -156,6 +156,7 @@ def test_cleaned_dataset_holds_exactly_the_kept_tokens(finished):
     workshop, result, _ = finished
     for strategy, kept in kept_sets(result).items():
         cleaned = read_cleaned(result.folder / strategy / "cleaned.parquet")
+        assert cleaned.metadata["licenses"] == dict.fromkeys(workshop.tokens.sources, "MIT")
         labels = {row["id"]: np.array(row["labels"]) for row in cleaned.rows.to_pylist()}
         for number, identity in enumerate(workshop.tokens.ids):
             ids = workshop.tokens.input_ids[number]

@@ -28,7 +28,8 @@ def self_evolving(workshop: Workshop) -> Outcome:
     rounds, checks = [reference], []
     for number, rows in enumerate(workshop.splits[1:], start=1):
         against = workshop.base if settings.score_against == "base" else previous
-        split_scores = workshop.split_losses(against, rows) - workshop.split_losses(reference, rows)
+        losses = [workshop.split_losses(model, rows, f"D{number}") for model in (against, reference)]
+        split_scores = losses[0] - losses[1]
         checks.append(check_reference(workshop, reference, split_scores, rows))
         split_kept = select_tokens(
             split_scores,

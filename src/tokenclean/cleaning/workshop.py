@@ -183,15 +183,15 @@ class Workshop:
 
     def losses(self, model: Model) -> Ragged:
         """Losses of all training rows, scored split by split so that every model sees the same packs."""
-        parts = [self.split_losses(model, rows) for rows in self.splits]
+        parts = [self.split_losses(model, rows, f"D{number}") for number, rows in enumerate(self.splits)]
         whole = np.full(len(self.tokens.input_ids.values), np.nan, dtype=np.float32)
         for rows, part in zip(self.splits, parts, strict=True):
             whole[self.places(rows)] = part.values
         return self.tokens.input_ids.with_values(whole)
 
-    def split_losses(self, model: Model, rows: np.ndarray) -> Ragged:
-        """Losses of the given training rows."""
-        return self._losses(model, self.tokens.take(rows), "pool")
+    def split_losses(self, model: Model, rows: np.ndarray, name: str) -> Ragged:
+        """Losses of the given training rows, the split ``name``."""
+        return self._losses(model, self.tokens.take(rows), name)
 
     def heldout_losses(self, model: Model) -> Ragged:
         """Losses of the held-out rows."""

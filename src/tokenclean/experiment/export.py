@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +11,16 @@ import yaml
 
 import tokenclean
 from tokenclean.errors import RecipeError, RunFolderError, TableError
+from tokenclean.experiment.results import LATEST
 from tokenclean.exporting import Card, CleanedDataset, ExportResult, ModelName, export, read_cleaned, write_cleaned
-from tokenclean.store import MANIFEST, check_stage
+from tokenclean.store import MANIFEST, RESULTS, check_stage
 from tokenclean.tokens import is_table, read_table
 
 CLEANED = "cleaned.parquet"
 
 
 def find_dataset(run: Path, strategy: str | None = None) -> Path:
-    """The cleaned dataset of a run folder (of its latest results) or a results folder; a file is taken as it is.
+    """The cleaned dataset of a run folder (of its last run) or a results folder; a file is taken as it is.
 
     ``strategy``: which of a run's strategies, by default the recipe's own. Raises RunFolderError for a damaged or
     missing results folder, RecipeError for a strategy it has not, or one beside a file, which has none.
@@ -57,10 +57,9 @@ def card_of(cleaned: CleanedDataset) -> Card:
     base = models.pop("base", None)
     if base is None:
         raise TableError(f"{cleaned.path}: does not say which base model its tokens belong to; score the pool again")
-    recipe = metadata.get("recipe")
     strategy = metadata.get("strategy") or f"score, top tokens by level {selection.get('level', 'global')}"
     return Card(
-        title=recipe["name"] if recipe else "cleaned tokens",
+        title=metadata.get("name", "cleaned tokens"),
         base=base,
         strategy=strategy,
         counts=cleaned.counts,
@@ -72,7 +71,7 @@ def card_of(cleaned: CleanedDataset) -> Card:
         threshold=selection.get("threshold"),
         level=selection.get("level"),
         licences=metadata.get("licenses", {}),
-        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
+        recipe=metadata.get("recipe", ""),
     )
 
 
@@ -81,26 +80,18 @@ def _export_cleaned(path: Path, to: str, folder: Path) -> ExportResult:
 
 
 def _results_of(run: Path) -> Path:
-    """The run's latest whole results, or ``run`` itself where it is a results folder."""
+    """The results of the last run in the folder, or ``run`` itself where it is a results folder."""
     if (run / MANIFEST).is_file():
         latest = run
+    elif (run / LATEST).is_file():
+        latest = run / RESULTS / (run / LATEST).read_text(encoding="utf-8", errors="replace").strip()
     else:
-        finished = [path.parent for path in (run / "results").glob(f"*/{MANIFEST}")]
-        if not finished:
-            raise RunFolderError(f"{run}: holds no results; `tokenclean run` makes them, or give a .parquet table")
-        latest = max(finished, key=_finished)
+        raise RunFolderError(f"{run}: holds no results; `tokenclean run` makes them, or give a .parquet table")
     if faults := check_stage(latest):
         raise RunFolderError(
             f"{latest}: is not what was written: {'; '.join(faults[:3])}. Run the recipe again, which makes it anew"
         )
     return latest
-
-
-def _finished(results: Path) -> tuple[str, str]:
-    try:
-        return json.loads((results / MANIFEST).read_text(encoding="utf-8"))["finished"], results.name
-    except (ValueError, KeyError, TypeError):  # damaged: told when it is the only one
-        return "", results.name
 
 
 def _cleaned_of(results: Path, strategy: str | None) -> Path:

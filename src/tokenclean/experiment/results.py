@@ -17,8 +17,11 @@ from tokenclean.recipe import Recipe
 from tokenclean.report.tables import Table
 from tokenclean.scoring import PairedDifference
 from tokenclean.selection import lowest_kept
-from tokenclean.store import file_hash, write_json
+from tokenclean.store import RESULTS, atomic_path, file_hash, write_json
 from tokenclean.tokens import TokenTable, write_table
+
+LATEST = "latest"
+"""File of the run folder that names the results of the last run, found or made."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,15 @@ def write_results(
         strategies = [outcome.strategy for outcome in outcomes]
         return {"what": ", ".join(strategies), "strategies": strategies}
 
-    return workshop.stage("results", inputs, make, within="results").path
+    folder = workshop.stage("results", inputs, make, within=RESULTS).path
+    name_latest(folder)
+    return folder
+
+
+def name_latest(results: Path) -> None:
+    """Let the run folder say that these are the results of its last run."""
+    with atomic_path(results.parent.parent / LATEST) as temporary:
+        temporary.write_text(results.name + "\n", encoding="utf-8")
 
 
 def _write_strategy(workshop: Workshop, outcome: Outcome, place: Path) -> None:
@@ -114,9 +125,21 @@ def _metadata(workshop: Workshop, outcome: Outcome) -> dict[str, Any]:
         }
         if outcome.kept is not None and selected
         else {},
-        "licenses": {s.name or s.place: s.license for s in recipe.pool.sources},
-        "recipe": recipe.model_dump(mode="json"),
+        "licenses": _licenses(workshop),
+        "name": recipe.name,
+        "recipe": recipe.to_yaml(),
     }
+
+
+def _licenses(workshop: Workshop) -> dict[str, str | None]:
+    """Source name -> the licences that the recipe states for the places its rows came from; None for none."""
+    stated = {s.place: s.license for s in workshop.recipe.pool.sources}
+    found: dict[str, set[str]] = {}
+    for conversation in workshop.pool:
+        licenses = found.setdefault(conversation.source, set())
+        if license := stated.get(conversation.file):
+            licenses.add(license)
+    return {source: "; ".join(sorted(licenses)) or None for source, licenses in found.items()}
 
 
 def _name_of(model: Model) -> str:

@@ -211,8 +211,10 @@ class Recipe(_Section):
         return Path(self.output) / self.name
 
     def to_yaml(self) -> str:
-        """The recipe with every value spelled out."""
-        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """The recipe with every value spelled out, save what a source leaves at its default."""
+        values = self.model_dump(mode="json")
+        values["pool"]["sources"] = [s.model_dump(mode="json", exclude_defaults=True) for s in self.pool.sources]
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         if _UNICODE_BREAKS.isdisjoint(text):
             return text
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)  # YAML folds these where they stand bare
+        return yaml.safe_dump(values, sort_keys=False)  # YAML folds these where they stand bare
