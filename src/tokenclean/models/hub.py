@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenclean.errors import ModelError
+from tokenclean.hub import why_unreachable
 from tokenclean.redaction import redact
-
-_PROBE_SECONDS = 5
 
 
 def hub_options(name: str, revision: str | None) -> dict[str, Any]:
@@ -23,20 +22,6 @@ def hub_options(name: str, revision: str | None) -> dict[str, Any]:
         return {}
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
     return options if why_unreachable() is None else {**options, "local_files_only": True}
-
-
-def why_unreachable() -> str | None:
-    """Why the Hub cannot be asked, None where it answers (with whatever status: a mirror need not serve its root)."""
-    from huggingface_hub import constants, is_offline_mode
-    from huggingface_hub.utils import get_session
-
-    if is_offline_mode():
-        return "HF_HUB_OFFLINE is set"
-    try:
-        get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
-    except Exception as error:  # the HTTP library's own classes, which differ between releases of huggingface_hub
-        return f"cannot reach {constants.ENDPOINT} ({error})"
-    return None
 
 
 def find_file(name: str, file: str, options: dict[str, Any]) -> Path | None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenclean.errors import MissingExtraError, ModelError
-from tokenclean.models.hub import find_file, hub_options, not_loadable, read_json, why_unreachable
+from tokenclean.hub import why_unreachable
+from tokenclean.models.hub import find_file, hub_options, not_loadable, read_json
 from tokenclean.models.remote_code import (
     asks_for_trust,
     check_code_is_trusted,

@@ -91,7 +91,7 @@ def test_a_local_folder_is_not_read_in_place_of_the_hub(hub, tmp_path, monkeypat
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_hub_that_cannot_be_reached_is_one_error(split, streaming):
     error = refusal("tatsu-lab/alpaca", split=split, streaming=streaming)
-    assert error.startswith("tatsu-lab/alpaca on the Hub: cannot be read: Couldn't reach")
+    assert error.startswith("tatsu-lab/alpaca on the Hub: cannot be read: HF_HUB_OFFLINE is set; Couldn't reach")
     assert "\n" not in error
 
 
@@ -116,3 +116,21 @@ def test_the_readers_load_neither_torch_nor_datasets():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_hub_that_gives_no_sign_of_life_is_asked_for_nothing_else(hub, monkeypatch):
+    from datasets import config
+    from huggingface_hub import constants
+
+    def look_into_the_cache(*args, **options):
+        assert config.HF_HUB_OFFLINE
+        assert constants.HF_HUB_OFFLINE
+        raise ConnectionError("not in the cache")
+
+    for module in (config, constants):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("tokenclean.pool.reading.hub.why_unreachable", lambda: "cannot reach the Hub")
+    monkeypatch.setattr(datasets, "load_dataset", look_into_the_cache)
+    assert "cannot be read: cannot reach the Hub; not in the cache. Check" in refusal()
+    assert not config.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from tokenclean.errors import MissingExtraError, PoolError
+from tokenclean.hub import why_unreachable
 from tokenclean.pool.reading.record import Record
 from tokenclean.pool.reading.tables import BATCH_ROWS, choose_split, read_batch
+from tokenclean.redaction import redact
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REASON_CHARACTERS = 400
@@ -23,7 +26,8 @@ def read_hub(
     ``split``: needed where the dataset has more than one. ``streaming``: read the rows over the network instead of
     storing the dataset first.
 
-    Raises PoolError where the dataset cannot be reached, found or read; MissingExtraError without ``datasets``.
+    Where the Hub cannot be reached, only what it sent before is looked for. Raises PoolError where the dataset cannot
+    be reached, found or read; MissingExtraError without ``datasets``.
     """
     # The package would take any other name for a file format or a folder and read what lies in the working folder.
     if not _NAME.fullmatch(name):
@@ -39,11 +43,13 @@ def read_hub(
     place = f"{name} on the Hub"
     count = 0
     # Behind these calls stand the network, a cache and a dozen file formats, and they document no common error.
+    unreachable = why_unreachable()
     try:
-        if split is None:
-            splits = datasets.get_dataset_split_names(name, config_name=config, revision=revision)
-            split = choose_split(place, splits, None)
-        dataset: Any = datasets.load_dataset(name, name=config, split=split, revision=revision, streaming=streaming)
+        with _offline() if unreachable else nullcontext():
+            if split is None:
+                splits = datasets.get_dataset_split_names(name, config_name=config, revision=revision)
+                split = choose_split(place, splits, None)
+            dataset: Any = datasets.load_dataset(name, name=config, split=split, revision=revision, streaming=streaming)
         for table in _iterate_tables(dataset):
             for batch in table.to_batches():
                 yield from read_batch(batch, count + 1)
@@ -51,7 +57,24 @@ def read_hub(
     except PoolError:
         raise
     except Exception as error:
-        raise PoolError(_describe_failure(place, count, error)) from error
+        raise PoolError(_describe_failure(place, count, error, unreachable)) from error
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep the libraries, which read the environment only when they are imported, from asking the Hub."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    settings: tuple[Any, ...] = (config, constants)
+    before = [module.HF_HUB_OFFLINE for module in settings]
+    for module in settings:
+        module.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for module, value in zip(settings, before, strict=True):
+            module.HF_HUB_OFFLINE = value
 
 
 def _iterate_tables(dataset: Any) -> Iterator[Any]:
@@ -64,8 +87,9 @@ def _iterate_tables(dataset: Any) -> Iterator[Any]:
     return dataset.with_format("arrow").iter(batch_size=BATCH_ROWS)
 
 
-def _describe_failure(place: str, rows: int, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:_REASON_CHARACTERS] or type(error).__name__
+def _describe_failure(place: str, rows: int, error: Exception, unreachable: str | None) -> str:
+    said = f"{unreachable}; {error}" if unreachable and not rows else str(error) or type(error).__name__
+    reason = " ".join(redact(said).split())[:_REASON_CHARACTERS]
     after = f" after row {rows}" if rows else ""
     return (
         f"{place}: cannot be read{after}: {reason}. Check its name, config, split and revision, your right to read it "
