@@ -273,3 +273,16 @@ def test_a_function_call_turn_has_no_other_calls():
 )
 def test_faults_of_tools(tools, reason):
     assert read_reason([QUESTION, ANSWER], tools=tools) == reason
+
+
+def test_the_older_function_call_of_a_message_is_a_tool_call():
+    call = {"name": "weather", "arguments": '{"city": "Paris"}'}
+    answer = {"role": "assistant", "content": None, "function_call": call}
+    question = {"role": "user", "content": "a"}
+    (_, turn) = parse_row({"messages": [question, answer]}).turns
+    assert turn.tool_calls == (ToolCall("weather", '{"city": "Paris"}'),)
+    assert turn.content == ""
+    with pytest.raises(RowError, match=r"function_call: given, and so is tool_calls"):
+        parse_row({"messages": [question, answer | {"tool_calls": [call]}]})
+    with pytest.raises(RowError, match=r"function_call: found object in a user turn"):
+        parse_row({"messages": [question | {"function_call": call}, answer]})

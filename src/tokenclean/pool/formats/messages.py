@@ -6,7 +6,7 @@ in a row is ever opened. A key whose value is ``null`` counts as missing; keys n
 
 An assistant's message may further hold
 
-- ``tool_calls``: what it calls; ``content`` may then be missing or blank;
+- ``tool_calls`` (or OpenAI's older ``function_call``): what it calls; ``content`` may then be missing or blank;
 - ``reasoning_content`` (or ``reasoning``, or ``thinking``): its reasoning;
 - ``train``, ``training`` or ``loss`` (true or false) or ``weight`` (1 or 0): whether the turn is trained.
 
@@ -112,6 +112,10 @@ def _parse_message(message: object, where: str, names: MessageNames) -> Turn:
 
 def _parse_assistant(row: Row, role_name: str, content_key: str, where: str, is_trained: bool) -> Turn:
     calls: tuple[ToolCall, ...] = () if row.get("tool_calls") is None else read_tool_calls(row, where)
+    if row.get("function_call") is not None:
+        if calls:
+            raise RowError(f"{where}.function_call: given, and so is tool_calls; expected one of them")
+        calls = parse_function_call(row["function_call"], f"{where}.function_call")
     if role_name == "function_call":
         if calls:
             raise RowError(f"{where}.tool_calls: given, and the content of a function_call turn is a call too")
@@ -179,7 +183,7 @@ def _read_flag(row: Row, where: str) -> bool | None:
 
 def _check_only_speaks(row: Row, role: Role, where: str) -> None:
     """RowError where a turn that is not the assistant's has what only an assistant's has."""
-    for key in ("tool_calls", *_REASONING):
+    for key in ("tool_calls", "function_call", *_REASONING):
         value = row.get(key)
         is_blank = (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)
         if value is not None and not is_blank:

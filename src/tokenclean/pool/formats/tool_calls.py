@@ -38,7 +38,7 @@ def read_tool_calls(message: Row, where: str) -> tuple[ToolCall, ...]:
 
 
 def parse_function_call(value: object, where: str) -> tuple[ToolCall, ...]:
-    """The calls of a ``function_call`` turn, whose content at ``where`` is the JSON of a call or of a list of calls."""
+    """The calls of a ``function_call``, whose value at ``where`` is a call or a list of calls, or the JSON of these."""
     if isinstance(value, str):
         value = decode_json(check_text(value, where), where)
     if isinstance(value, dict):
