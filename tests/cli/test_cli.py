@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from tokenclean.tokens import read_table, write_table
 
-COMMANDS = ("demo", "run", "plan", "inspect", "score", "select", "train")
+COMMANDS = ("demo", "run", "plan", "inspect", "score", "select", "train", "status", "export")
 
 
 def tokenclean(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -181,3 +183,16 @@ class TestStages:
         assert result.stdout.count("⟦") >= 2
         first = json.loads(small_pool.read_text().splitlines()[0])["messages"]
         assert f"⟦{first[1]['content']}</s>⟧" in result.stdout
+
+
+def test_score_given_again_computes_only_the_missing_shards(tiny_model_folder: Path, small_pool: Path, tmp_path: Path):
+    command = ("score", small_pool, "--base", tiny_model_folder, "-o", tmp_path / "s.parquet", "--shard-tokens", 4000)
+    first = tokenclean(*command)
+    assert first.returncode == 0, first.stderr
+    count = int(re.search(r"(\d+) shards computed, 0 found in", first.stdout)[1])
+    assert count > 1
+    losses = read_table(tmp_path / "s.parquet")["base_loss"].values
+    shutil.rmtree(next((tmp_path / "s.shards" / "stages").iterdir()))
+    again = tokenclean(*command)
+    assert f"1 shards computed, {count - 1} found in" in again.stdout
+    assert read_table(tmp_path / "s.parquet")["base_loss"].values.tobytes() == losses.tobytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -25,16 +24,16 @@ from tokenclean.models.tokenizer_identity import check_same_tokenizer
 from tokenclean.pool import Pool, RejectedRow, check_rejected_share, load_sources
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
-from tokenclean.scoring import PairedDifference, paired_difference, token_losses
-from tokenclean.store import Stage, Store, fingerprint
+from tokenclean.scoring import PairedDifference, paired_difference
+from tokenclean.scoring.shards import LOSSES_VERSION, sharded_losses
+from tokenclean.store import Stage, Store, array_hash, fingerprint
 from tokenclean.tokens import TokenizedPool, tokenize_pool
-from tokenclean.tokens.table import read_column, write_column
 from tokenclean.training.trainer import train
 
 logger = logging.getLogger(__name__)
 
 # Raise a number when the stage's code comes to mean something else; old results are then stale and made anew.
-STAGE_VERSIONS = {"losses": 1, "training": 1, "results": 1}
+STAGE_VERSIONS = {"losses": LOSSES_VERSION, "training": 1, "results": 1}
 
 _ERROR_SAMPLE_TOKENS = 1024
 
@@ -222,24 +221,15 @@ class Workshop:
 
     def _losses(self, model: Model, tokens: TokenizedPool, what: str, **policy: Any) -> Ragged:
         options = {**self.recipe.scoring.model_dump(mode="json"), **policy}
-        inputs = {
-            "model": model.identity,
-            "device": self._device_kind,
-            "tokens": array_hash(tokens.input_ids.values, tokens.input_ids.offsets, tokens.is_response.values),
+        return sharded_losses(
+            lambda inputs, make: self.stage("losses", inputs, make),
+            lambda: self._load(model),
+            tokens,
+            {"model": model.identity, "device": self._device_kind},
+            what=f"{what} under {model.name}",
+            progress=self.observer.progress(f"score {what} with {model.name}", "token"),
             **options,
-        }
-
-        def make(folder: Path) -> dict[str, Any]:
-            progress = self.observer.progress(f"score {what} with {model.name}", "token")
-            losses = token_losses(self._load(model), tokens, progress=progress, **options)
-            write_column(losses, "loss", folder / "losses.parquet")
-            return {
-                "what": f"{what} under {model.name}",
-                "mean_loss_nats": float(np.nanmean(losses.values)),
-                "tokens": int(tokens.is_response.values.sum()),
-            }
-
-        return read_column("loss", self.stage("losses", inputs, make).path / "losses.parquet")
+        )
 
     def _load(self, model: Model) -> Any:
         """The model in memory; the last one scored stays there, since the next pass often asks for it again."""
@@ -272,11 +262,6 @@ class Workshop:
         elif stage.path.name not in self.made:
             self._found.add(stage.path.name)
         return stage
-
-
-def array_hash(*arrays: np.ndarray) -> str:
-    """sha256 of the arrays' dtypes and values."""
-    return fingerprint([[a.dtype.str, hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()] for a in arrays])
 
 
 def resolve_device(name: str) -> str:

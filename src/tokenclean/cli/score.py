@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +29,9 @@ from tokenclean.cli.options import (
 )
 from tokenclean.ragged import Ragged
 
+if TYPE_CHECKING:
+    from tokenclean.store import Stage
+
 
 def score(
     pool: PoolArgument,
@@ -48,6 +53,8 @@ def score(
         Precision, typer.Option(help="exact: float32; safe: bf16 inside products; fast: bf16 products.")
     ] = Precision.safe,
     pack_tokens: Annotated[int, typer.Option(min=1, help="Tokens in one forward pass.")] = 4096,
+    shard_tokens: Annotated[int, typer.Option(min=1, help="Tokens in a shard, the most that a stopped pass loses.")] = 1
+    << 18,
     device: DeviceOption = "auto",
     trust_remote_code: TrustOption = None,
 ) -> None:
@@ -55,6 +62,8 @@ def score(
 
     The table has one row a conversation and per-token columns: input_ids, is_response, base_loss and, with
     --reference, reference_loss and score = base_loss − reference_loss (nats; NaN off the response).
+
+    Losses are written in shards as they are done, beside the table; a stopped command, given again, goes on from there.
 
     Example: tokenclean score my.jsonl --base HuggingFaceTB/SmolLM2-135M --reference runs/warm-up -o scores.parquet
     """
@@ -69,7 +78,8 @@ def score(
     from tokenclean.cleaning.workshop import resolve_device
     from tokenclean.models.load import load_model, load_tokenizer, resolve_source, source_fingerprint
     from tokenclean.models.tokenizer_identity import check_same_tokenizer
-    from tokenclean.scoring import token_losses
+    from tokenclean.scoring.shards import LOSSES_VERSION, sharded_losses
+    from tokenclean.store import Store
     from tokenclean.tokens import TokenTable, tokenize_pool, write_table
 
     quiet_libraries()
@@ -90,16 +100,28 @@ def score(
         texts = sample_texts(conversations, tokenizer, template.value)
         for difference in check_same_tokenizer(tokenizer, load_tokenizer(sources["reference"]), texts):
             note(f"reference: {difference} (allowed: text is rendered with the base's)")
+    fingerprints = {name: source_fingerprint(source) for name, source in sources.items()}
+    store = Store(output.with_suffix(".shards"), note=note)
+    stages = []
+
+    def make_stage(inputs: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Stage:
+        stages.append(store.stage("losses", LOSSES_VERSION, inputs, make))
+        return stages[-1]
+
     columns = {}
-    for name, source in sources.items():
-        model = load_model(source, device=device)
-        columns[f"{name}_loss"] = token_losses(
-            model,
-            tokens,
-            precision=precision.value,
-            pack_tokens=pack_tokens,
-            progress=progress(f"score with {name}", "token"),
-        )
+    with store.lock():
+        for name, source in sources.items():
+            columns[f"{name}_loss"] = sharded_losses(
+                make_stage,
+                lru_cache(maxsize=1)(partial(load_model, source, device=device)),
+                tokens,
+                {"model": [fingerprints[name], ""], "device": device.partition(":")[0]},
+                what=f"under {name}",
+                shard_tokens=shard_tokens,
+                progress=progress(f"score with {name}", "token"),
+                precision=precision.value,
+                pack_tokens=pack_tokens,
+            )
     if reference is not None:
         columns["score"] = columns["base_loss"] - columns["reference_loss"]
     metadata = {
@@ -107,13 +129,15 @@ def score(
         "precision": precision.value,
         "pack_tokens": pack_tokens,
         "models": {
-            name: {"name": str(s), "revision": s.revision, "fingerprint": source_fingerprint(s)}
+            name: {"name": str(s), "revision": s.revision, "fingerprint": fingerprints[name]}
             for name, s in sources.items()
         },
     }
     write_table(TokenTable.of_tokens(tokens, metadata, **columns), output)
     count = int(tokens.is_response.values.sum())
+    made = sum(not stage.was_reused for stage in stages)
     out.print(f"{output}: {len(tokens):,} conversations, {count:,} response tokens", soft_wrap=True)
+    out.print(f"  {made} shards computed, {len(stages) - made} found in {store.root}", soft_wrap=True)
     for name, losses in columns.items():
         out.print(f"  mean {name} {_mean(losses):.4f} nats")
 

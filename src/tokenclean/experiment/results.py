@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from tokenclean.cleaning import Outcome, Workshop
-from tokenclean.cleaning.workshop import Model, array_hash
+from tokenclean.cleaning.workshop import Model
 from tokenclean.exporting import write_cleaned
 from tokenclean.pool import write_rejected
 from tokenclean.recipe import Recipe
 from tokenclean.report.tables import Table
 from tokenclean.scoring import PairedDifference
 from tokenclean.selection import lowest_kept
-from tokenclean.store import RESULTS, atomic_path, file_hash, write_json
+from tokenclean.store import RESULTS, array_hash, atomic_path, file_hash, write_json
 from tokenclean.tokens import TokenTable, write_table
 
 LATEST = "latest"

@@ -1,6 +1,6 @@
 """The run folder: content-addressed stages, written whole or not at all, checked before they are used."""
 
-from tokenclean.store.files import atomic_path, file_hash, fingerprint, write_json
+from tokenclean.store.files import array_hash, atomic_path, file_hash, fingerprint, write_json
 from tokenclean.store.manifest import MANIFEST, check_stage
 from tokenclean.store.stages import DAMAGED, RESULTS, STAGES, Stage, Store
 from tokenclean.store.validity import StageState, judge
@@ -13,6 +13,7 @@ __all__ = [
     "Stage",
     "StageState",
     "Store",
+    "array_hash",
     "atomic_path",
     "check_stage",
     "file_hash",

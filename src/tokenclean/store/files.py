@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tokenclean.errors import RunFolderError
 
 # Some network and FUSE file systems cannot flush a folder, and say so with one of these.
@@ -38,6 +40,11 @@ def fingerprint(value: Any) -> str:
     """sha256 (hex) of a JSON-able value, independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def array_hash(*arrays: np.ndarray) -> str:
+    """sha256 (hex) of the arrays' dtypes and values."""
+    return fingerprint([[a.dtype.str, hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()] for a in arrays])
 
 
 def file_hash(path: Path | str) -> str:

@@ -1,0 +1,129 @@
+"""A pass in shards: what is whole is found again, what is missing or damaged is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenclean.models.load import load_model, load_tokenizer
+from tokenclean.pool import load_pool
+from tokenclean.ragged import Ragged, offsets_of
+from tokenclean.scoring import token_losses
+from tokenclean.scoring.shards import plan_shards, sharded_losses
+from tokenclean.store import Store
+from tokenclean.tokens import TokenizedPool, tokenize_pool
+
+SHARD_TOKENS = 1500
+
+
+def pool_of(lengths: list[int]) -> TokenizedPool:
+    """Rows of the given lengths, for planning only."""
+    column = Ragged(np.zeros(sum(lengths), np.int64), offsets_of(lengths))
+    labels = column.with_values(column.values.astype(bool))
+    names = tuple(map(str, range(len(lengths))))
+    is_truncated = np.zeros(len(lengths), bool)
+    contents = ((),) * len(lengths)
+    return TokenizedPool(column, labels, column, column, names, names, contents, is_truncated, (), "tulu", 2048)
+
+
+@given(lengths=st.lists(st.integers(0, 50), max_size=40), shard_tokens=st.integers(1, 120))
+def test_shards_are_consecutive_full_and_none_is_too_large(lengths, shard_tokens):
+    shards = plan_shards(pool_of(lengths), shard_tokens)
+    np.testing.assert_array_equal(np.concatenate([np.empty(0, np.int64), *shards]), np.arange(len(lengths)))
+    for number, rows in enumerate(shards):
+        tokens = sum(lengths[row] for row in rows)
+        assert len(rows) == 1 or tokens <= shard_tokens
+        if number + 1 < len(shards):
+            assert tokens + lengths[shards[number + 1][0]] > shard_tokens
+
+
+def test_a_shard_of_no_token_is_refused():
+    with pytest.raises(ValueError, match="at least 1 token"):
+        plan_shards(pool_of([3]), 0)
+
+
+@pytest.fixture(scope="module")
+def tokens(small_pool: Path, tiny_model_folder: Path) -> TokenizedPool:
+    return tokenize_pool(load_pool(small_pool), load_tokenizer(str(tiny_model_folder)))
+
+
+class Pass:
+    """Passes over one run folder, with a count of the shards computed and of the models loaded."""
+
+    def __init__(self, root: Path, model: Path, tokens: TokenizedPool) -> None:
+        self.notes: list[str] = []
+        self.store = Store(root, note=self.notes.append)
+        self.model, self.tokens, self.loaded, self.computed = model, tokens, 0, 0
+        self.told: list[tuple[int, int]] = []
+
+    def run(self, identity: str = "tiny", stop_after: int | None = None, **options) -> Ragged:
+        def make_stage(inputs, make):
+            if stop_after is not None and self.computed == stop_after:
+                raise KeyboardInterrupt
+            stage = self.store.stage("losses", 1, inputs, make)
+            self.computed += not stage.was_reused
+            return stage
+
+        def load():
+            self.loaded += 1
+            return load_model(str(self.model))
+
+        return sharded_losses(
+            make_stage,
+            load,
+            self.tokens,
+            {"model": identity},
+            what="pool",
+            shard_tokens=SHARD_TOKENS,
+            progress=lambda done, total: self.told.append((done, total)),
+            **{"precision": "exact", "pack_tokens": 512, **options},
+        )
+
+
+@pytest.fixture
+def one_pass(tmp_path: Path, tiny_model_folder: Path, tokens: TokenizedPool) -> Pass:
+    return Pass(tmp_path / "run", tiny_model_folder, tokens)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_stopped_pass_goes_on_where_it_stopped_and_ends_with_the_same_bits(one_pass, tiny_model_folder, tokens):
+    shards = plan_shards(tokens, SHARD_TOKENS)
+    assert len(shards) > 4
+    with pytest.raises(KeyboardInterrupt):
+        one_pass.run(stop_after=3)
+    resumed = one_pass.run()
+    assert one_pass.computed == len(shards)
+    model = load_model(str(tiny_model_folder))
+    whole = [token_losses(model, tokens.take(rows), precision="exact", pack_tokens=512).values for rows in shards]
+    np.testing.assert_array_equal(resumed.values, np.concatenate(whole))
+    assert [done for done, _ in one_pass.told] == sorted(done for done, _ in one_pass.told)
+    assert one_pass.told[-1] == (len(tokens.input_ids.values), len(tokens.input_ids.values))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_is_whole_is_found_without_loading_a_model_and_what_is_damaged_is_named(one_pass, tmp_path, tokens):
+    first = one_pass.run()
+    one_pass.loaded = one_pass.computed = 0
+    one_pass.told.clear()
+    np.testing.assert_array_equal(one_pass.run().values, first.values)
+    assert (one_pass.loaded, one_pass.computed, one_pass.told) == (0, 0, [])
+    damaged = sorted((tmp_path / "run" / "stages").glob("losses-*/losses.parquet"))[1]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    again = Pass(tmp_path / "run", one_pass.model, tokens)
+    np.testing.assert_array_equal(again.run().values, first.values)
+    assert again.computed == 1
+    assert any("losses.parquet" in note and damaged.parent.name in note for note in again.notes)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_other_weights_and_other_policies_share_no_shard(one_pass, tokens):
+    count = len(plan_shards(tokens, SHARD_TOKENS))
+    one_pass.run()
+    one_pass.run(identity="other")
+    one_pass.run(pack_tokens=256)
+    one_pass.run(precision="fast")
+    assert one_pass.computed == 4 * count
