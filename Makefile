@@ -25,6 +25,7 @@ fmt: .venv/installed-dev
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.agreement
 	$(BIN)/python -m benchmarks.scoring
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.selection
 
 fuzz: .venv/installed-dev
 	$(BIN)/python tests/pool/fuzz_intake.py -runs=1000000

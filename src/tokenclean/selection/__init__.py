@@ -2,5 +2,18 @@
 
 from tokenclean.selection.agreement import LabelNoise, auroc, jaccard, label_noise
 from tokenclean.selection.selectors import kept_count, lowest_kept, select_tokens
+from tokenclean.selection.streaming import Cut, find_cut, mask_of, write_kept
 
-__all__ = ["LabelNoise", "auroc", "jaccard", "kept_count", "label_noise", "lowest_kept", "select_tokens"]
+__all__ = [
+    "Cut",
+    "LabelNoise",
+    "auroc",
+    "find_cut",
+    "jaccard",
+    "kept_count",
+    "label_noise",
+    "lowest_kept",
+    "mask_of",
+    "select_tokens",
+    "write_kept",
+]
