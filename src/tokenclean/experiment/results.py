@@ -198,7 +198,7 @@ def _pool_files(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _place_model(model: Model, place: Path, *, as_copy: bool) -> None:
-    """The final model as a copy, which its user may change; references as hard links to their stage."""
+    """The final model as a copy, so that nothing done to it harms its stage; references as hard links to theirs."""
     stage = Path(model.source.adapter or model.source.base)
     ignored = shutil.ignore_patterns("manifest.json")
     shutil.copytree(stage, place, ignore=ignored, copy_function=shutil.copy2 if as_copy else _link)

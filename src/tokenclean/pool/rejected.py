@@ -40,5 +40,5 @@ def check_rejected_share(
     raise PoolError(
         f"{len(rejected):,} of {count_rows:,} rows cannot be used ({len(rejected) / count_rows:.1%}), more than the "
         f"{max_share:.1%} of pool.max_rejected_share; all are listed in {listing} with file, line and reason. Mend "
-        f"them, or raise the share. The first:{first}"
+        f"them, or raise the share (of a single command: --max-rejected-share). The first:{first}"
     )

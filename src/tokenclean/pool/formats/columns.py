@@ -28,7 +28,7 @@ OPTIONAL_KEYS: dict[str, tuple[str, ...]] = {
     "text": (),
 }
 MESSAGE_KEYS: tuple[str, ...] = (
-    *("role", "content", "from", "value", "tool_calls", "reasoning_content", "reasoning", "thinking"),
+    *("role", "content", "from", "value", "tool_calls", "reasoning_content", "reasoning", "thinking", "function_call"),
     *("train", "training", "loss", "weight", "name", "tool_call_id"),
 )
 ROW_KEYS: dict[str, frozenset[str]] = {
