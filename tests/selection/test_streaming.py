@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tokenclean.errors import NonFiniteError
 from tokenclean.ragged import Ragged
-from tokenclean.selection import kept_count, select_tokens, streaming
+from tokenclean.selection import kept_count, order_keys, select_tokens, streaming
 from tokenclean.selection.streaming import (
     CHUNK_SCORES,
     SAMPLED_FROM_SCORES,
@@ -35,7 +35,7 @@ def shards_of(rows):
 
 def selected(shards, proportion):
     """The kept mask over all shards by ``select_tokens``, which holds everything in memory."""
-    scores = np.concatenate([*shards, np.empty(0, np.float32)])
+    scores = np.concatenate(shards) if shards else np.empty(0, np.float32)
     is_response = Ragged.from_rows([np.ones(len(scores), dtype=bool)], dtype=bool)
     return select_tokens(is_response.with_values(scores), is_response, proportion=proportion).values
 
@@ -64,6 +64,17 @@ def test_both_ways_keep_what_select_tokens_keeps(rows, proportion):
     if cut.kept:
         assert radix_cut(shards, cut.kept) == cut
         assert math.copysign(1, cut.threshold) == 1 or cut.threshold < 0
+
+
+@given(SHARDS, PROPORTIONS)
+def test_wide_scores_are_cut_by_their_keys(rows, proportion):
+    """float64 with a tail that float32 would round away."""
+    shards = [np.array(row, dtype=np.float64) + 2.0**-40 * (np.arange(len(row)) % 3) for row in rows]
+    keys = [order_keys(shard) for shard in shards]
+    cut = find_cut(keys, proportion)
+    assert np.array_equal(masked(keys, cut), selected(shards, proportion))
+    if cut.kept:
+        assert radix_cut(keys, cut.kept) == cut
 
 
 @given(SHARDS, st.data())
@@ -187,6 +198,8 @@ def test_shards_must_be_flat_float32():
         find_cut([np.zeros(2, np.float32), np.zeros(2)], 0.5)
     with pytest.raises(ValueError, match=r"dtype float32 and shape \(2, 1\)"):
         find_cut([np.zeros((2, 1), np.float32)], 0.5)
+    with pytest.raises(ValueError, match="shard 1 holds uint64 and shard 0 float32; scores cannot be ranked among"):
+        find_cut([np.zeros(2, np.float32), np.zeros(2, np.uint64)], 0.5)
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
         find_cut([], 1.5)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,15 @@ from small_tokenizers import byte_level
 from tokenclean.errors import RunFolderError, TableError
 from tokenclean.pool import Conversation, Pool, Turn
 from tokenclean.ragged import Ragged
-from tokenclean.tokens import TokenTable, read_table, tokenize_pool, write_table
+from tokenclean.tokens import (
+    TableWriter,
+    TokenTable,
+    iter_table,
+    read_metadata,
+    read_table,
+    tokenize_pool,
+    write_table,
+)
 
 COLUMNS = {
     "id": pa.array(["s:1:é", "s:2:x"]),
@@ -142,6 +152,187 @@ def test_several_row_groups(tmp_path):
     assert [row.tolist() for row in read_table(tmp_path / "a.parquet")["input_ids"]] == [[1, 2], [3]]
 
 
+def rows_of(table: TokenTable, first: int, last: int) -> TokenTable:
+    columns = {name: column.take(range(first, last)) for name, column in table.columns.items()}
+    return TokenTable(table.ids[first:last], table.sources[first:last], columns, {"of": "a part"})
+
+
+@pytest.mark.parametrize("ends", [(3,), (1, 2, 3), (0, 2, 2, 3, 3)])
+def test_parts_are_row_groups_of_one_table(table, tmp_path, ends):
+    path = tmp_path / "new" / "a.parquet"
+    starts = (0, *ends[:-1])
+    with TableWriter(path, table.metadata) as writer:
+        for first, last in zip(starts, ends, strict=True):
+            writer.write(rows_of(table, first, last))
+        assert not path.exists()
+    assert list(path.parent.iterdir()) == [path]
+    assert_equal(read_table(path), table)
+    parts = list(iter_table(path))
+    assert [part.ids for part in parts] == [table.ids[first:last] for first, last in zip(starts, ends, strict=True)]
+    for part, first, last in zip(parts, starts, ends, strict=True):
+        assert part.metadata == table.metadata
+        assert list(part.columns) == list(table.columns)
+        assert_equal(part, TokenTable(part.ids, part.sources, rows_of(table, first, last).columns, table.metadata))
+
+
+def test_metadata_of_the_end_are_those_of_the_table(table, tmp_path):
+    path = tmp_path / "a.parquet"
+    with TableWriter(path, {"begun": True}) as writer:
+        writer.write(table)
+        writer.metadata = {"ended": "é", "rows": 3}
+    for found in (read_table(path).metadata, read_metadata(path), next(iter_table(path)).metadata):
+        assert found == {"ended": "é", "rows": 3}
+
+
+def write_parts(path: Path, parts: list[TokenTable], metadata_at_end: dict | None = None) -> None:
+    with TableWriter(path, {}) as writer:
+        for part in parts:
+            writer.write(part)
+        writer.metadata = metadata_at_end or {}
+
+
+def test_metadata_that_are_no_json_leave_no_file(table, tmp_path):
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_parts(tmp_path / "a.parquet", [table], {"path": tmp_path})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_part_is_a_table_of_no_rows(tmp_path):
+    with TableWriter(tmp_path / "a.parquet", {"a": 1}):
+        pass
+    table = read_table(tmp_path / "a.parquet")
+    assert (len(table), table.metadata, list(table.columns)) == (0, {"a": 1}, ["input_ids", "is_response"])
+
+
+def test_a_table_without_row_groups_gives_one_part(tmp_path):
+    schema = pa.table({**COLUMNS, "score": pa.array([[1.0, 2.0], [3.0]])}).schema
+    pq.ParquetWriter(tmp_path / "a.parquet", schema).close()
+    (part,) = iter_table(tmp_path / "a.parquet", ["score"])
+    assert (len(part), part["score"].values.dtype) == (0, np.float64)
+    assert_equal(read_table(tmp_path / "a.parquet"), part)
+
+
+def test_an_error_in_the_block_leaves_what_was_there(table, tmp_path):
+    path = tmp_path / "a.parquet"
+    write_table(table, path)
+
+    def fail_after(parts: int) -> None:
+        with TableWriter(path, {}) as writer:
+            for _ in range(parts):
+                writer.write(table)
+            raise ArithmeticError("stop")
+
+    for parts in (0, 2):
+        with pytest.raises(ArithmeticError, match="stop"):
+            fail_after(parts)
+        assert list(tmp_path.iterdir()) == [path]
+        assert_equal(read_table(path), table)
+
+
+def test_a_disk_that_takes_no_more(table, tmp_path):
+    noise = np.random.default_rng(0).standard_normal(100_000)
+    ids = ragged([np.arange(100_000)], np.int64)
+    long = TokenTable(("a",), ("s",), {"input_ids": ids, "is_response": ids.with_values(noise > 0)})
+    long = long.with_columns({}, score=ids.with_values(noise))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with (
+            pytest.raises(RunFolderError, match=r"cannot write .*a\.parquet: .*ulimit -f"),
+            TableWriter(tmp_path / "a.parquet", {}) as writer,
+        ):
+            writer.write(long)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_must_be_alike(table, tmp_path):
+    path = tmp_path / "a.parquet"
+
+    def refused(columns: dict[str, Ragged]) -> str:
+        with pytest.raises(TableError) as caught:
+            write_parts(path, [table, table, TokenTable(table.ids, table.sources, columns)])
+        assert list(tmp_path.iterdir()) == []
+        return str(caught.value)
+
+    loss = table["base_loss"]
+    error = refused({**table.columns, "base_loss": loss.map_values(lambda v: v.astype(np.float64))})
+    assert re.search(
+        rf"{path}: column 'base_loss': expected .*float> as in the first part, found .*double> in part 3", error
+    )
+    error = refused({**table.columns, "weight": loss})
+    assert re.search("column 'weight': expected no such column as in the first part, found .*float> in part 3", error)
+    error = refused({name: column for name, column in table.columns.items() if name != "is_kept"})
+    assert re.search("column 'is_kept': expected .*bool> as in the first part, found no such column", error)
+
+
+def test_parts_may_have_their_columns_in_another_order(table, tmp_path):
+    with TableWriter(tmp_path / "a.parquet", table.metadata) as writer:
+        writer.write(rows_of(table, 0, 1))
+        rest = rows_of(table, 1, 3)
+        writer.write(TokenTable(rest.ids, rest.sources, dict(reversed(rest.columns.items()))))
+    assert_equal(read_table(tmp_path / "a.parquet"), table)
+
+
+def test_a_part_needs_an_open_block(table, tmp_path):
+    writer = TableWriter(tmp_path / "a.parquet", {})
+    with pytest.raises(ValueError, match="inside a block"):
+        writer.write(table)
+    with writer:
+        writer.write(table)
+    with pytest.raises(ValueError, match="inside a block"):
+        writer.write(table)
+
+
+def test_only_wanted_columns_are_read(table, tmp_path):
+    path = tmp_path / "a.parquet"
+    write_table(table, path)
+    for wanted, names in (
+        ([], ["input_ids", "is_response"]),
+        (["is_kept", "input_ids", "is_kept"], ["input_ids", "is_response", "is_kept"]),
+    ):
+        (part,) = iter_table(path, wanted)
+        assert list(part.columns) == names
+        assert_equal(part, TokenTable(table.ids, table.sources, {name: table[name] for name in names}, table.metadata))
+    with pytest.raises(
+        TableError, match=r"a\.parquet: this table has no column 'score'; it has input_ids, is_response, base_loss, "
+    ):
+        next(iter_table(path, ["base_loss", "score"]))
+
+
+def test_a_fault_in_a_row_group_is_told_with_its_number(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", score=pa.array([[1.0, 2.0], []]))
+    pq.write_table(pq.read_table(path), path, row_group_size=1)
+    parts = iter_table(path)
+    assert len(next(parts)) == 1
+    with pytest.raises(TableError, match=r"a\.parquet, row group 1: column 'score': .* differ in row 0"):
+        next(parts)
+
+
+def test_a_row_group_that_is_damaged(table, tmp_path):
+    path = tmp_path / "a.parquet"
+    with TableWriter(path, {}) as writer:
+        for _ in range(2):
+            writer.write(table)
+    column = pq.ParquetFile(path).metadata.row_group(1).column(2)
+    content = bytearray(path.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
+    path.write_bytes(content)
+    parts = iter_table(path)
+    assert len(next(parts)) == 3
+    with pytest.raises(TableError, match=r"a\.parquet: not a readable Parquet file"):
+        next(parts)
+
+
+def test_columns_of_one_name(tmp_path):
+    score = pa.array([[1.0, 2.0], [3.0]])
+    names = [*COLUMNS, "score", "score"]
+    pq.write_table(pa.table([*COLUMNS.values(), score, score], names), tmp_path / "a.parquet")
+    assert "more than one column 'score'" in read_error(tmp_path / "a.parquet")
+
+
 def test_files_that_are_no_table(tmp_path):
     assert "no such file" in read_error(tmp_path / "none.parquet")
     assert "no such file" in read_error(tmp_path)
@@ -185,3 +376,15 @@ def test_a_column_that_does_not_fit(tmp_path, name, column, message):
 def test_metadata_that_is_no_json(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", {b"tokenclean": b"{"})
     assert "metadata is not JSON" in read_error(path)
+    with pytest.raises(TableError, match=r"a\.parquet: its metadata is not JSON"):
+        read_metadata(path)
+
+
+def test_parts_of_files_that_are_no_table(tmp_path):
+    with pytest.raises(TableError, match="no such file; `tokenclean score` writes one"):
+        next(iter_table(tmp_path / "none.parquet"))
+    with pytest.raises(TableError, match="no such file"):
+        read_metadata(tmp_path / "none.parquet")
+    (tmp_path / "a.parquet").write_text("{}")
+    with pytest.raises(TableError, match="not a readable Parquet file"):
+        read_metadata(tmp_path / "a.parquet")

@@ -32,27 +32,15 @@ def select(
 
     Example: tokenclean select scores.parquet --proportion 0.6 -o kept.parquet
     """
-    from tokenclean.selection import lowest_kept, select_tokens
-    from tokenclean.tokens import read_table, write_table
+    from tokenclean.tokens.kept_table import select_table
 
     if not 0 < proportion <= 1:
         raise RecipeError(f"--proportion: expected a share above 0 and at most 1, found {proportion:g}", "select")
-    scored = read_table(table)
-    scores = None if level is Level.random else scored["score"]
-    kept = select_tokens(
-        scores, scored["is_response"], proportion=proportion, level=level.value, sources=scored.sources, seed=seed
-    )
-    selection = {"proportion": proportion, "level": level.value, "threshold": lowest_kept(scores, kept)}
-    selection |= {"seed": seed} if level is Level.random else {}
-    write_table(scored.with_columns({"selection": selection}, is_kept=kept), output)
-    total, count = int(scored["is_response"].values.sum()), int(kept.values.sum())
-    empty = int(((scored["is_response"].row_sums() > 0) & (kept.row_sums() == 0)).sum())
+    kept = select_table(table, output, proportion=proportion, level=level.value, seed=seed)
     out.print(
-        f"{output}: {count:,} of {total:,} response tokens kept, {empty:,} conversations left empty", soft_wrap=True
+        f"{output}: {kept.kept_tokens:,} of {kept.response_tokens:,} response tokens kept, "
+        f"{kept.emptied_rows:,} conversations left empty",
+        soft_wrap=True,
     )
-    kept_sums, sums = kept.row_sums(), scored["is_response"].row_sums()
-    for source in sorted(set(scored.sources)):
-        rows = [i for i, s in enumerate(scored.sources) if s == source]
-        of_source = sums[rows].sum()
-        share = kept_sums[rows].sum() / of_source if of_source else 0.0
-        out.print(f"  {source}: {share:.1%} of {int(of_source):,} tokens")
+    for name, source in kept.sources.items():
+        out.print(f"  {name}: {source.kept_share:.1%} of {source.response_tokens:,} tokens")

@@ -9,6 +9,7 @@ import numpy as np
 
 from tokenclean.errors import NonFiniteError
 from tokenclean.ragged import Ragged
+from tokenclean.selection.shards import RandomRanks
 
 Level = Literal["global", "sample", "source", "random"]
 
@@ -20,7 +21,7 @@ def kept_count(total: int, proportion: float) -> int:
     62.99999999999999. Every level and every streaming path uses this count. Raises ValueError unless
     0 <= ``proportion`` <= 1 and ``total`` >= 0.
     """
-    _check_proportion(proportion)
+    check_proportion(proportion)
     if total < 0:
         raise ValueError(f"a number of tokens cannot be negative, got {total}")
     return int(int(total) * float(proportion))
@@ -32,7 +33,7 @@ def lowest_kept(scores: Ragged | None, kept: Ragged) -> float | None:
         return None
     values = scores.values[kept.values]
     values = values[np.isfinite(values)]  # a warm-up split is kept whole, without scores
-    return float(values.min()) if len(values) else None
+    return float(values.min()) + 0.0 if len(values) else None  # -0.0 + 0.0 is +0.0: which zero is first is chance
 
 
 def select_tokens(
@@ -62,15 +63,14 @@ def select_tokens(
     Raises ValueError for columns that are not aligned, an ``is_response`` that is not bool, an unknown level, a
     proportion outside [0, 1] or a missing argument; NonFiniteError for NaN or inf on a response token.
     """
-    if level not in get_args(Level):
-        raise ValueError(f"unknown selection level {level!r}; known levels: {', '.join(get_args(Level))}")
-    _check_proportion(proportion)
+    check_level(level)
+    check_proportion(proportion)
     if is_response.values.dtype != np.bool_:
         raise ValueError(f"is_response must be a bool column, got {is_response.values.dtype}")
 
     at_response = np.flatnonzero(is_response.values)
     if level == "random":
-        scores_R = _random_ranks(len(at_response), seed)
+        scores_R = RandomRanks(len(at_response), check_seed(seed))[:]
     else:
         scores_R = _response_scores(scores, is_response, at_response)
 
@@ -114,16 +114,6 @@ def _keep_top_of_groups(scores: np.ndarray, sizes: np.ndarray, proportion: float
     return is_kept
 
 
-def _random_ranks(count: int, seed: int | None) -> np.ndarray:
-    """A random number (uint64) for each token; the highest are a uniform draw without replacement.
-
-    Raw PCG64 output, since numpy keeps that stream the same in all versions but not that of ``Generator.choice``.
-    """
-    if seed is None:
-        raise ValueError("level 'random' needs a seed, for example seed=42")
-    return np.asarray(np.random.PCG64(seed).random_raw(count), dtype=np.uint64)
-
-
 def _response_scores(scores: Ragged | None, is_response: Ragged, at_response: np.ndarray) -> np.ndarray:
     """The scores of the response tokens, after checking that they can be ranked."""
     if scores is None:
@@ -137,12 +127,31 @@ def _response_scores(scores: Ragged | None, is_response: Ragged, at_response: np
     if len(bad):
         token = int(at_response[bad[0]])
         row = int(np.searchsorted(is_response.offsets, token, side="right")) - 1
-        raise NonFiniteError(
-            f"the score of row {row}, position {token - is_response.offsets[row]} is {scores_R[bad[0]]}; "
-            f"{len(bad)} of {len(scores_R)} response tokens have no finite score. Every response token needs a loss "
-            "under both models; usual causes: is_response True at position 0, a row was not scored, a model overflowed"
-        )
+        position = token - int(is_response.offsets[row])
+        raise not_scored(f"row {row}", position, float(scores_R[bad[0]]), len(bad), len(scores_R))
     return scores_R
+
+
+def not_scored(row: str, position: int, found: float, faults: int, total: int, *, file: str = "") -> NonFiniteError:
+    """The error for response tokens whose score is NaN or inf: the first, and how many of ``total`` they are."""
+    return NonFiniteError(
+        f"{file}the score of {row}, position {position} is {found}; "
+        f"{faults} of {total} response tokens have no finite score. Every response token needs a loss "
+        "under both models; usual causes: is_response True at position 0, a row was not scored, a model overflowed"
+    )
+
+
+def check_level(level: str) -> None:
+    """Raise ValueError, with the levels there are, for any other."""
+    if level not in get_args(Level):
+        raise ValueError(f"unknown selection level {level!r}; known levels: {', '.join(get_args(Level))}")
+
+
+def check_seed(seed: int | None) -> int:
+    """The seed of level ``random``; ValueError where there is none."""
+    if seed is None:
+        raise ValueError("level 'random' needs a seed, for example seed=42")
+    return seed
 
 
 def _source_numbers(sources: Sequence[str] | None, rows: int) -> np.ndarray:
@@ -155,6 +164,7 @@ def _source_numbers(sources: Sequence[str] | None, rows: int) -> np.ndarray:
     return np.array([numbers.setdefault(name, len(numbers)) for name in sources], dtype=np.int64)
 
 
-def _check_proportion(proportion: float) -> None:
+def check_proportion(proportion: float) -> None:
+    """Raise ValueError unless the selected token proportion lies in [0, 1]."""
     if not 0.0 <= proportion <= 1.0:  # also False for NaN
         raise ValueError(f"the selected token proportion must lie in [0, 1], got {proportion}")

@@ -1,13 +1,14 @@
 """Eq. 4 over scores that need not fit in memory: the exact global cut over shards, and the kept mask of each shard.
 
 A shard is a 1-D float32 array, as a rule a memory-mapped .npy file (``np.load(path, mmap_mode="r")``), with the scores
-of the response tokens of some rows in (row, position) order; shards come in pool order. The result is that of
-``select_tokens`` at the global level: exactly ``kept_count(total, proportion)`` tokens are kept, everything above the
-threshold and then the first equal scores, where -0.0 equals +0.0.
+of the response tokens of some rows in (row, position) order; shards come in pool order. Shards of uint64 hold keys
+instead, for scores that float32 cannot hold (``order_keys``, ``RandomRanks``); everything said of scores goes for them.
+The result is that of ``select_tokens`` at the global level: exactly ``kept_count(total, proportion)`` tokens are kept,
+everything above the threshold and then the first equal scores, where -0.0 equals +0.0.
 
 Two ways lead to the same cut. A bracket around the wanted rank is drawn from a sample (Floyd and Rivest 1975); one pass
-counts the scores above it and gathers those inside. Where the rank is missed or the inside has no room, two histograms
-of 16 bits each (a radix select) find the cut whatever the scores are.
+counts the scores above it and gathers those inside. Where the rank is missed or the inside has no room, histograms of
+16 bits each (a radix select) find the cut whatever the scores are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from tokenclean.errors import NonFiniteError
+from tokenclean.selection.keys import order_keys, radix_select, score_of_key
 from tokenclean.selection.selectors import kept_count
+from tokenclean.selection.shards import Shard
 from tokenclean.store import atomic_path
 
 CHUNK_SCORES = 1 << 17
@@ -41,7 +44,7 @@ class Cut:
     """Where Eq. 4 cuts: keep each score above ``threshold`` and the first ``ties`` that equal it, in pool order."""
 
     threshold: float
-    """The lowest kept score (nats), exactly a float32; inf when nothing is kept."""
+    """The lowest kept score (nats), exactly a float32, or the lowest kept key (int); inf when nothing is kept."""
     ties: int
     """How many of the scores equal to ``threshold`` are kept."""
     total: int
@@ -50,14 +53,13 @@ class Cut:
     """Number of kept scores, ``kept_count(total, proportion)``."""
 
 
-def find_cut(
-    shards: Iterable[np.ndarray], proportion: float, *, seed: int = 0, memory_bytes: int = 48 * 1024**2
-) -> Cut:
-    """The cut that keeps the selected token ``proportion`` of all scores: one pass over the shards, three at worst.
+def find_cut(shards: Iterable[Shard], proportion: float, *, seed: int = 0, memory_bytes: int = 48 * 1024**2) -> Cut:
+    """The cut that keeps the selected token ``proportion`` of all scores: one pass over the shards, three at worst
+    (five for uint64 keys).
 
     ``seed`` draws the sample and ``memory_bytes`` is the room for scores inside the bracket; all the rest takes less
-    than 32 MiB. Both bear on the time, never on the cut. Raises ValueError unless every shard is 1-D native float32
-    and 0 <= ``proportion`` <= 1, NonFiniteError for NaN or inf.
+    than 32 MiB. Both bear on the time, never on the cut. Raises ValueError unless all shards are 1-D native float32,
+    or all uint64, and 0 <= ``proportion`` <= 1; NonFiniteError for NaN or inf.
     """
     arrays = _checked(shards)
     total = sum(map(len, arrays))
@@ -67,17 +69,18 @@ def find_cut(
             pass
         return Cut(threshold=math.inf, ties=0, total=total, kept=0)
     low, high = _bracket(arrays, total, kept, seed)
-    cut = cut_in_bracket(arrays, kept, low, high, room_scores=min(total, memory_bytes // 4))
+    room_scores = min(total, memory_bytes // arrays[0].dtype.itemsize)
+    cut = cut_in_bracket(arrays, kept, low, high, room_scores)
     return cut if cut is not None else radix_cut(arrays, kept)
 
 
-def cut_in_bracket(shards: Sequence[np.ndarray], kept: int, low: float, high: float, room_scores: int) -> Cut | None:
+def cut_in_bracket(shards: Sequence[Shard], kept: int, low: float, high: float, room_scores: int) -> Cut | None:
     """The cut after ``kept`` >= 1 scores in one pass, if it lies in [``low``, ``high``]; None if not.
 
     Only the scores strictly inside are gathered, so ties at either end need no room; None too where more than
     ``room_scores`` lie inside. Raises NonFiniteError for NaN or inf.
     """
-    inside = np.empty(room_scores, dtype=np.float32)
+    inside = np.empty(room_scores, dtype=shards[0].dtype)
     total = above = at_high = at_low = gathered = 0
     for scores in _finite_chunks(shards):
         is_above_low, is_from_high = scores > low, scores >= high
@@ -102,7 +105,7 @@ def cut_in_bracket(shards: Sequence[np.ndarray], kept: int, low: float, high: fl
     if rank <= gathered:
         inside = inside[:gathered]
         inside.partition(gathered - rank)
-        threshold = float(inside[gathered - rank])
+        threshold = inside[gathered - rank].item()
         return _cut(threshold, rank - _count(inside > threshold), total, kept)
     rank -= gathered
     if rank <= at_low and low < high:  # where they are one, its scores were counted as high's
@@ -110,27 +113,19 @@ def cut_in_bracket(shards: Sequence[np.ndarray], kept: int, low: float, high: fl
     return None
 
 
-def radix_cut(shards: Sequence[np.ndarray], kept: int) -> Cut:
-    """The cut after ``kept`` scores, 1 <= ``kept`` <= total, in two passes and 8 MiB whatever the scores are.
+def radix_cut(shards: Sequence[Shard], kept: int) -> Cut:
+    """The cut after ``kept`` scores, 1 <= ``kept`` <= total, in 8 MiB whatever the scores are.
 
-    The first histogram finds the upper 16 bits of the threshold's key, the second the lower. Raises NonFiniteError for
-    NaN or inf.
+    Each pass finds 16 more bits of the threshold's key with a histogram: two passes over float32 scores, four over
+    uint64 keys. Raises NonFiniteError for NaN or inf.
     """
-    upper_counts = np.zeros(1 << 16, dtype=np.int64)
-    for scores in _finite_chunks(shards):
-        upper_counts += np.bincount(_keys(scores) >> 16, minlength=1 << 16)
-    upper, rank = _bin_of_rank(upper_counts, kept)
-
-    lower_counts = np.zeros(1 << 16, dtype=np.int64)
-    for scores in _finite_chunks(shards):
-        keys = _keys(scores)
-        lower_counts += np.bincount(keys[keys >> 16 == upper] & 0xFFFF, minlength=1 << 16)
-    lower, ties = _bin_of_rank(lower_counts, rank)
-    return _cut(_score_of_key((upper << 16) | lower), ties, int(upper_counts.sum()), kept)
+    dtype = shards[0].dtype
+    key, ties, total = radix_select(lambda: map(order_keys, _finite_chunks(shards)), kept, bits=8 * dtype.itemsize)
+    return _cut(score_of_key(key, dtype) if dtype == np.float32 else key, ties, total, kept)
 
 
 def mask_of(scores: np.ndarray, cut: Cut, ties_taken: int = 0) -> tuple[np.ndarray, int]:
-    """Which of the next ``scores`` (float32, any number, in pool order) the cut keeps: bool, same shape.
+    """Which of the next ``scores`` (as those cut, any number, in pool order) the cut keeps: bool, same shape.
 
     ``ties_taken`` is how many equal scores the calls before took; it is returned brought up to date.
     """
@@ -143,7 +138,7 @@ def mask_of(scores: np.ndarray, cut: Cut, ties_taken: int = 0) -> tuple[np.ndarr
     return is_kept, ties_taken
 
 
-def write_kept(shards: Iterable[np.ndarray], cut: Cut, paths: Sequence[Path | str]) -> None:
+def write_kept(shards: Iterable[Shard], cut: Cut, paths: Sequence[Path | str]) -> None:
     """Write the kept mask of each shard to the path beside it: a bool .npy of the shard's length.
 
     The files take their names only when all are whole and exactly ``cut.kept`` scores are kept. Raises ValueError
@@ -176,32 +171,37 @@ def write_kept(shards: Iterable[np.ndarray], cut: Cut, paths: Sequence[Path | st
             )
 
 
-def _checked(shards: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """The shards as plain arrays (a slice of a memmap costs more); ValueError for another dtype or shape."""
-    arrays = []
+def _checked(shards: Iterable[Shard]) -> list[Shard]:
+    """The shards, arrays as plain ones (a slice of a memmap costs more); ValueError for another dtype or shape."""
+    checked: list[Shard] = []
     for number, shard in enumerate(shards):
-        if shard.dtype != np.float32 or shard.ndim != 1:
+        if shard.dtype not in (np.float32, np.uint64) or len(shard.shape) != 1:
             raise ValueError(
-                f"{_name(number, shard)} must hold one float32 score a response token, "
+                f"{_name(number, shard)} must hold one float32 score (or uint64 key) a response token, "
                 f"found dtype {shard.dtype} and shape {shard.shape}; save it with scores.astype(np.float32).ravel()"
             )
-        arrays.append(shard.view(np.ndarray))
-    return arrays
+        if checked and shard.dtype != checked[0].dtype:
+            raise ValueError(
+                f"{_name(number, shard)} holds {shard.dtype} and shard 0 {checked[0].dtype}; scores cannot be ranked "
+                "among keys"
+            )
+        checked.append(shard.view(np.ndarray) if isinstance(shard, np.ndarray) else shard)
+    return checked
 
 
-def _name(number: int, shard: np.ndarray) -> str:
-    memmap = shard if isinstance(shard, np.memmap) else shard.base
+def _name(number: int, shard: Shard) -> str:
+    memmap = shard.base if isinstance(shard, np.ndarray) and not isinstance(shard, np.memmap) else shard
     file = f" ({memmap.filename})" if isinstance(memmap, np.memmap) and memmap.filename else ""
     return f"shard {number}{file}"
 
 
-def _finite_chunks(shards: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+def _finite_chunks(shards: Sequence[Shard]) -> Iterator[np.ndarray]:
     """All scores in pool order, at most CHUNK_SCORES at a time; NonFiniteError at the first NaN or inf."""
     for number, shard in enumerate(shards):
         for start in range(0, len(shard), CHUNK_SCORES):
             scores = shard[start : start + CHUNK_SCORES]
-            is_finite = np.isfinite(scores)
-            if not is_finite.all():
+            is_finite = np.isfinite(scores) if scores.dtype.kind == "f" else None
+            if is_finite is not None and not is_finite.all():
                 at = int(is_finite.argmin())
                 raise NonFiniteError(
                     f"{_name(number, shard)}: score {start + at} of {len(shard)} is {scores[at]}. Every response token "
@@ -211,7 +211,7 @@ def _finite_chunks(shards: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
             yield scores
 
 
-def _bracket(shards: Sequence[np.ndarray], total: int, kept: int, seed: int) -> tuple[float, float]:
+def _bracket(shards: Sequence[Shard], total: int, kept: int, seed: int) -> tuple[float, float]:
     """Scores (low, high) that most likely enclose the ``kept``-th highest; infinite where an end is not needed."""
     if total <= SAMPLED_FROM_SCORES:
         return -math.inf, math.inf
@@ -221,42 +221,23 @@ def _bracket(shards: Sequence[np.ndarray], total: int, kept: int, seed: int) -> 
     middle = len(sample) * (1 - share)
     margin = _MARGIN * (math.sqrt(len(sample) * share * (1 - share)) + 1)
     at_low, at_high = math.floor(middle - margin), math.ceil(middle + margin)
-    low = float(sample[at_low]) if at_low >= 0 else -math.inf
-    high = float(sample[at_high]) if at_high < len(sample) else math.inf
+    low = sample[at_low].item() if at_low >= 0 else -math.inf
+    high = sample[at_high].item() if at_high < len(sample) else math.inf
     return low, high
 
 
-def _sample(shards: Sequence[np.ndarray], total: int, size: int, seed: int) -> np.ndarray:
-    """``size`` scores drawn uniformly with replacement, float32, in pool order."""
+def _sample(shards: Sequence[Shard], total: int, size: int, seed: int) -> np.ndarray:
+    """``size`` scores drawn uniformly with replacement, in pool order."""
     places = np.sort(np.random.default_rng(seed).integers(total, size=size))
-    drawn, start = [], 0
+    drawn, shard_start = [], 0
     for shard in shards:
-        first, last = np.searchsorted(places, (start, start + len(shard)))
-        drawn.append(shard[places[first:last] - start])
-        start += len(shard)
+        for start in range(0, len(shard), CHUNK_SCORES):
+            scores_at = shard_start + start
+            first, last = np.searchsorted(places, (scores_at, scores_at + min(CHUNK_SCORES, len(shard) - start)))
+            if first < last:
+                drawn.append(shard[start : start + CHUNK_SCORES][places[first:last] - scores_at])
+        shard_start += len(shard)
     return np.concatenate(drawn)
-
-
-def _keys(scores: np.ndarray) -> np.ndarray:
-    """uint32 keys in the order of the scores, equal where the scores are: flip a negative's bits, a positive's sign."""
-    bits = scores.view(np.uint32)
-    flip = (scores.view(np.int32) >> 31).view(np.uint32) | np.uint32(1 << 31)
-    keys = bits ^ flip
-    keys += keys == 0x7FFFFFFF  # -0.0 lies just below +0.0, and counts as it
-    return keys
-
-
-def _score_of_key(key: int) -> float:
-    bits = key ^ (1 << 31) if key >> 31 else key ^ 0xFFFFFFFF
-    return float(np.array([bits], dtype=np.uint32).view(np.float32)[0])
-
-
-def _bin_of_rank(counts: np.ndarray, rank: int) -> tuple[int, int]:
-    """The bin that holds the ``rank``-th highest (1 is the highest), and its rank within the bin."""
-    from_top = np.cumsum(counts[::-1])
-    at = int(np.searchsorted(from_top, rank))
-    bin_number = len(counts) - 1 - at
-    return bin_number, rank - int(from_top[at] - counts[bin_number])
 
 
 def _count(is_true: np.ndarray) -> int:
@@ -264,4 +245,4 @@ def _count(is_true: np.ndarray) -> int:
 
 
 def _cut(threshold: float, ties: int, total: int, kept: int) -> Cut:
-    return Cut(threshold=threshold + 0.0, ties=ties, total=total, kept=kept)  # -0.0 + 0.0 is +0.0
+    return Cut(threshold=threshold + 0, ties=ties, total=total, kept=kept)  # -0.0 + 0 is +0.0, and a key stays exact

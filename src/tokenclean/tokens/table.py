@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +20,9 @@ from tokenclean.tokens.tokenize import TokenizedPool
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_Read = TypeVar("_Read")
 
 _METADATA_KEY = b"tokenclean"
 # What a column is read as, and the numpy kinds it may be stored in; any other column holds numbers of any kind.
@@ -70,10 +76,88 @@ class TokenTable:
         return TokenTable(self.ids, self.sources, {**self.columns, **columns}, {**self.metadata, **metadata})
 
 
-def write_table(table: TokenTable, path: Path) -> None:
-    """Write the table as Parquet (zstd), under a temporary name first, then renamed."""
+class TableWriter:
+    """Writes a table part by part, in the memory of one part; the file appears whole or not at all.
+
+    For a ``with`` block: the file takes its name when the block ends well, and nothing is left of it after an error.
+    ``metadata`` may be replaced up to then. A block without any part writes a table of no rows. Raises RunFolderError
+    where the file cannot be written.
+    """
+
+    def __init__(self, path: Path | str, metadata: Mapping[str, object]) -> None:
+        self.path = Path(path)
+        self.metadata = metadata
+        self._ending = ExitStack()
+        self._temporary: Path | None = None
+        self._file: pq.ParquetWriter | None = None
+        self._parts = 0
+
+    def __enter__(self) -> TableWriter:
+        self._temporary = self._ending.enter_context(atomic_path(self.path))
+        self._ending.push(self._close)
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._ending.__exit__(*raised)
+
+    def write(self, part: TokenTable) -> None:
+        """Append the rows as one row group (zstd). The part's own metadata are left aside.
+
+        Raises TableError naming the column that is not as in the first part, ValueError outside the ``with`` block.
+        """
+        import pyarrow.parquet as pq
+
+        if self._temporary is None:
+            raise ValueError(
+                f"{self.path}: parts are written inside a block: with TableWriter(path, metadata) as writer"
+            )
+        stored = _to_arrow(part)
+        if self._file is None:
+            schema = stored.schema.with_metadata({_METADATA_KEY: _encoded(self.metadata)})
+            self._file = pq.ParquetWriter(self._temporary, schema, compression="zstd")
+        else:
+            self._check_columns(self._file.schema, stored.schema)
+        self._file.write_table(stored.select(self._file.schema.names), row_group_size=max(1, len(part)))
+        self._parts += 1
+
+    def _check_columns(self, first: pa.Schema, here: pa.Schema) -> None:
+        for name in dict.fromkeys([*first.names, *here.names]):
+            expected, found = (
+                str(schema.field(name).type) if name in schema.names else "no such column" for schema in (first, here)
+            )
+            if found != expected:
+                raise TableError(
+                    f"{self.path}: column {name!r}: expected {expected} as in the first part, found {found} in part "
+                    f"{self._parts + 1}; all parts of a table need the same columns and dtypes"
+                )
+
+    def _close(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._file is None:
+            no_tokens = Ragged.from_rows([], np.int64)
+            nothing = {"input_ids": no_tokens, "is_response": no_tokens.map_values(lambda v: v.astype(bool))}
+            self.write(TokenTable((), (), nothing))
+        self._temporary = None
+        if self._file is None:
+            return
+        if kind is not None:
+            with suppress(OSError, ValueError):  # the block's error is the one to report
+                self._file.close()
+            return
+        try:
+            # What the schema holds was written with the first part; readers of the file's own metadata see this.
+            self._file.add_key_value_metadata({_METADATA_KEY: _encoded(self.metadata)})
+        finally:
+            self._file.close()
+
+
+def write_table(table: TokenTable, path: Path | str) -> None:
+    """Write the table as Parquet (zstd, one row group), under a temporary name first, then renamed."""
+    with TableWriter(path, table.metadata) as writer:
+        writer.write(table)
+
+
+def _to_arrow(table: TokenTable) -> pa.Table:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     arrays: dict[str, pa.Array] = {
         "id": pa.array(table.ids, pa.string()),
@@ -82,9 +166,11 @@ def write_table(table: TokenTable, path: Path) -> None:
     for name, column in table.columns.items():
         stored = column.map_values(lambda v: v.astype(np.int32)) if name == "input_ids" else column
         arrays[name] = stored.to_arrow()
-    schema_metadata = {_METADATA_KEY: json.dumps(dict(table.metadata), sort_keys=True).encode()}
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.table(arrays).replace_schema_metadata(schema_metadata), temporary, compression="zstd")
+    return pa.table(arrays)
+
+
+def _encoded(metadata: Mapping[str, object]) -> bytes:
+    return json.dumps(dict(metadata), sort_keys=True).encode()
 
 
 def is_table(path: Path | str) -> bool:
@@ -100,37 +186,86 @@ def is_table(path: Path | str) -> bool:
 
 
 def read_table(path: Path | str) -> TokenTable:
-    """Read a table that ``write_table`` wrote. Raises TableError naming the file and what is missing."""
-    import pyarrow as pa
+    """Read a whole table. Raises TableError naming the file and what is missing or damaged."""
+    with _opened(path) as file:
+        return _from_arrow(_read(path, file.read), _metadata(file, path), None, str(path))
+
+
+def iter_table(path: Path | str, columns: Sequence[str] | None = None) -> Iterator[TokenTable]:
+    """The table row group by row group, in the memory of one; a table of no rows gives one part of none.
+
+    ``columns``: names of the columns that are wanted, None for all; ``input_ids`` and ``is_response`` always come.
+    Each part has the metadata of the whole. Raises TableError as ``read_table``, and for a column that is not there.
+    """
+    wanted = None if columns is None else tuple(dict.fromkeys(["input_ids", "is_response", *columns]))
+    with _opened(path) as file:
+        if wanted is not None and (missing := [name for name in wanted if name not in file.schema_arrow.names]):
+            there = ", ".join(name for name in file.schema_arrow.names if name not in ("id", "source"))
+            raise TableError(f"{path}: this table has no column {missing[0]!r}; it has {there}")
+        stored_names = None if wanted is None else ["id", "source", *wanted]
+        metadata = _metadata(file, path)
+        if file.num_row_groups == 0:
+            yield _from_arrow(file.schema_arrow.empty_table(), metadata, wanted, str(path))
+        for group in range(file.num_row_groups):
+            where = f"{path}, row group {group}" if file.num_row_groups > 1 else str(path)
+            stored = _read(path, partial(file.read_row_group, group, columns=stored_names))
+            yield _from_arrow(stored, metadata, wanted, where)
+
+
+def read_metadata(path: Path | str) -> dict[str, Any]:
+    """How the table was made, without reading a row of it. Raises TableError naming the file."""
+    with _opened(path) as file:
+        return _metadata(file, path)
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[pq.ParquetFile]:
     import pyarrow.parquet as pq
 
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise TableError(f"{path}: no such file; `tokenclean score` writes one")
+    with _read(path, partial(pq.ParquetFile, path)) as file:
+        names = file.schema_arrow.names
+        if missing := {"id", "source", "input_ids", "is_response"} - set(names):
+            raise TableError(f"{path}: no column {', '.join(sorted(missing))}; `tokenclean score` writes such a table")
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise TableError(f"{path}: more than one column {', '.join(map(repr, twice))}; leave one of that name")
+        yield file
+
+
+def _read(path: Path | str, read: Callable[[], _Read]) -> _Read:
+    import pyarrow as pa
+
     try:
-        stored = pq.read_table(path)
+        return read()
     except (pa.ArrowInvalid, OSError) as error:
         raise TableError(f"{path}: not a readable Parquet file ({error})") from error
-    missing = {"id", "source", "input_ids", "is_response"} - set(stored.column_names)
-    if missing:
-        raise TableError(f"{path}: no column {', '.join(sorted(missing))}; `tokenclean score` writes such a table")
+
+
+def _metadata(file: pq.ParquetFile, path: Path | str) -> dict[str, Any]:
+    # Arrow's copy in the schema may be older: it is written with the first row group, this with the last.
+    stored = file.metadata.metadata or {}
+    try:
+        return json.loads(stored.get(_METADATA_KEY, b"{}"))
+    except ValueError as error:
+        raise TableError(f"{path}: its metadata is not JSON ({error})") from error
+
+
+def _from_arrow(
+    stored: pa.Table, metadata: Mapping[str, object], wanted: Sequence[str] | None, where: str
+) -> TokenTable:
+    names = [name for name in stored.column_names if name not in ("id", "source")] if wanted is None else wanted
     columns: dict[str, Ragged] = {}
-    for name in stored.column_names:
-        if name in ("id", "source"):
-            continue
+    for name in names:
         try:
             columns[name] = _read_column(name, stored.column(name))
         except ValueError as error:
-            raise TableError(f"{path}: column {name!r}: {error}") from error
-    try:
-        metadata = json.loads((stored.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
-    except ValueError as error:
-        raise TableError(f"{path}: its metadata is not JSON ({error})") from error
+            raise TableError(f"{where}: column {name!r}: {error}") from error
     ids, sources = (tuple(stored.column(name).to_pylist()) for name in ("id", "source"))
     try:
         return TokenTable(ids, sources, columns, metadata)
     except TableError as error:
-        raise TableError(f"{path}: {error}") from error
+        raise TableError(f"{where}: {error}") from error
 
 
 def _read_column(name: str, stored: pa.ChunkedArray) -> Ragged:

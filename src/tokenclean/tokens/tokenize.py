@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -199,15 +200,20 @@ def _exact_offset_backend(tokenizer: PreTrainedTokenizerBase) -> Any:
     Byte-level tokenizers report " word" by the offsets of "word" (``trim_offsets``): a token across a boundary at
     that space would look as if it stood inside.
     """
-    from tokenizers import Tokenizer
-
     if not tokenizer.is_fast:
         raise PoolError(
             f"{type(tokenizer).__name__} reports no character offsets, which the token labels need; "
             "load the model's fast tokenizer (tokenizer.json)"
         )
     original: Any = tokenizer.backend_tokenizer
-    state = json.loads(original.to_str())
+    return _untrimmed_backend(original.to_str())
+
+
+@lru_cache(maxsize=1)  # a backend that is let go leaves some of its memory behind, which adds up over shards
+def _untrimmed_backend(serialized: str) -> Any:
+    from tokenizers import Tokenizer
+
+    state = json.loads(serialized)
     _untrim(state.get("post_processor"))
     backend = Tokenizer.from_str(json.dumps(state))
     backend.no_truncation()

@@ -1,0 +1,76 @@
+"""Unsigned integers in the order of the scores: what a radix select counts, and what scores of any dtype can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+_DIGIT_BITS = 16
+
+
+def order_keys(scores: np.ndarray) -> np.ndarray:
+    """Keys that rise where the scores rise and are equal where the scores are (-0.0 and +0.0 too), same shape.
+
+    ``scores``: finite real numbers of any dtype. float32 gives uint32, all others give uint64. A negative float's bits
+    are all flipped, of a positive one the sign alone. Raises ValueError for a dtype without an order of numbers.
+    """
+    kind = scores.dtype.kind
+    if kind == "u":
+        return scores.astype(np.uint64, copy=False)
+    if kind == "i":
+        return scores.astype(np.int64, copy=False).view(np.uint64) ^ np.uint64(1 << 63)
+    if scores.dtype == np.float32:
+        bits, signs = scores.view(np.uint32), (scores.view(np.int32) >> 31).view(np.uint32)
+        below_zero = np.uint32(0x7FFFFFFF)
+    elif kind == "f":
+        wide = scores.astype(np.float64, copy=False)
+        bits, signs = wide.view(np.uint64), (wide.view(np.int64) >> 63).view(np.uint64)
+        below_zero = np.uint64((1 << 63) - 1)
+    else:
+        raise ValueError(f"scores must be real numbers, got {scores.dtype}")
+    signs |= ~below_zero  # the top bit, which flips at every score
+    keys = bits ^ signs
+    keys += keys == below_zero  # -0.0 lies just below +0.0, and counts as it
+    return keys
+
+
+def score_of_key(key: int, dtype: np.dtype) -> float:
+    """The score (of that dtype) whose ``order_keys`` is ``key``; +0.0 for a zero."""
+    if dtype.kind == "u":
+        return float(key)
+    if dtype.kind == "i":
+        return float(key - (1 << 63))
+    bits, unsigned, floating = (32, np.uint32, np.float32) if dtype == np.float32 else (64, np.uint64, np.float64)
+    top = 1 << (bits - 1)
+    return float(np.array([key ^ top if key & top else key ^ (2 * top - 1)], dtype=unsigned).view(floating)[0])
+
+
+def radix_select(passes: Callable[[], Iterable[np.ndarray]], rank: int, bits: int) -> tuple[int, int, int]:
+    """The ``rank``-th highest key (1 is the highest), its rank among the keys equal to it, and how many keys there are.
+
+    ``passes`` gives all keys (uint32 or uint64) in chunks, the same at every call; each call settles 16 of the
+    ``bits`` from the top downwards, with a histogram of 65,536 counts. ``rank`` must lie in [1, number of keys].
+    """
+    prefix, total = 0, 0
+    for shift in range(bits - _DIGIT_BITS, -1, -_DIGIT_BITS):
+        counts = np.zeros(1 << _DIGIT_BITS, dtype=np.int64)
+        for keys in passes():
+            if shift == bits - _DIGIT_BITS:
+                digits = keys >> shift
+            else:
+                digits = (keys[keys >> (shift + _DIGIT_BITS) == prefix] >> shift) & 0xFFFF
+            # numpy counts signed numbers only, and takes the smaller unsigned ones for such.
+            counts += np.bincount(digits.view(np.int64) if bits == 64 else digits, minlength=len(counts))
+        total = total or int(counts.sum())
+        digit, rank = _bin_of_rank(counts, rank)
+        prefix = prefix << _DIGIT_BITS | digit
+    return prefix, rank, total
+
+
+def _bin_of_rank(counts: np.ndarray, rank: int) -> tuple[int, int]:
+    """The bin that holds the ``rank``-th highest (1 is the highest), and its rank within the bin."""
+    from_top = np.cumsum(counts[::-1])
+    at = int(np.searchsorted(from_top, rank))
+    bin_number = len(counts) - 1 - at
+    return bin_number, rank - int(from_top[at] - counts[bin_number])
