@@ -9,6 +9,8 @@ import torch
 import transformers
 from torch.nn.functional import cross_entropy
 
+from tokenclean.models import attention_choice, precision
+
 VOCABULARY = 211
 WINDOW = 16
 MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
@@ -120,3 +122,10 @@ def pack() -> tuple[torch.Tensor, list[int], torch.Tensor]:
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
     positions = torch.cat([torch.arange(s + 1, s + n) for s, n in zip(starts, lengths, strict=True)])
     return ids, lengths, positions
+
+
+@pytest.fixture
+def torch_products(monkeypatch) -> None:
+    """Keep to torch's own products, as on a machine without the CPU kernels."""
+    for module in (attention_choice, precision):
+        monkeypatch.setattr(module, "missing_kernels", lambda: "switched off by the test")

@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import LlamaModel
 
 from tokenclean.errors import ModelError
-from tokenclean.models import attention, head
+from tokenclean.models import attention, cpu_kernels, head
 from tokenclean.models.causal_lm import CausalLM, evaluating
+from tokenclean.models.cpu_kernels import missing_kernels
 from tokenclean.models.head import Head, head_of
 
 PACKED = [
@@ -26,22 +27,35 @@ HEADLESS = ["bert", "electra"]
 SOFTCAP, WINDOW = 5, 6  # places in _attend's arguments
 
 
+@pytest.fixture(autouse=True, params=["block products", "torch's products"])
+def products(request) -> str:
+    """Every test runs with the CPU kernels and without them."""
+    if request.param == "torch's products":
+        request.getfixturevalue("torch_products")
+    elif missing_kernels() is not None:
+        pytest.skip("no CPU kernels on this machine")
+    return request.param
+
+
 def furthest(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max())
 
 
 def ignoring(monkeypatch, feature: int) -> None:
     """Switch a feature of the packed attention off, as if it had been overlooked."""
-    attend = attention._attend
+    attend, kernel = attention._attend, cpu_kernels.segment_attention
     monkeypatch.setattr(attention, "_attend", lambda *given: attend(*given[:feature], None, *given[feature + 1 :]))
+    off = {"softcap": None} if feature == SOFTCAP else {"window": None}
+    monkeypatch.setattr(cpu_kernels, "segment_attention", lambda *given, **options: kernel(*given, **options | off))
 
 
 @pytest.mark.parametrize("family", PACKED)
-def test_a_packed_pass_gives_the_losses_of_the_plain_forward(family, small_model, plain_losses, pack):
+def test_a_packed_pass_gives_the_losses_of_the_plain_forward(family, small_model, plain_losses, pack, products):
     model = small_model(family)
     causal_lm = CausalLM(model)
     assert causal_lm.is_packed
-    assert causal_lm.kernel == "per-segment SDPA; chunked head"
+    attention_by = "block products" if products == "block products" else "rectangles, SDPA"
+    assert causal_lm.kernel == f"attention by {attention_by}; chunked head; {products}"
     with torch.no_grad():
         losses = causal_lm.losses(*pack)
         expected = plain_losses(model, *pack[:2])
@@ -124,7 +138,7 @@ def test_head_knows_scale_and_softcap(family, small_model, plain_losses, pack, m
     monkeypatch.setattr("tokenclean.models.causal_lm.head_of", lambda lm: plain)
     with torch.no_grad():
         causal_lm = CausalLM(model)
-        assert causal_lm.kernel == "one conversation a pass; the model's own head"
+        assert causal_lm.kernel.startswith("one conversation a pass; the model's own head")
         assert furthest(causal_lm.losses(*pack), plain_losses(model, *pack[:2])) < 1e-4
 
 

@@ -14,8 +14,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tokenclean.errors import ModelError
+from tokenclean.models.cache import cache_folder
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.convert import SMOLLM2_PACKAGE, cache_folder, convert_gguf
+from tokenclean.models.convert import SMOLLM2_PACKAGE, convert_gguf
 from tokenclean.models.load import (
     ModelSource,
     load_config,

@@ -9,7 +9,9 @@ from torch.nn.functional import linear
 
 from tokenclean.models import precision
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.precision import PRECISIONS, precision_policy
+from tokenclean.models.cpu_kernels import linear as packed_linear
+from tokenclean.models.cpu_kernels import missing_kernels, pack
+from tokenclean.models.precision import PRECISIONS, precision_policy, uses_kernels
 
 
 @pytest.fixture
@@ -18,8 +20,20 @@ def layer():
     return torch.nn.Sequential(torch.nn.Linear(16, 8)).requires_grad_(False)
 
 
+@pytest.fixture(autouse=True, params=["block products", "torch's products"])
+def products(request) -> str:
+    """Every test runs with the CPU kernels and without them."""
+    if request.param == "torch's products":
+        request.getfixturevalue("torch_products")
+    elif missing_kernels() is not None:
+        pytest.skip("no CPU kernels on this machine")
+    return request.param
+
+
 def rounded(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """What ``fast`` computes, from the weight as it is now."""
+    if uses_kernels(layer) and not torch.is_grad_enabled():
+        return packed_linear(x, pack(layer[0].weight, as_bf16=True), 8, layer[0].bias)
     return linear(x.to(torch.bfloat16), layer[0].weight.to(torch.bfloat16)).float() + layer[0].bias
 
 
@@ -82,7 +96,7 @@ TRACED = [by_add, by_load_state_dict, by_assignment, by_optimizer]
 @pytest.mark.parametrize("change", TRACED)
 def test_a_changed_weight_is_rounded_anew_within_the_block(change, layer):
     x = torch.randn(3, 16)
-    with precision_policy(layer, "fast"), torch.no_grad():
+    with torch.no_grad(), precision_policy(layer, "fast"):
         before = layer(x)
         change(layer)
         assert torch.equal(layer(x), rounded(layer, x))

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
 from tokenclean.errors import ModelError
-from tokenclean.models.attention import segments
-from tokenclean.models.head import Head, head_of
-from tokenclean.models.precision import precision_policy
+from tokenclean.models.attention import attention_kernel, segments
+from tokenclean.models.compiled import CompiledLayers, decoder_layers
+from tokenclean.models.head import Head, Measures, head_of, measures_of_logits
+from tokenclean.models.precision import CopyOfWeight, packed_copy, precision_policy, uses_kernels
 
 logger = logging.getLogger(__name__)
 
 _TOLERANCE_NATS = 1e-3
+_COMPILED_TOLERANCE_NATS = 0.05  # on average: under bf16 products another order of sums moves single losses further
 _PROBE_LENGTHS: tuple[int, ...] = (24, 9, 40)
 
 
@@ -40,7 +42,12 @@ class CausalLM:
         self.device = next(self.lm.parameters()).device
         self._is_packed = False
         self._head: Head | None = None
-        self._probe(longest_row)
+        self._packed_head: CopyOfWeight | None = None
+        self._refresh: Callable[[], None] = _nothing
+        self._compiled: CompiledLayers | None = None
+        self._policy = "exact"
+        self._probed_window = 0
+        self._probe(self._window_within(longest_row))
 
     @property
     def is_packed(self) -> bool:
@@ -55,14 +62,66 @@ class CausalLM:
     @property
     def kernel(self) -> str:
         """What computes the losses, in words, to be recorded with them."""
-        attention = "per-segment SDPA" if self._is_packed else "one conversation a pass"
-        return f"{attention}; " + ("chunked head" if self._head is not None else "the model's own head")
+        attention = self._attention_kernel() if self._is_packed else "one conversation a pass"
+        head = "chunked head" if self._head is not None else "the model's own head"
+        products = "block products" if uses_kernels(self.body) else "torch's products"
+        compiled = "" if self._compiled is None else f"; layers compiled at {self._compiled.tokens} tokens"
+        return f"{attention}; {head}; {products}{compiled}"
+
+    def _attention_kernel(self) -> str:
+        config = self.lm.config
+        heads = getattr(config, "num_attention_heads", 1)
+        return "attention by " + attention_kernel(
+            self.device,
+            next(self.body.parameters()).dtype,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            has_softcap=getattr(config, "attn_logit_softcapping", None) is not None,
+            has_window=self._probed_window > 0,
+            allow_bf16=self._policy == "fast",
+        )
+
+    def expect_rows_of(self, longest_row: int) -> None:
+        """Probe again where a conversation of so many tokens reaches beyond a sliding window not yet probed."""
+        if (window := self._window_within(longest_row)) != self._probed_window and window:
+            self._probe(window)
 
     @contextmanager
     def precision(self, policy: str) -> Iterator[None]:
         """Run a block under a precision policy (see ``models.precision``)."""
-        with precision_policy(self.body, policy):
-            yield
+        packed = None
+        if self._head is not None and not torch.is_grad_enabled() and uses_kernels(self.body):
+            head = self._head
+            packed = packed_copy(lambda: head.weight, policy)
+        before = self._packed_head, self._refresh, self._policy
+        try:
+            with precision_policy(self.body, policy) as self._refresh:
+                self._packed_head, self._policy = packed, policy
+                yield
+        finally:
+            self._packed_head, self._refresh, self._policy = before
+
+    def compile_layers(self, tokens: int) -> None:
+        """Compile the layers for packs of up to ``tokens`` tokens, which are then filled up to that number.
+
+        To be called within the ``precision`` block that will be used, without gradient; compiling takes 20 seconds or
+        more. Where it fails or its losses are not those of the layers as they are, these go on, and the log says so.
+        """
+        if not self._is_packed or not decoder_layers(self.body):
+            logger.warning("%s runs as it is: there are no layers to compile", self._name)
+            return
+        ids, lengths, positions = self._sample([*_PROBE_LENGTHS, max(2, tokens - sum(_PROBE_LENGTHS))])
+        expected = self.measures(ids, lengths, positions, ("loss",))["loss"]
+        self._compiled = CompiledLayers(self.body, len(ids))
+        try:
+            found = self.measures(ids, lengths, positions, ("loss",))["loss"]
+        except Exception as error:  # whatever a compiler of another's making raises
+            problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        else:
+            difference = float((found - expected).abs().mean())
+            problem = "" if difference < _COMPILED_TOLERANCE_NATS else f"its losses differ by {difference:.3g} nats"
+        if problem:
+            logger.warning("the layers of %s run as they are; compiling them failed (%s)", self._name, problem)
+            self._compiled = None
 
     def losses(self, input_ids: torch.Tensor, lengths: Sequence[int], positions: torch.Tensor) -> torch.Tensor:
         """NLL in nats of the tokens at ``positions``, float32, shape (P,); differentiable.
@@ -72,12 +131,19 @@ class CausalLM:
         """
         if self._is_packed and not self._is_recomputing():
             return self._pass(input_ids, lengths, positions)
-        parts, start = [], 0
-        for length in lengths:
-            inside = positions[(positions >= start) & (positions < start + length)] - start
-            parts.append(self._pass(input_ids[start : start + length], None, inside))
-            start += length
-        return torch.cat(parts)
+        return torch.cat([self._pass(ids, None, inside) for ids, inside in _each(input_ids, lengths, positions)])
+
+    def measures(
+        self, input_ids: torch.Tensor, lengths: Sequence[int], positions: torch.Tensor, names: Sequence[str]
+    ) -> Measures:
+        """What ``names`` (of ``head.MEASURES``) ask for at ``positions``, each float32 (P,); without gradient.
+
+        Arguments as of ``losses``.
+        """
+        if self._is_packed:
+            return self._measure(input_ids, lengths, positions, names)
+        parts = [self._measure(ids, None, inside, names) for ids, inside in _each(input_ids, lengths, positions)]
+        return {name: torch.cat([part[name] for part in parts]) for name in names}
 
     def _is_recomputing(self) -> bool:
         if not (self.lm.training and torch.is_grad_enabled()):
@@ -92,27 +158,48 @@ class CausalLM:
             return cross_entropy(logits[positions - 1].float(), targets, reduction="none")
         return self._head.losses(self._hidden(input_ids, lengths)[positions - 1], targets)
 
+    def _measure(
+        self,
+        input_ids: torch.Tensor,
+        lengths: Sequence[int] | None,
+        positions: torch.Tensor,
+        names: Sequence[str],
+    ) -> Measures:
+        targets = input_ids[positions]
+        if self._head is None:
+            logits = self.lm(input_ids=input_ids[None], use_cache=False).logits[0]
+            return measures_of_logits(logits[positions - 1].float(), targets, names)
+        packed = None if self._packed_head is None else self._packed_head()
+        return self._head.measures(self._hidden(input_ids, lengths)[positions - 1], targets, names, packed)
+
     def _hidden(self, input_ids: torch.Tensor, lengths: Sequence[int] | None) -> torch.Tensor:
         """Last hidden states, (T, H)."""
         if lengths is None:
             return self.body(input_ids=input_ids[None], use_cache=False).last_hidden_state[0]
+        compiled, tokens = self._compiled, len(input_ids)
+        if compiled is None or not compiled.tokens // 2 <= tokens <= compiled.tokens or torch.is_grad_enabled():
+            return self._packed_hidden(input_ids, lengths)
+        self._refresh()
+        filling = compiled.tokens - tokens
+        with compiled.running():
+            return self._packed_hidden(pad(input_ids, (0, filling)), [*lengths, filling] if filling else lengths)[
+                :tokens
+            ]
+
+    def _packed_hidden(self, input_ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         position_ids = torch.cat([torch.arange(n, device=input_ids.device) for n in lengths])
-        with segments(self.lm, lengths):
+        with segments(self.lm, lengths, allow_bf16=self._policy == "fast"):
             output = self.body(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False)
         return output.last_hidden_state[0]
 
-    def _probe(self, longest_row: int) -> None:
-        lengths = list(_PROBE_LENGTHS)
-        window = min((w for w in _windows(self.lm) if w < longest_row), default=None)
-        if window is not None:
-            lengths.append(window + 8)
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, self.vocabulary_size, (sum(lengths),), generator=generator).to(self.device)
-        starts = [sum(lengths[:i]) for i in range(len(lengths))]
-        positions = torch.cat([torch.arange(s + 1, s + n) for s, n in zip(starts, lengths, strict=True)]).to(
-            self.device
-        )
-        with evaluating(self.model), torch.no_grad(), self.precision("exact"):
+    def _window_within(self, longest_row: int) -> int:
+        """The smallest sliding window that a row of so many tokens reaches beyond; 0 without one."""
+        return min((w for w in _windows(self.lm) if w < longest_row), default=0)
+
+    def _probe(self, window: int) -> None:
+        self._is_packed, self._head, self._probed_window = False, None, window
+        ids, lengths, positions = self._sample([*_PROBE_LENGTHS, window + 8] if window else list(_PROBE_LENGTHS))
+        with evaluating(self.model), torch.no_grad(), precision_policy(self.body, "exact", with_kernels=False):
             expected = self.losses(ids, lengths, positions)
             try:
                 self._head = head_of(self.lm)
@@ -129,6 +216,14 @@ class CausalLM:
             if problem := self._problem(ids, lengths, positions, expected):
                 logger.warning("no packed path for %s (%s); one conversation a pass", self._name, problem)
                 self._is_packed = False
+
+    def _sample(self, lengths: list[int]) -> tuple[torch.Tensor, list[int], torch.Tensor]:
+        """Random ids of conversations of these lengths, the lengths, and all positions with a loss."""
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(0, self.vocabulary_size, (sum(lengths),), generator=generator)
+        starts = [sum(lengths[:i]) for i in range(len(lengths))]
+        positions = torch.cat([torch.arange(s + 1, s + n) for s, n in zip(starts, lengths, strict=True)])
+        return ids.to(self.device), lengths, positions.to(self.device)
 
     def _problem(
         self, ids: torch.Tensor, lengths: list[int], positions: torch.Tensor, expected: torch.Tensor
@@ -157,6 +252,17 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def _each(
+    input_ids: torch.Tensor, lengths: Sequence[int], positions: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Each conversation alone: its ids, and its positions counted from its start."""
+    start = 0
+    for length in lengths:
+        inside = positions[(positions >= start) & (positions < start + length)] - start
+        yield input_ids[start : start + length], inside
+        start += length
+
+
 def _unwrapped(model: torch.nn.Module) -> PreTrainedModel:
     if isinstance(model, PreTrainedModel):
         return model
@@ -176,6 +282,10 @@ def _body_of(lm: PreTrainedModel) -> torch.nn.Module:
 def _windows(lm: PreTrainedModel) -> list[int]:
     names = ("sliding_window", "attention_chunk_size")
     return [int(w) for w in (getattr(lm.config, name, None) for name in names) if w]
+
+
+def _nothing() -> None:
+    pass
 
 
 def _agree(losses: torch.Tensor, expected: torch.Tensor) -> bool:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from tokenclean.errors import ModelError
+from tokenclean.models.cache import cache_folder
 from tokenclean.models.load import ModelSource, load_model, load_tokenizer
 from tokenclean.store import file_hash
 
@@ -58,10 +59,3 @@ def smollm2_folder() -> Path:
     if not gguf.is_file():
         raise ModelError(f"{gguf}: missing from the installed package {SMOLLM2_PACKAGE}; install {SMOLLM2_VERSION}")
     return convert_gguf(gguf, cache_folder() / "models" / f"SmolLM2-135M-Instruct-{file_hash(gguf)[:8]}")
-
-
-def cache_folder() -> Path:
-    """``$TOKENCLEAN_CACHE``, else ``$XDG_CACHE_HOME/tokenclean``, else ``~/.cache/tokenclean``."""
-    if named := os.environ.get("TOKENCLEAN_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenclean"

@@ -5,6 +5,7 @@ Scoring and training share it: no tensor of size [tokens, vocabulary] exists bey
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +14,14 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from tokenclean.errors import ModelError
+from tokenclean.models import cpu_kernels
 
 CHUNK_POSITIONS = 256
+
+MEASURES = ("loss", "entropy", "is_top1")
+"""−log p(target) and the entropy of p, both in nats; 1.0 where no other token is likelier than the target, else 0.0."""
+
+Measures = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,57 @@ class Head:
                 chunks.append(self._chunk_losses(hidden, targets))
         return torch.cat(chunks) if chunks else hidden_P_H.new_zeros(0, dtype=torch.float32)
 
+    def measures(
+        self,
+        hidden_P_H: torch.Tensor,
+        targets_P: torch.Tensor,
+        names: Sequence[str],
+        packed: torch.Tensor | None = None,
+    ) -> Measures:
+        """What ``names`` (of MEASURES) ask for, each float32 of shape (P,); without gradient.
+
+        ``packed``: the weight as ``cpu_kernels.pack`` gives it, to go through the CPU kernels.
+        """
+        if packed is not None:
+            vocabulary, with_entropy = self.weight.shape[0], "entropy" in names
+            found = cpu_kernels.measures(
+                hidden_P_H,
+                packed,
+                targets_P,
+                vocabulary,
+                bias=self.bias,
+                scale=self.scale,
+                softcap=self.softcap,
+                with_entropy=with_entropy,
+            )
+            return {name: found[MEASURES.index(name)] for name in names}
+        chunks = zip(hidden_P_H.split(CHUNK_POSITIONS), targets_P.split(CHUNK_POSITIONS), strict=True)
+        parts = [measures_of_logits(self._logits(hidden), targets, names) for hidden, targets in chunks]
+        return {name: torch.cat([part[name] for part in parts]) for name in names}
+
     def _chunk_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return measures_of_logits(self._logits(hidden), targets, ("loss",))["loss"]
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = linear(hidden, self.weight, self.bias).float()
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
-        return torch.logsumexp(logits, dim=-1) - logits.gather(1, targets[:, None]).squeeze(1)
+        return logits
+
+
+def measures_of_logits(logits_P_V: torch.Tensor, targets_P: torch.Tensor, names: Sequence[str]) -> Measures:
+    """What ``names`` (of MEASURES) ask for, from float32 logits; ``loss`` is differentiable."""
+    at_target = logits_P_V.gather(1, targets_P[:, None]).squeeze(1)
+    log_total = torch.logsumexp(logits_P_V, dim=-1)
+    found = {"loss": log_total - at_target}
+    if "entropy" in names:
+        shares = torch.softmax(logits_P_V, dim=-1)
+        found["entropy"] = log_total - (shares.mul_(logits_P_V)).sum(dim=-1)
+    if "is_top1" in names:
+        found["is_top1"] = (at_target >= logits_P_V.amax(dim=-1)).float()
+    return {name: found[name] for name in names}
 
 
 def head_of(model: PreTrainedModel) -> Head:

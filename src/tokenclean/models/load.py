@@ -118,7 +118,7 @@ def load_model(source: ModelSource | str, *, device: str | torch.device = "cpu")
     model, report = loaded
     _check_complete(source.base, report)
     if source.adapter is not None:
-        model = _attach_adapter(model, source.adapter)
+        model = attach_adapter(model, source.adapter)
     return model.to(device).eval()
 
 
@@ -155,6 +155,11 @@ def source_fingerprint(source: ModelSource) -> str:
     """
     identity = [_identity(source.base, source.revision), source.adapter and _identity(source.adapter, None)]
     return fingerprint([*identity, _code_identity(source)] if source.trusted else identity)
+
+
+def adapter_fingerprint(adapter: str) -> str:
+    """Hash of an adapter's own files, its base left out: of a folder the file hashes, of a Hub id name and commit."""
+    return fingerprint(_identity(adapter, None))
 
 
 def _identity(name: str, revision: str | None) -> Any:
@@ -203,8 +208,13 @@ def _gguf_config() -> Any:
     return GgufConfig(dequantize=True)  # without it, saving and casting the model raise
 
 
-def _attach_adapter(model: Any, adapter: str) -> Any:
-    """Peft knows no code of an adapter's own; what its configuration may still name is refused before it is built."""
+def attach_adapter(model: PreTrainedModel, adapter: str) -> Any:
+    """The ``PeftModel`` around ``model``, the adapter unmerged. Modules of ``model`` itself are replaced on the way.
+
+    ``adapter``: folder or Hub id. Peft knows no code of an adapter's own; what its configuration may still name is
+    refused before it is built. Raises MissingExtraError without peft, ModelError for an adapter that cannot be loaded,
+    is not whole, or adds positions (prompt learning).
+    """
     try:
         from peft import PeftConfig, PeftModel
     except ImportError as error:

@@ -1,15 +1,17 @@
 """Precision policies: where float32 may give way to bf16, and where never.
 
-=========  ============================  ==========================================================
-policy     inside matrix products        elsewhere
-=========  ============================  ==========================================================
-``exact``  float32                       float32
-``safe``   bf16, accumulated in float32  float32 weights and activations
-``fast``   bf16 weights and outputs      float32 residual, norms, RoPE, attention, logits, log-sum-exp
-=========  ============================  ==========================================================
+=========  ==============================  ===================================================
+policy     inside matrix products          elsewhere
+=========  ==============================  ===================================================
+``exact``  float32                         float32
+``safe``   bf16 inputs, float32 sums       float32, attention's products included
+``fast``   bf16 inputs, weights, outputs   float32 residual, norms, RoPE, softmax, log-sum-exp
+=========  ==============================  ===================================================
 
-``safe`` permits bf16 inside products (``medium``); torch uses it where the processor gains from it, so its error
-differs between machines. Adapters stay unmerged under every policy.
+Where our CPU kernels serve, products give float32 under every policy, and ``fast`` differs from ``safe`` by bf16 inside
+attention's products alone. Without them ``safe`` permits bf16 inside products (torch's ``medium``), which torch uses
+where the processor gains from it, and the head stays float32. On a GPU ``fast`` gives float32 queries, keys and values
+to bf16 attention kernels. Adapters stay unmerged under every policy.
 """
 
 from __future__ import annotations
@@ -21,29 +23,53 @@ from typing import Literal, get_args
 import torch
 from torch.nn.functional import linear
 
+from tokenclean.models.cpu_kernels import linear as packed_linear
+from tokenclean.models.cpu_kernels import missing_kernels, pack
+
 Precision = Literal["exact", "safe", "fast"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
-@contextmanager
-def precision_policy(body: torch.nn.Module, precision: str) -> Iterator[None]:
-    """Run the block under a policy. ``body`` is the model below its output layer; the head is never rounded.
-
-    ``fast`` computes the body's linear layers in bf16. A weight's bf16 copy is cached within the block until the
-    weight changes; a trained weight is rounded anew each time and gets its gradient in float32. No copy outlives its
-    block: fused optimizers and ``.data`` (PEFT's merging) change a weight without a trace. Raises ValueError for an
-    unknown policy.
-    """
+def check_precision(precision: str) -> None:
+    """Raise ValueError for an unknown policy."""
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+
+
+@contextmanager
+def precision_policy(
+    body: torch.nn.Module, precision: str, *, with_kernels: bool = True
+) -> Iterator[Callable[[], None]]:
+    """Run the block under a policy. ``body`` is the model below its output layer.
+
+    Without gradient, on a CPU that has them, linear layers go through ``cpu_kernels``: float32 under ``exact``, bf16
+    inputs and weights with float32 sums and outputs under ``safe`` and ``fast``. Elsewhere ``fast`` computes linear
+    layers in bf16, and the others are torch's. A weight's copy is kept within the block until the weight changes; a
+    trained weight is rounded anew each time and gets its gradient in float32. No copy outlives its block: fused
+    optimizers and ``.data`` (PEFT's merging) change a weight without a trace.
+
+    Yields a function that brings all copies up to date, to be called before compiled code runs, which does not look.
+    Raises ValueError for an unknown policy.
+    """
+    check_precision(precision)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest" if precision == "exact" else "medium")
-    layers = [m for m in body.modules() if type(m) is torch.nn.Linear] if precision == "fast" else []
+    has_kernels = with_kernels and not torch.is_grad_enabled() and uses_kernels(body)
+    is_replacing = has_kernels or precision == "fast"
+    layers = [m for m in body.modules() if type(m) is torch.nn.Linear] if is_replacing else []
     replaced = [vars(layer).get("forward") for layer in layers]  # an instance's own forward, as of accelerate's hooks
+    copies: list[CopyOfWeight] = []
     for layer in layers:
-        vars(layer)["forward"] = _bf16_forward(layer)
+        copy = _copy_for(layer, precision if has_kernels else None)
+        copies.append(copy)
+        vars(layer)["forward"] = _packed_forward(layer, copy) if has_kernels else _bf16_forward(layer, copy)
+
+    def refresh() -> None:
+        for copy in copies:
+            copy.refresh()
+
     try:
-        yield
+        yield refresh
     finally:
         for layer, forward in zip(layers, replaced, strict=True):
             del vars(layer)["forward"]
@@ -52,22 +78,62 @@ def precision_policy(body: torch.nn.Module, precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _bf16_forward(layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
-    copy: torch.Tensor | None = None
-    copied_state = (0, 0)
+def uses_kernels(module: torch.nn.Module) -> bool:
+    """Whether the module's float32 products can go through the CPU kernels, compiled now where need be."""
+    parameter = next(module.parameters(), None)
+    if parameter is None or parameter.device.type != "cpu" or parameter.dtype != torch.float32:
+        return False
+    return missing_kernels() is None
 
-    def weight_in_bf16() -> torch.Tensor:
-        nonlocal copy, copied_state
-        weight = layer.weight
-        if weight.requires_grad and torch.is_grad_enabled():
-            return weight.to(torch.bfloat16)
+
+class CopyOfWeight:
+    """A weight's copy in another form, made again when the weight has changed."""
+
+    def __init__(self, weight: Callable[[], torch.Tensor], form: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._weight, self._form = weight, form
+        self._copy: torch.Tensor | None = None
+        self._copied_state = (0, 0)
+
+    def __call__(self) -> torch.Tensor:
+        if not torch.compiler.is_compiling() or self._copy is None:  # compiled code relies on ``refresh``
+            self.refresh()
+        assert self._copy is not None
+        return self._copy
+
+    def refresh(self) -> None:
+        """Make the copy, or make it again where the weight is no longer what was copied."""
+        weight = self._weight()
         state = (weight._version, weight.data_ptr())
-        if copy is None or state != copied_state:
-            copy, copied_state = weight.detach().to(torch.bfloat16), state
-        return copy
+        if self._copy is None or state != self._copied_state:
+            self._copy, self._copied_state = self._form(weight.detach()), state
 
+
+def packed_copy(weight: Callable[[], torch.Tensor], precision: str) -> CopyOfWeight:
+    """The weight packed for the CPU kernels, in float32 under ``exact`` and in bf16 under the others."""
+    return CopyOfWeight(weight, lambda w: pack(w, as_bf16=precision != "exact"))
+
+
+def _copy_for(layer: torch.nn.Linear, precision: str | None) -> CopyOfWeight:
+    """Of the layer's weight: packed for a policy, or in bf16 as it stands."""
+    if precision is not None:
+        return packed_copy(lambda: layer.weight, precision)
+    return CopyOfWeight(lambda: layer.weight, lambda weight: weight.to(torch.bfloat16))
+
+
+def _packed_forward(layer: torch.nn.Linear, packed: CopyOfWeight) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(x: torch.Tensor) -> torch.Tensor:
-        product = linear(x.to(torch.bfloat16), weight_in_bf16()).to(x.dtype)
+        if torch.is_grad_enabled():
+            raise RuntimeError("this block began without gradient; begin another one to train")
+        return packed_linear(x, packed(), layer.out_features, layer.bias)
+
+    return forward
+
+
+def _bf16_forward(layer: torch.nn.Linear, copy: CopyOfWeight) -> Callable[[torch.Tensor], torch.Tensor]:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        is_trained = layer.weight.requires_grad and torch.is_grad_enabled()
+        weight = layer.weight.to(torch.bfloat16) if is_trained else copy()
+        product = linear(x.to(torch.bfloat16), weight).to(x.dtype)
         return product if layer.bias is None else product + layer.bias
 
     return forward

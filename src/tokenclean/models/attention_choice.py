@@ -1,0 +1,151 @@
+"""Which kernel computes the attention of a pack.
+
+A kernel of ``varlen`` is used only after a trial: on small random tensors it must agree with the definition of
+attention, computed in float32. What does not is left out, and the log says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from tokenclean.models.cpu_kernels import missing_kernels
+from tokenclean.models.varlen import (
+    FLASH_ATTN,
+    FLEX,
+    TORCH_VARLEN,
+    first_visible,
+    installed_kernels,
+    varlen_attention,
+)
+
+logger = logging.getLogger(__name__)
+
+RECTANGLES = "rectangles, SDPA"
+BLOCK_PRODUCTS = "block products"
+"""Our own CPU kernel (``cpu_kernels.segment_attention``), without gradient."""
+
+_TRIAL_LENGTHS: tuple[tuple[int, ...], ...] = ((150, 1, 40, 129), (61, 60, 90))
+_TRIAL_WINDOW, _TRIAL_SOFTCAP = 48, 4.0
+_TRIAL_TOLERANCE = 0.05  # of values about 1: bf16 and TF32 err by 0.01, an overlooked feature by far more
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What a model asks of attention, as far as the choice of a kernel goes.
+
+    ``head_dim`` of queries and keys, ``value_dim`` of values. ``allow_bf16``: float32 tensors may be rounded to bf16.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    head_dim: int = 64
+    value_dim: int = 64
+    has_softcap: bool = False
+    has_window: bool = False
+    has_dropout: bool = False
+    has_gradient: bool = False
+    allow_bf16: bool = False
+
+
+def choose_kernel(call: AttentionCall, usable: Collection[str]) -> str:
+    """The first of the usable kernels that computes what is asked.
+
+    The flash kernels take fp16 and bf16 alone, torch's without soft cap and dropout. FlexAttention takes any dtype and
+    is chosen where SDPA has no kernel of its own, for a soft cap or a window. Block products are a CPU's, float32 alone
+    and without gradient. The rectangles compute everything.
+    """
+    is_half = call.dtype in (torch.bfloat16, torch.float16) or (call.allow_bf16 and call.dtype == torch.float32)
+    fits_flash = is_half and call.head_dim == call.value_dim <= 256 and call.head_dim % 8 == 0
+    if FLASH_ATTN in usable and fits_flash:
+        return FLASH_ATTN
+    if TORCH_VARLEN in usable and fits_flash and not call.has_softcap and not call.has_dropout:
+        return TORCH_VARLEN
+    has_no_sdpa_kernel = call.has_softcap or call.has_window
+    if FLEX in usable and has_no_sdpa_kernel and not call.has_dropout and min(call.head_dim, call.value_dim) >= 16:
+        return FLEX
+    is_plain = call.dtype == torch.float32 and call.head_dim == call.value_dim
+    if BLOCK_PRODUCTS in usable and is_plain and not call.has_gradient and not call.has_dropout:
+        return BLOCK_PRODUCTS
+    return RECTANGLES
+
+
+def select_kernel(call: AttentionCall) -> str:
+    """``choose_kernel`` among those installed that pass their trial, which runs at the first call of its kind."""
+    usable = set(installed_kernels(call.device))
+    if call.device.type == "cpu" and missing_kernels() is None:  # which checks them
+        usable.add(BLOCK_PRODUCTS)
+    while (kernel := choose_kernel(call, usable)) not in (RECTANGLES, BLOCK_PRODUCTS):
+        if passes_trial(kernel, call):
+            return kernel
+        usable.discard(kernel)
+    return kernel
+
+
+@lru_cache
+def passes_trial(kernel: str, call: AttentionCall) -> bool:
+    """Whether the kernel gives softmax(QKᵀ) V, and its gradient where one is asked for, on small random tensors.
+
+    Two packs of different sizes, since a compiled kernel is compiled anew for the second.
+    """
+    try:
+        problem = next((found for lengths in _TRIAL_LENGTHS if (found := _problem(kernel, call, lengths))), None)
+    except Exception as error:  # compiled code of others: it may fail in any way, and the rectangles serve
+        problem = f"{type(error).__name__}: " + " ".join(str(error).split())[:300]
+    if problem:
+        logger.warning("attention goes without %s on %s (%s)", kernel, call.device, problem)
+    return not problem
+
+
+def _problem(kernel: str, call: AttentionCall, lengths: tuple[int, ...]) -> str | None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((4, call.head_dim), (2, call.head_dim), (2, call.value_dim))
+    drawn = [torch.randn(1, sum(lengths), *shape, generator=generator).transpose(1, 2) for shape in shapes]
+    tensors = [t.to(call.device, call.dtype).requires_grad_(call.has_gradient) for t in drawn]
+    softcap = _TRIAL_SOFTCAP if call.has_softcap else None
+    window = _TRIAL_WINDOW if call.has_window else None
+    with torch.set_grad_enabled(call.has_gradient):
+        query, key, value = tensors
+        found = varlen_attention(kernel, query, key, value, lengths, softcap=softcap, window=window)
+        exact = [t.detach().float().requires_grad_(call.has_gradient) for t in tensors]
+        query, key, value = exact
+        expected = attention_by_definition(query, key, value, lengths, softcap=softcap, window=window)
+        if not _agree(found, expected):
+            return "it does not give the attention of the definition"
+        if call.has_gradient:
+            pull = torch.randn(found.shape, generator=generator).to(found)
+            gradients = torch.autograd.grad(found, tensors, pull)
+            wanted = torch.autograd.grad(expected, exact, pull.float())
+            if not all(_agree(g, w) for g, w in zip(gradients, wanted, strict=True)):
+                return "it does not give the gradient of the definition"
+    return None
+
+
+def _agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    error = (found.float() - expected).abs().max()
+    return bool(error < _TRIAL_TOLERANCE * (1 + expected.abs().max()))
+
+
+def attention_by_definition(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: Sequence[int],
+    *,
+    softcap: float | None = None,
+    window: int | None = None,
+) -> torch.Tensor:
+    """Attention with all logits in memory, (1, T, heads, d): what the kernels are compared with."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    logits = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    places = torch.arange(query.shape[2], device=query.device)
+    first = first_visible(lengths, window).to(query.device)
+    is_visible = (places[None, :] <= places[:, None]) & (places[None, :] >= first[:, None])
+    return (logits.masked_fill(~is_visible, float("-inf")).softmax(dim=-1) @ value).transpose(1, 2)

@@ -1,0 +1,199 @@
+"""Our own matrix products, attention and head for CPUs, compiled once on the machine that runs them (``kernels/``).
+
+torch's float32 products reach half of what many processors can do, and none of its CPU products takes bf16 and gives
+float32. Where the kernels cannot be had — no compiler, another kind of processor — torch's own products serve, and the
+log says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from tokenclean.models.cache import cache_folder
+from tokenclean.store import atomic_path, file_hash, fingerprint
+
+logger = logging.getLogger(__name__)
+
+SWITCH = "TOKENCLEAN_KERNELS"
+"""Environment variable; ``off`` keeps to torch's own products."""
+
+_PANEL = 64
+_SOURCES = Path(__file__).with_name("kernels")
+_COMPILERS = ("g++", "c++")
+_COMPILE_SECONDS = 300
+
+
+@lru_cache(maxsize=1)
+def missing_kernels() -> str | None:
+    """Why the kernels cannot be used here, in words, or None where they can; compiles and checks them the first time.
+
+    Compiling takes about 20 seconds, once for each machine, torch and version of the source.
+    """
+    try:
+        torch.ops.load_library(str(_library()))
+        _register_shapes()
+        _check()
+    except _UnavailableError as error:
+        reason = str(error)
+    except (OSError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+    else:
+        return None
+    level = logging.INFO if os.environ.get(SWITCH) == "off" else logging.WARNING
+    logger.log(level, "scoring on this CPU goes through torch's own products, which are slower: %s", reason)
+    return reason
+
+
+def pack(weight: torch.Tensor, *, as_bf16: bool) -> torch.Tensor:
+    """A weight (N, K) in panels of 64 output features, as the kernels read it; padded with zeros, never aliased."""
+    features, depth = weight.shape
+    panels = -(-features // _PANEL)
+    step = 2 if as_bf16 else 1
+    depth_even = -(-depth // step) * step
+    filling = (0, depth_even - depth, 0, panels * _PANEL - features)
+    padded = torch.nn.functional.pad(weight.detach(), filling) if any(filling) else weight.detach()
+    shape = (panels, _PANEL, depth_even // 2, 2) if as_bf16 else (panels, _PANEL, depth_even)
+    dtype = torch.bfloat16 if as_bf16 else torch.float32
+    return padded.to(dtype).reshape(shape).transpose(1, 2).clone(memory_format=torch.contiguous_format)
+
+
+def linear(x: torch.Tensor, packed: torch.Tensor, columns: int, bias: torch.Tensor | None) -> torch.Tensor:
+    """x Wᵀ + b for a packed weight: float32 (…, K) to float32 (…, ``columns``), summed in float32."""
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    return torch.ops.tokenclean.linear(rows, packed, columns, bias).view(*x.shape[:-1], columns)
+
+
+def measures(
+    hidden_P_H: torch.Tensor,
+    packed: torch.Tensor,
+    targets_P: torch.Tensor,
+    vocabulary: int,
+    *,
+    bias: torch.Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    with_entropy: bool = True,
+) -> torch.Tensor:
+    """Loss, entropy (nats), whether the target is likeliest (1.0, 0.0): float32 (3, P). Logits exist in tiles only."""
+    return torch.ops.tokenclean.measures(
+        hidden_P_H.contiguous(), packed, targets_P.contiguous(), vocabulary, bias, scale, softcap or 0.0, with_entropy
+    )
+
+
+def segment_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: list[int],
+    *,
+    scale: float,
+    softcap: float | None = None,
+    window: int | None = None,
+    as_bf16: bool = False,
+) -> torch.Tensor:
+    """Causal attention of each segment to itself: (1, heads, T, d) float32 each to (1, T, heads, d).
+
+    ``key`` and ``value`` may have fewer heads. ``softcap`` and ``window`` as of ``attention.segment_attention``.
+    ``as_bf16``: products take bf16 and sum in float32; softmax is float32 always.
+    """
+    return torch.ops.tokenclean.segment_attention(
+        query, key, value, lengths, scale, softcap or 0.0, window or 0, as_bf16
+    )
+
+
+class _UnavailableError(Exception):
+    pass
+
+
+def _library() -> Path:
+    """The compiled kernels, from the cache or made now."""
+    if os.environ.get(SWITCH) == "off":
+        raise _UnavailableError(f"{SWITCH}=off")
+    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
+        raise _UnavailableError(f"no kernels for {platform.system()} on {platform.machine()}")
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability not in ("AVX512", "AVX2"):
+        raise _UnavailableError(f"the processor's {capability} instructions are not enough")
+    named = [os.environ["CXX"]] if os.environ.get("CXX") else list(_COMPILERS)
+    compiler = next((found for name in named if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise _UnavailableError(f"no C++ compiler found ({', '.join(named)}); install g++ to score about twice as fast")
+    flags = ["-O3", "-march=native", "-std=c++20", "-fPIC", "-shared", "-fopenmp", "-w"]
+    flags += [f"-DCPU_CAPABILITY={capability}", f"-DCPU_CAPABILITY_{capability}"]
+    flags += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
+    sources = [file_hash(path) for path in sorted(_SOURCES.iterdir()) if path.suffix in (".cpp", ".h")]
+    key = fingerprint([sources, torch.__version__, version, flags, _processor()])
+    library = cache_folder() / "kernels" / f"{key[:16]}.so"
+    if not library.is_file():
+        _compile(compiler, flags, library)
+    return library
+
+
+def _compile(compiler: str, flags: list[str], library: Path) -> None:
+    logger.info("compiling the CPU kernels once for this machine (about 20 s)")
+    home = Path(torch.__file__).parent
+    library.parent.mkdir(parents=True, exist_ok=True)
+    # torch's own OpenMP comes first, so that the compiler's is not needed: two of them would fight for the cores.
+    openmp = [str(path) for folder in ("lib", "../torch.libs") for path in sorted((home / folder).glob("libgomp*.so*"))]
+    links = ["-Wl,--as-needed", *openmp[:1], f"-L{home / 'lib'}", "-ltorch_cpu", "-lc10"]
+    with atomic_path(library) as temporary:
+        command = [
+            compiler,
+            *flags,
+            f"-I{home / 'include'}",
+            "-o",
+            str(temporary),
+            *map(str, sorted(_SOURCES.glob("*.cpp"))),
+            *links,
+        ]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise _UnavailableError(f"{compiler} did not finish within {_COMPILE_SECONDS} s") from error
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+            raise _UnavailableError(f"{compiler} failed: {lines[0] if lines else done.returncode}")
+
+
+def _register_shapes() -> None:
+    """Tell torch.compile what the kernels return."""
+
+    def linear_shape(x: torch.Tensor, packed: torch.Tensor, columns: int, bias: torch.Tensor | None) -> torch.Tensor:
+        return x.new_empty(x.shape[0], columns)
+
+    torch.library.register_fake("tokenclean::linear", linear_shape)
+
+
+def _processor() -> str:
+    """What ``-march=native`` follows, since a cache folder may be shared among machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags")
+    return "\n".join(sorted({line for line in lines if line.split("\t")[0].strip() in wanted}))
+
+
+def _check() -> None:
+    """Compare the kernels with torch on small random numbers; raise where they differ or the processor refuses."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((70, 33), (100, 33), (100,)))
+    targets = torch.arange(70)
+    for as_bf16 in (False, True):
+        packed = pack(weight, as_bf16=as_bf16)
+        a, b = (x.bfloat16().float(), weight.bfloat16().float()) if as_bf16 else (x, weight)
+        logits = a.double() @ b.double().T + bias
+        if not torch.allclose(linear(x, packed, 100, bias).double(), logits, atol=1e-4):
+            raise _UnavailableError("their products differ from torch's on this processor")
+        expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        if not torch.allclose(measures(x, packed, targets, 100, bias=bias)[0].double(), expected, atol=1e-4):
+            raise _UnavailableError("their losses differ from torch's on this processor")

@@ -1,0 +1,185 @@
+// Linear layers and the losses of the output layer over packed weights.
+
+#include "blocks.h"
+
+#include <torch/library.h>
+
+namespace tokenclean {
+namespace {
+
+constexpr int64_t kHeadPanels = 4;  // panels of logits looked at together: they stay in the processor's cache
+
+template <typename T>
+void linear_into(const Tensor& x, const Tensor& packed, const float* bias, Tensor& out) {
+  const Panels<T> panels(packed);
+  const int64_t rows = x.size(0), features = x.size(1), columns = out.size(1);
+  const int64_t blocks = ceil_div(rows, kRows), count = packed.size(0);
+  const int64_t parts = blocks >= 4 * at::get_num_threads() ? 1 : std::min<int64_t>(count, 8);
+  const int64_t part_panels = ceil_div(count, parts);
+  const float* from = x.const_data_ptr<float>();
+  float* to = out.data_ptr<float>();
+  at::parallel_for(0, blocks * parts, 1, [&](int64_t begin, int64_t end) {
+    Block<T> buffer(panels.depth);
+    const T* block = nullptr;
+    int64_t loaded = -1;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t number = task / parts, first = number * kRows, height = std::min(kRows, rows - first);
+      if (number != loaded) block = buffer.load(from + first * features, features, height);
+      loaded = number;
+      const int64_t last_panel = std::min(count, (task % parts + 1) * part_panels);
+      for (int64_t panel = task % parts * part_panels; panel < last_panel; ++panel) {
+        const int64_t left = panel * kPanel, width = std::min(kPanel, columns - left);
+        float* corner = to + first * columns + left;
+        multiply<T>(block, panels, panel, height, width, corner, columns);
+        if (bias == nullptr) continue;
+        for (int64_t r = 0; r < height; ++r)
+          for (int64_t c = 0; c < width; ++c) corner[r * columns + c] += bias[left + c];
+      }
+    }
+    release<T>();
+  });
+}
+
+// Running log-sum-exp of one row of logits, with what entropy needs: total = Σ e^(l - peak), moment = Σ e^(l - peak)(l - peak).
+struct Running {
+  float peak = -std::numeric_limits<float>::infinity();
+  double total = 0, moment = 0;
+  float target = 0;
+
+  void add(float* logits, int64_t width, bool with_moment) {
+    const int64_t padded = ceil_div(width, Vec::size()) * Vec::size();
+    for (int64_t c = width; c < padded; ++c) logits[c] = std::numeric_limits<float>::lowest();
+    Vec high = Vec::loadu(logits);
+    for (int64_t c = Vec::size(); c < padded; c += Vec::size()) high = at::vec::maximum(high, Vec::loadu(logits + c));
+    const float found = at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return at::vec::maximum(a, b); }, high);
+    if (!(found <= peak)) {  // NaN too
+      const double shift = total > 0 ? static_cast<double>(peak) - found : 0.0, factor = std::exp(shift);
+      moment = (moment + total * shift) * factor;
+      total *= factor;
+      peak = found;
+    }
+    const Vec top(peak);
+    Vec sum(0), weighted(0);
+    for (int64_t c = 0; c < padded; c += Vec::size()) {
+      const Vec distance = Vec::loadu(logits + c) - top, share = distance.exp();
+      sum = sum + share;
+      if (with_moment) weighted = weighted + share * distance;
+    }
+    const auto add_up = [](Vec& a, Vec& b) { return a + b; };
+    total += at::vec::vec_reduce_all<float>(add_up, sum);
+    if (with_moment) moment += at::vec::vec_reduce_all<float>(add_up, weighted);
+  }
+};
+
+struct Finish {
+  const float* bias;
+  float scale, softcap;
+
+  void apply(float* logits, int64_t left, int64_t width) const {
+    if (bias != nullptr)
+      for (int64_t c = 0; c < width; ++c) logits[c] += bias[left + c];
+    if (scale != 1.0f)
+      for (int64_t c = 0; c < width; ++c) logits[c] *= scale;
+    if (softcap <= 0.0f) return;
+    for (int64_t c = 0; c < width; c += Vec::size()) {
+      const int64_t n = std::min<int64_t>(Vec::size(), width - c);
+      ((Vec::loadu(logits + c, n) / Vec(softcap)).tanh() * Vec(softcap)).store(logits + c, n);
+    }
+  }
+};
+
+template <typename T>
+void measure_into(const Tensor& hidden, const Tensor& packed, const Tensor& targets, int64_t vocabulary,
+                  const Finish& finish, bool with_entropy, Tensor& out) {
+  const Panels<T> panels(packed);
+  const int64_t rows = hidden.size(0), features = hidden.size(1), count = packed.size(0);
+  const float* from = hidden.const_data_ptr<float>();
+  const int64_t* target = targets.const_data_ptr<int64_t>();
+  float *loss = out.data_ptr<float>(), *entropy = loss + rows, *is_top1 = entropy + rows;
+  at::parallel_for(0, ceil_div(rows, kRows), 1, [&](int64_t begin, int64_t end) {
+    Block<T> buffer(panels.depth);
+    std::vector<float> tile(kRows * kHeadPanels * kPanel);
+    for (int64_t number = begin; number < end; ++number) {
+      const int64_t first = number * kRows, height = std::min(kRows, rows - first), ld = kHeadPanels * kPanel;
+      const T* block = buffer.load(from + first * features, features, height);
+      std::vector<Running> running(height);
+      for (int64_t panel = 0; panel < count; panel += kHeadPanels) {
+        const int64_t left = panel * kPanel, width = std::min(ld, vocabulary - left);
+        for (int64_t p = panel; p < std::min(count, panel + kHeadPanels); ++p)
+          multiply<T>(block, panels, p, height, std::min(kPanel, vocabulary - p * kPanel), tile.data() + (p - panel) * kPanel,
+                      ld);
+        for (int64_t r = 0; r < height; ++r) {
+          float* logits = tile.data() + r * ld;
+          finish.apply(logits, left, width);
+          const int64_t place = target[first + r] - left;
+          if (place >= 0 && place < width) running[r].target = logits[place];
+          running[r].add(logits, width, with_entropy);
+        }
+      }
+      for (int64_t r = 0; r < height; ++r) {
+        const double log_total = std::log(running[r].total);
+        loss[first + r] = static_cast<float>(log_total + (static_cast<double>(running[r].peak) - running[r].target));
+        entropy[first + r] = static_cast<float>(log_total - running[r].moment / running[r].total);
+        is_top1[first + r] = running[r].target >= running[r].peak ? 1.0f : 0.0f;
+      }
+    }
+    release<T>();
+  });
+}
+
+void check_input(const Tensor& x, const Tensor& packed) {
+  TORCH_CHECK(x.dim() == 2 && x.scalar_type() == at::kFloat && x.is_contiguous(), "expected contiguous float32 rows");
+  TORCH_CHECK(packed.scalar_type() == at::kFloat ? packed.dim() == 3 && packed.size(1) == x.size(1)
+                                                 : packed.dim() == 4 && packed.size(1) == ceil_div(x.size(1), 2),
+              "the packed weight does not fit the input's ", x.size(1), " features");
+}
+
+const float* data_or_null(const std::optional<Tensor>& tensor, int64_t size) {
+  if (!tensor.has_value()) return nullptr;
+  TORCH_CHECK(tensor->scalar_type() == at::kFloat && tensor->is_contiguous() && tensor->numel() == size,
+              "expected a contiguous float32 bias of ", size, " features");
+  return tensor->const_data_ptr<float>();
+}
+
+Tensor linear(const Tensor& x, const Tensor& packed, int64_t columns, const std::optional<Tensor>& bias) {
+  check_input(x, packed);
+  TORCH_CHECK(ceil_div(columns, kPanel) == packed.size(0), "the packed weight does not have ", columns, " columns");
+  Tensor out = at::empty({x.size(0), columns}, x.options());
+  const float* added = data_or_null(bias, columns);
+  if (packed.scalar_type() == at::kFloat)
+    linear_into<float>(x, packed, added, out);
+  else
+    linear_into<BFloat16>(x, packed, added, out);
+  return out;
+}
+
+// Rows loss, entropy and is_top1 (1.0 or 0.0) of softcap(scale · (hidden · weight + bias)); no softcap where it is 0.
+Tensor measures(const Tensor& hidden, const Tensor& packed, const Tensor& targets, int64_t vocabulary,
+                const std::optional<Tensor>& bias, double scale, double softcap, bool with_entropy) {
+  check_input(hidden, packed);
+  TORCH_CHECK(ceil_div(vocabulary, kPanel) == packed.size(0), "the packed weight has no vocabulary of ", vocabulary);
+  TORCH_CHECK(targets.scalar_type() == at::kLong && targets.is_contiguous() && targets.numel() == hidden.size(0),
+              "expected one int64 target a row");
+  Tensor out = at::empty({3, hidden.size(0)}, hidden.options());
+  const Finish finish{data_or_null(bias, vocabulary), static_cast<float>(scale), static_cast<float>(softcap)};
+  if (packed.scalar_type() == at::kFloat)
+    measure_into<float>(hidden, packed, targets, vocabulary, finish, with_entropy, out);
+  else
+    measure_into<BFloat16>(hidden, packed, targets, vocabulary, finish, with_entropy, out);
+  return out;
+}
+
+}  // namespace
+}  // namespace tokenclean
+
+TORCH_LIBRARY(tokenclean, library) {
+  library.def("linear(Tensor x, Tensor packed, int columns, Tensor? bias) -> Tensor");
+  library.def(
+      "measures(Tensor hidden, Tensor packed, Tensor targets, int vocabulary, Tensor? bias, float scale, "
+      "float softcap, bool with_entropy) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(tokenclean, CPU, library) {
+  library.impl("linear", &tokenclean::linear);
+  library.impl("measures", &tokenclean::measures);
+}
