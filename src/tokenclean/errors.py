@@ -15,6 +15,8 @@ The tree (in brackets the exit code of the command line)::
         ├── NonFiniteError          (ValueError)   NaN or inf where a number is needed
         ├── WeakReferenceError      (RuntimeError) the reference is not better than the base (§4.2.1)
         ├── TrainingError           (RuntimeError) nothing selected, or a step that cannot be taken
+        ├── PolicyMismatchError     (ValueError)   losses of two policies were to be subtracted
+        ├── RankError               (RuntimeError) processes that share the work cannot go on together
         └── RunFolderError          (OSError)      the run folder cannot be used
 """
 
@@ -84,6 +86,14 @@ class WeakReferenceError(RunError, RuntimeError):
 
 class TrainingError(RunError, RuntimeError):
     """Training cannot go on: nothing is selected, or the loss is not finite."""
+
+
+class PolicyMismatchError(RunError, ValueError):
+    """Losses were computed in two ways, so that their difference would measure the ways too."""
+
+
+class RankError(RunError, RuntimeError):
+    """The processes that share a pass do not find each other, or one of them has ended."""
 
 
 class RunFolderError(RunError, OSError):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tokenclean.cleaning import STRATEGIES, Workshop
-from tokenclean.cleaning.workshop import Observer
-from tokenclean.errors import RecipeError, WeakReferenceError
+from tokenclean.cleaning.workshop import Model, Observer
+from tokenclean.errors import PolicyMismatchError, RecipeError, WeakReferenceError
 from tokenclean.experiment.demo import SUBSET_TOKENS, demo_recipe, run_demo
 from tokenclean.experiment.plan import plan
 from tokenclean.experiment.run import run
@@ -19,6 +19,7 @@ from tokenclean.exporting import read_cleaned
 from tokenclean.models.load import load_model, resolve_source
 from tokenclean.recipe import Recipe, recipe_from
 from tokenclean.scoring import token_losses
+from tokenclean.scoring.engine import Scorer
 from tokenclean.selection import kept_count
 from tokenclean.tokens import read_table
 
@@ -101,6 +102,16 @@ def test_rounds_are_numbered_and_built_as_in_the_paper(finished):
         tokens = workshop.tokens.take(rows)
         scores = token_losses(load_model(workshop.base.source), tokens) - token_losses(reference, tokens)
         np.testing.assert_allclose(outcome.scores.take(rows).values, scores.values, atol=1e-5)
+
+
+def test_losses_of_two_kernels_are_never_subtracted(small_pool, tiny_model_folder, tmp_path, monkeypatch):
+    workshop = Workshop.open(recipe_of(small_pool, tiny_model_folder, tmp_path))
+    workshop.heldout_losses(workshop.base)
+    other = Model("other", workshop.base_source, "another key")
+    policy = {**Scorer(load_model(workshop.base_source), pack_tokens=4096).policy, "kernel": "another"}
+    monkeypatch.setattr(Scorer, "policy", policy)
+    with pytest.raises(PolicyMismatchError, match="differ in kernel"):
+        workshop.heldout_losses(other)
 
 
 def test_stages_are_shared(finished):

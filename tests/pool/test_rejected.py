@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tokenclean.errors import PoolError
-from tokenclean.pool import RejectedRow, check_rejected_share
+from tokenclean.errors import PoolError, RunFolderError
+from tokenclean.pool import RejectedRow, check_rejected_share, join_rejected, write_rejected
 
 ROWS = [RejectedRow("a.jsonl", line, f"reason {line}", "text") for line in range(1, 6)]
 
@@ -25,3 +25,16 @@ def test_a_larger_share_stops_with_the_first_reasons_and_the_whole_list(tmp_path
     assert [json.loads(line) for line in listing.read_text().splitlines()] == [
         {"file": "a.jsonl", "line": line, "reason": f"reason {line}", "text": "text"} for line in range(1, 6)
     ]
+
+
+def test_listings_are_joined_in_their_order_also_onto_one_of_them(tmp_path):
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    write_rejected([*ROWS[:2], RejectedRow("caf\udce9", 1, "a\u2028b")], first)
+    write_rejected(ROWS[2:], second)
+    expected = first.read_bytes() + second.read_bytes()
+    join_rejected([first, second], first)
+    assert first.read_bytes() == expected
+    with pytest.raises(RunFolderError, match="No such file"):
+        join_rejected([first, tmp_path / "none.jsonl"], second)
+    assert len(second.read_text().splitlines()) == 3
+    assert len(list(tmp_path.iterdir())) == 2

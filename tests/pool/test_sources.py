@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from tokenclean.errors import PoolError, RecipeError, RunFolderError
-from tokenclean.pool import Pool, RejectedRow, Turn, load_pool, load_sources, merge_pools, write_rejected
+from tokenclean.pool import (
+    Conversation,
+    Pool,
+    RejectedRow,
+    Turn,
+    load_pool,
+    load_sources,
+    merge_pools,
+    stream_sources,
+    write_rejected,
+)
 from tokenclean.pool.reading import Record
 from tokenclean.recipe import source_from
 
@@ -278,3 +288,53 @@ def test_first_rows_of_a_hub_dataset(monkeypatch):
     pool = load_sources([source_from(values)])
     assert [c.id.rpartition(":")[0] for c in pool] == ["some-data:1", "some-data:2", "some-data:3"]
     assert asked == {"name": "org/some-data", "config": None, "split": "train", "revision": "v1", "streaming": True}
+
+
+def sources_of(*paths: Path, **options):
+    return [source_from({"path": str(path), **options}) for path in paths]
+
+
+def test_a_stream_gives_what_loading_gives_row_by_row(tmp_path):
+    files = [write_lines(tmp_path / f"{name}.jsonl", b"null", GOOD, b"{", GOOD) for name in "ab"]
+    rows = list(stream_sources(sources_of(*files)))
+    assert [type(row) for row in rows] == [RejectedRow, Conversation] * 4
+    pool = load_pool(files)
+    assert tuple(row for row in rows if isinstance(row, Conversation)) == pool.conversations
+    assert tuple(row for row in rows if isinstance(row, RejectedRow)) == pool.rejected
+
+
+def test_a_stream_gives_rows_before_it_meets_the_fault_behind_them(tmp_path):
+    stream = stream_sources(sources_of(write_lines(tmp_path / "a.jsonl", GOOD), tmp_path / "b.jsonl"))
+    assert isinstance(next(stream), Conversation)
+    with pytest.raises(PoolError, match="no such file"):
+        next(stream)
+
+
+def test_a_further_reading_says_nothing_again(tmp_path, caplog):
+    path = write_lines(tmp_path / "a.jsonl", GOOD, b"null")
+    assert len(list(stream_sources(sources_of(path, path), is_first_reading=False))) == 4
+    assert caplog.text == ""
+
+
+def test_a_row_shared_by_two_files_is_found_with_both_its_places(tmp_path):
+    first = write_lines(tmp_path / "a.jsonl", b"null", GOOD, GOOD | {"prompt": "Twice"}, GOOD)
+    second = write_lines(tmp_path / "b.jsonl", GOOD | {"prompt": "Thrice"}, b"", GOOD | {"prompt": "Twice"}, GOOD)
+    error = read_error([first, second], source="one")
+    assert f": {first}:3 and {second}:3; give each file once" in error
+    assert error.startswith("two rows share the id 'one:3:")
+
+
+def test_rows_of_one_file_never_share_an_id(tmp_path):
+    assert len(load_pool(write_lines(tmp_path / "a.jsonl", GOOD, GOOD))) == 2
+
+
+def test_ids_of_one_hash_are_no_shared_ids(tmp_path, monkeypatch):
+    monkeypatch.setattr("tokenclean.pool.sources.hash", lambda text: len(text), raising=False)
+    files = [write_lines(tmp_path / f"{name}.jsonl", GOOD, GOOD) for name in "ab"]
+    assert len(load_pool(files)) == 4
+    assert "two rows share the id 'a:1:" in read_error([*files, files[0]])
+
+
+def test_a_missing_file_is_told_before_a_shared_id(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", GOOD)
+    assert "no such file" in read_error([path, path, tmp_path / "b.jsonl"])

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenclean.models.load import load_model, load_tokenizer
 from tokenclean.pool import load_pool
 from tokenclean.ragged import Ragged, offsets_of
-from tokenclean.scoring import token_losses
+from tokenclean.scoring import shards, token_losses
+from tokenclean.scoring.engine import Scorer
 from tokenclean.scoring.shards import plan_shards, sharded_losses
-from tokenclean.store import Store
+from tokenclean.store import Stage, Store, array_hash
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 
 SHARD_TOKENS = 1500
@@ -32,13 +37,13 @@ def pool_of(lengths: list[int]) -> TokenizedPool:
 
 @given(lengths=st.lists(st.integers(0, 50), max_size=40), shard_tokens=st.integers(1, 120))
 def test_shards_are_consecutive_full_and_none_is_too_large(lengths, shard_tokens):
-    shards = plan_shards(pool_of(lengths), shard_tokens)
-    np.testing.assert_array_equal(np.concatenate([np.empty(0, np.int64), *shards]), np.arange(len(lengths)))
-    for number, rows in enumerate(shards):
+    planned = plan_shards(pool_of(lengths), shard_tokens)
+    np.testing.assert_array_equal(np.concatenate([np.empty(0, np.int64), *planned]), np.arange(len(lengths)))
+    for number, rows in enumerate(planned):
         tokens = sum(lengths[row] for row in rows)
         assert len(rows) == 1 or tokens <= shard_tokens
-        if number + 1 < len(shards):
-            assert tokens + lengths[shards[number + 1][0]] > shard_tokens
+        if number + 1 < len(planned):
+            assert tokens + lengths[planned[number + 1][0]] > shard_tokens
 
 
 def test_a_shard_of_no_token_is_refused():
@@ -52,29 +57,38 @@ def tokens(small_pool: Path, tiny_model_folder: Path) -> TokenizedPool:
 
 
 class Pass:
-    """Passes over one run folder, with a count of the shards computed and of the models loaded."""
+    """Passes over one run folder, with counts of the shards computed and of the model's blocks entered and left."""
 
     def __init__(self, root: Path, model: Path, tokens: TokenizedPool) -> None:
         self.notes: list[str] = []
         self.store = Store(root, note=self.notes.append)
-        self.model, self.tokens, self.loaded, self.computed = model, tokens, 0, 0
+        self.model, self.tokens, self.entered, self.left, self.computed = model, tokens, 0, 0, 0
+        self.stages: list[Stage] = []
+        self.inputs: list[Mapping[str, Any]] = []
         self.told: list[tuple[int, int]] = []
+
+    @contextmanager
+    def using(self) -> Iterator[torch.nn.Module]:
+        self.entered += 1
+        try:
+            yield load_model(str(self.model))
+        finally:
+            self.left += 1
 
     def run(self, identity: str = "tiny", stop_after: int | None = None, **options) -> Ragged:
         def make_stage(inputs, make):
             if stop_after is not None and self.computed == stop_after:
                 raise KeyboardInterrupt
             stage = self.store.stage("losses", 1, inputs, make)
+            assert stage.was_reused or self.entered == self.left + 1
             self.computed += not stage.was_reused
+            self.stages.append(stage)
+            self.inputs.append(inputs)
             return stage
-
-        def load():
-            self.loaded += 1
-            return load_model(str(self.model))
 
         return sharded_losses(
             make_stage,
-            load,
+            self.using,
             self.tokens,
             {"model": identity},
             what="pool",
@@ -91,32 +105,64 @@ def one_pass(tmp_path: Path, tiny_model_folder: Path, tokens: TokenizedPool) -> 
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_stopped_pass_goes_on_where_it_stopped_and_ends_with_the_same_bits(one_pass, tiny_model_folder, tokens):
-    shards = plan_shards(tokens, SHARD_TOKENS)
-    assert len(shards) > 4
+    planned = plan_shards(tokens, SHARD_TOKENS)
+    assert len(planned) > 4
     with pytest.raises(KeyboardInterrupt):
         one_pass.run(stop_after=3)
+    assert (one_pass.entered, one_pass.left) == (1, 1)
+    one_pass.entered = one_pass.left = 0
     resumed = one_pass.run()
-    assert one_pass.computed == len(shards)
+    assert one_pass.computed == len(planned)
+    assert (one_pass.entered, one_pass.left) == (1, 1)
     model = load_model(str(tiny_model_folder))
-    whole = [token_losses(model, tokens.take(rows), precision="exact", pack_tokens=512).values for rows in shards]
+    whole = [token_losses(model, tokens.take(rows), precision="exact", pack_tokens=512).values for rows in planned]
     np.testing.assert_array_equal(resumed.values, np.concatenate(whole))
     assert [done for done, _ in one_pass.told] == sorted(done for done, _ in one_pass.told)
     assert one_pass.told[-1] == (len(tokens.input_ids.values), len(tokens.input_ids.values))
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_what_is_whole_is_found_without_loading_a_model_and_what_is_damaged_is_named(one_pass, tmp_path, tokens):
+def test_what_is_whole_is_found_without_asking_for_the_model_and_what_is_damaged_is_named(one_pass, tmp_path, tokens):
     first = one_pass.run()
-    one_pass.loaded = one_pass.computed = 0
+    one_pass.entered = one_pass.left = one_pass.computed = 0
     one_pass.told.clear()
     np.testing.assert_array_equal(one_pass.run().values, first.values)
-    assert (one_pass.loaded, one_pass.computed, one_pass.told) == (0, 0, [])
+    assert (one_pass.entered, one_pass.computed, one_pass.told) == (0, 0, [])
     damaged = sorted((tmp_path / "run" / "stages").glob("losses-*/losses.parquet"))[1]
     damaged.write_bytes(damaged.read_bytes()[:-1])
     again = Pass(tmp_path / "run", one_pass.model, tokens)
     np.testing.assert_array_equal(again.run().values, first.values)
     assert again.computed == 1
     assert any("losses.parquet" in note and damaged.parent.name in note for note in again.notes)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_one_scorer_made_for_the_longest_row_serves_all_shards_and_its_policy_is_told(one_pass, tokens, monkeypatch):
+    made: list[dict[str, Any]] = []
+
+    class CountedScorer(Scorer):
+        def __init__(self, model, **options) -> None:
+            super().__init__(model, **options)
+            made.append(options)
+
+    monkeypatch.setattr(shards, "Scorer", CountedScorer)
+    one_pass.run(precision="safe")
+    longest = max(np.flatnonzero(labels).max(initial=-1) + 1 for labels in tokens.is_response)
+    told = {"longest_row": longest, "expected_tokens": len(tokens.input_ids.values)}
+    assert made == [{"precision": "safe", "pack_tokens": 512, **told}]
+    policies = [stage.manifest["results"]["policy"] for stage in one_pass.stages]
+    assert policies == [Scorer(load_model(str(one_pass.model)), precision="safe", pack_tokens=512).policy] * len(
+        plan_shards(tokens, SHARD_TOKENS)
+    )
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_shard_is_known_by_tokens_model_and_options_alone(one_pass, tokens):
+    one_pass.run()
+    for rows, inputs in zip(plan_shards(tokens, SHARD_TOKENS), one_pass.inputs, strict=True):
+        shard = tokens.take(rows)
+        content = array_hash(shard.input_ids.values, shard.input_ids.offsets, shard.is_response.values)
+        assert inputs == {"tokens": content, "model": "tiny", "precision": "exact", "pack_tokens": 512}
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -12,20 +12,23 @@ from typing import Any
 import numpy as np
 
 from tokenclean.cleaning.rows import sample_texts, split_heldout, split_rows, take_rows, tokens_options
-from tokenclean.errors import PoolError, RecipeError
+from tokenclean.errors import PoolError
+from tokenclean.models.device import resolve_device
 from tokenclean.models.load import (
     ModelSource,
-    load_model,
     load_tokenizer,
     resolve_source,
     source_fingerprint,
 )
+from tokenclean.models.resident import ResidentModels
 from tokenclean.models.tokenizer_identity import check_same_tokenizer
 from tokenclean.pool import Pool, RejectedRow, check_rejected_share, load_sources
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
 from tokenclean.scoring import PairedDifference, paired_difference
+from tokenclean.scoring.policy import check_same_policy
 from tokenclean.scoring.shards import LOSSES_VERSION, sharded_losses
+from tokenclean.scoring.token_shards import TOKENS_VERSION
 from tokenclean.store import Stage, Store, array_hash, fingerprint
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 from tokenclean.training.trainer import train
@@ -33,7 +36,7 @@ from tokenclean.training.trainer import train
 logger = logging.getLogger(__name__)
 
 # Raise a number when the stage's code comes to mean something else; old results are then stale and made anew.
-STAGE_VERSIONS = {"losses": LOSSES_VERSION, "training": 1, "results": 1}
+STAGE_VERSIONS = {"tokens": TOKENS_VERSION, "losses": LOSSES_VERSION, "training": 1, "results": 1}
 
 _ERROR_SAMPLE_TOKENS = 1024
 
@@ -99,7 +102,8 @@ class Workshop:
             if not tokens.is_response.values.any():
                 reasons = "; ".join(str(row) for row in tokens.unusable[:3])
                 raise PoolError(f"no {name} row has a response token to train on. {reasons}")
-        self._loaded: tuple[str, Any] | None = None
+        self._models = ResidentModels(self.device)
+        self._policies: dict[tuple[Any, ...], Mapping[str, Any]] = {}
         self.made: list[str] = []
         self._found: set[str] = set()
 
@@ -164,7 +168,7 @@ class Workshop:
             self.observer.note(
                 f"training {name} on {int(np.count_nonzero(weight.values)):,} tokens of {len(rows):,} rows"
             )
-            self._loaded = None  # its memory is the training's
+            self._models.clear()  # their memory is the training's
             progress = self.observer.progress(f"train {name}", "step")
             trained = train(
                 start.source, ids, weight, settings, folder, seed=seed, device=self.device, progress=progress
@@ -222,8 +226,8 @@ class Workshop:
     def _losses(self, model: Model, tokens: TokenizedPool, what: str, **policy: Any) -> Ragged:
         options = {**self.recipe.scoring.model_dump(mode="json"), **policy}
         return sharded_losses(
-            lambda inputs, make: self.stage("losses", inputs, make),
-            lambda: self._load(model),
+            self._losses_stage,
+            lambda: self._models.using(model.source),
             tokens,
             {"model": model.identity, "device": self._device_kind},
             what=f"{what} under {model.name}",
@@ -231,12 +235,16 @@ class Workshop:
             **options,
         )
 
-    def _load(self, model: Model) -> Any:
-        """The model in memory; the last one scored stays there, since the next pass often asks for it again."""
-        if self._loaded is None or self._loaded[0] != model.key:
-            self._loaded = None
-            self._loaded = (model.key, load_model(model.source, device=self.device))
-        return self._loaded[1]
+    def _losses_stage(self, inputs: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Stage:
+        """The stage of a shard, whose losses were computed as those of any other model on the same tokens.
+
+        Raises PolicyMismatchError where they were not (say, a run that moved to another machine midway).
+        """
+        stage = self.stage("losses", inputs, make)
+        key = (inputs["tokens"], inputs["precision"], inputs["pack_tokens"])
+        policy = stage.manifest["results"]["policy"]
+        check_same_policy(self._policies.setdefault(key, policy), policy)
+        return stage
 
     @property
     def reused(self) -> list[str]:
@@ -262,20 +270,3 @@ class Workshop:
         elif stage.path.name not in self.made:
             self._found.add(stage.path.name)
         return stage
-
-
-def resolve_device(name: str) -> str:
-    """``auto`` is the GPU where there is one; any other name is taken as it is. Raises RecipeError where torch cannot
-    use it here."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise RecipeError(
-            f"{name!r} cannot be used here ({reason}); give cpu, cuda, cuda:1, … or auto", "device"
-        ) from error
-    return name

@@ -19,6 +19,12 @@ class Precision(StrEnum):
     fast = "fast"
 
 
+class Compile(StrEnum):
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class Template(StrEnum):
     tulu = "tulu"
     tokenizer = "tokenizer"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.console import fail, note, out, progress, quiet_libraries
 from tokenclean.cli.options import (
     ColumnOption,
+    Compile,
     DeviceOption,
     Format,
     FormatOption,
@@ -27,10 +30,17 @@ from tokenclean.cli.options import (
     TrustOption,
     sources_of,
 )
-from tokenclean.ragged import Ragged
+from tokenclean.errors import RecipeError, TokencleanError
 
 if TYPE_CHECKING:
-    from tokenclean.store import Stage
+    from transformers import PreTrainedTokenizerBase
+
+    from tokenclean.models.load import ModelSource
+    from tokenclean.recipe import SourceSettings
+    from tokenclean.scoring.pool_pass import PassOutcome
+    from tokenclean.scoring.ranks import Ranks
+
+_COMPARED_ROWS = 200
 
 
 def score(
@@ -50,11 +60,24 @@ def score(
     max_length: LengthOption = 2048,
     targets: TargetsOption = Targets.response,
     precision: Annotated[
-        Precision, typer.Option(help="exact: float32; safe: bf16 inside products; fast: bf16 products.")
+        Precision,
+        typer.Option(help="exact: float32; safe: bf16 inside products; fast: bf16 attention and outputs too."),
     ] = Precision.safe,
     pack_tokens: Annotated[int, typer.Option(min=1, help="Tokens in one forward pass.")] = 4096,
-    shard_tokens: Annotated[int, typer.Option(min=1, help="Tokens in a shard, the most that a stopped pass loses.")] = 1
-    << 18,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Further columns of each model: entropy, is_top1, probability (of each response token); repeatable, "
+            "or with commas.",
+        ),
+    ] = None,
+    compile: Annotated[
+        Compile, typer.Option(help="Compile the layers; auto does so where the pool is large enough for it to pay.")
+    ] = Compile.auto,
+    shard_characters: Annotated[
+        int, typer.Option(min=1, help="Characters of text in a shard, the most that a stopped pass loses.")
+    ] = 1 << 20,
     device: DeviceOption = "auto",
     trust_remote_code: TrustOption = None,
 ) -> None:
@@ -63,86 +86,99 @@ def score(
     The table has one row a conversation and per-token columns: input_ids, is_response, base_loss and, with
     --reference, reference_loss and score = base_loss − reference_loss (nats; NaN off the response).
 
-    Losses are written in shards as they are done, beside the table; a stopped command, given again, goes on from there.
+    The pool may be larger than memory. Tokens and losses are written in shards as they are done, beside the table; a
+    stopped command, given again, goes on from there. Started by torchrun or accelerate launch, the processes share
+    the shards.
 
     Example: tokenclean score my.jsonl --base HuggingFaceTB/SmolLM2-135M --reference runs/warm-up -o scores.parquet
     """
-    from tokenclean.pool import check_rejected_share, load_sources, write_rejected
+    from tokenclean.pool import survey_pool
+    from tokenclean.scoring.loss_shards import ScoringPolicy
+    from tokenclean.scoring.pool_pass import PoolToScore, score_pool
+    from tokenclean.scoring.ranks import Ranks
+    from tokenclean.scoring.token_shards import Tokenization
 
+    ranks = Ranks.from_environment()
+    policy = ScoringPolicy(precision.value, pack_tokens, _further_columns(columns), compile.value)
+    sources = tuple(sources_of(pool, format, column, split))
     listing = output.with_suffix(".rejected.jsonl")
-    conversations = load_sources(sources_of(pool, format, column, split))  # before the seconds that torch takes to load
-    count_rows = len(conversations) + len(conversations.rejected)
-    check_rejected_share(conversations.rejected, count_rows, max_rejected_share, listing)
+    with _sharing(ranks):
+        survey = None
+        if ranks.is_first:  # before the seconds that torch takes to load
+            survey = survey_pool(sources, shard_characters, listing, max_rejected_share)
 
+        from tokenclean.models.device import resolve_device
+        from tokenclean.models.load import load_tokenizer, resolve_source
+
+        quiet_libraries()
+        device = resolve_device(device, local_rank=ranks.local_rank if ranks.count > 1 else None)
+        names = {"base": base} if reference is None else {"base": base, "reference": reference}
+        models = {name: resolve_source(model, trusted=tuple(trust_remote_code or ())) for name, model in names.items()}
+        tokenizer = load_tokenizer(models["base"])
+        if reference is not None and ranks.is_first:
+            _check_reference(models["reference"], tokenizer, sources, template.value)
+        outcome = score_pool(
+            PoolToScore(sources, survey, listing, shard_characters, max_rejected_share),
+            models,
+            tokenizer,
+            output,
+            tokenization=Tokenization(template.value, max_length, targets.value),
+            policy=policy,
+            device=device,
+            ranks=ranks,
+            note=note if ranks.is_first else lambda text: note(f"rank {ranks.rank}: {text}"),
+            progress=progress if ranks.is_first else lambda label, unit: lambda done, total: None,
+        )
+    if outcome is not None:
+        _print(outcome, output, listing)
+
+
+def _further_columns(given: list[str] | None) -> tuple[str, ...]:
+    """The names of ``--columns``, in the order in which the table has them. Raises RecipeError for an unknown one."""
+    from tokenclean.scoring.engine import FURTHER_COLUMNS
+
+    names = [name.strip() for names in given or [] for name in names.split(",")]
+    if unknown := [name for name in names if name not in FURTHER_COLUMNS]:
+        raise RecipeError(f"--columns: found {unknown[0]!r}, expected names of {', '.join(FURTHER_COLUMNS)}", "options")
+    return tuple(name for name in FURTHER_COLUMNS if name in names)
+
+
+@contextmanager
+def _sharing(ranks: Ranks) -> Iterator[None]:
+    """Run a block as one of several processes: errors name the rank, and but for those the first alone speaks."""
+    if ranks.count == 1:
+        yield
+        return
+    if not ranks.is_first:
+        logging.getLogger("tokenclean").setLevel(logging.ERROR)
+    with ranks.together():
+        try:
+            yield
+        except TokencleanError as error:
+            fail(f"rank {ranks.rank}: {error}")
+            raise typer.Exit(error.exit_code) from error
+
+
+def _check_reference(
+    source: ModelSource, tokenizer: PreTrainedTokenizerBase, sources: Sequence[SourceSettings], template: str
+) -> None:
+    """Raise TokenizerMismatchError unless the reference has the base's tokenizer, also on texts of the first rows."""
     from tokenclean.cleaning.rows import sample_texts
-    from tokenclean.cleaning.workshop import resolve_device
-    from tokenclean.models.load import load_model, load_tokenizer, resolve_source, source_fingerprint
+    from tokenclean.models.load import load_tokenizer
     from tokenclean.models.tokenizer_identity import check_same_tokenizer
-    from tokenclean.scoring.shards import LOSSES_VERSION, sharded_losses
-    from tokenclean.store import Store
-    from tokenclean.tokens import TokenTable, tokenize_pool, write_table
+    from tokenclean.pool import Conversation, Pool, stream_sources
 
-    quiet_libraries()
-    device = resolve_device(device)
-    trusted = tuple(trust_remote_code or ())
-    base_source = resolve_source(base, trusted=trusted)
-    tokenizer = load_tokenizer(base_source)
-    options: dict[str, Any] = {"template": template.value, "max_length": max_length, "targets": targets.value}
-    tokens = tokenize_pool(conversations, tokenizer, **options)
-    rejected = (*conversations.rejected, *tokens.unusable)
-    check_rejected_share(rejected, count_rows, max_rejected_share, listing)
-    if rejected:
-        write_rejected(rejected, listing)
-        note(f"{len(rejected)} rows set aside, listed in {listing}")
-    sources = {"base": base_source}
-    if reference is not None:
-        sources["reference"] = resolve_source(reference, trusted=trusted)
-        texts = sample_texts(conversations, tokenizer, template.value)
-        for difference in check_same_tokenizer(tokenizer, load_tokenizer(sources["reference"]), texts):
-            note(f"reference: {difference} (allowed: text is rendered with the base's)")
-    fingerprints = {name: source_fingerprint(source) for name, source in sources.items()}
-    store = Store(output.with_suffix(".shards"), note=note)
-    stages = []
-
-    def make_stage(inputs: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Stage:
-        stages.append(store.stage("losses", LOSSES_VERSION, inputs, make))
-        return stages[-1]
-
-    columns = {}
-    with store.lock():
-        for name, source in sources.items():
-            columns[f"{name}_loss"] = sharded_losses(
-                make_stage,
-                lru_cache(maxsize=1)(partial(load_model, source, device=device)),
-                tokens,
-                {"model": [fingerprints[name], ""], "device": device.partition(":")[0]},
-                what=f"under {name}",
-                shard_tokens=shard_tokens,
-                progress=progress(f"score with {name}", "token"),
-                precision=precision.value,
-                pack_tokens=pack_tokens,
-            )
-    if reference is not None:
-        columns["score"] = columns["base_loss"] - columns["reference_loss"]
-    metadata = {
-        **options,
-        "precision": precision.value,
-        "pack_tokens": pack_tokens,
-        "models": {
-            name: {"name": str(s), "revision": s.revision, "fingerprint": fingerprints[name]}
-            for name, s in sources.items()
-        },
-    }
-    write_table(TokenTable.of_tokens(tokens, metadata, **columns), output)
-    count = int(tokens.is_response.values.sum())
-    made = sum(not stage.was_reused for stage in stages)
-    out.print(f"{output}: {len(tokens):,} conversations, {count:,} response tokens", soft_wrap=True)
-    out.print(f"  {made} shards computed, {len(stages) - made} found in {store.root}", soft_wrap=True)
-    for name, losses in columns.items():
-        out.print(f"  mean {name} {_mean(losses):.4f} nats")
+    rows = (row for row in stream_sources(sources, is_first_reading=False) if isinstance(row, Conversation))
+    texts = sample_texts(Pool(tuple(islice(rows, _COMPARED_ROWS))), tokenizer, template)
+    for difference in check_same_tokenizer(tokenizer, load_tokenizer(source), texts):
+        note(f"reference: {difference} (allowed: text is rendered with the base's)")
 
 
-def _mean(losses: Ragged) -> float:
-    import numpy as np
-
-    return float(np.nanmean(losses.values))
+def _print(outcome: PassOutcome, output: Path, listing: Path) -> None:
+    if outcome.set_aside:
+        note(f"{outcome.set_aside} rows set aside, listed in {listing}")
+    table = outcome.table
+    out.print(f"{output}: {table.rows:,} conversations, {table.response_tokens:,} response tokens", soft_wrap=True)
+    out.print(f"  {outcome.made} shards computed, {outcome.found} found in {outcome.folder}", soft_wrap=True)
+    for name, mean in table.means.items():
+        out.print(f"  mean {name} {mean:.4f} nats")

@@ -52,7 +52,7 @@ def train(
     """
     import numpy as np
 
-    from tokenclean.cleaning.workshop import resolve_device
+    from tokenclean.models.device import resolve_device
     from tokenclean.models.load import resolve_source
     from tokenclean.recipe import training_from
     from tokenclean.tokens import read_table

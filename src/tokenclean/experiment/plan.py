@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tokenclean.cleaning.rows import split_heldout, split_rows, take_rows, tokens_options
-from tokenclean.cleaning.workshop import resolve_device
+from tokenclean.models.device import resolve_device
 from tokenclean.models.load import load_config, load_tokenizer, resolve_source
 from tokenclean.pool import load_sources
 from tokenclean.recipe import Recipe

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.conversation import Conversation, Pool, RejectedRow, Turn
@@ -19,6 +22,8 @@ from tokenclean.recipe import SourceSettings, source_from
 logger = logging.getLogger(__name__)
 
 _NOTHING_FURTHER = ("", (), True, "", "")
+_SHOWN = 3
+_BLOCK_ROWS = 1 << 20
 
 
 def load_pool(
@@ -52,7 +57,35 @@ def load_pool(
 
 def load_sources(sources: Iterable[SourceSettings]) -> Pool:
     """All sources, local files and Hub datasets, as one pool. Raises as ``load_pool`` does."""
-    return merge_pools(_load_source(settings) for settings in sources)
+    conversations: list[Conversation] = []
+    rejected: list[RejectedRow] = []
+    for row in stream_sources(sources):
+        if isinstance(row, Conversation):
+            conversations.append(row)
+        else:
+            rejected.append(row)
+    return Pool(tuple(conversations), tuple(rejected))
+
+
+def stream_sources(
+    sources: Iterable[SourceSettings], *, is_first_reading: bool = True
+) -> Iterator[Conversation | RejectedRow]:
+    """All rows of all sources in their order, usable or set aside, in constant memory.
+
+    Raises as ``load_pool`` does, after the rows before the fault; two rows that share an id are found behind the last
+    row, from 8 bytes a row, which are held only where there are several sources. ``is_first_reading``: False for
+    sources that were read to their end before; shared ids are then not looked for and no warning is given again.
+    """
+    sources = tuple(sources)
+    compares = is_first_reading and len(sources) > 1  # rows of one source differ in their number
+    hashes = array("q")
+    for settings in sources:
+        for row in _stream_source(settings, warns=is_first_reading):
+            if compares and isinstance(row, Conversation):
+                hashes.append(hash(row.id))
+            yield row
+    if compares:
+        _refuse_shared_ids(sources, hashes)
 
 
 def merge_pools(pools: Iterable[Pool]) -> Pool:
@@ -61,22 +94,17 @@ def merge_pools(pools: Iterable[Pool]) -> Pool:
     seen: dict[str, Conversation] = {}
     for conversation in (c for pool in pools for c in pool):
         if conversation.id in seen:
-            first = seen[conversation.id]
-            raise PoolError(
-                f"two rows share the id {conversation.id!r}: {first.file}:{first.line} and "
-                f"{conversation.file}:{conversation.line}; give each file once, and where two files do hold the same "
-                "row, give them different source names"
-            )
+            raise _shared_id(seen[conversation.id], conversation)
         seen[conversation.id] = conversation
     return Pool(tuple(seen.values()), tuple(row for pool in pools for row in pool.rejected))
 
 
-def _load_source(settings: SourceSettings) -> Pool:
+def _stream_source(settings: SourceSettings, *, warns: bool) -> Iterator[Conversation | RejectedRow]:
     place, columns, roles = settings.place, dict(settings.columns), dict(settings.roles)
     check_columns(settings.format, columns, roles)
     default_source = _check_source(_default_name(settings) if settings.name is None else settings.name, place)
-    conversations: list[Conversation] = []
-    rejected: list[RejectedRow] = []
+    count_usable = count_rejected = 0
+    first_rejected: list[RejectedRow] = []
     for record in islice(_read(settings), settings.first_rows):
         try:
             if record.row is None:
@@ -84,18 +112,60 @@ def _load_source(settings: SourceSettings) -> Pool:
             parsed = parse_row(record.row, settings.format, columns, roles)
             name = default_source if settings.name is not None else _row_source(record.row, columns) or default_source
         except RowError as error:
-            rejected.append(RejectedRow(place, record.line, str(error), record.excerpt()))
+            row = RejectedRow(place, record.line, str(error), record.excerpt())
+            count_rejected += 1
+            if count_rejected <= _SHOWN:
+                first_rejected.append(row)
+            yield row
             continue
+        count_usable += 1
         identity = f"{name}:{record.number}:{_hash_content(parsed)}"
-        conversations.append(
-            Conversation(identity, name, parsed.turns, parsed.kind, place, record.line, parsed.tools, parsed.tokens)
-        )
-    if not conversations:
-        raise PoolError(_describe_nothing_usable(place, rejected))
-    if rejected:
-        total = len(rejected) + len(conversations)
-        logger.warning("%s: set aside %d of %d rows; the first is %s", place, len(rejected), total, rejected[0])
-    return Pool(tuple(conversations), tuple(rejected))
+        yield Conversation(identity, name, parsed.turns, parsed.kind, place, record.line, parsed.tools, parsed.tokens)
+    if not count_usable:
+        raise PoolError(_describe_nothing_usable(place, count_rejected, first_rejected))
+    if count_rejected and warns:
+        total = count_rejected + count_usable
+        logger.warning("%s: set aside %d of %d rows; the first is %s", place, count_rejected, total, first_rejected[0])
+
+
+def _refuse_shared_ids(sources: tuple[SourceSettings, ...], hashes: array[int]) -> None:
+    """Raise PoolError where two ids are the same, after reading the sources again for the places of both."""
+    repeated = _repeated_values(hashes)
+    if not len(repeated):
+        return
+    was_met = np.zeros(len(repeated), dtype=bool)
+    for number, conversation in enumerate(_conversations(sources)):
+        value = hash(conversation.id)
+        place = int(np.searchsorted(repeated, value))
+        if place == len(repeated) or repeated[place] != value:
+            continue
+        if was_met[place]:
+            first_number, first = next((n, c) for n, c in enumerate(_conversations(sources)) if c.id == conversation.id)
+            if first_number < number:  # else two ids of one hash
+                raise _shared_id(first, conversation)
+        was_met[place] = True
+
+
+def _repeated_values(hashes: array[int]) -> np.ndarray:
+    """The values that occur more than once, sorted; ``hashes`` is sorted in place."""
+    values = np.frombuffer(hashes, dtype=np.int64)
+    values.sort()
+    found = [np.empty(0, np.int64)]
+    for start in range(0, len(values) - 1, _BLOCK_ROWS):
+        block = values[start : start + _BLOCK_ROWS + 1]
+        found.append(block[1:][block[1:] == block[:-1]])
+    return np.unique(np.concatenate(found))
+
+
+def _conversations(sources: tuple[SourceSettings, ...]) -> Iterator[Conversation]:
+    return (row for row in stream_sources(sources, is_first_reading=False) if isinstance(row, Conversation))
+
+
+def _shared_id(first: Conversation, second: Conversation) -> PoolError:
+    return PoolError(
+        f"two rows share the id {second.id!r}: {first.file}:{first.line} and {second.file}:{second.line}; give each "
+        "file once, and where two files do hold the same row, give them different source names"
+    )
 
 
 def _read(settings: SourceSettings) -> Iterator[Record]:
@@ -152,9 +222,9 @@ def _further(turn: Turn) -> tuple[Any, ...]:
     return (turn.reasoning, calls, turn.is_trained, turn.name, turn.call_id)
 
 
-def _describe_nothing_usable(place: str, rejected: Sequence[RejectedRow]) -> str:
+def _describe_nothing_usable(place: str, count: int, first: Sequence[RejectedRow]) -> str:
     expected = f"expected rows in one of the formats {', '.join(FORMATS)}"
-    if not rejected:
+    if not count:
         return f"{place}: holds no row; {expected}"
-    reasons = "".join(f"\n  line {row.line}: {row.reason}" for row in rejected[:3])
-    return f"{place}: no usable row ({len(rejected)} rejected); {expected}. The first reasons:{reasons}"
+    reasons = "".join(f"\n  line {row.line}: {row.reason}" for row in first)
+    return f"{place}: no usable row ({count} rejected); {expected}. The first reasons:{reasons}"

@@ -7,13 +7,16 @@ a shard that was computed once is found again whichever run or command asks for 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tokenclean.models.packing import useful_lengths
 from tokenclean.ragged import Ragged
-from tokenclean.scoring.engine import Progress, token_losses
+from tokenclean.scoring.engine import Progress, Scorer
 from tokenclean.store import Stage, array_hash
 from tokenclean.tokens import TokenizedPool
 from tokenclean.tokens.table import read_column, write_column
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 # Raise the number when a shard's code comes to mean something else; old shards are then stale and made anew.
-LOSSES_VERSION = 1
+LOSSES_VERSION = 2
 SHARD_TOKENS = 1 << 18
 
 MakeStage = Callable[[Mapping[str, Any], Callable[[Path], Mapping[str, Any]]], Stage]
@@ -48,7 +51,7 @@ def plan_shards(tokens: TokenizedPool, shard_tokens: int = SHARD_TOKENS) -> list
 
 def sharded_losses(
     make_stage: MakeStage,
-    load: Callable[[], torch.nn.Module],
+    using: Callable[[], AbstractContextManager[torch.nn.Module]],
     tokens: TokenizedPool,
     model: Mapping[str, Any],
     *,
@@ -57,41 +60,52 @@ def sharded_losses(
     progress: Progress | None = None,
     **options: Any,
 ) -> Ragged:
-    """``token_losses`` of the whole pool, shard by shard; shards that are whole are not computed again.
+    """The losses of the whole pool, shard by shard; shards that are whole are not computed again.
 
-    ``make_stage``: of the run folder. ``load``: gives the model, called only where a shard is missing. ``model``:
-    what identifies its weights and the kind of its device. ``what``: a few words for the manifests. ``options``:
-    ``precision`` and ``pack_tokens`` of ``token_losses``. Returns float32 nats, NaN off the response.
+    ``make_stage``: of the run folder. ``using``: gives the block with the model (``ResidentModels.using``), entered
+    where the first shard is missing and left with the pass. ``model``: what identifies its weights and the kind of its
+    device. ``what``: a few words for the manifests, which tell the scorer's policy too. ``options``: ``precision`` and
+    ``pack_tokens`` of ``Scorer``, which compiles the layers where the pool is large enough. Returns float32 nats, NaN
+    off the response.
     """
     losses = np.full(len(tokens.input_ids.values), np.nan, dtype=np.float32)
     offsets = tokens.input_ids.offsets
     made: list[bool] = []
-    for number, rows in enumerate(shards := plan_shards(tokens, shard_tokens), start=1):
-        shard = tokens.take(rows)
-        part = f"{what}, {number} of {len(shards)}" if len(shards) > 1 else what
-        first, last = int(offsets[rows[0]]), int(offsets[rows[-1] + 1])
-        report = None if progress is None else _from(progress, first, len(losses))
-
-        def make(
-            folder: Path, shard: TokenizedPool = shard, part: str = part, report: Progress | None = report
-        ) -> Mapping[str, Any]:
-            computed = token_losses(load(), shard, progress=report, **options)
-            write_column(computed, "loss", folder / "losses.parquet")
-            known = computed.values[np.isfinite(computed.values)]
-            mean = float(known.mean(dtype=np.float64)) if len(known) else None
-            return {"what": part, "mean_loss_nats": mean, "tokens": len(known)}
-
-        inputs = {
-            "tokens": array_hash(shard.input_ids.values, shard.input_ids.offsets, shard.is_response.values),
-            **model,
-            **options,
-        }
-        stage = make_stage(inputs, make)
-        made.append(not stage.was_reused)
-        losses[first:last] = read_column("loss", stage.path / "losses.parquet").values
+    with ExitStack() as stack:
+        facts = {"longest_row": _longest_row(tokens), "expected_tokens": len(losses)}
+        open_scorer = cache(lambda: Scorer(stack.enter_context(using()), **facts, **options))
+        for number, rows in enumerate(shards := plan_shards(tokens, shard_tokens), start=1):
+            shard = tokens.take(rows)
+            part = f"{what}, {number} of {len(shards)}" if len(shards) > 1 else what
+            first, last = int(offsets[rows[0]]), int(offsets[rows[-1] + 1])
+            report = None if progress is None else _from(progress, first, len(losses))
+            inputs = {
+                "tokens": array_hash(shard.input_ids.values, shard.input_ids.offsets, shard.is_response.values),
+                **model,
+                **options,
+            }
+            stage = make_stage(inputs, partial(_make_shard, open_scorer, shard, part, report))
+            made.append(not stage.was_reused)
+            losses[first:last] = read_column("loss", stage.path / "losses.parquet").values
     if progress is not None and any(made):
         progress(len(losses), len(losses))
     return Ragged(losses, offsets)
+
+
+def _make_shard(
+    open_scorer: Callable[[], Scorer], shard: TokenizedPool, what: str, progress: Progress | None, folder: Path
+) -> Mapping[str, Any]:
+    scorer = open_scorer()
+    computed = scorer.score(shard, progress)["loss"]
+    write_column(computed, "loss", folder / "losses.parquet")
+    known = computed.values[np.isfinite(computed.values)]
+    mean = float(known.mean(dtype=np.float64)) if len(known) else None
+    return {"what": what, "mean_loss_nats": mean, "tokens": len(known), "policy": scorer.policy}
+
+
+def _longest_row(tokens: TokenizedPool) -> int:
+    """Of the pool, not of a shard: a resumed pass then judges the model's sliding window as the whole pass does."""
+    return int(useful_lengths(tokens.is_response.values, tokens.is_response.offsets).max(initial=0))
 
 
 def _from(progress: Progress, done_before: int, total: int) -> Progress:

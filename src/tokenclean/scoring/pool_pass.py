@@ -1,0 +1,251 @@
+"""A pass over a pool larger than memory: shard by shard, in stages that a stopped pass finds again, among ranks.
+
+Each shard goes through three stages: its tokens, its losses under the base, its losses under the reference. One thread
+reads and tokenizes while the shards before are scored. Which shards there are depends on the rows alone, and a shard's
+losses on nothing but the shard, so the table is the same however often the pass was stopped and however many ranks
+shared it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenclean.errors import PoolError
+from tokenclean.models.load import ModelSource
+from tokenclean.pool import (
+    SHARD_CHARACTERS,
+    Conversation,
+    PoolSurvey,
+    RejectedRow,
+    is_too_large_share,
+    join_rejected,
+    shard_stream,
+    stream_sources,
+    too_many_rejected,
+)
+from tokenclean.recipe import SourceSettings
+from tokenclean.scoring.ahead import read_ahead
+from tokenclean.scoring.engine import Progress
+from tokenclean.scoring.loss_shards import LossShard, LossShards, ScoringPolicy
+from tokenclean.scoring.policy import check_same_policy
+from tokenclean.scoring.ranks import ALONE, Ranks
+from tokenclean.scoring.scored_table import TableCounts, write_scored_table
+from tokenclean.scoring.token_shards import PlannedShard, Tokenization, TokenShard, TokenShards
+from tokenclean.store import Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+Note = Callable[[str], None]
+ShowProgress = Callable[[str, str], Progress]
+"""Given a label and a unit, a function of (done, total)."""
+
+
+@dataclass(frozen=True)
+class PoolToScore:
+    """A pool and how it is taken apart.
+
+    ``survey``: what ``survey_pool`` has counted with the same ``shard_characters``; rank 0 makes it, and the others
+    have None. ``listing``: where it has listed the rows set aside; rows without any target are added there.
+    """
+
+    sources: tuple[SourceSettings, ...]
+    survey: PoolSurvey | None
+    listing: Path
+    shard_characters: int = SHARD_CHARACTERS
+    max_rejected_share: float = 0.05
+
+
+@dataclass(frozen=True)
+class PassOutcome:
+    """A finished pass. ``made``/``found``: stages of losses that any rank computed, and that were there already.
+    ``set_aside``: rows that are listed, unreadable or without any target. ``folder``: of the stages."""
+
+    table: TableCounts
+    made: int
+    found: int
+    set_aside: int
+    folder: Path
+
+
+def score_pool(
+    pool: PoolToScore,
+    models: Mapping[str, ModelSource],
+    tokenizer: PreTrainedTokenizerBase,
+    output: Path,
+    *,
+    tokenization: Tokenization,
+    policy: ScoringPolicy,
+    device: str = "cpu",
+    ranks: Ranks = ALONE,
+    note: Note = logger.warning,
+    progress: ShowProgress = lambda label, unit: lambda done, total: None,
+) -> PassOutcome | None:
+    """Write the losses of a whole pool, and its scores, as one table, in memory that does not grow with the pool.
+
+    ``models``: ``base`` and, maybe, ``reference``. ``tokenizer``: the base's. The stages lie in ``<output>.shards``;
+    what is whole there is not made again. Among several ``ranks`` each scores its share of the shards; the first then
+    writes the table, and the others get None.
+
+    Raises PoolError where more than ``pool.max_rejected_share`` of the rows cannot be used, PolicyMismatchError where
+    base and reference losses were not computed in the same way, RunFolderError where another run holds the folder or
+    the disk refuses, RankError where another rank has ended; and as ``tokenize_pool`` and ``Scorer.score``.
+    """
+    store = Store(output.with_suffix(".shards"), note=note)
+    with store.lock() if ranks.is_first else nullcontext():
+        # The sum is rank 0's survey; that the lock is held and old leftovers are cleared is known to all by then.
+        survey = PoolSurvey(*ranks.total((0, 0, 0, 0) if pool.survey is None else astuple(pool.survey)))
+        losses = LossShards(models, policy, store, device, survey.expected_tokens)
+        one_pass = _Pass(pool, survey, TokenShards(tokenizer, tokenization, store), losses, ranks, progress)
+        one_pass.score(tuple(models))
+        losses.let_go()
+        made, found = ranks.total(one_pass.counts)
+        if not ranks.is_first:
+            return None
+        set_aside = one_pass.list_unusable()
+        metadata = {
+            **asdict(tokenization),
+            "precision": policy.precision,
+            "pack_tokens": policy.pack_tokens,
+            "models": {
+                name: {"name": str(source), "revision": source.revision, "fingerprint": losses.fingerprints[name]}
+                for name, source in models.items()
+            },
+        }
+        table = write_scored_table(one_pass.scored(tuple(models)), policy.columns, metadata, output)
+        return PassOutcome(table, made, found, set_aside, store.root)
+
+
+class _Pass:
+    """One rank's part in a pass, and what the first rank then does with all parts."""
+
+    def __init__(
+        self,
+        pool: PoolToScore,
+        survey: PoolSurvey,
+        tokens: TokenShards,
+        losses: LossShards,
+        ranks: Ranks,
+        progress: ShowProgress,
+    ) -> None:
+        self._pool, self._survey, self._ranks, self._progress = pool, survey, ranks, progress
+        self._tokens, self._losses = tokens, losses
+        self._plan: list[PlannedShard] = []
+        self._was_made: dict[str, bool] = {}
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Stages of losses that this rank made, and that it found."""
+        made = sum(self._was_made.values())
+        return made, len(self._was_made) - made
+
+    def score(self, names: Sequence[str]) -> None:
+        """Compute what is missing of this rank's shards' losses under the models of these names."""
+        while names:
+            names = names[len(self._sweep(names)) :]
+
+    def scored(self, names: Sequence[str]) -> Iterator[tuple[TokenShard, dict[str, LossShard]]]:
+        """Every shard of the pool with its losses, whichever rank made them; for the first rank."""
+        for plan in self._plan:
+            shard = self._tokens.find(plan)
+            yield shard, {name: self._losses.find(name, shard) for name in names}
+
+    def list_unusable(self) -> int:
+        """Add all rows without any target to the listing; how many rows it then holds. For the first rank.
+
+        Raises PoolError where they are too many, and where the pool has changed since it was surveyed.
+        """
+        if len(self._plan) != self._survey.shards:
+            raise PoolError(
+                f"{self._pool.sources[0].place}: the pool changed while it was scored ({self._survey.shards} shards at "
+                f"first, then {len(self._plan)}); give the command again when nothing writes to it any more"
+            )
+        unusable = _Unusable(self._pool, self._survey)
+        for plan in self._plan:
+            unusable.add(self._tokens.find(plan))
+        return unusable.write()
+
+    def _sweep(self, names: Sequence[str]) -> Sequence[str]:
+        """Take this rank's shards one by one through their stages; which of the models, the first ones, all met."""
+        total, has_made = self._survey.characters, False
+        names = self._losses.fitting_together(names)
+        show = self._progress(f"score with {' and '.join(names)}", "character")
+        with read_ahead(self._token_shards) as shards:
+            for shard in shards:
+                scored: dict[str, LossShard] = {}
+                for place, name in enumerate(names):
+                    start, span = shard.plan.before, shard.plan.characters // len(names)
+                    what = f"shard {shard.plan.number + 1} of {self._survey.shards} under {name}"
+                    report = _within(show, start + place * span, span, total)
+                    scored[name] = self._losses.make(name, shard, what, report)
+                    stage = scored[name].stage
+                    has_made |= self._was_made.setdefault(stage.key, not stage.was_reused)
+                    names = self._losses.fitting_together(names)
+                    if name == names[-1]:  # the others turned out to have weights of their own
+                        break
+                if len(scored) > 1:
+                    check_same_policy(scored["base"].policy, scored["reference"].policy)
+        if has_made:
+            show(total, total)
+        return names
+
+    def _token_shards(self, check: Callable[[], None]) -> Iterator[TokenShard]:
+        """This rank's shards with their tokens; ``check`` may end it at any row. The first rank plans all shards.
+
+        Raises PoolError where too many rows have no target, as soon as this rank's own are.
+        """
+        self._plan.clear()
+        unusable, before = _Unusable(self._pool, self._survey), 0
+        rows = _usable(stream_sources(self._pool.sources, is_first_reading=False), check)
+        for number, shard_rows in enumerate(shard_stream(rows, self._pool.shard_characters)):
+            plan = self._tokens.plan(number, before, shard_rows)
+            before += plan.characters
+            if self._ranks.is_first:
+                self._plan.append(plan)
+            if self._ranks.owns(number):
+                shard = self._tokens.make(plan, _usable(shard_rows, check))
+                unusable.add(shard)
+                yield shard
+
+
+class _Unusable:
+    """The rows without any target of the shards met so far."""
+
+    def __init__(self, pool: PoolToScore, survey: PoolSurvey) -> None:
+        self._pool, self._survey = pool, survey
+        self._count = survey.rejected
+        self._listings = [pool.listing] if survey.rejected else []
+
+    def add(self, shard: TokenShard) -> None:
+        """Count the shard's. Raises PoolError, after writing the listing, where they are too many by now."""
+        if not (count := shard.count("unusable")):
+            return
+        self._count += count
+        self._listings.append(shard.unusable)
+        if is_too_large_share(self._count, self._survey.rows, self._pool.max_rejected_share):
+            raise too_many_rejected(self.write(), self._survey.rows, self._pool.max_rejected_share, self._pool.listing)
+
+    def write(self) -> int:
+        """Add them to the rows that the survey has listed; how many rows the listing then holds."""
+        if len(self._listings) > bool(self._survey.rejected):
+            join_rejected(self._listings, self._pool.listing)
+        return self._count
+
+
+def _usable(rows: Iterable[Conversation | RejectedRow], check: Callable[[], None]) -> Iterator[Conversation]:
+    for row in rows:
+        check()
+        if isinstance(row, Conversation):
+            yield row
+
+
+def _within(show: Progress, start: int, span: int, total: int) -> Progress:
+    """Progress of a stage, in tokens, as progress of the pass in characters; its end is told once, by the pass."""
+    return lambda done, of: show(min(start + span * done // max(of, 1), total - 1), total)

@@ -1,0 +1,66 @@
+"""The table of a scored pool, put together shard by shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenclean.ragged import Ragged
+from tokenclean.scoring.loss_shards import LossShard
+from tokenclean.scoring.policy import check_same_policy, merge_policies
+from tokenclean.scoring.token_shards import TokenShard
+from tokenclean.tokens import TableWriter, TokenTable
+
+
+@dataclass(frozen=True)
+class TableCounts:
+    """What a table holds. ``means``: of each loss column and the score, nats a response token; NaN without one."""
+
+    rows: int
+    response_tokens: int
+    means: Mapping[str, float]
+
+
+def write_scored_table(
+    shards: Iterable[tuple[TokenShard, Mapping[str, LossShard]]],
+    further: Sequence[str],
+    metadata: Mapping[str, Any],
+    output: Path,
+) -> TableCounts:
+    """Write the table in the memory of one shard; the file appears whole or not at all.
+
+    ``shards``: each with its losses under ``base`` and, maybe, ``reference``. The columns are input_ids, is_response,
+    base_loss, then reference_loss and score = base_loss − reference_loss, then the ``further`` ones of each model.
+    The metadata get ``policy``: how the losses were computed. Raises PolicyMismatchError where the two models' were
+    not computed in the same way, RunFolderError where the file cannot be written.
+    """
+    rows = response_tokens = 0
+    sums: dict[str, float] = {}
+    policies: list[Mapping[str, Any]] = []
+    with TableWriter(output, metadata) as writer:
+        for shard, losses in shards:
+            table = shard.table()
+            scores = _scores(losses)
+            columns = {f"{name}_{column}": found.column(column) for name, found in losses.items() for column in further}
+            tokens = {name: table[name] for name in ("input_ids", "is_response")}
+            writer.write(TokenTable(table.ids, table.sources, {**tokens, **scores, **columns}))
+            rows += len(table)
+            response_tokens += shard.count("response_tokens")
+            for name, column in scores.items():
+                sums[name] = sums.get(name, 0.0) + float(np.nansum(column.values, dtype=np.float64))
+            policies = [*policies, *(p for p in (found.policy for found in losses.values()) if p not in policies)]
+        writer.metadata = {**metadata, "policy": merge_policies(policies)}
+    means = {name: total / response_tokens if response_tokens else float("nan") for name, total in sums.items()}
+    return TableCounts(rows, response_tokens, means)
+
+
+def _scores(losses: Mapping[str, LossShard]) -> dict[str, Ragged]:
+    columns = {f"{name}_loss": found.column("loss") for name, found in losses.items()}
+    if "reference" in losses:
+        check_same_policy(losses["base"].policy, losses["reference"].policy)
+        columns["score"] = columns["base_loss"] - columns["reference_loss"]
+    return columns

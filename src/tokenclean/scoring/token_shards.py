@@ -1,0 +1,157 @@
+"""The tokens of one shard of a pool, as a stage: found again by its rows and its tokenization, whatever scores them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tokenclean.errors import RunFolderError
+from tokenclean.pool import Conversation, count_characters, write_rejected
+from tokenclean.store import Stage, Store, array_hash, fingerprint
+from tokenclean.tokens import TokenizedPool, TokenTable, read_table, tokenize_pool, write_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Raise the number when the same text comes to give other tokens or labels; old shards are then stale and made anew.
+TOKENS_VERSION = 1
+
+_TABLE, _UNUSABLE = "tokens.parquet", "unusable.jsonl"
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """How conversations become tokens: ``template``, ``max_length`` and ``targets`` of ``tokenize_pool``."""
+
+    template: str = "tulu"
+    max_length: int = 2048
+    targets: str = "response"
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """A shard before its tokens are there.
+
+    ``number``: in the plan, from 0. ``before``/``characters``: of the shards before it, and its own. ``inputs``: of its
+    stage.
+    """
+
+    number: int
+    before: int
+    characters: int
+    inputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TokenShard:
+    """A shard whose tokens are there, in the stage's folder."""
+
+    plan: PlannedShard
+    stage: Stage
+    tokenization: Tokenization
+
+    def count(self, what: str) -> int:
+        """Number of its ``rows``, ``tokens``, ``response_tokens``, or ``unusable`` rows, those without any target."""
+        return int(self.stage.manifest["results"][what])
+
+    @property
+    def tokens_hash(self) -> str:
+        """Hash of ids, offsets and labels."""
+        return self.stage.manifest["results"]["tokens_hash"]
+
+    @property
+    def unusable(self) -> Path:
+        """The listing of the rows without any target."""
+        return self.stage.path / _UNUSABLE
+
+    def table(self) -> TokenTable:
+        """Ids, sources, ``input_ids`` and ``is_response``. Raises TableError where the file cannot be read."""
+        return read_table(self.stage.path / _TABLE)
+
+    def tokens(self) -> TokenizedPool:
+        """What scoring needs of the tokenized shard: without the places of its characters."""
+        table, how = self.table(), self.tokenization
+        no_characters = table["input_ids"].map_values(lambda ids: np.zeros(len(ids), np.int32))
+        return TokenizedPool(
+            input_ids=table["input_ids"],
+            is_response=table["is_response"],
+            char_start=no_characters,
+            char_end=no_characters,
+            ids=table.ids,
+            sources=table.sources,
+            contents=((),) * len(table),
+            is_truncated=np.zeros(len(table), dtype=bool),
+            unusable=(),
+            **asdict(how),
+        )
+
+
+class TokenShards:
+    """The stages of a pool's tokens, whichever rank and run makes them. For several threads."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tokenization: Tokenization, store: Store) -> None:
+        self._tokenizer, self._tokenization, self._store = tokenizer, tokenization, store
+        self._options: dict[str, Any] = asdict(tokenization)
+        self._fingerprint = tokenizer_fingerprint(tokenizer)
+
+    def plan(self, number: int, before: int, rows: Sequence[Conversation]) -> PlannedShard:
+        """The shard of these rows. Its key is of their ids, which hold hashes of their content, and of their files,
+        which the listing of unusable rows names."""
+        inputs = {
+            "rows": fingerprint([row.id for row in rows]),
+            "files": sorted({row.file for row in rows}),
+            "tokenizer": self._fingerprint,
+            **self._options,
+        }
+        return PlannedShard(number, before, sum(map(count_characters, rows)), inputs)
+
+    def make(self, plan: PlannedShard, rows: Iterable[Conversation]) -> TokenShard:
+        """Find the shard's tokens, or make them. Raises as ``tokenize_pool`` and ``Store.stage``."""
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            tokens = tokenize_pool(rows, self._tokenizer, **self._options)
+            write_table(TokenTable.of_tokens(tokens, self._options), folder / _TABLE)
+            write_rejected(tokens.unusable, folder / _UNUSABLE)
+            return {
+                "what": f"tokens of shard {plan.number + 1}",
+                "rows": len(tokens),
+                "tokens": len(tokens.input_ids.values),
+                "response_tokens": int(np.count_nonzero(tokens.is_response.values)),
+                "unusable": len(tokens.unusable),
+                "tokens_hash": array_hash(tokens.input_ids.values, tokens.input_ids.offsets, tokens.is_response.values),
+            }
+
+        return self._stage(plan, make)
+
+    def find(self, plan: PlannedShard) -> TokenShard:
+        """The shard's tokens, made before. Raises RunFolderError where they are gone or damaged."""
+        return self._stage(plan, gone(f"the tokens of shard {plan.number + 1}"))
+
+    def _stage(self, plan: PlannedShard, make: Callable[[Path], Mapping[str, Any]]) -> TokenShard:
+        stage = self._store.stage("tokens", TOKENS_VERSION, plan.inputs, make)
+        return TokenShard(plan, stage, self._tokenization)
+
+
+def gone(what: str) -> Callable[[Path], Mapping[str, Any]]:
+    """What makes a stage that has to be there already: it raises RunFolderError."""
+
+    def refuse(folder: Path) -> Mapping[str, Any]:
+        raise RunFolderError(f"{folder.parent}: {what} was computed, but is not there whole; give the command again")
+
+    return refuse
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of all by which a tokenizer renders and tokenizes: backend, special tokens, chat template.
+
+    Truncation and padding, which no text here undergoes, are left out.
+    """
+    backend: Any = tokenizer.backend_tokenizer
+    state = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
+    special = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
+    return fingerprint([state, special, tokenizer.chat_template])
