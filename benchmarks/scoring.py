@@ -1,90 +1,208 @@
 """Scoring speed and error of each precision policy against the naive way, on the same rows in the same run.
 
-Naive: float32, file order, batches of 6 padded to the longest, full float32 logits and a second cross-entropy — the
-research code's way. Each variant is timed in turn, ``--repeats`` times over, and the ratio is taken pair by pair.
+The ways (``scoring_ways``) take turns, ``--repeats`` times over; a ratio is the median of the ratios round by round,
+with the lowest and the highest. Preparation (packing weights, compiling) is timed apart. ``docs/benchmarks.md`` defines
+every column. Fails unless the naive way in float32 and ``exact`` compute the same losses.
 
-    python -m benchmarks.scoring [--pool FILE] [--model FOLDER] [--rows N] [--repeats N]
+    python -m benchmarks.scoring [--pool FILE] [--model FOLDER] [--reference ADAPTER] [--rows N] [--repeats N]
+                                 [--precisions exact safe fast] [--compile auto|on|off] [--device cpu|cuda]
+                                 [--random-model SHAPE] [--tokenizer FOLDER] [--json FILE] [--markdown] [--allow-busy]
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import gc
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 
-from tokenclean import load_pool, token_losses, tokenize_pool
+from benchmarks import machine
+from benchmarks.scoring_figures import (
+    UNCOMPILED,
+    Comparison,
+    Errors,
+    check_same_losses,
+    errors_of,
+    facts,
+    summed_up,
+    tables,
+    with_score_errors,
+)
+from benchmarks.scoring_ways import (
+    NAIVE,
+    NAIVE_BATCH,
+    NAIVE_BF16,
+    SHAPES,
+    Model,
+    Way,
+    described,
+    in_bf16,
+    most_padded_batch,
+    naive_losses,
+    peak_of_pass,
+    product_peaks,
+    reference_model,
+    rows_to_score,
+    useful_flop,
+)
+from tokenclean import TokenizedPool, load_pool
+from tokenclean.cli.console import quiet_libraries
 from tokenclean.experiment.demo import pool_path
 from tokenclean.models.convert import smollm2_folder
-from tokenclean.models.load import load_model, load_tokenizer
+from tokenclean.models.load import ModelSource, resolve_source
+from tokenclean.models.precision import PRECISIONS
+from tokenclean.scoring.engine import COMPILE
 
-NAIVE_BATCH = 6
+CHECKED_ROWS = 2 * NAIVE_BATCH
 
 
-def naive_losses(model: torch.nn.Module, rows: list[np.ndarray]) -> np.ndarray:
-    """Losses of every token but the first of each row, flat, by padded batches and full logits."""
-    losses = []
-    for first in range(0, len(rows), NAIVE_BATCH):
-        batch = rows[first : first + NAIVE_BATCH]
-        longest = max(len(row) for row in batch)
-        ids = torch.zeros(len(batch), longest, dtype=torch.int64)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(batch):
-            ids[i, : len(row)], mask[i, : len(row)] = torch.from_numpy(row), 1
-        with torch.no_grad():
-            labels = ids.masked_fill(mask == 0, -100)
-            logits = model(input_ids=ids, attention_mask=mask, labels=labels).logits.float()
-            flat = torch.nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-            )
-        per_row = flat.view(len(batch), longest - 1).numpy()
-        losses += [per_row[i, : len(row) - 1] for i, row in enumerate(batch)]
-    return np.concatenate(losses)
+def planned_ways(precisions: Sequence[str], compile: str, device: str, expected_tokens: int) -> list[Way]:
+    """The ways in the order of their turns; the naive ones stand first, and on a GPU only the one in bf16.
+
+    ``expected_tokens``: of the long pass for which this one stands; by them ``auto`` decides whether to compile.
+    """
+    naive = [Way(NAIVE_BF16)] if device.startswith("cuda") else [Way(NAIVE), Way(NAIVE_BF16)]
+    ours = [Way(precision, precision, compile, expected_tokens) for precision in precisions]
+    if compile == "on":
+        ours += [Way(precision + UNCOMPILED, precision, "off") for precision in precisions]
+    return naive + ours
+
+
+def measure(
+    ways: Sequence[Way],
+    model: Model,
+    reference: ModelSource | None,
+    tokens: TokenizedPool,
+    repeats: int,
+    gemm: Mapping[str, float],
+) -> Comparison:
+    """Every way over the tokens, and the check that both sides compute the same. ``gemm``: GFLOP/s by dtype name."""
+    device, longest = model.device, int(tokens.input_ids.lengths.max())
+    loaded = model.load()
+    flop = useful_flop(loaded, tokens)
+    exact = Way("exact", "exact").ready(loaded, longest)[0](tokens)
+    checked = tokens.take(np.arange(min(CHECKED_ROWS, len(tokens))))
+    difference = check_same_losses(naive_losses(loaded, checked), exact[: len(checked.input_ids.values)])
+
+    passes, policies, prepared = {}, {}, {}
+    for way in ways:
+        scored = in_bf16(loaded) if way.name == NAIVE_BF16 else loaded
+        seconds, (work, policy) = machine.timed(lambda w=way, m=scored: w.ready(m, longest), device)
+        first, _ = machine.timed(lambda w=work, naive=way.precision is None: w(checked if naive else tokens), device)
+        passes[way.name] = lambda w=work: w(tokens)
+        policies[way.name] = policy()
+        prepared[way.name] = 0.0 if way.precision is None else seconds + first
+    timings = machine.interleaved(passes, repeats, device)
+    if NAIVE in timings.results:
+        difference = check_same_losses(timings.results[NAIVE], exact)
+
+    errors = {name: errors_of(losses, exact, tokens.is_response) for name, losses in timings.results.items()}
+    spread = None
+    if reference is not None:
+        further, spread = score_errors(ways, Model(reference, None, device), timings.results, exact, errors, tokens)
+        errors |= further
+    # The first pass holds the preparation that comes with it: what it took beyond a pass.
+    preparation = {
+        name: max(0.0, seconds - statistics.median(timings.seconds[name])) for name, seconds in prepared.items()
+    }
+    measured = {
+        way.name: summed_up(way, timings, preparation, errors[way.name], policies[way.name], tokens, flop, gemm)
+        for way in ways
+    }
+    return Comparison(measured, timings, difference, spread)
+
+
+def score_errors(
+    ways: Sequence[Way],
+    reference: Model,
+    base: Mapping[str, np.ndarray],
+    exact_base: np.ndarray,
+    errors: Mapping[str, Errors],
+    tokens: TokenizedPool,
+) -> tuple[dict[str, Errors], float]:
+    """The errors of every way but the naive ones, with those of the score; the spread of the exact score."""
+    loaded, longest = reference.load(), int(tokens.input_ids.lengths.max())
+    exact = Way("exact", "exact").ready(loaded, longest)[0](tokens)
+    found = {}
+    for way in ways:
+        if way.precision is not None:
+            losses = base[way.name], way.ready(loaded, longest)[0](tokens)
+            found[way.name] = with_score_errors(errors[way.name], losses, (exact_base, exact), tokens.is_response)
+    return found, float(np.nanstd(exact_base - exact))
+
+
+def peak_bytes(model: Model, way: Way, tokens: TokenizedPool) -> int:
+    """A way's peak memory, measured in a process of its own; of a naive way on the batch that takes the most."""
+    gc.collect()
+    if model.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    rows = most_padded_batch(tokens) if way.precision is None else tokens
+    return machine.in_fresh_process(peak_of_pass, model, way, rows)
+
+
+def options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks.scoring", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pool", default=str(pool_path()), help="pool file (default: the shipped one)")
+    parser.add_argument("--model", default=None, help="model folder or Hub id (default: SmolLM2-135M-Instruct)")
+    parser.add_argument("--reference", default=None, help="adapter or model; 'none' for none (default: trained here)")
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=machine.REPEATS)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    compiling = "auto: as for a pass over the whole pool; on: measured beside off"
+    parser.add_argument("--compile", choices=COMPILE, default="auto", help=compiling)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--random-model", choices=SHAPES, default=None, help="a Llama of random weights, no download")
+    parser.add_argument("--tokenizer", default=None, help="for --random-model (default: random ids, real lengths)")
+    parser.add_argument("--without-memory", action="store_true", help="leave out the passes that measure peak memory")
+    machine.add_options(parser)
+    return parser
+
+
+def chosen(arguments: argparse.Namespace) -> tuple[Model, str | None]:
+    """The model, and the reference by its name where one is given."""
+    if arguments.random_model is not None:
+        if arguments.model or arguments.reference:
+            raise SystemExit("--random-model has random weights: leave out --model and --reference")
+        return Model(None, arguments.random_model, arguments.device), "none"
+    source = resolve_source(arguments.model or str(smollm2_folder()))
+    return Model(source, None, arguments.device), arguments.reference
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pool", default=str(pool_path()), help="JSON-lines pool (default: the shipped one)")
-    parser.add_argument("--model", default=None, help="model folder or Hub id (default: SmolLM2-135M-Instruct)")
-    parser.add_argument("--rows", type=int, default=48)
-    parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
-
-    name = arguments.model or str(smollm2_folder())
-    load = os.getloadavg()[0]
-    if load > 1.0:
-        raise SystemExit(f"the machine is busy (load {load:.1f}); timings would mean nothing")
-    model, tokenizer = load_model(name), load_tokenizer(name)
+    arguments = options().parse_args()
+    if arguments.repeats < 1 or arguments.rows < 1:
+        raise SystemExit("--repeats and --rows must be at least 1")
+    quiet_libraries()
+    busy = machine.refuse_if_busy(allow=arguments.allow_busy)
+    where = machine.describe(arguments.device)
+    model, named = chosen(arguments)
     pool = load_pool(arguments.pool)
-    tokens = tokenize_pool(pool.take(range(min(arguments.rows, len(pool)))), tokenizer)
-    count = len(tokens.input_ids.values)
-    print(f"{count:,} tokens of {len(tokens)} rows; {torch.get_num_threads()} threads; load {load:.2f}; {name}")
-
-    variants: dict[str, Callable[[], np.ndarray]] = {
-        "naive": lambda: naive_losses(model, list(tokens.input_ids)),
-        "exact": lambda: token_losses(model, tokens, precision="exact").values,
-        "safe": lambda: token_losses(model, tokens, precision="safe").values,
-        "fast": lambda: token_losses(model, tokens, precision="fast").values,
+    tokens, others = rows_to_score(pool, arguments.rows, model, arguments.tokenizer)
+    expected = len(tokens.input_ids.values) * len(pool) // min(arguments.rows, len(pool))
+    reference = reference_model(model, named, others)
+    products = product_peaks(arguments.device)
+    gemm = {dtype: max(rates.values()) for dtype, rates in products.items()}
+    ways = planned_ways(arguments.precisions, arguments.compile, arguments.device, expected)
+    found = measure(ways, model, reference, tokens, arguments.repeats, gemm)
+    measured = found.ways
+    if not arguments.without_memory:
+        measured = {way.name: replace(measured[way.name], peak_bytes=peak_bytes(model, way, tokens)) for way in ways}
+    figures = {
+        "setting": described(tokens, model, reference, expected),
+        "gemm_gflops": gemm,
+        "gemm_gflops_by_product": products,
+        "largest_difference_nats": found.largest_difference,
+        "score_spread_nats": found.score_spread,
+        "others_cores": found.timings.others_cores,
+        "ways": {name: asdict(way) for name, way in measured.items()},
     }
-    times: dict[str, list[float]] = {variant: [] for variant in variants}
-    losses: dict[str, np.ndarray] = {}
-    for _ in range(arguments.repeats):
-        for variant, score in variants.items():
-            started = time.perf_counter()
-            losses[variant] = score()
-            times[variant].append(time.perf_counter() - started)
-    print(f"{'variant':8} {'tokens/s':>9} {'x naive':>8} {'mean error':>11} {'max error':>10}")
-    for variant in variants:
-        ratio = statistics.median(a / b for a, b in zip(times["naive"], times[variant], strict=True))
-        error = ""
-        if variant != "naive":
-            difference = np.abs(losses[variant] - losses["exact"])
-            error = f"{np.nanmean(difference):11.2e} {np.nanmax(difference):10.2e}"
-        print(f"{variant:8} {count / statistics.median(times[variant]):9,.0f} {ratio:8.2f} {error}")
+    warnings = [*([busy] if busy else []), *found.warnings(arguments.repeats)]
+    text = "\n\n".join([*facts(figures, found, arguments.repeats), tables(measured, markdown=arguments.markdown)])
+    machine.report("scoring", where, warnings, figures, text, arguments)
 
 
 if __name__ == "__main__":

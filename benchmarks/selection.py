@@ -1,36 +1,36 @@
 """Exact selection: the streaming cut against numpy in RAM and the naive Python way, on the same scores in the same run.
 
 Naive: a sorted list of (score, row, position) tuples and a list of labels for each row, the research code's way; timed
-on the first ``--naive-scores`` scores and scaled by n log n unless those are all. In RAM: numpy's partition of scores
-that are loaded already. Streaming: memory-mapped shards, warm in the page cache. The ways take turns,
-``--repeats`` times over, each on one thread; the median counts. Peak memory is what a way allocates on top of the
-scores (tracemalloc, in a run of its own); for the naive way it is scaled by n. The benchmark fails unless all ways keep
-the same tokens.
+on the first ``--naive-scores`` scores and scaled linearly unless those are all, which flatters it: sorting grows
+faster. In RAM: numpy's partition of scores that are loaded already. Streaming: memory-mapped shards, warm in the
+page cache. The ways take turns, ``--repeats`` times over, each on one thread; the median counts. Peak memory is what a
+way allocates on top of the scores (tracemalloc, in a run of its own); for the naive way it is scaled linearly too. The
+benchmark fails unless all ways keep the same tokens.
 
-    python -m benchmarks.selection [--scores 1e8] [--naive-scores 2e6] [--repeats 5] [--without-ram] [--json]
+    python -m benchmarks.selection [--scores 1e8] [--naive-scores 2e6] [--repeats 5] [--folder FOLDER] [--without-ram]
+                                   [--json FILE] [--markdown] [--allow-busy]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
 import statistics
 import tempfile
-import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import machine
 from tokenclean.selection import kept_count
 from tokenclean.selection.streaming import find_cut, radix_cut, write_kept
 
 PROPORTION = 0.6
 SHARDS = 8
+REPEATED_UP_TO_SCORES = 5 * 10**8
 ROW_TOKENS = 250
 WRITTEN_TOGETHER = 1 << 22
 NAIVE, IN_RAM, CUT, MASKS, RADIX = (
@@ -88,17 +88,6 @@ def peak_bytes(work: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def median_seconds(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Each way timed in turn, ``repeats`` times over."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, work in ways.items():
-            started = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
 def check_agreement(shards: list[np.ndarray], masks: list[Path], rows: list[list[float]], scores: np.ndarray) -> None:
     """Stop unless all ways keep the same tokens; ``scores`` are all of them, or as many as memory holds."""
     cut = find_cut(shards, PROPORTION)
@@ -115,46 +104,62 @@ def check_agreement(shards: list[np.ndarray], masks: list[Path], rows: list[list
         raise SystemExit(f"the ways disagree: {agree}")
 
 
-def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    folder: Path, count: int, naive_count: int, repeats: int, *, with_ram: bool
+) -> tuple[dict[str, Any], machine.Timings]:
     """Seconds, times as fast as the naive way, and peak memory of each way."""
-    count, naive_count = arguments.scores, arguments.naive_scores
     shards = save_scores(folder, count)
     masks = [folder / f"kept{number}.npy" for number in range(SHARDS)]
-    scores = shards[0][:naive_count] if arguments.without_ram else np.concatenate(shards)
+    scores = np.concatenate(shards) if with_ram else shards[0][:naive_count]
     naive_scores = scores[:naive_count]
     naive_count = len(naive_scores)
     rows = [naive_scores[start : start + ROW_TOKENS].tolist() for start in range(0, naive_count, ROW_TOKENS)]
 
     ways: dict[str, Callable[[], object]] = {NAIVE: lambda: naive_labels(rows)}
-    if not arguments.without_ram:
+    if with_ram:
         ways[IN_RAM] = lambda: partition_mask(scores)
     ways[CUT] = lambda: find_cut(shards, PROPORTION)
     ways[MASKS] = lambda: write_kept(shards, find_cut(shards, PROPORTION), masks)
     ways[RADIX] = lambda: radix_cut(shards, kept_count(count, PROPORTION))
 
-    load_before = os.getloadavg()[0]
-    seconds = median_seconds(ways, arguments.repeats)
-    load_after = os.getloadavg()[0]
+    timings = machine.interleaved(ways, repeats, keep_results=False)
     peak = {name: peak_bytes(work) for name, work in ways.items()}
     check_agreement(shards, masks, rows, scores)
 
-    seconds[NAIVE] *= count * math.log(count) / (naive_count * math.log(naive_count))
-    peak[NAIVE] = peak[NAIVE] * count // naive_count
-    return {
-        "scores": count,
-        "naive_scores": naive_count,
-        "repeats": arguments.repeats,
-        "cores": os.cpu_count(),
-        "load": [round(load_before, 2), round(load_after, 2)],
-        "ways": {
-            name: {
-                "seconds": seconds[name],
-                "times_naive": seconds[NAIVE] / seconds[name],
-                "peak_gib": peak[name] / 1024**3,
-            }
-            for name in ways
-        },
+    scale = count / naive_count
+    naive_seconds = [seconds * scale for seconds in timings.seconds[NAIVE]]
+    peak[NAIVE] = round(peak[NAIVE] * scale)
+    figures = {
+        name: {
+            "seconds": statistics.median(seconds) * (scale if name == NAIVE else 1.0),
+            "measured_seconds": seconds,
+            "times_naive": asdict(machine.times_as_fast(naive_seconds, naive_seconds if name == NAIVE else seconds)),
+            "peak_bytes": peak[name],
+        }
+        for name, seconds in timings.seconds.items()
     }
+    result = {"scores": count, "naive_scores": naive_count, "kept_share": PROPORTION, "repeats": repeats}
+    return {**result, "others_cores": timings.others_cores, "ways": figures}, timings
+
+
+def described(result: dict[str, Any], timings: machine.Timings) -> str:
+    """What was compared, in a sentence."""
+    scaled = ""
+    if result["naive_scores"] < result["scores"]:
+        scaled = f"; naive measured on {result['naive_scores']:,} scores, its seconds and memory scaled linearly"
+    return (
+        f"{result['scores']:,} scores in {SHARDS} memory-mapped shards, {PROPORTION:.0%} kept, the same by all ways; "
+        f"medians of {result['repeats']}, {timings.others_text}; peak is a way's own memory beside the scores{scaled}"
+    )
+
+
+def table(result: dict[str, Any], *, markdown: bool) -> str:
+    rows = []
+    for name, way in result["ways"].items():
+        ratio = way["times_naive"]
+        times = f"{ratio['median']:,.0f} ({ratio['low']:,.0f}–{ratio['high']:,.0f})" if name != NAIVE else "1"
+        rows.append([name, f"{way['seconds']:.3f}", times, f"{way['peak_bytes'] / 1024**3:.3f} GiB"])
+    return machine.table(["way", "seconds", "× naive", "peak memory"], rows, markdown=markdown)
 
 
 def main() -> None:
@@ -166,28 +171,29 @@ def main() -> None:
         "--scores", type=count, default=10**8, help="how many scores; 4 bytes of --folder each, 5 in all"
     )
     parser.add_argument("--naive-scores", type=count, default=2 * 10**6, help="how many of them the naive way sorts")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=None, help="default: 5, and 1 from 5e8 scores on")
     parser.add_argument("--folder", default=None, help="where the shards are written for the time of the run")
     parser.add_argument("--without-ram", action="store_true", help="leave out numpy in RAM (9 bytes a score)")
-    parser.add_argument("--busy", action="store_true", help="measure even if the machine is busy")
-    parser.add_argument("--json", action="store_true")
+    machine.add_options(parser)
     arguments = parser.parse_args()
+    if arguments.repeats is None:
+        arguments.repeats = machine.REPEATS if arguments.scores < REPEATED_UP_TO_SCORES else 1
+    if min(arguments.repeats, arguments.scores, arguments.naive_scores) < 1:
+        raise SystemExit("--repeats, --scores and --naive-scores must be at least 1")
 
-    load = os.getloadavg()[0]
-    if load > 1.0 and not arguments.busy:
-        raise SystemExit(f"the machine is busy (load {load:.1f}); timings would mean nothing")
+    busy = machine.refuse_if_busy(allow=arguments.allow_busy)
+    where = machine.describe(None)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        result = measure(Path(folder), arguments)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-        return
-    before, after = result["load"]
-    print(f"{result['scores']:,} scores; 1 thread of {result['cores']}; load {before} before, {after} after; all agree")
-    if result["naive_scores"] < result["scores"]:
-        print(f"naive: measured on {result['naive_scores']:,} scores; seconds scaled by n log n, memory by n")
-    print(f"{'way':30} {'seconds':>9} {'x naive':>8} {'peak GiB':>9}")
-    for name, way in result["ways"].items():
-        print(f"{name:30} {way['seconds']:9.3f} {way['times_naive']:8.0f} {way['peak_gib']:9.3f}")
+        result, timings = measure(
+            Path(folder),
+            arguments.scores,
+            arguments.naive_scores,
+            arguments.repeats,
+            with_ram=not arguments.without_ram,
+        )
+    warnings = [*([busy] if busy else []), *timings.warnings(arguments.repeats)]
+    text = f"{described(result, timings)}\n\n{table(result, markdown=arguments.markdown)}"
+    machine.report("selection", where, warnings, result, text, arguments)
 
 
 if __name__ == "__main__":
