@@ -16,8 +16,8 @@ import torch
 
 from tokenclean import Pool, load_pool, token_losses, tokenize_pool
 from tokenclean.experiment.demo import pool_path
-from tokenclean.models.convert import smollm2_folder
-from tokenclean.models.load import load_model, load_tokenizer
+from tokenclean.models.loading.convert import smollm2_folder
+from tokenclean.models.loading.load import load_model, load_tokenizer
 from tokenclean.tokens import TokenizedPool
 
 TOLERANCE_NATS = 1e-4

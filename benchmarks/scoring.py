@@ -52,8 +52,8 @@ from benchmarks.scoring_ways import (
 from tokenclean import TokenizedPool, load_pool
 from tokenclean.cli.console import quiet_libraries
 from tokenclean.experiment.demo import pool_path
-from tokenclean.models.convert import smollm2_folder
-from tokenclean.models.load import ModelSource, resolve_source
+from tokenclean.models.loading.convert import smollm2_folder
+from tokenclean.models.loading.load import ModelSource, resolve_source
 from tokenclean.models.precision import PRECISIONS
 from tokenclean.scoring.engine import COMPILE
 

@@ -20,9 +20,9 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import machine
 from tokenclean import Pool, Ragged, TokenizedPool, __version__, tokenize_pool
-from tokenclean.models import cpu_kernels
 from tokenclean.models.cache import cache_folder
-from tokenclean.models.load import (
+from tokenclean.models.kernels import cpu as cpu_kernels
+from tokenclean.models.loading.load import (
     ModelSource,
     load_config,
     load_model,

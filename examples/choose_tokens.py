@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from tokenclean import load_pool, select_tokens, token_losses, tokenize_pool
-from tokenclean.models.load import load_model, load_tokenizer
+from tokenclean.models.loading.load import load_model, load_tokenizer
 
 
 def main(pool_path: str, base_name: str, reference_name: str) -> None:

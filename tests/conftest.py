@@ -25,14 +25,14 @@ def one_thread():
 @pytest.fixture(scope="session")
 def smollm2_folder() -> Path:
     """SmolLM2-135M-Instruct as a model folder (converted once into the cache)."""
-    from tokenclean.models.convert import smollm2_folder
+    from tokenclean.models.loading.convert import smollm2_folder
 
     return smollm2_folder()
 
 
 @pytest.fixture(scope="session")
 def smollm2_tokenizer(smollm2_folder: Path):
-    from tokenclean.models.load import load_tokenizer
+    from tokenclean.models.loading.load import load_tokenizer
 
     return load_tokenizer(str(smollm2_folder))
 
@@ -40,7 +40,7 @@ def smollm2_tokenizer(smollm2_folder: Path):
 @pytest.fixture(scope="session")
 def smollm2(smollm2_folder: Path):
     """The real model, float32; tests must leave its weights as they are."""
-    from tokenclean.models.load import load_model
+    from tokenclean.models.loading.load import load_model
 
     return load_model(str(smollm2_folder))
 

@@ -6,7 +6,7 @@ import pytest
 
 from tokenclean.cleaning.reference import ReferenceCheck
 from tokenclean.cleaning.workshop import Model
-from tokenclean.models.load import ModelSource
+from tokenclean.models.loading.load import ModelSource
 from tokenclean.scoring import PairedDifference
 
 MODEL = Model("warm-up", ModelSource("base", "adapter"), "key")

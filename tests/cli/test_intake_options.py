@@ -73,7 +73,7 @@ def score(command, tiny_model_folder, tmp_path):
 
 @pytest.fixture
 def tokenizer(tiny_model_folder):
-    from tokenclean.models.load import load_tokenizer
+    from tokenclean.models.loading.load import load_tokenizer
 
     return load_tokenizer(str(tiny_model_folder))
 

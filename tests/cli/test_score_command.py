@@ -26,7 +26,7 @@ def reference(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from tokenclean.models.load import load_model
+    from tokenclean.models.loading.load import load_model
 
     torch.manual_seed(1)
     config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")

@@ -16,7 +16,7 @@ from tokenclean.experiment.demo import SUBSET_TOKENS, demo_recipe, run_demo
 from tokenclean.experiment.plan import plan
 from tokenclean.experiment.run import run
 from tokenclean.exporting import read_cleaned
-from tokenclean.models.load import load_model, resolve_source
+from tokenclean.models.loading.load import load_model, resolve_source
 from tokenclean.recipe import Recipe, recipe_from
 from tokenclean.scoring import token_losses
 from tokenclean.scoring.engine import Scorer

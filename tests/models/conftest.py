@@ -9,7 +9,8 @@ import torch
 import transformers
 from torch.nn.functional import cross_entropy
 
-from tokenclean.models import attention_choice, precision
+from tokenclean.models import precision
+from tokenclean.models.attention import choice as attention_choice
 
 VOCABULARY = 211
 WINDOW = 16

@@ -12,10 +12,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import LlamaModel
 
 from tokenclean.errors import ModelError
-from tokenclean.models import attention, cpu_kernels, head
+from tokenclean.models import head
+from tokenclean.models.attention import segments as attention
 from tokenclean.models.causal_lm import CausalLM, evaluating
-from tokenclean.models.cpu_kernels import missing_kernels
 from tokenclean.models.head import Head, head_of
+from tokenclean.models.kernels import cpu as cpu_kernels
+from tokenclean.models.kernels.cpu import missing_kernels
 
 PACKED = [
     "llama", "llama-tied", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "neox", "cohere", "granite", "gpt2",

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from tokenclean.models import cpu_kernels
-from tokenclean.models.cpu_kernels import linear, measures, missing_kernels, pack, segment_attention
+from tokenclean.models.kernels import cpu as cpu_kernels
+from tokenclean.models.kernels.cpu import linear, measures, missing_kernels, pack, segment_attention
 
 needs_kernels = pytest.mark.skipif(missing_kernels() is not None, reason="no CPU kernels on this machine")
 
@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_refused():
 
 
 def reason_in_a_new_process(tmp_path, **environment: str) -> str:
-    program = "from tokenclean.models.cpu_kernels import missing_kernels; print(missing_kernels())"
+    program = "from tokenclean.models.kernels.cpu import missing_kernels; print(missing_kernels())"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "TOKENCLEAN_CACHE": str(tmp_path), **environment},

@@ -9,8 +9,8 @@ from torch.nn.functional import linear
 
 from tokenclean.models import precision
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.cpu_kernels import linear as packed_linear
-from tokenclean.models.cpu_kernels import missing_kernels, pack
+from tokenclean.models.kernels.cpu import linear as packed_linear
+from tokenclean.models.kernels.cpu import missing_kernels, pack
 from tokenclean.models.precision import PRECISIONS, precision_policy, uses_kernels
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from tokenclean.errors import PolicyMismatchError, PoolError, RunFolderError
-from tokenclean.models import resident
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.load import load_model, load_tokenizer, resolve_source
-from tokenclean.models.resident import ResidentModels
+from tokenclean.models.loading import resident
+from tokenclean.models.loading.load import load_model, load_tokenizer, resolve_source
+from tokenclean.models.loading.resident import ResidentModels
 from tokenclean.pool import count_characters, load_pool, shard_stream, survey_pool
 from tokenclean.recipe import source_from
 from tokenclean.scoring import loss_shards, pool_pass, token_shards

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenclean.models.load import load_model, load_tokenizer
+from tokenclean.models.loading.load import load_model, load_tokenizer
 from tokenclean.pool import load_pool
 from tokenclean.ragged import Ragged, offsets_of
 from tokenclean.scoring import shards, token_losses

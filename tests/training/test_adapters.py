@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from small_llama import all_losses, random_rows
 
 from tokenclean.errors import ModelError
-from tokenclean.models.load import load_model, resolve_source
+from tokenclean.models.loading.load import load_model, resolve_source
 from tokenclean.recipe import LoraSettings
 from tokenclean.training.adapters import add_fresh_lora, save_rounds
 

@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import get_scheduler
 
 from tokenclean.errors import TrainingError
-from tokenclean.models.load import ModelSource, load_model, load_tokenizer, resolve_source
+from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer, resolve_source
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import LoraSettings, TrainingSettings
 from tokenclean.training import trainer

@@ -14,14 +14,14 @@ import numpy as np
 from tokenclean.cleaning.rows import sample_texts, split_heldout, split_rows, take_rows, tokens_options
 from tokenclean.errors import PoolError
 from tokenclean.models.device import resolve_device
-from tokenclean.models.load import (
+from tokenclean.models.loading.load import (
     ModelSource,
     load_tokenizer,
     resolve_source,
     source_fingerprint,
 )
-from tokenclean.models.resident import ResidentModels
-from tokenclean.models.tokenizer_identity import check_same_tokenizer
+from tokenclean.models.loading.resident import ResidentModels
+from tokenclean.models.loading.tokenizer_identity import check_same_tokenizer
 from tokenclean.pool import Pool, RejectedRow, check_rejected_share, load_sources
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe

@@ -49,7 +49,7 @@ def inspect(
 
     Example: tokenclean inspect my.jsonl --model HuggingFaceTB/SmolLM2-135M --rows 2
     """
-    from tokenclean.models.load import load_tokenizer, resolve_source
+    from tokenclean.models.loading.load import load_tokenizer, resolve_source
     from tokenclean.pool import load_sources
     from tokenclean.tokens import is_table, read_table, tokenize_pool
 

@@ -35,7 +35,7 @@ from tokenclean.errors import RecipeError, TokencleanError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from tokenclean.models.load import ModelSource
+    from tokenclean.models.loading.load import ModelSource
     from tokenclean.recipe import SourceSettings
     from tokenclean.scoring.pool_pass import PassOutcome
     from tokenclean.scoring.ranks import Ranks
@@ -108,7 +108,7 @@ def score(
             survey = survey_pool(sources, shard_characters, listing, max_rejected_share)
 
         from tokenclean.models.device import resolve_device
-        from tokenclean.models.load import load_tokenizer, resolve_source
+        from tokenclean.models.loading.load import load_tokenizer, resolve_source
 
         quiet_libraries()
         device = resolve_device(device, local_rank=ranks.local_rank if ranks.count > 1 else None)
@@ -164,8 +164,8 @@ def _check_reference(
 ) -> None:
     """Raise TokenizerMismatchError unless the reference has the base's tokenizer, also on texts of the first rows."""
     from tokenclean.cleaning.rows import sample_texts
-    from tokenclean.models.load import load_tokenizer
-    from tokenclean.models.tokenizer_identity import check_same_tokenizer
+    from tokenclean.models.loading.load import load_tokenizer
+    from tokenclean.models.loading.tokenizer_identity import check_same_tokenizer
     from tokenclean.pool import Conversation, Pool, stream_sources
 
     rows = (row for row in stream_sources(sources, is_first_reading=False) if isinstance(row, Conversation))

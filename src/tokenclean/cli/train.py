@@ -53,7 +53,7 @@ def train(
     import numpy as np
 
     from tokenclean.models.device import resolve_device
-    from tokenclean.models.load import resolve_source
+    from tokenclean.models.loading.load import resolve_source
     from tokenclean.recipe import training_from
     from tokenclean.tokens import read_table
     from tokenclean.training.trainer import train as fine_tune

@@ -18,8 +18,8 @@ from tokenclean.errors import PoolError
 from tokenclean.experiment.results import Measured, kept_share
 from tokenclean.experiment.run import RunResult, run
 from tokenclean.lab import NoiseSettings, NoiseSpan, plant
-from tokenclean.models.convert import smollm2_folder
-from tokenclean.models.load import load_tokenizer, resolve_source
+from tokenclean.models.loading.convert import smollm2_folder
+from tokenclean.models.loading.load import load_tokenizer, resolve_source
 from tokenclean.pool import Pool, load_pool
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe, recipe_from

@@ -11,7 +11,7 @@ import numpy as np
 
 from tokenclean.cleaning.rows import split_heldout, split_rows, take_rows, tokens_options
 from tokenclean.models.device import resolve_device
-from tokenclean.models.load import load_config, load_tokenizer, resolve_source
+from tokenclean.models.loading.load import load_config, load_tokenizer, resolve_source
 from tokenclean.pool import load_sources
 from tokenclean.recipe import Recipe
 from tokenclean.report.tables import Table

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
 from tokenclean.errors import ModelError
-from tokenclean.models.attention import attention_kernel, segments
+from tokenclean.models.attention.segments import attention_kernel, segments
 from tokenclean.models.compiled import CompiledLayers, decoder_layers
 from tokenclean.models.head import Head, Measures, head_of, measures_of_logits
 from tokenclean.models.precision import CopyOfWeight, packed_copy, precision_policy, uses_kernels

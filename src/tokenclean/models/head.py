@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from tokenclean.errors import ModelError
-from tokenclean.models import cpu_kernels
+from tokenclean.models.kernels import cpu as cpu_kernels
 
 CHUNK_POSITIONS = 256
 
@@ -55,7 +55,7 @@ class Head:
     ) -> Measures:
         """What ``names`` (of MEASURES) ask for, each float32 of shape (P,); without gradient.
 
-        ``packed``: the weight as ``cpu_kernels.pack`` gives it, to go through the CPU kernels.
+        ``packed``: the weight as ``kernels.cpu.pack`` gives it, to go through the CPU kernels.
         """
         if packed is not None:
             vocabulary, with_entropy = self.weight.shape[0], "entropy" in names

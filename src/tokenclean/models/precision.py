@@ -23,8 +23,8 @@ from typing import Literal, get_args
 import torch
 from torch.nn.functional import linear
 
-from tokenclean.models.cpu_kernels import linear as packed_linear
-from tokenclean.models.cpu_kernels import missing_kernels, pack
+from tokenclean.models.kernels.cpu import linear as packed_linear
+from tokenclean.models.kernels.cpu import missing_kernels, pack
 
 Precision = Literal["exact", "safe", "fast"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -42,7 +42,7 @@ def precision_policy(
 ) -> Iterator[Callable[[], None]]:
     """Run the block under a policy. ``body`` is the model below its output layer.
 
-    Without gradient, on a CPU that has them, linear layers go through ``cpu_kernels``: float32 under ``exact``, bf16
+    Without gradient, on a CPU that has them, linear layers go through ``kernels.cpu``: float32 under ``exact``, bf16
     inputs and weights with float32 sums and outputs under ``safe`` and ``fast``. Elsewhere ``fast`` computes linear
     layers in bf16, and the others are torch's. A weight's copy is kept within the block until the weight changes; a
     trained weight is rounded anew each time and gets its gradient in float32. No copy outlives its block: fused

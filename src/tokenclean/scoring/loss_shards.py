@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokenclean.models.load import ModelSource, source_fingerprint
-from tokenclean.models.resident import ResidentModels
+from tokenclean.models.loading.load import ModelSource, source_fingerprint
+from tokenclean.models.loading.resident import ResidentModels
 from tokenclean.ragged import Ragged
 from tokenclean.scoring.engine import PACK_TOKENS, Progress, Scorer
 from tokenclean.scoring.shards import LOSSES_VERSION

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenclean.errors import PoolError
-from tokenclean.models.load import ModelSource
+from tokenclean.models.loading.load import ModelSource
 from tokenclean.pool import (
     SHARD_CHARACTERS,
     Conversation,

@@ -17,8 +17,8 @@ import torch
 from transformers import PreTrainedModel
 
 from tokenclean.errors import MissingExtraError, ModelError
-from tokenclean.models.hub import hub_options
-from tokenclean.models.weights import adapter_folder
+from tokenclean.models.loading.hub import hub_options
+from tokenclean.models.loading.weights import adapter_folder
 from tokenclean.recipe import LoraSettings
 
 EARLIER = "earlier_rounds"

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, SequentialSampler
 
 from tokenclean.errors import MissingExtraError, TrainingError
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.load import ModelSource, load_model, load_tokenizer
+from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import TrainingSettings
 from tokenclean.training.adapters import add_fresh_lora, save_rounds

@@ -1,4 +1,4 @@
-"""Our own matrix products, attention and head for CPUs, compiled once on the machine that runs them (``kernels/``).
+"""Our own matrix products, attention and head for CPUs, compiled once on the machine that runs them.
 
 torch's float32 products reach half of what many processors can do, and none of its CPU products takes bf16 and gives
 float32. Where the kernels cannot be had — no compiler, another kind of processor — torch's own products serve, and the
@@ -26,7 +26,7 @@ SWITCH = "TOKENCLEAN_KERNELS"
 """Environment variable; ``off`` keeps to torch's own products."""
 
 _PANEL = 64
-_SOURCES = Path(__file__).with_name("kernels")
+_SOURCES = Path(__file__).parent
 _COMPILERS = ("g++", "c++")
 _COMPILE_SECONDS = 300
 

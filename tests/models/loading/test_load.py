@@ -16,8 +16,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from tokenclean.errors import ModelError
 from tokenclean.models.cache import cache_folder
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.convert import SMOLLM2_PACKAGE, convert_gguf
-from tokenclean.models.load import (
+from tokenclean.models.loading.convert import SMOLLM2_PACKAGE, convert_gguf
+from tokenclean.models.loading.load import (
     ModelSource,
     load_config,
     load_model,

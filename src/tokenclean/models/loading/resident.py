@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenclean.models.load import ModelSource, adapter_fingerprint, attach_adapter, load_model
+from tokenclean.models.loading.load import ModelSource, adapter_fingerprint, attach_adapter, load_model
 
 if TYPE_CHECKING:
     import torch

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tokenclean.errors import ModelError
-from tokenclean.models import resident
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.load import ModelSource, attach_adapter, load_model
+from tokenclean.models.loading import resident
+from tokenclean.models.loading.load import ModelSource, attach_adapter, load_model
+from tokenclean.models.loading.resident import ResidentModels
 from tokenclean.models.precision import PRECISIONS
-from tokenclean.models.resident import ResidentModels
 
 LINEAR = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}
 

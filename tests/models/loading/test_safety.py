@@ -17,7 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from tokenclean.errors import ModelError
-from tokenclean.models.load import (
+from tokenclean.models.loading.load import (
     ModelSource,
     load_config,
     load_model,

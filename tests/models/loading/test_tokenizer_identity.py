@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from tokenclean.errors import TokenizerMismatchError
-from tokenclean.models.tokenizer_identity import check_same_tokenizer
+from tokenclean.models.loading.tokenizer_identity import check_same_tokenizer
 
 TEXTS = ["abab  ab cab", "a <eot> b", "Ünïcode ab\n"]
 
@@ -150,7 +150,7 @@ def test_other_unigram_scores_are_refused():
 
 def test_texts_are_the_last_resort(base, state, monkeypatch):
     """A part that is not compared by itself (here: the model's own settings) still shows in the ids."""
-    monkeypatch.setattr("tokenclean.models.tokenizer_identity._check_model", lambda *_: None)
+    monkeypatch.setattr("tokenclean.models.loading.tokenizer_identity._check_model", lambda *_: None)
     merges_swapped(state)
     state["model"]["merges"] = state["model"]["merges"][:1]
     with pytest.raises(TokenizerMismatchError, match="the text 'abab  ab cab' gets other ids"):

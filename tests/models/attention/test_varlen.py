@@ -11,9 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.varlen import varlen_attn
 
-from tokenclean.models import varlen
-from tokenclean.models.attention_choice import attention_by_definition
-from tokenclean.models.varlen import FLASH_ATTN, FLEX, TORCH_VARLEN, first_visible, varlen_attention, visible_blocks
+from tokenclean.models.attention import varlen
+from tokenclean.models.attention.choice import attention_by_definition
+from tokenclean.models.attention.varlen import (
+    FLASH_ATTN,
+    FLEX,
+    TORCH_VARLEN,
+    first_visible,
+    varlen_attention,
+    visible_blocks,
+)
 
 LENGTHS = (50, 7, 1, 33)
 

@@ -16,8 +16,8 @@ import pytest
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from tokenclean.errors import ModelError
-from tokenclean.models.hub import find_file, hub_options, list_files
-from tokenclean.models.load import ModelSource, load_model, load_tokenizer, resolve_source, source_fingerprint
+from tokenclean.models.loading.hub import find_file, hub_options, list_files
+from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer, resolve_source, source_fingerprint
 
 COMMIT = "0123456789" * 4
 CLOSED = "http://127.0.0.1:9"  # nothing listens there

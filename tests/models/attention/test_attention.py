@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from tokenclean.models import attention
-from tokenclean.models.attention import NAME, attention_kernel, segment_attention, segments
-from tokenclean.models.attention_choice import attention_by_definition
+from tokenclean.models.attention import segments as attention
+from tokenclean.models.attention.choice import attention_by_definition
+from tokenclean.models.attention.rectangles import starts_of
+from tokenclean.models.attention.segments import NAME, attention_kernel, segment_attention, segments
+from tokenclean.models.attention.varlen import FLASH_ATTN
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.cpu_kernels import missing_kernels
-from tokenclean.models.rectangles import starts_of
-from tokenclean.models.varlen import FLASH_ATTN
+from tokenclean.models.kernels.cpu import missing_kernels
 
 pytestmark = pytest.mark.usefixtures("products")
 
@@ -259,8 +259,8 @@ def test_a_gpu_kernel_gets_the_flat_pack_and_the_leave_to_round(allow_bf16, monk
 
 def test_the_kernel_in_words(monkeypatch):
     assert attention_kernel(torch.device("cpu"), torch.float32, allow_bf16=True) == "rectangles, SDPA"
-    monkeypatch.setattr("tokenclean.models.attention_choice.installed_kernels", lambda device: {FLASH_ATTN})
-    monkeypatch.setattr("tokenclean.models.attention_choice.passes_trial", lambda kernel, call: True)
+    monkeypatch.setattr("tokenclean.models.attention.choice.installed_kernels", lambda device: {FLASH_ATTN})
+    monkeypatch.setattr("tokenclean.models.attention.choice.passes_trial", lambda kernel, call: True)
     assert attention_kernel(torch.device("cuda"), torch.float32, allow_bf16=True) == "flash_attn varlen"
     assert attention_kernel(torch.device("cuda"), torch.float32) == "rectangles, SDPA"
 

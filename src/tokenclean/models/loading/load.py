@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from tokenclean.errors import MissingExtraError, ModelError
 from tokenclean.hub import why_unreachable
-from tokenclean.models.hub import find_file, hub_options, not_loadable, read_json
-from tokenclean.models.remote_code import (
+from tokenclean.models.loading.hub import find_file, hub_options, not_loadable, read_json
+from tokenclean.models.loading.remote_code import (
     asks_for_trust,
     check_code_is_trusted,
     code_hashes,
     code_repositories,
     untrusted_code,
 )
-from tokenclean.models.weights import ADAPTER_CONFIG, adapter_folder, check_model_weights
+from tokenclean.models.loading.weights import ADAPTER_CONFIG, adapter_folder, check_model_weights
 from tokenclean.store import file_hash, fingerprint
 
 if TYPE_CHECKING:

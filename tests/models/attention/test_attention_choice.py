@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
-from tokenclean.models import attention_choice
-from tokenclean.models.attention_choice import (
+from tokenclean.models.attention import choice as attention_choice
+from tokenclean.models.attention.choice import (
     BLOCK_PRODUCTS,
     RECTANGLES,
     AttentionCall,
@@ -14,7 +14,7 @@ from tokenclean.models.attention_choice import (
     choose_kernel,
     select_kernel,
 )
-from tokenclean.models.varlen import FLASH_ATTN, FLEX, TORCH_VARLEN, installed_kernels
+from tokenclean.models.attention.varlen import FLASH_ATTN, FLEX, TORCH_VARLEN, installed_kernels
 
 ALL = {FLASH_ATTN, TORCH_VARLEN, FLEX}
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")

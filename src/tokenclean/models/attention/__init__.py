@@ -1,0 +1,1 @@
+"""Attention of packed conversations: what a model calls, and the kernels behind it."""

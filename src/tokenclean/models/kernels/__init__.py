@@ -1,0 +1,1 @@
+"""Our own kernels, compiled where they run."""

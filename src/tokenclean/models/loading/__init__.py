@@ -1,0 +1,1 @@
+"""Models as they come in: found, checked, loaded, kept in memory."""
