@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from tokenclean.models import precision
 from tokenclean.models.attention import choice as attention_choice
+from tokenclean.models.kernels.cpu import missing_kernels
 
 VOCABULARY = 211
 WINDOW = 16
@@ -130,3 +131,14 @@ def torch_products(monkeypatch) -> None:
     """Keep to torch's own products, as on a machine without the CPU kernels."""
     for module in (attention_choice, precision):
         monkeypatch.setattr(module, "missing_kernels", lambda: "switched off by the test")
+
+
+@pytest.fixture
+def products(request) -> str:
+    """Whose products serve without gradient: torch's, or where a test's parameter says so our own kernels."""
+    wanted = getattr(request, "param", "torch's products")
+    if wanted == "torch's products":
+        request.getfixturevalue("torch_products")
+    elif missing_kernels() is not None:
+        pytest.skip("no CPU kernels on this machine")
+    return wanted

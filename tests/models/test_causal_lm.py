@@ -17,7 +17,6 @@ from tokenclean.models.attention import segments as attention
 from tokenclean.models.causal_lm import CausalLM, evaluating
 from tokenclean.models.head import Head, head_of
 from tokenclean.models.kernels import cpu as cpu_kernels
-from tokenclean.models.kernels.cpu import missing_kernels
 
 PACKED = [
     "llama", "llama-tied", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "neox", "cohere", "granite", "gpt2",
@@ -29,14 +28,10 @@ HEADLESS = ["bert", "electra"]
 SOFTCAP, WINDOW = 5, 6  # places in _attend's arguments
 
 
-@pytest.fixture(autouse=True, params=["block products", "torch's products"])
-def products(request) -> str:
-    """Every test runs with the CPU kernels and without them."""
-    if request.param == "torch's products":
-        request.getfixturevalue("torch_products")
-    elif missing_kernels() is not None:
-        pytest.skip("no CPU kernels on this machine")
-    return request.param
+pytestmark = [
+    pytest.mark.usefixtures("products"),
+    pytest.mark.parametrize("products", ["block products", "torch's products"], indirect=True),
+]
 
 
 def furthest(a: torch.Tensor, b: torch.Tensor) -> float:

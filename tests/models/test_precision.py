@@ -10,24 +10,19 @@ from torch.nn.functional import linear
 from tokenclean.models import precision
 from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.kernels.cpu import linear as packed_linear
-from tokenclean.models.kernels.cpu import missing_kernels, pack
+from tokenclean.models.kernels.cpu import pack
 from tokenclean.models.precision import PRECISIONS, precision_policy, uses_kernels
+
+pytestmark = [
+    pytest.mark.usefixtures("products"),
+    pytest.mark.parametrize("products", ["block products", "torch's products"], indirect=True),
+]
 
 
 @pytest.fixture
 def layer():
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(16, 8)).requires_grad_(False)
-
-
-@pytest.fixture(autouse=True, params=["block products", "torch's products"])
-def products(request) -> str:
-    """Every test runs with the CPU kernels and without them."""
-    if request.param == "torch's products":
-        request.getfixturevalue("torch_products")
-    elif missing_kernels() is not None:
-        pytest.skip("no CPU kernels on this machine")
-    return request.param
 
 
 def rounded(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -14,21 +14,10 @@ from tokenclean.models.attention.rectangles import starts_of
 from tokenclean.models.attention.segments import NAME, attention_kernel, segment_attention, segments
 from tokenclean.models.attention.varlen import FLASH_ATTN
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.kernels.cpu import missing_kernels
 
 pytestmark = pytest.mark.usefixtures("products")
 
 LENGTHS = (31, 31, 31, 24, 24, 5, 1, 1)
-
-
-@pytest.fixture(params=["torch's products"])
-def products(request) -> str:
-    """Which CPU kernel computes what needs no gradient; torch's where a test does not say otherwise."""
-    if request.param == "torch's products":
-        request.getfixturevalue("torch_products")
-    elif missing_kernels() is not None:
-        pytest.skip("no CPU kernels on this machine")
-    return request.param
 
 
 with_each_kernel = pytest.mark.parametrize("products", ["torch's products", "block products"], indirect=True)
