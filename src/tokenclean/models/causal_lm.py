@@ -83,7 +83,9 @@ class CausalLM:
     def expect_rows_of(self, longest_row: int) -> None:
         """Probe again where a conversation of so many tokens reaches beyond a sliding window not yet probed."""
         if (window := self._window_within(longest_row)) != self._probed_window and window:
+            compiled, self._compiled = self._compiled, None  # the probe is of the layers as they are
             self._probe(window)
+            self._compiled = compiled if self._is_packed else None
 
     @contextmanager
     def precision(self, policy: str) -> Iterator[None]:
@@ -182,9 +184,8 @@ class CausalLM:
         self._refresh()
         filling = compiled.tokens - tokens
         with compiled.running():
-            return self._packed_hidden(pad(input_ids, (0, filling)), [*lengths, filling] if filling else lengths)[
-                :tokens
-            ]
+            filled = self._packed_hidden(pad(input_ids, (0, filling)), [*lengths, filling] if filling else lengths)
+        return filled[:tokens]
 
     def _packed_hidden(self, input_ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         position_ids = torch.cat([torch.arange(n, device=input_ids.device) for n in lengths])

@@ -66,8 +66,8 @@ class Scorer:
             raise ValueError(f"compile must be one of {', '.join(COMPILE)}, got {compile!r}")
         self.model, self.precision, self.pack_tokens, self.columns = model, precision, pack_tokens, tuple(columns)
         self._causal_lm = causal_lm = CausalLM(model, longest_row=longest_row)
-        is_long = compile == "auto" and compiling_pays(causal_lm.lm, expected_tokens)
-        self._has_to_compile = compile == "on" or is_long
+        may_pay = compile == "auto" and causal_lm.is_packed
+        self._has_to_compile = compile == "on" or (may_pay and compiling_pays(causal_lm.lm, expected_tokens))
 
     @property
     def policy(self) -> dict[str, Any]:

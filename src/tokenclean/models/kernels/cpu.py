@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import library as torch_library
 
 from tokenclean.models.cache import cache_folder
 from tokenclean.store import atomic_path, file_hash, fingerprint
@@ -43,7 +44,7 @@ def missing_kernels() -> str | None:
         _check()
     except _UnavailableError as error:
         reason = str(error)
-    except (OSError, RuntimeError, AttributeError) as error:
+    except (OSError, subprocess.SubprocessError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
     else:
         return None
@@ -170,7 +171,7 @@ def _register_shapes() -> None:
     def linear_shape(x: torch.Tensor, packed: torch.Tensor, columns: int, bias: torch.Tensor | None) -> torch.Tensor:
         return x.new_empty(x.shape[0], columns)
 
-    torch.library.register_fake("tokenclean::linear", linear_shape)
+    torch_library.register_fake("tokenclean::linear", linear_shape)
 
 
 def _processor() -> str:
