@@ -63,6 +63,19 @@ def test_packs_are_filled_up_and_others_run_as_they_are(small_model, pack, monke
     assert all("forward" not in vars(layer) for layer in decoder_layers(causal_lm.body))
 
 
+def test_a_later_probe_is_of_the_layers_as_they_are(small_model, monkeypatch):
+    monkeypatch.setattr("tokenclean.models.causal_lm.CompiledLayers", Recorded)
+    causal_lm = CausalLM(small_model("mistral", sliding_window=100), longest_row=90)
+    with torch.no_grad(), causal_lm.precision("exact"):
+        causal_lm.compile_layers(TOKENS)
+    compiled = causal_lm._compiled
+    before = Recorded.packs
+    causal_lm.expect_rows_of(150)
+    assert causal_lm._probed_window == 100
+    assert Recorded.packs == before
+    assert causal_lm._compiled is compiled is not None
+
+
 def test_layers_that_do_not_compile_or_compile_wrongly_run_as_they_are(small_model, pack, monkeypatch, caplog):
     def failing(function, **options):
         def fail(*given, **named):

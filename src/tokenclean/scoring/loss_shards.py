@@ -40,9 +40,8 @@ class LossShard:
 
     @property
     def policy(self) -> Mapping[str, Any]:
-        """How the losses were computed; of a stage without such a record, what its key says of it."""
-        told = self.stage.manifest["results"].get("policy")
-        return told or {key: self.stage.manifest["inputs"][key] for key in ("precision", "pack_tokens")}
+        """How the losses were computed."""
+        return self.stage.manifest["results"]["policy"]
 
     def column(self, name: str) -> Ragged:
         """``loss``, or one of the further columns. Raises TableError where the file cannot be read."""
