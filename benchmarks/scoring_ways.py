@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks import machine
 from tokenclean import Pool, Ragged, TokenizedPool, __version__, tokenize_pool
 from tokenclean.models.cache import cache_folder
+from tokenclean.models.device import cpu_multiplies_bf16
 from tokenclean.models.kernels import cpu as cpu_kernels
 from tokenclean.models.loading.load import (
     ModelSource,
@@ -158,14 +159,19 @@ def kernel_product(rows: torch.Tensor, weight: torch.Tensor) -> Callable[[], obj
     return lambda: cpu_kernels.linear(rows, packed, len(weight), None)
 
 
+def multiplies_bf16(device: str) -> bool:
+    """Whether bf16 is faster than float32 there."""
+    return device.startswith("cuda") or cpu_multiplies_bf16()
+
+
 def product_peaks(device: str) -> dict[str, dict[str, float]]:
-    """GFLOP/s of the matrix products at hand, by dtype and by whose product it is."""
+    """GFLOP/s of the matrix products at hand, by dtype and by whose product it is; bf16's where it is faster."""
     products = {"torch": machine.torch_product}
     if device == "cpu" and cpu_kernels.missing_kernels() is None:
         products["own kernels"] = kernel_product
     return {
         dtype: {name: machine.gemm_gflops(device, dtype, product) for name, product in products.items()}
-        for dtype in ("float32", "bfloat16")
+        for dtype in ("float32", *(("bfloat16",) if multiplies_bf16(device) else ()))
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import mmap
 import os
 import subprocess
 import sys
@@ -146,7 +147,8 @@ class TestMachine:
     def test_peak_memory_counts_from_its_reset(self):
         machine.reset_peak_memory("cpu")
         before = machine.peak_memory("cpu")
-        np.ones(25_000_000)  # 200 MB, gone at once
+        with mmap.mmap(-1, 200_000_000) as fresh:  # malloc might give memory that this process holds already
+            np.frombuffer(fresh, np.uint8)[:] = 1
         high = machine.peak_memory("cpu")
         machine.reset_peak_memory("cpu")
         assert high - before > 150e6
@@ -332,19 +334,24 @@ class TestFigures:
             products.append(ways.kernel_product)
         for product in products:
             for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.2)):
+                if dtype == torch.bfloat16 and not ways.multiplies_bf16("cpu"):
+                    continue
                 found = product(rows.to(dtype), weight.to(dtype))()
                 torch.testing.assert_close(found.float(), rows @ weight.T, atol=tolerance, rtol=0.02)
         peaks = ways.product_peaks("cpu")
-        assert set(peaks) == {"float32", "bfloat16"}
+        assert set(peaks) == ({"float32", "bfloat16"} if ways.multiplies_bf16("cpu") else {"float32"})
         assert len(peaks["float32"]) == len(products)
 
     def test_a_folder_is_shown_by_its_name(self, tmp_path: Path):
         assert ways.shown(ways.ModelSource(str(tmp_path), "org/adapter")) == f"{tmp_path.name} + org/adapter"
 
-    def test_planned_ways(self):
+    def test_planned_ways(self, monkeypatch):
         def names(*arguments):
             return [way.name for way in scoring.planned_ways(*arguments, 9)]
 
+        monkeypatch.setattr(ways, "cpu_multiplies_bf16", lambda: False)
+        assert names(["exact", "fast"], "auto", "cpu") == ["naive", "exact", "fast"]
+        monkeypatch.setattr(ways, "cpu_multiplies_bf16", lambda: True)
         assert names(["exact", "fast"], "auto", "cpu") == ["naive", "naive bf16", "exact", "fast"]
         assert names(["fast"], "on", "cuda:1") == ["naive bf16", "fast", "fast, not compiled"]
         planned = scoring.planned_ways(["exact", "safe"], "off", "cpu", 9)
@@ -368,7 +375,8 @@ class TestScoringCommand:
         call(monkeypatch, scoring, *options, "--without-memory", "--markdown")
         printed = capsys.readouterr().out
         assert "no evidence: 2 of at least 5 repeats" in printed
-        for name in ("naive", "naive bf16", "exact", "safe", "fast"):
+        has_bf16 = ways.multiplies_bf16("cpu")
+        for name in ("naive", *(("naive bf16",) if has_bf16 else ()), "exact", "safe", "fast"):
             assert f"| {name} |" in printed
         written = json.loads(out.read_text())
         total, way = written["setting"]["tokens"], written["ways"]["exact"]
@@ -383,7 +391,7 @@ class TestScoringCommand:
         assert way["policy"]["precision"] == "exact"
         assert way["errors"]["loss_max"] == 0.0
         assert written["largest_difference_nats"] < 1e-4
-        assert written["ways"]["naive bf16"]["errors"]["loss_mean"] > 1e-5
+        assert not has_bf16 or written["ways"]["naive bf16"]["errors"]["loss_mean"] > 1e-5
 
     def test_where_bf16_is_the_only_naive_way_it_is_the_baseline(self, tmp_path: Path, monkeypatch, capsys):
         planned, out = scoring.planned_ways, tmp_path / "out.json"
@@ -408,7 +416,7 @@ class TestScoringCommand:
         assert (folder / "adapter_config.json").is_file()
         exact, fast = (written["ways"][name]["errors"] for name in ("exact", "fast"))
         assert (exact["score_max"], exact["jaccard"]) == (0.0, 1.0)
-        assert fast["score_mean"] > 0
+        assert (fast["score_mean"] > 0) == ways.multiplies_bf16("cpu")
         assert 0.5 < fast["jaccard"] <= 1
         assert written["score_spread_nats"] > 0
 

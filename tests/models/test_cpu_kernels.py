@@ -11,10 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
+from tokenclean.models import precision
+from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.kernels import cpu as cpu_kernels
-from tokenclean.models.kernels.cpu import linear, measures, missing_kernels, pack, segment_attention
+from tokenclean.models.kernels.cpu import (
+    has_bf16_kernels,
+    linear,
+    measures,
+    missing_kernels,
+    pack,
+    segment_attention,
+)
 
 needs_kernels = pytest.mark.skipif(missing_kernels() is not None, reason="no CPU kernels on this machine")
+needs_bf16 = pytest.mark.skipif(not has_bf16_kernels(), reason="this processor has no bf16 instructions")
+dtypes = pytest.mark.parametrize("as_bf16", [False, pytest.param(True, marks=needs_bf16)])
 
 
 def rounded(tensor: torch.Tensor, as_bf16: bool) -> torch.Tensor:
@@ -26,9 +37,10 @@ def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @needs_kernels
-@settings(deadline=None, max_examples=40)
-@given(st.integers(1, 140), st.integers(1, 90), st.integers(1, 200), st.booleans(), st.booleans())
-def test_linear_is_the_product_of_the_rounded_factors(rows, depth, columns, as_bf16, has_bias):
+@dtypes
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 140), st.integers(1, 90), st.integers(1, 200), st.booleans())
+def test_linear_is_the_product_of_the_rounded_factors(as_bf16, rows, depth, columns, has_bias):
     x, weight = numbers(rows, depth), numbers(columns, depth, seed=1)
     bias = numbers(columns, seed=2) if has_bias else None
     expected = rounded(x, as_bf16) @ rounded(weight, as_bf16).T
@@ -39,7 +51,7 @@ def test_linear_is_the_product_of_the_rounded_factors(rows, depth, columns, as_b
 
 
 @needs_kernels
-@pytest.mark.parametrize("as_bf16", [False, True])
+@dtypes
 def test_linear_adds_up_depths_beyond_one_block(as_bf16):
     x, weight = numbers(3, 5001), numbers(70, 5001, seed=1)
     found = linear(x[None], pack(weight, as_bf16=as_bf16), 70, None)
@@ -49,7 +61,7 @@ def test_linear_adds_up_depths_beyond_one_block(as_bf16):
 
 
 @needs_kernels
-@pytest.mark.parametrize("as_bf16", [False, True])
+@dtypes
 def test_a_row_is_computed_alike_whatever_stands_beside_it_and_however_many_threads(as_bf16):
     x, packed = numbers(300, 96), pack(numbers(130, 96, seed=1), as_bf16=as_bf16)
     whole = linear(x, packed, 130, None)
@@ -64,7 +76,7 @@ def test_a_row_is_computed_alike_whatever_stands_beside_it_and_however_many_thre
 
 
 @needs_kernels
-@pytest.mark.parametrize("as_bf16", [False, True])
+@dtypes
 @pytest.mark.parametrize(("scale", "softcap", "has_bias"), [(1.0, None, False), (0.25, None, True), (1.0, 4.0, True)])
 @pytest.mark.parametrize("vocabulary", [5, 64, 1000])
 def test_measures_are_those_of_the_full_logits(vocabulary, scale, softcap, has_bias, as_bf16):
@@ -113,7 +125,7 @@ def attention_oracle(q, k, v, lengths, scale, softcap, window):
 
 
 @needs_kernels
-@pytest.mark.parametrize(("as_bf16", "tolerance"), [(False, 2e-5), (True, 0.06)])
+@pytest.mark.parametrize(("as_bf16", "tolerance"), [(False, 2e-5), pytest.param(True, 0.06, marks=needs_bf16)])
 @pytest.mark.parametrize(("softcap", "window"), [(None, None), (3.0, None), (None, 10), (2.0, 70)])
 @pytest.mark.parametrize(
     ("heads", "key_heads", "width", "lengths"),
@@ -180,3 +192,37 @@ def test_kernels_that_disagree_with_torch_are_not_used(monkeypatch, caplog):
         reason = missing_kernels.__wrapped__()
     assert reason == "their products differ from torch's on this processor"
     assert reason in caplog.text
+
+
+@pytest.mark.parametrize("policy", ["safe", "fast"])
+def test_without_bf16_instructions_every_policy_computes_in_float32(policy, small_model, pack, monkeypatch):
+    for module in (precision, cpu_kernels):
+        monkeypatch.setattr(module, "has_bf16_kernels", lambda: False)
+    monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: False)
+    causal_lm = CausalLM(small_model("gemma2"))
+    with torch.no_grad():
+        with causal_lm.precision("exact"):
+            exact = causal_lm.losses(*pack)
+            assert "in float32" not in causal_lm.kernel
+        with causal_lm.precision(policy):
+            assert torch.equal(causal_lm.losses(*pack), exact)
+            assert causal_lm.kernel.endswith("products in float32")
+    with causal_lm.precision(policy):
+        assert not any("forward" in vars(module) for module in causal_lm.body.modules())
+
+
+@needs_kernels
+def test_a_refusal_of_bf16_leaves_the_float32_kernels_and_is_told(caplog, monkeypatch):
+    check = cpu_kernels._check
+
+    def refuse(*, as_bf16):
+        if as_bf16:
+            raise RuntimeError("only supported on X64 when\n`amx` is supported")
+        check(as_bf16=as_bf16)
+
+    monkeypatch.setattr(cpu_kernels, "_check", refuse)
+    monkeypatch.setattr(cpu_kernels, "cpu_multiplies_bf16", lambda: True)
+    with caplog.at_level(logging.INFO, "tokenclean"):
+        assert cpu_kernels.missing_kernels.__wrapped__() is None
+        assert cpu_kernels.has_bf16_kernels.__wrapped__() is False
+    assert "(only supported on X64 when `amx` is supported): every precision computes in float32" in caplog.text

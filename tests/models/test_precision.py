@@ -9,14 +9,20 @@ from torch.nn.functional import linear
 
 from tokenclean.models import precision
 from tokenclean.models.causal_lm import CausalLM
+from tokenclean.models.kernels.cpu import has_bf16_kernels, pack
 from tokenclean.models.kernels.cpu import linear as packed_linear
-from tokenclean.models.kernels.cpu import pack
 from tokenclean.models.precision import PRECISIONS, precision_policy, uses_kernels
 
 pytestmark = [
-    pytest.mark.usefixtures("products"),
+    pytest.mark.usefixtures("bf16_products"),
     pytest.mark.parametrize("products", ["block products", "torch's products"], indirect=True),
 ]
+
+
+@pytest.fixture
+def bf16_products(products):
+    if products == "block products" and not has_bf16_kernels():
+        pytest.skip("this processor has no bf16 instructions")
 
 
 @pytest.fixture

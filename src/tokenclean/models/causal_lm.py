@@ -15,7 +15,7 @@ from tokenclean.errors import ModelError
 from tokenclean.models.attention.segments import attention_kernel, segments
 from tokenclean.models.compiled import CompiledLayers, decoder_layers
 from tokenclean.models.head import Head, Measures, head_of, measures_of_logits
-from tokenclean.models.precision import CopyOfWeight, packed_copy, precision_policy, uses_kernels
+from tokenclean.models.precision import CopyOfWeight, multiplies_bf16, packed_copy, precision_policy, uses_kernels
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,8 @@ class CausalLM:
         attention = self._attention_kernel() if self._is_packed else "one conversation a pass"
         head = "chunked head" if self._head is not None else "the model's own head"
         products = "block products" if uses_kernels(self.body) else "torch's products"
+        if self._policy != "exact" and not multiplies_bf16(self.body):
+            products += " in float32"
         compiled = "" if self._compiled is None else f"; layers compiled at {self._compiled.tokens} tokens"
         return f"{attention}; {head}; {products}{compiled}"
 

@@ -1,6 +1,9 @@
-"""The device that a command's or a recipe's name stands for."""
+"""The device that a command's or a recipe's name stands for, and what its processor can do."""
 
 from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
 
 from tokenclean.errors import RecipeError
 
@@ -27,3 +30,16 @@ def resolve_device(name: str, *, local_rank: int | None = None) -> str:
             f"{name!r} cannot be used here ({reason}); give cpu, cuda, cuda:1, … or auto", "device"
         ) from error
     return name
+
+
+@lru_cache(maxsize=1)
+def cpu_multiplies_bf16() -> bool:
+    """Whether this processor has bf16 products (AVX-512 BF16, AMX, ARM's BF16); without them float32 is faster."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        import torch
+
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
+    return not flags.isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))

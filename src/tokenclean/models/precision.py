@@ -10,8 +10,9 @@ policy     inside matrix products          elsewhere
 
 Where our CPU kernels serve, products give float32 under every policy, and ``fast`` differs from ``safe`` by bf16 inside
 attention's products alone. Without them ``safe`` permits bf16 inside products (torch's ``medium``), which torch uses
-where the processor gains from it, and the head stays float32. On a GPU ``fast`` gives float32 queries, keys and values
-to bf16 attention kernels. Adapters stay unmerged under every policy.
+where the processor gains from it, and the head stays float32. A CPU without bf16 instructions would take far longer for
+bf16 than for float32: there all policies compute in float32, and what is recorded with the losses says so. On a GPU
+``fast`` gives float32 queries, keys and values to bf16 attention kernels. Adapters stay unmerged under every policy.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from typing import Literal, get_args
 import torch
 from torch.nn.functional import linear
 
+from tokenclean.models.device import cpu_multiplies_bf16
+from tokenclean.models.kernels.cpu import has_bf16_kernels, missing_kernels, pack
 from tokenclean.models.kernels.cpu import linear as packed_linear
-from tokenclean.models.kernels.cpu import missing_kernels, pack
 
 Precision = Literal["exact", "safe", "fast"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -55,7 +57,7 @@ def precision_policy(
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest" if precision == "exact" else "medium")
     has_kernels = with_kernels and not torch.is_grad_enabled() and uses_kernels(body)
-    is_replacing = has_kernels or precision == "fast"
+    is_replacing = has_kernels or (precision == "fast" and _torch_multiplies_bf16(body))
     layers = [m for m in body.modules() if type(m) is torch.nn.Linear] if is_replacing else []
     replaced = [vars(layer).get("forward") for layer in layers]  # an instance's own forward, as of accelerate's hooks
     copies: list[CopyOfWeight] = []
@@ -86,6 +88,16 @@ def uses_kernels(module: torch.nn.Module) -> bool:
     return missing_kernels() is None
 
 
+def multiplies_bf16(module: torch.nn.Module) -> bool:
+    """Whether products without gradient take bf16 where the weights are, through our kernels or torch's."""
+    return has_bf16_kernels() if uses_kernels(module) else _torch_multiplies_bf16(module)
+
+
+def _torch_multiplies_bf16(module: torch.nn.Module) -> bool:
+    parameter = next(module.parameters(), None)
+    return parameter is None or parameter.device.type != "cpu" or cpu_multiplies_bf16()
+
+
 class CopyOfWeight:
     """A weight's copy in another form, made again when the weight has changed."""
 
@@ -109,8 +121,9 @@ class CopyOfWeight:
 
 
 def packed_copy(weight: Callable[[], torch.Tensor], precision: str) -> CopyOfWeight:
-    """The weight packed for the CPU kernels, in float32 under ``exact`` and in bf16 under the others."""
-    return CopyOfWeight(weight, lambda w: pack(w, as_bf16=precision != "exact"))
+    """The weight packed for the CPU kernels, in bf16 where policy and processor allow it, else in float32."""
+    as_bf16 = precision != "exact" and has_bf16_kernels()
+    return CopyOfWeight(weight, lambda w: pack(w, as_bf16=as_bf16))
 
 
 def _copy_for(layer: torch.nn.Linear, precision: str | None) -> CopyOfWeight:

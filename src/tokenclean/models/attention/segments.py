@@ -131,7 +131,7 @@ def segment_attention(
             scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
             softcap=softcap,
             window=window,
-            as_bf16=_pack.allow_bf16,
+            as_bf16=_pack.allow_bf16 and cpu_kernels.has_bf16_kernels(),
         ), None
     if kernel != RECTANGLES:
         output = varlen_attention(

@@ -29,7 +29,7 @@ namespace blas = at::native::cpublas;
 
 constexpr int64_t kPanel = 64;        // output features in a panel
 constexpr int64_t kRows = 64;         // input rows in a block
-constexpr int64_t kDepth = 2048;      // input features in one block product
+constexpr int64_t kDepthBytes = 3072;  // of an input row in one block product: a panel of weights then fits the cache
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -81,8 +81,9 @@ class Block {
 template <typename T>
 void multiply(const T* block, const Panels<T>& panels, int64_t panel, int64_t rows, int64_t columns, float* out,
               int64_t ld) {
-  for (int64_t k = 0; k < panels.depth; k += kDepth) {
-    const int64_t depth = std::min(kDepth, panels.depth - k);
+  constexpr int64_t step = kDepthBytes / sizeof(T);
+  for (int64_t k = 0; k < panels.depth; k += step) {
+    const int64_t depth = std::min(step, panels.depth - k);
     blas::brgemm(rows, columns, depth, panels.depth, kPanel, ld, k > 0, block + k, panels.at(panel, k), out,
                  !std::is_same_v<T, float>);
   }

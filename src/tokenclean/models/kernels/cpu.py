@@ -2,7 +2,7 @@
 
 torch's float32 products reach half of what many processors can do, and none of its CPU products takes bf16 and gives
 float32. Where the kernels cannot be had — no compiler, another kind of processor — torch's own products serve, and the
-log says so.
+log says so. A processor without bf16 instructions has the float32 kernels alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import library as torch_library
 
 from tokenclean.models.cache import cache_folder
+from tokenclean.models.device import cpu_multiplies_bf16
 from tokenclean.store import atomic_path, file_hash, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def missing_kernels() -> str | None:
     try:
         torch.ops.load_library(str(_library()))
         _register_shapes()
-        _check()
+        _check(as_bf16=False)
     except _UnavailableError as error:
         reason = str(error)
     except (OSError, subprocess.SubprocessError, RuntimeError, AttributeError) as error:
@@ -51,6 +52,25 @@ def missing_kernels() -> str | None:
     level = logging.INFO if os.environ.get(SWITCH) == "off" else logging.WARNING
     logger.log(level, "scoring on this CPU goes through torch's own products, which are slower: %s", reason)
     return reason
+
+
+@lru_cache(maxsize=1)
+def has_bf16_kernels() -> bool:
+    """Whether the kernels multiply bf16 here, checked the first time; most processors with AVX2 alone do not.
+
+    Where they do not, what would be rounded to bf16 stays float32, and the log says so.
+    """
+    if missing_kernels() is not None:
+        return False
+    reason = None if cpu_multiplies_bf16() else "it has no instructions for it"
+    if reason is None:
+        try:
+            _check(as_bf16=True)
+        except (_UnavailableError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+    if reason is not None:
+        logger.info("this processor multiplies no bf16 (%s): every precision computes in float32", reason)
+    return reason is None
 
 
 def pack(weight: torch.Tensor, *, as_bf16: bool) -> torch.Tensor:
@@ -184,17 +204,16 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.split("\t")[0].strip() in wanted}))
 
 
-def _check() -> None:
+def _check(*, as_bf16: bool) -> None:
     """Compare the kernels with torch on small random numbers; raise where they differ or the processor refuses."""
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((70, 33), (100, 33), (100,)))
     targets = torch.arange(70)
-    for as_bf16 in (False, True):
-        packed = pack(weight, as_bf16=as_bf16)
-        a, b = (x.bfloat16().float(), weight.bfloat16().float()) if as_bf16 else (x, weight)
-        logits = a.double() @ b.double().T + bias
-        if not torch.allclose(linear(x, packed, 100, bias).double(), logits, atol=1e-4):
-            raise _UnavailableError("their products differ from torch's on this processor")
-        expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        if not torch.allclose(measures(x, packed, targets, 100, bias=bias)[0].double(), expected, atol=1e-4):
-            raise _UnavailableError("their losses differ from torch's on this processor")
+    packed = pack(weight, as_bf16=as_bf16)
+    a, b = (x.bfloat16().float(), weight.bfloat16().float()) if as_bf16 else (x, weight)
+    logits = a.double() @ b.double().T + bias
+    if not torch.allclose(linear(x, packed, 100, bias).double(), logits, atol=1e-4):
+        raise _UnavailableError("their products differ from torch's on this processor")
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    if not torch.allclose(measures(x, packed, targets, 100, bias=bias)[0].double(), expected, atol=1e-4):
+        raise _UnavailableError("their losses differ from torch's on this processor")

@@ -7,7 +7,8 @@
 namespace tokenclean {
 namespace {
 
-constexpr int64_t kHeadPanels = 4;  // panels of logits looked at together: they stay in the processor's cache
+constexpr int64_t kHeadPanels = 2;  // panels of logits looked at together: they stay in the processor's cache
+constexpr int64_t kHeadBlocks = 2;  // blocks of rows for which a panel is fetched once
 
 template <typename T>
 void linear_into(const Tensor& x, const Tensor& packed, const float* bias, Tensor& out) {
@@ -96,18 +97,22 @@ void measure_into(const Tensor& hidden, const Tensor& packed, const Tensor& targ
   const float* from = hidden.const_data_ptr<float>();
   const int64_t* target = targets.const_data_ptr<int64_t>();
   float *loss = out.data_ptr<float>(), *entropy = loss + rows, *is_top1 = entropy + rows;
-  at::parallel_for(0, ceil_div(rows, kRows), 1, [&](int64_t begin, int64_t end) {
-    Block<T> buffer(panels.depth);
-    std::vector<float> tile(kRows * kHeadPanels * kPanel);
+  constexpr int64_t together = kRows * kHeadBlocks, ld = kHeadPanels * kPanel;
+  at::parallel_for(0, ceil_div(rows, together), 1, [&](int64_t begin, int64_t end) {
+    std::vector<Block<T>> buffers(kHeadBlocks, Block<T>(panels.depth));
+    std::vector<float> tile(together * ld);
     for (int64_t number = begin; number < end; ++number) {
-      const int64_t first = number * kRows, height = std::min(kRows, rows - first), ld = kHeadPanels * kPanel;
-      const T* block = buffer.load(from + first * features, features, height);
+      const int64_t first = number * together, height = std::min(together, rows - first);
+      const T* blocks[kHeadBlocks];
+      for (int64_t b = 0; b * kRows < height; ++b)
+        blocks[b] = buffers[b].load(from + (first + b * kRows) * features, features, std::min(kRows, height - b * kRows));
       std::vector<Running> running(height);
       for (int64_t panel = 0; panel < count; panel += kHeadPanels) {
         const int64_t left = panel * kPanel, width = std::min(ld, vocabulary - left);
         for (int64_t p = panel; p < std::min(count, panel + kHeadPanels); ++p)
-          multiply<T>(block, panels, p, height, std::min(kPanel, vocabulary - p * kPanel), tile.data() + (p - panel) * kPanel,
-                      ld);
+          for (int64_t b = 0; b * kRows < height; ++b)
+            multiply<T>(blocks[b], panels, p, std::min(kRows, height - b * kRows),
+                        std::min(kPanel, vocabulary - p * kPanel), tile.data() + b * kRows * ld + (p - panel) * kPanel, ld);
         for (int64_t r = 0; r < height; ++r) {
           float* logits = tile.data() + r * ld;
           finish.apply(logits, left, width);
