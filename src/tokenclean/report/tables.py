@@ -31,6 +31,7 @@ class Table:
             caption_justify="left",
             box=box.SIMPLE_HEAD,
             padding=(0, 1),
+            collapse_padding=True,
             show_edge=False,
         )
         for number, column in enumerate(self.columns):
