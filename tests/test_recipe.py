@@ -235,8 +235,8 @@ def test_every_fault_is_reported_at_once():
         "seed: input should be a valid integer, unable to parse string as an integer, found 'abc'",
         "pool.sources.0.pth: unknown key; did you mean path?",
         "model: missing; set it in the file or with --set model=…",
-        "cleaning.strategy: expected one of none, full_tokens, random, rho, fixed_model, self_evolving, "
-        "found 'self-evolving'; did you mean self_evolving?",
+        "cleaning.strategy: expected one of none, full_tokens, full_tokens_from_warmup, random, rho, fixed_model, "
+        "self_evolving, found 'self-evolving'; did you mean self_evolving?",
         "cleaning.proportion: input should be less than or equal to 1, found 1.5",
         "training.batch_size: input should be greater than or equal to 1, found 0",
         "training.schedule: expected one of linear, cosine, constant_with_warmup, found 'liner'; did you mean linear?",

@@ -72,6 +72,7 @@ def test_every_strategy_keeps_what_it_should(finished):
         count = int(labels.take(rows).values.sum())
         expected += count if number == 0 else kept_count(count, k)
     assert kept["self_evolving"].sum() == expected
+    assert np.array_equal(kept.pop("full_tokens_from_warmup"), kept["full_tokens"])
     names = list(kept)
     for i, a in enumerate(names):
         assert not np.any(kept[a] & ~labels.values)
@@ -117,7 +118,7 @@ def test_losses_of_two_kernels_are_never_subtracted(small_pool, tiny_model_folde
 def test_stages_are_shared(finished):
     workshop, _, _ = finished
     trainings = [name for name in workshop.made if name.startswith("training-")]
-    assert len(trainings) == 1 + 2 + 4  # warm-up, two rounds, full tokens, random, rho, fixed model
+    assert len(trainings) == 1 + 2 + 5  # warm-up, two rounds, full tokens (from the warm-up too), random, rho, fixed model
     assert len(workshop.made) == len(set(workshop.made))
 
 
@@ -277,7 +278,7 @@ def test_plan_names_every_training_with_its_steps(finished):
     planned = plan(workshop.recipe, flop_per_second=1e9)
     trainings = [step for step in planned.steps if step.optimizer_steps]
     measured = json.loads((result.folder / "result.json").read_text())["training"]
-    assert len(trainings) == 1 + 2 + 4
+    assert len(trainings) == 1 + 2 + 5
     warmup = next(step for step in trainings if "warm-up" in step.name)
     assert warmup.optimizer_steps == measured["warm-up"]["steps"] >= 4
     assert planned.seconds > 0

@@ -11,6 +11,7 @@ from tokenclean.cleaning.workshop import Workshop
 STRATEGIES: dict[str, Callable[[Workshop], Outcome]] = {
     "none": baselines.none,
     "full_tokens": baselines.full_tokens,
+    "full_tokens_from_warmup": baselines.full_tokens_from_warmup,
     "random": baselines.random,
     "rho": baselines.rho,
     "fixed_model": fixed_model,

@@ -1,6 +1,9 @@
-"""The baselines of §6.1: base, full tokens, uniform random, RHO; and training on labels given from outside."""
+"""The baselines of §6.1: base, full tokens, uniform random, RHO; a control for self-evolving cleaning; and training on
+labels given from outside."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from tokenclean.cleaning.fixed_model import clean_with_fixed_reference
 from tokenclean.cleaning.outcome import Outcome, weights_of
@@ -17,6 +20,17 @@ def none(workshop: Workshop) -> Outcome:
 def full_tokens(workshop: Workshop) -> Outcome:
     """FULL TOKENS: every response token is trained."""
     return given_labels(workshop, "full_tokens", workshop.tokens.is_response)
+
+
+def full_tokens_from_warmup(workshop: Workshop) -> Outcome:
+    """The control that starts where self-evolving starts: θ_1 fine-tuned on D̃_1 … D̃_T with full tokens, in one training.
+
+    The rows go split by split, as self-evolving sees them. D̃_0, on which θ_1 was warmed up, counts as kept whole, so
+    every response token is kept.
+    """
+    name, labels = "full_tokens_from_warmup", workshop.tokens.is_response
+    model = workshop.train(name, workshop.warmup, weights_of(labels), np.concatenate(workshop.splits[1:]))
+    return Outcome(name, model, labels, rounds=(workshop.warmup, model))
 
 
 def random(workshop: Workshop) -> Outcome:

@@ -184,7 +184,8 @@ def _steps(recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: 
 
     strategies, k = recipe.strategies, recipe.cleaning.proportion
     is_fixed = bool({"rho", "fixed_model"} & set(strategies))
-    has_warmup = "self_evolving" in strategies or (is_fixed and recipe.model.reference is None)
+    starts_warm = bool({"full_tokens_from_warmup", "self_evolving"} & set(strategies))
+    has_warmup = starts_warm or (is_fixed and recipe.model.reference is None)
     if is_fixed or "self_evolving" in strategies:
         score("pool with the base", tokens, everything if is_fixed else unseen)
     if has_warmup:
@@ -197,6 +198,8 @@ def _steps(recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: 
                 if number > 1 or not is_fixed:
                     score(f"D{number} with its reference", tokens, rows)
                 train(f"reference-{number} on D{number}", rows, k)
+        elif name == "full_tokens_from_warmup":
+            train(f"{name} on D1 to D{len(splits) - 1}", unseen, 1.0)
         elif name != "none":
             train(name, everything, 1.0 if name == "full_tokens" else k)
     count = len(heldout) * (1 + trained)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 _UNICODE_BREAKS = {"\x85", "\u2028", "\u2029"}
 
-Strategy = Literal["none", "full_tokens", "random", "rho", "fixed_model", "self_evolving"]
+Strategy = Literal["none", "full_tokens", "full_tokens_from_warmup", "random", "rho", "fixed_model", "self_evolving"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens"]
 Targets = Literal["response", "last_turn", "all"]
