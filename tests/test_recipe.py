@@ -55,6 +55,7 @@ def test_the_paper_preset_is_the_paper():
     cleaning = recipe.cleaning
     assert (cleaning.strategy, cleaning.proportion, cleaning.level) == ("self_evolving", 0.6, "global")
     assert (cleaning.splits, cleaning.split_kind, cleaning.score_against) == (5, "contiguous", "base")
+    assert cleaning.stop_when == "never"
     assert recipe.model.reference is None
     training = recipe.training
     assert training.method == "lora"
@@ -210,6 +211,13 @@ def test_the_last_override_wins_and_the_values_given_stay_as_they_were():
         ("trainng.epochs=2", "trainng: unknown key; did you mean training?"),
         ("training.epoch=2", "training.epoch: unknown key; did you mean epochs?"),
         ("training.=2", "training.: unknown key"),
+        ("cleaning.stop_wen=never", "cleaning.stop_wen: unknown key; did you mean stop_when?"),
+        ("stop_when=never", "stop_when: unknown key; did you mean cleaning.stop_when?"),
+        (
+            "cleaning.stop_when=held_out_loss_rise",
+            "cleaning.stop_when: expected one of never, held_out_loss_rises, found 'held_out_loss_rise'; "
+            "did you mean held_out_loss_rises?",
+        ),
     ],
 )
 def test_a_bad_override_is_refused(override, message):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenclean.cleaning.reference import ReferenceCheck
+from tokenclean.cleaning.rounds import Round
 from tokenclean.cleaning.workshop import Model
 from tokenclean.ragged import Ragged
 
@@ -17,7 +18,8 @@ class Outcome:
 
     ``model``: the final model. ``kept``: bool, aligned with the pool's tokens (ŷ); None where nothing was trained.
     ``scores``: float32 nats, NaN where no score was needed; None for a strategy without scores. ``checks``: every
-    reference it used. ``rounds``: the models trained on the way, the final one last.
+    reference it used. ``rounds``: the models trained on the way, the final one last. ``round_records``: what each
+    round of self-evolving cleaning did, a rolled-back one too; empty for the other strategies.
     """
 
     strategy: str
@@ -26,6 +28,7 @@ class Outcome:
     scores: Ragged | None = None
     checks: tuple[ReferenceCheck, ...] = ()
     rounds: tuple[Model, ...] = ()
+    round_records: tuple[Round, ...] = ()
 
 
 def weights_of(kept: Ragged) -> Ragged:

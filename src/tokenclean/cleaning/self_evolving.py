@@ -6,7 +6,9 @@ import numpy as np
 
 from tokenclean.cleaning.outcome import Outcome, weights_of
 from tokenclean.cleaning.reference import check_reference
-from tokenclean.cleaning.workshop import Workshop
+from tokenclean.cleaning.rounds import record_rounds
+from tokenclean.cleaning.workshop import Model, Workshop
+from tokenclean.scoring import mean_loss
 from tokenclean.selection import select_tokens
 
 
@@ -16,6 +18,10 @@ def self_evolving(workshop: Workshop) -> Outcome:
     Scores are against the fixed θ_0 (``score_against: base``) or against θ_{t−1} (``previous``, the listing). Each
     round trains a fresh LoRA on the last model. Rounds are numbered as in Table 2: reference-t is θ_{t+1}; the last
     one is the output. D̃_0 counts as kept whole.
+
+    With ``stop_when: held_out_loss_rises`` the first model with a higher mean held-out loss than the best so far, of
+    which the warm-up is the first, ends the loop and is rolled back: the best is the output. The rows of the rolled-back
+    split and of those after it then count as not kept, since the output was not trained on them.
     """
     settings = workshop.recipe.cleaning
     labels = workshop.tokens.is_response
@@ -25,7 +31,7 @@ def self_evolving(workshop: Workshop) -> Outcome:
     kept[first] = labels.values[first]
 
     previous, reference = workshop.base, workshop.warmup
-    rounds, checks = [reference], []
+    trained, checks = [reference], []
     for number, rows in enumerate(workshop.splits[1:], start=1):
         against = workshop.base if settings.score_against == "base" else previous
         losses = [workshop.split_losses(model, rows, f"D{number}") for model in (against, reference)]
@@ -40,14 +46,32 @@ def self_evolving(workshop: Workshop) -> Outcome:
         )
         places = workshop.places(rows)
         kept[places], scores[places] = split_kept.values, split_scores.values
-        previous = reference
-        reference = workshop.train(f"reference-{number}", reference, weights_of(labels.with_values(kept)), rows)
-        rounds.append(reference)
+        trained.append(workshop.train(f"reference-{number}", reference, weights_of(labels.with_values(kept)), rows))
+        if settings.stop_when == "held_out_loss_rises" and _loss_rises(workshop, trained[-1], reference):
+            break
+        previous, reference = reference, trained[-1]
+
+    records = record_rounds(workshop, trained, labels.with_values(kept), labels.with_values(scores), reference)
+    for record in records:
+        if record.is_rolled_back:
+            kept[workshop.places(workshop.splits[record.split])] = False
     return Outcome(
         "self_evolving",
         reference,
         labels.with_values(kept),
         labels.with_values(scores),
         tuple(checks),
-        tuple(rounds),
+        tuple(record.model for record in records if not record.is_rolled_back),
+        records,
     )
+
+
+def _loss_rises(workshop: Workshop, model: Model, best: Model) -> bool:
+    """Whether the model's mean held-out loss is above that of the best so far, and if so a note that it is."""
+    loss, lowest = (mean_loss(workshop.heldout_losses(m)) for m in (model, best))
+    if loss > lowest:
+        workshop.observer.note(
+            f"{model.name} is rolled back and self-evolving stops with {best.name} as its output, since the held-out "
+            f"loss rose from {lowest:.4f} to {loss:.4f} (cleaning.stop_when: held_out_loss_rises)"
+        )
+    return loss > lowest

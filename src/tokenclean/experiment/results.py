@@ -47,11 +47,13 @@ def write_results(
     workshop: Workshop,
     outcomes: Sequence[Outcome],
     measured: Sequence[Measured],
+    rounds: Mapping[str, Any] | None,
     tables: Sequence[Table],
     documents: Mapping[str, Any],
     seconds: float,
 ) -> Path:
-    """Write, or find unharmed, the folder of these results; ``documents``: further JSON by file name.
+    """Write, or find unharmed, the folder of these results; ``rounds``: of self-evolving cleaning, for ``result.json``;
+    ``documents``: further JSON by file name.
 
     Its name hashes the recipe, the pool's tokens, the models and the kept tokens. It holds for each strategy the final
     model, the references on the way, ``kept.parquet`` (scores and labels of every token) and ``cleaned.parquet`` (the
@@ -61,7 +63,7 @@ def write_results(
     inputs = {
         "recipe": workshop.recipe.model_dump(mode="json"),
         "tokens": array_hash(tokens.input_ids.values, tokens.is_response.values),
-        "models": {m.name: m.identity for o in outcomes for m in (*o.rounds, *(c.model for c in o.checks), o.model)},
+        "models": {m.name: m.identity for o in outcomes for m in _models_of(o)},
         "kept": {o.strategy: array_hash(o.kept.values) for o in outcomes if o.kept is not None},
         "rejected": len(workshop.rejected),
     }
@@ -74,13 +76,19 @@ def write_results(
         (folder / "table.md").write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
         for name, document in documents.items():
             write_json(folder / name, document)
-        write_json(folder / "result.json", _result(workshop, outcomes, measured, seconds))
+        write_json(folder / "result.json", _result(workshop, outcomes, measured, rounds, seconds))
         strategies = [outcome.strategy for outcome in outcomes]
         return {"what": ", ".join(strategies), "strategies": strategies}
 
     folder = workshop.stage("results", inputs, make, within=RESULTS).path
     name_latest(folder)
     return folder
+
+
+def _models_of(outcome: Outcome) -> list[Model]:
+    """Every model that the results tell of, which a rolled-back one is too."""
+    told = (*(check.model for check in outcome.checks), *(record.model for record in outcome.round_records))
+    return [*outcome.rounds, *told, outcome.model]
 
 
 def name_latest(results: Path) -> None:
@@ -148,7 +156,11 @@ def _name_of(model: Model) -> str:
 
 
 def _result(
-    workshop: Workshop, outcomes: Sequence[Outcome], measured: Sequence[Measured], seconds: float
+    workshop: Workshop,
+    outcomes: Sequence[Outcome],
+    measured: Sequence[Measured],
+    rounds: Mapping[str, Any] | None,
+    seconds: float,
 ) -> dict[str, Any]:
     return {
         "seconds": round(seconds, 1),
@@ -166,7 +178,7 @@ def _result(
             "response_tokens": int(workshop.tokens.is_response.values.sum()),
         },
         "measured": [asdict(m) for m in measured],
-        "training": {m.name: dict(m.training or {}) for o in outcomes for m in o.rounds},
+        "training": {m.name: dict(m.training) for o in outcomes for m in _models_of(o) if m.training},
         "references": [
             {
                 "strategy": o.strategy,
@@ -179,6 +191,7 @@ def _result(
             for o in outcomes
             for c in o.checks
         ],
+        "rounds": rounds,
         "stages": {"made": workshop.made, "reused": workshop.reused},
     }
 

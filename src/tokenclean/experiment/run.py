@@ -13,6 +13,7 @@ import numpy as np
 from tokenclean.cleaning import STRATEGIES, Outcome, Workshop
 from tokenclean.cleaning.workshop import Model
 from tokenclean.experiment.results import Measured, kept_share, write_results
+from tokenclean.experiment.rounds import measure_rounds, rounds_document, rounds_table
 from tokenclean.ragged import Ragged
 from tokenclean.report.tables import Table, difference_text, jaccard_table, share_text
 from tokenclean.selection import jaccard
@@ -54,12 +55,17 @@ def run(
             outcomes.append(function(workshop))
         measured = measure(workshop, outcomes)
         tables = [loss_table(measured, workshop)]
+        rounds = measure_rounds(workshop, outcomes)
+        if rounds is not None:
+            tables.append(rounds_table(rounds))
         kept = {o.strategy: o.kept for o in outcomes if o.kept is not None}
         if len(kept) > 1:
             tables.append(overlap_table(kept))
         further_tables, documents = finish(outcomes, measured) if finish else ([], {})
         tables = [*further_tables, *tables]
-        folder = write_results(workshop, outcomes, measured, tables, documents, time.time() - started)
+        folder = write_results(
+            workshop, outcomes, measured, rounds and rounds_document(rounds), tables, documents, time.time() - started
+        )
         made, reused = len(workshop.made), len(workshop.reused)
         return RunResult(folder, tuple(outcomes), tuple(measured), tuple(tables), made, reused)
 

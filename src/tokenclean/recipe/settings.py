@@ -119,6 +119,9 @@ class CleaningSettings(_Section):
     split_kind: Literal["stratified", "contiguous"] = "stratified"
     score_against: Literal["base", "previous"] = "base"
     """Score against θ_0 (the prose of §4.3.2) or against θ_{t−1} (the listing of Algorithm 1)."""
+    stop_when: Literal["never", "held_out_loss_rises"] = "never"
+    """Let self_evolving go through all splits, or stop at the first model that is worse than the best before it on the
+    held-out rows, and hand over that best."""
     allow_weak_reference: bool = False
 
 

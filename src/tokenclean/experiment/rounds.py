@@ -1,0 +1,118 @@
+"""Self-evolving cleaning round by round, beside the base and the controls that train full tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tokenclean.cleaning import Outcome, Workshop
+from tokenclean.cleaning.rounds import HeldoutLoss, Round, first_selection, heldout_loss
+from tokenclean.report.tables import Table, share_text
+
+CONTROLS = ("full_tokens", "full_tokens_from_warmup")
+_MOST_SOURCES_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class RoundLine:
+    """A model on the held-out rows, and the ``round`` it came from; None for the base and the controls, of whose
+    response tokens ``kept_share`` were kept (None for the base)."""
+
+    name: str
+    kept_share: float | None
+    heldout: HeldoutLoss
+    round: Round | None = None
+
+
+@dataclass(frozen=True)
+class RoundByRound:
+    """The base, the warm-up and every round in their order, then the controls; ``tokens_kept_first`` and
+    ``tokens_dropped_first``: held-out response tokens that the first selection would keep and drop."""
+
+    lines: tuple[RoundLine, ...]
+    tokens_kept_first: int
+    tokens_dropped_first: int
+
+
+def measure_rounds(workshop: Workshop, outcomes: Sequence[Outcome]) -> RoundByRound | None:
+    """The rounds of self-evolving cleaning and what they are held against; None where it did not run."""
+    records = next((outcome.round_records for outcome in outcomes if outcome.round_records), None)
+    if records is None:
+        return None
+    is_kept_first = first_selection(workshop, records[1].selection)
+    lines = [RoundLine("base", None, heldout_loss(workshop, workshop.base, is_kept_first))]
+    lines += [RoundLine(r.model.name, r.selection.kept_share, r.heldout, r) for r in records]
+    for outcome in outcomes:
+        if outcome.strategy in CONTROLS:
+            lines.append(RoundLine(outcome.strategy, 1.0, heldout_loss(workshop, outcome.model, is_kept_first)))
+    kept = int(is_kept_first.values.sum())
+    return RoundByRound(tuple(lines), kept, int(workshop.heldout.is_response.values.sum()) - kept)
+
+
+def rounds_table(rounds: RoundByRound) -> Table:
+    """A line a model; the kept share of each source too where there are two to four of them."""
+    names = sorted({name for line in rounds.lines if line.round for name in line.round.selection.source_shares})
+    sources = names if 2 <= len(names) <= _MOST_SOURCES_SHOWN else []
+    note = (
+        "split: the one that the model was trained on; from the second on its reference, which scored the split, is the "
+        "line above. threshold: lowest kept score, nats. kept: share of the split's response tokens"
+        + (", then of each source's" if sources else "")
+        + f". loss: nats a held-out response token; on kept, on dropped: over the {rounds.tokens_kept_first:,} whose "
+        "score under the warm-up reaches the first round's threshold, and over the other "
+        f"{rounds.tokens_dropped_first:,}, where drift shows"
+    )
+    if rolled_back := [line.name for line in rounds.lines if line.round and line.round.is_rolled_back]:
+        note += (
+            f". {', '.join(rolled_back)} is not part of the output, since its loss is above that of the line before; "
+            "these held-out rows chose the output, so its loss here flatters it a little"
+        )
+    return Table(
+        "Self-evolving, round by round",
+        ("model", "split", "threshold", "kept", *sources, "loss", "on kept", "on dropped"),
+        tuple(_row(line, sources) for line in rounds.lines),
+        note,
+    )
+
+
+def rounds_document(rounds: RoundByRound) -> dict[str, Any]:
+    """Everything that is known of them, for JSON."""
+    return {
+        "heldout_tokens": {"kept_first": rounds.tokens_kept_first, "dropped_first": rounds.tokens_dropped_first},
+        "lines": [_document(line) for line in rounds.lines],
+    }
+
+
+def _row(line: RoundLine, sources: Sequence[str]) -> tuple[str, ...]:
+    heldout, record = line.heldout, line.round
+    losses = map(_nats_text, (heldout.all_tokens, heldout.kept_first, heldout.dropped_first))
+    if record is None:
+        return (line.name, "–", "–", share_text(line.kept_share), *("–" for _ in sources), *losses)
+    selection = record.selection
+    return (
+        line.name + (" rolled back" if record.is_rolled_back else ""),
+        f"D{record.split}",
+        _nats_text(selection.threshold),
+        share_text(selection.kept_share),
+        *(share_text(selection.source_shares.get(name)) for name in sources),
+        *losses,
+    )
+
+
+def _document(line: RoundLine) -> dict[str, Any]:
+    record = line.round
+    known = {"model": line.name, "kept_share": line.kept_share, "heldout_nats": asdict(line.heldout)}
+    if record is None:
+        return known
+    return known | {
+        "split": record.split,
+        "reference": record.reference and record.reference.name,
+        "threshold_nats": record.selection.threshold,
+        "source_thresholds_nats": dict(record.selection.source_thresholds),
+        "source_kept_shares": dict(record.selection.source_shares),
+        "is_rolled_back": record.is_rolled_back,
+    }
+
+
+def _nats_text(nats: float | None) -> str:
+    return "–" if nats is None else f"{nats:.4f}"
