@@ -124,7 +124,9 @@ def test_losses_are_means_over_the_tokens_that_the_first_selection_keeps_and_dro
         losses = workshop.heldout_losses(model).values
         told = lines[name]["heldout_nats"]
         expected = [np.nanmean(losses), np.nanmean(losses[keeps]), np.nanmean(losses[drops])]
-        np.testing.assert_allclose([told[k] for k in ("all_tokens", "kept_first", "dropped_first")], expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            [told[k] for k in ("all_tokens", "kept_first", "dropped_first")], expected, rtol=1e-5
+        )
     written = json.loads((result.folder / "result.json").read_text())["rounds"]
     assert written["heldout_tokens"] == {"kept_first": len(keeps), "dropped_first": len(drops)}
 
@@ -145,7 +147,7 @@ def test_the_result_tells_each_rounds_reference_threshold_and_shares(finished):
 
 
 def test_the_table_has_a_line_a_model_and_stands_beside_the_others(finished):
-    workshop, result = finished
+    _, result = finished
     table = next(t for t in result.tables if t.title == "Self-evolving, round by round")
     assert table.to_markdown() in (result.folder / "table.md").read_text()
     assert table.columns == ("model", "split", "threshold", "kept", "even", "odd", "loss", "on kept", "on dropped")

@@ -118,7 +118,7 @@ def test_losses_of_two_kernels_are_never_subtracted(small_pool, tiny_model_folde
 def test_stages_are_shared(finished):
     workshop, _, _ = finished
     trainings = [name for name in workshop.made if name.startswith("training-")]
-    assert len(trainings) == 1 + 2 + 5  # warm-up, two rounds, full tokens (from the warm-up too), random, rho, fixed model
+    assert len(trainings) == 1 + 2 + 5  # warm-up, two rounds, full tokens twice, random, rho, fixed model
     assert len(workshop.made) == len(set(workshop.made))
 
 

@@ -23,10 +23,10 @@ def full_tokens(workshop: Workshop) -> Outcome:
 
 
 def full_tokens_from_warmup(workshop: Workshop) -> Outcome:
-    """The control that starts where self-evolving starts: θ_1 fine-tuned on D̃_1 … D̃_T with full tokens, in one training.
+    """The control that starts where self-evolving starts: θ_1 fine-tuned on D̃_1 … D̃_T with full tokens.
 
-    The rows go split by split, as self-evolving sees them. D̃_0, on which θ_1 was warmed up, counts as kept whole, so
-    every response token is kept.
+    One training takes the rows split by split, as self-evolving sees them. D̃_0, on which θ_1 was warmed up, counts as
+    kept whole, so every response token is kept.
     """
     name, labels = "full_tokens_from_warmup", workshop.tokens.is_response
     model = workshop.train(name, workshop.warmup, weights_of(labels), np.concatenate(workshop.splits[1:]))

@@ -20,8 +20,8 @@ def self_evolving(workshop: Workshop) -> Outcome:
     one is the output. D̃_0 counts as kept whole.
 
     With ``stop_when: held_out_loss_rises`` the first model with a higher mean held-out loss than the best so far, of
-    which the warm-up is the first, ends the loop and is rolled back: the best is the output. The rows of the rolled-back
-    split and of those after it then count as not kept, since the output was not trained on them.
+    which the warm-up is the first, ends the loop and is rolled back: the best is the output. The rows of its split and
+    of those after it then count as not kept, since the output was not trained on them.
     """
     settings = workshop.recipe.cleaning
     labels = workshop.tokens.is_response

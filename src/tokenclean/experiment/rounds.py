@@ -55,8 +55,8 @@ def rounds_table(rounds: RoundByRound) -> Table:
     names = sorted({name for line in rounds.lines if line.round for name in line.round.selection.source_shares})
     sources = names if 2 <= len(names) <= _MOST_SOURCES_SHOWN else []
     note = (
-        "split: the one that the model was trained on; from the second on its reference, which scored the split, is the "
-        "line above. threshold: lowest kept score, nats. kept: share of the split's response tokens"
+        "split: the one that the model was trained on; from the second on its reference, which scored the split, is "
+        "the line above. threshold: lowest kept score, nats. kept: share of the split's response tokens"
         + (", then of each source's" if sources else "")
         + f". loss: nats a held-out response token; on kept, on dropped: over the {rounds.tokens_kept_first:,} whose "
         "score under the warm-up reaches the first round's threshold, and over the other "
