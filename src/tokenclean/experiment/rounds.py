@@ -60,7 +60,8 @@ def rounds_table(rounds: RoundByRound) -> Table:
         + (", then of each source's" if sources else "")
         + f". loss: nats a held-out response token; on kept, on dropped: over the {rounds.tokens_kept_first:,} whose "
         "score under the warm-up reaches the first round's threshold, and over the other "
-        f"{rounds.tokens_dropped_first:,}, where drift shows"
+        f"{rounds.tokens_dropped_first:,}, where drift shows (read both from the warm-up on: its "
+        "difference to the base is what parts the tokens)"
     )
     if rolled_back := [line.name for line in rounds.lines if line.round and line.round.is_rolled_back]:
         note += (
