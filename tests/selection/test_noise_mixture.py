@@ -42,7 +42,7 @@ def priors(draw):
 
 def not_noise(rate, loss, surprisal):
     """σ(logit(1 - ε) + u - ℓ), one token."""
-    argument = math.log1p(-rate) - math.log(rate) + surprisal - loss
+    argument = math.log1p(-rate) - math.log(rate) + (surprisal - loss)
     return 1 / (1 + math.exp(-argument)) if argument >= 0 else math.exp(argument) / (1 + math.exp(argument))
 
 
@@ -97,7 +97,9 @@ def test_surprisal_by_hand():
     surprisal.check_aligned(input_ids)
     assert surprisal.values.dtype == np.float32
     nan = [np.float32(math.nan)]
-    assert np.array_equal(surprisal.values, [*nan, table[2], table[2], *nan, table[0], table[2], table[5]], equal_nan=True)
+    assert np.array_equal(
+        surprisal.values, [*nan, table[2], table[2], *nan, table[0], table[2], table[5]], equal_nan=True
+    )
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, VOCABULARY - 1), st.booleans()), max_size=9), max_size=6))
@@ -124,7 +126,12 @@ def test_ids_of_any_integer_dtype(dtype):
 @pytest.mark.parametrize(
     ("input_ids", "is_response", "vocabulary", "message"),
     [
-        (Ragged.from_rows([[0], [], [1, 6]], dtype=int), bools("1", "", "11"), 6, "row 2, position 1 has id 6, outside a voc.* 6"),
+        (
+            Ragged.from_rows([[0], [], [1, 6]], dtype=int),
+            bools("1", "", "11"),
+            6,
+            "row 2, position 1 has id 6, outside a voc.* 6",
+        ),
         (Ragged.from_rows([[0], [], [-1, 2]], dtype=int), bools("1", "", "01"), 6, "row 2, position 0 has id -1"),
         (Ragged.from_rows([[0]]), bools("1"), 0, "vocabulary must be a whole number of at least 1, got 0"),
         (Ragged.from_rows([[0.0]]), bools("1"), 6, "integers, got float64"),
@@ -401,5 +408,5 @@ def test_rates_must_fit_the_estimate():
         noise_rates(estimate, is_response, ["a"])
     with pytest.raises(ValueError, match="got 2 and 1 for 2 rows"):
         noise_rates(NoiseEstimate(estimate.weights, np.zeros(1)), is_response, ["a", "a"])
-    with pytest.raises(ValueError, match="2 and 1 rows"):
+    with pytest.raises(ValueError, match="1 and 2 rows"):
         noise_rates(estimate, bools("11"), ["a", "a"])

@@ -147,7 +147,9 @@ def test_passages_end_where_the_response_is_interrupted():
 def test_the_share_is_of_rows_with_a_response_token(row_share, rows, needed):
     """Prompts and empty rows, which have no response token, ask for no more rows."""
     for holding in (needed - 1, needed):
-        pool = [[(7, True), (8, True)]] * holding + [[(1, True)]] * (rows - holding) + [[], [(7, False), (8, False)]] * 50
+        pool = (
+            [[(7, True), (8, True)]] * holding + [[(1, True)]] * (rows - holding) + [[], [(7, False), (8, False)]] * 50
+        )
         found = find_repetition(*column_of(pool), n=2, row_share=row_share)
         assert found.needed_rows == needed
         assert bool(found.ngrams) == (holding == needed)

@@ -1,9 +1,10 @@
 """Which response tokens look like noise, by a mixture of two distributions whose share is estimated row by row.
 
 Assumed of a response token x in row r: with chance 1 - ε_r the model's distribution generated it, given the tokens
-before; with chance ε_r it is noise, drawn from the unigram distribution of the pool's response tokens whatever stands
-before. So the rare word that fits its place is no noise, and the frequent one that does not fit is. What the model finds
-likely although it is wrong (boilerplate, fluent errors) cannot be seen this way; for boilerplate see ``repetition``.
+before; with chance ε_r it is noise, drawn from the unigram distribution of the pool's response tokens whatever
+stands before. So the rare word that fits its place is no noise, and the frequent one that does not fit is. What the model
+finds likely although it is wrong (boilerplate, fluent errors) cannot be seen this way; for boilerplate see
+``repetition``.
 
 Nothing is cut at a fixed share: where losses speak of no noise, ε_r goes to its floor and all weights go to 1.
 """
@@ -215,8 +216,8 @@ def _finite(name: str, column: Ragged, places: np.ndarray) -> np.ndarray:
         row, position = row_and_position(column, int(places[bad[0]]))
         raise NonFiniteError(
             f"the {name} of row {row}, position {position} is {values[bad[0]]}; {len(bad)} of {len(places)} response "
-            f"tokens have no finite {name}. Usual causes: is_response True at position 0, a row was not scored, a model "
-            "overflowed"
+            f"tokens have no finite {name}. Usual causes: is_response True at position 0, a row was not scored, a "
+            "model overflowed"
         )
     return values
 

@@ -36,8 +36,8 @@ class Repetition:
     ngrams: tuple[RepeatedNgram, ...]
     """The repeated n-grams, by rows (most first), then by ids."""
     passages: tuple[RepeatedNgram, ...]
-    """The longest unbroken runs of repeated tokens, n tokens or more, equal ones counted together: by rows (most first),
-    then by ids. Each occurrence is a whole run, so a sentence that goes on differently in one row is another passage
+    """The longest unbroken runs of repeated tokens, n tokens or more, equal ones counted together: by rows (most
+    first), then by ids. Each occurrence is a whole run, so a sentence that goes on differently in one row is another passage
     there, and a passage may have fewer rows than its n-grams."""
     needed_rows: int
     """In how many rows an n-gram had to occur."""
@@ -49,9 +49,9 @@ def find_repetition(
     """Response tokens inside an n-gram that many rows share.
 
     An n-gram is ``n`` response tokens at adjacent positions of one row. It is repeated when it occurs in at least
-    ``minimum_rows`` rows and in at least the share ``row_share`` of the rows that have a response token (the share taken
-    as written: 0.07 of 100 rows are 7); however often a row holds it, the row counts once. ``input_ids``: integers;
-    ``is_response``: bool ỹ, same rows. Exact, without hashing; O(n·R log R) for R response tokens and about 200
+    ``minimum_rows`` rows and in at least the share ``row_share`` of the rows that have a response token (the share
+    taken as written: 0.07 of 100 rows are 7); however often a row holds it, the row counts once. ``input_ids``:
+    integers; ``is_response``: bool ỹ, same rows. Exact, without hashing; O(n·R log R) for R response tokens and about 200
     bytes of memory a token.
 
     Raises ValueError for columns that are not aligned or of another dtype, ``n`` or ``minimum_rows`` below 1, and a
@@ -95,8 +95,8 @@ def _repeated_ngrams(
     """Where the repeated n-grams start among the response tokens (int64, rising), and what they are.
 
     A k-gram's number is the rank of the pair (number of its first k - 1 tokens, last token): equal numbers mean equal
-    tokens, and numbers rise as the ids do. What occurs fewer than ``needed_rows`` times begins no repeated n-gram and is
-    left out before the next token is looked at.
+    tokens, and numbers rise as the ids do. What occurs fewer than ``needed_rows`` times begins no repeated n-gram and
+    is left out before the next token is looked at.
     """
     distinct_ids, token, counts = np.unique(ids, return_inverse=True, return_counts=True)
     is_rare = counts[token] < needed_rows
@@ -143,9 +143,7 @@ def _inside(starts: np.ndarray, n: int, tokens: int) -> np.ndarray:
     return np.cumsum(steps[:-1]) > 0
 
 
-def _passages(
-    ids: np.ndarray, row: np.ndarray, is_first: np.ndarray, inside: np.ndarray
-) -> tuple[RepeatedNgram, ...]:
+def _passages(ids: np.ndarray, row: np.ndarray, is_first: np.ndarray, inside: np.ndarray) -> tuple[RepeatedNgram, ...]:
     """The longest unbroken runs of tokens ``inside``, equal ones counted together."""
     continues = np.zeros(len(inside), dtype=bool)
     continues[1:] = inside[1:] & inside[:-1] & ~is_first[1:]
