@@ -2,8 +2,8 @@
 
 Assumed of a response token x in row r: with chance 1 - ε_r the model's distribution generated it, given the tokens
 before; with chance ε_r it is noise, drawn from the unigram distribution of the pool's response tokens whatever
-stands before. So the rare word that fits its place is no noise, and the frequent one that does not fit is. What the model
-finds likely although it is wrong (boilerplate, fluent errors) cannot be seen this way; for boilerplate see
+stands before. So the rare word that fits its place is no noise, and the frequent one that does not fit is. What the
+model finds likely although it is wrong (boilerplate, fluent errors) cannot be seen this way; for boilerplate see
 ``repetition``.
 
 Nothing is cut at a fixed share: where losses speak of no noise, ε_r goes to its floor and all weights go to 1.
