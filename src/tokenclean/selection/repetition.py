@@ -51,8 +51,8 @@ def find_repetition(
     An n-gram is ``n`` response tokens at adjacent positions of one row. It is repeated when it occurs in at least
     ``minimum_rows`` rows and in at least the share ``row_share`` of the rows that have a response token (the share
     taken as written: 0.07 of 100 rows are 7); however often a row holds it, the row counts once. ``input_ids``:
-    integers; ``is_response``: bool ỹ, same rows. Exact, without hashing; O(n·R log R) for R response tokens and
-    about 200 bytes of memory a token.
+    integers; ``is_response``: bool ỹ, same rows. Exact: no n-gram is taken for another. O(n·R log R) for R
+    response tokens, and about 200 bytes of memory a token.
 
     Raises ValueError for columns that are not aligned or of another dtype, ``n`` or ``minimum_rows`` below 1, and a
     ``row_share`` outside [0, 1].
