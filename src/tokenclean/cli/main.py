@@ -53,6 +53,8 @@ def options(
 def main() -> None:
     """Entry point: our own errors become one message and an exit code, never a traceback."""
     show_warnings()
+    if not err.is_terminal:  # read when tqdm is imported: no progress bars of the libraries in a log
+        os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         app()
     except TokencleanError as error:
