@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import cast
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
 from tokenclean.errors import ModelError
-from tokenclean.models.attention.segments import attention_kernel, segments
+from tokenclean.models.attention.segments import attention_kernel, current_segments, segments
 from tokenclean.models.compiled import CompiledLayers, decoder_layers
 from tokenclean.models.head import Head, Measures, head_of, measures_of_logits
 from tokenclean.models.precision import CopyOfWeight, multiplies_bf16, packed_copy, precision_policy, uses_kernels
@@ -29,8 +29,9 @@ class CausalLM:
 
     On construction a small probe compares the packed pass and the separate head with the model's own logits. What
     does not reproduce them to 1e-3 nats is not used, and the log says so: the model then runs one conversation at a
-    time, or through its own output layer. Gradient checkpointing, too, runs one conversation at a time: its
-    recomputation happens in the backward pass, where the packed attention no longer stands.
+    time, or through its own output layer. Gradient checkpointing that the caller has switched on runs one conversation
+    at a time too: its recomputation happens in the backward pass, where the packed attention no longer stands.
+    ``checkpoint_activations`` puts it up again there.
 
     ``longest_row``: tokens of the longest conversation to come; the probe reaches beyond a shorter sliding window.
     """
@@ -47,6 +48,7 @@ class CausalLM:
         self._compiled: CompiledLayers | None = None
         self._policy = "exact"
         self._probed_window = 0
+        self._checkpoints_packs = False
         self._probe(self._window_within(longest_row))
 
     @property
@@ -127,6 +129,18 @@ class CausalLM:
             logger.warning("the layers of %s run as they are; compiling them failed (%s)", self._name, problem)
             self._compiled = None
 
+    def checkpoint_activations(self) -> None:
+        """Keep only each layer's input for the backward pass, which computes the layer again, packed as it was.
+
+        Raises ModelError for a model that transformers cannot checkpoint.
+        """
+        if not self.lm.supports_gradient_checkpointing:
+            raise ModelError(f"{self._name} cannot checkpoint its activations; leave activation_checkpointing out")
+        enable: Any = getattr(self.lm, "activation_checkpointing_enable", None)  # its name in newer transformers
+        enable = enable or self.lm.gradient_checkpointing_enable
+        enable({"use_reentrant": False, "context_fn": lambda: (nullcontext(), current_segments(self.lm))})
+        self._checkpoints_packs = True
+
     def losses(self, input_ids: torch.Tensor, lengths: Sequence[int], positions: torch.Tensor) -> torch.Tensor:
         """NLL in nats of the tokens at ``positions``, float32, shape (P,); differentiable.
 
@@ -150,7 +164,7 @@ class CausalLM:
         return {name: torch.cat([part[name] for part in parts]) for name in names}
 
     def _is_recomputing(self) -> bool:
-        if not (self.lm.training and torch.is_grad_enabled()):
+        if self._checkpoints_packs or not (self.lm.training and torch.is_grad_enabled()):
             return False
         return any(getattr(module, "gradient_checkpointing", False) for module in self.lm.modules())
 
@@ -264,6 +278,11 @@ def _each(
         inside = positions[(positions >= start) & (positions < start + length)] - start
         yield input_ids[start : start + length], inside
         start += length
+
+
+def body_of(model: torch.nn.Module) -> torch.nn.Module:
+    """The part of a causal LM, or of the PEFT model around one, that lies below its output layer."""
+    return _body_of(_unwrapped(model))
 
 
 def _unwrapped(model: torch.nn.Module) -> PreTrainedModel:

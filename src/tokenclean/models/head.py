@@ -1,14 +1,18 @@
 """Losses of chosen positions from hidden states, a chunk of positions at a time.
 
-Scoring and training share it: no tensor of size [tokens, vocabulary] exists beyond one chunk, forward or backward.
+Scoring and training share it: no tensor of size [tokens, vocabulary] exists beyond one chunk, forward or backward. A
+loss depends on its own hidden state alone, so where the head is not trained the gradient of each loss is computed with
+it, chunk by chunk, from the logits at hand; the backward pass only scales it. A trained head computes each chunk again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -38,13 +42,13 @@ class Head:
 
     def losses(self, hidden_P_H: torch.Tensor, targets_P: torch.Tensor) -> torch.Tensor:
         """−log softmax(logits)[target] of each position, float32 nats, shape (P,); differentiable."""
-        chunks = []
-        for hidden, targets in zip(hidden_P_H.split(CHUNK_POSITIONS), targets_P.split(CHUNK_POSITIONS), strict=True):
-            if torch.is_grad_enabled():
-                chunks.append(checkpoint(self._chunk_losses, hidden, targets, use_reentrant=False))
-            else:
-                chunks.append(self._chunk_losses(hidden, targets))
-        return torch.cat(chunks) if chunks else hidden_P_H.new_zeros(0, dtype=torch.float32)
+        if not torch.is_grad_enabled():
+            return self.measures(hidden_P_H, targets_P, ("loss",))["loss"]
+        if not self.weight.requires_grad and (self.bias is None or not self.bias.requires_grad):
+            return _LossesOfFrozenHead.apply(hidden_P_H, targets_P, self)
+        chunks = zip(hidden_P_H.split(CHUNK_POSITIONS), targets_P.split(CHUNK_POSITIONS), strict=True)
+        losses = [checkpoint(self._chunk_losses, hidden, targets, use_reentrant=False) for hidden, targets in chunks]
+        return torch.cat(losses) if losses else hidden_P_H.new_zeros(0, dtype=torch.float32)
 
     def measures(
         self,
@@ -72,10 +76,31 @@ class Head:
             return {name: found[MEASURES.index(name)] for name in names}
         chunks = zip(hidden_P_H.split(CHUNK_POSITIONS), targets_P.split(CHUNK_POSITIONS), strict=True)
         parts = [measures_of_logits(self._logits(hidden), targets, names) for hidden, targets in chunks]
+        if not parts:
+            return {name: hidden_P_H.new_zeros(0, dtype=torch.float32) for name in names}
         return {name: torch.cat([part[name] for part in parts]) for name in names}
 
     def _chunk_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return measures_of_logits(self._logits(hidden), targets, ("loss",))["loss"]
+
+    def losses_and_gradient(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses (C,) of one chunk and their gradient by the hidden states, ∂ℓ_c/∂h_c: float32, (C, H).
+
+        That is Wᵀ(softmax(logits) − onehot(target)), through the soft cap's slope and the scale; only the chunk's
+        logits are held, and overwritten.
+        """
+        logits = self._logits(hidden)
+        at_target = logits.gather(1, targets[:, None])
+        log_total = torch.logsumexp(logits, dim=-1, keepdim=True)
+        slope = None if self.softcap is None else 1 - (logits / self.softcap).square_()
+        pull = logits.sub_(log_total).exp_()
+        pull.scatter_add_(1, targets[:, None], torch.full_like(at_target, -1.0))
+        if slope is not None:
+            pull.mul_(slope)
+        if self.scale != 1.0:
+            pull.mul_(self.scale)
+        gradient = (pull.to(self.weight.dtype) @ self.weight).float()
+        return (log_total - at_target).squeeze(1), gradient
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = linear(hidden, self.weight, self.bias).float()
@@ -84,6 +109,27 @@ class Head:
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
+
+
+class _LossesOfFrozenHead(torch.autograd.Function):
+    """The losses of a head that is not trained; their gradients are made in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_P_H: torch.Tensor, targets_P: torch.Tensor, head: Head) -> torch.Tensor:
+        losses = hidden_P_H.new_zeros(len(hidden_P_H), dtype=torch.float32)
+        gradients = hidden_P_H.new_zeros(hidden_P_H.shape, dtype=torch.float32)
+        for first in range(0, len(hidden_P_H), CHUNK_POSITIONS):
+            chunk = slice(first, first + CHUNK_POSITIONS)
+            losses[chunk], gradients[chunk] = head.losses_and_gradient(hidden_P_H[chunk], targets_P[chunk])
+        ctx.save_for_backward(gradients)
+        ctx.dtype = hidden_P_H.dtype
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (gradients,) = ctx.saved_tensors
+        return (gradients * grad_outputs[0][:, None]).to(ctx.dtype), None, None
 
 
 def measures_of_logits(logits_P_V: torch.Tensor, targets_P: torch.Tensor, names: Sequence[str]) -> Measures:

@@ -11,7 +11,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 _UNICODE_BREAKS = {"\x85", "\u2028", "\u2029"}
 
-Strategy = Literal["none", "full_tokens", "full_tokens_from_warmup", "random", "rho", "fixed_model", "self_evolving"]
+Strategy = Literal[
+    "none",
+    "full_tokens",
+    "full_tokens_from_warmup",
+    "random",
+    "rho",
+    "fixed_model",
+    "self_evolving",
+    "noise_mixture",
+    "repetition",
+]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens"]
 Targets = Literal["response", "last_turn", "all"]
@@ -108,6 +118,32 @@ class ModelSettings(_Section):
     device: str = "auto"
 
 
+class NoiseMixtureSettings(_Section):
+    """A token is what the model's distribution gives or noise from the pool's unigram distribution; each row's noise
+    rate is fitted by EM."""
+
+    mode: Literal["online", "offline"] = "online"
+    """Weigh tokens in the training itself, by its own losses; or before it, by those of model.reference or the base."""
+    with_repetition: bool = False
+    """The strategy noise_mixture drops repeated passages too."""
+    mean: float = Field(default=0.005, gt=0, lt=1)
+    """The noise rate expected of a row."""
+    strength: float = Field(default=20, gt=0)
+    """How many tokens that expectation counts as."""
+    start: float = Field(default=0.1, gt=0, lt=1)
+    iterations: int = Field(default=30, ge=1)
+
+
+class RepetitionSettings(_Section):
+    """Response tokens inside an n-gram that many rows share are dropped."""
+
+    n: int = Field(default=6, ge=1)
+    row_share: float = Field(default=0.03, ge=0, le=1)
+    """Of the rows with a response token, those that have to hold the n-gram …"""
+    minimum_rows: int = Field(default=3, ge=1)
+    """… and never fewer than this many."""
+
+
 class CleaningSettings(_Section):
     strategy: Strategy = "self_evolving"
     proportion: float = Field(default=0.6, gt=0, le=1)
@@ -123,6 +159,10 @@ class CleaningSettings(_Section):
     """Let self_evolving go through all splits, or stop at the first model that is worse than the best before it on the
     held-out rows, and hand over that best."""
     allow_weak_reference: bool = False
+    also: tuple[Literal["noise_mixture", "repetition"], ...] = ()
+    """On top of what rho, fixed_model, self_evolving, noise_mixture or repetition keep."""
+    noise_mixture: NoiseMixtureSettings = NoiseMixtureSettings()
+    repetition: RepetitionSettings = RepetitionSettings()
 
 
 class ScoringSettings(_Section):
@@ -134,6 +174,8 @@ class LoraSettings(_Section):
     rank: int = Field(default=64, ge=1)
     alpha: float = Field(default=16, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    shared_dropout: bool = True
+    """One dropout mask for all modules that read the same tensor (q, k and v; gate and up), else one each."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
     @field_validator("target_modules", mode="before")
@@ -162,11 +204,26 @@ class TrainingSettings(_Section):
     shuffle: bool = True
     loss_normalisation: Literal["token", "sample"] = "token"
     """One mean over the batch's selected tokens (Eq. 1), or the mean of the samples' means (§5.1)."""
-    precision: Literal["exact", "safe", "fast"] = "safe"
+    precision: Literal["exact", "safe", "fast", "mixed"] = "safe"
+    """As scoring.precision, or mixed: the frozen base in bf16, adapters, residual and head in float32."""
+    activation_checkpointing: bool = False
+    """Keep each layer's input alone and compute the rest again in the backward pass: less memory, a third more work."""
     pack_tokens: int = Field(default=2048, ge=1)
     """Tokens in one forward and backward pass; a batch takes as many passes as it needs."""
+    checkpoint_minutes: float = Field(default=5, ge=0)
+    """Save the state of a training this often, after a step; 0: after every step. A stopped run goes on from there."""
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """Where the Trainer reports each step to, beside the journal (JSON lines) that is always written."""
     eval_rows: int = Field(default=0, ge=0)
     """Rows set aside from the training rows, whose loss is printed after each epoch."""
+
+    @model_validator(mode="after")
+    def _check_mixed(self) -> TrainingSettings:
+        if self.precision == "mixed" and self.method == "full":
+            raise ValueError(
+                "precision: mixed holds the frozen base in bf16, but method: full freezes nothing; use safe"
+            )
+        return self
 
 
 class EvaluationSettings(_Section):

@@ -1,7 +1,7 @@
 """The run folder: content-addressed stages, written whole or not at all, checked before they are used."""
 
-from tokenclean.store.files import array_hash, atomic_path, file_hash, fingerprint, write_json
-from tokenclean.store.manifest import MANIFEST, check_stage
+from tokenclean.store.files import array_hash, atomic_path, disk_refusal, file_hash, fingerprint, write_json
+from tokenclean.store.manifest import MANIFEST, check_stage, seal_folder
 from tokenclean.store.stages import DAMAGED, RESULTS, STAGES, Stage, Store
 from tokenclean.store.validity import StageState, judge
 
@@ -16,8 +16,10 @@ __all__ = [
     "array_hash",
     "atomic_path",
     "check_stage",
+    "disk_refusal",
     "file_hash",
     "fingerprint",
     "judge",
+    "seal_folder",
     "write_json",
 ]

@@ -15,29 +15,35 @@ from tokenclean.ragged import Ragged
 class Pack:
     """One forward and backward pass.
 
-    ``input_ids``: int64 (T,), conversations of ``lengths`` tokens one after another, each cut after its last selected
-    token. ``positions``: int64 (P,), the selected tokens. ``coefficients``: float32 (P,); the pack's share of the
-    batch's loss is Σ coefficient · ℓ.
+    ``input_ids``: int64 (T,), the conversations ``rows`` of ``lengths`` tokens one after another, each cut after its
+    last selected token. ``positions``: int64 (P,), the selected tokens. ``coefficients``: float32 (P,); the pack's
+    share of the batch's loss is Σ coefficient · ℓ.
     """
 
     input_ids: np.ndarray
+    rows: tuple[int, ...]
     lengths: tuple[int, ...]
     positions: np.ndarray
     coefficients: np.ndarray
 
+    @property
+    def row_of_position(self) -> np.ndarray:
+        """Which of ``rows``, by its place there, each position belongs to: int64 (P,)."""
+        return np.searchsorted(np.cumsum(self.lengths), self.positions, side="right")
+
 
 def selected_lengths(weights: Ragged) -> np.ndarray:
-    """Length of each row up to its last token of weight above 0 (int64, (N,)); 0 where nothing is selected.
+    """Length of each row up to its last token of weight other than 0 (int64, (N,)); 0 where nothing is selected.
 
-    Raises ValueError for a negative, NaN or infinite weight, or one at the first token of a row, which has no loss.
+    Raises ValueError for a NaN or infinite weight, or one at the first token of a row, which has no loss.
     """
     values = weights.values
-    if not np.all(np.isfinite(values)) or np.any(values < 0):
-        raise ValueError("token weights must be finite and at least 0")
+    if not np.all(np.isfinite(values)):
+        raise ValueError("token weights must be finite")
     starts = weights.offsets[:-1][weights.lengths > 0]
-    if np.any(values[starts] > 0):
+    if np.any(values[starts]):
         raise ValueError("the first token of a row has nothing before it and so no loss; its weight must be 0")
-    return useful_lengths(values > 0, weights.offsets)
+    return useful_lengths(values != 0, weights.offsets)
 
 
 def batch_packs(
@@ -45,14 +51,14 @@ def batch_packs(
 ) -> list[Pack]:
     """Packs of one optimizer batch, whatever their number: their losses sum to the batch's loss.
 
-    ``token``: Σ w ℓ / Σ w over all selected tokens of the batch (Eq. 1). ``sample``: the mean over samples of
-    Σ_j w_j ℓ_j / Σ_j w_j (§5.1). Rows with nothing selected count in neither. ``weights``: float, aligned with
-    ``input_ids``.
+    ``token``: Σ w ℓ / Σ |w| over all selected tokens of the batch (Eq. 1). ``sample``: the mean over samples of
+    Σ_j w_j ℓ_j / Σ_j |w_j| (§5.1). Rows with nothing selected count in neither. ``weights``: float, aligned with
+    ``input_ids``; a token of negative weight is unlearned.
     """
     chosen = np.asarray(rows, dtype=np.int64)
     ids, weight = input_ids.take(chosen), weights.take(chosen)
     lengths = selected_lengths(weight)
-    sums = weight.row_sums()
+    sums = weight.map_values(np.abs).row_sums()
     if loss_normalisation == "token":
         divisors = np.full(len(chosen), sums.sum())
     elif loss_normalisation == "sample":
@@ -69,9 +75,36 @@ def batch_packs(
         packs.append(
             Pack(
                 ids.values[places].astype(np.int64),
+                tuple(int(row) for row in chosen[members]),
                 tuple(int(n) for n in lengths[members]),
                 positions,
                 values[positions].astype(np.float32),
             )
         )
     return packs
+
+
+def split_pack(pack: Pack) -> list[Pack]:
+    """The pack as two of about half its tokens each, losses and coefficients unchanged; a single row stays as it is."""
+    ends = np.cumsum(pack.lengths)
+    if len(ends) < 2:
+        return [pack]
+    count = min(int(np.searchsorted(ends, ends[-1] / 2)) + 1, len(ends) - 1)
+    start = int(ends[count - 1])
+    place = int(np.searchsorted(pack.positions, start))
+    return [
+        Pack(
+            pack.input_ids[:start],
+            pack.rows[:count],
+            pack.lengths[:count],
+            pack.positions[:place],
+            pack.coefficients[:place],
+        ),
+        Pack(
+            pack.input_ids[start:],
+            pack.rows[count:],
+            pack.lengths[count:],
+            pack.positions[place:] - start,
+            pack.coefficients[place:],
+        ),
+    ]

@@ -6,7 +6,7 @@ Registered with transformers' attention interface and switched on for the span o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,11 @@ def segments(model: PreTrainedModel, lengths: Sequence[int], allow_bf16: bool = 
     finally:
         config._attn_implementation = previous
         _pack = previous_pack
+
+
+def current_segments(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """The block of ``segments`` that stands now, to be entered again where a layer is computed anew; else nothing."""
+    return segments(model, _pack.lengths, _pack.allow_bf16) if _pack.lengths else nullcontext()
 
 
 def attention_kernel(

@@ -1,0 +1,95 @@
+"""Linear layers that are not trained, held in bf16 alone, between float32 activations.
+
+A frozen weight needs no float32 master copy. Held in bf16 it takes half the memory, and products take bf16 where the
+device gains from it; outputs and gradients are float32 always, so residual stream, norms and adapters stay as exact as
+their inputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+from tokenclean.models.device import cpu_multiplies_bf16
+from tokenclean.models.kernels.cpu import has_bf16_kernels, pack
+from tokenclean.models.kernels.cpu import linear as packed_linear
+
+
+class FrozenLinear(torch.nn.Module):
+    """``layer`` with its weight rounded to bf16, once. float32 (…, K) to float32 (…, N), gradient to the input alone.
+
+    Products: our CPU kernels (bf16 inputs, float32 sums) where they serve; torch's in bf16 where the device has them;
+    else float32 on a copy of the weight made for the product. ``weight``: (N, K) bf16, or None where the kernels' two
+    packed forms replace it.
+    """
+
+    packed: torch.Tensor | None
+    packed_back: torch.Tensor | None
+    weight: torch.Tensor | None
+
+    def __init__(self, layer: torch.nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        weight = layer.weight.detach()
+        is_packed = weight.device.type == "cpu" and has_bf16_kernels()
+        self.register_buffer("packed", pack(weight, as_bf16=True) if is_packed else None, persistent=False)
+        self.register_buffer("packed_back", pack(weight.T, as_bf16=True) if is_packed else None, persistent=False)
+        self.register_buffer("weight", None if is_packed else weight.to(torch.bfloat16), persistent=False)
+        self.bias = None if layer.bias is None else torch.nn.Parameter(layer.bias.detach(), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _Product.apply(x, self)
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """x Wᵀ + b."""
+        if self.packed is not None:
+            return packed_linear(x, self.packed, self.out_features, self.bias)
+        weight = self._weight_for(x)
+        product = linear(x.to(weight.dtype), weight).to(x.dtype)
+        return product if self.bias is None else product.add_(self.bias)
+
+    def product_back(self, gradient: torch.Tensor) -> torch.Tensor:
+        """gradient · W."""
+        if self.packed_back is not None:
+            return packed_linear(gradient, self.packed_back, self.in_features, None)
+        weight = self._weight_for(gradient)
+        return (gradient.to(weight.dtype) @ weight).to(gradient.dtype)
+
+    def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.weight is not None
+        return self.weight if x.device.type != "cpu" or cpu_multiplies_bf16() else self.weight.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: FrozenLinear) -> torch.Tensor:
+        ctx.layer = layer
+        return layer.product(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return (ctx.layer.product_back(grad_outputs[0]) if ctx.needs_input_grad[0] else None), None
+
+
+def hold_frozen_in_bf16(body: torch.nn.Module) -> int:
+    """Replace every plain linear layer of ``body`` whose weight and bias are not trained; how many there were.
+
+    To be called once adapters are in place, since they wrap plain layers. Embeddings, norms and the output layer,
+    which lies outside the body, stay float32.
+    """
+    frozen = [
+        (parent, name, layer)
+        for parent in body.modules()
+        for name, layer in parent.named_children()
+        if type(layer) is torch.nn.Linear and not any(p.requires_grad for p in layer.parameters())
+    ]
+    for parent, name, layer in frozen:
+        setattr(parent, name, FrozenLinear(layer))
+    return len(frozen)

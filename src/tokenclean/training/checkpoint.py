@@ -1,0 +1,156 @@
+"""Checkpoints of a training: what is trained, the optimizer, the schedule and the random numbers, at one step.
+
+A training that goes on from one makes the very steps that it would have made. No pickle: tensors are safetensors,
+the rest JSON, and the folder's manifest comes last, so that a checkpoint is whole or none. The one before is deleted
+only after that.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokenclean.store import check_stage, seal_folder, write_json
+
+logger = logging.getLogger(__name__)
+
+_TRAINED, _OPTIMIZER, _RANDOM, _STATE = (
+    "trained.safetensors",
+    "optimizer.safetensors",
+    "random.safetensors",
+    "state.json",
+)
+_PREFIX = "step-"
+
+
+def save_checkpoint(
+    place: Path,
+    step: int,
+    model: torch.nn.Module,
+    optimizer: Any,
+    scheduler: Any,
+    record: Mapping[str, Any],
+    further: Callable[[Path], None] = lambda folder: None,
+) -> Path:
+    """Write ``place/step-N`` and delete older ones. ``record``: JSON, given back by ``read_record``. ``further``:
+    writes other files into the folder.
+
+    OSError, say of a full disk, leaves the checkpoint before as the last.
+    """
+    from safetensors.torch import save_file
+
+    final = place / f"{_PREFIX}{step}"
+    temporary = place / f".{final.name}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        save_file(_trained_tensors(model), temporary / _TRAINED)
+        state = optimizer.state_dict()
+        save_file(
+            {
+                f"{number}.{name}": tensor.detach().contiguous()
+                for number, tensors in state["state"].items()
+                for name, tensor in tensors.items()
+            },
+            temporary / _OPTIMIZER,
+        )
+        save_file(_random_states(), temporary / _RANDOM)
+        groups, schedule = state["param_groups"], scheduler.state_dict()
+        write_json(temporary / _STATE, {"param_groups": groups, "schedule": schedule, "record": dict(record)})
+        further(temporary)
+        seal_folder(temporary, _manifest(step))
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for older in _checkpoints(place):
+        if older != final:
+            shutil.rmtree(older, ignore_errors=True)
+    return final
+
+
+def last_checkpoint(place: Path) -> Path | None:
+    """The whole checkpoint of the most steps; damaged ones are told and passed over."""
+    for path in sorted(_checkpoints(place), key=step_of, reverse=True):
+        if not (faults := check_stage(path)):
+            return path
+        logger.warning("%s is not what was written (%s); it is passed over", path, "; ".join(faults[:2]))
+    return None
+
+
+def step_of(path: Path) -> int:
+    """Optimizer steps done."""
+    return int(path.name.removeprefix(_PREFIX))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What ``save_checkpoint`` was given as ``record``."""
+    return json.loads((path / _STATE).read_text(encoding="utf-8"))["record"]
+
+
+def load_trained(path: Path, model: torch.nn.Module) -> None:
+    """Put the trained parameters into the model. Raises KeyError where the checkpoint is of another model."""
+    from safetensors.torch import load_file
+
+    saved = load_file(path / _TRAINED)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(saved.pop(name))
+    if saved:
+        raise KeyError(f"{path}: parameter {min(saved)} is not trained in this model")
+
+
+def load_optimizer(path: Path, optimizer: Any, scheduler: Any) -> None:
+    """Put the optimizer's and the schedule's state back."""
+    from safetensors.torch import load_file
+
+    document = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in load_file(path / _OPTIMIZER).items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": document["param_groups"]})
+    scheduler.load_state_dict(document["schedule"])
+
+
+def load_random(path: Path) -> None:
+    """Put torch's random number generators back, of the CPU and of every GPU there was."""
+    from safetensors.torch import load_file
+
+    states = load_file(path / _RANDOM)
+    torch.set_rng_state(states.pop("cpu"))
+    for name, state in states.items():
+        torch.cuda.set_rng_state(state, name)
+
+
+def _manifest(step: int) -> dict[str, Any]:
+    """A checkpoint is sealed, and checked, as a stage is."""
+    finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    empty: dict[str, Any] = {"inputs": {}, "results": {}, "depends_on": []}
+    return {"stage": _PREFIX.rstrip("-"), "version": 1, "key": str(step), "finished": finished, "seconds": 0, **empty}
+
+
+def _checkpoints(place: Path) -> list[Path]:
+    if not place.is_dir():
+        return []
+    return [path for path in place.iterdir() if path.is_dir() and path.name.removeprefix(_PREFIX).isdecimal()]
+
+
+def _trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _random_states() -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
