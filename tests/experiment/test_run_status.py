@@ -54,10 +54,14 @@ def test_stages_stand_in_the_order_in_which_they_were_made_within_one_second_too
 
 def test_a_stage_of_older_code_is_stale_and_so_is_what_was_built_on_it(run, monkeypatch):
     folder, training, losses = run
-    monkeypatch.setitem(STAGE_VERSIONS, "training", 2)
+    version = STAGE_VERSIONS["training"]
+    monkeypatch.setitem(STAGE_VERSIONS, "training", version + 1)
     described = describe_run(folder)
     assert states(described) == {"training": "stale", "losses": "stale", "results": "stale"}
-    assert f"{training}: stale: made by version 1 of training, the code is at version 2" in described.notes
+    assert (
+        f"{training}: stale: made by version {version} of training, the code is at version {version + 1}"
+        in described.notes
+    )
     assert f"{losses}: stale: built on {training}…, which is stale" in described.notes
     assert "they may be deleted" in described.notes[-1]
 

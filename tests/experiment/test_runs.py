@@ -73,6 +73,8 @@ def test_every_strategy_keeps_what_it_should(finished):
         expected += count if number == 0 else kept_count(count, k)
     assert kept["self_evolving"].sum() == expected
     assert np.array_equal(kept.pop("full_tokens_from_warmup"), kept["full_tokens"])
+    assert np.array_equal(kept.pop("noise_mixture"), kept["full_tokens"])
+    assert np.array_equal(kept.pop("repetition"), labels.values & ~workshop.repetition.is_repeated.values)
     names = list(kept)
     for i, a in enumerate(names):
         assert not np.any(kept[a] & ~labels.values)
@@ -118,7 +120,7 @@ def test_losses_of_two_kernels_are_never_subtracted(small_pool, tiny_model_folde
 def test_stages_are_shared(finished):
     workshop, _, _ = finished
     trainings = [name for name in workshop.made if name.startswith("training-")]
-    assert len(trainings) == 1 + 2 + 5  # warm-up, two rounds, full tokens twice, random, rho, fixed model
+    assert len(trainings) == 1 + 2 + 7  # warm-up, two rounds, full tokens twice, random, rho, fixed model, both of ours
     assert len(workshop.made) == len(set(workshop.made))
 
 
@@ -278,7 +280,7 @@ def test_plan_names_every_training_with_its_steps(finished):
     planned = plan(workshop.recipe, flop_per_second=1e9)
     trainings = [step for step in planned.steps if step.optimizer_steps]
     measured = json.loads((result.folder / "result.json").read_text())["training"]
-    assert len(trainings) == 1 + 2 + 5
+    assert len(trainings) == 1 + 2 + 7
     warmup = next(step for step in trainings if "warm-up" in step.name)
     assert warmup.optimizer_steps == measured["warm-up"]["steps"] >= 4
     assert planned.seconds > 0
@@ -291,7 +293,7 @@ def test_demo_on_a_tiny_model(tiny_model_folder: Path, tmp_path: Path):
     recipe = demo_recipe(full=False, model=str(tiny_model_folder), output=str(tmp_path), overrides=overrides)
     result = run_demo(recipe, full=False)
     assert [o.strategy for o in result.outcomes] == [
-        *("none", "full_tokens", "random", "fixed_model", "self_evolving", "oracle")
+        *("none", "full_tokens", "random", "fixed_model", "self_evolving", "noise_mixture", "oracle")
     ]
     table = {row[0]: row for row in result.tables[0].rows}
     written = {c["strategy"]: c for c in json.loads((result.folder / "demo.json").read_text())}

@@ -32,7 +32,7 @@ DAMAGES = {"cut": cut, "flip": flip, "delete": Path.unlink}
 
 def contents(folder: Path) -> dict[str, bytes | None]:
     """What every file says; of the documents that tell times, and who made what, only that they are there."""
-    told = ("manifest.json", "result.json")
+    told = ("manifest.json", "result.json", "journal.jsonl")
     return {
         str(path.relative_to(folder)): None if path.name in told else path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from tokenclean.cleaning import baselines
 from tokenclean.cleaning.fixed_model import fixed_model
+from tokenclean.cleaning.noise import noise_mixture, repetition
 from tokenclean.cleaning.outcome import Outcome
 from tokenclean.cleaning.self_evolving import self_evolving
 from tokenclean.cleaning.workshop import Workshop
@@ -16,6 +17,8 @@ STRATEGIES: dict[str, Callable[[Workshop], Outcome]] = {
     "rho": baselines.rho,
     "fixed_model": fixed_model,
     "self_evolving": self_evolving,
+    "noise_mixture": noise_mixture,
+    "repetition": repetition,
 }
 
 __all__ = ["STRATEGIES", "Outcome", "Workshop"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenclean.cleaning.outcome import Outcome, weights_of
+from tokenclean.cleaning.noise import outcome_of, train_without_noise
+from tokenclean.cleaning.outcome import Outcome
 from tokenclean.cleaning.reference import check_reference
 from tokenclean.cleaning.workshop import Workshop
 from tokenclean.selection import select_tokens
@@ -33,5 +34,5 @@ def clean_with_fixed_reference(workshop: Workshop, strategy: str, level: Level) 
         level=level,
         sources=workshop.tokens.sources,
     )
-    model = workshop.train(strategy, workshop.base, weights_of(kept))
-    return Outcome(strategy, model, kept, scores, (check,), (model,))
+    trained = train_without_noise(workshop, strategy, workshop.base, kept)
+    return outcome_of(workshop, strategy, trained, scores=scores, checks=(check,))

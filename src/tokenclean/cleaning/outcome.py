@@ -10,6 +10,7 @@ from tokenclean.cleaning.reference import ReferenceCheck
 from tokenclean.cleaning.rounds import Round
 from tokenclean.cleaning.workshop import Model
 from tokenclean.ragged import Ragged
+from tokenclean.selection import NoiseRates
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Outcome:
     ``model``: the final model. ``kept``: bool, aligned with the pool's tokens (ŷ); None where nothing was trained.
     ``scores``: float32 nats, NaN where no score was needed; None for a strategy without scores. ``checks``: every
     reference it used. ``rounds``: the models trained on the way, the final one last. ``round_records``: what each
-    round of self-evolving cleaning did, a rolled-back one too; empty for the other strategies.
+    round of self-evolving cleaning did, a rolled-back one too; empty for the other strategies. ``weights``: float32,
+    of the kept tokens, where they are not all 1. ``noise``: what a noise mixture found.
     """
 
     strategy: str
@@ -29,6 +31,8 @@ class Outcome:
     checks: tuple[ReferenceCheck, ...] = ()
     rounds: tuple[Model, ...] = ()
     round_records: tuple[Round, ...] = ()
+    weights: Ragged | None = None
+    noise: NoiseRates | None = None
 
 
 def weights_of(kept: Ragged) -> Ragged:

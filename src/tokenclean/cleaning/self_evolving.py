@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenclean.cleaning.outcome import Outcome, weights_of
+from tokenclean.cleaning.noise import fractions_of, noise_found, train_without_noise
+from tokenclean.cleaning.outcome import Outcome
 from tokenclean.cleaning.reference import check_reference
 from tokenclean.cleaning.rounds import record_rounds
 from tokenclean.cleaning.workshop import Model, Workshop
@@ -29,6 +30,7 @@ def self_evolving(workshop: Workshop) -> Outcome:
     scores = np.full(len(labels.values), np.nan, dtype=np.float32)
     first = workshop.places(workshop.splits[0])
     kept[first] = labels.values[first]
+    weights, row_rates = kept.astype(np.float32), None
 
     previous, reference = workshop.base, workshop.warmup
     trained, checks = [reference], []
@@ -46,7 +48,12 @@ def self_evolving(workshop: Workshop) -> Outcome:
         )
         places = workshop.places(rows)
         kept[places], scores[places] = split_kept.values, split_scores.values
-        trained.append(workshop.train(f"reference-{number}", reference, weights_of(labels.with_values(kept)), rows))
+        found = train_without_noise(workshop, f"reference-{number}", reference, labels.with_values(kept), rows)
+        kept[places], weights[places] = found.kept.values[places], found.weights.values[places]
+        if found.row_rates is not None:
+            row_rates = np.full(len(labels), np.nan) if row_rates is None else row_rates
+            row_rates[rows] = found.row_rates[rows]
+        trained.append(found.model)
         if settings.stop_when == "held_out_loss_rises" and _loss_rises(workshop, trained[-1], reference):
             break
         previous, reference = reference, trained[-1]
@@ -54,7 +61,8 @@ def self_evolving(workshop: Workshop) -> Outcome:
     records = record_rounds(workshop, trained, labels.with_values(kept), labels.with_values(scores), reference)
     for record in records:
         if record.is_rolled_back:
-            kept[workshop.places(workshop.splits[record.split])] = False
+            places = workshop.places(workshop.splits[record.split])
+            kept[places], weights[places] = False, 0
     return Outcome(
         "self_evolving",
         reference,
@@ -63,6 +71,8 @@ def self_evolving(workshop: Workshop) -> Outcome:
         tuple(checks),
         tuple(record.model for record in records if not record.is_rolled_back),
         records,
+        fractions_of(labels.with_values(weights)),
+        noise_found(workshop, labels.with_values(kept), row_rates),
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,32 @@ from tokenclean.scoring import PairedDifference, paired_difference
 from tokenclean.scoring.policy import check_same_policy
 from tokenclean.scoring.shards import LOSSES_VERSION, sharded_losses
 from tokenclean.scoring.token_shards import TOKENS_VERSION
-from tokenclean.store import Stage, Store, array_hash, fingerprint
+from tokenclean.selection import (
+    NoiseEstimate,
+    NoisePrior,
+    Repetition,
+    find_repetition,
+    surprisal_table,
+    token_posterior,
+)
+from tokenclean.store import Stage, Store, array_hash, fingerprint, write_json
 from tokenclean.tokens import TokenizedPool, tokenize_pool
+from tokenclean.training.online_mixture import OnlineMixture
 from tokenclean.training.trainer import train
 
 logger = logging.getLogger(__name__)
 
 # Raise a number when the stage's code comes to mean something else; old results are then stale and made anew.
-STAGE_VERSIONS = {"tokens": TOKENS_VERSION, "losses": LOSSES_VERSION, "training": 1, "results": 1}
+STAGE_VERSIONS = {"tokens": TOKENS_VERSION, "losses": LOSSES_VERSION, "training": 2, "results": 1}
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the run folder with the states of trainings that are not done."""
+
+NOISE_RATES = "noise_rates.json"
+"""File of a training with a noise mixture: the noise rate last found of each of its rows, null for an unused one."""
 
 _ERROR_SAMPLE_TOKENS = 1024
+_TOLD_PASSAGES, _TOLD_CHARACTERS = 5, 80
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,11 @@ class Model:
     key: str
     weights: str = ""
     training: Mapping[str, Any] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where what was trained lies: the adapter, or the whole model."""
+        return Path(self.source.adapter or self.source.base)
 
     @property
     def identity(self) -> list[str]:
@@ -150,8 +172,52 @@ class Workshop:
             self.observer.note(f"reference {source}: {note} (allowed: text is rendered with the base's)")
         return Model("reference", source, source_fingerprint(source))
 
-    def train(self, name: str, start: Model, weights: Ragged, rows: np.ndarray | None = None) -> Model:
-        """Fine-tune ``start`` on ``rows`` (all by default) with token weights (float, over all training rows)."""
+    @cached_property
+    def repetition(self) -> Repetition:
+        """Passages of the training rows' responses that many rows share (``cleaning.repetition``)."""
+        settings = self.recipe.cleaning.repetition.model_dump()
+        found = find_repetition(self.tokens.input_ids, self.tokens.is_response, **settings)
+        tokens, total = int(found.is_repeated.values.sum()), int(self.tokens.is_response.values.sum())
+        told = f"repetition: {tokens:,} of {total:,} response tokens ({tokens / total:.1%}) in passages of"
+        self.observer.note(f"{told} {found.needed_rows} or more rows{'; the most frequent:' if found.passages else ''}")
+        for passage in found.passages[:_TOLD_PASSAGES]:
+            text = " ".join(str(self.tokenizer.decode(list(passage.input_ids))).split())
+            self.observer.note(f"  {passage.rows} rows: {text[:_TOLD_CHARACTERS]}")
+        return found
+
+    @property
+    def has_looked_for_repetition(self) -> bool:
+        """Whether a strategy of this run has asked for ``repetition``."""
+        return "repetition" in vars(self)
+
+    @cached_property
+    def mixture(self) -> OnlineMixture:
+        """The noise mixture over this pool (``cleaning.noise_mixture``)."""
+        prior = NoisePrior(**self.recipe.cleaning.noise_mixture.model_dump(exclude={"mode", "with_repetition"}))
+        vocabulary = max(len(self.tokenizer), int(self.tokens.input_ids.values.max(initial=0)) + 1)
+        table = surprisal_table(self.tokens.input_ids, self.tokens.is_response, vocabulary)
+        return OnlineMixture(table, prior)
+
+    @cached_property
+    def noise_estimate(self) -> NoiseEstimate:
+        """The mixture fitted to the losses of ``model.reference``, else of the base."""
+        tokens, mixture = self.tokens, self.mixture
+        surprisal = tokens.input_ids.with_values(mixture.surprisal[tokens.input_ids.values])
+        losses = self.losses(self.given_reference or self.base)
+        return token_posterior(losses, surprisal, tokens.is_response, mixture.prior)
+
+    def train(
+        self,
+        name: str,
+        start: Model,
+        weights: Ragged,
+        rows: np.ndarray | None = None,
+        mixture: OnlineMixture | None = None,
+    ) -> Model:
+        """Fine-tune ``start`` on ``rows`` (all by default) with token weights (float, over all training rows).
+
+        With a ``mixture`` tokens are weighed by the training's own losses too, and the stage has ``NOISE_RATES``.
+        """
         settings, seed = self.recipe.training, self.recipe.seed
         rows = np.arange(len(self.tokens)) if rows is None else rows
         ids, weight = self.tokens.input_ids.take(rows), weights.take(rows)
@@ -159,10 +225,14 @@ class Workshop:
             "start": start.identity,
             "input_ids": array_hash(ids.values, ids.offsets),
             "weights": array_hash(weight.values),
-            "settings": settings.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json", exclude={"checkpoint_minutes", "report_to"}),
             "seed": seed,
             "device": self._device_kind,
         }
+
+        if mixture is not None:
+            inputs["mixture"] = {"surprisal": array_hash(mixture.surprisal), **asdict(mixture.prior)}
+        checkpoints = self.store.root / CHECKPOINTS / fingerprint(inputs)[:12]
 
         def make(folder: Path) -> dict[str, Any]:
             self.observer.note(
@@ -171,11 +241,24 @@ class Workshop:
             self._models.clear()  # their memory is the training's
             progress = self.observer.progress(f"train {name}", "step")
             trained = train(
-                start.source, ids, weight, settings, folder, seed=seed, device=self.device, progress=progress
+                start.source,
+                ids,
+                weight,
+                settings,
+                folder,
+                seed=seed,
+                device=self.device,
+                progress=progress,
+                mixture=mixture,
+                checkpoints=checkpoints,
+                row_names=[self.tokens.ids[row] for row in rows],
             )
+            if mixture is not None:
+                write_json(folder / NOISE_RATES, [trained.row_rates.get(row) for row in range(len(rows))])
             return {"what": name, **trained.as_manifest()}
 
         stage = self.stage("training", inputs, make)
+        shutil.rmtree(checkpoints, ignore_errors=True)
         source = (
             replace(self.base_source, adapter=str(stage.path))
             if settings.method == "lora"

@@ -22,6 +22,10 @@ USEFUL_SHARE = 0.45
 """Share of the measured matrix-product speed that a pass makes useful; the estimate's only constant."""
 
 
+_ON_FULL_TOKENS = ("full_tokens", "noise_mixture", "repetition")
+"""Strategies that train every response token, or about as many."""
+
+
 @dataclass(frozen=True)
 class ModelSize:
     """``body``: parameters of the layers; ``head``: of the output layer; ``total``: stored (tied weights once);
@@ -127,24 +131,22 @@ def model_size(config: Any, recipe: Recipe) -> ModelSize:
 
 
 def measure_speed(recipe: Recipe, seconds: float = 0.5) -> float:
-    """FLOP/s of a matrix product under the recipe's scoring policy on its device."""
+    """FLOP/s of a linear layer as scoring computes it under the recipe's policy on its device."""
     import torch
 
+    from tokenclean.models.precision import precision_policy
+
     device = resolve_device(recipe.model.device)
-    dtype = torch.bfloat16 if recipe.scoring.precision == "fast" else torch.float32
-    a, b = (torch.randn(1024, 1024, dtype=dtype, device=device) for _ in range(2))
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest" if recipe.scoring.precision == "exact" else "medium")
-    try:
-        (a @ b).sum().item()
+    layer = torch.nn.Linear(1024, 1024, bias=False, device=device)
+    x = torch.randn(1024, 1024, device=device)
+    with torch.no_grad(), precision_policy(layer, recipe.scoring.precision):
+        layer(x).sum().item()
         started, count = time.perf_counter(), 0
         while time.perf_counter() - started < seconds:
-            product = a @ b
+            product = layer(x)
             count += 1
         product.sum().item()  # pyright: ignore[reportPossiblyUnboundVariable]  # waits for a GPU
         return count * 2 * 1024**3 / (time.perf_counter() - started)
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _steps(recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: ModelSize) -> list[Step]:
@@ -184,13 +186,17 @@ def _steps(recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: 
 
     strategies, k = recipe.strategies, recipe.cleaning.proportion
     is_fixed = bool({"rho", "fixed_model"} & set(strategies))
+    uses_mixture = "noise_mixture" in strategies or "noise_mixture" in recipe.cleaning.also
+    scores_noise = uses_mixture and recipe.cleaning.noise_mixture.mode == "offline"
+    has_reference = recipe.model.reference is not None
     starts_warm = bool({"full_tokens_from_warmup", "self_evolving"} & set(strategies))
     has_warmup = starts_warm or (is_fixed and recipe.model.reference is None)
-    if is_fixed or "self_evolving" in strategies:
-        score("pool with the base", tokens, everything if is_fixed else unseen)
+    needs_base = is_fixed or (scores_noise and not has_reference)
+    if needs_base or "self_evolving" in strategies:
+        score("pool with the base", tokens, everything if needs_base else unseen)
     if has_warmup:
         train("warm-up on D0, full tokens", splits[0], 1.0)
-    if is_fixed:
+    if is_fixed or (scores_noise and has_reference):
         score("pool with the reference", tokens, everything)
     for name in strategies:
         if name == "self_evolving":
@@ -201,7 +207,7 @@ def _steps(recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: 
         elif name == "full_tokens_from_warmup":
             train(f"{name} on D1 to D{len(splits) - 1}", unseen, 1.0)
         elif name != "none":
-            train(name, everything, 1.0 if name == "full_tokens" else k)
+            train(name, everything, 1.0 if name in _ON_FULL_TOKENS else k)
     count = len(heldout) * (1 + trained)
     lengths, responses = heldout.input_ids.lengths, heldout.is_response.row_sums()
     flop = _forward(size, lengths, responses) * (1 + trained)

@@ -100,6 +100,7 @@ def name_latest(results: Path) -> None:
 def _write_strategy(workshop: Workshop, outcome: Outcome, place: Path) -> None:
     if outcome.kept is not None:
         columns = {"is_kept": outcome.kept} | ({"score": outcome.scores} if outcome.scores is not None else {})
+        columns |= {"weight": outcome.weights} if outcome.weights is not None else {}
         table = TokenTable.of_tokens(workshop.tokens, _metadata(workshop, outcome), **columns)
         write_table(table, place / "kept.parquet")
         write_cleaned(table, place / "cleaned.parquet")
@@ -212,9 +213,8 @@ def _pool_files(recipe: Recipe) -> list[dict[str, Any]]:
 
 def _place_model(model: Model, place: Path, *, as_copy: bool) -> None:
     """The final model as a copy, so that nothing done to it harms its stage; references as hard links to theirs."""
-    stage = Path(model.source.adapter or model.source.base)
     ignored = shutil.ignore_patterns("manifest.json")
-    shutil.copytree(stage, place, ignore=ignored, copy_function=shutil.copy2 if as_copy else _link)
+    shutil.copytree(model.folder, place, ignore=ignored, copy_function=shutil.copy2 if as_copy else _link)
 
 
 def _link(source: str, target: str) -> None:

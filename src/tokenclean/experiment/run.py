@@ -12,6 +12,7 @@ import numpy as np
 
 from tokenclean.cleaning import STRATEGIES, Outcome, Workshop
 from tokenclean.cleaning.workshop import Model
+from tokenclean.experiment.noise import noise_document, noise_table
 from tokenclean.experiment.results import Measured, kept_share, write_results
 from tokenclean.experiment.rounds import measure_rounds, rounds_document, rounds_table
 from tokenclean.ragged import Ragged
@@ -58,10 +59,15 @@ def run(
         rounds = measure_rounds(workshop, outcomes)
         if rounds is not None:
             tables.append(rounds_table(rounds))
+        noise = noise_table(workshop, outcomes)
+        if noise is not None:
+            tables.append(noise)
         kept = {o.strategy: o.kept for o in outcomes if o.kept is not None}
         if len(kept) > 1:
             tables.append(overlap_table(kept))
         further_tables, documents = finish(outcomes, measured) if finish else ([], {})
+        if found := noise_document(workshop, outcomes):
+            documents = {**documents, "noise.json": found}
         tables = [*further_tables, *tables]
         folder = write_results(
             workshop, outcomes, measured, rounds and rounds_document(rounds), tables, documents, time.time() - started

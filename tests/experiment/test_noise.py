@@ -1,0 +1,158 @@
+"""Noise-mixture cleaning and repetition in whole runs on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_runs import recipe_of
+
+from tokenclean.cleaning import Workshop
+from tokenclean.cleaning.workshop import Observer
+from tokenclean.errors import RecipeError
+from tokenclean.experiment.plan import plan
+from tokenclean.experiment.run import run
+from tokenclean.exporting import read_cleaned
+from tokenclean.selection import find_repetition, surprisal_table, token_posterior
+from tokenclean.tokens import read_table
+
+BOILERPLATE = "As the humble assistant of this house I am glad to help you today."
+
+
+@pytest.fixture(scope="module")
+def noisy_pool(small_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small pool with one stock phrase before every third answer."""
+    rows = [json.loads(line) for line in small_pool.read_text(encoding="utf-8").splitlines()]
+    for row in rows[::3]:
+        row["messages"][-1]["content"] = f"{BOILERPLATE} {row['messages'][-1]['content']}"
+    path = tmp_path_factory.mktemp("noisy") / "noisy.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def opened(pool: Path, model: Path, output: Path, **sections) -> tuple[Workshop, list[str]]:
+    notes: list[str] = []
+    sections.setdefault("evaluation", {"controls": ["full_tokens"]})
+    return Workshop.open(recipe_of(pool, model, output, **sections), Observer(note=notes.append)), notes
+
+
+def outcome_of(result, strategy: str):
+    return next(o for o in result.outcomes if o.strategy == strategy)
+
+
+@pytest.fixture(scope="module")
+def online(noisy_pool, tiny_model_folder, tmp_path_factory):
+    """noise_mixture with repetition, beside repetition alone and rho with repetition."""
+    output = tmp_path_factory.mktemp("online")
+    cleaning = {"strategy": "noise_mixture", "also": ["repetition"]}
+    controls = {"controls": ["full_tokens", "random", "repetition", "rho", "self_evolving"]}
+    workshop, notes = opened(noisy_pool, tiny_model_folder, output, cleaning=cleaning, evaluation=controls)
+    return workshop, run(workshop), notes
+
+
+def test_repetition_drops_the_stock_phrase_and_says_so(online):
+    workshop, result, notes = online
+    found = find_repetition(workshop.tokens.input_ids, workshop.tokens.is_response)
+    assert found.is_repeated.values.any()
+    labels = workshop.tokens.is_response.values
+    kept = outcome_of(result, "repetition").kept.values
+    assert np.array_equal(kept, labels & ~found.is_repeated.values)
+    assert np.array_equal(outcome_of(result, "noise_mixture").kept.values, kept)
+    assert any("humble assistant of this house" in note for note in notes)
+    assert any("repetition:" in note and "passages of" in note for note in notes)
+
+
+def test_also_cleans_what_selecting_strategies_keep_and_leaves_baselines_alone(online):
+    workshop, result, _ = online
+    repeated = workshop.repetition.is_repeated.values
+    warmup = workshop.places(workshop.splits[0])
+    later = np.ones(len(repeated), dtype=bool)
+    later[warmup] = False
+    assert not np.any(outcome_of(result, "rho").kept.values & repeated)
+    assert not np.any(outcome_of(result, "self_evolving").kept.values & repeated & later)
+    for name in ("full_tokens", "random"):
+        assert np.any(outcome_of(result, name).kept.values & repeated)
+
+
+def test_the_noise_rates_are_told_stored_and_one_a_row(online):
+    workshop, result, _ = online
+    noise = outcome_of(result, "noise_mixture").noise
+    rates = noise.rows
+    counted = ~np.isnan(rates)
+    tokens = outcome_of(result, "noise_mixture").kept.row_sums()
+    assert np.array_equal(counted, tokens > 0)
+    assert np.all((rates[counted] > 0) & (rates[counted] < 1))
+    assert noise.pool == pytest.approx((rates[counted] * tokens[counted]).sum() / tokens[counted].sum())
+    assert outcome_of(result, "repetition").noise is None
+    table = next(t for t in result.tables if t.title == "Noise found")
+    assert table.rows[0][:2] == ("noise_mixture", "pool")
+    document = json.loads((result.folder / "noise.json").read_text())
+    assert document["noise_mixture"]["pool"] == pytest.approx(noise.pool)
+    assert set(document["noise_mixture"]["rows"]) == set(workshop.tokens.ids)
+    assert any(BOILERPLATE[:30] in passage["text"] for passage in document["repetition"]["passages"])
+
+
+def test_repetition_may_go_with_the_mixture_alone(noisy_pool, tiny_model_folder, tmp_path):
+    cleaning = {"strategy": "noise_mixture", "noise_mixture": {"with_repetition": True}}
+    controls = {"controls": ["full_tokens", "rho"]}
+    workshop, _ = opened(noisy_pool, tiny_model_folder, tmp_path, cleaning=cleaning, evaluation=controls)
+    result = run(workshop)
+    repeated = workshop.repetition.is_repeated.values
+    assert not np.any(outcome_of(result, "noise_mixture").kept.values & repeated)
+    assert np.any(outcome_of(result, "rho").kept.values & repeated)
+
+
+def test_a_second_run_makes_nothing(online):
+    workshop, result, _ = online
+    again = run(Workshop.open(workshop.recipe))
+    assert again.stages_made == 0
+    assert outcome_of(again, "noise_mixture").noise.pool == outcome_of(result, "noise_mixture").noise.pool
+
+
+def test_offline_weights_are_the_posterior_under_the_base_and_reach_the_export(noisy_pool, tiny_model_folder, tmp_path):
+    cleaning = {"strategy": "noise_mixture", "noise_mixture": {"mode": "offline", "mean": 0.2}}
+    workshop, _ = opened(noisy_pool, tiny_model_folder, tmp_path, cleaning=cleaning)
+    result = run(workshop)
+    outcome, tokens = outcome_of(result, "noise_mixture"), workshop.tokens
+    table = surprisal_table(tokens.input_ids, tokens.is_response, len(workshop.tokenizer))
+    surprisal = tokens.input_ids.with_values(table[tokens.input_ids.values])
+    estimate = token_posterior(workshop.losses(workshop.base), surprisal, tokens.is_response, workshop.mixture.prior)
+    assert np.array_equal(outcome.weights.values, estimate.weights.values)
+    assert 0 < outcome.weights.values[tokens.is_response.values].min() < 0.99
+    assert outcome.model.training["selected_tokens"] == tokens.is_response.values.sum()
+    folder = result.folder / "noise_mixture"
+    stored = read_table(folder / "kept.parquet")
+    assert np.array_equal(stored["weight"].values, outcome.weights.values)
+    exported = read_cleaned(folder / "cleaned.parquet").rows.column("token_weight").to_pylist()
+    expected = [row.tolist() for row in outcome.weights if row.any()]
+    assert [pytest.approx(row) for row in expected] == exported
+
+
+def test_a_mixture_on_top_of_a_selection(noisy_pool, tiny_model_folder, tmp_path):
+    cleaning = {"strategy": "self_evolving", "also": ["noise_mixture"], "noise_mixture": {"mode": "offline"}}
+    workshop, _ = opened(noisy_pool, tiny_model_folder, tmp_path, cleaning=cleaning)
+    outcome = outcome_of(run(workshop), "self_evolving")
+    warmup = workshop.places(workshop.splits[0])
+    assert np.array_equal(outcome.weights.values > 0, outcome.kept.values)
+    assert set(outcome.weights.values[warmup].tolist()) == {0.0, 1.0}
+    later = np.setdiff1d(np.arange(len(outcome.kept.values)), warmup)
+    assert np.any((outcome.weights.values[later] > 0) & (outcome.weights.values[later] < 1))
+    assert np.isnan(outcome.noise.rows[workshop.splits[0]]).all()
+    assert np.isfinite(outcome.noise.rows[workshop.splits[1]]).any()
+
+
+def test_a_plan_counts_the_passes(noisy_pool, tiny_model_folder, tmp_path):
+    def passes(**cleaning):
+        recipe = recipe_of(noisy_pool, tiny_model_folder, tmp_path, cleaning=cleaning, evaluation={"controls": []})
+        return [step.name for step in plan(recipe, flop_per_second=1e9).steps]
+
+    assert passes(strategy="noise_mixture")[0] == "train noise_mixture"
+    offline = passes(strategy="noise_mixture", noise_mixture={"mode": "offline"})
+    assert offline[:2] == ["score pool with the base", "train noise_mixture"]
+
+
+def test_a_wrong_name_is_refused(noisy_pool, tiny_model_folder, tmp_path):
+    with pytest.raises(RecipeError, match=r"cleaning\.also\.0: expected one of noise_mixture, repetition"):
+        recipe_of(noisy_pool, tiny_model_folder, tmp_path, cleaning={"also": ["repetitions"]})
