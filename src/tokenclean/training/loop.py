@@ -93,7 +93,7 @@ def run_steps(
     except ImportError as error:
         raise MissingExtraError("accelerate", "train", "training") from error
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
 
     if missing := sorted(set(settings.report_to) - set(get_available_reporting_integrations())):
         raise RecipeError(f"training.report_to: {missing[0]} is not installed: pip install {missing[0]}")
