@@ -102,6 +102,18 @@ def test_every_kind_of_training_goes_on_bit_equal(values, run, tmp_path):
     assert all(np.array_equal(found[k], v) for k, v in expected.items())
 
 
+def test_a_second_round_under_mixed_leaves_the_first_rounds_adapter_in_float32(base_folder, tmp_path):
+    settings = TrainingSettings(batch_size=4, learning_rate=1e-2, precision="mixed", lora=LoraSettings(rank=4, alpha=4))
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(ModelSource(str(base_folder)), INPUT_IDS, WEIGHTS, settings, first, seed=0)
+    train(ModelSource(str(base_folder), str(first)), INPUT_IDS, WEIGHTS, settings, second, seed=1)
+    before, after = weights_in(first), weights_in(second)
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        kept = after[name][:4] if "lora_A" in name else after[name][:, :4]
+        assert np.array_equal(kept, tensor), name
+
+
 def test_one_state_is_kept_and_the_journal_has_each_step_once(run, tmp_path):
     with pytest.raises(Stopped):
         run("stopped", stop_at=4)

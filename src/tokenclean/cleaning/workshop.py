@@ -232,7 +232,7 @@ class Workshop:
 
         if mixture is not None:
             inputs["mixture"] = {"surprisal": array_hash(mixture.surprisal), **asdict(mixture.prior)}
-        checkpoints = self.store.root / CHECKPOINTS / fingerprint(inputs)[:12]
+        checkpoints = self.store.root / CHECKPOINTS / fingerprint([STAGE_VERSIONS["training"], inputs])[:12]
 
         def make(folder: Path) -> dict[str, Any]:
             self.observer.note(

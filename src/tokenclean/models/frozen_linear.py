@@ -82,13 +82,15 @@ def hold_frozen_in_bf16(body: torch.nn.Module) -> int:
     """Replace every plain linear layer of ``body`` whose weight and bias are not trained; how many there were.
 
     To be called once adapters are in place, since they wrap plain layers. Embeddings, norms and the output layer,
-    which lies outside the body, stay float32.
+    which lies outside the body, stay float32, and so do the layers of LoRAs, those of earlier rounds included.
     """
     frozen = [
         (parent, name, layer)
-        for parent in body.modules()
+        for path, parent in body.named_modules()
         for name, layer in parent.named_children()
-        if type(layer) is torch.nn.Linear and not any(p.requires_grad for p in layer.parameters())
+        if type(layer) is torch.nn.Linear
+        and not any(p.requires_grad for p in layer.parameters())
+        and not path.rpartition(".")[2].startswith("lora_")
     ]
     for parent, name, layer in frozen:
         setattr(parent, name, FrozenLinear(layer))
