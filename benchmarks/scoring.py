@@ -36,9 +36,9 @@ from benchmarks.scoring_ways import (
     NAIVE,
     NAIVE_BATCH,
     NAIVE_BF16,
-    SHAPES,
     Model,
     Way,
+    add_model_options,
     described,
     in_bf16,
     most_padded_batch,
@@ -52,7 +52,6 @@ from benchmarks.scoring_ways import (
 )
 from tokenclean import TokenizedPool, load_pool
 from tokenclean.cli.console import quiet_libraries
-from tokenclean.experiment.demo import pool_path
 from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import ModelSource, resolve_source
 from tokenclean.models.precision import PRECISIONS
@@ -149,17 +148,13 @@ def peak_bytes(model: Model, way: Way, tokens: TokenizedPool) -> int:
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks.scoring", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pool", default=str(pool_path()), help="pool file (default: the shipped one)")
-    parser.add_argument("--model", default=None, help="model folder or Hub id (default: SmolLM2-135M-Instruct)")
     parser.add_argument("--reference", default=None, help="adapter or model; 'none' for none (default: trained here)")
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=machine.REPEATS)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     compiling = "auto: as for a pass over the whole pool; on: measured beside off"
     parser.add_argument("--compile", choices=COMPILE, default="auto", help=compiling)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
-    parser.add_argument("--random-model", choices=SHAPES, default=None, help="a Llama of random weights, no download")
-    parser.add_argument("--tokenizer", default=None, help="for --random-model (default: random ids, real lengths)")
+    add_model_options(parser)
     parser.add_argument("--without-memory", action="store_true", help="leave out the passes that measure peak memory")
     machine.add_options(parser)
     return parser

@@ -6,6 +6,7 @@ the model computes its mean loss, then a second cross-entropy for each token. Ou
 
 from __future__ import annotations
 
+import argparse
 import copy
 import gc
 import tempfile
@@ -20,6 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import machine
 from tokenclean import Pool, Ragged, TokenizedPool, __version__, tokenize_pool
+from tokenclean.experiment.demo import pool_path
 from tokenclean.models.cache import cache_folder
 from tokenclean.models.device import cpu_multiplies_bf16
 from tokenclean.models.kernels import cpu as cpu_kernels
@@ -58,6 +60,15 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 Pass = Callable[[TokenizedPool], np.ndarray]
 """The losses of a pool's response tokens, flat, float32, NaN off the response."""
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which rows and which model are measured, and where."""
+    parser.add_argument("--pool", default=str(pool_path()), help="pool file (default: the shipped one)")
+    parser.add_argument("--model", default=None, help="model folder or Hub id (default: SmolLM2-135M-Instruct)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--random-model", choices=SHAPES, default=None, help="a Llama of random weights, no download")
+    parser.add_argument("--tokenizer", default=None, help="for --random-model (default: random ids, real lengths)")
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from benchmarks.scoring_ways import (
     NAIVE_BATCH,
     NAIVE_BF16,
     SEED,
-    SHAPES,
     Model,
+    add_model_options,
     described,
     in_bf16,
     multiplies_bf16,
@@ -37,7 +37,6 @@ from benchmarks.scoring_ways import (
 )
 from tokenclean import Ragged, TokenizedPool, load_pool, select_tokens
 from tokenclean.cli.console import quiet_libraries
-from tokenclean.experiment.demo import pool_path
 from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import resolve_source
 from tokenclean.recipe import LoraSettings, TrainingSettings
@@ -165,8 +164,6 @@ def peak_of_step(model: Model, way: Way, tokens: TokenizedPool, weights: Ragged,
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks.training", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pool", default=str(pool_path()), help="pool file (default: the shipped one)")
-    parser.add_argument("--model", default=None, help="model folder or Hub id (default: SmolLM2-135M-Instruct)")
     parser.add_argument("--rows", type=int, default=48, help="conversations of the optimizer step")
     parser.add_argument("--selected", type=float, default=0.45, help="share of all tokens that is trained")
     parser.add_argument("--rank", type=int, default=64)
@@ -175,9 +172,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precisions", nargs="+", choices=("exact", "safe", "fast", "mixed"), default=["exact", "mixed"]
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
-    parser.add_argument("--random-model", choices=SHAPES, default=None, help="a Llama of random weights, no download")
-    parser.add_argument("--tokenizer", default=None, help="for --random-model (default: random ids, real lengths)")
+    add_model_options(parser)
     parser.add_argument("--without-memory", action="store_true", help="leave out the steps that measure peak memory")
     machine.add_options(parser)
     return parser
@@ -222,6 +217,8 @@ def main() -> None:
     arguments = options().parse_args()
     if arguments.repeats < 1 or arguments.rows < 1 or not 0 < arguments.selected <= 1:
         raise SystemExit("--repeats and --rows must be at least 1, --selected in (0, 1]")
+    if arguments.random_model and arguments.model:
+        raise SystemExit("--random-model has random weights: leave out --model")
     quiet_libraries()
     busy = machine.refuse_if_busy(allow=arguments.allow_busy)
     where = machine.describe(arguments.device)

@@ -25,9 +25,9 @@ from tokenclean.pool import Conversation, Pool, Turn
 from tokenclean.pool.conversation import LabelledTokens
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where pytest is not started with `python -m`
-machine, scoring, figures, ways, selection = (
+machine, scoring, figures, ways, selection, training = (
     importlib.import_module(f"benchmarks.{name}")
-    for name in ("machine", "scoring", "scoring_figures", "scoring_ways", "selection")
+    for name in ("machine", "scoring", "scoring_figures", "scoring_ways", "selection", "training")
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,7 +49,8 @@ def _tiny_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def call(monkeypatch: pytest.MonkeyPatch, benchmark, *arguments: str) -> None:
     monkeypatch.setattr(machine, "refuse_if_busy", lambda *, allow: None)  # which takes a second
-    monkeypatch.setattr(scoring, "quiet_libraries", lambda: None)  # which outlives the test
+    for module in (scoring, training):
+        monkeypatch.setattr(module, "quiet_libraries", lambda: None)  # which outlives the test
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
     benchmark.main()
 
@@ -516,3 +517,29 @@ class TestSelectionCommand:
         monkeypatch.setattr(selection, "measure", measure)
         with pytest.raises(SystemExit, match=f"{int(scores)} {repeats}"):
             call(monkeypatch, selection, "--scores", str(scores), "--allow-busy")
+
+
+class TestTrainingCommand:
+    OPTIONS = ("--random-model", "tiny", "--rows", "7", "--rank", "4", *QUICK, "--precisions", "exact", "mixed")
+
+    def test_every_way_takes_the_same_step(self, tmp_path: Path, monkeypatch, capsys):
+        out = tmp_path / "out.json"
+        call(monkeypatch, training, *self.OPTIONS, "--json", str(out), "--markdown")
+        assert "| exact |" in capsys.readouterr().out
+        written = json.loads(out.read_text())
+        assert written["largest_difference"] < 1e-3
+        naive = ["naive", *(("naive bf16",) if ways.multiplies_bf16("cpu") else ())]
+        ours = ["exact", "mixed", "mixed, a mask a module", "mixed, dropout off"]
+        assert list(written["ways"]) == [*naive, *ours]
+        way, tokens = written["ways"]["exact"], written["setting"]["tokens"]
+        assert way["tokens_per_second"] == pytest.approx(tokens / way["seconds"][0])
+        ratio = written["ways"]["naive"]["seconds"][0] / way["seconds"][0]
+        assert way["times_as_fast"]["naive"]["median"] == pytest.approx(ratio)
+        share = written["setting"]["selected_tokens"] / tokens
+        assert share == pytest.approx(0.45, abs=0.01)
+
+    def test_a_step_that_differs_ends_the_comparison(self, monkeypatch: pytest.MonkeyPatch):
+        honest = training.naive_loss
+        monkeypatch.setattr(training, "naive_loss", lambda *given: honest(*given) * 1.01)
+        with pytest.raises(SystemExit, match="do not compute the same"):
+            call(monkeypatch, training, *self.OPTIONS)

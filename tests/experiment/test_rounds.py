@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from test_runs import recipe_of as run_recipe
 
 from tokenclean.cleaning import STRATEGIES, Outcome, Workshop
 from tokenclean.cleaning import workshop as workshop_module
@@ -19,7 +20,7 @@ from tokenclean.experiment.plan import plan
 from tokenclean.experiment.rounds import RoundByRound, measure_rounds, rounds_document, rounds_table
 from tokenclean.experiment.run import RunResult, run
 from tokenclean.ragged import Ragged
-from tokenclean.recipe import Recipe, recipe_from
+from tokenclean.recipe import Recipe
 from tokenclean.store import array_hash
 from tokenclean.tokens import read_table
 
@@ -38,24 +39,7 @@ def pool(small_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe_of(pool: Path, model: Path, output: Path, controls: tuple[str, ...] = CONTROLS, **cleaning: str) -> Recipe:
-    return recipe_from(
-        {
-            "name": "rounds",
-            "output": str(output),
-            "pool": {"sources": [{"path": str(pool)}], "heldout": {"rows": 10}},
-            "model": {"base": str(model)},
-            "cleaning": {"splits": 4, "allow_weak_reference": True, **cleaning},
-            "scoring": {"precision": "exact"},
-            "training": {
-                "learning_rate": 1e-2,
-                "batch_size": 8,
-                "minimum_steps": 4,
-                "warmup_ratio": 0,
-                "lora": {"rank": 4, "dropout": 0},
-            },
-            "evaluation": {"controls": list(controls)},
-        }
-    )
+    return run_recipe(pool, model, output, cleaning={"splits": 4, **cleaning}, evaluation={"controls": list(controls)})
 
 
 def self_evolving_of(result: RunResult) -> Outcome:

@@ -24,8 +24,8 @@ def demo(
 ) -> None:
     """Plant noise into an original pool, clean it with every strategy, and print what each one made of it.
 
-    Runs base, full tokens, random, fixed-model, self-evolving and an oracle that knows the planted noise. About ten
-    minutes on two cores.
+    Runs base, full tokens, random, fixed-model, self-evolving, noise mixture and an oracle that knows the planted
+    noise. Ten to twenty-five minutes on two cores, the fewer where the processor has bf16 instructions.
     """
     from tokenclean.cleaning.workshop import Observer
     from tokenclean.experiment.demo import demo_recipe, run_demo
