@@ -249,26 +249,29 @@ def _float32_products() -> Iterator[None]:
 
 
 class _InFloat32(torch.autograd.Function):
-    """Computes a function of three tensors with float32 products, and so its backward, wherever that runs."""
+    """Computes a function of three tensors with float32 products, and so its backward, wherever that runs.
+
+    The backward pass computes the function again, so nothing of the size of the attention weights is kept for it, and
+    checkpointed layers see no more than three saved tensors.
+    """
 
     @staticmethod
     def forward(ctx: Any, function: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
-        needs_gradient = ctx.needs_input_grad[1:]
-        leaves = [t.detach().requires_grad_(needed) for t, needed in zip(tensors, needs_gradient, strict=True)]
-        with torch.enable_grad(), _float32_products():
-            output = function(*leaves)
-        ctx.inner = leaves, output
-        return output.detach()
+        ctx.save_for_backward(*tensors)
+        ctx.function, ctx.random = function, torch.get_rng_state()  # dropout draws the same mask again
+        with _float32_products():
+            return function(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("packed attention has no second derivative")
-        if ctx.inner is None:
-            raise RuntimeError("this gradient of packed attention was taken before; compute the losses again")
-        (leaves, output), ctx.inner = ctx.inner, None  # let go of the memory as torch's own nodes do
-        wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        with _float32_products():
+        needed = ctx.needs_input_grad[1:]
+        leaves = [t.detach().requires_grad_(need) for t, need in zip(ctx.saved_tensors, needed, strict=True)]
+        with torch.enable_grad(), _float32_products(), torch.random.fork_rng(devices=()):
+            torch.set_rng_state(ctx.random)
+            output = ctx.function(*leaves)
+            wanted = [leaf for leaf in leaves if leaf.requires_grad]
             gradients = iter(torch.autograd.grad(output, wanted, grad_outputs))
         return None, *(next(gradients) if leaf.requires_grad else None for leaf in leaves)
 
