@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokenclean.errors import RankError
 from tokenclean.models.device import resolve_device
-from tokenclean.scoring.ranks import ALONE, Ranks
+from tokenclean.ranks import ALONE, Ranks
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_every_shard_is_one_ranks(count, number):
 
 
 def test_one_process_meets_nobody_and_loads_nothing():
-    code = "import sys\nfrom tokenclean.scoring.ranks import ALONE\nwith ALONE.together():\n"
+    code = "import sys\nfrom tokenclean.ranks import ALONE\nwith ALONE.together():\n"
     code += "    ALONE.barrier()\n    assert ALONE.total([3, 4]) == [3, 4]\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert ALONE.is_first

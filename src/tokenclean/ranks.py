@@ -1,15 +1,20 @@
-"""The processes of one command that share a pass, as ``torchrun`` and ``accelerate launch`` start them."""
+"""The processes of one command that share its work, as ``torchrun`` and ``accelerate launch`` start them."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from tokenclean.errors import RankError
+
+if TYPE_CHECKING:
+    import torch
 
 # A rank may be done days before the slowest one; that a rank has died is the launcher's to see.
 _TIMEOUT = timedelta(days=30)
@@ -69,6 +74,32 @@ class Ranks:
         self._meet(lambda distributed: distributed.all_reduce(sums))
         return sums.tolist()
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, of JSON's kinds, in the order of the ranks; floats come as they are. Waits as ``barrier``
+        does."""
+        if self.count == 1:
+            return [value]
+        import torch
+
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = self.total([len(text) if rank == self.rank else 0 for rank in range(self.count)])
+        longest = max(lengths)
+        filled = torch.zeros(longest, dtype=torch.uint8)
+        filled[: len(text)] = text
+        found = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.count)]
+        self._meet(lambda distributed: distributed.all_gather(found, filled))
+        return [json.loads(bytes(part[:n].tolist())) for part, n in zip(found, lengths, strict=True)]
+
+    def add_up(self, tensor: torch.Tensor) -> None:
+        """Put the sum over all ranks into each rank's tensor, on whichever device. Waits as ``barrier`` does."""
+        if self.count > 1:
+            self._meet(lambda distributed: distributed.all_reduce(tensor))
+
+    def take_first(self, tensor: torch.Tensor) -> None:
+        """Put rank 0's content into each rank's tensor, on whichever device. Waits as ``barrier`` does."""
+        if self.count > 1:
+            self._meet(lambda distributed: distributed.broadcast(tensor, src=0))
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Leave, when the block ends, the group that its first meeting has formed."""
@@ -80,11 +111,13 @@ class Ranks:
                 distributed.destroy_process_group()
 
     def _meet(self, action: Callable) -> None:
+        import torch
         import torch.distributed as distributed
 
         try:
             if not distributed.is_initialized():
-                distributed.init_process_group("gloo", rank=self.rank, world_size=self.count, timeout=_TIMEOUT)
+                backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+                distributed.init_process_group(backend, rank=self.rank, world_size=self.count, timeout=_TIMEOUT)
             action(distributed)
         except (RuntimeError, ValueError) as error:  # ValueError: no MASTER_ADDR and MASTER_PORT
             reason = str(error).splitlines()[0].partition(". ")[0]

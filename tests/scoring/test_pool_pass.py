@@ -16,12 +16,12 @@ from tokenclean.models.loading import resident
 from tokenclean.models.loading.load import load_model, load_tokenizer, resolve_source
 from tokenclean.models.loading.resident import ResidentModels
 from tokenclean.pool import count_characters, load_pool, shard_stream, survey_pool
+from tokenclean.ranks import Ranks
 from tokenclean.recipe import source_from
 from tokenclean.scoring import loss_shards, pool_pass, token_shards
 from tokenclean.scoring.engine import Scorer
 from tokenclean.scoring.loss_shards import ScoringPolicy
 from tokenclean.scoring.pool_pass import PassOutcome, PoolToScore, score_pool
-from tokenclean.scoring.ranks import Ranks
 from tokenclean.scoring.token_shards import Tokenization, TokenShards, tokenizer_fingerprint
 from tokenclean.store import Store
 from tokenclean.tokens import iter_table, read_metadata, read_table, tokenize_pool

@@ -9,6 +9,7 @@ from small_llama import VOCABULARY, naive_losses, random_rows, small_llama, weig
 
 from tokenclean.errors import TrainingError
 from tokenclean.models.causal_lm import CausalLM
+from tokenclean.models.frozen_linear import FrozenLinear
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import LoraSettings, TrainingSettings
 from tokenclean.selection import NoisePrior, surprisal_table
@@ -83,7 +84,7 @@ def test_loss_and_gradients_equal_the_naive_ones_whatever_the_packs(build, norma
             input_ids, weights, range(len(LENGTHS)), pack_tokens=pack_tokens, loss_normalisation=normalisation
         )
         assert len(packs) == count if count else 1 < len(packs) < 6
-        loss = batch_loss(causal_lm, packs, torch.Tensor.backward)
+        loss = batch_loss(causal_lm.losses, packs, causal_lm.device, torch.Tensor.backward)
         assert loss == pytest.approx(float(expected_loss.detach()), abs=1e-5)
         for name, gradient in gradients(model).items():
             if name in trainable:
@@ -91,7 +92,7 @@ def test_loss_and_gradients_equal_the_naive_ones_whatever_the_packs(build, norma
             else:
                 assert gradient is None
         with torch.no_grad():
-            assert batch_loss(causal_lm, packs) == pytest.approx(loss, abs=1e-6)
+            assert batch_loss(causal_lm.losses, packs, causal_lm.device) == pytest.approx(loss, abs=1e-6)
 
 
 def test_both_normalisations_differ_here(batch):
@@ -107,7 +108,7 @@ def test_negative_weights_raise_their_tokens_losses(batch):
     signed = weights.with_values(weights.values * signs)
     model = lora()
     packs = batch_packs(input_ids, signed, range(len(LENGTHS)), pack_tokens=MANY_PACKS, loss_normalisation="token")
-    loss = batch_loss(CausalLM(model), packs, torch.Tensor.backward)
+    loss = batch_loss(CausalLM(model).losses, packs, torch.device("cpu"), torch.Tensor.backward)
     found = gradients(model)
     parts = [
         (torch.from_numpy(row[1:]).float() * naive_losses(model, ids)).sum()
@@ -127,9 +128,10 @@ def test_nothing_behind_the_last_selected_token_bears_on_the_loss(batch):
     changed[3][5:] = 3
     others = Ragged.from_rows(changed, np.int64)
     causal_lm = CausalLM(small_llama())
+    options = {"pack_tokens": ONE_PACK, "loss_normalisation": "token"}
     with torch.no_grad():
         first, second = (
-            batch_loss(causal_lm, batch_packs(ids, weights, [3, 0], pack_tokens=ONE_PACK, loss_normalisation="token"))
+            batch_loss(causal_lm.losses, batch_packs(ids, weights, [3, 0], **options), causal_lm.device)
             for ids in (input_ids, others)
         )
     assert first == second
@@ -137,23 +139,31 @@ def test_nothing_behind_the_last_selected_token_bears_on_the_loss(batch):
 
 def test_no_packs_are_a_loss_of_zero_and_no_gradient():
     model = full()
-    assert batch_loss(CausalLM(model), [], torch.Tensor.backward) == 0
+    assert batch_loss(CausalLM(model).losses, [], torch.device("cpu"), torch.Tensor.backward) == 0
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.fixture(params=["highest", "medium"])
+def _float32_products(request):
+    torch.set_float32_matmul_precision(request.param)
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("_float32_products")
 @pytest.mark.parametrize("build", [full, lora])
 def test_checkpointed_activations_give_the_same_gradients_packed(build, batch, monkeypatch):
     input_ids, weights = batch
     model = build()
     packs = batch_packs(input_ids, weights, range(len(LENGTHS)), pack_tokens=MANY_PACKS, loss_normalisation="token")
     causal_lm = CausalLM(model)
-    expected_loss = batch_loss(causal_lm, packs, torch.Tensor.backward)
+    expected_loss = batch_loss(causal_lm.losses, packs, causal_lm.device, torch.Tensor.backward)
     expected = gradients(model)
     layer, calls = causal_lm.lm.model.layers[0], []
     monkeypatch.setattr(layer.mlp, "forward", lambda x, real=layer.mlp.forward: calls.append(len(x[0])) or real(x))
     causal_lm.checkpoint_activations()
     model.train()
-    loss = batch_loss(causal_lm, packs, torch.Tensor.backward)
+    loss = batch_loss(causal_lm.losses, packs, causal_lm.device, torch.Tensor.backward)
     assert loss == pytest.approx(expected_loss, abs=1e-6)
     assert calls == [n for pack in packs for n in [len(pack.input_ids)] * 2]  # once forward, once again for backward
     for name, gradient in gradients(model).items():
@@ -207,8 +217,11 @@ def test_mixed_rounds_the_frozen_base_once_and_nothing_else(batch):
         results[precision] = step(input_ids, weights, range(len(LENGTHS))), gradients(model)
     assert "chunked head" in step.causal_lm.kernel
     lm = step.causal_lm.lm
-    assert {p.dtype for p in lm.parameters()} == {torch.float32}  # norms, embeddings, head, adapters
-    assert {b.dtype for n, b in lm.named_buffers() if ".base_layer." in n} == {torch.bfloat16}
+    frozen = {id(p) for layer in lm.modules() if isinstance(layer, FrozenLinear) for p in layer.parameters()}
+    others = {p.dtype for p in lm.parameters() if id(p) not in frozen}
+    assert others == {torch.float32}  # norms, embeddings, head, adapters
+    held = [*lm.named_buffers(), *lm.named_parameters()]
+    assert {t.dtype for n, t in held if ".base_layer." in n} == {torch.bfloat16}
     (exact, expected), (mixed, found) = results["exact"], results["mixed"]
     assert 0 < abs(mixed - exact) < 0.05
     named = [name for name, gradient in expected.items() if gradient is not None]

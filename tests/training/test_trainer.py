@@ -328,7 +328,7 @@ def test_the_packs_do_not_change_the_training(run, tmp_path):
 
 def test_several_processes_are_refused(run, monkeypatch, tmp_path):
     monkeypatch.setattr("transformers.TrainingArguments.world_size", property(lambda self: 2))
-    with pytest.raises(TrainingError, match="one process; start it without torchrun"):
+    with pytest.raises(TrainingError, match="2 processes were started, but the training knows of 1"):
         run()
     assert not (tmp_path / "out").exists()
 

@@ -225,7 +225,7 @@ class Workshop:
             "start": start.identity,
             "input_ids": array_hash(ids.values, ids.offsets),
             "weights": array_hash(weight.values),
-            "settings": settings.model_dump(mode="json", exclude={"checkpoint_minutes", "report_to"}),
+            "settings": settings.model_dump(mode="json", exclude={"checkpoint_minutes", "report_to", "sharding"}),
             "seed": seed,
             "device": self._device_kind,
         }

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tokenclean.models.loading.load import ModelSource
+    from tokenclean.ranks import Ranks
     from tokenclean.recipe import SourceSettings
     from tokenclean.scoring.pool_pass import PassOutcome
-    from tokenclean.scoring.ranks import Ranks
 
 _COMPARED_ROWS = 200
 
@@ -93,9 +93,9 @@ def score(
     Example: tokenclean score my.jsonl --base HuggingFaceTB/SmolLM2-135M --reference runs/warm-up -o scores.parquet
     """
     from tokenclean.pool import survey_pool
+    from tokenclean.ranks import Ranks
     from tokenclean.scoring.loss_shards import ScoringPolicy
     from tokenclean.scoring.pool_pass import PoolToScore, score_pool
-    from tokenclean.scoring.ranks import Ranks
     from tokenclean.scoring.token_shards import Tokenization
 
     ranks = Ranks.from_environment()

@@ -42,7 +42,7 @@ class CausalLM:
         self.body: torch.nn.Module = _body_of(self.lm)
         self.device = next(self.lm.parameters()).device
         self._is_packed = False
-        self._head: Head | None = None
+        self._has_head = False
         self._packed_head: CopyOfWeight | None = None
         self._refresh: Callable[[], None] = _nothing
         self._compiled: CompiledLayers | None = None
@@ -65,7 +65,7 @@ class CausalLM:
     def kernel(self) -> str:
         """What computes the losses, in words, to be recorded with them."""
         attention = self._attention_kernel() if self._is_packed else "one conversation a pass"
-        head = "chunked head" if self._head is not None else "the model's own head"
+        head = "chunked head" if self._has_head else "the model's own head"
         products = "block products" if uses_kernels(self.body) else "torch's products"
         if self._policy != "exact" and not multiplies_bf16(self.body):
             products += " in float32"
@@ -92,15 +92,14 @@ class CausalLM:
             self._compiled = compiled if self._is_packed else None
 
     @contextmanager
-    def precision(self, policy: str) -> Iterator[None]:
-        """Run a block under a precision policy (see ``models.precision``)."""
+    def precision(self, policy: str, *, with_kernels: bool = True) -> Iterator[None]:
+        """Run a block under a precision policy (see ``models.precision``), with or without the CPU kernels."""
         packed = None
-        if self._head is not None and not torch.is_grad_enabled() and uses_kernels(self.body):
-            head = self._head
-            packed = packed_copy(lambda: head.weight, policy)
+        if with_kernels and self._has_head and not torch.is_grad_enabled() and uses_kernels(self.body):
+            packed = packed_copy(lambda: self._head().weight, policy)
         before = self._packed_head, self._refresh, self._policy
         try:
-            with precision_policy(self.body, policy) as self._refresh:
+            with precision_policy(self.body, policy, with_kernels=with_kernels) as self._refresh:
                 self._packed_head, self._policy = packed, policy
                 yield
         finally:
@@ -171,10 +170,10 @@ class CausalLM:
     def _pass(self, input_ids: torch.Tensor, lengths: Sequence[int] | None, positions: torch.Tensor) -> torch.Tensor:
         """Losses of one pack, or of one conversation by the plain forward (``lengths`` None)."""
         targets = input_ids[positions]
-        if self._head is None:
+        if not self._has_head:
             logits = self.lm(input_ids=input_ids[None], use_cache=False).logits[0]
             return cross_entropy(logits[positions - 1].float(), targets, reduction="none")
-        return self._head.losses(self._hidden(input_ids, lengths)[positions - 1], targets)
+        return self._head().losses(self._hidden(input_ids, lengths)[positions - 1], targets)
 
     def _measure(
         self,
@@ -184,11 +183,15 @@ class CausalLM:
         names: Sequence[str],
     ) -> Measures:
         targets = input_ids[positions]
-        if self._head is None:
+        if not self._has_head:
             logits = self.lm(input_ids=input_ids[None], use_cache=False).logits[0]
             return measures_of_logits(logits[positions - 1].float(), targets, names)
         packed = None if self._packed_head is None else self._packed_head()
-        return self._head.measures(self._hidden(input_ids, lengths)[positions - 1], targets, names, packed)
+        return self._head().measures(self._hidden(input_ids, lengths)[positions - 1], targets, names, packed)
+
+    def _head(self) -> Head:
+        """Of the output layer as it is now: sharding gives a layer other tensors for a time."""
+        return head_of(self.lm)
 
     def _hidden(self, input_ids: torch.Tensor, lengths: Sequence[int] | None) -> torch.Tensor:
         """Last hidden states, (T, H)."""
@@ -214,20 +217,21 @@ class CausalLM:
         return min((w for w in _windows(self.lm) if w < longest_row), default=0)
 
     def _probe(self, window: int) -> None:
-        self._is_packed, self._head, self._probed_window = False, None, window
+        self._is_packed, self._has_head, self._probed_window = False, False, window
         ids, lengths, positions = self._sample([*_PROBE_LENGTHS, window + 8] if window else list(_PROBE_LENGTHS))
         with evaluating(self.model), torch.no_grad(), precision_policy(self.body, "exact", with_kernels=False):
             expected = self.losses(ids, lengths, positions)
             try:
-                self._head = head_of(self.lm)
+                head_of(self.lm)
             except ModelError as error:
                 logger.warning("%s; its own output layer is used, which is slower", error)
                 return
+            self._has_head = True
             if problem := self._problem(ids, lengths, positions, expected):
                 logger.warning(
                     "%s changes its logits in a way not known (%s); its own output layer is used", self._name, problem
                 )
-                self._head = None
+                self._has_head = False
                 return
             self._is_packed = True
             if problem := self._problem(ids, lengths, positions, expected):

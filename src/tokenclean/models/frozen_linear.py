@@ -28,7 +28,7 @@ class FrozenLinear(torch.nn.Module):
 
     packed: torch.Tensor | None
     packed_back: torch.Tensor | None
-    weight: torch.Tensor | None
+    weight: torch.nn.Parameter | None
 
     def __init__(self, layer: torch.nn.Linear) -> None:
         super().__init__()
@@ -37,7 +37,9 @@ class FrozenLinear(torch.nn.Module):
         is_packed = weight.device.type == "cpu" and has_bf16_kernels()
         self.register_buffer("packed", pack(weight, as_bf16=True) if is_packed else None, persistent=False)
         self.register_buffer("packed_back", pack(weight.T, as_bf16=True) if is_packed else None, persistent=False)
-        self.register_buffer("weight", None if is_packed else weight.to(torch.bfloat16), persistent=False)
+        # A parameter, not a buffer, so that it can be sharded.
+        kept = None if is_packed else torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
+        self.register_parameter("weight", kept)
         self.bias = None if layer.bias is None else torch.nn.Parameter(layer.bias.detach(), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

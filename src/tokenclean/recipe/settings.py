@@ -210,12 +210,20 @@ class TrainingSettings(_Section):
     """Keep each layer's input alone and compute the rest again in the backward pass: less memory, a third more work."""
     pack_tokens: int = Field(default=2048, ge=1)
     """Tokens in one forward and backward pass; a batch takes as many passes as it needs."""
+    sharding: Literal["none", "fsdp2"] = "none"
+    """Among several processes: each holds the whole model, or its part of every weight (FSDP2)."""
     checkpoint_minutes: float = Field(default=5, ge=0)
     """Save the state of a training this often, after a step; 0: after every step. A stopped run goes on from there."""
     report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
     """Where the Trainer reports each step to, beside the journal (JSON lines) that is always written."""
     eval_rows: int = Field(default=0, ge=0)
     """Rows set aside from the training rows, whose loss is printed after each epoch."""
+
+    @model_validator(mode="after")
+    def _check_sharding(self) -> TrainingSettings:
+        if self.sharding == "fsdp2" and self.precision == "fast":
+            raise ValueError("precision: fast keeps copies of whole weights, sharding: fsdp2 parts; use mixed or safe")
+        return self
 
     @model_validator(mode="after")
     def _check_mixed(self) -> TrainingSettings:

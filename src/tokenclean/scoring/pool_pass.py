@@ -28,12 +28,12 @@ from tokenclean.pool import (
     stream_sources,
     too_many_rejected,
 )
+from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import SourceSettings
 from tokenclean.scoring.ahead import read_ahead
 from tokenclean.scoring.engine import Progress
 from tokenclean.scoring.loss_shards import LossShard, LossShards, ScoringPolicy
 from tokenclean.scoring.policy import check_same_policy
-from tokenclean.scoring.ranks import ALONE, Ranks
 from tokenclean.scoring.scored_table import TableCounts, write_scored_table
 from tokenclean.scoring.token_shards import PlannedShard, Tokenization, TokenShard, TokenShards
 from tokenclean.store import Store

@@ -19,7 +19,9 @@ from transformers import PreTrainedModel
 from tokenclean.errors import MissingExtraError, ModelError
 from tokenclean.models.loading.hub import hub_options
 from tokenclean.models.loading.weights import adapter_folder
+from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import LoraSettings
+from tokenclean.training.checkpoint import whole
 
 EARLIER = "earlier_rounds"
 ROUND = "round"
@@ -94,8 +96,11 @@ def _parameters_of(model: torch.nn.Module, adapter: str) -> set[str]:
     return {".".join(part for part in parts if part != adapter) for parts in names if adapter in parts}
 
 
-def save_rounds(model: Any, folder: Path, *, base: str) -> None:
-    """Write the sum of the earlier adapter, if there is one, and the round's LoRA as one adapter on ``base``."""
+def save_rounds(model: Any, folder: Path, *, base: str, ranks: Ranks = ALONE) -> None:
+    """Write the sum of the earlier adapter, if there is one, and the round's LoRA as one adapter on ``base``.
+
+    All ``ranks`` have to call it, since each may hold a part; the first writes.
+    """
     from safetensors.torch import save_file
 
     state, rank = _unit_scale_state(model, ROUND)
@@ -103,6 +108,8 @@ def save_rounds(model: Any, folder: Path, *, base: str) -> None:
         before, earlier_rank = _unit_scale_state(model, EARLIER)
         state = {k: torch.cat([before[k], v], dim=0 if _LORA_A.search(k) else 1) for k, v in state.items()}
         rank += earlier_rank
+    if not ranks.is_first:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in state.items()}, folder / _WEIGHTS)
     written = model.peft_config[ROUND].to_dict()
@@ -123,4 +130,4 @@ def _unit_scale_state(model: Any, adapter: str) -> tuple[dict[str, torch.Tensor]
     config = model.peft_config[adapter]
     scale = math.sqrt(config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r))
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
-    return {k: v.detach().float().cpu() * scale for k, v in state.items()}, config.r
+    return {k: whole(v).float().cpu() * scale for k, v in state.items()}, config.r

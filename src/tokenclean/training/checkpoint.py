@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from tokenclean.ranks import ALONE, Ranks
 from tokenclean.store import check_stage, seal_folder, write_json
 
 logger = logging.getLogger(__name__)
@@ -39,30 +40,35 @@ def save_checkpoint(
     scheduler: Any,
     record: Mapping[str, Any],
     further: Callable[[Path], None] = lambda folder: None,
-) -> Path:
+    ranks: Ranks = ALONE,
+) -> None:
     """Write ``place/step-N`` and delete older ones. ``record``: JSON, given back by ``read_record``. ``further``:
     writes other files into the folder.
 
-    OSError, say of a full disk, leaves the checkpoint before as the last.
+    All ``ranks`` have to call it; the first writes, and all go on once the checkpoint is whole. OSError, say of a full
+    disk, leaves the checkpoint before as the last.
     """
     from safetensors.torch import save_file
 
+    state = optimizer.state_dict()
+    trained = {name: whole(p) for name, p in model.named_parameters() if p.requires_grad}
+    moments = {
+        f"{number}.{name}": whole(tensor)
+        for number, tensors in state["state"].items()
+        for name, tensor in tensors.items()
+    }
+    random_states = _random_states(ranks)
+    if not ranks.is_first:
+        ranks.barrier()
+        return
     final = place / f"{_PREFIX}{step}"
     temporary = place / f".{final.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        save_file(_trained_tensors(model), temporary / _TRAINED)
-        state = optimizer.state_dict()
-        save_file(
-            {
-                f"{number}.{name}": tensor.detach().contiguous()
-                for number, tensors in state["state"].items()
-                for name, tensor in tensors.items()
-            },
-            temporary / _OPTIMIZER,
-        )
-        save_file(_random_states(), temporary / _RANDOM)
+        save_file(trained, temporary / _TRAINED)
+        save_file(moments, temporary / _OPTIMIZER)
+        save_file(random_states, temporary / _RANDOM)
         groups, schedule = state["param_groups"], scheduler.state_dict()
         write_json(temporary / _STATE, {"param_groups": groups, "schedule": schedule, "record": dict(record)})
         further(temporary)
@@ -74,7 +80,7 @@ def save_checkpoint(
     for older in _checkpoints(place):
         if older != final:
             shutil.rmtree(older, ignore_errors=True)
-    return final
+    ranks.barrier()
 
 
 def last_checkpoint(place: Path) -> Path | None:
@@ -104,7 +110,7 @@ def load_trained(path: Path, model: torch.nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                parameter.copy_(saved.pop(name))
+                parameter.copy_(_as_part_of(parameter, saved.pop(name)))
     if saved:
         raise KeyError(f"{path}: parameter {min(saved)} is not trained in this model")
 
@@ -114,22 +120,48 @@ def load_optimizer(path: Path, optimizer: Any, scheduler: Any) -> None:
     from safetensors.torch import load_file
 
     document = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in load_file(path / _OPTIMIZER).items():
         number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = tensor
+        state.setdefault(int(number), {})[name] = _as_part_of(parameters[int(number)], tensor)
     optimizer.load_state_dict({"state": state, "param_groups": document["param_groups"]})
     scheduler.load_state_dict(document["schedule"])
 
 
-def load_random(path: Path) -> None:
-    """Put torch's random number generators back, of the CPU and of every GPU there was."""
+def load_random(path: Path, ranks: Ranks = ALONE) -> None:
+    """Put torch's random number generators back, of this rank's CPU and GPU.
+
+    Where the checkpoint is of fewer ranks, one that it does not know goes on with the numbers it has, and says so.
+    """
     from safetensors.torch import load_file
 
     states = load_file(path / _RANDOM)
-    torch.set_rng_state(states.pop("cpu"))
-    for name, state in states.items():
-        torch.cuda.set_rng_state(state, name)
+    own = {name: states[key] for name in ("cpu", "cuda") if (key := f"{ranks.rank}.{name}") in states}
+    if not own:
+        logger.warning("%s knows no rank %d: dropout goes on with other random numbers", path, ranks.rank)
+    if "cpu" in own:
+        torch.set_rng_state(own["cpu"])
+    if "cuda" in own and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["cuda"])
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, or what a sharded one is a part of, on every rank; all have to call it."""
+    from torch.distributed.tensor import DTensor
+
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).contiguous()
+
+
+def _as_part_of(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """The whole ``tensor`` sharded as the parameter is; one of another shape, a count of steps, stays as it is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
+        return tensor
+    tensor = tensor.to(parameter.device)
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
 
 
 def _manifest(step: int) -> dict[str, Any]:
@@ -145,12 +177,14 @@ def _checkpoints(place: Path) -> list[Path]:
     return [path for path in place.iterdir() if path.is_dir() and path.name.removeprefix(_PREFIX).isdecimal()]
 
 
-def _trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _random_states() -> dict[str, torch.Tensor]:
+def _random_states(ranks: Ranks) -> dict[str, torch.Tensor]:
+    """Of every rank: its CPU's state as ``RANK.cpu``, and its GPU's, if it uses one, as ``RANK.cuda``."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
+        states["cuda"] = torch.cuda.get_rng_state()
+    told = ranks.gather({name: bytes(state.tolist()).hex() for name, state in states.items()})
+    return {
+        f"{rank}.{name}": torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
+        for rank, texts in enumerate(told)
+        for name, text in texts.items()
+    }

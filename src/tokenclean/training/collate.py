@@ -9,6 +9,7 @@ import numpy as np
 
 from tokenclean.models.packing import plan_packs, useful_lengths
 from tokenclean.ragged import Ragged
+from tokenclean.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Pack:
     lengths: tuple[int, ...]
     positions: np.ndarray
     coefficients: np.ndarray
+
+    @property
+    def is_filler(self) -> bool:
+        """Whether it bears on nothing (see ``batch_packs``)."""
+        return not self.coefficients.any()
 
     @property
     def row_of_position(self) -> np.ndarray:
@@ -46,14 +52,40 @@ def selected_lengths(weights: Ragged) -> np.ndarray:
     return useful_lengths(values != 0, weights.offsets)
 
 
+def share_rows(lengths_N: np.ndarray, count: int) -> list[np.ndarray]:
+    """Which rows, by their places, each of ``count`` processes takes, rising; about as many tokens each.
+
+    Longest first, each row to the process with the fewest tokens so far. It depends on the lengths alone.
+    """
+    if count == 1:
+        return [np.arange(len(lengths_N))]
+    shares: list[list[int]] = [[] for _ in range(count)]
+    tokens = [0] * count
+    for row in np.argsort(-lengths_N, kind="stable").tolist():
+        least = tokens.index(min(tokens))
+        shares[least].append(row)
+        tokens[least] += int(lengths_N[row])
+    return [np.array(sorted(share), dtype=np.int64) for share in shares]
+
+
 def batch_packs(
-    input_ids: Ragged, weights: Ragged, rows: Sequence[int], *, pack_tokens: int, loss_normalisation: str
+    input_ids: Ragged,
+    weights: Ragged,
+    rows: Sequence[int],
+    *,
+    pack_tokens: int,
+    loss_normalisation: str,
+    ranks: Ranks = ALONE,
 ) -> list[Pack]:
     """Packs of one optimizer batch, whatever their number: their losses sum to the batch's loss.
 
     ``token``: Σ w ℓ / Σ |w| over all selected tokens of the batch (Eq. 1). ``sample``: the mean over samples of
     Σ_j w_j ℓ_j / Σ_j |w_j| (§5.1). Rows with nothing selected count in neither. ``weights``: float, aligned with
     ``input_ids``; a token of negative weight is unlearned.
+
+    Among several ``ranks`` these are the rank's own, of about as many tokens as any other's: the sum over all ranks is
+    the batch's loss. All have the same number of packs, since ranks may have to meet in each: fillers of two tokens,
+    whose one coefficient is 0, stand for what a rank has too few of.
     """
     chosen = np.asarray(rows, dtype=np.int64)
     ids, weight = input_ids.take(chosen), weights.take(chosen)
@@ -65,8 +97,9 @@ def batch_packs(
         divisors = sums * np.count_nonzero(lengths)
     else:
         raise ValueError(f"unknown loss_normalisation {loss_normalisation!r}; known: token, sample")
+    plans = [plan_packs(lengths, pack_tokens, share) for share in share_rows(lengths, ranks.count)]
     packs = []
-    for members in plan_packs(lengths, pack_tokens):
+    for members in plans[ranks.rank]:
         places = np.concatenate(
             [np.arange(s, s + n) for s, n in zip(ids.offsets[members], lengths[members], strict=True)]
         )
@@ -81,6 +114,12 @@ def batch_packs(
                 values[positions].astype(np.float32),
             )
         )
+    most = max(map(len, plans))
+    if len(packs) < most:
+        row = int(np.argmax(lengths))  # two tokens at least, since a first token is never selected
+        two = ids.values[ids.offsets[row] : ids.offsets[row] + 2].astype(np.int64)
+        filler = Pack(two, (int(chosen[row]),), (2,), np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.float32))
+        packs += [filler] * (most - len(packs))
     return packs
 
 

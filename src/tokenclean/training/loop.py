@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, SequentialSampler
 
 from tokenclean.errors import MissingExtraError, RecipeError, TrainingError
 from tokenclean.ragged import Ragged
+from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import TrainingSettings
 from tokenclean.store import disk_refusal
 from tokenclean.training.checkpoint import (
@@ -26,8 +27,10 @@ from tokenclean.training.checkpoint import (
     read_record,
     save_checkpoint,
 )
+from tokenclean.training.collate import selected_lengths
 from tokenclean.training.journal import JOURNAL, Journal
 from tokenclean.training.online_mixture import OnlineMixture
+from tokenclean.training.sharding import shard
 from tokenclean.training.step import NonFiniteLossError, TrainingStep
 from tokenclean.training.steps import StepPlan
 from tokenclean.training.termination import termination
@@ -82,11 +85,13 @@ def run_steps(
     mixture: OnlineMixture | None,
     place: Path,
     saves: bool,
+    ranks: Ranks = ALONE,
 ) -> Done:
     """Take all steps, or those that are left after the last state in ``place``; the model is trained in place.
 
-    ``place``: folder of the journal and, where it ``saves``, of the state. Raises as ``trainer.train``, and RecipeError
-    for a tracker of ``report_to`` that is not installed.
+    ``place``: folder of the journal and, where it ``saves``, of the state. ``ranks``: the processes that share each
+    batch; the first writes. Raises as ``trainer.train``, and RecipeError for a tracker of ``report_to`` that is not
+    installed.
     """
     try:
         import accelerate  # noqa: F401
@@ -98,32 +103,61 @@ def run_steps(
     if missing := sorted(set(settings.report_to) - set(get_available_reporting_integrations())):
         raise RecipeError(f"training.report_to: {missing[0]} is not installed: pip install {missing[0]}")
     longest = int(data.input_ids.lengths.max(initial=0))
-    step = TrainingStep(model, settings, longest_row=longest, mixture=mixture)
-    last = last_checkpoint(place) if saves else None
+    step = TrainingStep(model, settings, longest_row=longest, mixture=mixture, ranks=ranks)
+    if ranks.count > 1:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                ranks.take_first(parameter.data)
+        if settings.sharding == "fsdp2":
+            shard(step, ranks)
+    # The first looks for all: a state must not be whole for one and damaged for another.
+    found = str(last_checkpoint(place) or "") if saves and ranks.is_first else ""
+    last = Path(found) if (found := ranks.gather(found)[0]) else None
     done = Done() if last is None else _from_record(read_record(last))
     step.row_rates = done.row_rates
-    journal = Journal(place / JOURNAL, steps.steps, len(done.losses))
+    journal = Journal(place / JOURNAL, steps.steps, len(done.losses)) if ranks.is_first else None
     if last is not None:
         logger.info("going on after step %d of %d", len(done.losses), steps.steps)
+
+    def collate(rows: list[int]) -> dict[str, Any]:
+        chosen = data.weights.take(rows)
+        return {
+            "rows": rows,
+            "packs": step.packs(data.input_ids, data.weights, rows),
+            "tokens": int(selected_lengths(chosen).sum()),
+            "selected": int(np.count_nonzero(chosen.values)),
+        }
 
     class SelectedTokenTrainer(Trainer):
         """The batch is the optimizer's whole batch; its packs are run one after another within one step."""
 
         tokens = selected = 0
 
+        def get_train_dataloader(self) -> Any:
+            """Every rank gets every whole batch, of which it then takes its share."""
+            loader = super().get_train_dataloader()
+            if ranks.count > 1:
+                batches = loader.batch_sampler
+                batches.num_processes, batches.process_index, batches.even_batches = 1, 0, False
+                torch.manual_seed(seed + ranks.rank)  # of the dropout masks; the order of the rows is drawn by now
+            return loader
+
+        def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+            """Another object says that the model is wrapped already: the step itself brings the gradients together."""
+            return model if ranks.count == 1 else step.model
+
         def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
             packs = inputs["packs"]
             try:
                 loss = step.train_packs(packs, self.accelerator.backward)
             except NonFiniteLossError as error:
-                batch = ", ".join(data.names[int(row)] for pack in packs for row in pack.rows)
+                batch = ", ".join(data.names[row] for row in inputs["rows"])
                 raise TrainingError(
                     f"the loss of step {len(done.losses) + 1} is {error.loss} in row {data.names[error.row]}, of the "
                     f"batch {batch}; lower training.learning_rate, or look at that row"
                 ) from error
             done.losses.append(loss)
-            self.tokens = sum(len(pack.input_ids) for pack in packs)
-            self.selected = sum(len(pack.positions) for pack in packs)
+            self.tokens, self.selected = inputs["tokens"], inputs["selected"]
             return torch.tensor(loss, device=step.causal_lm.device)
 
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -152,6 +186,7 @@ def run_steps(
                     self.lr_scheduler,
                     record,
                     lambda folder: self.state.save_to_json(str(folder / "trainer_state.json")),
+                    ranks,
                 )
             except OSError as error:
                 raise TrainingError(
@@ -168,7 +203,7 @@ def run_steps(
 
         def _load_rng_state(self, checkpoint: str | None) -> None:
             if checkpoint is not None:
-                load_random(Path(checkpoint))
+                load_random(Path(checkpoint), ranks)
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return (
@@ -189,14 +224,17 @@ def run_steps(
                 "learning_rate": kwargs["lr_scheduler"].get_last_lr()[0],
                 "selected_share": trainer.selected / max(trainer.tokens, 1),
             }
-            self.line = journal.write(number, facts, trainer.tokens, device)
+            if journal is not None:
+                self.line = journal.write(number, facts, trainer.tokens, device)
             if progress is not None:
                 progress(number, steps.steps)
             is_due = time.monotonic() - self._saved >= 60 * settings.checkpoint_minutes
-            if saves and (self._is_stopping() or (is_due and number < steps.steps)):
+            told = ranks.gather([self._is_stopping(), is_due])  # the first rank's clock counts, and any rank's SIGTERM
+            is_stopping, is_due = any(stops for stops, _ in told), told[0][1]
+            if saves and (is_stopping or (is_due and number < steps.steps)):
                 trainer.save_state_at(number)
                 self._saved = time.monotonic()
-            if self._is_stopping():
+            if is_stopping:
                 logger.warning("stopped by SIGTERM after step %d of %d", number, steps.steps)
                 raise SystemExit(143)
 
@@ -221,18 +259,26 @@ def run_steps(
             dataloader_pin_memory=False,
             use_cpu=device == "cpu",
         )
-        if arguments.world_size > 1:
-            raise TrainingError("training runs in one process; start it without torchrun or accelerate launch")
+        if arguments.world_size != ranks.count:
+            raise TrainingError(
+                f"{arguments.world_size} processes were started, but the training knows of {ranks.count}; start "
+                "tokenclean run with torchrun or accelerate launch, or a single process without them"
+            )
         arguments._n_gpu = min(arguments.n_gpu, 1)  # one device; the Trainer would wrap the model in DataParallel
         report = Report(is_stopping)
         trainer = SelectedTokenTrainer(
-            model=model,
+            model=step.module,
             args=arguments,
             train_dataset=_Rows(data.rows),
             eval_dataset=_Rows(data.eval_rows) if len(data.eval_rows) else None,
-            data_collator=lambda batch: {"packs": step.packs(data.input_ids, data.weights, batch)},
+            data_collator=collate,
             callbacks=[report],
         )
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise TrainingError(
+                "found the launcher set to FSDP or DeepSpeed; start it without (torchrun, or accelerate launch "
+                "--multi_gpu), and set training.sharding: fsdp2 to shard the model"
+            )
         trainer.remove_callback(PrinterCallback)  # the caller's progress speaks instead
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if len(done.losses) != steps.steps:

@@ -13,6 +13,7 @@ from tokenclean.errors import TrainingError
 from tokenclean.models.causal_lm import CausalLM, body_of
 from tokenclean.models.frozen_linear import hold_frozen_in_bf16
 from tokenclean.ragged import Ragged
+from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import TrainingSettings
 from tokenclean.training.collate import Pack, batch_packs, split_pack
 from tokenclean.training.online_mixture import OnlineMixture, online_posterior
@@ -21,6 +22,10 @@ from tokenclean.training.shared_dropout import share_dropout
 logger = logging.getLogger(__name__)
 
 Backward = Callable[[torch.Tensor], None]
+LossesOf = Callable[[torch.Tensor, Sequence[int], torch.Tensor], torch.Tensor]
+"""As ``CausalLM.losses``."""
+
+_BUCKET_ELEMENTS = 1 << 25
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -29,6 +34,18 @@ class NonFiniteLossError(ArithmeticError):
     def __init__(self, row: int, loss: float) -> None:
         super().__init__(f"a loss of row {row} is {loss}")
         self.row, self.loss = row, loss
+
+
+class PackLosses(torch.nn.Module):
+    """``CausalLM.losses`` as a module's forward, so that a sharded model gathers its weights around the whole of it."""
+
+    def __init__(self, causal_lm: CausalLM) -> None:
+        super().__init__()
+        self.model = causal_lm.model
+        self._causal_lm = causal_lm
+
+    def forward(self, input_ids: torch.Tensor, lengths: Sequence[int], positions: torch.Tensor) -> torch.Tensor:
+        return self._causal_lm.losses(input_ids, lengths, positions)
 
 
 class TrainingStep:
@@ -41,6 +58,10 @@ class TrainingStep:
 
     With a ``mixture`` each token's weight is multiplied by the posterior that it is no noise, from its detached loss in
     this very step: Σ p·w·ℓ / Σ p·|w|. ``row_rates`` then holds the noise rate last found of each row.
+
+    Among several ``ranks`` each runs its own packs of the batch; gradients, loss and rates are then those of the whole
+    batch on every rank. ``module`` is what ``sharding.shard`` shards: with ``is_sharded`` the ranks meet in every pack,
+    and their gradients are averaged there.
     """
 
     def __init__(
@@ -50,8 +71,10 @@ class TrainingStep:
         *,
         longest_row: int = 0,
         mixture: OnlineMixture | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.model, self._settings, self._mixture = model, settings, mixture
+        self.model, self._settings, self._mixture, self._ranks = model, settings, mixture, ranks
+        self.is_sharded = False
         self.row_rates: dict[int, float] = {}
         self._pack_tokens = settings.pack_tokens
         self._dropouts = share_dropout(model) if settings.method == "lora" and settings.lora.shared_dropout else []
@@ -60,6 +83,7 @@ class TrainingStep:
         self.causal_lm = CausalLM(model, longest_row=longest_row)
         if settings.activation_checkpointing:
             self.causal_lm.checkpoint_activations()
+        self.module = PackLosses(self.causal_lm)
         self._surprisal = None
         if mixture is not None:
             self._surprisal = torch.from_numpy(mixture.surprisal).to(self.causal_lm.device)
@@ -70,25 +94,43 @@ class TrainingStep:
         return self.train_packs(self.packs(input_ids, weights, rows), backward)
 
     def packs(self, input_ids: Ragged, weights: Ragged, rows: Sequence[int]) -> list[Pack]:
-        """The batch in packs; ``batch_packs`` under the settings."""
-        normalisation = self._settings.loss_normalisation
-        return batch_packs(input_ids, weights, rows, pack_tokens=self._pack_tokens, loss_normalisation=normalisation)
+        """This rank's packs of the batch; ``batch_packs`` under the settings."""
+        return batch_packs(
+            input_ids,
+            weights,
+            rows,
+            pack_tokens=self._pack_tokens,
+            loss_normalisation=self._settings.loss_normalisation,
+            ranks=self._ranks,
+        )
 
     def train_packs(self, packs: list[Pack], backward: Backward = torch.Tensor.backward) -> float:
         """Gradients of a batch in training mode; the batch's loss in nats.
 
         Where the GPU's memory is not enough the batch is begun again in packs of half the size, which are kept to from
-        then on: packs do not bear on a training's mathematics. Raises TrainingError where single rows do not fit.
+        then on: packs do not bear on a training's mathematics. Raises TrainingError where single rows do not fit, or
+        where the model is sharded, since all ranks would have to begin again.
         """
         while True:
             try:
-                return self._train_packs(packs, backward)
+                loss = self._train_packs(packs, self._averaged(backward))
+                break
             except torch.OutOfMemoryError as error:
                 told = str(error).splitlines()[0]
             packs = self._halved(packs, told)
+        if self._ranks.count == 1:
+            return loss
+        if not self.is_sharded:
+            self._add_up_gradients()
+        return self._over_ranks(loss)
 
     def _halved(self, packs: list[Pack], told: str) -> list[Pack]:
         """The packs in halves, memory and gradients freed; raises TrainingError where nothing is left to halve."""
+        if self.is_sharded:
+            raise TrainingError(
+                f"a pack of {self._pack_tokens:,} tokens does not fit into the device's memory ({told}); lower "
+                "training.pack_tokens, or set training.activation_checkpointing"
+            )
         halves = [half for pack in packs for half in split_pack(pack)]
         if len(halves) == len(packs):
             longest = max(len(pack.input_ids) for pack in packs)
@@ -108,7 +150,7 @@ class TrainingStep:
         try:
             with self.causal_lm.precision(self._policy):
                 if self._mixture is None:
-                    return batch_loss(self.causal_lm, packs, backward)
+                    return batch_loss(self.module, packs, self.causal_lm.device, backward)
                 return self._train_on_posterior(packs, self._mixture, backward)
         finally:
             for dropout in self._dropouts:
@@ -117,8 +159,36 @@ class TrainingStep:
     def loss_of_packs(self, packs: list[Pack]) -> float:
         """The batch's loss in nats, in eval mode and without gradient."""
         self.model.eval()
-        with torch.no_grad(), self.causal_lm.precision(self._policy):
-            return batch_loss(self.causal_lm, packs)
+        # A sharded weight comes and goes: no copy of it could tell whether it is still the weight's.
+        with torch.no_grad(), self.causal_lm.precision(self._policy, with_kernels=not self.is_sharded):
+            return self._over_ranks(batch_loss(self.module, packs, self.causal_lm.device))
+
+    def _over_ranks(self, loss: float) -> float:
+        return sum(self._ranks.gather(loss))
+
+    def _averaged(self, backward: Backward) -> Backward:
+        """With a sharded model the ranks' gradients come out averaged, where their sum is the batch's."""
+        count = self._ranks.count
+        return (lambda loss: backward(loss * count)) if self.is_sharded else backward
+
+    def _add_up_gradients(self) -> None:
+        """Give every rank the sum of all ranks' gradients, some megabytes at a time."""
+        gradients = []
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients.append(parameter.grad)
+        first = elements = 0
+        for place, gradient in enumerate(gradients, start=1):
+            elements += gradient.numel()
+            if elements >= _BUCKET_ELEMENTS or place == len(gradients):
+                bucket = gradients[first:place]
+                flat = torch.cat([part.flatten() for part in bucket])
+                self._ranks.add_up(flat)
+                for part, whole in zip(bucket, flat.split([part.numel() for part in bucket]), strict=True):
+                    part.copy_(whole.view_as(part))
+                first, elements = place, 0
 
     def _train_on_posterior(self, packs: list[Pack], mixture: OnlineMixture, backward: Backward) -> float:
         """As ``batch_loss``, the coefficients times the posterior, brought back to the sum that they had before.
@@ -126,17 +196,23 @@ class TrainingStep:
         For the mean over tokens that sum is known after the last pack alone, so the gradient is scaled then.
         """
         total, given, left = 0.0, 0.0, 0.0
+        row_rates: dict[int, float] = {}
         is_by_sample = self._settings.loss_normalisation == "sample"
         for pack in packs:
             ids, positions, coefficients = _on_device(pack, self.causal_lm.device)
-            losses = _finite(self.causal_lm.losses(ids, pack.lengths, positions), pack)
-            posterior = self._posterior(pack, ids[positions], losses, mixture)
+            losses = _finite(self.module(ids, pack.lengths, positions), pack)
+            posterior, rates = self._posterior(pack, ids[positions], losses, mixture)
+            if not pack.is_filler:
+                row_rates.update(zip(pack.rows, rates.tolist(), strict=True))
             coefficients = coefficients * (_kept_by_row(pack, coefficients, posterior) if is_by_sample else posterior)
             given += float(np.abs(pack.coefficients).sum(dtype=np.float64))
             left += float(coefficients.abs().sum(dtype=torch.float64))
             loss = (losses * coefficients).sum()
             backward(loss)
             total += float(loss.detach())
+        told = self._ranks.gather([given, left, list(row_rates.items())])
+        given, left = (sum(part[place] for part in told) for place in (0, 1))
+        self.row_rates.update((int(row), rate) for part in told for row, rate in part[2])
         factor = given / left if left > 0 and not is_by_sample else 1.0
         for parameter in self.model.parameters():
             if parameter.grad is not None:
@@ -145,14 +221,11 @@ class TrainingStep:
 
     def _posterior(
         self, pack: Pack, targets: torch.Tensor, losses: torch.Tensor, mixture: OnlineMixture
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each position, and the noise rate of each row of the pack."""
         assert self._surprisal is not None
         row_of_position = torch.from_numpy(pack.row_of_position).to(losses.device)
-        posterior, rates = online_posterior(
-            losses, self._surprisal[targets], row_of_position, len(pack.rows), mixture.prior
-        )
-        self.row_rates.update(zip(pack.rows, rates.tolist(), strict=True))
-        return posterior
+        return online_posterior(losses, self._surprisal[targets], row_of_position, len(pack.rows), mixture.prior)
 
     @property
     def _policy(self) -> str:
@@ -160,15 +233,16 @@ class TrainingStep:
         return "safe" if self._settings.precision == "mixed" else self._settings.precision
 
 
-def batch_loss(causal_lm: CausalLM, packs: list[Pack], backward: Backward | None = None) -> float:
+def batch_loss(losses_of: LossesOf, packs: list[Pack], device: torch.device, backward: Backward | None = None) -> float:
     """Σ coefficient · ℓ over all packs, in nats; with ``backward``, each pack's share is handed to it at once.
 
-    Raises NonFiniteLossError naming the row, before any gradient of its pack.
+    ``losses_of``: as ``CausalLM.losses``, on ``device``. Raises NonFiniteLossError naming the row, before any gradient
+    of its pack.
     """
     total = 0.0
     for pack in packs:
-        ids, positions, coefficients = _on_device(pack, causal_lm.device)
-        loss = (_finite(causal_lm.losses(ids, pack.lengths, positions), pack) * coefficients).sum()
+        ids, positions, coefficients = _on_device(pack, device)
+        loss = (_finite(losses_of(ids, pack.lengths, positions), pack) * coefficients).sum()
         if backward is not None:
             backward(loss)
         total += float(loss.detach())

@@ -15,8 +15,10 @@ import torch
 from tokenclean.errors import TrainingError
 from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer
 from tokenclean.ragged import Ragged
+from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import TrainingSettings
 from tokenclean.training.adapters import add_fresh_lora, save_rounds
+from tokenclean.training.checkpoint import whole
 from tokenclean.training.collate import selected_lengths
 from tokenclean.training.journal import JOURNAL
 from tokenclean.training.loop import Progress, TrainingData, run_steps
@@ -63,6 +65,7 @@ def train(
     mixture: OnlineMixture | None = None,
     checkpoints: Path | None = None,
     row_names: Sequence[str] | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainingResult:
     """Fine-tune ``source`` on the tokens of weight other than 0 and write the model to ``folder``.
 
@@ -75,6 +78,9 @@ def train(
     ``checkpoints``: a folder of this training's own, in which it keeps its last state and its journal; a training that
     was stopped, given again, goes on from there and gives the same model bit for bit (on a CPU). SIGTERM is heard after
     the step at hand: the state is saved and SystemExit(143) raised. ``row_names``: one a row, for errors.
+
+    ``ranks``: processes that train together, each on its share of every batch, all calling this with the same
+    arguments; the batch stays what the settings say. The first writes ``folder``, the others leave theirs empty.
 
     Raises TrainingError when no row has a selected token, or when a loss or gradient is not finite.
     """
@@ -97,14 +103,19 @@ def train(
     data = TrainingData(input_ids, weights, rows, eval_rows, names)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) if checkpoints is None else checkpoints
-        done = run_steps(model, data, settings, steps, seed, device, progress, mixture, place, checkpoints is not None)
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(place / JOURNAL, folder / JOURNAL)
+        saves = checkpoints is not None
+        done = run_steps(model, data, settings, steps, seed, device, progress, mixture, place, saves, ranks)
+        if ranks.is_first:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(place / JOURNAL, folder / JOURNAL)
     if settings.method == "lora":
-        save_rounds(model, folder, base=source.base)
+        save_rounds(model, folder, base=source.base, ranks=ranks)
     else:
-        base.save_pretrained(folder)
-        load_tokenizer(source).save_pretrained(folder)
+        found = base.state_dict(keep_vars=True)
+        gathered = {id(tensor): whole(tensor).cpu() for tensor in found.values()}  # tied weights stay one tensor
+        if ranks.is_first:
+            base.save_pretrained(folder, state_dict={name: gathered[id(tensor)] for name, tensor in found.items()})
+            load_tokenizer(source).save_pretrained(folder)
     return TrainingResult(
         steps=steps.steps,
         effective_steps=steps.effective_steps,

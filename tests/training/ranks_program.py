@@ -1,0 +1,73 @@
+"""What a process of test_ranks runs: trainings of the small Llama, one after another; what came out of each as JSON.
+
+Started as ``python ranks_program.py BASE PLACE JOBS``, JOBS being JSON: name -> ``settings`` (of TrainingSettings),
+``mixture`` (whether there is one), ``kill`` ([rank, step]: where a rank kills itself).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from small_llama import VOCABULARY, random_rows, weights_from
+
+from tokenclean.models.loading.load import ModelSource
+from tokenclean.ranks import ALONE, Ranks
+from tokenclean.recipe import training_from
+from tokenclean.selection import surprisal_table
+from tokenclean.training.online_mixture import OnlineMixture
+from tokenclean.training.trainer import train
+
+SETTINGS = {"batch_size": 4, "epochs": 2, "learning_rate": 1e-2, "precision": "exact", "checkpoint_minutes": 0}
+LORA = {"rank": 4, "dropout": 0.0}
+
+
+def train_job(
+    base: Path,
+    folder: Path,
+    job: dict[str, Any],
+    ranks: Ranks = ALONE,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Six steps in two epochs, their states kept in ``FOLDER.states``."""
+    input_ids = random_rows([12, 7, 20, 5, 9, 16, 3, 11, 8, 14, 6])
+    weights = weights_from(input_ids, share=0.8)
+    mixture = OnlineMixture(surprisal_table(input_ids, weights.map_values(lambda w: w > 0), VOCABULARY))
+    result = train(
+        ModelSource(str(base)),
+        input_ids,
+        weights,
+        training_from(SETTINGS | {"lora": LORA} | job.get("settings", {})),
+        folder if ranks.is_first else folder.with_name(f"of-rank-{ranks.rank}"),
+        seed=3,
+        mixture=mixture if job.get("mixture") else None,
+        checkpoints=folder.with_name(f"{folder.name}.states"),
+        progress=progress,
+        ranks=ranks,
+    )
+    return json.loads(json.dumps({**result.as_manifest(), "row_rates": sorted(result.row_rates.items())}))
+
+
+def _killing(ranks: Ranks, kill: list[int] | None) -> Callable[[int, int], None]:
+    def progress(step: int, steps: int) -> None:
+        if kill == [ranks.rank, step]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return progress
+
+
+def main(base: Path, place: Path, jobs: dict[str, Any]) -> None:
+    ranks = Ranks.from_environment()
+    with ranks.together():
+        for name, job in jobs.items():
+            told = train_job(base, place / name, job, ranks, _killing(ranks, job.get("kill")))
+            (place / f"{name}.{ranks.rank}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
