@@ -85,8 +85,17 @@ def test_the_recipes_beside_the_source_load(name):
         assert set(recipe.strategies) == set(STRATEGIES) - {"noise_mixture", "repetition"}  # ours, not the paper's
 
 
+def test_the_recipe_for_gpus_is_the_papers_but_for_how_it_computes():
+    recipe, paper = (load_recipe(Path(__file__).parents[1] / "recipes" / f"{name}.yaml") for name in ("gpus", "paper"))
+    computes = {"precision", "pack_tokens", "sharding", "activation_checkpointing", "checkpoint_minutes"}
+    assert recipe.training.model_dump(exclude=computes) == paper.training.model_dump(exclude=computes)
+    assert recipe.cleaning == paper.cleaning
+    assert recipe.tokens == paper.tokens
+
+
 def test_every_recipe_file_is_tested():
-    assert sorted(p.name for p in (Path(__file__).parents[1] / "recipes").iterdir()) == ["paper.yaml", "quick.yaml"]
+    names = sorted(path.name for path in (Path(__file__).parents[1] / "recipes").iterdir())
+    assert names == ["gpus.yaml", "paper.yaml", "quick.yaml"]
 
 
 def test_a_file_goes_over_its_preset_and_an_override_over_both(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tokenclean.cleaning.rows import sample_texts, split_heldout, split_rows, take_rows, tokens_options
-from tokenclean.errors import PoolError
+from tokenclean.errors import PoolError, RunFolderError
 from tokenclean.models.device import resolve_device
 from tokenclean.models.loading.load import (
     ModelSource,
@@ -25,6 +27,7 @@ from tokenclean.models.loading.resident import ResidentModels
 from tokenclean.models.loading.tokenizer_identity import check_same_tokenizer
 from tokenclean.pool import Pool, RejectedRow, check_rejected_share, load_sources
 from tokenclean.ragged import Ragged
+from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import Recipe
 from tokenclean.scoring import PairedDifference, paired_difference
 from tokenclean.scoring.policy import check_same_policy
@@ -55,6 +58,7 @@ NOISE_RATES = "noise_rates.json"
 """File of a training with a noise mixture: the noise rate last found of each of its rows, null for an unused one."""
 
 _ERROR_SAMPLE_TOKENS = 1024
+_PATIENCE_SECONDS = 120
 _TOLD_PASSAGES, _TOLD_CHARACTERS = 5, 80
 
 
@@ -94,7 +98,8 @@ class Model:
 class Workshop:
     """Stages of one experiment over one pool (see the module's text).
 
-    ``tokens``: the training rows; ``heldout``: rows on which models are compared and nothing is trained.
+    ``tokens``: the training rows; ``heldout``: rows on which models are compared and nothing is trained. ``ranks``: the
+    processes that go through the same strategies side by side, sharing passes and trainings; the first writes.
     """
 
     def __init__(
@@ -105,14 +110,16 @@ class Workshop:
         heldout_pool: Pool,
         tokenizer: Any = None,
         observer: Observer | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.recipe, self.store, self.pool, self.heldout_pool = recipe, store, pool, heldout_pool
         self.observer = observer or Observer()
         self.base_source = resolve_source(
             recipe.model.base, revision=recipe.model.revision, trusted=recipe.model.trust_remote_code
         )
         self.tokenizer = tokenizer or load_tokenizer(self.base_source)
-        self.device = resolve_device(recipe.model.device)
+        self.device = resolve_device(recipe.model.device, local_rank=ranks.local_rank if ranks.count > 1 else None)
         self.tokens = tokenize_pool(pool, self.tokenizer, **tokens_options(recipe))
         self.heldout = tokenize_pool(heldout_pool, self.tokenizer, **tokens_options(recipe))
         unusable = (*self.tokens.unusable, *self.heldout.unusable)
@@ -130,7 +137,9 @@ class Workshop:
         self._found: set[str] = set()
 
     @classmethod
-    def open(cls, recipe: Recipe, observer: Observer | None = None, store: Store | None = None) -> Workshop:
+    def open(
+        cls, recipe: Recipe, observer: Observer | None = None, store: Store | None = None, ranks: Ranks = ALONE
+    ) -> Workshop:
         """Load the recipe's pool and set the held-out rows aside.
 
         ``store``: the recipe's run folder, where the caller holds its lock already. Raises PoolError where more than
@@ -142,7 +151,7 @@ class Workshop:
         share, listing = recipe.pool.max_rejected_share, store.root / "rejected.jsonl"
         check_rejected_share(pool.rejected, len(pool) + len(pool.rejected), share, listing)
         training, heldout = split_heldout(take_rows(pool, recipe), recipe)
-        return cls(recipe, store, training, heldout, observer=observer)
+        return cls(recipe, store, training, heldout, observer=observer, ranks=ranks)
 
     @cached_property
     def base(self) -> Model:
@@ -252,13 +261,15 @@ class Workshop:
                 mixture=mixture,
                 checkpoints=checkpoints,
                 row_names=[self.tokens.ids[row] for row in rows],
+                ranks=self.ranks,
             )
-            if mixture is not None:
+            if mixture is not None and self.ranks.is_first:
                 write_json(folder / NOISE_RATES, [trained.row_rates.get(row) for row in range(len(rows))])
             return {"what": name, **trained.as_manifest()}
 
-        stage = self.stage("training", inputs, make)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        stage = self._stage_of_all("training", inputs, make)
+        if self.ranks.is_first:
+            shutil.rmtree(checkpoints, ignore_errors=True)
         source = (
             replace(self.base_source, adapter=str(stage.path))
             if settings.method == "lora"
@@ -315,6 +326,7 @@ class Workshop:
             {"model": model.identity, "device": self._device_kind},
             what=f"{what} under {model.name}",
             progress=self.observer.progress(f"score {what} with {model.name}", "token"),
+            ranks=self.ranks,
             **options,
         )
 
@@ -338,6 +350,43 @@ class Workshop:
     def _device_kind(self) -> str:
         """``cpu``, ``cuda``, …: losses of two kinds are never subtracted from each other."""
         return self.device.partition(":")[0]
+
+    def _stage_of_all(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Stage:
+        """The stage ``name``, found, or made by all ranks together; the folder of the first is kept."""
+        if self.ranks.count == 1:
+            return self.stage(name, inputs, make)
+        if self.ranks.is_first:
+
+            def make_with_all(folder: Path) -> Mapping[str, Any]:
+                self.ranks.gather(True)
+                return make(folder)
+
+            stage = self.stage(name, inputs, make_with_all)
+            if stage.was_reused:
+                self.ranks.gather(False)
+        elif self.ranks.gather(None)[0]:
+            with tempfile.TemporaryDirectory() as scratch:
+                make(Path(scratch))
+        self.ranks.barrier()
+        return stage if self.ranks.is_first else self._stage_of_first(name, inputs)
+
+    def _stage_of_first(self, name: str, inputs: Mapping[str, Any]) -> Stage:
+        """A stage that the first rank has finished, once this machine sees it too (a shared disk may take its time)."""
+
+        def missing(folder: Path) -> Mapping[str, Any]:
+            raise RunFolderError(
+                f"{self.store.root}: rank {self.ranks.rank} does not see the stage {name} that rank 0 has made; all "
+                "ranks need the same run folder, on a disk that they share"
+            )
+
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                return self.stage(name, inputs, missing)
+            except RunFolderError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
 
     def stage(
         self,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.sharing import sharing
 from tokenclean.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ def run(
     """Clean a pool with a recipe's strategy, fine-tune, and print the table that says whether it helped.
 
     Finished stages stay in the run folder (output/name): the same command again does nothing twice, and another
-    strategy shares tokens, base losses and warm-up.
+    strategy shares tokens, base losses and warm-up. Started by torchrun or accelerate launch, the processes share every
+    pass and every training.
 
     Example: tokenclean run recipes/quick.yaml --set pool.sources.0.path=my.jsonl --set training.epochs=2
     """
@@ -42,15 +45,27 @@ def run(
         overrides.append("cleaning.allow_weak_reference=true")
     loaded = load_recipe(recipe, overrides)
 
+    from tokenclean.ranks import Ranks
     from tokenclean.store import Store
 
-    store = Store(loaded.folder, note=note)
-    with store.lock():  # so that a second run is refused before torch is loaded and a large pool read
-        from tokenclean.cleaning.workshop import Observer, Workshop
-        from tokenclean.experiment.run import run as run_experiment
+    ranks = Ranks.from_environment()
+    with sharing(ranks):
+        store = Store(loaded.folder, note=note if ranks.is_first else _say_nothing)
+        # The lock first, so that a second run is refused before torch is loaded and a large pool read.
+        with store.lock() if ranks.is_first else nullcontext():
+            ranks.barrier()
+            from tokenclean.cleaning.workshop import Observer, Workshop
+            from tokenclean.experiment.run import run as run_experiment
 
-        quiet_libraries()
-        print_result(run_experiment(Workshop.open(loaded, Observer(note, progress), store)))
+            quiet_libraries()
+            observer = Observer(note, progress) if ranks.is_first else Observer(_say_nothing)
+            result = run_experiment(Workshop.open(loaded, observer, store, ranks))
+    if ranks.is_first:
+        print_result(result)
+
+
+def _say_nothing(text: str) -> None:
+    """What the first of several ranks says already."""
 
 
 def print_result(result: RunResult) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenclean.cli.console import fail, note, out, progress, quiet_libraries
+from tokenclean.cli.console import note, out, progress, quiet_libraries
 from tokenclean.cli.options import (
     ColumnOption,
     Compile,
@@ -30,13 +28,13 @@ from tokenclean.cli.options import (
     TrustOption,
     sources_of,
 )
-from tokenclean.errors import RecipeError, TokencleanError
+from tokenclean.cli.sharing import sharing
+from tokenclean.errors import RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tokenclean.models.loading.load import ModelSource
-    from tokenclean.ranks import Ranks
     from tokenclean.recipe import SourceSettings
     from tokenclean.scoring.pool_pass import PassOutcome
 
@@ -102,7 +100,7 @@ def score(
     policy = ScoringPolicy(precision.value, pack_tokens, _further_columns(columns), compile.value)
     sources = tuple(sources_of(pool, format, column, split))
     listing = output.with_suffix(".rejected.jsonl")
-    with _sharing(ranks):
+    with sharing(ranks):
         survey = None
         if ranks.is_first:  # before the seconds that torch takes to load
             survey = survey_pool(sources, shard_characters, listing, max_rejected_share)
@@ -141,22 +139,6 @@ def _further_columns(given: list[str] | None) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in FURTHER_COLUMNS]:
         raise RecipeError(f"--columns: found {unknown[0]!r}, expected names of {', '.join(FURTHER_COLUMNS)}", "options")
     return tuple(name for name in FURTHER_COLUMNS if name in names)
-
-
-@contextmanager
-def _sharing(ranks: Ranks) -> Iterator[None]:
-    """Run a block as one of several processes: errors name the rank, and but for those the first alone speaks."""
-    if ranks.count == 1:
-        yield
-        return
-    if not ranks.is_first:
-        logging.getLogger("tokenclean").setLevel(logging.ERROR)
-    with ranks.together():
-        try:
-            yield
-        except TokencleanError as error:
-            fail(f"rank {ranks.rank}: {error}")
-            raise typer.Exit(error.exit_code) from error
 
 
 def _check_reference(

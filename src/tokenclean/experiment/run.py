@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from tokenclean.selection import jaccard
 
 @dataclass(frozen=True)
 class RunResult:
-    """``folder``: everything the run made for its user. ``outcomes``: one a strategy. ``tables``: to be shown."""
+    """``folder``: everything the run made for its user, written by the first rank; of
+    another it is the run folder. ``outcomes``: one a strategy. ``tables``: to be shown."""
 
     folder: Path
     outcomes: tuple[Outcome, ...]
@@ -43,9 +45,10 @@ def run(
 ) -> RunResult:
     """Run the recipe's strategies (and ``further`` ones), measure each model, write models, kept tokens and tables.
 
-    The run folder is locked meanwhile: RunFolderError where another run holds it.
+    The run folder is locked meanwhile: RunFolderError where another run holds it. Among several ranks the first writes
+    the results, and the others give the same tables.
     """
-    with workshop.store.lock():
+    with workshop.store.lock() if workshop.ranks.is_first else nullcontext():
         started = time.time()
         recipe = workshop.recipe
         _tell_pool(workshop)
@@ -69,9 +72,10 @@ def run(
         if found := noise_document(workshop, outcomes):
             documents = {**documents, "noise.json": found}
         tables = [*further_tables, *tables]
-        folder = write_results(
-            workshop, outcomes, measured, rounds and rounds_document(rounds), tables, documents, time.time() - started
-        )
+        folder = workshop.store.root
+        if workshop.ranks.is_first:
+            told = rounds and rounds_document(rounds)
+            folder = write_results(workshop, outcomes, measured, told, tables, documents, time.time() - started)
         made, reused = len(workshop.made), len(workshop.reused)
         return RunResult(folder, tuple(outcomes), tuple(measured), tuple(tables), made, reused)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from tokenclean.models.packing import useful_lengths
 from tokenclean.ragged import Ragged
+from tokenclean.ranks import ALONE, Ranks
 from tokenclean.scoring.engine import Progress, Scorer
 from tokenclean.store import Stage, array_hash
 from tokenclean.tokens import TokenizedPool
@@ -58,9 +59,12 @@ def sharded_losses(
     what: str,
     shard_tokens: int = SHARD_TOKENS,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
     **options: Any,
 ) -> Ragged:
     """The losses of the whole pool, shard by shard; shards that are whole are not computed again.
+
+    Among several ``ranks`` each computes its share of the shards, and all get all losses.
 
     ``make_stage``: of the run folder. ``using``: gives the block with the model (``ResidentModels.using``), entered
     where the first shard is missing and left with the pass. ``model``: what identifies its weights and the kind of its
@@ -74,11 +78,12 @@ def sharded_losses(
     with ExitStack() as stack:
         facts = {"longest_row": _longest_row(tokens), "expected_tokens": len(losses)}
         open_scorer = cache(lambda: Scorer(stack.enter_context(using()), **facts, **options))
-        for number, rows in enumerate(shards := plan_shards(tokens, shard_tokens), start=1):
+        shards = plan_shards(tokens, shard_tokens)
+
+        def stage_of(number: int, rows: np.ndarray) -> Stage:
             shard = tokens.take(rows)
-            part = f"{what}, {number} of {len(shards)}" if len(shards) > 1 else what
-            first, last = int(offsets[rows[0]]), int(offsets[rows[-1] + 1])
-            report = None if progress is None else _from(progress, first, len(losses))
+            part = f"{what}, {number + 1} of {len(shards)}" if len(shards) > 1 else what
+            report = None if progress is None else _from(progress, int(offsets[rows[0]]), len(losses))
             inputs = {
                 "tokens": array_hash(shard.input_ids.values, shard.input_ids.offsets, shard.is_response.values),
                 **model,
@@ -86,6 +91,16 @@ def sharded_losses(
             }
             stage = make_stage(inputs, partial(_make_shard, open_scorer, shard, part, report))
             made.append(not stage.was_reused)
+            return stage
+
+        if ranks.count > 1:
+            for number, rows in enumerate(shards):
+                if ranks.owns(number):
+                    stage_of(number, rows)
+            ranks.barrier()  # a shard that another rank has finished by now is found below
+        for number, rows in enumerate(shards):
+            stage = stage_of(number, rows)
+            first, last = int(offsets[rows[0]]), int(offsets[rows[-1] + 1])
             losses[first:last] = read_column("loss", stage.path / "losses.parquet").values
     if progress is not None and any(made):
         progress(len(losses), len(losses))
