@@ -7,7 +7,7 @@
 namespace tokenclean {
 namespace {
 
-constexpr int64_t kHeadPanels = 4;  // panels of logits looked at together: they stay in the processor's cache
+constexpr int64_t kHeadPanels = 2;  // panels of logits looked at together: they stay in the processor's cache
 constexpr int64_t kHeadBlocks = 2;  // blocks of rows for which a panel is fetched once
 
 template <typename T>
