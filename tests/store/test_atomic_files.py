@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tokenclean.errors import RunFolderError
 from tokenclean.store.files import (
+    atomic_folder,
     atomic_path,
     disk_refusal,
     file_hash,
@@ -165,3 +166,44 @@ def test_a_disks_refusal_says_what_to_do(error):
 )
 def test_another_error_is_no_refusal(error):
     assert disk_refusal(error, place="x-1") is None
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    def stop_halfway(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise KeyError
+
+    final = tmp_path / "deep" / "out"
+    with pytest.raises(KeyError), atomic_folder(final) as folder:
+        stop_halfway(folder)
+    assert list(tmp_path.rglob("*half*")) == []
+    final.mkdir()  # an empty one is taken over
+    with atomic_folder(final) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "file").write_text("whole")
+        assert list(final.iterdir()) == []
+    assert (final / "inner" / "file").read_text() == "whole"
+    assert [path.name for path in final.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_a_folder_never_takes_the_place_of_something(kind, tmp_path):
+    final = tmp_path / "out"
+    if kind == "folder":
+        final.mkdir()
+        (final / "mine").write_text("mine")
+    elif kind == "file":
+        final.write_text("mine")
+    else:
+        final.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RunFolderError, match=r"out: exists and is not an empty folder"), atomic_folder(final):
+        pytest.fail("the block must not run")
+    assert os.path.lexists(final)
+
+
+def test_a_disk_that_refuses_a_folder_is_told(tmp_path):
+    with pytest.raises(RunFolderError, match=r"cannot write .*out: .*free some space"), atomic_folder(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "out"):  # of some input, not of the disk
+        open(tmp_path / "missing").close()
+    assert list(tmp_path.iterdir()) == []

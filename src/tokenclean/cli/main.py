@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import tokenclean
-from tokenclean.cli import demo, export, inspect, plan, run, score, select, status, train
+from tokenclean.cli import demo, export, inspect, merge, plan, run, score, select, status, train
 from tokenclean.cli.console import err, fail, show_warnings
 from tokenclean.errors import TokencleanError
 
@@ -33,6 +33,7 @@ app.command("select")(select.select)
 app.command("train")(train.train)
 app.command("status")(status.status)
 app.command("export")(export.export)
+app.command("merge")(merge.merge)
 
 
 def _version(wanted: bool) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +10,9 @@ from typing import Annotated
 import typer
 
 from tokenclean.cli.console import out, progress, quiet_libraries
+from tokenclean.cli.merge import MergedDtype, print_merge
 from tokenclean.cli.options import DeviceOption, ModelOption, Precision, TrustOption
-from tokenclean.errors import RunFolderError, TableError
+from tokenclean.errors import TableError
 
 
 class Method(StrEnum):
@@ -43,6 +41,10 @@ def train(
     eval_rows: Annotated[int, typer.Option(min=0, help="Set rows aside and print their loss after each epoch.")] = 0,
     precision: Annotated[Precision, typer.Option()] = Precision.safe,
     seed: Annotated[int, typer.Option(min=0)] = 42,
+    merge: Annotated[
+        MergedDtype | None,
+        typer.Option(help="Write the plain model too, in this dtype, beside the adapter as OUTPUT-merged."),
+    ] = None,
     device: DeviceOption = "auto",
     trust_remote_code: TrustOption = None,
 ) -> None:
@@ -52,9 +54,12 @@ def train(
     """
     import numpy as np
 
+    from tokenclean.experiment.merge import only_template, write_record
     from tokenclean.models.device import resolve_device
     from tokenclean.models.loading.load import resolve_source
+    from tokenclean.models.merging import write_merged
     from tokenclean.recipe import training_from
+    from tokenclean.store import atomic_folder
     from tokenclean.tokens import read_table
     from tokenclean.training.trainer import train as fine_tune
 
@@ -73,12 +78,16 @@ def train(
     )
     selected = read_table(table)
     column = next(name for name in ("weight", "is_kept", "is_response") if name in selected.columns)
-    if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
-        raise TableError(f"{output}: already there and not empty; name another --output")
+    merged_folder = output.with_name(f"{output.name}-merged")
+    for folder in (output, merged_folder) if merge else (output,):
+        if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+            raise TableError(f"{folder}: already there and not empty; name another --output")
     quiet_libraries()
-    with _new_folder(output) as folder:
+    source = resolve_source(base, trusted=tuple(trust_remote_code or ()))
+    template = str(selected.metadata.get("template") or (only_template(source) if merge else ""))
+    with atomic_folder(output) as folder:
         result = fine_tune(
-            resolve_source(base, trusted=tuple(trust_remote_code or ())),
+            source,
             selected["input_ids"],
             selected[column].map_values(lambda values: values.astype(np.float32)),
             settings,
@@ -87,6 +96,7 @@ def train(
             device=resolve_device(device),
             progress=progress("train", "step"),
         )
+        write_record(folder, template)
     out.print(
         f"{output}: {result.steps} optimizer steps on {result.selected_tokens:,} tokens ({column})", soft_wrap=True
     )
@@ -94,26 +104,8 @@ def train(
     out.print(f"  batch loss {result.losses[0]:.4f} at the first step, {result.losses[-1]:.4f} at the last")
     for epoch, loss in enumerate(result.eval_losses, start=1):
         out.print(f"  epoch {epoch}: loss {loss:.4f} on the {result.eval_rows} rows set aside")
-
-
-@contextmanager
-def _new_folder(output: Path) -> Iterator[Path]:
-    """A temporary folder beside ``output`` that takes its name when the block ends well, and else goes away.
-
-    Raises RunFolderError where the disk refuses.
-    """
-    from tokenclean.store.files import disk_refusal
-
-    final = output.absolute()
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(final)  # takes the place of an empty folder
-    except Exception as error:
-        reason = disk_refusal(error, place=temporary.name)
-        if reason is None:
-            raise
-        raise RunFolderError(f"cannot write {output}: {reason}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    if merge:
+        trained = replace(source, **{"adapter" if method is Method.lora else "base": str(output)})
+        merged = write_merged(trained, merged_folder, dtype=merge.value, template=template)
+        out.print(f"{merged_folder}: the plain model in {merge.value}, chat template {template}", soft_wrap=True)
+        print_merge(merged, merge)

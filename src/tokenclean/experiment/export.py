@@ -26,7 +26,8 @@ def find_dataset(run: Path, strategy: str | None = None) -> Path:
     missing results folder, RecipeError for a strategy it has not, or one beside a file, which has none.
     """
     if run.is_dir():
-        return _cleaned_of(_results_of(run), strategy)
+        results = results_of(run)
+        return strategy_folder(results, strategy, CLEANED, "no strategy of this run selects tokens") / CLEANED
     if strategy is not None:
         raise RecipeError(f"--strategy {strategy}: {run} is a file, which has no strategies; leave it out", "export")
     return run
@@ -79,8 +80,11 @@ def _export_cleaned(path: Path, to: str, folder: Path) -> ExportResult:
     return export(path, to, folder, card_of(read_cleaned(path)))
 
 
-def _results_of(run: Path) -> Path:
-    """The results of the last run in the folder, or ``run`` itself where it is a results folder."""
+def results_of(run: Path) -> Path:
+    """The results of the last run in the folder, or ``run`` itself where it is a results folder.
+
+    Raises RunFolderError where there are none, or not as they were written.
+    """
     if (run / MANIFEST).is_file():
         latest = run
     elif (run / LATEST).is_file():
@@ -94,13 +98,17 @@ def _results_of(run: Path) -> Path:
     return latest
 
 
-def _cleaned_of(results: Path, strategy: str | None) -> Path:
-    known = sorted(path.parent.name for path in results.glob(f"*/{CLEANED}"))
+def strategy_folder(results: Path, strategy: str | None, holding: str, why_none: str) -> Path:
+    """The folder of a strategy that has a file or folder ``holding``; by default that of the recipe's own strategy.
+
+    Raises RunFolderError, with ``why_none``, where no strategy has it, RecipeError where this one has not.
+    """
+    known = sorted(path.parent.name for path in results.glob(f"*/{holding}"))
     if not known:
-        raise RunFolderError(f"{results}: no strategy of this run selects tokens, so there is no dataset to export")
+        raise RunFolderError(f"{results}: {why_none}, so there is no {holding}")
     if strategy is None:
         recipe = yaml.safe_load((results / "recipe.yaml").read_text(encoding="utf-8"))
         strategy = recipe["cleaning"]["strategy"]
     if strategy not in known:
         raise RecipeError(f"--strategy: {results} has no strategy {strategy!r}; it has {', '.join(known)}", "export")
-    return results / strategy / CLEANED
+    return results / strategy

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenclean.errors import RecipeError, RunFolderError
+from tokenclean.errors import RecipeError
 from tokenclean.exporting.axolotl import write_axolotl
 from tokenclean.exporting.card import Card
 from tokenclean.exporting.cleaned import CleanedDataset, read_cleaned
 from tokenclean.exporting.hf import write_hf
 from tokenclean.exporting.llamafactory import write_llamafactory
 from tokenclean.exporting.trl import write_trl
-from tokenclean.store.files import disk_refusal
+from tokenclean.store import atomic_folder
 
 _CARD = "README.md"
 # A writer fills the folder and returns the command that trains on it, run from inside the folder.
@@ -49,23 +47,9 @@ def export(cleaned_path: Path | str, to: str, folder: Path | str, card: Card) ->
     if to not in WRITERS:
         raise RecipeError(f"unknown trainer {to!r}; known: {', '.join(WRITERS)}", source="export")
     cleaned, folder = read_cleaned(cleaned_path), Path(folder)
-    final = folder.absolute()
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise RunFolderError(f"{folder}: exists and is not an empty folder; name a new one, nothing was written")
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
+    with atomic_folder(folder) as temporary:
         command = WRITERS[to](cleaned, temporary, card)
         data = next((str(file.relative_to(temporary)) for file in temporary.rglob("*.parquet")), None)
         (temporary / _CARD).write_text(card.to_markdown(data), encoding="utf-8")
         files = sorted(str(file.relative_to(temporary)) for file in temporary.rglob("*") if file.is_file())
-        if final.exists():
-            final.rmdir()
-        temporary.rename(final)
-    except OSError as error:
-        if isinstance(error, RunFolderError):
-            raise
-        raise RunFolderError(f"cannot write {folder}: {disk_refusal(error) or error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return ExportResult(folder, len(cleaned.rows), tuple(files), f"cd {shlex.quote(str(folder))} && {command}")

@@ -1,6 +1,14 @@
 """The run folder: content-addressed stages, written whole or not at all, checked before they are used."""
 
-from tokenclean.store.files import array_hash, atomic_path, disk_refusal, file_hash, fingerprint, write_json
+from tokenclean.store.files import (
+    array_hash,
+    atomic_folder,
+    atomic_path,
+    disk_refusal,
+    file_hash,
+    fingerprint,
+    write_json,
+)
 from tokenclean.store.manifest import MANIFEST, check_stage, seal_folder
 from tokenclean.store.stages import DAMAGED, RESULTS, STAGES, Stage, Store
 from tokenclean.store.validity import StageState, judge
@@ -14,6 +22,7 @@ __all__ = [
     "StageState",
     "Store",
     "array_hash",
+    "atomic_folder",
     "atomic_path",
     "check_stage",
     "disk_refusal",

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -79,6 +80,35 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the error above is the one to report
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Give a new folder beside ``path``; when the block ends well, flush its files to disk and rename it to ``path``.
+
+    Raises RunFolderError, before the block, where ``path`` is there already and is not an empty folder, and, with what
+    to do, where the disk refuses.
+    """
+    final = Path(path).absolute()
+    if os.path.lexists(final) and (not final.is_dir() or any(final.iterdir())):
+        raise RunFolderError(f"{path}: exists and is not an empty folder; name a new one, nothing was written")
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for parent, _, names in os.walk(temporary):
+            for name in names:
+                flush_file(Path(parent, name))
+        temporary.rename(final)  # takes the place of an empty folder
+        flush_folder(final.parent)
+    except Exception as error:
+        reason = None if isinstance(error, RunFolderError) else disk_refusal(error, place=temporary.name)
+        if reason is None:
+            raise
+        raise RunFolderError(f"cannot write {path}: {reason}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path | str, value: Any) -> None:
