@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,15 @@ from tokenclean.selection import (
     surprisal_table,
     token_posterior,
 )
-from tokenclean.store import Stage, Store, array_hash, fingerprint, write_json
+from tokenclean.store import Stage, Store, fingerprint, write_json
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 from tokenclean.training.online_mixture import OnlineMixture
-from tokenclean.training.trainer import train
+from tokenclean.training.trainer import TRAINING_VERSION, train, training_inputs
 
 logger = logging.getLogger(__name__)
 
 # Raise a number when the stage's code comes to mean something else; old results are then stale and made anew.
-STAGE_VERSIONS = {"tokens": TOKENS_VERSION, "losses": LOSSES_VERSION, "training": 2, "results": 1}
+STAGE_VERSIONS = {"tokens": TOKENS_VERSION, "losses": LOSSES_VERSION, "training": TRAINING_VERSION, "results": 1}
 
 CHECKPOINTS = "checkpoints"
 """Folder of the run folder with the states of trainings that are not done."""
@@ -230,17 +230,9 @@ class Workshop:
         settings, seed = self.recipe.training, self.recipe.seed
         rows = np.arange(len(self.tokens)) if rows is None else rows
         ids, weight = self.tokens.input_ids.take(rows), weights.take(rows)
-        inputs = {
-            "start": start.identity,
-            "input_ids": array_hash(ids.values, ids.offsets),
-            "weights": array_hash(weight.values),
-            "settings": settings.model_dump(mode="json", exclude={"checkpoint_minutes", "report_to", "sharding"}),
-            "seed": seed,
-            "device": self._device_kind,
-        }
-
-        if mixture is not None:
-            inputs["mixture"] = {"surprisal": array_hash(mixture.surprisal), **asdict(mixture.prior)}
+        inputs = training_inputs(
+            start.identity, ids, weight, settings, seed=seed, device=self._device_kind, mixture=mixture
+        )
         checkpoints = self.store.root / CHECKPOINTS / fingerprint([STAGE_VERSIONS["training"], inputs])[:12]
 
         def make(folder: Path) -> dict[str, Any]:

@@ -9,10 +9,17 @@ from typing import Annotated
 
 import typer
 
-from tokenclean.cli.console import out, progress, quiet_libraries
+from tokenclean.cli.console import note, out, progress, quiet_libraries
 from tokenclean.cli.merge import MergedDtype, print_merge
-from tokenclean.cli.options import DeviceOption, ModelOption, Precision, TrustOption
+from tokenclean.cli.options import DeviceOption, ModelOption, TrustOption
 from tokenclean.errors import TableError
+
+
+class TrainingPrecision(StrEnum):
+    exact = "exact"
+    safe = "safe"
+    fast = "fast"
+    mixed = "mixed"
 
 
 class Method(StrEnum):
@@ -39,7 +46,19 @@ def train(
         str, typer.Option(help="token: one mean over the batch's tokens (Eq. 1); sample: mean of samples' means.")
     ] = "token",
     eval_rows: Annotated[int, typer.Option(min=0, help="Set rows aside and print their loss after each epoch.")] = 0,
-    precision: Annotated[Precision, typer.Option()] = Precision.safe,
+    precision: Annotated[
+        TrainingPrecision,
+        typer.Option(
+            help="exact: float32; safe: bf16 inside products; fast: bf16 products; mixed: the frozen base held in bf16."
+        ),
+    ] = TrainingPrecision.safe,
+    pack_tokens: Annotated[int, typer.Option(min=1, help="Tokens in one forward and backward pass.")] = 2048,
+    activation_checkpointing: Annotated[
+        bool, typer.Option("--activation-checkpointing", help="Less memory, a third more work.")
+    ] = False,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0, help="How often the training's state is saved; 0: after every step.")
+    ] = 5,
     seed: Annotated[int, typer.Option(min=0)] = 42,
     merge: Annotated[
         MergedDtype | None,
@@ -50,17 +69,22 @@ def train(
 ) -> None:
     """Fine-tune on the kept tokens of a table: float weights in `weight`, else `is_kept`, else every response token.
 
+    A stopped training, given again, goes on from its last state, which lies in the hidden folder .OUTPUT.states beside
+    OUTPUT until the training is done; SIGTERM saves one. Another command starts from the beginning.
+
     Example: tokenclean train kept.parquet --base HuggingFaceTB/SmolLM2-135M -o model
     """
     import numpy as np
 
     from tokenclean.experiment.merge import only_template, write_record
     from tokenclean.models.device import resolve_device
-    from tokenclean.models.loading.load import resolve_source
+    from tokenclean.models.loading.load import resolve_source, source_fingerprint
     from tokenclean.models.merging import write_merged
     from tokenclean.recipe import training_from
-    from tokenclean.store import atomic_folder
+    from tokenclean.store import atomic_folder, fingerprint
     from tokenclean.tokens import read_table
+    from tokenclean.training.checkpoint import states_beside
+    from tokenclean.training.trainer import TRAINING_VERSION, training_inputs
     from tokenclean.training.trainer import train as fine_tune
 
     settings = training_from(
@@ -74,6 +98,9 @@ def train(
             "loss_normalisation": loss_normalisation,
             "eval_rows": eval_rows,
             "precision": precision.value,
+            "pack_tokens": pack_tokens,
+            "activation_checkpointing": activation_checkpointing,
+            "checkpoint_minutes": checkpoint_minutes,
         }
     )
     selected = read_table(table)
@@ -85,16 +112,24 @@ def train(
     quiet_libraries()
     source = resolve_source(base, trusted=tuple(trust_remote_code or ()))
     template = str(selected.metadata.get("template") or (only_template(source) if merge else ""))
-    with atomic_folder(output) as folder:
+    weights = selected[column].map_values(lambda values: values.astype(np.float32))
+    device = resolve_device(device)
+    inputs = training_inputs(
+        source_fingerprint(source), selected["input_ids"], weights, settings, seed=seed, device=device.partition(":")[0]
+    )
+    key = fingerprint([TRAINING_VERSION, inputs])
+    with states_beside(output, key[:12], note) as states, atomic_folder(output) as folder:
         result = fine_tune(
             source,
             selected["input_ids"],
-            selected[column].map_values(lambda values: values.astype(np.float32)),
+            weights,
             settings,
             folder,
             seed=seed,
-            device=resolve_device(device),
+            device=device,
             progress=progress("train", "step"),
+            checkpoints=states,
+            row_names=selected.ids,
         )
         write_record(folder, template)
     out.print(

@@ -12,14 +12,17 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tokenclean.errors import RunFolderError
 from tokenclean.ranks import ALONE, Ranks
-from tokenclean.store import check_stage, seal_folder, write_json
+from tokenclean.store import check_stage, disk_refusal, seal_folder, write_json
+from tokenclean.store.lock import RunLock
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,34 @@ _TRAINED, _OPTIMIZER, _RANDOM, _STATE = (
     "state.json",
 )
 _PREFIX = "step-"
+
+
+@contextmanager
+def states_beside(output: Path, key: str, note: Callable[[str], None]) -> Iterator[Path]:
+    """The folder for the states of the training that will be ``output``: ``.OUTPUT.states/<key>`` beside it.
+
+    ``key``: hash of all that determines the training, so that another one does not go on from its states. All states
+    go when the block ends well; those of a stopped training stay. ``note`` is told where there are some to go on from.
+    Raises RunFolderError where the folder cannot be made, or another process trains the same output.
+    """
+    final = output.absolute()
+    root = final.with_name(f".{final.name}.states")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {output}: {disk_refusal(error) or error}") from error
+    lock = RunLock(root, note)
+    lock.acquire()
+    is_done = False
+    try:
+        if found := _checkpoints(root / key):
+            note(f"{root}: going on after step {max(map(step_of, found))}")
+        yield root / key
+        is_done = True
+    finally:
+        if is_done or not any(_checkpoints(place) for place in root.iterdir()):
+            shutil.rmtree(root, ignore_errors=True)
+        lock.release()
 
 
 def save_checkpoint(

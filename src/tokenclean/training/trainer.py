@@ -17,6 +17,7 @@ from tokenclean.models.loading.load import ModelSource, load_model, load_tokeniz
 from tokenclean.ragged import Ragged
 from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import TrainingSettings
+from tokenclean.store import array_hash
 from tokenclean.training.adapters import add_fresh_lora, save_rounds
 from tokenclean.training.checkpoint import whole
 from tokenclean.training.collate import selected_lengths
@@ -24,6 +25,9 @@ from tokenclean.training.journal import JOURNAL
 from tokenclean.training.loop import Progress, TrainingData, run_steps
 from tokenclean.training.online_mixture import OnlineMixture
 from tokenclean.training.steps import plan_steps
+
+TRAINING_VERSION = 2
+"""To be raised when a training comes to mean something else: what was trained before is then stale."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,34 @@ def train(
         eval_losses=tuple(done.eval_losses),
         row_rates=done.row_rates,
     )
+
+
+def training_inputs(
+    start: Any,
+    input_ids: Ragged,
+    weights: Ragged,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    device: str,
+    mixture: OnlineMixture | None = None,
+) -> dict[str, Any]:
+    """Everything by which one training differs from another, to be hashed with ``TRAINING_VERSION``; JSON.
+
+    ``start``: what tells the model that is trained; ``device``: its kind, such as ``cuda``; the rest as ``train`` gets
+    it.
+    """
+    inputs = {
+        "start": start,
+        "input_ids": array_hash(input_ids.values, input_ids.offsets),
+        "weights": array_hash(weights.values),
+        "settings": settings.model_dump(mode="json", exclude={"checkpoint_minutes", "report_to", "sharding"}),
+        "seed": seed,
+        "device": device,
+    }
+    if mixture is not None:
+        inputs["mixture"] = {"surprisal": array_hash(mixture.surprisal), **asdict(mixture.prior)}
+    return inputs
 
 
 def _set_aside(rows: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
