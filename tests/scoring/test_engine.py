@@ -12,10 +12,12 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tokenclean.errors import NonFiniteError
+from tokenclean.models import precision
+from tokenclean.models.kernels.cpu import missing_kernels
 from tokenclean.pool.conversation import Conversation, Turn
 from tokenclean.ragged import Ragged
 from tokenclean.scoring import token_losses
-from tokenclean.scoring.engine import flat_pack
+from tokenclean.scoring.engine import Scorer, flat_pack
 from tokenclean.tokens.tokenize import TokenizedPool, tokenize_pool
 
 VOCABULARY = 97
@@ -253,3 +255,18 @@ def test_no_conversation_of_a_smollm2_pack_bears_on_another(smollm2, real_pool):
     for other_length in (length // 2, length + 300):
         moved = token_losses(smollm2, changed(tokens, middle, other_length), pack_tokens=budget)
         assert furthest(moved.take(others), same_length.take(others)) < 1e-5
+
+
+@pytest.mark.skipif(missing_kernels() is not None, reason="no CPU kernels on this machine")
+def test_weights_are_packed_before_the_first_activation_and_once(model, monkeypatch):
+    """Packed one by one between activations they leave the allocator's heap in pieces."""
+    told: list[str] = []
+    packed, layer = precision.pack, model.model.layers[0]
+    forward = type(layer).forward
+    scorer = Scorer(model, pack_tokens=40)
+    monkeypatch.setattr(precision, "pack", lambda *args, **named: told.append("packed") or packed(*args, **named))
+    monkeypatch.setattr(type(layer), "forward", lambda *args, **named: told.append("layer") or forward(*args, **named))
+    scorer.score(pool_of([np.arange(n) % VOCABULARY for n in (30, 20)], [np.arange(n) > 3 for n in (30, 20)]))
+    products = sum(isinstance(module, torch.nn.Linear) for module in model.modules())
+    assert told[:products] == ["packed"] * products
+    assert set(told[products:]) == {"layer"}

@@ -105,6 +105,16 @@ class CausalLM:
         finally:
             self._packed_head, self._refresh, self._policy = before
 
+    def make_copies(self) -> None:
+        """Make the weights' copies of the ``precision`` block at hand now, and not one by one when a layer first runs.
+
+        Among the activations of a first pack they would cut what the allocator has free into pieces, which the packs
+        after it cannot use: a pass then took half as much memory again.
+        """
+        self._refresh()
+        if self._packed_head is not None:
+            self._packed_head.refresh()
+
     def compile_layers(self, tokens: int) -> None:
         """Compile the layers for packs of up to ``tokens`` tokens, which are then filled up to that number.
 

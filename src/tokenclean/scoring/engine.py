@@ -100,6 +100,7 @@ class Scorer:
         logger.info("scoring %d tokens in %d packs, %s, %s", total, len(packs), self.precision, causal_lm.kernel)
 
         with evaluating(self.model), torch.no_grad(), causal_lm.precision(self.precision):
+            causal_lm.make_copies()
             if self._has_to_compile:
                 causal_lm.compile_layers(self.pack_tokens)
                 self._has_to_compile = False
