@@ -83,6 +83,8 @@ def test_the_recipes_beside_the_source_load(name):
     assert recipe.cleaning == preset.cleaning
     if name == "paper":
         assert set(recipe.strategies) == set(STRATEGIES) - {"noise_mixture", "repetition"}  # ours, not the paper's
+    else:  # with the control that the table of rounds needs
+        assert recipe.strategies == ("none", "full_tokens", "full_tokens_from_warmup", "self_evolving")
 
 
 def test_the_recipe_for_gpus_is_the_papers_but_for_how_it_computes():
