@@ -286,6 +286,12 @@ def test_a_round_that_raises_the_held_out_loss_is_rolled_back(pool, tiny_model_f
     lines = lines_of(result)
     assert [name for name, line in lines.items() if line.get("is_rolled_back")] == [bad]
     assert result.measured[-1].loss == pytest.approx(losses[best])
+    assert [(m.name, m.reference) for m in result.measured] == [
+        *[("base", ""), *((f"  {name}", "") for name in MODELS[: worse - 1]), ("self_evolving", best)]
+    ]
+    table = next(t for t in result.tables if t.title.startswith("Held-out loss"))
+    assert table.rows[-1][0].startswith(f"self_evolving = {best}")
+    assert len({row[1:] for row in table.rows}) == len(table.rows)
 
     folder = result.folder / "self_evolving"
     written = (folder / "model" / "adapter_model.safetensors").read_bytes()

@@ -26,7 +26,10 @@ LATEST = "latest"
 
 @dataclass(frozen=True)
 class Measured:
-    """A model on the held-out rows: against the base, and against full tokens where that was trained."""
+    """A model on the held-out rows: against the base, and against full tokens where that was trained.
+
+    ``reference``: of a strategy's final model, the reference on the way that it is, after a rollback.
+    """
 
     name: str
     kept_share: float | None
@@ -34,6 +37,7 @@ class Measured:
     against_base: PairedDifference | None
     against_full: PairedDifference | None
     weak_reference: str = ""
+    reference: str = ""
 
 
 def kept_share(outcome: Outcome, workshop: Workshop) -> float | None:

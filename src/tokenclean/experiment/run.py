@@ -81,27 +81,32 @@ def run(
 
 
 def measure(workshop: Workshop, outcomes: list[Outcome]) -> list[Measured]:
-    """Held-out losses of the base, of every model trained on the way, and of every final model, in that order."""
+    """Held-out losses of the base, of every model trained on the way, and of every final model, in that order.
+
+    A final model that was a reference on the way, as after a rollback, has one line, as the final one.
+    """
     full = next((o.model for o in outcomes if o.strategy == "full_tokens"), None)
     seen: set[str] = set()
     lines: list[Measured] = []
 
-    def add(name: str, model: Model, kept_share: float | None, weak: str) -> None:
+    def add(name: str, model: Model, kept_share: float | None, weak: str, reference: str = "") -> None:
         seen.add(model.key)
         against_base = workshop.against(model, workshop.base) if model.key != workshop.base.key else None
         against_full = workshop.against(model, full) if full is not None and model.key != full.key else None
         loss = against_base.loss if against_base else float(np.nanmean(workshop.heldout_losses(model).values))
-        lines.append(Measured(name, kept_share, loss, against_base, against_full, weak))
+        lines.append(Measured(name, kept_share, loss, against_base, against_full, weak, reference))
 
     weak = {c.model.key: "; ".join(c.faults) for o in outcomes for c in o.checks if c.faults}
     add("base", workshop.base, None, "")
     for outcome in outcomes:
         for check in outcome.checks:
-            if check.model.key in seen:  # strategies share references
+            if check.model.key in seen or check.model.key == outcome.model.key:  # strategies share references
                 continue
             add(f"  {check.model.name}", check.model, None, weak.get(check.model.key, ""))
         if outcome.model.key != workshop.base.key:
-            add(outcome.strategy, outcome.model, kept_share(outcome, workshop), weak.get(outcome.model.key, ""))
+            reference = next((c.model.name for c in outcome.checks if c.model.key == outcome.model.key), "")
+            share, faults = kept_share(outcome, workshop), weak.get(outcome.model.key, "")
+            add(outcome.strategy, outcome.model, share, faults, reference)
     return lines
 
 
@@ -109,7 +114,7 @@ def loss_table(measured: list[Measured], workshop: Workshop) -> Table:
     """The table that says whether it helped."""
     rows = tuple(
         (
-            m.name + (" (weak)" if m.weak_reference else ""),
+            m.name + (f" = {m.reference}" if m.reference else "") + (" (weak)" if m.weak_reference else ""),
             share_text(m.kept_share),
             f"{m.loss:.4f}",
             difference_text(m.against_base) if m.against_base else "–",
