@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from tokenclean.cleaning.workshop import STAGE_VERSIONS
+from tokenclean.cleaning.workshop import CHECKPOINTS, STAGE_VERSIONS
 from tokenclean.experiment import status
 from tokenclean.experiment.status import RunStatus, describe_run
 from tokenclean.store import Store
+from tokenclean.training.checkpoint import save_checkpoint
 
 
 def make(run: Path, name: str, within: str = "stages", **inputs: object) -> str:
@@ -131,8 +133,31 @@ def test_age_is_told_in_the_unit_that_suits_it(tmp_path, monkeypatch, later_seco
     assert describe_run(tmp_path).table.rows[0][3].endswith(age)
 
 
+def save_state(place: Path, step: int, **record: object) -> None:
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    save_checkpoint(place, step, layer, optimizer, scheduler, record)
+
+
+def test_the_saved_state_of_a_training_is_told_with_its_name_steps_and_age(run, monkeypatch):
+    folder, _, _ = run
+    save_state(folder / CHECKPOINTS / "0123456789ab", 40, what="reference-1", steps=1200)
+    save_state(folder / CHECKPOINTS / "ba9876543210", 7)
+    now = status.time.time()
+    monkeypatch.setattr(status.time, "time", lambda: now + 185)
+    then = "3 min ago; the same command goes on from it"
+    assert describe_run(folder).notes == (
+        f"training ba9876543210: state saved at step 7, {then}",
+        f"training reference-1: state saved at step 40 of 1,200, {then}",
+    )
+    with Store(folder).lock():
+        assert describe_run(folder).notes[1].endswith("3 min ago")
+
+
 def test_looking_changes_nothing(run):
     folder, training, _ = run
+    save_state(folder / CHECKPOINTS / "0123456789ab", 40, what="reference-1", steps=1200)
     (folder / "stages" / training / "data.bin").unlink()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     describe_run(folder)

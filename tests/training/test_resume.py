@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tokenclean.models.loading.load import ModelSource
 from tokenclean.recipe import LoraSettings, TrainingSettings
 from tokenclean.selection import surprisal_table
 from tokenclean.training import checkpoint
-from tokenclean.training.checkpoint import last_checkpoint
+from tokenclean.training.checkpoint import last_checkpoint, saved_states
 from tokenclean.training.journal import JOURNAL, read_journal
 from tokenclean.training.online_mixture import OnlineMixture
 from tokenclean.training.trainer import train
@@ -40,7 +41,9 @@ class Stopped(Exception):
 def run(base_folder, tmp_path):
     """Two epochs of three steps with dropout, in shuffled order; ``stop_at``: as if killed when that step was told."""
 
-    def run(name: str, *, stop_at: int = 0, place: str | None = None, progress: Any = None, **values: Any):
+    def run(
+        folder: str, *, stop_at: int = 0, place: str | None = None, progress: Any = None, name: str = "", **values: Any
+    ):
         def told(step: int, steps: int) -> None:
             if progress is not None:
                 progress(step, steps)
@@ -50,10 +53,10 @@ def run(base_folder, tmp_path):
         quick = {"batch_size": 4, "epochs": 2, "learning_rate": 1e-2, "precision": "exact", "checkpoint_minutes": 0}
         mixture = values.pop("mixture", None)
         settings = TrainingSettings(**({"lora": LoraSettings(rank=4, dropout=0.2)} | quick | values))
-        place = tmp_path / (place or name) / "checkpoints"
+        place = tmp_path / folder / "checkpoints"
         source = ModelSource(str(base_folder))
         options = {"seed": 3, "checkpoints": place, "row_names": NAMES, "progress": told, "mixture": mixture}
-        return train(source, INPUT_IDS, WEIGHTS, settings, tmp_path / name, **options)
+        return train(source, INPUT_IDS, WEIGHTS, settings, tmp_path / folder, name=name, **options)
 
     return run
 
@@ -126,6 +129,17 @@ def test_one_state_is_kept_and_the_journal_has_each_step_once(run, tmp_path):
     assert all(line["tokens_per_second"] > 0 and line["peak_memory_bytes"] > 0 for line in lines)
     assert lines[-1]["seconds_left"] == 0
     assert all(0 < line["selected_share"] <= 1 for line in lines)
+
+
+def test_the_states_tell_whose_they_are_and_how_far_they_are(run, tmp_path):
+    for folder, stop_at, name in (("a", 3, ""), ("b", 4, "reference-2")):
+        with pytest.raises(Stopped):
+            run(folder, stop_at=stop_at, name=name)
+        shutil.copytree(tmp_path / folder / "checkpoints", tmp_path / "states" / folder)
+    (tmp_path / "states" / "empty").mkdir()
+    found = saved_states(tmp_path / "states")
+    assert [(state.what, state.step, state.steps) for state in found] == [("a", 2, STEPS), ("reference-2", 3, STEPS)]
+    assert saved_states(tmp_path / "none") == []
 
 
 def test_a_damaged_state_is_passed_over(run, tmp_path, caplog):

@@ -254,6 +254,7 @@ class Workshop:
                 checkpoints=checkpoints,
                 row_names=[self.tokens.ids[row] for row in rows],
                 ranks=self.ranks,
+                name=name,
             )
             if mixture is not None and self.ranks.is_first:
                 write_json(folder / NOISE_RATES, [trained.row_rates.get(row) for row in range(len(rows))])

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenclean.cleaning.workshop import STAGE_VERSIONS
+from tokenclean.cleaning.workshop import CHECKPOINTS, STAGE_VERSIONS
 from tokenclean.report.tables import Table, size_text
 from tokenclean.store import DAMAGED, MANIFEST, RESULTS, STAGES, StageState, Store, judge
+from tokenclean.training.checkpoint import saved_states
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,8 @@ def describe_run(run: Path) -> RunStatus:
         for row, stage in zip(rows, stages, strict=True)
         if reasons[stage.key] != "valid" and not stage.is_unfinished
     ]
-    return RunStatus(
-        _headline(run, holder, stages, states), table, (*explained, *_advice(run, holder, states), *_set_aside(run))
-    )
+    notes = (*explained, *_saved(run, holder), *_advice(run, holder, states), *_set_aside(run))
+    return RunStatus(_headline(run, holder, stages, states), table, notes)
 
 
 def _headline(
@@ -85,6 +85,16 @@ def _advice(run: Path, holder: Mapping[str, Any] | None, states: Mapping[str, in
             else "the unfinished stage is the one that the run is making"
         )
     return advice
+
+
+def _saved(run: Path, holder: Mapping[str, Any] | None) -> list[str]:
+    """A line for each training that was stopped, or is going on, after its state was saved."""
+    then = "; the same command goes on from it" if holder is None else ""
+    lines = []
+    for state in saved_states(run / CHECKPOINTS):
+        step = f"{state.step:,}" + (f" of {state.steps:,}" if state.steps else "")
+        lines.append(f"training {state.what}: state saved at step {step}, {_age(state.saved)} ago{then}")
+    return lines
 
 
 def _set_aside(run: Path) -> list[str]:

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 
 from tokenclean.errors import RunFolderError
 from tokenclean.ranks import ALONE, Ranks
-from tokenclean.store import check_stage, disk_refusal, seal_folder, write_json
+from tokenclean.store import MANIFEST, check_stage, disk_refusal, seal_folder, write_json
 from tokenclean.store.lock import RunLock
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,29 @@ def states_beside(output: Path, key: str, note: Callable[[str], None]) -> Iterat
         if is_done or not any(_checkpoints(place) for place in root.iterdir()):
             shutil.rmtree(root, ignore_errors=True)
         lock.release()
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """The state of a training that is not done. ``what``: its name, else that of its folder; ``step`` of ``steps``,
+    None where the state does not tell; ``saved``: when, UTC, as in manifests."""
+
+    what: str
+    step: int
+    steps: int | None
+    saved: str
+
+
+def saved_states(folder: Path) -> list[SavedState]:
+    """The last whole state of each training that has one below ``folder``, sorted by name."""
+    places = (path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ()
+    found = [state for place in places if (state := last_checkpoint(place)) is not None]
+    return sorted((_saved_state(state) for state in found), key=lambda state: (state.what, state.saved))
+
+
+def _saved_state(path: Path) -> SavedState:
+    record, manifest = read_record(path), json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    return SavedState(record.get("what") or path.parent.name, step_of(path), record.get("steps"), manifest["finished"])
 
 
 def save_checkpoint(

@@ -56,13 +56,15 @@ class _Rows(Dataset):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """``rows`` are trained, ``eval_rows`` set aside; ``names``: of all rows, for errors."""
+    """``rows`` are trained, ``eval_rows`` set aside; ``names``: of all rows, for errors; ``what``: the training's name,
+    for its states."""
 
     input_ids: Ragged
     weights: Ragged
     rows: np.ndarray
     eval_rows: np.ndarray
     names: Sequence[str]
+    what: str = ""
 
 
 @dataclass
@@ -177,6 +179,7 @@ def run_steps(
 
         def save_state_at(self, step_number: int) -> None:
             record = {**asdict(done), "row_rates": list(done.row_rates.items())}
+            record |= {"what": data.what, "steps": steps.steps}
             try:
                 save_checkpoint(
                     place,

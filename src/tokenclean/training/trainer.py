@@ -69,6 +69,7 @@ def train(
     mixture: OnlineMixture | None = None,
     checkpoints: Path | None = None,
     row_names: Sequence[str] | None = None,
+    name: str = "",
     ranks: Ranks = ALONE,
 ) -> TrainingResult:
     """Fine-tune ``source`` on the tokens of weight other than 0 and write the model to ``folder``.
@@ -81,7 +82,8 @@ def train(
 
     ``checkpoints``: a folder of this training's own, in which it keeps its last state and its journal; a training that
     was stopped, given again, goes on from there and gives the same model bit for bit (on a CPU). SIGTERM is heard after
-    the step at hand: the state is saved and SystemExit(143) raised. ``row_names``: one a row, for errors.
+    the step at hand: the state is saved and SystemExit(143) raised. ``row_names``: one a row, for errors;
+    ``name``: of the training, kept with its states.
 
     ``ranks``: processes that train together, each on its share of every batch, all calling this with the same
     arguments; the batch stays what the settings say. The first writes ``folder``, the others leave theirs empty.
@@ -104,7 +106,7 @@ def train(
     elif earlier is not None:
         raise TrainingError("full fine-tuning cannot go on from an adapter; merge it into its base first")
     names = [str(row) for row in range(len(input_ids))] if row_names is None else row_names
-    data = TrainingData(input_ids, weights, rows, eval_rows, names)
+    data = TrainingData(input_ids, weights, rows, eval_rows, names, name)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) if checkpoints is None else checkpoints
         saves = checkpoints is not None
