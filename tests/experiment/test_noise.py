@@ -66,7 +66,7 @@ def test_repetition_drops_the_stock_phrase_and_says_so(online):
 
 def test_also_cleans_what_selecting_strategies_keep_and_leaves_baselines_alone(online):
     workshop, result, _ = online
-    repeated = workshop.repetition.is_repeated.values
+    repeated = workshop.noise.repetition.is_repeated.values
     warmup = workshop.places(workshop.splits[0])
     later = np.ones(len(repeated), dtype=bool)
     later[warmup] = False
@@ -99,7 +99,7 @@ def test_repetition_may_go_with_the_mixture_alone(noisy_pool, tiny_model_folder,
     controls = {"controls": ["full_tokens", "rho"]}
     workshop, _ = opened(noisy_pool, tiny_model_folder, tmp_path, cleaning=cleaning, evaluation=controls)
     result = run(workshop)
-    repeated = workshop.repetition.is_repeated.values
+    repeated = workshop.noise.repetition.is_repeated.values
     assert not np.any(outcome_of(result, "noise_mixture").kept.values & repeated)
     assert np.any(outcome_of(result, "rho").kept.values & repeated)
 
@@ -118,7 +118,9 @@ def test_offline_weights_are_the_posterior_under_the_base_and_reach_the_export(n
     outcome, tokens = outcome_of(result, "noise_mixture"), workshop.tokens
     table = surprisal_table(tokens.input_ids, tokens.is_response, len(workshop.tokenizer))
     surprisal = tokens.input_ids.with_values(table[tokens.input_ids.values])
-    estimate = token_posterior(workshop.losses(workshop.base), surprisal, tokens.is_response, workshop.mixture.prior)
+    estimate = token_posterior(
+        workshop.losses(workshop.base), surprisal, tokens.is_response, workshop.noise.mixture.prior
+    )
     assert np.array_equal(outcome.weights.values, estimate.weights.values)
     assert 0 < outcome.weights.values[tokens.is_response.values].min() < 0.99
     assert outcome.model.training["selected_tokens"] == tokens.is_response.values.sum()

@@ -86,14 +86,14 @@ def train_without_noise(
     methods = workshop.recipe.cleaning.also if methods is None else methods
     chosen = np.arange(len(workshop.tokens)) if rows is None else rows
     if "repetition" in methods:
-        kept = kept.with_values(kept.values & ~workshop.repetition.is_repeated.values)
+        kept = kept.with_values(kept.values & ~workshop.noise.repetition.is_repeated.values)
     weights, row_rates, mixture = weights_of(kept), None, None
     if "noise_mixture" in methods:
         row_rates = np.full(len(workshop.tokens), np.nan)
         if workshop.recipe.cleaning.noise_mixture.mode == "online":
-            mixture = workshop.mixture
+            mixture = workshop.noise.mixture
         else:
-            estimate = workshop.noise_estimate
+            estimate = workshop.noise.estimate
             weights = weights.with_values(weights.values * estimate.weights.values)
             row_rates[chosen] = estimate.row_rates[chosen]
     model = workshop.train(name, start, weights, rows, mixture)

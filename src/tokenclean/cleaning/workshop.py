@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenclean.cleaning.pool_noise import PoolNoise
 from tokenclean.cleaning.rows import sample_texts, split_heldout, split_rows, take_rows, tokens_options
 from tokenclean.errors import PoolError, RunFolderError
 from tokenclean.models.device import resolve_device
@@ -33,14 +34,6 @@ from tokenclean.scoring import PairedDifference, paired_difference
 from tokenclean.scoring.policy import check_same_policy
 from tokenclean.scoring.shards import LOSSES_VERSION, sharded_losses
 from tokenclean.scoring.token_shards import TOKENS_VERSION
-from tokenclean.selection import (
-    NoiseEstimate,
-    NoisePrior,
-    Repetition,
-    find_repetition,
-    surprisal_table,
-    token_posterior,
-)
 from tokenclean.store import Stage, Store, fingerprint, write_json
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 from tokenclean.training.online_mixture import OnlineMixture
@@ -59,7 +52,6 @@ NOISE_RATES = "noise_rates.json"
 
 _ERROR_SAMPLE_TOKENS = 1024
 _PATIENCE_SECONDS = 120
-_TOLD_PASSAGES, _TOLD_CHARACTERS = 5, 80
 
 
 @dataclass(frozen=True)
@@ -182,38 +174,15 @@ class Workshop:
         return Model("reference", source, source_fingerprint(source))
 
     @cached_property
-    def repetition(self) -> Repetition:
-        """Passages of the training rows' responses that many rows share (``cleaning.repetition``)."""
-        settings = self.recipe.cleaning.repetition.model_dump()
-        found = find_repetition(self.tokens.input_ids, self.tokens.is_response, **settings)
-        tokens, total = int(found.is_repeated.values.sum()), int(self.tokens.is_response.values.sum())
-        told = f"repetition: {tokens:,} of {total:,} response tokens ({tokens / total:.1%}) in passages of"
-        self.observer.note(f"{told} {found.needed_rows} or more rows{'; the most frequent:' if found.passages else ''}")
-        for passage in found.passages[:_TOLD_PASSAGES]:
-            text = " ".join(str(self.tokenizer.decode(list(passage.input_ids))).split())
-            self.observer.note(f"  {passage.rows} rows: {text[:_TOLD_CHARACTERS]}")
-        return found
-
-    @property
-    def has_looked_for_repetition(self) -> bool:
-        """Whether a strategy of this run has asked for ``repetition``."""
-        return "repetition" in vars(self)
-
-    @cached_property
-    def mixture(self) -> OnlineMixture:
-        """The noise mixture over this pool (``cleaning.noise_mixture``)."""
-        prior = NoisePrior(**self.recipe.cleaning.noise_mixture.model_dump(exclude={"mode", "with_repetition"}))
-        vocabulary = max(len(self.tokenizer), int(self.tokens.input_ids.values.max(initial=0)) + 1)
-        table = surprisal_table(self.tokens.input_ids, self.tokens.is_response, vocabulary)
-        return OnlineMixture(table, prior)
-
-    @cached_property
-    def noise_estimate(self) -> NoiseEstimate:
-        """The mixture fitted to the losses of ``model.reference``, else of the base."""
-        tokens, mixture = self.tokens, self.mixture
-        surprisal = tokens.input_ids.with_values(mixture.surprisal[tokens.input_ids.values])
-        losses = self.losses(self.given_reference or self.base)
-        return token_posterior(losses, surprisal, tokens.is_response, mixture.prior)
+    def noise(self) -> PoolNoise:
+        """Of the training rows. The mixture's offline losses are those of ``model.reference``, else of the base."""
+        return PoolNoise(
+            self.recipe,
+            self.tokens,
+            self.tokenizer,
+            self.observer.note,
+            lambda: self.losses(self.given_reference or self.base),
+        )
 
     def train(
         self,

@@ -38,8 +38,8 @@ def noise_document(workshop: Workshop, outcomes: Sequence[Outcome]) -> dict[str,
         if outcome.noise is not None:
             rates = dict(zip(workshop.tokens.ids, outcome.noise.rows.tolist(), strict=True))
             document[outcome.strategy] = {**outcome.noise.as_document(), "rows": rates}
-    if workshop.has_looked_for_repetition:
-        found = workshop.repetition
+    if workshop.noise.has_looked_for_repetition:
+        found = workshop.noise.repetition
         document["repetition"] = {
             "tokens": int(found.is_repeated.values.sum()),
             "needed_rows": found.needed_rows,

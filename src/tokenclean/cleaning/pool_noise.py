@@ -1,0 +1,71 @@
+"""What is known of noise in the training pool: its repeated passages, and the noise mixture over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tokenclean.ragged import Ragged
+from tokenclean.recipe import Recipe
+from tokenclean.selection import (
+    NoiseEstimate,
+    NoisePrior,
+    Repetition,
+    find_repetition,
+    surprisal_table,
+    token_posterior,
+)
+from tokenclean.tokens import TokenizedPool
+from tokenclean.training.online_mixture import OnlineMixture
+
+_TOLD_PASSAGES, _TOLD_CHARACTERS = 5, 80
+
+
+@dataclass(frozen=True)
+class PoolNoise:
+    """Of the training rows ``tokens``, each part found when it is first asked for.
+
+    ``note``: where what was found is told. ``losses``: of the model to which the mixture is fitted offline, aligned
+    with the tokens, computed when they are asked for.
+    """
+
+    recipe: Recipe
+    tokens: TokenizedPool
+    tokenizer: Any
+    note: Callable[[str], None]
+    losses: Callable[[], Ragged]
+
+    @cached_property
+    def repetition(self) -> Repetition:
+        """Passages of the responses that many rows share (``cleaning.repetition``)."""
+        settings = self.recipe.cleaning.repetition.model_dump()
+        found = find_repetition(self.tokens.input_ids, self.tokens.is_response, **settings)
+        tokens, total = int(found.is_repeated.values.sum()), int(self.tokens.is_response.values.sum())
+        told = f"repetition: {tokens:,} of {total:,} response tokens ({tokens / total:.1%}) in passages of"
+        self.note(f"{told} {found.needed_rows} or more rows{'; the most frequent:' if found.passages else ''}")
+        for passage in found.passages[:_TOLD_PASSAGES]:
+            text = " ".join(str(self.tokenizer.decode(list(passage.input_ids))).split())
+            self.note(f"  {passage.rows} rows: {text[:_TOLD_CHARACTERS]}")
+        return found
+
+    @property
+    def has_looked_for_repetition(self) -> bool:
+        """Whether a strategy of this run has asked for ``repetition``."""
+        return "repetition" in vars(self)
+
+    @cached_property
+    def mixture(self) -> OnlineMixture:
+        """The noise mixture (``cleaning.noise_mixture``)."""
+        prior = NoisePrior(**self.recipe.cleaning.noise_mixture.model_dump(exclude={"mode", "with_repetition"}))
+        vocabulary = max(len(self.tokenizer), int(self.tokens.input_ids.values.max(initial=0)) + 1)
+        table = surprisal_table(self.tokens.input_ids, self.tokens.is_response, vocabulary)
+        return OnlineMixture(table, prior)
+
+    @cached_property
+    def estimate(self) -> NoiseEstimate:
+        """The mixture fitted to ``losses``."""
+        ids, mixture = self.tokens.input_ids, self.mixture
+        surprisal = ids.with_values(mixture.surprisal[ids.values])
+        return token_posterior(self.losses(), surprisal, self.tokens.is_response, mixture.prior)
