@@ -55,7 +55,7 @@ def test_the_paper_preset_is_the_paper():
     cleaning = recipe.cleaning
     assert (cleaning.strategy, cleaning.proportion, cleaning.level) == ("self_evolving", 0.6, "global")
     assert (cleaning.splits, cleaning.split_kind, cleaning.score_against) == (5, "contiguous", "base")
-    assert cleaning.stop_when == "never"
+    assert (cleaning.stop_when, cleaning.adapters) == ("never", "fresh")
     assert recipe.model.reference is None
     training = recipe.training
     assert training.method == "lora"
@@ -339,6 +339,16 @@ def test_a_reference_for_self_evolving_alone_is_refused():
     recipe = with_overrides("model.reference=other", "evaluation.controls=[rho]")
     assert recipe.model.reference == "other"
     assert with_overrides("model.reference=other", "cleaning.strategy=fixed_model").model.reference == "other"
+
+
+def test_one_adapter_through_all_rounds_is_refused_where_there_is_no_adapter():
+    assert with_overrides("cleaning.adapters=one").cleaning.adapters == "one"
+    assert with_overrides("training.method=full").cleaning.adapters == "fresh"
+    assert problem_of("cleaning.adapters=one", "training.method=full") == (
+        "cleaning.adapters: one trains one LoRA through all rounds, but training.method: full has none; "
+        "use method: lora, or adapters: fresh"
+    )
+    assert problem_of("cleaning.adapters=same") == "cleaning.adapters: expected one of fresh, one, found 'same'"
 
 
 def test_training_settings_alone():

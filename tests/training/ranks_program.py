@@ -1,7 +1,8 @@
 """What a process of test_ranks runs: trainings of the small Llama, one after another; what came out of each as JSON.
 
 Started as ``python ranks_program.py BASE PLACE JOBS``, JOBS being JSON: name -> ``settings`` (of TrainingSettings),
-``mixture`` (whether there is one), ``kill`` ([rank, step]: where a rank kills itself).
+``mixture`` (whether there is one), ``kill`` ([rank, step]: where a rank kills itself), ``part`` ([start, end, total] of
+a schedule over several trainings) and ``before`` (the job that it goes on from).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import training_from
 from tokenclean.selection import surprisal_table
 from tokenclean.training.online_mixture import OnlineMixture
+from tokenclean.training.steps import SchedulePart
 from tokenclean.training.trainer import train
 
 SETTINGS = {"batch_size": 4, "epochs": 2, "learning_rate": 1e-2, "precision": "exact", "checkpoint_minutes": 0}
@@ -38,8 +40,9 @@ def train_job(
     input_ids = random_rows([12, 7, 20, 5, 9, 16, 3, 11, 8, 14, 6])
     weights = weights_from(input_ids, share=0.8)
     mixture = OnlineMixture(surprisal_table(input_ids, weights.map_values(lambda w: w > 0), VOCABULARY))
+    before = job.get("before")
     result = train(
-        ModelSource(str(base)),
+        ModelSource(str(base), before and str(folder.with_name(before))),
         input_ids,
         weights,
         training_from(SETTINGS | {"lora": LORA} | job.get("settings", {})),
@@ -49,6 +52,7 @@ def train_job(
         checkpoints=folder.with_name(f"{folder.name}.states"),
         progress=progress,
         ranks=ranks,
+        part=SchedulePart(*job["part"]) if "part" in job else None,
     )
     return json.loads(json.dumps({**result.as_manifest(), "row_rates": sorted(result.row_rates.items())}))
 
@@ -67,6 +71,7 @@ def main(base: Path, place: Path, jobs: dict[str, Any]) -> None:
         for name, job in jobs.items():
             told = train_job(base, place / name, job, ranks, _killing(ranks, job.get("kill")))
             (place / f"{name}.{ranks.rank}.json").write_text(json.dumps(told))
+            ranks.barrier()  # the next may go on from what the first rank has written
 
 
 if __name__ == "__main__":

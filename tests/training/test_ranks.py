@@ -21,6 +21,7 @@ from small_llama import random_rows, weights_from
 from tokenclean.ranks import Ranks
 from tokenclean.training.checkpoint import last_checkpoint
 from tokenclean.training.collate import batch_packs, share_rows
+from tokenclean.training.moments import MOMENTS
 
 PROGRAM = Path(__file__).with_name("ranks_program.py")
 
@@ -69,7 +70,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "mixture": {"settings": {"loss_normalisation": "sample", "pack_tokens": 12}, "mixture": True},
     "mixed": {"settings": {"precision": "mixed", "activation_checkpointing": True}, "mixture": True},
 }
+FIRST_PART = {"part": [0, 6, 12]}
 DROPPING = {"settings": {"lora": {"rank": 4, "dropout": 0.2}}, "mixture": True}
+
+
+def second_part(first: str) -> dict[str, Any]:
+    """The training that goes on with the LoRA and the moments of the job ``first``."""
+    return {"part": [6, 12, 12], "before": first}
 
 
 def sharded(job: dict[str, Any], sharding: str) -> dict[str, Any]:
@@ -106,6 +113,9 @@ def undisturbed(base_folder, tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("undisturbed")
     jobs = {f"{name}-{how}": sharded(job, how) for name, job in KINDS.items() for how in ("none", "fsdp2")}
     jobs |= {f"dropping-{how}": sharded(DROPPING, how) for how in ("none", "fsdp2")}
+    for how in ("none", "fsdp2"):
+        jobs[f"first-{how}"] = sharded(FIRST_PART, how)
+        jobs[f"second-{how}"] = sharded(second_part(f"first-{how}"), how)
     done = launch(base_folder, place, jobs)
     assert done.returncode == 0, done.stderr
     return place
@@ -131,6 +141,19 @@ def test_two_processes_train_what_one_does(kind, sharding, undisturbed, base_fol
     for name, tensor in expected.items():
         # Adam's first steps follow the gradient's sign: where it is all but 0, the order of a sum may turn it.
         assert np.mean(np.abs(found[name] - tensor) < 1e-3) > 0.99, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
+def test_two_processes_hand_an_optimizers_moments_on_as_one_does(sharding, undisturbed, base_folder, tmp_path):
+    train_job(base_folder, tmp_path / "first", FIRST_PART)
+    alone = train_job(base_folder, tmp_path / "second", second_part("first"))
+    assert told(undisturbed, f"second-{sharding}")["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+    expected, found = load_file(tmp_path / "first" / MOMENTS), load_file(undisturbed / f"first-{sharding}" / MOMENTS)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(found[name], tensor, atol=1e-5 * np.abs(tensor).max(), err_msg=name)
+    assert {float(tensor) for name, tensor in found.items() if name.startswith("step.")} == {6.0}
 
 
 @pytest.mark.slow

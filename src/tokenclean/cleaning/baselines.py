@@ -25,12 +25,19 @@ def full_tokens(workshop: Workshop) -> Outcome:
 def full_tokens_from_warmup(workshop: Workshop) -> Outcome:
     """The control that starts where self-evolving starts: θ_1 fine-tuned on D̃_1 … D̃_T with full tokens.
 
-    One training takes the rows split by split, as self-evolving sees them. D̃_0, on which θ_1 was warmed up, counts as
-    kept whole, so every response token is kept.
+    One training takes the rows split by split, as self-evolving sees them. With ``cleaning.adapters: one`` there is a
+    training a split, as in self-evolving with everything kept: it takes the rest of the same schedule in the same
+    number of steps. D̃_0, on which θ_1 was warmed up, counts as kept whole, so every response token is kept.
     """
     name, labels = "full_tokens_from_warmup", workshop.tokens.is_response
-    model = workshop.train(name, workshop.warmup, weights_of(labels), np.concatenate(workshop.splits[1:]))
-    return Outcome(name, model, labels, rounds=(workshop.warmup, model))
+    later = list(zip(workshop.splits[1:], workshop.parts[1:], strict=True))
+    if workshop.parts[0] is None:
+        later = [(np.concatenate(workshop.splits[1:]), None)]
+    rounds = [workshop.initial_reference]
+    for number, (rows, part) in enumerate(later, start=1):
+        of_round = name if number == len(later) else f"{name}-{number}"
+        rounds.append(workshop.train(of_round, rounds[-1], weights_of(labels), rows, part=part))
+    return Outcome(name, rounds[-1], labels, rounds=tuple(rounds))
 
 
 def random(workshop: Workshop) -> Outcome:

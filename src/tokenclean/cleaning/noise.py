@@ -19,6 +19,7 @@ from tokenclean.cleaning.outcome import Outcome, weights_of
 from tokenclean.cleaning.workshop import NOISE_RATES, Model, Workshop
 from tokenclean.ragged import Ragged
 from tokenclean.selection import NoiseRates
+from tokenclean.training.steps import SchedulePart
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,13 @@ def train_without_noise(
     kept: Ragged,
     rows: np.ndarray | None = None,
     methods: Collection[str] | None = None,
+    part: SchedulePart | None = None,
 ) -> Trained:
     """Train ``start`` on what is kept of ``rows`` (all by default), cleaned further by ``methods``.
 
     ``kept``: bool, aligned with the pool's tokens. ``methods``: of ``noise_mixture`` and ``repetition``, by default
     those of ``cleaning.also``. Online the mixture weighs tokens in the training itself, by the model's own losses;
-    offline by the losses of ``model.reference``, else of the base.
+    offline by the losses of ``model.reference``, else of the base. ``part``: as of ``Workshop.train``.
     """
     methods = workshop.recipe.cleaning.also if methods is None else methods
     chosen = np.arange(len(workshop.tokens)) if rows is None else rows
@@ -96,7 +98,7 @@ def train_without_noise(
             estimate = workshop.noise.estimate
             weights = weights.with_values(weights.values * estimate.weights.values)
             row_rates[chosen] = estimate.row_rates[chosen]
-    model = workshop.train(name, start, weights, rows, mixture)
+    model = workshop.train(name, start, weights, rows, mixture, part)
     if mixture is not None and row_rates is not None:
         found = json.loads((model.folder / NOISE_RATES).read_text(encoding="utf-8"))
         row_rates[chosen] = [np.nan if rate is None else rate for rate in found]

@@ -111,7 +111,7 @@ def first_selection(workshop: Workshop, first: SplitSelection) -> Ragged:
     source, and the lowest of all for a source of which D̃_1 has no row.
     """
     heldout = workshop.heldout
-    scores = workshop.heldout_losses(workshop.base) - workshop.heldout_losses(workshop.warmup)
+    scores = workshop.heldout_losses(workshop.base) - workshop.heldout_losses(workshop.initial_reference)
     return reaching(scores, heldout.is_response, heldout.sources, first.threshold, first.source_thresholds)
 
 

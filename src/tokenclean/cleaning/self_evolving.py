@@ -17,8 +17,9 @@ def self_evolving(workshop: Workshop) -> Outcome:
     """Warm up θ_1 on D̃_0 with full tokens; for t = 1 … T score D̃_t with θ_t, keep its top k %, train θ_{t+1} from θ_t.
 
     Scores are against the fixed θ_0 (``score_against: base``) or against θ_{t−1} (``previous``, the listing). Each
-    round trains a fresh LoRA on the last model. Rounds are numbered as in Table 2: reference-t is θ_{t+1}; the last
-    one is the output. D̃_0 counts as kept whole.
+    round trains a fresh LoRA on the last model, or with ``adapters: one`` goes on with the last model's LoRA, optimizer
+    and learning-rate schedule. Rounds are numbered as in Table 2: reference-t is θ_{t+1}; the last one is the output.
+    D̃_0 counts as kept whole.
 
     With ``stop_when: held_out_loss_rises`` the first model with a higher mean held-out loss than the best so far, of
     which the warm-up is the first, ends the loop and is rolled back: the best is the output. The rows of its split and
@@ -32,7 +33,7 @@ def self_evolving(workshop: Workshop) -> Outcome:
     kept[first] = labels.values[first]
     weights, row_rates = kept.astype(np.float32), None
 
-    previous, reference = workshop.base, workshop.warmup
+    previous, reference = workshop.base, workshop.initial_reference
     trained, checks = [reference], []
     for number, rows in enumerate(workshop.splits[1:], start=1):
         against = workshop.base if settings.score_against == "base" else previous
@@ -48,7 +49,9 @@ def self_evolving(workshop: Workshop) -> Outcome:
         )
         places = workshop.places(rows)
         kept[places], scores[places] = split_kept.values, split_scores.values
-        found = train_without_noise(workshop, f"reference-{number}", reference, labels.with_values(kept), rows)
+        found = train_without_noise(
+            workshop, f"reference-{number}", reference, labels.with_values(kept), rows, part=workshop.parts[number]
+        )
         kept[places], weights[places] = found.kept.values[places], found.weights.values[places]
         if found.row_rates is not None:
             row_rates = np.full(len(labels), np.nan) if row_rates is None else row_rates

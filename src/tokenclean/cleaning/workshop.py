@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenclean.cleaning.one_adapter import check_base, schedule_parts
 from tokenclean.cleaning.pool_noise import PoolNoise
 from tokenclean.cleaning.rows import sample_texts, split_heldout, split_rows, take_rows, tokens_options
 from tokenclean.errors import PoolError, RunFolderError
@@ -37,6 +38,7 @@ from tokenclean.scoring.token_shards import TOKENS_VERSION
 from tokenclean.store import Stage, Store, fingerprint, write_json
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 from tokenclean.training.online_mixture import OnlineMixture
+from tokenclean.training.steps import SchedulePart
 from tokenclean.training.trainer import TRAINING_VERSION, train, training_inputs
 
 logger = logging.getLogger(__name__)
@@ -110,6 +112,7 @@ class Workshop:
         self.base_source = resolve_source(
             recipe.model.base, revision=recipe.model.revision, trusted=recipe.model.trust_remote_code
         )
+        check_base(recipe, self.base_source)
         self.tokenizer = tokenizer or load_tokenizer(self.base_source)
         self.device = resolve_device(recipe.model.device, local_rank=ranks.local_rank if ranks.count > 1 else None)
         self.tokens = tokenize_pool(pool, self.tokenizer, **tokens_options(recipe))
@@ -156,10 +159,25 @@ class Workshop:
         return split_rows(self.tokens.sources, self.recipe)
 
     @cached_property
+    def parts(self) -> list[SchedulePart | None]:
+        """What the training on each split takes of the one schedule over all rounds (``cleaning.adapters: one``); None
+        where it has a schedule of its own."""
+        return schedule_parts(self.recipe, self.tokens, self.splits)
+
+    @cached_property
     def warmup(self) -> Model:
         """θ_1: the base fine-tuned on D̃_0 with full tokens."""
+        return self._warm_up("warm-up")
+
+    @cached_property
+    def initial_reference(self) -> Model:
+        """θ_1 from which self-evolving and its control go on: the warm-up, or with ``cleaning.adapters: one`` a warm-up
+        of its own, which takes the first part of the one schedule."""
+        return self.warmup if self.parts[0] is None else self._warm_up("reference-0", self.parts[0])
+
+    def _warm_up(self, name: str, part: SchedulePart | None = None) -> Model:
         full = self.tokens.is_response.map_values(lambda labels: labels.astype(np.float32))
-        return self.train("warm-up", self.base, full, self.splits[0])
+        return self.train(name, self.base, full, self.splits[0], part=part)
 
     @cached_property
     def given_reference(self) -> Model | None:
@@ -191,16 +209,18 @@ class Workshop:
         weights: Ragged,
         rows: np.ndarray | None = None,
         mixture: OnlineMixture | None = None,
+        part: SchedulePart | None = None,
     ) -> Model:
         """Fine-tune ``start`` on ``rows`` (all by default) with token weights (float, over all training rows).
 
         With a ``mixture`` tokens are weighed by the training's own losses too, and the stage has ``NOISE_RATES``.
+        ``part``: see ``trainer.train``; the moments that the next part needs are among the stage's tensors.
         """
         settings, seed = self.recipe.training, self.recipe.seed
         rows = np.arange(len(self.tokens)) if rows is None else rows
         ids, weight = self.tokens.input_ids.take(rows), weights.take(rows)
         inputs = training_inputs(
-            start.identity, ids, weight, settings, seed=seed, device=self._device_kind, mixture=mixture
+            start.identity, ids, weight, settings, seed=seed, device=self._device_kind, mixture=mixture, part=part
         )
         checkpoints = self.store.root / CHECKPOINTS / fingerprint([STAGE_VERSIONS["training"], inputs])[:12]
 
@@ -224,6 +244,7 @@ class Workshop:
                 row_names=[self.tokens.ids[row] for row in rows],
                 ranks=self.ranks,
                 name=name,
+                part=part,
             )
             if mixture is not None and self.ranks.is_first:
                 write_json(folder / NOISE_RATES, [trained.row_rates.get(row) for row in range(len(rows))])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenclean.cleaning.one_adapter import check_base, schedule_parts
 from tokenclean.cleaning.rows import split_heldout, split_rows, take_rows, tokens_options
 from tokenclean.models.device import resolve_device
 from tokenclean.models.loading.load import load_config, load_tokenizer, resolve_source
@@ -16,7 +17,7 @@ from tokenclean.pool import load_sources
 from tokenclean.recipe import Recipe
 from tokenclean.report.tables import Table
 from tokenclean.tokens import TokenizedPool, tokenize_pool
-from tokenclean.training.steps import plan_steps
+from tokenclean.training.steps import SchedulePart, plan_steps
 
 USEFUL_SHARE = 0.45
 """Share of the measured matrix-product speed that a pass makes useful; the estimate's only constant."""
@@ -68,6 +69,7 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None) -> Plan:
     pool, heldout_pool = split_heldout(take_rows(load_sources(recipe.pool.sources), recipe), recipe)
     trusted = recipe.model.trust_remote_code
     source = resolve_source(recipe.model.base, revision=recipe.model.revision, trusted=trusted)
+    check_base(recipe, source)
     tokenizer = load_tokenizer(source)
     tokens, heldout = (tokenize_pool(p, tokenizer, **tokens_options(recipe)) for p in (pool, heldout_pool))
     size = model_size(load_config(source), recipe)
@@ -152,17 +154,18 @@ def measure_speed(recipe: Recipe, seconds: float = 0.5) -> float:
 def _steps(recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: ModelSize) -> list[Step]:
     everything = np.arange(len(tokens))
     splits = split_rows(tokens.sources, recipe)
+    parts = schedule_parts(recipe, tokens, splits)
     unseen = np.concatenate(splits[1:])
     steps: list[Step] = []
-    trained = 0
+    measured = 1
 
     def score(name: str, of: TokenizedPool, rows: np.ndarray) -> None:
         lengths, responses = of.input_ids.lengths[rows], of.is_response.row_sums()[rows]
         steps.append(Step(f"score {name}", len(rows), int(lengths.sum()), _forward(size, lengths, responses)))
 
-    def train(name: str, rows: np.ndarray, share: float) -> None:
-        nonlocal trained
-        trained += 1
+    def train(name: str, rows: np.ndarray, share: float, part: SchedulePart | None = None) -> None:
+        nonlocal measured
+        measured += 1
         lengths = tokens.input_ids.lengths[rows]
         responses = tokens.is_response.row_sums()[rows] * share
         usable = int((tokens.is_response.row_sums()[rows] > 0).sum())
@@ -170,7 +173,7 @@ def _steps(recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: 
         flop = _forward(size, lengths, responses) * (1 + backward) + 2 * size.head * float(responses.sum())
         if recipe.training.method == "lora":
             flop += 6 * size.lora * float(lengths.sum())
-        planned = plan_steps(max(usable - recipe.training.eval_rows, 1), recipe.training)
+        planned = plan_steps(max(usable - recipe.training.eval_rows, 1), recipe.training, part)
         epochs = recipe.training.epochs
         steps.append(
             Step(
@@ -190,28 +193,35 @@ def _steps(recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: 
     scores_noise = uses_mixture and recipe.cleaning.noise_mixture.mode == "offline"
     has_reference = recipe.model.reference is not None
     starts_warm = bool({"full_tokens_from_warmup", "self_evolving"} & set(strategies))
-    has_warmup = starts_warm or (is_fixed and recipe.model.reference is None)
+    has_own_warmup = starts_warm and parts[0] is not None
+    has_warmup = (starts_warm and not has_own_warmup) or (is_fixed and not has_reference)
     needs_base = is_fixed or (scores_noise and not has_reference)
     if needs_base or "self_evolving" in strategies:
         score("pool with the base", tokens, everything if needs_base else unseen)
     if has_warmup:
         train("warm-up on D0, full tokens", splits[0], 1.0)
+    if has_own_warmup:
+        train("reference-0 on D0, full tokens", splits[0], 1.0, parts[0])
     if is_fixed or (scores_noise and has_reference):
         score("pool with the reference", tokens, everything)
     for name in strategies:
         if name == "self_evolving":
             for number, rows in enumerate(splits[1:], start=1):
-                if number > 1 or not is_fixed:
+                if number > 1 or has_own_warmup or not is_fixed:
                     score(f"D{number} with its reference", tokens, rows)
-                train(f"reference-{number} on D{number}", rows, k)
+                train(f"reference-{number} on D{number}", rows, k, parts[number])
+        elif name == "full_tokens_from_warmup" and has_own_warmup:
+            for number, rows in enumerate(splits[1:], start=1):
+                train(f"{name} on D{number}", rows, 1.0, parts[number])
+            measured -= len(splits) - 2  # its last model alone
         elif name == "full_tokens_from_warmup":
             train(f"{name} on D1 to D{len(splits) - 1}", unseen, 1.0)
         elif name != "none":
             train(name, everything, 1.0 if name in _ON_FULL_TOKENS else k)
-    count = len(heldout) * (1 + trained)
+    count = len(heldout) * measured
     lengths, responses = heldout.input_ids.lengths, heldout.is_response.row_sums()
-    flop = _forward(size, lengths, responses) * (1 + trained)
-    steps.append(Step(f"score held-out rows, {1 + trained} models", count, int(lengths.sum()) * (1 + trained), flop))
+    flop = _forward(size, lengths, responses) * measured
+    steps.append(Step(f"score held-out rows, {measured} models", count, int(lengths.sum()) * measured, flop))
     return steps
 
 

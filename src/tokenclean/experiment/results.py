@@ -19,6 +19,7 @@ from tokenclean.scoring import PairedDifference
 from tokenclean.selection import lowest_kept
 from tokenclean.store import RESULTS, array_hash, atomic_path, file_hash, write_json
 from tokenclean.tokens import TokenTable, write_table
+from tokenclean.training.moments import MOMENTS
 
 LATEST = "latest"
 """File of the run folder that names the results of the last run, found or made."""
@@ -216,8 +217,11 @@ def _pool_files(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _place_model(model: Model, place: Path, *, as_copy: bool) -> None:
-    """The final model as a copy, so that nothing done to it harms its stage; references as hard links to theirs."""
-    ignored = shutil.ignore_patterns("manifest.json")
+    """The final model as a copy, so that nothing done to it harms its stage; references as hard links to theirs.
+
+    An optimizer's moments, twice as large as the adapter, stay in the stage: they are for the next round alone.
+    """
+    ignored = shutil.ignore_patterns("manifest.json", MOMENTS)
     shutil.copytree(model.folder, place, ignore=ignored, copy_function=shutil.copy2 if as_copy else _link)
 
 

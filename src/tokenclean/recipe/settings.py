@@ -155,6 +155,9 @@ class CleaningSettings(_Section):
     split_kind: Literal["stratified", "contiguous"] = "stratified"
     score_against: Literal["base", "previous"] = "base"
     """Score against θ_0 (the prose of §4.3.2) or against θ_{t−1} (the listing of Algorithm 1)."""
+    adapters: Literal["fresh", "one"] = "fresh"
+    """Let each round of self_evolving train a fresh LoRA with an optimizer and a learning-rate schedule of its own, on
+    top of the earlier rounds'; or train one LoRA on through all rounds, with one optimizer and one schedule."""
     stop_when: Literal["never", "held_out_loss_rises"] = "never"
     """Let self_evolving go through all splits, or stop at the first model that is worse than the best before it on the
     held-out rows, and hand over that best."""
@@ -264,6 +267,11 @@ class Recipe(_Section):
         if self.model.reference and "self_evolving" in self.strategies and len(self.strategies) == 1:
             raise ValueError(
                 "model.reference: self_evolving trains its own references; leave it out, or use rho or fixed_model"
+            )
+        if self.cleaning.adapters == "one" and self.training.method == "full":
+            raise ValueError(
+                "cleaning.adapters: one trains one LoRA through all rounds, but training.method: full has none; use "
+                "method: lora, or adapters: fresh"
             )
         return self
 

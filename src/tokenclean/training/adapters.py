@@ -2,7 +2,7 @@
 
 Round t trains a fresh LoRA on the last model (§4.3.2). The last model is the base with the LoRAs of all earlier
 rounds; their sum is one LoRA of the summed rank, so every θ_t is the original base and a single ordinary adapter:
-exact, small on disk, and loadable by anyone.
+exact, small on disk, and loadable by anyone. Or one LoRA is trained on through all rounds, whose rank stays.
 """
 
 from __future__ import annotations
@@ -69,6 +69,28 @@ def add_fresh_lora(model: PreTrainedModel, settings: LoraSettings, earlier: Path
     return wrapped
 
 
+def go_on_with_lora(model: PreTrainedModel, settings: LoraSettings, folder: Path) -> torch.nn.Module:
+    """The base with the LoRA that ``save_lora`` wrote into ``folder``, to be trained on.
+
+    Returns a PeftModel. Raises as ``add_fresh_lora``, and ModelError where the LoRA there is not one of ``settings``.
+    """
+    from safetensors.torch import load_file
+
+    wrapped: Any = add_fresh_lora(model, settings, None)
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    saved, written = load_file(folder / _WEIGHTS), json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    fresh = get_peft_model_state_dict(wrapped, adapter_name=ROUND, save_embedding_layers=False)
+    is_same_scale = (written["r"], written["lora_alpha"]) == (settings.rank, settings.alpha)
+    if not is_same_scale or {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in fresh.items()}:
+        raise ModelError(
+            f"{folder}: its LoRA of rank {written['r']} and alpha {written['lora_alpha']:g} is not one of rank "
+            f"{settings.rank} and alpha {settings.alpha:g} on the same modules; keep lora.* as it was"
+        )
+    set_peft_model_state_dict(wrapped, saved, adapter_name=ROUND)
+    return wrapped
+
+
 def _check_targets(model: torch.nn.Module, targets: str | tuple[str, ...]) -> None:
     """Peft itself complains only where no target at all is found."""
     modules = {name.partition(".lora_")[0] for name in _parameters_of(model, ROUND)}
@@ -101,21 +123,33 @@ def save_rounds(model: Any, folder: Path, *, base: str, ranks: Ranks = ALONE) ->
 
     All ``ranks`` have to call it, since each may hold a part; the first writes.
     """
-    from safetensors.torch import save_file
-
     state, rank = _unit_scale_state(model, ROUND)
     if EARLIER in model.peft_config:
         before, earlier_rank = _unit_scale_state(model, EARLIER)
         state = {k: torch.cat([before[k], v], dim=0 if _LORA_A.search(k) else 1) for k, v in state.items()}
         rank += earlier_rank
-    if not ranks.is_first:
-        return
+    if ranks.is_first:
+        _write_adapter(folder, state, model.peft_config[ROUND], base, r=rank, lora_alpha=rank, use_rslora=False)
+
+
+def save_lora(model: Any, folder: Path, *, base: str, ranks: Ranks = ALONE) -> None:
+    """Write the LoRA as an adapter on ``base``, its tensors as they were trained: ``go_on_with_lora`` takes up exactly
+    these, and the optimizer's moments belong to their scale. ``ranks``: as of ``save_rounds``."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(model, adapter_name=ROUND, save_embedding_layers=False)
+    state = {k: whole(v).cpu() for k, v in state.items()}
+    if ranks.is_first:
+        _write_adapter(folder, state, model.peft_config[ROUND], base)
+
+
+def _write_adapter(folder: Path, state: dict[str, torch.Tensor], config: Any, base: str, **changes: Any) -> None:
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in state.items()}, folder / _WEIGHTS)
-    written = model.peft_config[ROUND].to_dict()
-    written.update(
-        base_model_name_or_path=base, r=rank, lora_alpha=rank, lora_dropout=0.0, inference_mode=True, use_rslora=False
-    )
+    written = config.to_dict()
+    written.update(base_model_name_or_path=base, lora_dropout=0.0, inference_mode=True, **changes)
     text = json.dumps(written, indent=2, sort_keys=True, default=lambda v: sorted(v) if isinstance(v, set) else str(v))
     (folder / _CONFIG).write_text(text + "\n")
 

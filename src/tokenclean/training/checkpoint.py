@@ -165,7 +165,7 @@ def load_trained(path: Path, model: torch.nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                parameter.copy_(_as_part_of(parameter, saved.pop(name)))
+                parameter.copy_(as_part_of(parameter, saved.pop(name)))
     if saved:
         raise KeyError(f"{path}: parameter {min(saved)} is not trained in this model")
 
@@ -179,7 +179,7 @@ def load_optimizer(path: Path, optimizer: Any, scheduler: Any) -> None:
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in load_file(path / _OPTIMIZER).items():
         number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = _as_part_of(parameters[int(number)], tensor)
+        state.setdefault(int(number), {})[name] = as_part_of(parameters[int(number)], tensor)
     optimizer.load_state_dict({"state": state, "param_groups": document["param_groups"]})
     scheduler.load_state_dict(document["schedule"])
 
@@ -209,7 +209,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).contiguous()
 
 
-def _as_part_of(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+def as_part_of(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     """The whole ``tensor`` sharded as the parameter is; one of another shape, a count of steps, stays as it is."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, SequentialSampler
 
 from tokenclean.errors import MissingExtraError, RecipeError, TrainingError
@@ -29,6 +30,7 @@ from tokenclean.training.checkpoint import (
 )
 from tokenclean.training.collate import selected_lengths
 from tokenclean.training.journal import JOURNAL, Journal
+from tokenclean.training.moments import load_moments, save_moments
 from tokenclean.training.online_mixture import OnlineMixture
 from tokenclean.training.sharding import shard
 from tokenclean.training.step import NonFiniteLossError, TrainingStep
@@ -88,12 +90,15 @@ def run_steps(
     place: Path,
     saves: bool,
     ranks: Ranks = ALONE,
+    moments_from: Path | None = None,
+    moments_to: Path | None = None,
 ) -> Done:
     """Take all steps, or those that are left after the last state in ``place``; the model is trained in place.
 
     ``place``: folder of the journal and, where it ``saves``, of the state. ``ranks``: the processes that share each
-    batch; the first writes. Raises as ``trainer.train``, and RecipeError for a tracker of ``report_to`` that is not
-    installed.
+    batch; the first writes. ``moments_from``, ``moments_to``: folders whose moments the optimizer starts with, and to
+    which it hands them at the end. Raises as ``trainer.train``, and RecipeError for a tracker of ``report_to`` that is
+    not installed.
     """
     try:
         import accelerate  # noqa: F401
@@ -176,6 +181,19 @@ def run_steps(
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
             """To ``report_to``: what the journal says of the step instead of the Trainer's own few numbers."""
             super().log({**logs, **report.line}, *args, **kwargs)
+
+        def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+            optimizer = super().create_optimizer(*args, **kwargs)
+            if moments_from is not None:
+                load_moments(moments_from, model, optimizer)
+            return optimizer
+
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            """The rates of the whole schedule, at the positions of this training's steps."""
+            whole: Any = super().create_scheduler(steps.part.total, optimizer)
+            rate = whole.lr_lambdas[0]
+            self.lr_scheduler = LambdaLR(whole.optimizer, lambda number: rate(steps.position(number)))
+            return self.lr_scheduler
 
         def save_state_at(self, step_number: int) -> None:
             record = {**asdict(done), "row_rates": list(done.row_rates.items())}
@@ -289,6 +307,8 @@ def run_steps(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not torch.isfinite(parameter).all():
             raise TrainingError(f"{name} is not finite after training; lower training.learning_rate")
+    if moments_to is not None:
+        save_moments(moments_to, model, trainer.optimizer, ranks)
     return done
 
 

@@ -18,15 +18,15 @@ from tokenclean.ragged import Ragged
 from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import TrainingSettings
 from tokenclean.store import array_hash
-from tokenclean.training.adapters import add_fresh_lora, save_rounds
+from tokenclean.training.adapters import add_fresh_lora, go_on_with_lora, save_lora, save_rounds
 from tokenclean.training.checkpoint import whole
 from tokenclean.training.collate import selected_lengths
 from tokenclean.training.journal import JOURNAL
 from tokenclean.training.loop import Progress, TrainingData, run_steps
 from tokenclean.training.online_mixture import OnlineMixture
-from tokenclean.training.steps import plan_steps
+from tokenclean.training.steps import SchedulePart, plan_steps
 
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 """To be raised when a training comes to mean something else: what was trained before is then stale."""
 
 
@@ -71,6 +71,7 @@ def train(
     row_names: Sequence[str] | None = None,
     name: str = "",
     ranks: Ranks = ALONE,
+    part: SchedulePart | None = None,
 ) -> TrainingResult:
     """Fine-tune ``source`` on the tokens of weight other than 0 and write the model to ``folder``.
 
@@ -88,7 +89,13 @@ def train(
     ``ranks``: processes that train together, each on its share of every batch, all calling this with the same
     arguments; the batch stays what the settings say. The first writes ``folder``, the others leave theirs empty.
 
-    Raises TrainingError when no row has a selected token, or when a loss or gradient is not finite.
+    ``part``: this training is one of several that together are one training of one LoRA, with one learning-rate
+    schedule, of which it takes this part. The first takes a plain base; each further one goes on with the LoRA in
+    ``source.adapter``, a folder that the one before it wrote with the same settings, and with its optimizer's moments
+    (``MOMENTS``), which all but the last write.
+
+    Raises TrainingError when no row has a selected token, when a loss or gradient is not finite, or when there is
+    nothing for a ``part`` to go on from; ModelError as ``add_fresh_lora`` and ``go_on_with_lora``.
     """
     input_ids.check_aligned(weights)
     rows = np.flatnonzero(selected_lengths(weights) > 0)
@@ -96,12 +103,17 @@ def train(
     if len(rows) <= settings.eval_rows:
         raise TrainingError(f"{len(rows)} of {len(input_ids)} rows have a selected token: too few to train on; raise k")
     rows, eval_rows = _set_aside(rows, settings.eval_rows, seed)
-    steps = plan_steps(len(rows), settings)
+    steps = plan_steps(len(rows), settings, part)
+    if part is not None:
+        _check_part(part, source, settings)
     torch.manual_seed(seed)
     base = load_model(replace(source, adapter=None), device=device)
     earlier = Path(source.adapter) if source.adapter else None
+    part_before = earlier if steps.part.start > 0 else None
     model: Any = base
-    if settings.method == "lora":
+    if part_before is not None:
+        model = go_on_with_lora(base, settings.lora, part_before)
+    elif settings.method == "lora":
         model = add_fresh_lora(base, settings.lora, earlier)
     elif earlier is not None:
         raise TrainingError("full fine-tuning cannot go on from an adapter; merge it into its base first")
@@ -109,13 +121,27 @@ def train(
     data = TrainingData(input_ids, weights, rows, eval_rows, names, name)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) if checkpoints is None else checkpoints
-        saves = checkpoints is not None
-        done = run_steps(model, data, settings, steps, seed, device, progress, mixture, place, saves, ranks)
+        done = run_steps(
+            model,
+            data,
+            settings,
+            steps,
+            seed,
+            device,
+            progress,
+            mixture,
+            place,
+            checkpoints is not None,
+            ranks,
+            moments_from=part_before,
+            moments_to=folder if steps.part.end < steps.part.total else None,
+        )
         if ranks.is_first:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(place / JOURNAL, folder / JOURNAL)
     if settings.method == "lora":
-        save_rounds(model, folder, base=source.base, ranks=ranks)
+        save = save_rounds if part is None else save_lora
+        save(model, folder, base=source.base, ranks=ranks)
     else:
         found = base.state_dict(keep_vars=True)
         gathered = {id(tensor): whole(tensor).cpu() for tensor in found.values()}  # tied weights stay one tensor
@@ -145,6 +171,7 @@ def training_inputs(
     seed: int,
     device: str,
     mixture: OnlineMixture | None = None,
+    part: SchedulePart | None = None,
 ) -> dict[str, Any]:
     """Everything by which one training differs from another, to be hashed with ``TRAINING_VERSION``; JSON.
 
@@ -161,7 +188,18 @@ def training_inputs(
     }
     if mixture is not None:
         inputs["mixture"] = {"surprisal": array_hash(mixture.surprisal), **asdict(mixture.prior)}
+    if part is not None:
+        inputs["part"] = asdict(part)
     return inputs
+
+
+def _check_part(part: SchedulePart, source: ModelSource, settings: TrainingSettings) -> None:
+    if settings.method != "lora":
+        raise TrainingError(f"one training in several parts trains one LoRA; method: {settings.method} has none")
+    if part.start == 0 and source.adapter is not None:
+        raise TrainingError(f"{source.adapter}: the first part trains a LoRA on a plain base; merge this adapter first")
+    if part.start > 0 and source.adapter is None:
+        raise TrainingError(f"{source}: a part from step {part.start} on needs the adapter of the part before it")
 
 
 def _set_aside(rows: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
