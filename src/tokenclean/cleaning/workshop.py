@@ -338,20 +338,22 @@ class Workshop:
         """The stage ``name``, found, or made by all ranks together; the folder of the first is kept."""
         if self.ranks.count == 1:
             return self.stage(name, inputs, make)
-        if self.ranks.is_first:
+        if not self.ranks.is_first:
+            if self.ranks.gather(None)[0]:
+                with tempfile.TemporaryDirectory() as scratch:
+                    make(Path(scratch))
+            self.ranks.barrier()
+            return self._stage_of_first(name, inputs)
 
-            def make_with_all(folder: Path) -> Mapping[str, Any]:
-                self.ranks.gather(True)
-                return make(folder)
+        def make_with_all(folder: Path) -> Mapping[str, Any]:
+            self.ranks.gather(True)
+            return make(folder)
 
-            stage = self.stage(name, inputs, make_with_all)
-            if stage.was_reused:
-                self.ranks.gather(False)
-        elif self.ranks.gather(None)[0]:
-            with tempfile.TemporaryDirectory() as scratch:
-                make(Path(scratch))
+        stage = self.stage(name, inputs, make_with_all)
+        if stage.was_reused:
+            self.ranks.gather(False)
         self.ranks.barrier()
-        return stage if self.ranks.is_first else self._stage_of_first(name, inputs)
+        return stage
 
     def _stage_of_first(self, name: str, inputs: Mapping[str, Any]) -> Stage:
         """A stage that the first rank has finished, once this machine sees it too (a shared disk may take its time)."""

@@ -144,7 +144,7 @@ def run_steps(
             """Every rank gets every whole batch, of which it then takes its share."""
             loader = super().get_train_dataloader()
             if ranks.count > 1:
-                batches = loader.batch_sampler
+                batches: Any = loader.batch_sampler
                 batches.num_processes, batches.process_index, batches.even_batches = 1, 0, False
                 torch.manual_seed(seed + ranks.rank)  # of the dropout masks; the order of the rows is drawn by now
             return loader
@@ -158,7 +158,7 @@ def run_steps(
             try:
                 loss = step.train_packs(packs, self.accelerator.backward)
             except NonFiniteLossError as error:
-                batch = ", ".join(data.names[row] for row in inputs["rows"])
+                batch = ", ".join(data.names[int(row)] for row in inputs["rows"])
                 raise TrainingError(
                     f"the loss of step {len(done.losses) + 1} is {error.loss} in row {data.names[error.row]}, of the "
                     f"batch {batch}; lower training.learning_rate, or look at that row"
