@@ -1,4 +1,4 @@
-"""What a process of test_train_of_many runs: trainings of the small Llama, one after another; what came out of each as JSON.
+"""What a process of test_train_of_many runs: trainings of the small Llama, one by one; what came out of each as JSON.
 
 Started as ``python ranks_program.py BASE PLACE JOBS``, JOBS being JSON: name -> ``settings`` (of TrainingSettings),
 ``mixture`` (whether there is one), ``kill`` ([rank, step]: where a rank kills itself), ``part`` ([start, end, total] of
