@@ -93,21 +93,17 @@ def plans_of(rows: list[int], actual: list[int], settings: TrainingSettings) -> 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @given(
     rows=ROWS,
-    batch_size=st.integers(1, 20),
-    epochs=st.integers(1, 2),
-    minimum_steps=st.integers(0, 20),
-    warmup_ratio=st.sampled_from([0.0, 0.03, 0.5]),
+    drawn=st.builds(
+        TrainingSettings,
+        batch_size=st.integers(1, 20),
+        epochs=st.integers(1, 2),
+        minimum_steps=st.integers(0, 20),
+        warmup_ratio=st.sampled_from([0.0, 0.03, 0.5]),
+    ),
 )
-def test_trainings_on_all_rows_take_the_steps_of_one_schedule(
-    schedule, rows, batch_size, epochs, minimum_steps, warmup_ratio
-):
-    settings = settings_of(
-        batch_size=batch_size,
-        epochs=epochs,
-        minimum_steps=minimum_steps,
-        warmup_ratio=warmup_ratio,
-        schedule=schedule,
-    )
+def test_trainings_on_all_rows_take_the_steps_of_one_schedule(schedule, rows, drawn):
+    settings = drawn.model_copy(update={"schedule": schedule})
+    warmup_ratio, minimum_steps = settings.warmup_ratio, settings.minimum_steps
     plans = plans_of(rows, rows, settings)
     total = sum(plan.steps for plan in plans)
     assert [plan.position(step) for plan in plans for step in range(plan.steps)] == list(range(total))
