@@ -6,7 +6,7 @@ from torch.nn.functional import linear
 
 from tokenclean.models import frozen_linear
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.frozen_linear import FrozenLinear, hold_frozen_in_bf16
+from tokenclean.models.frozen_linear import FrozenLinear, hold_frozen
 from tokenclean.models.kernels.cpu import has_bf16_kernels
 
 
@@ -49,12 +49,12 @@ def test_only_plain_frozen_layers_of_the_body_are_replaced(small_model, pack):
     model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
     with torch.no_grad():
         exact = CausalLM(model).losses(*pack)
-    count = hold_frozen_in_bf16(model.model)
+    count = hold_frozen(model.model, in_bf16=True)
     kinds = [type(m) for m in model.model.modules() if type(m) in (torch.nn.Linear, FrozenLinear)]
     assert kinds.count(torch.nn.Linear) == 1
     assert kinds.count(FrozenLinear) == count == 7 * len(model.model.layers) - 1
     assert type(model.lm_head) is torch.nn.Linear
-    assert hold_frozen_in_bf16(model.model) == 0
+    assert hold_frozen(model.model, in_bf16=True) == 0
     causal_lm = CausalLM(model)
     assert causal_lm.is_packed
     with torch.no_grad():

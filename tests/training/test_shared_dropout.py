@@ -7,7 +7,7 @@ from small_llama import small_llama
 from tokenclean.models.causal_lm import CausalLM
 from tokenclean.recipe import LoraSettings
 from tokenclean.training.adapters import add_fresh_lora
-from tokenclean.training.shared_dropout import SharedDropout, share_dropout
+from tokenclean.training.shared_dropout import SharedDropout, keep_mask, share_dropout
 
 IDS = torch.randint(3, 61, (1, 12), generator=torch.Generator().manual_seed(0))
 
@@ -66,7 +66,11 @@ def drawn_inputs(model, monkeypatch) -> list[int]:
             seen.append(x.shape[-1])
         return real(x, *arguments, **options)
 
-    monkeypatch.setattr("tokenclean.training.shared_dropout.dropout", watched)
+    def watched_mask(shape, rate):
+        seen.append(shape[-1])
+        return keep_mask(shape, rate)
+
+    monkeypatch.setattr("tokenclean.training.shared_dropout.keep_mask", watched_mask)
     monkeypatch.setattr("torch.nn.functional.dropout", watched)
     model(input_ids=IDS)
     return seen
@@ -106,3 +110,25 @@ def test_eval_losses_are_untouched_and_every_adapter_gets_a_gradient(model):
     model.train()
     causal_lm.losses(IDS[0], [12], positions).sum().backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if "lora_B" in n)
+
+
+@pytest.mark.parametrize("rate", [1e-5, 0.1, 0.5, 0.999])
+def test_a_mask_drops_the_share_that_it_says(rate):
+    torch.manual_seed(0)
+    mask, dropped = keep_mask(torch.Size([1000, 1001]), rate)
+    mask = mask.bool()
+    assert mask.shape == (1000, 1001)
+    assert abs(dropped - rate) <= 2**-17
+    count = mask.numel()
+    assert abs(int((~mask).sum()) - dropped * count) < 6 * (dropped * (1 - dropped) * count) ** 0.5 + 1e-9
+    neighbours = (~mask[:, 1:] & ~mask[:, :-1]).float().mean()
+    assert abs(float(neighbours) - dropped**2) < 6 * (dropped**2 / count) ** 0.5 + 1e-9
+
+
+def test_the_mean_is_kept_and_the_gradient_goes_through_the_same_mask():
+    torch.manual_seed(0)
+    x = torch.ones(100_000, requires_grad=True)
+    dropped = SharedDropout(0.1)(x)
+    dropped.sum().backward()
+    assert torch.equal(x.grad, dropped.detach())
+    assert abs(float(dropped.detach().mean()) - 1) < 0.01

@@ -1,8 +1,8 @@
-"""Linear layers that are not trained, held in bf16 alone, between float32 activations.
+"""Linear layers that are not trained, held in the form in which products are fastest, between float32 activations.
 
 A frozen weight needs no float32 master copy. Held in bf16 it takes half the memory, and products take bf16 where the
 device gains from it; outputs and gradients are float32 always, so residual stream, norms and adapters stay as exact as
-their inputs.
+their inputs. Our CPU kernels want a weight packed, for the forward and for the backward product, in bf16 or in float32.
 """
 
 from __future__ import annotations
@@ -16,27 +16,29 @@ from torch.nn.functional import linear
 from tokenclean.models.device import cpu_multiplies_bf16
 from tokenclean.models.kernels.cpu import has_bf16_kernels, pack
 from tokenclean.models.kernels.cpu import linear as packed_linear
+from tokenclean.models.precision import uses_kernels
 
 
 class FrozenLinear(torch.nn.Module):
-    """``layer`` with its weight rounded to bf16, once. float32 (…, K) to float32 (…, N), gradient to the input alone.
+    """``layer`` with its weight rounded to bf16, once, or packed in float32. Maps float32 (…, K) to float32 (…, N), with
+    a gradient to the input alone.
 
-    Products: our CPU kernels (bf16 inputs, float32 sums) where they serve; torch's in bf16 where the device has them;
-    else float32 on a copy of the weight made for the product. ``weight``: (N, K) bf16, or None where the kernels' two
-    packed forms replace it.
+    Products in bf16: our CPU kernels (bf16 inputs, float32 sums) where they serve; torch's where the device has them;
+    else float32 on a copy of the weight made for the product. Without ``in_bf16`` our kernels in float32, which the
+    caller has seen to serve. ``weight``: (N, K) bf16, or None where the kernels' two packed forms replace it.
     """
 
     packed: torch.Tensor | None
     packed_back: torch.Tensor | None
     weight: torch.nn.Parameter | None
 
-    def __init__(self, layer: torch.nn.Linear) -> None:
+    def __init__(self, layer: torch.nn.Linear, *, in_bf16: bool = True) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         weight = layer.weight.detach()
-        is_packed = weight.device.type == "cpu" and has_bf16_kernels()
-        self.register_buffer("packed", pack(weight, as_bf16=True) if is_packed else None, persistent=False)
-        self.register_buffer("packed_back", pack(weight.T, as_bf16=True) if is_packed else None, persistent=False)
+        is_packed = weight.device.type == "cpu" and (has_bf16_kernels() or not in_bf16)
+        self.register_buffer("packed", pack(weight, as_bf16=in_bf16) if is_packed else None, persistent=False)
+        self.register_buffer("packed_back", pack(weight.T, as_bf16=in_bf16) if is_packed else None, persistent=False)
         # A parameter, not a buffer, so that it can be sharded.
         kept = None if is_packed else torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
         self.register_parameter("weight", kept)
@@ -80,12 +82,15 @@ class _Product(torch.autograd.Function):
         return (ctx.layer.product_back(grad_outputs[0]) if ctx.needs_input_grad[0] else None), None
 
 
-def hold_frozen_in_bf16(body: torch.nn.Module) -> int:
+def hold_frozen(body: torch.nn.Module, *, in_bf16: bool) -> int:
     """Replace every plain linear layer of ``body`` whose weight and bias are not trained; how many there were.
 
+    Without ``in_bf16`` none is replaced where our CPU kernels do not serve: torch's float32 products are as good then.
     To be called once adapters are in place, since they wrap plain layers. Embeddings, norms and the output layer,
     which lies outside the body, stay float32, and so do the layers of LoRAs, those of earlier rounds included.
     """
+    if not in_bf16 and not uses_kernels(body):
+        return 0
     frozen = [
         (parent, name, layer)
         for path, parent in body.named_modules()
@@ -95,5 +100,5 @@ def hold_frozen_in_bf16(body: torch.nn.Module) -> int:
         and not path.rpartition(".")[2].startswith("lora_")
     ]
     for parent, name, layer in frozen:
-        setattr(parent, name, FrozenLinear(layer))
+        setattr(parent, name, FrozenLinear(layer, in_bf16=in_bf16))
     return len(frozen)

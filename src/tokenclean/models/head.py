@@ -91,9 +91,12 @@ class Head:
         """
         logits = self._logits(hidden)
         at_target = logits.gather(1, targets[:, None])
-        log_total = torch.logsumexp(logits, dim=-1, keepdim=True)
         slope = None if self.softcap is None else 1 - (logits / self.softcap).square_()
-        pull = logits.sub_(log_total).exp_()
+        highest = logits.amax(dim=-1, keepdim=True)
+        pull = logits.sub_(highest).exp_()
+        total = pull.sum(dim=-1, keepdim=True)
+        pull.div_(total)
+        log_total = total.log_().add_(highest)
         pull.scatter_add_(1, targets[:, None], torch.full_like(at_target, -1.0))
         if slope is not None:
             pull.mul_(slope)

@@ -1,13 +1,19 @@
-"""LoRA dropout with one mask for all modules that read the same tensor.
+"""LoRA dropout with one mask for all modules that read the same tensor, drawn cheaply on a CPU.
 
 q, k and v read one normalised hidden state, gate and up another. Each mask alone is drawn as ever; that neighbours
 share it leaves every module's expectation as it was. A step draws four masks a layer instead of seven, which on a CPU
 saves a large part of it, and keeps one dropped input instead of three for the backward pass.
+
+On most CPUs torch draws a mask element by element, from 64 random bits each, and keeps it as floats. Here 64 bits make
+four elements, and a byte each is kept.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import dropout
 
 
@@ -29,7 +35,7 @@ class SharedDropout(torch.nn.Module):
         last, has_gradient = self._last, torch.is_grad_enabled()
         if last is not None and last[0] is x and last[1:3] == (x._version, has_gradient):
             return last[3]
-        dropped = dropout(x, self.rate)
+        dropped = _Dropped.apply(x, self.rate) if x.device.type == "cpu" else dropout(x, self.rate)
         self._last = x, x._version, has_gradient, dropped
         return dropped
 
@@ -39,6 +45,35 @@ class SharedDropout(torch.nn.Module):
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"
+
+
+def keep_mask(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
+    """A CPU mask, int8, each element 0 with probability ``rate`` to the nearest 2^−16, else 1; and that probability.
+
+    Drawn from torch's default generator.
+    """
+    dropped = min(round(rate * 65536), 65535)
+    count = shape.numel()
+    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    mask = bits.view(torch.int16)[:count] >= dropped - 32768
+    return mask.view(torch.int8).view(shape), dropped / 65536  # a product with int8 is three times as fast as with bool
+
+
+class _Dropped(torch.autograd.Function):
+    """x · mask / (1 − rate); the mask is all that is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, rate: float) -> torch.Tensor:
+        mask, dropped = keep_mask(x.shape, rate)
+        ctx.save_for_backward(mask)
+        ctx.scale = 1 / (1 - dropped)
+        return (x * mask).mul_(ctx.scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (mask,) = ctx.saved_tensors
+        return (grad_outputs[0] * mask).mul_(ctx.scale), None
 
 
 def share_dropout(model: torch.nn.Module) -> list[SharedDropout]:

@@ -11,11 +11,14 @@ import torch
 
 from tokenclean.errors import TrainingError
 from tokenclean.models.causal_lm import CausalLM, body_of
-from tokenclean.models.frozen_linear import hold_frozen_in_bf16
+from tokenclean.models.frozen_linear import hold_frozen
+from tokenclean.models.kernels.cpu import has_bf16_kernels
 from tokenclean.ragged import Ragged
 from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import TrainingSettings
 from tokenclean.training.collate import Pack, batch_packs, split_pack
+from tokenclean.training.gated_mlp import slim_gated_mlps
+from tokenclean.training.lora_products import join_lora_products
 from tokenclean.training.online_mixture import OnlineMixture, online_posterior
 from tokenclean.training.shared_dropout import share_dropout
 
@@ -51,8 +54,8 @@ class PackLosses(torch.nn.Module):
 class TrainingStep:
     """A model made ready for steps under ``settings``: its precision, dropout and checkpointing put in place.
 
-    ``model``: a float32 transformers causal LM or the PEFT model around one; under ``mixed`` its frozen linear layers
-    are replaced by bf16 ones, for good. ``longest_row`` as of ``CausalLM``. A call takes the rows of one optimizer
+    ``model``: a float32 transformers causal LM or the PEFT model around one; its frozen linear layers may be replaced by
+    others, for good: under ``mixed`` by bf16 ones, on a CPU under ``exact`` and ``safe`` by packed ones. ``longest_row`` as of ``CausalLM``. A call takes the rows of one optimizer
     batch, adds their gradients up, pack by pack, and returns the batch's loss in nats; the optimizer is the caller's,
     and zeroes the gradients between batches.
 
@@ -78,9 +81,18 @@ class TrainingStep:
         self.row_rates: dict[int, float] = {}
         self._pack_tokens = settings.pack_tokens
         self._dropouts = share_dropout(model) if settings.method == "lora" and settings.lora.shared_dropout else []
-        if settings.precision == "mixed":
-            hold_frozen_in_bf16(body_of(model))
+        # Before any weight is rounded: its probe holds packed and plain losses to float32's differences.
         self.causal_lm = CausalLM(model, longest_row=longest_row)
+        body, replaced = body_of(model), 0
+        if settings.precision == "mixed":
+            replaced = hold_frozen(body, in_bf16=True)
+        elif settings.precision in ("exact", "safe") and settings.sharding == "none":  # what is packed is not sharded
+            replaced = hold_frozen(body, in_bf16=settings.precision == "safe" and has_bf16_kernels())
+        if replaced:
+            _let_go_of_files(model)
+        slim_gated_mlps(model)
+        if settings.method == "lora" and settings.precision != "fast":  # fast rounds the LoRAs' own products too
+            join_lora_products(model)
         if settings.activation_checkpointing:
             self.causal_lm.checkpoint_activations()
         self.module = PackLosses(self.causal_lm)
@@ -247,6 +259,13 @@ def batch_loss(losses_of: LossesOf, packs: list[Pack], device: torch.device, bac
             backward(loss)
         total += float(loss.detach())
     return total
+
+
+def _let_go_of_files(model: torch.nn.Module) -> None:
+    """A weight that lies in a mapped file keeps the whole file in memory, also what has been replaced."""
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu":
+            parameter.data = parameter.detach().clone()
 
 
 def _on_device(pack: Pack, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

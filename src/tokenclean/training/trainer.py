@@ -26,7 +26,7 @@ from tokenclean.training.loop import Progress, TrainingData, run_steps
 from tokenclean.training.online_mixture import OnlineMixture
 from tokenclean.training.steps import SchedulePart, plan_steps
 
-TRAINING_VERSION = 3
+TRAINING_VERSION = 4
 """To be raised when a training comes to mean something else: what was trained before is then stale."""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -126,31 +126,35 @@ def segment_attention(
         has_gradient=torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value)),
         allow_bf16=_pack.allow_bf16,
     )
-    kernel, lengths = select_kernel(call), _pack.lengths
-    if kernel == BLOCK_PRODUCTS:
-        return cpu_kernels.segment_attention(
-            query,
-            key,
-            value,
-            list(lengths),
-            scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-            softcap=softcap,
-            window=window,
-            as_bf16=_pack.allow_bf16 and cpu_kernels.has_bf16_kernels(),
-        ), None
-    if kernel != RECTANGLES:
+    kernel, pack = select_kernel(call), _pack
+    if kernel not in (BLOCK_PRODUCTS, RECTANGLES):
         output = varlen_attention(
-            kernel, query, key, value, lengths, scaling=scaling, dropout=dropout, softcap=softcap, window=window
+            kernel, query, key, value, pack.lengths, scaling=scaling, dropout=dropout, softcap=softcap, window=window
         )
         return output.contiguous(), None
 
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return _in_rectangles(q, k, v, lengths, scaling, dropout, softcap, window)
+    def in_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return cpu_kernels.segment_attention(
+            q,
+            k,
+            v,
+            list(pack.lengths),
+            scale=q.shape[-1] ** -0.5 if scaling is None else scaling,
+            softcap=softcap,
+            window=window,
+            as_bf16=pack.allow_bf16 and cpu_kernels.has_bf16_kernels(),
+        )
 
-    if query.device.type != "cpu" or torch.get_float32_matmul_precision() == "highest":
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return _in_rectangles(q, k, v, pack.lengths, scaling, dropout, softcap, window)
+
+    if query.device.type != "cpu":
         output = attend(query, key, value)
     elif call.has_gradient:
-        output = _InFloat32.apply(attend, query, key, value)
+        is_quick = select_kernel(replace(call, has_gradient=False)) == BLOCK_PRODUCTS
+        output = _InFloat32.apply(in_blocks if is_quick else attend, attend, query, key, value)
+    elif kernel == BLOCK_PRODUCTS:
+        output = in_blocks(query, key, value)
     else:
         with _float32_products():
             output = attend(query, key, value)
@@ -249,31 +253,33 @@ def _float32_products() -> Iterator[None]:
 
 
 class _InFloat32(torch.autograd.Function):
-    """Computes a function of three tensors with float32 products, and so its backward, wherever that runs.
+    """Attention with float32 products, and so its backward, wherever that runs.
 
-    The backward pass computes the function again, so nothing of the size of the attention weights is kept for it, and
-    checkpointed layers see no more than three saved tensors.
+    ``attend`` is what has a derivative; ``compute`` gives the same, maybe sooner. The backward pass computes attention
+    again, so queries, keys and values are all that is kept for it, and checkpointed layers see no more.
     """
 
     @staticmethod
-    def forward(ctx: Any, function: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, compute: Callable[..., torch.Tensor], attend: Callable[..., torch.Tensor], *tensors: torch.Tensor
+    ) -> torch.Tensor:
         ctx.save_for_backward(*tensors)
-        ctx.function, ctx.random = function, torch.get_rng_state()  # dropout draws the same mask again
+        ctx.attend, ctx.random = attend, torch.get_rng_state()  # dropout draws the same mask again
         with _float32_products():
-            return function(*tensors)
+            return compute(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("packed attention has no second derivative")
-        needed = ctx.needs_input_grad[1:]
+        needed = ctx.needs_input_grad[2:]
         leaves = [t.detach().requires_grad_(need) for t, need in zip(ctx.saved_tensors, needed, strict=True)]
         with torch.enable_grad(), _float32_products(), torch.random.fork_rng(devices=()):
             torch.set_rng_state(ctx.random)
-            output = ctx.function(*leaves)
+            output = ctx.attend(*leaves)
             wanted = [leaf for leaf in leaves if leaf.requires_grad]
             gradients = iter(torch.autograd.grad(output, wanted, grad_outputs))
-        return None, *(next(gradients) if leaf.requires_grad else None for leaf in leaves)
+        return None, None, *(next(gradients) if leaf.requires_grad else None for leaf in leaves)
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, segment_attention)

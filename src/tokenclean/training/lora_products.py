@@ -1,0 +1,129 @@
+"""A linear layer with its LoRAs as one function of autograd: y = x Wᵀ + b + Σ s · dropout(x) Aᵀ Bᵀ.
+
+PEFT computes each term as a tensor of its own, then scales and adds them. Those tensors are as large as y, and on a CPU
+the memory's speed bounds them. Here the LoRAs' products are added in place, forward and backward; kept for the backward
+pass are the dropped input and what A makes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+from tokenclean.models.frozen_linear import FrozenLinear
+
+
+def join_lora_products(model: torch.nn.Module) -> int:
+    """Let every frozen linear layer of ``model`` that has plain LoRAs compute as one function; how many do.
+
+    To be called once the layers are what they will be. At most one LoRA of a layer may be trained, the last active one;
+    the others are those of earlier rounds, without dropout. A layer that is not so, a merged or disabled one, and other
+    dtypes than float32 go on as PEFT computes them.
+    """
+    from peft.tuners.lora import Linear
+
+    joined = 0
+    for layer in model.modules():
+        if type(layer) is Linear and _is_plain(layer):
+            vars(layer)["forward"] = _forward_of(layer, layer.forward)
+            joined += 1
+    return joined
+
+
+def _is_plain(layer: Any) -> bool:
+    base = layer.base_layer
+    if type(base) not in (torch.nn.Linear, FrozenLinear) or any(p.requires_grad for p in base.parameters()):
+        return False
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    if not names:
+        return False
+    *earlier, last = names
+    if any(name in layer.lora_variant or layer.lora_bias[name] for name in (*earlier, last)):
+        return False
+    return not any(
+        layer.lora_A[name].weight.requires_grad
+        or layer.lora_B[name].weight.requires_grad
+        or getattr(layer.lora_dropout[name], "p", 0.0)
+        for name in earlier
+    )
+
+
+def _forward_of(layer: Any, plain: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    *earlier, last = [name for name in layer.active_adapters if name in layer.lora_A]
+    frozen = tuple(_Lora(layer, name) for name in earlier)
+    trained = _Lora(layer, last)
+
+    def forward(x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        a, b = trained.weights()
+        if arguments or options or layer.disable_adapters or layer.merged or {x.dtype, a.dtype} != {torch.float32}:
+            return plain(x, *arguments, **options)
+        dropped = layer.lora_dropout[last](x)
+        return _Product.apply(x, None if dropped is x else dropped, a, b, trained.scale, layer.base_layer, frozen)
+
+    return forward
+
+
+class _Lora:
+    """One LoRA of a PEFT layer; its weights are read when they are used, since sharding lets them come and go."""
+
+    def __init__(self, layer: Any, name: str) -> None:
+        self._a, self._b, self.scale = layer.lora_A[name], layer.lora_B[name], float(layer.scaling[name])
+
+    def weights(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A (r, K) and B (N, r)."""
+        return cast(torch.Tensor, self._a.weight), cast(torch.Tensor, self._b.weight)
+
+
+class _Product(torch.autograd.Function):
+    """``x``: (…, K) float32; ``dropped``: x after dropout, None where nothing is dropped. Gives (…, N)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        dropped: torch.Tensor | None,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        scale: float,
+        base: torch.nn.Linear | FrozenLinear,
+        earlier: tuple[_Lora, ...],
+    ) -> torch.Tensor:
+        ctx.scale, ctx.base, ctx.earlier, ctx.is_dropped = scale, base, earlier, dropped is not None
+        product = base.product(x) if isinstance(base, FrozenLinear) else linear(x, base.weight, base.bias)
+        flat, rows = product.view(-1, product.shape[-1]), x.reshape(-1, x.shape[-1])
+        for lora in earlier:
+            a_before, b_before = lora.weights()
+            flat.addmm_(rows @ a_before.T, b_before.T, alpha=lora.scale)
+        read = rows if dropped is None else dropped.reshape(rows.shape)
+        inner = read @ a.T
+        flat.addmm_(inner, b.T, alpha=scale)
+        ctx.save_for_backward(read, inner, a, b)
+        return product
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        read, inner, a, b = ctx.saved_tensors
+        needs_x, needs_dropped, needs_a, needs_b = ctx.needs_input_grad[:4]
+        gradient = grad_outputs[0]
+        shape = *gradient.shape[:-1], a.shape[1]
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        to_inner = (rows @ b).mul_(ctx.scale)
+        to_a = to_inner.T @ read if needs_a else None
+        to_b = (rows.T @ inner).mul_(ctx.scale) if needs_b else None
+        to_dropped = (to_inner @ a).view(shape) if needs_dropped else None
+        to_x = None
+        if needs_x:
+            base = ctx.base
+            product = base.product_back(rows) if isinstance(base, FrozenLinear) else rows @ base.weight
+            for lora in ctx.earlier:
+                a_before, b_before = lora.weights()
+                product.addmm_(rows @ b_before, a_before, alpha=lora.scale)
+            if not ctx.is_dropped:
+                product.addmm_(to_inner, a)
+            to_x = product.view(shape)
+        return to_x, to_dropped, to_a, to_b, None, None, None
