@@ -215,7 +215,8 @@ def test_mixed_rounds_the_frozen_base_once_and_nothing_else(batch):
         model = lora()
         step = TrainingStep(model, TrainingSettings(precision=precision, lora=LoraSettings(dropout=0)))
         results[precision] = step(input_ids, weights, range(len(LENGTHS))), gradients(model)
-    assert step.causal_lm.is_packed and "chunked head" in step.causal_lm.kernel
+    assert step.causal_lm.is_packed
+    assert "chunked head" in step.causal_lm.kernel
     lm = step.causal_lm.lm
     frozen = {id(p) for layer in lm.modules() if isinstance(layer, FrozenLinear) for p in layer.parameters()}
     others = {p.dtype for p in lm.parameters() if id(p) not in frozen}

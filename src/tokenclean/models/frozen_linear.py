@@ -20,8 +20,8 @@ from tokenclean.models.precision import uses_kernels
 
 
 class FrozenLinear(torch.nn.Module):
-    """``layer`` with its weight rounded to bf16, once, or packed in float32. Maps float32 (…, K) to float32 (…, N), with
-    a gradient to the input alone.
+    """``layer`` with its weight rounded to bf16, once, or packed in float32. It maps float32 (…, K) to float32 (…, N),
+    with a gradient to the input alone.
 
     Products in bf16: our CPU kernels (bf16 inputs, float32 sums) where they serve; torch's where the device has them;
     else float32 on a copy of the weight made for the product. Without ``in_bf16`` our kernels in float32, which the

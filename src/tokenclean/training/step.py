@@ -54,10 +54,10 @@ class PackLosses(torch.nn.Module):
 class TrainingStep:
     """A model made ready for steps under ``settings``: its precision, dropout and checkpointing put in place.
 
-    ``model``: a float32 transformers causal LM or the PEFT model around one; its frozen linear layers may be replaced by
-    others, for good: under ``mixed`` by bf16 ones, on a CPU under ``exact`` and ``safe`` by packed ones. ``longest_row`` as of ``CausalLM``. A call takes the rows of one optimizer
-    batch, adds their gradients up, pack by pack, and returns the batch's loss in nats; the optimizer is the caller's,
-    and zeroes the gradients between batches.
+    ``model``: a float32 transformers causal LM or the PEFT model around one; its frozen linear layers may be replaced
+    for good, under ``mixed`` by bf16 ones, on a CPU under ``exact`` and ``safe`` by packed ones. ``longest_row`` as of
+    ``CausalLM``. A call takes the rows of one optimizer batch, adds their gradients up, pack by pack, and returns the
+    batch's loss in nats; the optimizer is the caller's, and zeroes the gradients between batches.
 
     With a ``mixture`` each token's weight is multiplied by the posterior that it is no noise, from its detached loss in
     this very step: Σ p·w·ℓ / Σ p·|w|. ``row_rates`` then holds the noise rate last found of each row.
