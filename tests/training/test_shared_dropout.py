@@ -66,9 +66,9 @@ def drawn_inputs(model, monkeypatch) -> list[int]:
             seen.append(x.shape[-1])
         return real(x, *arguments, **options)
 
-    def watched_mask(shape, rate):
+    def watched_mask(shape, rate, device):
         seen.append(shape[-1])
-        return keep_mask(shape, rate)
+        return keep_mask(shape, rate, device)
 
     monkeypatch.setattr("tokenclean.training.shared_dropout.keep_mask", watched_mask)
     monkeypatch.setattr("torch.nn.functional.dropout", watched)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from tokenclean.cleaning.one_adapter import check_base, schedule_parts
 from tokenclean.cleaning.rows import split_heldout, split_rows, take_rows, tokens_options
+from tokenclean.experiment.memory import process_bytes, scoring_memory, training_memory
 from tokenclean.models.device import resolve_device
 from tokenclean.models.loading.load import load_config, load_tokenizer, resolve_source
 from tokenclean.pool import load_sources
@@ -42,7 +44,7 @@ class ModelSize:
 @dataclass(frozen=True)
 class Step:
     """One pass of the run: ``flop`` floating-point operations; ``optimizer_steps`` and ``rate_steps`` (learning rate
-    above 0) for a training, else 0."""
+    above 0) for a training, else 0. ``memory_bytes``: at its peak, beside the process's own."""
 
     name: str
     rows: int
@@ -51,11 +53,15 @@ class Step:
     optimizer_steps: int = 0
     rate_steps: int = 0
     batch_size: int = 0
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Counts, passes, peak memory in bytes and the estimated time in seconds."""
+    """Counts, passes, the run's peak memory in bytes and the estimated time in seconds.
+
+    Memory is the process's resident memory on a CPU, on a GPU what torch holds there.
+    """
 
     summary: tuple[str, ...]
     steps: tuple[Step, ...]
@@ -72,12 +78,15 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None) -> Plan:
     check_base(recipe, source)
     tokenizer = load_tokenizer(source)
     tokens, heldout = (tokenize_pool(p, tokenizer, **tokens_options(recipe)) for p in (pool, heldout_pool))
-    size = model_size(load_config(source), recipe)
-    steps = _steps(recipe, tokens, heldout, size)
+    config = load_config(source)
+    size = model_size(config, recipe)
+    device_type = resolve_device(recipe.model.device).partition(":")[0]
+    own = process_bytes() if device_type == "cpu" else 0
+    steps = _steps(recipe, tokens, heldout, size, _Memory(config, recipe, device_type, size.lora))
     speed = flop_per_second or measure_speed(recipe)
     flop = sum(step.flop for step in steps)
     seconds = flop / (speed * USEFUL_SHARE)
-    memory = _memory(recipe, size)
+    memory = own + max(step.memory_bytes for step in steps)
     response = int(tokens.is_response.values.sum())
     summary = (
         f"pool: {len(tokens):,} training rows, {len(tokens.input_ids.values):,} tokens, {response:,} of them response; "
@@ -97,12 +106,13 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None) -> Plan:
             f"{s.tokens:,}",
             f"{s.optimizer_steps}" if s.optimizer_steps else "–",
             f"{s.batch_size}" if s.batch_size else "–",
+            f"{(own + s.memory_bytes) / 2**30:,.1f}",
             f"{s.flop / 1e12:,.1f}",
             _minutes(s.flop / (speed * USEFUL_SHARE)),
         )
         for s in steps
     )
-    columns = ("pass", "rows", "tokens", "steps", "batch", "TFLOP", "time")
+    columns = ("pass", "rows", "tokens", "steps", "batch", "GiB", "TFLOP", "time")
     return Plan(summary, tuple(steps), memory, seconds, Table("Passes of the run", columns, rows))
 
 
@@ -151,7 +161,27 @@ def measure_speed(recipe: Recipe, seconds: float = 0.5) -> float:
         return count * 2 * 1024**3 / (time.perf_counter() - started)
 
 
-def _steps(recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: ModelSize) -> list[Step]:
+class _Memory:
+    """Of the passes, by the tokens of their largest pack."""
+
+    def __init__(self, config: Any, recipe: Recipe, device_type: str, lora: int) -> None:
+        self._config, self._recipe, self._device_type, self._lora = config, recipe, device_type, lora
+        self._training = cache(partial(training_memory, config, recipe.training, device_type))
+
+    def scoring(self, lengths: np.ndarray) -> int:
+        total, longest = int(lengths.sum()), int(lengths.max(initial=0))
+        pack = max(longest, min(self._recipe.scoring.pack_tokens, total))
+        return scoring_memory(self._config, self._recipe, self._device_type, pack, total).total
+
+    def training(self, lengths: np.ndarray, batch_size: int, earlier_rounds: int) -> int:
+        longest = np.sort(lengths)[::-1]
+        pack = max(int(longest[:1].sum()), min(self._recipe.training.pack_tokens, int(longest[:batch_size].sum())))
+        return self._training(pack).total + 4 * earlier_rounds * self._lora
+
+
+def _steps(
+    recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: ModelSize, memory: _Memory
+) -> list[Step]:
     everything = np.arange(len(tokens))
     splits = split_rows(tokens.sources, recipe)
     parts = schedule_parts(recipe, tokens, splits)
@@ -161,9 +191,12 @@ def _steps(recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: 
 
     def score(name: str, of: TokenizedPool, rows: np.ndarray) -> None:
         lengths, responses = of.input_ids.lengths[rows], of.is_response.row_sums()[rows]
-        steps.append(Step(f"score {name}", len(rows), int(lengths.sum()), _forward(size, lengths, responses)))
+        flop, held = _forward(size, lengths, responses), memory.scoring(lengths)
+        steps.append(Step(f"score {name}", len(rows), int(lengths.sum()), flop, memory_bytes=held))
 
-    def train(name: str, rows: np.ndarray, share: float, part: SchedulePart | None = None) -> None:
+    def train(
+        name: str, rows: np.ndarray, share: float, part: SchedulePart | None = None, earlier_rounds: int = 0
+    ) -> None:
         nonlocal measured
         measured += 1
         lengths = tokens.input_ids.lengths[rows]
@@ -184,6 +217,7 @@ def _steps(recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: 
                 planned.steps,
                 planned.effective_steps,
                 planned.batch_size,
+                memory.training(lengths, planned.batch_size, earlier_rounds if part is None else 0),
             )
         )
 
@@ -209,19 +243,21 @@ def _steps(recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: 
             for number, rows in enumerate(splits[1:], start=1):
                 if number > 1 or has_own_warmup or not is_fixed:
                     score(f"D{number} with its reference", tokens, rows)
-                train(f"reference-{number} on D{number}", rows, k, parts[number])
+                train(f"reference-{number} on D{number}", rows, k, parts[number], number)
         elif name == "full_tokens_from_warmup" and has_own_warmup:
             for number, rows in enumerate(splits[1:], start=1):
                 train(f"{name} on D{number}", rows, 1.0, parts[number])
             measured -= len(splits) - 2  # its last model alone
         elif name == "full_tokens_from_warmup":
-            train(f"{name} on D1 to D{len(splits) - 1}", unseen, 1.0)
+            train(f"{name} on D1 to D{len(splits) - 1}", unseen, 1.0, earlier_rounds=1)
         elif name != "none":
             train(name, everything, 1.0 if name in _ON_FULL_TOKENS else k)
     count = len(heldout) * measured
     lengths, responses = heldout.input_ids.lengths, heldout.is_response.row_sums()
     flop = _forward(size, lengths, responses) * measured
-    steps.append(Step(f"score held-out rows, {measured} models", count, int(lengths.sum()) * measured, flop))
+    name = f"score held-out rows, {measured} models"
+    held = memory.scoring(lengths)
+    steps.append(Step(name, count, int(lengths.sum()) * measured, flop, memory_bytes=held))
     return steps
 
 
@@ -229,17 +265,6 @@ def _forward(size: ModelSize, lengths: np.ndarray, responses: np.ndarray) -> flo
     """2 FLOP a parameter and token, the head on response tokens only, causal attention 2·layers·hidden·L² a row."""
     attention = 2.0 * size.attention * float(np.square(lengths.astype(np.float64)).sum())
     return 2.0 * size.body * float(lengths.sum()) + 2.0 * size.head * float(responses.sum()) + attention
-
-
-def _memory(recipe: Recipe, size: ModelSize) -> int:
-    """Weights in float32 (and bf16 copies under ``fast``), gradients and optimizer of the trained part, one pack.
-
-    Activations of a training pack: about 34 floats a token, layer and hidden unit; one chunk of logits.
-    """
-    weights = 4 * size.total + (2 * size.body if "fast" in (recipe.scoring.precision, recipe.training.precision) else 0)
-    trained = size.lora if recipe.training.method == "lora" else size.total
-    activations = 4 * 34 * size.attention * recipe.training.pack_tokens
-    return weights + 16 * trained + activations
 
 
 def _minutes(seconds: float) -> str:

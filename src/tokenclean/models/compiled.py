@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -21,16 +21,15 @@ _PAYS_FROM_FLOP = {"cpu": 1.5e14}
 _PAYS_FROM_FLOP_ELSEWHERE = 5e16
 
 
-def compiling_pays(model: PreTrainedModel, tokens: int) -> bool:
-    """Whether a pass over so many tokens is long enough for its layers to be compiled.
+def compiling_pays(config: Any, device_type: str, tokens: int) -> bool:
+    """Whether a pass over so many tokens of a model of this configuration is long enough for its layers to be compiled.
 
     A function of the model's shape and the pool alone, so that base and reference, a pass that is resumed, and
     processes that share one decide alike.
     """
-    config = model.config.get_text_config()
-    parameters = 12 * config.num_hidden_layers * config.hidden_size**2  # of the layers, about
-    pays_from = _PAYS_FROM_FLOP.get(model.device.type, _PAYS_FROM_FLOP_ELSEWHERE)
-    return 2.0 * parameters * tokens >= pays_from
+    text = config.get_text_config()
+    parameters = 12 * text.num_hidden_layers * text.hidden_size**2  # of the layers, about
+    return 2.0 * parameters * tokens >= _PAYS_FROM_FLOP.get(device_type, _PAYS_FROM_FLOP_ELSEWHERE)
 
 
 class CompiledLayers:

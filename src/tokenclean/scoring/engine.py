@@ -67,7 +67,8 @@ class Scorer:
         self.model, self.precision, self.pack_tokens, self.columns = model, precision, pack_tokens, tuple(columns)
         self._causal_lm = causal_lm = CausalLM(model, longest_row=longest_row)
         may_pay = compile == "auto" and causal_lm.is_packed
-        self._has_to_compile = compile == "on" or (may_pay and compiling_pays(causal_lm.lm, expected_tokens))
+        pays = may_pay and compiling_pays(causal_lm.lm.config, causal_lm.device.type, expected_tokens)
+        self._has_to_compile = compile == "on" or pays
 
     @property
     def policy(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class SharedDropout(torch.nn.Module):
         last, has_gradient = self._last, torch.is_grad_enabled()
         if last is not None and last[0] is x and last[1:3] == (x._version, has_gradient):
             return last[3]
-        dropped = _Dropped.apply(x, self.rate) if x.device.type == "cpu" else dropout(x, self.rate)
+        dropped = _Dropped.apply(x, self.rate) if x.device.type in ("cpu", "meta") else dropout(x, self.rate)
         self._last = x, x._version, has_gradient, dropped
         return dropped
 
@@ -47,14 +47,14 @@ class SharedDropout(torch.nn.Module):
         return f"rate={self.rate}"
 
 
-def keep_mask(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
-    """A CPU mask, int8, each element 0 with probability ``rate`` to the nearest 2^−16, else 1; and that probability.
+def keep_mask(shape: torch.Size, rate: float, device: torch.device | str = "cpu") -> tuple[torch.Tensor, float]:
+    """A mask, int8, each element 0 with probability ``rate`` to the nearest 2^−16, else 1; and that probability.
 
-    Drawn from torch's default generator.
+    Drawn from torch's default generator, on a CPU.
     """
     dropped = min(round(rate * 65536), 65535)
     count = shape.numel()
-    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    bits = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
     mask = bits.view(torch.int16)[:count] >= dropped - 32768
     return mask.view(torch.int8).view(shape), dropped / 65536  # a product with int8 is three times as fast as with bool
 
@@ -64,7 +64,7 @@ class _Dropped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, rate: float) -> torch.Tensor:
-        mask, dropped = keep_mask(x.shape, rate)
+        mask, dropped = keep_mask(x.shape, rate, x.device)
         ctx.save_for_backward(mask)
         ctx.scale = 1 / (1 - dropped)
         return (x * mask).mul_(ctx.scale)

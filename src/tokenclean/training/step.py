@@ -20,7 +20,7 @@ from tokenclean.training.collate import Pack, batch_packs, split_pack
 from tokenclean.training.gated_mlp import slim_gated_mlps
 from tokenclean.training.lora_products import join_lora_products
 from tokenclean.training.online_mixture import OnlineMixture, online_posterior
-from tokenclean.training.shared_dropout import share_dropout
+from tokenclean.training.shared_dropout import SharedDropout, share_dropout
 
 logger = logging.getLogger(__name__)
 
@@ -80,19 +80,9 @@ class TrainingStep:
         self.is_sharded = False
         self.row_rates: dict[int, float] = {}
         self._pack_tokens = settings.pack_tokens
-        self._dropouts = share_dropout(model) if settings.method == "lora" and settings.lora.shared_dropout else []
         # Before any weight is rounded: its probe holds packed and plain losses to float32's differences.
         self.causal_lm = CausalLM(model, longest_row=longest_row)
-        body, replaced = body_of(model), 0
-        if settings.precision == "mixed":
-            replaced = hold_frozen(body, in_bf16=True)
-        elif settings.precision in ("exact", "safe") and settings.sharding == "none":  # what is packed is not sharded
-            replaced = hold_frozen(body, in_bf16=settings.precision == "safe" and has_bf16_kernels())
-        if replaced:
-            _let_go_of_files(model)
-        slim_gated_mlps(model)
-        if settings.method == "lora" and settings.precision != "fast":  # fast rounds the LoRAs' own products too
-            join_lora_products(model)
+        self._dropouts = prepare_layers(model, settings)
         if settings.activation_checkpointing:
             self.causal_lm.checkpoint_activations()
         self.module = PackLosses(self.causal_lm)
@@ -243,6 +233,26 @@ class TrainingStep:
     def _policy(self) -> str:
         """Of what is not frozen: adapters, norms and head compute as under ``safe`` where the base is in bf16."""
         return "safe" if self._settings.precision == "mixed" else self._settings.precision
+
+
+def prepare_layers(model: torch.nn.Module, settings: TrainingSettings) -> list[SharedDropout]:
+    """Let the layers of ``model``, whose adapters are in place, compute as ``TrainingStep`` runs them.
+
+    Returns the dropouts that hold on to a tensor.
+    """
+    is_lora = settings.method == "lora"
+    dropouts = share_dropout(model) if is_lora and settings.lora.shared_dropout else []
+    body, replaced = body_of(model), 0
+    if settings.precision == "mixed":
+        replaced = hold_frozen(body, in_bf16=True)
+    elif settings.precision in ("exact", "safe") and settings.sharding == "none":  # what is packed is not sharded
+        replaced = hold_frozen(body, in_bf16=settings.precision == "safe" and has_bf16_kernels())
+    if replaced:
+        _let_go_of_files(model)
+    slim_gated_mlps(model)
+    if is_lora and settings.precision != "fast":  # fast rounds the LoRAs' own products too
+        join_lora_products(model)
+    return dropouts
 
 
 def batch_loss(losses_of: LossesOf, packs: list[Pack], device: torch.device, backward: Backward | None = None) -> float:

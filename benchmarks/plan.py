@@ -1,0 +1,80 @@
+"""What ``tokenclean plan`` says of a run, and what the run then takes: peak memory and time.
+
+    python -m benchmarks.plan RECIPE [--set KEY=VALUE ...] [--markdown] [--json FILE]
+
+The run is ``tokenclean run`` of the same recipe in a process of its own, into an empty folder; its peak is what the
+system tells of it at its end. On a GPU the peak is of the device's memory, which this does not see: a CPU is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+
+from benchmarks import machine
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Planned:
+    memory_bytes: int
+    seconds: float
+
+
+def planned(recipe_path: str, settings: list[str]) -> Planned:
+    """What the plan says; in a process of its own, as the command has."""
+    from tokenclean.cli.console import quiet_libraries
+    from tokenclean.experiment.plan import plan
+    from tokenclean.recipe import load_recipe
+
+    quiet_libraries()
+    found = plan(load_recipe(recipe_path, settings))
+    return Planned(found.memory_bytes, found.seconds)
+
+
+def run(recipe_path: str, settings: list[str]) -> Planned:
+    """What the run takes. Raises SystemExit with what it said where it fails."""
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
+        options = [part for setting in [*settings, f"output={folder}"] for part in ("--set", setting)]
+        command = [sys.executable, "-m", "tokenclean", "run", recipe_path, *options]
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"the run failed with {process.returncode}:\n{said.read()}")
+    return Planned(used.ru_maxrss * (1 if sys.platform == "darwin" else 1024), seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.plan", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("recipe")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    machine.add_options(parser)
+    arguments = parser.parse_args()
+    busy = machine.refuse_if_busy(allow=arguments.allow_busy)
+    # This process stays small: the peak that the system tells of a child begins with its parent's.
+    where = machine.in_fresh_process(machine.describe, "cpu")
+    said = machine.in_fresh_process(planned, arguments.recipe, arguments.set)
+    took = run(arguments.recipe, arguments.set)
+    rows = [
+        ("peak memory, GiB", f"{said.memory_bytes / GIB:.2f}", f"{took.memory_bytes / GIB:.2f}"),
+        ("minutes", f"{said.seconds / 60:.1f}", f"{took.seconds / 60:.1f}"),
+    ]
+    ratios = (said.memory_bytes / took.memory_bytes, said.seconds / took.seconds)
+    lines = [[*row, f"{ratio:.2f}"] for row, ratio in zip(rows, ratios, strict=True)]
+    figures = {"planned": vars(said), "run": vars(took)}
+    text = machine.table(["", "planned", "run", "planned / run"], lines, markdown=arguments.markdown)
+    machine.report("plan", where, [busy] if busy else [], figures, text, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""One pass of a random model in this process, which prints its peak memory and what was foretold, as JSON."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import accelerate  # noqa: F401  # what a run imports belongs to the process, not to the pass
+import numpy as np
+import peft  # noqa: F401
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer  # noqa: F401
+
+from tokenclean import Ragged, TokenizedPool
+from tokenclean.experiment.memory import process_bytes, scoring_memory, training_memory
+from tokenclean.recipe import LoraSettings, Recipe, TrainingSettings
+from tokenclean.scoring.engine import Scorer
+from tokenclean.training.adapters import add_fresh_lora
+from tokenclean.training.step import TrainingStep
+
+CONFIG = LlamaConfig(
+    vocab_size=8192,
+    hidden_size=768,
+    intermediate_size=2048,
+    num_hidden_layers=8,
+    num_attention_heads=12,
+    num_key_value_heads=4,
+    tie_word_embeddings=True,
+)
+ROWS, LENGTH = 16, 128
+
+
+def peak_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def pool() -> TokenizedPool:
+    ids = Ragged.from_rows([np.full(LENGTH, 5 + row) for row in range(ROWS)], np.int64)
+    is_response = ids.with_values(np.tile(np.arange(LENGTH) >= LENGTH // 2, ROWS))
+    nowhere = ids.map_values(np.zeros_like)
+    names = tuple(map(str, range(ROWS)))
+    cut = np.zeros(ROWS, dtype=bool)
+    return TokenizedPool(
+        ids, is_response, nowhere, nowhere, names, ("pool",) * ROWS, ((),) * ROWS, cut, (), "tulu", LENGTH
+    )
+
+
+def train(settings: TrainingSettings, tokens: TokenizedPool) -> None:
+    model = LlamaForCausalLM(CONFIG)
+    if settings.method == "lora":
+        model = add_fresh_lora(model, settings.lora, None)
+    step = TrainingStep(model, settings)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    weights = tokens.is_response.map_values(lambda labels: labels.astype(np.float32))
+    for _ in range(2):
+        step(tokens.input_ids, weights, range(ROWS))
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def main() -> None:
+    kind, *how = sys.argv[1].split()
+    tokens = pool()
+    recipe = {"pool": {"sources": [{"path": "pool.jsonl"}]}, "model": {"base": "base"}}
+    if kind == "score":
+        loaded = Recipe.model_validate({**recipe, "scoring": {"precision": how[0]}})
+        foretold = scoring_memory(CONFIG, loaded, "cpu", ROWS * LENGTH, ROWS * LENGTH)
+    else:
+        settings = TrainingSettings.model_validate(
+            {
+                "method": "full" if how[0] == "full" else "lora",
+                "lora": LoraSettings(rank=16),
+                "precision": how[1] if len(how) > 1 else "mixed",
+                "activation_checkpointing": how[0] == "checkpointed",
+            }
+        )
+        foretold = training_memory(CONFIG, settings, "cpu", ROWS * LENGTH)
+    gc.collect()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    process = process_bytes()
+    if kind == "score":
+        Scorer(LlamaForCausalLM(CONFIG), precision=how[0], compile="off").score(tokens)
+    else:
+        train(settings, tokens)
+    print(json.dumps({"process": process, "foretold": foretold.total, "peak": peak_bytes()}))
+
+
+if __name__ == "__main__":
+    main()
