@@ -154,6 +154,7 @@ def check_same_step(model: Model, tokens: TokenizedPool, weights: Ragged, argume
 
 def peak_of_step(model: Model, way: Way, tokens: TokenizedPool, weights: Ragged, arguments: argparse.Namespace) -> int:
     """Bytes at the peak of a way's first two steps in this process, after loading."""
+    quiet_libraries()
     work = way.ready(model, tokens, weights, arguments)
     gc.collect()
     machine.reset_peak_memory(model.device)
@@ -167,7 +168,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=int, default=48, help="conversations of the optimizer step")
     parser.add_argument("--selected", type=float, default=0.45, help="share of all tokens that is trained")
     parser.add_argument("--rank", type=int, default=64)
-    parser.add_argument("--pack-tokens", type=int, default=2048)
+    parser.add_argument("--pack-tokens", type=int, default=None, help="(default: the product's)")
     parser.add_argument("--repeats", type=int, default=machine.REPEATS)
     parser.add_argument(
         "--precisions", nargs="+", choices=("exact", "safe", "fast", "mixed"), default=["exact", "mixed"]
@@ -245,7 +246,9 @@ def main() -> None:
     setting = described(tokens, model, None, len(tokens.input_ids.values)) | {
         "selected_tokens": int(np.count_nonzero(weights.values)),
         "rank": arguments.rank,
-        "pack_tokens": arguments.pack_tokens,
+        "pack_tokens": TrainingSettings(pack_tokens=arguments.pack_tokens).pack_tokens_on(
+            arguments.device.split(":")[0]
+        ),
     }
     figures = {
         "setting": setting,

@@ -58,7 +58,7 @@ def test_what_a_pack_keeps_grows_with_its_tokens_and_shrinks_with_checkpoints(co
 
 
 def test_a_layer_keeps_what_its_formula_needs(config):
-    """By hand, for each token: two residuals, three dropped inputs, their masks, q, k and v, gate, up, LoRAs' products."""
+    """A token's by hand: two residuals, dropped inputs, their masks, q, k, v, gate, up, the LoRAs' inner products."""
     h, i, kv, r = 64, 160, 32, 8
     floats = 2 * h + (2 * h + h + i) + (2 * h + h + i) / 4 + (h + 2 * kv) + 2 * i + 7 * r
     of_three_layers_and_the_gradients_of_one = 4 * floats * (3 + 1)

@@ -52,7 +52,10 @@ def train(
             help="exact: float32; safe: bf16 inside products; fast: bf16 products; mixed: the frozen base held in bf16."
         ),
     ] = TrainingPrecision.safe,
-    pack_tokens: Annotated[int, typer.Option(min=1, help="Tokens in one forward and backward pass.")] = 2048,
+    pack_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens in one forward and backward pass; by default 512 on a CPU, else 2048."),
+    ] = None,
     activation_checkpointing: Annotated[
         bool, typer.Option("--activation-checkpointing", help="Less memory, a third more work.")
     ] = False,

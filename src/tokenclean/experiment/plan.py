@@ -175,7 +175,8 @@ class _Memory:
 
     def training(self, lengths: np.ndarray, batch_size: int, earlier_rounds: int) -> int:
         longest = np.sort(lengths)[::-1]
-        pack = max(int(longest[:1].sum()), min(self._recipe.training.pack_tokens, int(longest[:batch_size].sum())))
+        budget = self._recipe.training.pack_tokens_on(self._device_type)
+        pack = max(int(longest[:1].sum()), min(budget, int(longest[:batch_size].sum())))
         return self._training(pack).total + 4 * earlier_rounds * self._lora
 
 

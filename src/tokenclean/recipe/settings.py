@@ -211,8 +211,9 @@ class TrainingSettings(_Section):
     """As scoring.precision, or mixed: the frozen base in bf16, adapters, residual and head in float32."""
     activation_checkpointing: bool = False
     """Keep each layer's input alone and compute the rest again in the backward pass: less memory, a third more work."""
-    pack_tokens: int = Field(default=2048, ge=1)
-    """Tokens in one forward and backward pass; a batch takes as many passes as it needs."""
+    pack_tokens: int | None = Field(default=None, ge=1)
+    """Tokens in one forward and backward pass, of which a batch takes as many as it needs; None: see
+    ``pack_tokens_on``."""
     sharding: Literal["none", "fsdp2"] = "none"
     """Among several processes: each holds the whole model, or its part of every weight (FSDP2)."""
     checkpoint_minutes: float = Field(default=5, ge=0)
@@ -221,6 +222,13 @@ class TrainingSettings(_Section):
     """Where the Trainer reports each step to, beside the journal (JSON lines) that is always written."""
     eval_rows: int = Field(default=0, ge=0)
     """Rows set aside from the training rows, whose loss is printed after each epoch."""
+
+    def pack_tokens_on(self, device_type: str) -> int:
+        """``pack_tokens``, or by default 512 on a CPU, where larger packs gain little speed and take much memory, and
+        2,048 elsewhere. Packs do not bear on a training's mathematics."""
+        if self.pack_tokens is not None:
+            return self.pack_tokens
+        return 512 if device_type == "cpu" else 2048
 
     @model_validator(mode="after")
     def _check_sharding(self) -> TrainingSettings:

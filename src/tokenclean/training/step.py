@@ -79,9 +79,9 @@ class TrainingStep:
         self.model, self._settings, self._mixture, self._ranks = model, settings, mixture, ranks
         self.is_sharded = False
         self.row_rates: dict[int, float] = {}
-        self._pack_tokens = settings.pack_tokens
         # Before any weight is rounded: its probe holds packed and plain losses to float32's differences.
         self.causal_lm = CausalLM(model, longest_row=longest_row)
+        self._pack_tokens = settings.pack_tokens_on(self.causal_lm.device.type)
         self._dropouts = prepare_layers(model, settings)
         if settings.activation_checkpointing:
             self.causal_lm.checkpoint_activations()
