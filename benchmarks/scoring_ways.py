@@ -63,12 +63,17 @@ Pass = Callable[[TokenizedPool], np.ndarray]
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which rows and which model are measured, and where; the model may be a random one."""
+    add_real_model_options(parser)
+    parser.add_argument("--random-model", choices=SHAPES, default=None, help="a Llama of random weights, no download")
+    parser.add_argument("--tokenizer", default=None, help="for --random-model (default: random ids, real lengths)")
+
+
+def add_real_model_options(parser: argparse.ArgumentParser) -> None:
     """Which rows and which model are measured, and where."""
     parser.add_argument("--pool", default=str(pool_path()), help="pool file (default: the shipped one)")
     parser.add_argument("--model", default=None, help="model folder or Hub id (default: SmolLM2-135M-Instruct)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
-    parser.add_argument("--random-model", choices=SHAPES, default=None, help="a Llama of random weights, no download")
-    parser.add_argument("--tokenizer", default=None, help="for --random-model (default: random ids, real lengths)")
 
 
 @dataclass(frozen=True)
@@ -299,20 +304,22 @@ def reference_model(model: Model, named: str | None, tokens: TokenizedPool | Non
     return ModelSource(model.source.base, str(trained_reference(model.source, tokens, model.device)))
 
 
-def trained_reference(source: ModelSource, tokens: TokenizedPool, device: str) -> Path:
+def trained_reference(
+    source: ModelSource, tokens: TokenizedPool, device: str, *, quantization: str = "none", seed: int = SEED
+) -> Path:
     """A LoRA that the product trained on ``tokens`` for a few steps, from the cache where it was made before."""
     from tokenclean.training.trainer import train
 
-    settings = training_from(REFERENCE_TRAINING)
+    settings = training_from(REFERENCE_TRAINING | {"quantization": quantization})
     ids, labels = tokens.input_ids, tokens.is_response
     made_of = [source_fingerprint(source), array_hash(ids.values, ids.offsets, labels.values)]
-    key = fingerprint([*made_of, settings.model_dump(mode="json"), SEED, __version__])
+    key = fingerprint([*made_of, settings.model_dump(mode="json"), seed, __version__])
     folder = cache_folder() / "benchmarks" / f"reference-{key[:16]}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         weights = labels.map_values(lambda values: values.astype(np.float32))
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            train(source, ids, weights, settings, Path(scratch) / "adapter", seed=SEED, device=device)
+            train(source, ids, weights, settings, Path(scratch) / "adapter", seed=seed, device=device)
             (Path(scratch) / "adapter").rename(folder)
     return folder
 

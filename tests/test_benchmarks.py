@@ -25,9 +25,9 @@ from tokenclean.pool import Conversation, Pool, Turn
 from tokenclean.pool.conversation import LabelledTokens
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where pytest is not started with `python -m`
-machine, scoring, figures, ways, selection, training = (
+machine, scoring, figures, ways, selection, training, quantised = (
     importlib.import_module(f"benchmarks.{name}")
-    for name in ("machine", "scoring", "scoring_figures", "scoring_ways", "selection", "training")
+    for name in ("machine", "scoring", "scoring_figures", "scoring_ways", "selection", "training", "quantised")
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,7 +49,7 @@ def _tiny_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def call(monkeypatch: pytest.MonkeyPatch, benchmark, *arguments: str) -> None:
     monkeypatch.setattr(machine, "refuse_if_busy", lambda *, allow: None)  # which takes a second
-    for module in (scoring, training):
+    for module in (scoring, training, quantised):
         monkeypatch.setattr(module, "quiet_libraries", lambda: None)  # which outlives the test
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
     benchmark.main()
@@ -543,3 +543,37 @@ class TestTrainingCommand:
         monkeypatch.setattr(training, "naive_loss", lambda *given: honest(*given) * 1.01)
         with pytest.raises(SystemExit, match="do not compute the same"):
             call(monkeypatch, training, *self.OPTIONS)
+
+
+class TestQuantisedCommand:
+    @pytest.mark.usefixtures("_cached_here")
+    def test_a_variant_differs_where_something_in_it_does(self, tiny_model_folder, tmp_path, monkeypatch, capsys):
+        out = tmp_path / "out.json"
+        options = ("--model", str(tiny_model_folder), "--rows", "9", "--allow-busy", "--json", str(out), "--markdown")
+        call(monkeypatch, quantised, *options)
+        assert "| base and reference in NF4 |" in capsys.readouterr().out
+        written = json.loads(out.read_text())
+        variants, means = written["variants"], written["mean_loss_nats"]
+        assert list(variants) == list(quantised.VARIANTS)
+        assert written["setting"]["reference"].startswith("tiny + reference-")
+        for name, (base, reference) in quantised.VARIANTS.items():
+            of_base, of_reference = variants[name]["base"], variants[name]["reference"]
+            assert (of_base["loss_max"] > 0) == (base != "base")
+            assert (of_reference["loss_max"] > 0) == (reference != "reference")
+            assert of_base["score_max"] > 0
+            assert 0.3 < of_base["jaccard"] <= 1
+            assert abs(means[base] - means["base"]) <= of_base["loss_mean"] + 1e-6
+        both, alone = (variants[name]["base"] for name in ("base and reference in NF4", "base alone in NF4"))
+        assert both["loss_mean"] == alone["loss_mean"] > 1e-4
+        assert both["score_mean"] < alone["score_mean"]  # what both have in common cancels
+
+    @pytest.mark.usefixtures("_cached_here")
+    def test_a_named_reference_is_the_only_one(self, tiny_model_folder, tmp_path, monkeypatch, capsys):
+        source = ways.ModelSource(str(tiny_model_folder))
+        _, others = ways.rows_to_score(load_pool(pool_path()), 9, ways.Model(source, None, "cpu"), None)
+        adapter = ways.trained_reference(source, others, "cpu")
+        options = ("--model", str(tiny_model_folder), "--rows", "3", "--reference", str(adapter), "--allow-busy")
+        call(monkeypatch, quantised, *options)
+        printed = capsys.readouterr().out
+        assert "reference alone in NF4" in printed
+        assert quantised.ANOTHER_SEED not in printed

@@ -351,6 +351,21 @@ def test_one_adapter_through_all_rounds_is_refused_where_there_is_no_adapter():
     assert problem_of("cleaning.adapters=same") == "cleaning.adapters: expected one of fresh, one, found 'same'"
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.method=full", "method: full freezes nothing; use lora, or quantization: none"),
+        ("training.sharding=fsdp2", "sharding: fsdp2 parts; use sharding: none, or quantization: none"),
+    ],
+)
+def test_a_quantized_base_is_refused_where_nothing_is_frozen_or_layers_are_parted(override, message):
+    assert with_overrides(override).training.quantization == "none"
+    problem = problem_of("training.quantization=nf4", override)
+    assert problem.startswith("training: quantization: nf4 ")
+    assert problem.endswith(message)
+    assert "expected one of none, nf4, found 'fp4'" in problem_of("training.quantization=fp4")
+
+
 def test_training_settings_alone():
     assert training_from({}) == TrainingSettings()
     assert training_from({"epochs": 2, "lora": {"rank": 3}}).lora.rank == 3

@@ -110,7 +110,14 @@ def test_two_trainings_of_one_output_are_refused(start_command, arguments, tmp_p
     process.join()
 
 
-@pytest.mark.parametrize("options", [["--precision", "mixed", "--activation-checkpointing"], ["--method", "full"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--precision", "mixed", "--activation-checkpointing"],
+        ["--quantization", "nf4"],
+        ["--method", "full"],
+    ],
+)
 def test_every_kind_goes_on(options, start_command, arguments, tmp_path):
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
     for folder in (alone, stopped):
@@ -123,8 +130,9 @@ def test_every_kind_goes_on(options, start_command, arguments, tmp_path):
     assert (stopped / "model" / name).read_bytes() == (alone / "model" / name).read_bytes()
 
 
-def test_mixed_and_full_exclude_each_other(arguments, tmp_path):
-    code, said = finish(arguments(tmp_path, "--precision", "mixed", "--method", "full"), tmp_path / "log.txt")
+@pytest.mark.parametrize("option", [("--precision", "mixed"), ("--quantization", "nf4")], ids=lambda option: option[1])
+def test_a_frozen_base_in_another_form_and_full_exclude_each_other(option, arguments, tmp_path):
+    code, said = finish(arguments(tmp_path, *option, "--method", "full"), tmp_path / "log.txt")
     assert code == 2
     assert "method: full freezes nothing" in said
     assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]

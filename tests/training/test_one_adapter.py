@@ -190,8 +190,12 @@ def test_a_part_with_fewer_rows_than_planned_is_stretched_over_its_part_of_the_s
 
 @pytest.mark.parametrize(
     "values",
-    [{"lora": LoraSettings(**SCALE, dropout=0.2), "shuffle": True, "epochs": 2}, {"precision": "mixed"}],
-    ids=["dropout and shuffle", "mixed"],
+    [
+        {"lora": LoraSettings(**SCALE, dropout=0.2), "shuffle": True, "epochs": 2},
+        {"precision": "mixed"},
+        {"quantization": "nf4"},
+    ],
+    ids=["dropout and shuffle", "mixed", "nf4"],
 )
 def test_a_later_part_that_was_stopped_ends_bit_equal(values, run_at, parts_at, tmp_path):
     folders, _ = parts_at(tmp_path, count=2, **values)

@@ -86,10 +86,11 @@ def test_stopped_after_any_step_it_ends_bit_equal(stop_at, run, tmp_path):
     [
         {"method": "full", "learning_rate": 1e-3},
         {"precision": "mixed"},
+        {"quantization": "nf4"},
         {"mixture": MIXTURE},
         {"loss_normalisation": "sample", "schedule": "cosine", "warmup_ratio": 0.4, "eval_rows": 2},
     ],
-    ids=["full", "mixed", "mixture", "sample"],
+    ids=["full", "mixed", "nf4", "mixture", "sample"],
 )
 def test_every_kind_of_training_goes_on_bit_equal(values, run, tmp_path):
     undisturbed = run("undisturbed", **values)
@@ -105,8 +106,9 @@ def test_every_kind_of_training_goes_on_bit_equal(values, run, tmp_path):
     assert all(np.array_equal(found[k], v) for k, v in expected.items())
 
 
-def test_a_second_round_under_mixed_leaves_the_first_rounds_adapter_in_float32(base_folder, tmp_path):
-    settings = TrainingSettings(batch_size=4, learning_rate=1e-2, precision="mixed", lora=LoraSettings(rank=4, alpha=4))
+@pytest.mark.parametrize("values", [{"precision": "mixed"}, {"quantization": "nf4"}], ids=["mixed", "nf4"])
+def test_a_second_round_leaves_the_first_rounds_adapter_in_float32(values, base_folder, tmp_path):
+    settings = TrainingSettings(batch_size=4, learning_rate=1e-2, lora=LoraSettings(rank=4, alpha=4), **values)
     first, second = tmp_path / "first", tmp_path / "second"
     train(ModelSource(str(base_folder)), INPUT_IDS, WEIGHTS, settings, first, seed=0)
     train(ModelSource(str(base_folder), str(first)), INPUT_IDS, WEIGHTS, settings, second, seed=1)

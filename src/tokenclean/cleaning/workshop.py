@@ -27,6 +27,7 @@ from tokenclean.models.loading.load import (
 )
 from tokenclean.models.loading.resident import ResidentModels
 from tokenclean.models.loading.tokenizer_identity import check_same_tokenizer
+from tokenclean.models.nf4_linear import bitsandbytes_functions
 from tokenclean.pool import Pool, RejectedRow, check_rejected_share, load_sources
 from tokenclean.ragged import Ragged
 from tokenclean.ranks import ALONE, Ranks
@@ -113,6 +114,8 @@ class Workshop:
             recipe.model.base, revision=recipe.model.revision, trusted=recipe.model.trust_remote_code
         )
         check_base(recipe, self.base_source)
+        if recipe.training.quantization == "nf4":
+            bitsandbytes_functions()  # missing, it is told before hours of scoring
         self.tokenizer = tokenizer or load_tokenizer(self.base_source)
         self.device = resolve_device(recipe.model.device, local_rank=ranks.local_rank if ranks.count > 1 else None)
         self.tokens = tokenize_pool(pool, self.tokenizer, **tokens_options(recipe))

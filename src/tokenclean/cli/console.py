@@ -31,11 +31,12 @@ err = _console(stderr=True)
 
 
 def quiet_libraries() -> None:
-    """Silence what transformers and peft say on loading (imports transformers)."""
+    """Silence what transformers, peft and bitsandbytes say on loading (imports transformers)."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels that nothing here calls
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\..*")
 
 

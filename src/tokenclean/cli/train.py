@@ -22,6 +22,11 @@ class TrainingPrecision(StrEnum):
     mixed = "mixed"
 
 
+class Quantization(StrEnum):
+    none = "none"
+    nf4 = "nf4"
+
+
 class Method(StrEnum):
     lora = "lora"
     full = "full"
@@ -52,6 +57,9 @@ def train(
             help="exact: float32; safe: bf16 inside products; fast: bf16 products; mixed: the frozen base held in bf16."
         ),
     ] = TrainingPrecision.safe,
+    quantization: Annotated[
+        Quantization, typer.Option(help="nf4: the frozen base held in 4 bits while training (bitsandbytes).")
+    ] = Quantization.none,
     pack_tokens: Annotated[
         int | None,
         typer.Option(min=1, help="Tokens in one forward and backward pass; by default 512 on a CPU, else 2048."),
@@ -101,6 +109,7 @@ def train(
             "loss_normalisation": loss_normalisation,
             "eval_rows": eval_rows,
             "precision": precision.value,
+            "quantization": quantization.value,
             "pack_tokens": pack_tokens,
             "activation_checkpointing": activation_checkpointing,
             "checkpoint_minutes": checkpoint_minutes,

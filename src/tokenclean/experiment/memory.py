@@ -18,6 +18,7 @@ from tokenclean.models.causal_lm import body_of
 from tokenclean.models.compiled import compiling_pays
 from tokenclean.models.head import CHUNK_POSITIONS
 from tokenclean.models.kernels.cpu import has_bf16_kernels, missing_kernels
+from tokenclean.models.nf4_linear import BLOCK
 from tokenclean.recipe import Recipe, TrainingSettings
 from tokenclean.training.adapters import add_fresh_lora
 from tokenclean.training.step import prepare_layers
@@ -83,15 +84,16 @@ def training_memory(config: Any, settings: TrainingSettings, device_type: str, t
         model = add_fresh_lora(model, settings.lora, None)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     held = _held_per_frozen_weight(settings, device_type) if is_lora else _FLOAT
-    weights = _FLOAT * (shape.total - shape.linear) + held * shape.linear
-    kept = _kept_for_backward(model, settings, tokens)
+    weights = _FLOAT * (shape.total - shape.linear) + int(held * shape.linear)
+    # Every form of a frozen layer keeps the same, and 4-bit weights cannot be made without content.
+    kept = _kept_for_backward(model, settings.model_copy(update={"quantization": "none"}), tokens)
     layers = config.get_text_config().num_hidden_layers
     if settings.activation_checkpointing:
         kept = _FLOAT * layers * tokens * shape.hidden + kept // layers
     # The head's logits with one tensor of their size; the gradients of one layer, about as large as what it keeps.
     passing = _FLOAT * 2 * CHUNK_POSITIONS * shape.vocabulary + kept // layers
     # Where weights are replaced, all of them lie in memory beside what replaces them for a moment.
-    loaded = _FLOAT * (shape.total + trained) + (held * shape.linear if held != _FLOAT else 0)
+    loaded = _FLOAT * (shape.total + trained) + (int(held * shape.linear) if held != _FLOAT else 0)
     state = 4 * _FLOAT * trained - (0 if is_lora else _FLOAT * trained)
     return PassMemory(weights, state, max(kept + passing, loaded - weights - state))
 
@@ -129,8 +131,10 @@ def _shape_of(model: Any) -> _Shape:
     )
 
 
-def _held_per_frozen_weight(settings: TrainingSettings, device_type: str) -> int:
+def _held_per_frozen_weight(settings: TrainingSettings, device_type: str) -> float:
     """Bytes of a frozen weight as ``prepare_layers`` holds it: packed twice where our CPU kernels serve."""
+    if settings.quantization == "nf4":
+        return 0.5 + _FLOAT / BLOCK
     kernels = device_type == "cpu" and missing_kernels() is None
     if settings.precision == "mixed":
         return 4 if kernels and has_bf16_kernels() else 2

@@ -40,7 +40,6 @@ class CausalLM:
         self.model = model
         self.lm = _unwrapped(model)
         self.body: torch.nn.Module = _body_of(self.lm)
-        self.device = next(self.lm.parameters()).device
         self._is_packed = False
         self._has_head = False
         self._packed_head: CopyOfWeight | None = None
@@ -50,6 +49,11 @@ class CausalLM:
         self._probed_window = 0
         self._checkpoints_packs = False
         self._probe(self._window_within(longest_row))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is now."""
+        return next(self.lm.parameters()).device
 
     @property
     def is_packed(self) -> bool:

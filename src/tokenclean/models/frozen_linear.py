@@ -7,6 +7,7 @@ their inputs. Our CPU kernels want a weight packed, for the forward and for the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,9 +20,39 @@ from tokenclean.models.kernels.cpu import linear as packed_linear
 from tokenclean.models.precision import uses_kernels
 
 
-class FrozenLinear(torch.nn.Module):
-    """``layer`` with its weight rounded to bf16, once, or packed in float32. It maps float32 (…, K) to float32 (…, N),
-    with a gradient to the input alone.
+class FrozenLayer(torch.nn.Module):
+    """What stands in for a linear layer that is not trained: float32 (…, K) to float32 (…, N), gradient to the input
+    alone. ``_weight_for`` gives the weight in the dtype of the products; the bias stays as it was."""
+
+    def __init__(self, layer: torch.nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.bias = None if layer.bias is None else torch.nn.Parameter(layer.bias.detach(), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _Product.apply(x, self)
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """x Wᵀ + b, a tensor of its own."""
+        weight = self._weight_for(x)
+        product = linear(x.to(weight.dtype), weight).to(x.dtype)
+        return product if self.bias is None else product.add_(self.bias)
+
+    def product_back(self, gradient: torch.Tensor) -> torch.Tensor:
+        """gradient · W, a tensor of its own."""
+        weight = self._weight_for(gradient)
+        return (gradient.to(weight.dtype) @ weight).to(gradient.dtype)
+
+    def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, K), on the device of ``x``."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class FrozenLinear(FrozenLayer):
+    """``layer`` with its weight rounded to bf16, once, or packed in float32.
 
     Products in bf16: our CPU kernels (bf16 inputs, float32 sums) where they serve; torch's where the device has them;
     else float32 on a copy of the weight made for the product. Without ``in_bf16`` our kernels in float32, which the
@@ -33,8 +64,7 @@ class FrozenLinear(torch.nn.Module):
     weight: torch.nn.Parameter | None
 
     def __init__(self, layer: torch.nn.Linear, *, in_bf16: bool = True) -> None:
-        super().__init__()
-        self.in_features, self.out_features = layer.in_features, layer.out_features
+        super().__init__(layer)
         weight = layer.weight.detach()
         is_packed = weight.device.type == "cpu" and (has_bf16_kernels() or not in_bf16)
         self.register_buffer("packed", pack(weight, as_bf16=in_bf16) if is_packed else None, persistent=False)
@@ -42,37 +72,25 @@ class FrozenLinear(torch.nn.Module):
         # A parameter, not a buffer, so that it can be sharded.
         kept = None if is_packed else torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
         self.register_parameter("weight", kept)
-        self.bias = None if layer.bias is None else torch.nn.Parameter(layer.bias.detach(), requires_grad=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _Product.apply(x, self)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        """x Wᵀ + b."""
         if self.packed is not None:
             return packed_linear(x, self.packed, self.out_features, self.bias)
-        weight = self._weight_for(x)
-        product = linear(x.to(weight.dtype), weight).to(x.dtype)
-        return product if self.bias is None else product.add_(self.bias)
+        return super().product(x)
 
     def product_back(self, gradient: torch.Tensor) -> torch.Tensor:
-        """gradient · W."""
         if self.packed_back is not None:
             return packed_linear(gradient, self.packed_back, self.in_features, None)
-        weight = self._weight_for(gradient)
-        return (gradient.to(weight.dtype) @ weight).to(gradient.dtype)
+        return super().product_back(gradient)
 
     def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
         assert self.weight is not None
-        return self.weight if x.device.type != "cpu" or cpu_multiplies_bf16() else self.weight.to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return self.weight if gains_from_bf16(x.device) else self.weight.to(x.dtype)
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, layer: FrozenLinear) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, layer: FrozenLayer) -> torch.Tensor:
         ctx.layer = layer
         return layer.product(x)
 
@@ -82,15 +100,27 @@ class _Product(torch.autograd.Function):
         return (ctx.layer.product_back(grad_outputs[0]) if ctx.needs_input_grad[0] else None), None
 
 
+def gains_from_bf16(device: torch.device) -> bool:
+    """Whether products of bf16 are faster there than those of float32."""
+    return device.type != "cpu" or cpu_multiplies_bf16()
+
+
 def hold_frozen(body: torch.nn.Module, *, in_bf16: bool) -> int:
-    """Replace every plain linear layer of ``body`` whose weight and bias are not trained; how many there were.
+    """Replace the frozen layers of ``body`` by ``FrozenLinear``, as ``replace_frozen`` does.
 
     Without ``in_bf16`` none is replaced where our CPU kernels do not serve: torch's float32 products are as good then.
-    To be called once adapters are in place, since they wrap plain layers. Embeddings, norms and the output layer,
-    which lies outside the body, stay float32, and so do the layers of LoRAs, those of earlier rounds included.
     """
     if not in_bf16 and not uses_kernels(body):
         return 0
+    return replace_frozen(body, lambda layer: FrozenLinear(layer, in_bf16=in_bf16))
+
+
+def replace_frozen(body: torch.nn.Module, form: Callable[[torch.nn.Linear], FrozenLayer]) -> int:
+    """Replace every plain linear layer of ``body`` whose weight and bias are not trained; how many there were.
+
+    To be called once adapters are in place, since they wrap plain layers. Embeddings, norms and the output layer,
+    which lies outside the body, stay float32, and so do the layers of LoRAs, those of earlier rounds included.
+    """
     frozen = [
         (parent, name, layer)
         for path, parent in body.named_modules()
@@ -100,5 +130,5 @@ def hold_frozen(body: torch.nn.Module, *, in_bf16: bool) -> int:
         and not path.rpartition(".")[2].startswith("lora_")
     ]
     for parent, name, layer in frozen:
-        setattr(parent, name, FrozenLinear(layer, in_bf16=in_bf16))
+        setattr(parent, name, form(layer))
     return len(frozen)

@@ -209,6 +209,8 @@ class TrainingSettings(_Section):
     """One mean over the batch's selected tokens (Eq. 1), or the mean of the samples' means (§5.1)."""
     precision: Literal["exact", "safe", "fast", "mixed"] = "safe"
     """As scoring.precision, or mixed: the frozen base in bf16, adapters, residual and head in float32."""
+    quantization: Literal["none", "nf4"] = "none"
+    """In training, hold the linear layers of the frozen base as precision says, or in 4-bit NF4. Scoring never does."""
     activation_checkpointing: bool = False
     """Keep each layer's input alone and compute the rest again in the backward pass: less memory, a third more work."""
     pack_tokens: int | None = Field(default=None, ge=1)
@@ -241,6 +243,20 @@ class TrainingSettings(_Section):
         if self.precision == "mixed" and self.method == "full":
             raise ValueError(
                 "precision: mixed holds the frozen base in bf16, but method: full freezes nothing; use safe"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_quantization(self) -> TrainingSettings:
+        if self.quantization == "nf4" and self.method == "full":
+            raise ValueError(
+                "quantization: nf4 holds the frozen base in 4 bits, but method: full freezes nothing; use lora, "
+                "or quantization: none"
+            )
+        if self.quantization == "nf4" and self.sharding == "fsdp2":
+            raise ValueError(
+                "quantization: nf4 keeps whole layers in every process, sharding: fsdp2 parts; use sharding: none, or "
+                "quantization: none"
             )
         return self
 

@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 
 _KEYS = frozenset({"stage", "version", "key", "inputs", "results", "depends_on", "finished", "seconds", "files"})
 
-_PACKAGES = ("tokenclean", "numpy", "torch", "transformers", "tokenizers", "peft")
+_PACKAGES = ("tokenclean", "numpy", "torch", "transformers", "tokenizers", "peft", "bitsandbytes")
 
 
 def describe_software() -> dict[str, Any]:
@@ -35,7 +35,7 @@ def describe_software() -> dict[str, Any]:
     for name in _PACKAGES:
         try:
             packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # peft is an extra
+        except metadata.PackageNotFoundError:  # an extra
             continue
     machine = {"system": platform.system(), "machine": platform.machine(), "processors": os.cpu_count()}
     return {"packages": packages, "platform": machine}

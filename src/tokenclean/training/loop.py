@@ -110,7 +110,7 @@ def run_steps(
     if missing := sorted(set(settings.report_to) - set(get_available_reporting_integrations())):
         raise RecipeError(f"training.report_to: {missing[0]} is not installed: pip install {missing[0]}")
     longest = int(data.input_ids.lengths.max(initial=0))
-    step = TrainingStep(model, settings, longest_row=longest, mixture=mixture, ranks=ranks)
+    step = TrainingStep(model, settings, device=device, longest_row=longest, mixture=mixture, ranks=ranks)
     if ranks.count > 1:
         for parameter in model.parameters():
             if parameter.requires_grad:

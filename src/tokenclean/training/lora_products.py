@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from tokenclean.models.frozen_linear import FrozenLinear
+from tokenclean.models.frozen_linear import FrozenLayer
 
 
 def join_lora_products(model: torch.nn.Module) -> int:
@@ -36,7 +36,8 @@ def join_lora_products(model: torch.nn.Module) -> int:
 
 def _is_plain(layer: Any) -> bool:
     base = layer.base_layer
-    if type(base) not in (torch.nn.Linear, FrozenLinear) or any(p.requires_grad for p in base.parameters()):
+    is_known = type(base) is torch.nn.Linear or isinstance(base, FrozenLayer)
+    if not is_known or any(p.requires_grad for p in base.parameters()):
         return False
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if not names:
@@ -89,11 +90,11 @@ class _Product(torch.autograd.Function):
         a: torch.Tensor,
         b: torch.Tensor,
         scale: float,
-        base: torch.nn.Linear | FrozenLinear,
+        base: torch.nn.Linear | FrozenLayer,
         earlier: tuple[_Lora, ...],
     ) -> torch.Tensor:
         ctx.scale, ctx.base, ctx.earlier, ctx.is_dropped = scale, base, earlier, dropped is not None
-        product = base.product(x) if isinstance(base, FrozenLinear) else linear(x, base.weight, base.bias)
+        product = base.product(x) if isinstance(base, FrozenLayer) else linear(x, base.weight, base.bias)
         flat, rows = product.view(-1, product.shape[-1]), x.reshape(-1, x.shape[-1])
         for lora in earlier:
             a_before, b_before = lora.weights()
@@ -119,7 +120,7 @@ class _Product(torch.autograd.Function):
         to_x = None
         if needs_x:
             base = ctx.base
-            product = base.product_back(rows) if isinstance(base, FrozenLinear) else rows @ base.weight
+            product = base.product_back(rows) if isinstance(base, FrozenLayer) else rows @ base.weight
             for lora in ctx.earlier:
                 a_before, b_before = lora.weights()
                 product.addmm_(rows @ b_before, a_before, alpha=lora.scale)

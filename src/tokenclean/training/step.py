@@ -13,6 +13,7 @@ from tokenclean.errors import TrainingError
 from tokenclean.models.causal_lm import CausalLM, body_of
 from tokenclean.models.frozen_linear import hold_frozen
 from tokenclean.models.kernels.cpu import has_bf16_kernels
+from tokenclean.models.nf4_linear import hold_frozen_in_nf4
 from tokenclean.ragged import Ragged
 from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import TrainingSettings
@@ -55,9 +56,11 @@ class TrainingStep:
     """A model made ready for steps under ``settings``: its precision, dropout and checkpointing put in place.
 
     ``model``: a float32 transformers causal LM or the PEFT model around one; its frozen linear layers may be replaced
-    for good, under ``mixed`` by bf16 ones, on a CPU under ``exact`` and ``safe`` by packed ones. ``longest_row`` as of
-    ``CausalLM``. A call takes the rows of one optimizer batch, adds their gradients up, pack by pack, and returns the
-    batch's loss in nats; the optimizer is the caller's, and zeroes the gradients between batches.
+    for good, with ``quantization: nf4`` by 4-bit ones, under ``mixed`` by bf16 ones, on a CPU under ``exact`` and
+    ``safe`` by packed ones. ``device``: where it is moved, its 4-bit layers only once they are such; by default it
+    stays where it is. ``longest_row`` as of ``CausalLM``. A call takes the rows of one optimizer batch, adds their
+    gradients up, pack by pack, and returns the batch's loss in nats; the optimizer is the caller's, and zeroes the
+    gradients between batches. Raises as ``prepare_layers``.
 
     With a ``mixture`` each token's weight is multiplied by the posterior that it is no noise, from its detached loss in
     this very step: Σ p·w·ℓ / Σ p·|w|. ``row_rates`` then holds the noise rate last found of each row.
@@ -72,6 +75,7 @@ class TrainingStep:
         model: torch.nn.Module,
         settings: TrainingSettings,
         *,
+        device: torch.device | str | None = None,
         longest_row: int = 0,
         mixture: OnlineMixture | None = None,
         ranks: Ranks = ALONE,
@@ -81,8 +85,10 @@ class TrainingStep:
         self.row_rates: dict[int, float] = {}
         # Before any weight is rounded: its probe holds packed and plain losses to float32's differences.
         self.causal_lm = CausalLM(model, longest_row=longest_row)
+        self._dropouts = prepare_layers(model, settings, device)
+        if device is not None:
+            model.to(device)
         self._pack_tokens = settings.pack_tokens_on(self.causal_lm.device.type)
-        self._dropouts = prepare_layers(model, settings)
         if settings.activation_checkpointing:
             self.causal_lm.checkpoint_activations()
         self.module = PackLosses(self.causal_lm)
@@ -235,15 +241,24 @@ class TrainingStep:
         return "safe" if self._settings.precision == "mixed" else self._settings.precision
 
 
-def prepare_layers(model: torch.nn.Module, settings: TrainingSettings) -> list[SharedDropout]:
+def prepare_layers(
+    model: torch.nn.Module, settings: TrainingSettings, device: torch.device | str | None = None
+) -> list[SharedDropout]:
     """Let the layers of ``model``, whose adapters are in place, compute as ``TrainingStep`` runs them.
 
-    Returns the dropouts that hold on to a tensor.
+    ``device``: where 4-bit layers are made. Returns the dropouts that hold on to a tensor. Raises TrainingError where
+    there is nothing to quantize, MissingExtraError without bitsandbytes.
     """
     is_lora = settings.method == "lora"
     dropouts = share_dropout(model) if is_lora and settings.lora.shared_dropout else []
     body, replaced = body_of(model), 0
-    if settings.precision == "mixed":
+    if settings.quantization == "nf4":
+        replaced = hold_frozen_in_nf4(body, in_bf16=settings.precision in ("fast", "mixed"), device=device)
+        if not replaced:
+            raise TrainingError(
+                f"training.quantization: {type(body).__name__} has no plain linear layer to hold in nf4; set it to none"
+            )
+    elif settings.precision == "mixed":
         replaced = hold_frozen(body, in_bf16=True)
     elif settings.precision in ("exact", "safe") and settings.sharding == "none":  # what is packed is not sharded
         replaced = hold_frozen(body, in_bf16=settings.precision == "safe" and has_bf16_kernels())

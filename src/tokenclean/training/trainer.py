@@ -95,7 +95,8 @@ def train(
     (``MOMENTS``), which all but the last write.
 
     Raises TrainingError when no row has a selected token, when a loss or gradient is not finite, or when there is
-    nothing for a ``part`` to go on from; ModelError as ``add_fresh_lora`` and ``go_on_with_lora``.
+    nothing for a ``part`` to go on from; ModelError as ``add_fresh_lora`` and ``go_on_with_lora``; MissingExtraError
+    without peft, accelerate or, with ``quantization: nf4``, bitsandbytes.
     """
     input_ids.check_aligned(weights)
     rows = np.flatnonzero(selected_lengths(weights) > 0)
@@ -107,7 +108,8 @@ def train(
     if part is not None:
         _check_part(part, source, settings)
     torch.manual_seed(seed)
-    base = load_model(replace(source, adapter=None), device=device)
+    # What is to be quantized gets to the device in 4 bits, layer by layer: the whole in float32 may not fit there.
+    base = load_model(replace(source, adapter=None), device="cpu" if settings.quantization == "nf4" else device)
     earlier = Path(source.adapter) if source.adapter else None
     part_before = earlier if steps.part.start > 0 else None
     model: Any = base
@@ -178,11 +180,14 @@ def training_inputs(
     ``start``: what tells the model that is trained; ``device``: its kind, such as ``cuda``; the rest as ``train`` gets
     it.
     """
+    uncounted = {"checkpoint_minutes", "report_to", "sharding"}
+    if settings.quantization == "none":  # as before there was any
+        uncounted.add("quantization")
     inputs = {
         "start": start,
         "input_ids": array_hash(input_ids.values, input_ids.offsets),
         "weights": array_hash(weights.values),
-        "settings": settings.model_dump(mode="json", exclude={"checkpoint_minutes", "report_to", "sharding"}),
+        "settings": settings.model_dump(mode="json", exclude=uncounted),
         "seed": seed,
         "device": device,
     }
