@@ -1,4 +1,7 @@
-"""One pass of a random model in this process, which prints its peak memory and what was foretold, as JSON."""
+"""One pass of a model in this process, which prints its peak memory and what was foretold, as JSON.
+
+Arguments: the model's folder, and what to do (see ``test_memory``).
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,16 @@ import accelerate  # noqa: F401  # what a run imports belongs to the process, no
 import numpy as np
 import peft  # noqa: F401
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer  # noqa: F401
+from transformers import Trainer  # noqa: F401
 
 from tokenclean import Ragged, TokenizedPool
 from tokenclean.experiment.memory import process_bytes, scoring_memory, training_memory
+from tokenclean.models.loading.load import ModelSource, load_config, load_model
 from tokenclean.recipe import LoraSettings, Recipe, TrainingSettings
 from tokenclean.scoring.engine import Scorer
 from tokenclean.training.adapters import add_fresh_lora
 from tokenclean.training.step import TrainingStep
 
-CONFIG = LlamaConfig(
-    vocab_size=8192,
-    hidden_size=768,
-    intermediate_size=2048,
-    num_hidden_layers=8,
-    num_attention_heads=12,
-    num_key_value_heads=4,
-    tie_word_embeddings=True,
-)
 ROWS, LENGTH = 16, 128
 
 
@@ -49,8 +44,8 @@ def pool() -> TokenizedPool:
     )
 
 
-def train(settings: TrainingSettings, tokens: TokenizedPool) -> None:
-    model = LlamaForCausalLM(CONFIG)
+def train(source: ModelSource, settings: TrainingSettings, tokens: TokenizedPool) -> None:
+    model = load_model(source)
     if settings.method == "lora":
         model = add_fresh_lora(model, settings.lora, None)
     step = TrainingStep(model, settings)
@@ -63,30 +58,31 @@ def train(settings: TrainingSettings, tokens: TokenizedPool) -> None:
 
 
 def main() -> None:
-    kind, *how = sys.argv[1].split()
-    tokens = pool()
+    source, (kind, *how) = ModelSource(sys.argv[1]), sys.argv[2].split()
+    config, tokens = load_config(source), pool()
     recipe = {"pool": {"sources": [{"path": "pool.jsonl"}]}, "model": {"base": "base"}}
     if kind == "score":
         loaded = Recipe.model_validate({**recipe, "scoring": {"precision": how[0]}})
-        foretold = scoring_memory(CONFIG, loaded, "cpu", ROWS * LENGTH, ROWS * LENGTH)
+        foretold = scoring_memory(config, loaded, "cpu", ROWS * LENGTH, ROWS * LENGTH)
     else:
         settings = TrainingSettings.model_validate(
             {
                 "method": "full" if how[0] == "full" else "lora",
                 "lora": LoraSettings(rank=16),
+                "pack_tokens": ROWS * LENGTH,
                 "precision": how[1] if len(how) > 1 else "mixed",
                 "activation_checkpointing": how[0] == "checkpointed",
             }
         )
-        foretold = training_memory(CONFIG, settings, "cpu", ROWS * LENGTH)
+        foretold = training_memory(config, settings, "cpu", ROWS * LENGTH)
     gc.collect()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     process = process_bytes()
     if kind == "score":
-        Scorer(LlamaForCausalLM(CONFIG), precision=how[0], compile="off").score(tokens)
+        Scorer(load_model(source), precision=how[0], compile="off").score(tokens)
     else:
-        train(settings, tokens)
+        train(source, settings, tokens)
     print(json.dumps({"process": process, "foretold": foretold.total, "peak": peak_bytes()}))
 
 
