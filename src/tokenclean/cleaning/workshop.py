@@ -285,18 +285,21 @@ class Workshop:
         return paired_difference(self.heldout_losses(model), self.heldout_losses(baseline))
 
     def score_error(self, reference: Model, rows: np.ndarray) -> float:
-        """Mean |score error| in nats of the scoring policy, against float32 one conversation a pass, on a sample.
+        """Mean |score error| in nats of the scoring policy, against float32 one conversation a pass, on a sample; at
+        least what float32 itself rounds away from a loss.
 
         The sample is the first of ``rows`` that hold about 1,000 tokens.
         """
         lengths = self.tokens.input_ids.lengths[rows]
         count = max(1, int(np.searchsorted(np.cumsum(lengths), _ERROR_SAMPLE_TOKENS)))
         sample = self.tokens.take(rows[:count])
-        scores = [
-            self._losses(self.base, sample, "sample", **policy) - self._losses(reference, sample, "sample", **policy)
+        losses = [
+            [self._losses(model, sample, "sample", **policy) for model in (self.base, reference)]
             for policy in ({}, {"precision": "exact", "pack_tokens": 1})
         ]
-        return float(np.nanmean(np.abs((scores[0] - scores[1]).values)))
+        ours, plain = (base - of_reference for base, of_reference in losses)
+        rounding = float(np.finfo(np.float32).eps * np.nanmean(losses[0][0].values))
+        return max(float(np.nanmean(np.abs((ours - plain).values))), rounding)
 
     def places(self, rows: np.ndarray) -> np.ndarray:
         """Indices into the flat columns of the training pool of all tokens of ``rows``."""
