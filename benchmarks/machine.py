@@ -10,7 +10,9 @@ import platform
 import resource
 import shlex
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -295,6 +297,24 @@ def peak_memory(device: str) -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def watched_command(command: Sequence[str], **environment: str) -> tuple[float, int]:
+    """Seconds and peak resident bytes of a command, as the system tells of it at its end.
+
+    The peak of a child begins with its parent's, so the caller should be small. Raises SystemExit with what the command
+    said where it fails.
+    """
+    with tempfile.TemporaryFile("w+") as said:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=said, stderr=said)
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"{shlex.join(command)} failed with {process.returncode}:\n{said.read()}")
+    return seconds, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, markdown: bool = False) -> str:

@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
@@ -90,17 +87,7 @@ def save_tiny_model(folder: Path) -> None:
 def score(pool: Path, model: Path, output: Path) -> tuple[float, int]:
     """Seconds and peak bytes of ``tokenclean score``. Raises SystemExit with what it said where it fails."""
     command = [sys.executable, "-m", "tokenclean", "score", str(pool), "--base", str(model), "-o", str(output)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    with tempfile.TemporaryFile("w+") as said:
-        started = time.perf_counter()
-        process = subprocess.Popen([*command, "--device", "cpu"], env=environment, stdout=said, stderr=said)
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            said.seek(0)
-            raise SystemExit(f"scoring {pool} failed with {process.returncode}:\n{said.read()}")
-    return seconds, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return machine.watched_command([*command, "--device", "cpu"], HF_HUB_OFFLINE="1")
 
 
 def measure(folder: Path, model: Path, rows: int) -> Measured:

@@ -9,11 +9,8 @@ system tells of it at its end. On a GPU the peak is of the device's memory, whic
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 
 from benchmarks import machine
@@ -22,12 +19,14 @@ GIB = 1 << 30
 
 
 @dataclass(frozen=True)
-class Planned:
+class Cost:
+    """Of a run: its peak memory, and the time it takes."""
+
     memory_bytes: int
     seconds: float
 
 
-def planned(recipe_path: str, settings: list[str]) -> Planned:
+def planned(recipe_path: str, settings: list[str]) -> Cost:
     """What the plan says; in a process of its own, as the command has."""
     from tokenclean.cli.console import quiet_libraries
     from tokenclean.experiment.plan import plan
@@ -35,23 +34,16 @@ def planned(recipe_path: str, settings: list[str]) -> Planned:
 
     quiet_libraries()
     found = plan(load_recipe(recipe_path, settings))
-    return Planned(found.memory_bytes, found.seconds)
+    return Cost(found.memory_bytes, found.seconds)
 
 
-def run(recipe_path: str, settings: list[str]) -> Planned:
+def run(recipe_path: str, settings: list[str]) -> Cost:
     """What the run takes. Raises SystemExit with what it said where it fails."""
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryDirectory() as folder:
         options = [part for setting in [*settings, f"output={folder}"] for part in ("--set", setting)]
         command = [sys.executable, "-m", "tokenclean", "run", recipe_path, *options]
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=said, stderr=said)
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            said.seek(0)
-            raise SystemExit(f"the run failed with {process.returncode}:\n{said.read()}")
-    return Planned(used.ru_maxrss * (1 if sys.platform == "darwin" else 1024), seconds)
+        seconds, peak_bytes = machine.watched_command(command)
+    return Cost(peak_bytes, seconds)
 
 
 def main() -> None:
@@ -61,7 +53,7 @@ def main() -> None:
     machine.add_options(parser)
     arguments = parser.parse_args()
     busy = machine.refuse_if_busy(allow=arguments.allow_busy)
-    # This process stays small: the peak that the system tells of a child begins with its parent's.
+    # This process stays small, see watched_command.
     where = machine.in_fresh_process(machine.describe, "cpu")
     said = machine.in_fresh_process(planned, arguments.recipe, arguments.set)
     took = run(arguments.recipe, arguments.set)

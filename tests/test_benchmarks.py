@@ -24,7 +24,8 @@ from tokenclean.experiment.demo import pool_path
 from tokenclean.pool import Conversation, Pool, Turn
 from tokenclean.pool.conversation import LabelledTokens
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # where pytest is not started with `python -m`
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))  # where pytest is not started with `python -m`
 machine, scoring, figures, ways, selection, training, quantised = (
     importlib.import_module(f"benchmarks.{name}")
     for name in ("machine", "scoring", "scoring_figures", "scoring_ways", "selection", "training", "quantised")
@@ -157,6 +158,13 @@ class TestMachine:
 
     def test_a_fresh_process_is_another_one(self):
         assert machine.in_fresh_process(os.getpid) != os.getpid()
+
+    def test_a_command_is_watched_and_its_failure_told(self):
+        seconds, peak = machine.watched_command([sys.executable, "-c", "bytearray(300_000_000)"])
+        assert seconds > 0
+        assert peak > 300e6
+        with pytest.raises(SystemExit, match=r"failed with 3:\nout of luck"):
+            machine.watched_command([sys.executable, "-c", "import sys; print('out of luck'); sys.exit(3)"])
 
     def test_tables(self):
         rows = [("way", "1"), ("longer way", "1,000")]
@@ -577,3 +585,30 @@ class TestQuantisedCommand:
         printed = capsys.readouterr().out
         assert "reference alone in NF4" in printed
         assert quantised.ANOTHER_SEED not in printed
+
+
+@pytest.mark.slow
+def test_a_plan_and_its_run_side_by_side(small_pool, tiny_model_folder, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"preset: quick\npool: {{sources: [{{path: {small_pool}}}]}}\nmodel: {{base: {tiny_model_folder}}}\n"
+        "cleaning: {strategy: random}\nevaluation: {controls: []}\n"
+    )
+    file = tmp_path / "figures.json"
+    # A process of its own, since the peak of the run it starts begins with its own peak, see watched_command.
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.plan",
+        str(recipe),
+        "--set",
+        "training.lora.rank=4",
+        "--json",
+        str(file),
+    ]
+    done = subprocess.run([*command, "--allow-busy"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())
+    assert 0.75 < figures["planned"]["memory_bytes"] / figures["run"]["memory_bytes"] < 1.25
+    assert figures["run"]["seconds"] > 0
+    assert "planned / run" in done.stdout

@@ -11,14 +11,17 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import accelerate  # noqa: F401  # what a run imports belongs to the process, not to the pass
 import numpy as np
-import peft  # noqa: F401
 import torch
-from transformers import Trainer  # noqa: F401
 
 from tokenclean import Ragged, TokenizedPool
-from tokenclean.experiment.memory import process_bytes, scoring_memory, training_memory
+from tokenclean.experiment.memory import (
+    model_shape,
+    model_without_content,
+    process_bytes,
+    scoring_memory,
+    training_memory,
+)
 from tokenclean.models.loading.load import ModelSource, load_config, load_model
 from tokenclean.recipe import LoraSettings, Recipe, TrainingSettings
 from tokenclean.scoring.engine import Scorer
@@ -63,7 +66,9 @@ def main() -> None:
     recipe = {"pool": {"sources": [{"path": "pool.jsonl"}]}, "model": {"base": "base"}}
     if kind == "score":
         loaded = Recipe.model_validate({**recipe, "scoring": {"precision": how[0]}})
-        foretold = scoring_memory(config, loaded, "cpu", ROWS * LENGTH, ROWS * LENGTH)
+        foretold = scoring_memory(
+            config, model_shape(model_without_content(config)), loaded, "cpu", ROWS * LENGTH, ROWS * LENGTH
+        )
     else:
         settings = TrainingSettings.model_validate(
             {

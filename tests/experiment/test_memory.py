@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import FalconConfig, LlamaConfig, LlamaForCausalLM
 
 from tokenclean.experiment.memory import training_memory
 from tokenclean.recipe import LoraSettings, TrainingSettings
@@ -16,19 +16,22 @@ from tokenclean.recipe import LoraSettings, TrainingSettings
 PROGRAM = Path(__file__).with_name("memory_program.py")
 
 
+def llama(vocabulary: int, hidden: int, intermediate: int, *, layers: int, heads: int, key_heads: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        tie_word_embeddings=True,
+    )
+
+
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("memory") / "model"
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=8,
-        num_attention_heads=12,
-        num_key_value_heads=4,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(llama(8192, 768, 2048, layers=8, heads=12, key_heads=4)).save_pretrained(folder)
     return folder
 
 
@@ -47,15 +50,7 @@ def test_a_pass_takes_what_was_foretold(what, model_folder):
 
 @pytest.fixture(scope="module")
 def config() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=1000,
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
+    return llama(1000, 64, 160, layers=3, heads=4, key_heads=2)
 
 
 def kept(config, tokens: int = 4096, **settings) -> int:
@@ -85,3 +80,11 @@ def test_the_state_is_what_is_trained_beside_gradient_and_moments(config):
     assert training_memory(config, settings, "cpu", 64).state == 16 * lora
     full = training_memory(config, TrainingSettings(method="full", precision="safe"), "cpu", 64)
     assert full.weights + full.state == 4 * full.weights
+
+
+def test_a_model_that_does_not_run_without_content_is_estimated_and_told(caplog):
+    config = FalconConfig(vocab_size=300, hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
+    told = training_memory(config, TrainingSettings(lora=LoraSettings(rank=4)), "cuda", 500)
+    assert "what FalconForCausalLM keeps" in caplog.text
+    assert "does not run on tensors without content" in caplog.text
+    assert told.pack > 4 * 34 * 2 * 64 * 500

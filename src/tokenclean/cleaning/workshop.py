@@ -18,7 +18,7 @@ from tokenclean.cleaning.one_adapter import check_base, schedule_parts
 from tokenclean.cleaning.pool_noise import PoolNoise
 from tokenclean.cleaning.rows import sample_texts, split_heldout, split_rows, take_rows, tokens_options
 from tokenclean.errors import PoolError, RunFolderError
-from tokenclean.models.device import resolve_device
+from tokenclean.models.device import give_back_memory, resolve_device
 from tokenclean.models.loading.load import (
     ModelSource,
     load_tokenizer,
@@ -249,6 +249,7 @@ class Workshop:
                 name=name,
                 part=part,
             )
+            give_back_memory()
             if mixture is not None and self.ranks.is_first:
                 write_json(folder / NOISE_RATES, [trained.row_rates.get(row) for row in range(len(rows))])
             return {"what": name, **trained.as_manifest()}

@@ -8,6 +8,8 @@ is kept.
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from tokenclean.models.attention.segments import segments
-from tokenclean.models.causal_lm import body_of
+from tokenclean.models.causal_lm import body_of, lm_of
 from tokenclean.models.compiled import compiling_pays
 from tokenclean.models.head import CHUNK_POSITIONS
 from tokenclean.models.kernels.cpu import has_bf16_kernels, missing_kernels
@@ -29,6 +31,11 @@ _COMPILER_BYTES = 300 << 20
 """Of torch's compiler, its modules and what it keeps of its work."""
 
 _FLOAT = 4
+
+_KEPT_NUMBERS = 34
+"""A token, layer and hidden unit: what a Llama kept for its backward pass by plain code."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,9 @@ class PassMemory:
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """Parameters of linear layers below the head, of all; the head's (V, H); features that a layer's products give."""
+class ModelShape:
+    """Parameters of the linear layers below the head (``linear``) and of all (``total``, tied ones once); the head's
+    (V, H); ``layer_features``: numbers a token that the linear layers of one decoder layer give."""
 
     linear: int
     total: int
@@ -59,9 +67,10 @@ class _Shape:
     layer_features: int
 
 
-def scoring_memory(config: Any, recipe: Recipe, device_type: str, tokens: int, pass_tokens: int) -> PassMemory:
-    """Of a pass that scores packs of ``tokens`` tokens, ``pass_tokens`` in all."""
-    shape = _shape_of(_without_content(config))
+def scoring_memory(
+    config: Any, shape: ModelShape, recipe: Recipe, device_type: str, tokens: int, pass_tokens: int
+) -> PassMemory:
+    """Of a pass that scores packs of ``tokens`` tokens, ``pass_tokens`` in all. ``shape``: that of ``config``."""
     precision, on_cpu = recipe.scoring.precision, device_type == "cpu"
     uses_kernels = on_cpu and missing_kernels() is None
     copies = 0
@@ -78,18 +87,32 @@ def scoring_memory(config: Any, recipe: Recipe, device_type: str, tokens: int, p
 
 
 def training_memory(config: Any, settings: TrainingSettings, device_type: str, tokens: int) -> PassMemory:
-    """Of a training in packs of ``tokens`` tokens."""
-    model = _without_content(config)
-    shape = _shape_of(model)
+    """Of a training in packs of ``tokens`` tokens.
+
+    A model whose code does not run without content is told in the log, and what it keeps is estimated. Raises
+    MissingExtraError and ModelError as ``add_fresh_lora``, which the training would raise too.
+    """
+    model = model_without_content(config)
+    shape = model_shape(model)
     is_lora = settings.method == "lora"
     if is_lora:
         model = add_fresh_lora(model, settings.lora, None)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     held = _held_per_frozen_weight(settings, device_type) if is_lora else _FLOAT
     weights = _FLOAT * (shape.total - shape.linear) + int(held * shape.linear)
-    # Every form of a frozen layer keeps the same, and 4-bit weights cannot be made without content.
-    kept = _kept_for_backward(model, settings.model_copy(update={"quantization": "none"}), tokens)
     layers = config.get_text_config().num_hidden_layers
+    try:
+        # Every form of a frozen layer keeps the same, and 4-bit weights cannot be made without content.
+        kept = _kept_for_backward(model, settings.model_copy(update={"quantization": "none"}), tokens)
+    except (NotImplementedError, TypeError, RuntimeError, AttributeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        logger.warning(
+            "what %s keeps for its backward pass is estimated from its width, since it does not run on tensors without "
+            "content (%s); its peak memory may be far from what is told",
+            type(lm_of(model)).__name__,
+            reason,
+        )
+        kept = _FLOAT * _KEPT_NUMBERS * layers * shape.hidden * tokens
     of_a_layer = kept // layers
     if settings.activation_checkpointing:
         kept = _FLOAT * layers * tokens * shape.hidden + of_a_layer
@@ -103,17 +126,18 @@ def training_memory(config: Any, settings: TrainingSettings, device_type: str, t
 
 
 def process_bytes() -> int:
-    """Resident memory of this process, which has imported what a run imports; 0 where the system does not tell."""
+    """Resident memory of this process once it has imported what a training does; 0 where the system does not tell."""
+    from transformers import Trainer  # noqa: F401  # and with it accelerate, datasets and pandas
+
     try:
         pages = Path("/proc/self/statm").read_text().split()[1]
     except OSError:
         return 0
-    import os
-
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _without_content(config: Any) -> Any:
+def model_without_content(config: Any) -> Any:
+    """The transformers causal LM of a configuration on the meta device, where no weight takes memory."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -122,11 +146,12 @@ def _without_content(config: Any) -> Any:
     return model
 
 
-def _shape_of(model: Any) -> _Shape:
+def model_shape(model: Any) -> ModelShape:
+    """Of ``model_without_content``."""
     head, body = model.get_output_embeddings(), body_of(model)
     layers = [m for m in body.modules() if isinstance(m, torch.nn.Linear)]
     count = model.config.get_text_config().num_hidden_layers
-    return _Shape(
+    return ModelShape(
         linear=sum(layer.weight.numel() for layer in layers),
         total=sum(p.numel() for p in model.parameters()),
         vocabulary=head.weight.shape[0],
@@ -160,13 +185,9 @@ def _kept_for_backward(model: torch.nn.Module, settings: TrainingSettings, token
 
     ids = torch.zeros(1, tokens, dtype=torch.int64, device="meta")
     model.train()
-    with saved_tensors_hooks(keep, lambda tensor: tensor), segments(_lm(model), [tokens]):
+    with saved_tensors_hooks(keep, lambda tensor: tensor), segments(lm_of(model), [tokens]):
         body(input_ids=ids, position_ids=torch.zeros_like(ids), use_cache=False)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-def _lm(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def _storage(tensor: torch.Tensor) -> int:

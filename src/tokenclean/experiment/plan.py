@@ -12,7 +12,13 @@ import numpy as np
 
 from tokenclean.cleaning.one_adapter import check_base, schedule_parts
 from tokenclean.cleaning.rows import split_heldout, split_rows, take_rows, tokens_options
-from tokenclean.experiment.memory import process_bytes, scoring_memory, training_memory
+from tokenclean.experiment.memory import (
+    model_shape,
+    model_without_content,
+    process_bytes,
+    scoring_memory,
+    training_memory,
+)
 from tokenclean.models.device import resolve_device
 from tokenclean.models.loading.load import load_config, load_tokenizer, resolve_source
 from tokenclean.pool import load_sources
@@ -81,11 +87,11 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None) -> Plan:
     config = load_config(source)
     size = model_size(config, recipe)
     device_type = resolve_device(recipe.model.device).partition(":")[0]
-    own = process_bytes() if device_type == "cpu" else 0
     steps = _steps(recipe, tokens, heldout, size, _Memory(config, recipe, device_type, size.lora))
     speed = flop_per_second or measure_speed(recipe)
     flop = sum(step.flop for step in steps)
     seconds = flop / (speed * USEFUL_SHARE)
+    own = process_bytes() if device_type == "cpu" else 0
     memory = own + max(step.memory_bytes for step in steps)
     response = int(tokens.is_response.values.sum())
     summary = (
@@ -119,11 +125,8 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None) -> Plan:
 def model_size(config: Any, recipe: Recipe) -> ModelSize:
     """Count parameters on the meta device, where no weight takes memory."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()
+    model = model_without_content(config)
     layer = model.get_output_embeddings()
     embedding = model.get_input_embeddings().weight
     head = layer.weight.numel()
@@ -166,12 +169,13 @@ class _Memory:
 
     def __init__(self, config: Any, recipe: Recipe, device_type: str, lora: int) -> None:
         self._config, self._recipe, self._device_type, self._lora = config, recipe, device_type, lora
+        self._shape = model_shape(model_without_content(config))
         self._training = cache(partial(training_memory, config, recipe.training, device_type))
 
     def scoring(self, lengths: np.ndarray) -> int:
         total, longest = int(lengths.sum()), int(lengths.max(initial=0))
         pack = max(longest, min(self._recipe.scoring.pack_tokens, total))
-        return scoring_memory(self._config, self._recipe, self._device_type, pack, total).total
+        return scoring_memory(self._config, self._shape, self._recipe, self._device_type, pack, total).total
 
     def training(self, lengths: np.ndarray, batch_size: int, earlier_rounds: int) -> int:
         longest = np.sort(lengths)[::-1]

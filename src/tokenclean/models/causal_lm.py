@@ -38,7 +38,7 @@ class CausalLM:
 
     def __init__(self, model: torch.nn.Module, *, longest_row: int = 0) -> None:
         self.model = model
-        self.lm = _unwrapped(model)
+        self.lm = lm_of(model)
         self.body: torch.nn.Module = _body_of(self.lm)
         self._is_packed = False
         self._has_head = False
@@ -300,10 +300,11 @@ def _each(
 
 def body_of(model: torch.nn.Module) -> torch.nn.Module:
     """The part of a causal LM, or of the PEFT model around one, that lies below its output layer."""
-    return _body_of(_unwrapped(model))
+    return _body_of(lm_of(model))
 
 
-def _unwrapped(model: torch.nn.Module) -> PreTrainedModel:
+def lm_of(model: torch.nn.Module) -> PreTrainedModel:
+    """The transformers causal LM itself, which may be the one inside a PEFT model. Raises ModelError for another."""
     if isinstance(model, PreTrainedModel):
         return model
     from peft import PeftModel

@@ -7,7 +7,6 @@ was loaded, with nothing in it that would have to be told to do nothing.
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenclean.models.device import give_back_memory
 from tokenclean.models.loading.load import ModelSource, adapter_fingerprint, attach_adapter, load_model
 
 if TYPE_CHECKING:
@@ -149,10 +149,7 @@ class ResidentModels:
     def _free(self) -> None:
         """Collect what was dropped; not yet in ``_drop``, whose callers may still hold it."""
         if self._has_garbage:
-            import torch
-
-            gc.collect()
-            torch.cuda.empty_cache()
+            give_back_memory()
             self._has_garbage = False
 
 
