@@ -3,8 +3,8 @@
     python -m benchmarks.plan RECIPE [--set KEY=VALUE ...] [--keep FOLDER] [--markdown] [--json FILE]
 
 The run is ``tokenclean run`` of the same recipe in a process of its own, into an empty folder (``--keep``: this one,
-which stays); its peak is what the system tells of it at its end. On a GPU the peak is of the device's memory, which this
-does not see: a CPU is needed.
+which stays); its peak is what the system tells of it at its end. On a GPU the peak is of the device's memory, which
+this does not see: a CPU is needed.
 """
 
 from __future__ import annotations
