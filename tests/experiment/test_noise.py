@@ -12,10 +12,11 @@ from test_runs import recipe_of
 from tokenclean.cleaning import Workshop
 from tokenclean.cleaning.workshop import Observer
 from tokenclean.errors import RecipeError
+from tokenclean.experiment.noise import condition_table
 from tokenclean.experiment.plan import plan
 from tokenclean.experiment.run import run
 from tokenclean.exporting import read_cleaned
-from tokenclean.selection import find_repetition, surprisal_table, token_posterior
+from tokenclean.selection import LabelNoise, find_repetition, surprisal_table, token_posterior
 from tokenclean.tokens import read_table
 
 BOILERPLATE = "As the humble assistant of this house I am glad to help you today."
@@ -158,3 +159,22 @@ def test_a_plan_counts_the_passes(noisy_pool, tiny_model_folder, tmp_path):
 def test_a_wrong_name_is_refused(noisy_pool, tiny_model_folder, tmp_path):
     with pytest.raises(RecipeError, match=r"cleaning\.also\.0: expected one of noise_mixture, repetition"):
         recipe_of(noisy_pool, tiny_model_folder, tmp_path, cleaning={"also": ["repetitions"]})
+
+
+def test_planted_noise_against_the_condition_by_hand():
+    """The price is 0.03035 · (sqrt(1/r̂) - 1), see test_theory; least M of the third: 2 log 100 / 0.02² = 23,026."""
+    rates = {
+        "full_tokens": (0.3, 0.3, 1.0),
+        "random": (0.3, 0.5, 0.25),
+        "rho": (0.4, 0.38, 0.25),
+        "oracle": (0.3, 0.0, 0.7),
+    }
+    found = [(name, LabelNoise(*measured, np.nan, np.nan)) for name, measured in rates.items()]
+    table = condition_table(found, response_tokens=10_000, delta=0.04)
+    assert table.rows == (
+        ("full_tokens", "30.0%", "30.0%", "100.0%", "+0.0000", "0.0000", "+0.0000", "yes", "1", "100.0%"),
+        ("random", "30.0%", "50.0%", "25.0%", "-0.2000", "0.0303", "-0.2303", "no", "none", "none"),
+        ("rho", "40.0%", "38.0%", "25.0%", "+0.0200", "0.0303", "-0.0103", "no", "23,026", "36.3%"),
+        ("oracle", "30.0%", "0.0%", "70.0%", "+0.3000", "0.0059", "+0.2941", "yes", "4", "0.8%"),
+    )
+    assert "M = 10,000 response tokens (δ = 0.04)" in table.note

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import tokenclean
-from tokenclean.cli import demo, export, inspect, merge, plan, run, score, select, status, train
+from tokenclean.cli import demo, export, inspect, merge, plan, run, score, select, status, theory, train
 from tokenclean.cli.console import err, fail, show_warnings
 from tokenclean.errors import TokencleanError
 
@@ -34,6 +34,7 @@ app.command("train")(train.train)
 app.command("status")(status.status)
 app.command("export")(export.export)
 app.command("merge")(merge.merge)
+app.command("theory")(theory.theory)
 
 
 def _version(wanted: bool) -> None:

@@ -15,6 +15,7 @@ from tokenclean.cleaning.baselines import given_labels
 from tokenclean.cleaning.rows import split_heldout, tokens_options
 from tokenclean.cleaning.workshop import Observer
 from tokenclean.errors import PoolError
+from tokenclean.experiment.noise import condition_table
 from tokenclean.experiment.results import Measured, kept_share
 from tokenclean.experiment.run import RunResult, run
 from tokenclean.lab import NoiseSettings, NoiseSpan, plant
@@ -84,7 +85,9 @@ def run_demo(recipe: Recipe, *, full: bool, observer: Observer | None = None) ->
     def finish(outcomes: list[Outcome], measured: list[Measured]) -> tuple[list[Table], dict[str, Any]]:
         cleaned = [measure_cleaning(outcome, workshop, is_noise) for outcome in outcomes]
         document = [asdict(c) | {"kept_share": kept_share(o, workshop)} for c, o in zip(cleaned, outcomes, strict=True)]
-        return [demo_table(cleaned, measured)], {"demo.json": document}
+        found = [(c.strategy, c.noise) for c in cleaned if c.noise is not None]
+        response_tokens = int(workshop.tokens.is_response.values.sum())
+        return [demo_table(cleaned, measured), condition_table(found, response_tokens)], {"demo.json": document}
 
     return run(workshop, {"oracle": oracle(is_noise)}, finish)
 

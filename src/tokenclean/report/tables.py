@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table as RichTable
 
-from tokenclean.scoring import PairedDifference
+if TYPE_CHECKING:
+    from tokenclean.scoring import PairedDifference
 
 
 @dataclass(frozen=True)

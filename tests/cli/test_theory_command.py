@@ -1,0 +1,182 @@
+"""``tokenclean theory``: what it prints and draws, what it refuses, and what it loads for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tokenclean.theory import (
+    break_even_kept_share,
+    data_quality,
+    error_bound,
+    error_bound_of_class,
+    least_tokens,
+    margin,
+)
+
+RATES = ("--tokens", "1e4", "--noise-before", "0.3", "--noise-after", "0.1", "--kept", "0.7")
+
+
+def rates(tokens: float, before: float, after: float, kept: float) -> list[object]:
+    return ["--tokens", tokens, "--noise-before", before, "--noise-after", after, "--kept", kept]
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """Columns of the table's lines after their names."""
+    names = ("error bound", "margin, the first minus the second", "least M", "break-even kept share")
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith(names)]
+    return {line.split("  ")[0]: line.split("  ", 1)[1].split() for line in lines if "  " in line}
+
+
+def test_the_table_is_the_module_s(command):
+    said = command("theory", *rates(1e4, 0.3, 0.28, 0.5), "--delta", 0.1, "--log-class-size", 50)
+    assert (said.code, said.err) == (0, "")
+    expected = {
+        "error bound, 10,000 full tokens": [
+            f"{error_bound(0.3, 1e4, 0.1):.4f}",
+            f"{error_bound_of_class(0.3, 1e4, 50, 0.1):.4f}",
+        ],
+        "error bound, 5,000 kept tokens": [
+            f"{error_bound(0.28, 5e3, 0.1):.4f}",
+            f"{error_bound_of_class(0.28, 5e3, 50, 0.1):.4f}",
+        ],
+        "margin, the first minus the second": [
+            f"{margin(0.3, 0.28, 0.5, 1e4, 0.1):+.4f}",
+            f"{margin(0.3, 0.28, 0.5, 1e4, 0.1, 50):+.4f}",
+        ],
+        "least M": [
+            f"{int(least_tokens(0.3, 0.28, 0.5, 0.1)) + 1:,}",
+            f"{int(least_tokens(0.3, 0.28, 0.5, 0.1, 50)) + 1:,}",
+        ],
+        "break-even kept share": [
+            f"{break_even_kept_share(0.3, 0.28, 1e4, 0.1):.1%}",
+            f"{break_even_kept_share(0.3, 0.28, 1e4, 0.1, 50):.1%}",
+        ],
+    }
+    assert cells(said.out) == expected
+    assert "Eq. 6 holds: cleaning removes 0.0200 of noise and pays" in said.out
+    assert "(with probability at least 80%)" in said.out
+    assert "Eq. 6 with log|F| = 50 does not hold" in said.out
+    quality = data_quality(0.3, 0.28, 0.5)
+    assert (
+        f"{quality:.1%} here; with that the margin of Eq. 6 is {margin(0.3, quality, 0.5, 1e4, 0.1):+.4f}" in said.out
+    )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ((500, 0.3, 0.28, 0.45), ["Eq. 6 does not hold: cleaning removes 0.0200 of noise", "from M = 5,276 on, or"]),
+        ((500, 0.1, 0.38, 0.6), ["Eq. 6 does not hold: cleaning adds 0.2800", "No number of tokens changes that."]),
+        ((500, 0.3, 0.3, 1), ["Eq. 6 holds: cleaning removes 0.0000 of noise and pays 0.0000"]),
+        ((2000, 0.3, 0.299, 0.7), ["from a kept share of 97.0% on.", "margin of Eq. 6 is"]),
+        ((500, 0.3, 0.2, 0.25), ["No labels have these three rates", "η̂ lies between 45.0% and 95.0%"]),
+        ((5, 0.3, 0.2, 0.65), ["An error bound of 1 or more says nothing"]),
+        ((500, 0.3, 0.1, 0.7), ["What the proof leaves out", "a lower bound is not yet a lower error"]),
+    ],
+)
+def test_it_says_so_in_plain_words(command, numbers, words):
+    said = command("theory", *rates(*numbers))
+    assert said.code == 0
+    for word in words:
+        assert word in said.out
+
+
+def test_a_share_that_no_labels_reach(command):
+    """With 70 % valid tokens and 10 % wrong labels between 60 and 80 % are kept."""
+    said = command("theory", *rates(1e6, 0.3, 0.1, 0.7), "--log-class-size", 7.8e7)
+    assert "from a kept share of 96.9% on (which no labels with this noise reach)" in said.out
+
+
+def test_faults_all_at_once(command, tmp_path):
+    arguments = [*rates(0.5, 3, float("nan"), 0), "--delta", 1, "--log-class-size", "inf", "--plot", tmp_path / "a.jpg"]
+    said = command("theory", *arguments)
+    assert (said.code, said.out) == (2, "")
+    assert "7 problems" in said.err
+    for words in (
+        "--tokens: expected a number from 1, found 0.5",
+        "--noise-before: expected a share from 0 to 1, found 3",
+        "--noise-after: expected a share from 0 to 1, found nan",
+        "--kept: expected a share above 0 and at most 1, found 0",
+        "--delta: expected a probability between 0 and 1, found 1",
+        "--log-class-size: expected a number from 0, found inf",
+        "--plot: expected a file ending in .png, .svg, .pdf",
+    ):
+        assert words in said.err
+
+
+def test_an_option_left_out_or_no_number(command):
+    for arguments, words in (
+        (RATES[:-2], "Missing option '--kept'"),
+        ((*RATES[:-1], "most"), "Invalid value for '--kept'"),
+    ):
+        said = command("theory", *arguments)
+        assert said.code == 2
+        assert words in said.err
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".SVG", b"<?xml"), (".pdf", b"%PDF")])
+def test_it_draws(command, tmp_path, suffix, start):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "new" / f"margin{suffix}"
+    said = command("theory", *RATES, "--log-class-size", 40, "--plot", path)
+    assert (said.code, said.err) == (0, "")
+    assert f"{path}: the margin over M and over r̂" in said.out
+    assert path.read_bytes().startswith(start)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("numbers", [(1, 0, 1, 1), (1, 1, 0, 1e-9), (1e300, 0.5, 0.5, 0.5), (7, 0.2, 0.2, 1)])
+def test_it_draws_the_ends_of_the_ranges(command, tmp_path, numbers):
+    pytest.importorskip("matplotlib")
+    said = command("theory", *rates(*numbers), "--plot", tmp_path / "margin.svg")
+    assert (said.code, said.err) == (0, "")
+    assert (tmp_path / "margin.svg").stat().st_size > 1000
+
+
+def test_a_plot_that_cannot_be_written(command, tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "file").write_text("in the way")
+    said = command("theory", *RATES, "--plot", tmp_path / "file" / "margin.png")
+    assert said.code == 1
+    assert "cannot write" in said.err
+
+
+def test_without_matplotlib(command, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert command("theory", *RATES).code == 0
+    said = command("theory", *RATES, "--plot", tmp_path / "margin.png")
+    assert (said.code, said.out) == (2, "")
+    assert "theory --plot needs the package 'matplotlib': pip install 'tokenclean[report]'" in said.err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "libraries"),
+    [(("theory", "--help"), "torch transformers matplotlib"), (("theory", *RATES), "matplotlib")],
+)
+def test_what_it_loads(arguments: tuple[str, ...], libraries: str):
+    code = (
+        "import sys\nfrom tokenclean.cli.main import main\ntry: main()\nexcept SystemExit as end: assert not end.code\n"
+    )
+    code += f"assert not set({libraries.split()}) & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+
+
+def test_as_a_program(tmp_path: Path):
+    environment = {**os.environ, "COLUMNS": "160"}
+    program = [sys.executable, "-m", "tokenclean", "theory"]
+    result = subprocess.run([*program, *RATES], capture_output=True, text=True, env=environment, check=True)
+    assert "Error bounds at η(D̃) = 30.0%, η̂ = 10.0%, r̂ = 70.0%" in result.stdout
+    refused = subprocess.run(
+        [*program, *RATES[:-1], "1.2"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert refused.returncode == 2
+    assert "--kept: expected a share above 0 and at most 1, found 1.2" in refused.stderr
+    assert "Traceback" not in refused.stderr
