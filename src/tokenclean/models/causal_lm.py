@@ -7,21 +7,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
 from tokenclean.errors import ModelError
+from tokenclean.models.attention.prefixes import KeptPrefixes, prefix_pass
 from tokenclean.models.attention.segments import attention_kernel, current_segments, segments
 from tokenclean.models.compiled import CompiledLayers, decoder_layers
 from tokenclean.models.head import Head, Measures, head_of, measures_of_logits
 from tokenclean.models.precision import CopyOfWeight, multiplies_bf16, packed_copy, precision_policy, uses_kernels
+from tokenclean.models.prefix_tree import PrefixTree, plan_prefix_packs, plan_prefix_tree
 
 logger = logging.getLogger(__name__)
 
 _TOLERANCE_NATS = 1e-3
 _COMPILED_TOLERANCE_NATS = 0.05  # on average: under bf16 products another order of sums moves single losses further
 _PROBE_LENGTHS: tuple[int, ...] = (24, 9, 40)
+_PROBE_BRANCHES = ((20, 0, 12), (20, 5, 9), (31, 3, 33), (31, 0, 1))
+"""Sequences that leave the first one: tokens of it, then (from, to) of it again."""
 
 
 class CausalLM:
@@ -175,6 +180,68 @@ class CausalLM:
             return self._measure(input_ids, lengths, positions, names)
         parts = [self._measure(ids, None, inside, names) for ids, inside in _each(input_ids, lengths, positions)]
         return {name: torch.cat([part[name] for part in parts]) for name in names}
+
+    def measures_in_tree(
+        self,
+        tree: PrefixTree,
+        places: np.ndarray,
+        targets: np.ndarray,
+        names: Sequence[str],
+        *,
+        budget: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Measures:
+        """What ``names`` (of ``head.MEASURES``) ask for, of tokens after places of a prefix tree; without gradient.
+
+        ``places``: int64 (P, 2), node and offset in it of the token before the one asked for; ``targets``: int64 (P,),
+        the tokens asked for. ``budget``: tokens of a forward pass. Returns float32 tensors (P,) on the CPU.
+        """
+        found = {name: torch.zeros(len(targets)) for name in names}
+        order = np.argsort(places[:, 0], kind="stable")
+        prefixes, done = KeptPrefixes(), 0
+        for pack in plan_prefix_packs(tree, budget):
+            bounds = np.searchsorted(places[order, 0], [min(pack.starts), max(pack.starts) + 1])
+            here = order[bounds[0] : bounds[1]]
+            rows = np.array([pack.starts[node] for node in places[here, 0]], dtype=np.int64) + places[here, 1]
+            ids, positions = (torch.from_numpy(t).to(self.device)[None] for t in (pack.ids, pack.positions))
+            with prefix_pass(self.lm, pack, prefixes):
+                output = self.body(input_ids=ids, position_ids=positions, use_cache=False)
+            if len(here):
+                hidden = output.last_hidden_state[0][torch.from_numpy(rows).to(self.device)]
+                packed = None if self._packed_head is None else self._packed_head()
+                wanted = torch.from_numpy(targets[here]).to(self.device)
+                measured = self._head().measures(hidden, wanted, names, packed)
+                for name, values in measured.items():
+                    found[name][torch.from_numpy(here)] = values.cpu()
+            done += len(pack.ids)
+            if progress is not None:
+                progress(done, tree.tokens)
+        return found
+
+    def shares_prefixes(self) -> bool:
+        """Whether ``measures_in_tree`` gives the losses of whole sequences, tried now; where not, the log says so."""
+        if not self._is_packed:
+            return False
+        ids, _, _ = self._sample([self._probed_window + sum(_PROBE_LENGTHS)])
+        stem = ids.tolist()
+        sequences = [stem, stem[:-9], *(stem[:cut] + stem[start:stop] for cut, start, stop in _PROBE_BRANCHES)]
+        tree = plan_prefix_tree([sequence[:-1] for sequence in sequences])
+        places = np.array([tree.place(end, len(s) - 2) for end, s in zip(tree.ends.tolist(), sequences, strict=True)])
+        targets = np.array([sequence[-1] for sequence in sequences])
+        with evaluating(self.model), torch.no_grad(), precision_policy(self.body, "exact", with_kernels=False):
+            expected = [
+                self._pass(torch.tensor(sequence, device=self.device), None, torch.tensor([len(sequence) - 1]))
+                for sequence in sequences
+            ]
+            try:
+                losses = self.measures_in_tree(tree, places, targets, ("loss",), budget=max(_PROBE_LENGTHS))["loss"]
+            except (NotImplementedError, TypeError, RuntimeError, AttributeError, KeyError) as error:
+                problem = " ".join(str(error).split())[:200]
+            else:
+                problem = "" if _agree(losses, torch.cat(expected).cpu()) else "its losses differ from the plain ones"
+        if problem:
+            logger.warning("no passes with shared beginnings for %s (%s); every sequence is whole", self._name, problem)
+        return not problem
 
     def _is_recomputing(self) -> bool:
         if self._checkpoints_packs or not (self.lm.training and torch.is_grad_enabled()):

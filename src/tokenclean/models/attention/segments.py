@@ -5,7 +5,7 @@ Registered with transformers' attention interface and switched on for the span o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -109,9 +109,7 @@ def segment_attention(
     allows bf16, whatever ``torch.set_float32_matmul_precision`` says. Never compiled: torch.compile calls it as it is.
     Raises NotImplementedError for a feature it does not know, RuntimeError for a second derivative.
     """
-    unknown = {k for k, v in unused.items() if v is not None and v is not False} - _HARMLESS
-    if unknown or attention_mask is not None:
-        raise NotImplementedError(f"segment attention does not know {sorted(unknown) or 'this attention mask'}")
+    check_known("segment attention", attention_mask, unused)
     if query.shape[0] != 1 or query.shape[2] != sum(_pack.lengths):
         raise NotImplementedError("segment attention needs one flat sequence made of the current segments")
     window = sliding_window if sliding_window is not None and sliding_window < max(_pack.lengths) else None
@@ -156,7 +154,7 @@ def segment_attention(
     elif kernel == BLOCK_PRODUCTS:
         output = in_blocks(query, key, value)
     else:
-        with _float32_products():
+        with float32_products():
             output = attend(query, key, value)
     return output.contiguous(), None
 
@@ -219,12 +217,19 @@ def _attend(
                 block, keys, values, attn_mask=visible, scale=scaling, dropout_p=dropout, enable_gqa=enable_gqa
             )
         else:
-            output = _attend_capped(block, keys, values, visible, scaling, dropout, softcap)
+            output = attend_capped(block, keys, values, visible, scaling, dropout, softcap)
         outputs.append(output)
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
 
-def _attend_capped(
+def check_known(name: str, attention_mask: torch.Tensor | None, unused: Mapping[str, Any]) -> None:
+    """Raise NotImplementedError where a model asks its attention for what this project's does not know."""
+    unknown = {k for k, v in unused.items() if v is not None and v is not False} - _HARMLESS
+    if unknown or attention_mask is not None:
+        raise NotImplementedError(f"{name} does not know {sorted(unknown) or 'this attention mask'}")
+
+
+def attend_capped(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -233,6 +238,7 @@ def _attend_capped(
     dropout: float,
     softcap: float,
 ) -> torch.Tensor:
+    """Attention with soft-capped logits: (rows, heads, Q, d) and (rows, key heads, K, d), ``visible`` bool (Q, K)."""
     groups = q.shape[1] // k.shape[1]
     folded = q.unflatten(1, (-1, groups)).flatten(2, 3)  # (rows, key heads, groups · queries, d): keys stay as they are
     logits = folded @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
@@ -242,7 +248,7 @@ def _attend_capped(
 
 
 @contextmanager
-def _float32_products() -> Iterator[None]:
+def float32_products() -> Iterator[None]:
     """On a CPU the small products of attention take up to three times as long where bf16 is permitted in them."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -265,7 +271,7 @@ class _InFloat32(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(*tensors)
         ctx.attend, ctx.random = attend, torch.get_rng_state()  # dropout draws the same mask again
-        with _float32_products():
+        with float32_products():
             return compute(*tensors)
 
     @staticmethod
@@ -274,7 +280,7 @@ class _InFloat32(torch.autograd.Function):
             raise RuntimeError("packed attention has no second derivative")
         needed = ctx.needs_input_grad[2:]
         leaves = [t.detach().requires_grad_(need) for t, need in zip(ctx.saved_tensors, needed, strict=True)]
-        with torch.enable_grad(), _float32_products(), torch.random.fork_rng(devices=()):
+        with torch.enable_grad(), float32_products(), torch.random.fork_rng(devices=()):
             torch.set_rng_state(ctx.random)
             output = ctx.attend(*leaves)
             wanted = [leaf for leaf in leaves if leaf.requires_grad]

@@ -1,0 +1,131 @@
+"""Attention of a pack of a prefix tree: every token attends to the tokens before it in its own sequence.
+
+What several sequences share stands once in the pack, or was in an earlier pack, whose keys and values were kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tokenclean.models.attention.segments import attend_capped, check_known, float32_products
+from tokenclean.models.prefix_tree import Attending, PrefixPack
+
+NAME = "tokenclean_prefixes"
+
+_Kept = dict[int, tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass
+class KeptPrefixes:
+    """What packs to come attend to: attention module -> node -> its keys and values, (1, key heads, n, d) each."""
+
+    of_module: dict[int, _Kept] = field(default_factory=dict)
+
+    def drop(self, nodes: tuple[int, ...]) -> None:
+        """Let go of what no further pack needs."""
+        for kept in self.of_module.values():
+            for node in nodes:
+                kept.pop(node, None)
+
+
+@dataclass
+class _Pass:
+    pack: PrefixPack
+    prefixes: KeptPrefixes
+    visible: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
+    """Masks by (number of the call, window), which all layers share."""
+
+
+_pass: _Pass | None = None
+
+
+@contextmanager
+def prefix_pass(model: PreTrainedModel, pack: PrefixPack, prefixes: KeptPrefixes) -> Iterator[None]:
+    """Within the block the model's attention treats its flat input as the pack, and keeps what later packs need.
+
+    The packs of a tree come in their order, with the same ``prefixes``.
+    """
+    global _pass
+    previous, previous_pass = model.config._attn_implementation, _pass
+    model.config._attn_implementation, _pass = NAME, _Pass(pack, prefixes)
+    try:
+        yield
+    finally:
+        model.config._attn_implementation, _pass = previous, previous_pass
+    prefixes.drop(pack.drop)
+
+
+@torch.compiler.disable
+def prefix_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **unused: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of transformers' interface over the current pack; without gradient and without dropout.
+
+    Shapes and further arguments as of ``segments.segment_attention``. Raises NotImplementedError for a feature it does
+    not know.
+    """
+    check_known("prefix attention", attention_mask, unused)
+    if _pass is None or query.shape[0] != 1 or query.shape[2] != len(_pass.pack.ids):
+        raise NotImplementedError("prefix attention needs one flat sequence made of the current pack")
+    if dropout or query.requires_grad:
+        raise NotImplementedError("prefix attention computes no gradient and drops nothing")
+    kept = _pass.prefixes.of_module.setdefault(id(module), {})
+    outputs = []
+    with float32_products():
+        for number, call in enumerate(_pass.pack.attending):
+            keys, values = _seen(call, kept, key, value)
+            q = query[:, :, call.start : call.stop]
+            if query.device.type != "cpu" and query.shape[1] != key.shape[1]:
+                groups = query.shape[1] // key.shape[1]
+                keys, values = (t.repeat_interleave(groups, dim=1) for t in (keys, values))
+            visible = _visible(number, call, sliding_window, query.device)
+            if softcap is None:
+                output = scaled_dot_product_attention(
+                    q, keys, values, attn_mask=visible, scale=scaling, enable_gqa=q.shape[1] != keys.shape[1]
+                )
+            else:
+                output = attend_capped(q, keys, values, visible, scaling, 0.0, softcap)
+            outputs.append(output)
+    for node, (start, stop) in _pass.pack.keep.items():
+        kept[node] = (key[:, :, start:stop].clone(), value[:, :, start:stop].clone())
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _seen(call: Attending, kept: _Kept, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values in the order of ``call.keys``."""
+    parts = [kept[node] for node in call.kept]
+    parts += [(key[:, :, start:stop], value[:, :, start:stop]) for start, stop in call.inside]
+    keys, values = zip(*parts, strict=True)
+    return (keys[0], values[0]) if len(parts) == 1 else (torch.cat(keys, dim=2), torch.cat(values, dim=2))
+
+
+def _visible(number: int, call: Attending, window: int | None, device: torch.device) -> torch.Tensor:
+    """Bool (queries, keys)."""
+    assert _pass is not None
+    if (number, window) not in _pass.visible:
+        queries, keys = (torch.from_numpy(side).to(device) for side in (call.queries, call.keys))
+        distance = queries[:, None, 1] - keys[None, :, 1]
+        is_own = (keys[None, :, 0] < 0) | (keys[None, :, 0] == queries[:, None, 0])
+        visible = is_own & (distance >= 0)
+        _pass.visible[number, window] = visible if window is None else visible & (distance < window)
+    return _pass.visible[number, window]
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, prefix_attention)
