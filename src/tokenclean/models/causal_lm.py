@@ -66,6 +66,11 @@ class CausalLM:
         return self._is_packed
 
     @property
+    def probed_window(self) -> int:
+        """The sliding window whose far side was probed, in tokens; 0 for none."""
+        return self._probed_window
+
+    @property
     def vocabulary_size(self) -> int:
         """Rows of the embedding matrix: ids from here on are unknown to the model."""
         return cast(torch.nn.Embedding, self.lm.get_input_embeddings()).weight.shape[0]
