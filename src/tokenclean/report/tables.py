@@ -1,30 +1,52 @@
-"""Results as tables: one description, shown by rich in a terminal or written as Markdown and JSON."""
+"""Results as tables: one description, shown by rich in a terminal or written as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 from rich import box
 from rich.table import Table as RichTable
+from rich.text import Text
+
+from tokenclean.report.latex import latex
 
 if TYPE_CHECKING:
     from tokenclean.scoring import PairedDifference
 
 
 @dataclass(frozen=True)
+class Cell:
+    """``text`` with a ``mark``, best in bold and second underlined, and a ``small`` text beside or below it.
+
+    As a string it is ``text small``.
+    """
+
+    text: str
+    mark: Literal["", "best", "second"] = ""
+    small: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.small}" if self.small else self.text
+
+
+@dataclass(frozen=True)
 class Table:
-    """A table of strings: ``title``, ``columns``, ``rows``; ``text_columns``: numbers of those that hold no numbers."""
+    """A table of strings and cells: ``title``, ``columns``, ``rows``; ``text_columns``: numbers of those that hold no
+    numbers; ``sections``: number of a row -> the heading that stands before it."""
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str | Cell, ...], ...]
     note: str = ""
     text_columns: tuple[int, ...] = (0,)
+    sections: Mapping[int, str] = field(default_factory=dict)
 
     def to_rich(self) -> RichTable:
-        """For a rich console."""
+        """For a rich console; a cell's small text stands below it."""
         table = RichTable(
             title=self.title,
             caption=self.note or None,
@@ -36,24 +58,75 @@ class Table:
             collapse_padding=True,
             show_edge=False,
         )
+        # Where rows are two lines high, a name may take both and is never cut.
+        has_cells = any(isinstance(cell, Cell) and cell.small for row in self.rows for cell in row)
         for number, column in enumerate(self.columns):
             is_text = number in self.text_columns
-            table.add_column(column, justify="left" if is_text else "right", no_wrap=number == 0 or not is_text)
-        for row in self.rows:
-            table.add_row(*row)
+            is_tall = number == 0 and has_cells
+            table.add_column(
+                column,
+                justify="left" if is_text else "right",
+                no_wrap=not is_tall and (number == 0 or not is_text),
+                overflow="fold" if is_tall else "ellipsis",
+            )
+        for number, row in enumerate(self.rows):
+            if heading := self.sections.get(number):
+                table.add_section()
+                table.add_row(Text(heading, style="italic"))
+            table.add_row(*map(_rich, row))
         return table
 
     def to_markdown(self) -> str:
-        """As GitHub Markdown, ending with a newline."""
+        """As GitHub Markdown, ending with a newline; underlined is ``<ins>``, a section's heading a bold row."""
         lines = [
             f"**{self.title}**",
             "",
             _line(self.columns),
             _line(["---" if n in self.text_columns else "--:" for n in range(len(self.columns))]),
         ]
-        lines += [_line(row) for row in self.rows]
+        for number, row in enumerate(self.rows):
+            if heading := self.sections.get(number):
+                lines.append(_line([f"**{heading}**", *("" for _ in self.columns[1:])]))
+            lines.append(_line([_markdown(cell) for cell in row]))
         if self.note:
             lines += ["", self.note]
+        return "\n".join(lines) + "\n"
+
+    def to_csv(self) -> str:
+        """As CSV (RFC 4180, lines end with a newline), without title, note and marks.
+
+        Where there are sections, a first column ``section`` names each row's; it is empty before the first.
+        """
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        has_sections = bool(self.sections)
+        writer.writerow(["section", *self.columns] if has_sections else self.columns)
+        section = ""
+        for number, row in enumerate(self.rows):
+            section = self.sections.get(number, section)
+            cells = list(map(str, row))
+            writer.writerow([section, *cells] if has_sections else cells)
+        return stream.getvalue()
+
+    def to_latex(self, label: str = "") -> str:
+        """As a ``table`` environment for a document with ``\\usepackage{booktabs}``, ending with a newline.
+
+        Title and note make the caption; ``label`` is that of ``\\ref``, none where empty.
+        """
+        caption = latex(self.title) + (f". {latex(self.note)}" if self.note else "")
+        alignment = "".join("l" if n in self.text_columns else "r" for n in range(len(self.columns)))
+        lines = [
+            "% needs \\usepackage{booktabs}",
+            *("\\begin{table}[t]", "\\centering", "\\small", f"\\caption{{{caption}}}"),
+            *([f"\\label{{{label}}}"] if label else []),
+            *(f"\\begin{{tabular}}{{{alignment}}}", "\\toprule", _latex_line(map(latex, self.columns)), "\\midrule"),
+        ]
+        for number, row in enumerate(self.rows):
+            if heading := self.sections.get(number):
+                lines += ["\\midrule"] if number else []
+                lines.append(f"\\multicolumn{{{len(self.columns)}}}{{l}}{{\\textit{{{latex(heading)}}}}} \\\\")
+            lines.append(_latex_line(map(_latex, row)))
+        lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
         return "\n".join(lines) + "\n"
 
 
@@ -84,6 +157,32 @@ def jaccard_table(names: Sequence[str], values: Sequence[Sequence[float]]) -> Ta
         for number, (name, line) in enumerate(zip(names, values, strict=True), start=1)
     )
     return Table("Overlap of the kept sets (Jaccard)", ("", *map(str, range(1, len(names) + 1))), rows)
+
+
+def _latex(cell: str | Cell) -> str:
+    if isinstance(cell, str):
+        return latex(cell)
+    text = latex(cell.text)
+    marked = {"": text, "best": f"\\textbf{{{text}}}", "second": f"\\underline{{{text}}}"}[cell.mark]
+    return f"\\shortstack[r]{{{marked}\\\\{{\\scriptsize {latex(cell.small)}}}}}" if cell.small else marked
+
+
+def _latex_line(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + " \\\\"
+
+
+def _markdown(cell: str | Cell) -> str:
+    if isinstance(cell, str):
+        return cell
+    marked = {"": cell.text, "best": f"**{cell.text}**", "second": f"<ins>{cell.text}</ins>"}[cell.mark]
+    return f"{marked} <sub>{cell.small}</sub>" if cell.small else marked
+
+
+def _rich(cell: str | Cell) -> str | Text:
+    if isinstance(cell, str):
+        return cell
+    text = Text().append(cell.text, style={"": "", "best": "bold", "second": "underline"}[cell.mark])
+    return text.append(f"\n{cell.small}", style="dim") if cell.small else text
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -1,0 +1,1 @@
+"""Models on benchmarks: scores an item, and what their differences tell."""
