@@ -9,6 +9,7 @@ The tree (in brackets the exit code of the command line)::
     │   ├── TemplateError           (ValueError)   a conversation cannot be rendered
     │   ├── TokenizerMismatchError  (ValueError)   base and reference do not share their tokenizer
     │   ├── ModelError              (ValueError)   a model cannot be found or loaded
+    │   ├── EvaluationError         (ValueError)   a benchmark is unknown or its data cannot be had
     │   ├── TableError              (ValueError)   a per-token table lacks a column or is damaged
     │   └── MissingExtraError       (ImportError)  an optional dependency is not installed
     └── RunError [1]                the input was fine, the run was not
@@ -63,6 +64,10 @@ class TokenizerMismatchError(InputError, ValueError):
 
 class ModelError(InputError, ValueError):
     """A model cannot be found, loaded or used for scoring."""
+
+
+class EvaluationError(InputError, ValueError):
+    """A benchmark is unknown, or its data cannot be had."""
 
 
 class TableError(InputError, ValueError):

@@ -37,7 +37,7 @@ def sample_texts(pool: Pool, tokenizer: Any, template: str) -> list[str]:
 def take_rows(pool: Pool, recipe: Recipe) -> Pool:
     """The pool cut to ``pool.max_rows`` seeded rows."""
     if recipe.pool.max_rows is not None and recipe.pool.max_rows < len(pool):
-        pool = pool.take(heldout_rows(pool.sources, recipe.pool.max_rows, recipe.seed))
+        pool = pool.take(heldout_rows(pool.sources, recipe.pool.max_rows, recipe.pool_seed))
     return pool
 
 
@@ -50,7 +50,7 @@ def split_heldout(pool: Pool, recipe: Recipe) -> tuple[Pool, Pool]:
             f"pool.heldout: {settings.max_share:.0%} of {len(pool)} rows leaves {count} held-out rows, at least 2 are "
             "needed; use a larger pool or raise pool.heldout.max_share"
         )
-    heldout = heldout_rows(pool.sources, count, recipe.seed)
+    heldout = heldout_rows(pool.sources, count, recipe.pool_seed)
     rest = np.setdiff1d(np.arange(len(pool)), heldout)
     return pool.take(rest), pool.take(heldout)
 

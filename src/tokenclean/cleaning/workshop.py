@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,10 +44,14 @@ from tokenclean.training.online_mixture import OnlineMixture
 from tokenclean.training.steps import SchedulePart
 from tokenclean.training.trainer import TRAINING_VERSION, train, training_inputs
 
+if TYPE_CHECKING:
+    import torch
+
 logger = logging.getLogger(__name__)
 
 # Raise a number when the stage's code comes to mean something else; old results are then stale and made anew.
 STAGE_VERSIONS = {"tokens": TOKENS_VERSION, "losses": LOSSES_VERSION, "training": TRAINING_VERSION, "results": 1}
+STAGE_VERSIONS |= {"evaluation": 1, "samples": 1, "comparison": 1}
 
 CHECKPOINTS = "checkpoints"
 """Folder of the run folder with the states of trainings that are not done."""
@@ -53,6 +59,7 @@ CHECKPOINTS = "checkpoints"
 NOISE_RATES = "noise_rates.json"
 """File of a training with a noise mixture: the noise rate last found of each of its rows, null for an unused one."""
 
+_ASKED_ONCE = ("base", "splits", "parts", "warmup", "initial_reference", "given_reference", "noise")
 _ERROR_SAMPLE_TOKENS = 1024
 _PATIENCE_SECONDS = 120
 
@@ -133,6 +140,8 @@ class Workshop:
         self._policies: dict[tuple[Any, ...], Mapping[str, Any]] = {}
         self.made: list[str] = []
         self._found: set[str] = set()
+        self.used: set[str] = set()
+        """Names of the stages asked for."""
 
     @classmethod
     def open(
@@ -150,6 +159,19 @@ class Workshop:
         check_rejected_share(pool.rejected, len(pool) + len(pool.rejected), share, listing)
         training, heldout = split_heldout(take_rows(pool, recipe), recipe)
         return cls(recipe, store, training, heldout, observer=observer, ranks=ranks)
+
+    def afresh(self) -> Workshop:
+        """The same tokens, models and stages for one more strategy, which asks for each anew: its ``used`` tells what
+        it would have made alone."""
+        other = copy.copy(self)
+        for name in _ASKED_ONCE:
+            vars(other).pop(name, None)
+        other.used = set()
+        return other
+
+    def model(self, source: ModelSource) -> AbstractContextManager[torch.nn.Module]:
+        """A block with the model loaded, as ``ResidentModels.using``."""
+        return self._models.using(source)
 
     @cached_property
     def base(self) -> Model:
@@ -213,15 +235,19 @@ class Workshop:
         rows: np.ndarray | None = None,
         mixture: OnlineMixture | None = None,
         part: SchedulePart | None = None,
+        tokens: TokenizedPool | None = None,
     ) -> Model:
         """Fine-tune ``start`` on ``rows`` (all by default) with token weights (float, over all training rows).
+
+        ``tokens``: other rows than the training rows, over which rows and weights go then.
 
         With a ``mixture`` tokens are weighed by the training's own losses too, and the stage has ``NOISE_RATES``.
         ``part``: see ``trainer.train``; the moments that the next part needs are among the stage's tensors.
         """
         settings, seed = self.recipe.training, self.recipe.seed
-        rows = np.arange(len(self.tokens)) if rows is None else rows
-        ids, weight = self.tokens.input_ids.take(rows), weights.take(rows)
+        tokens = self.tokens if tokens is None else tokens
+        rows = np.arange(len(tokens)) if rows is None else rows
+        ids, weight = tokens.input_ids.take(rows), weights.take(rows)
         inputs = training_inputs(
             start.identity, ids, weight, settings, seed=seed, device=self._device_kind, mixture=mixture, part=part
         )
@@ -244,7 +270,7 @@ class Workshop:
                 progress=progress,
                 mixture=mixture,
                 checkpoints=checkpoints,
-                row_names=[self.tokens.ids[row] for row in rows],
+                row_names=[tokens.ids[row] for row in rows],
                 ranks=self.ranks,
                 name=name,
                 part=part,
@@ -389,6 +415,7 @@ class Workshop:
     ) -> Stage:
         """The stage ``name`` in its present version, found or made, and counted."""
         stage = self.store.stage(name, STAGE_VERSIONS[name], inputs, make, within=within)
+        self.used.add(stage.path.name)
         if not stage.was_reused:
             self.made.append(stage.path.name)
         elif stage.path.name not in self.made:

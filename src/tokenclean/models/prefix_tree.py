@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class PrefixTree:
         return end, position - self.nodes[end].depth
 
 
-def plan_prefix_tree(sequences: Sequence[Sequence[int]]) -> PrefixTree:
+def plan_prefix_tree(sequences: Sequence[ArrayLike]) -> PrefixTree:
     """The tree of the sequences, each of at least one token id. Raises ValueError for an empty one."""
     arrays = [np.asarray(sequence, dtype=np.int64) for sequence in sequences]
     if any(not len(array) for array in arrays):

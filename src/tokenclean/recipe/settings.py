@@ -41,6 +41,14 @@ Names = Annotated[
 """A mapping of names, frozen: written as a mapping, held as pairs."""
 
 
+Limits = Annotated[
+    tuple[tuple[str, Annotated[int, Field(ge=1)]], ...],
+    BeforeValidator(_pairs),
+    PlainSerializer(lambda pairs: dict(pairs), return_type=dict),
+]
+"""A mapping of names to counts, frozen as ``Names`` is."""
+
+
 class SourceSettings(_Section):
     """One source of the pool: a local file or folder (``path``), or a dataset of the Hub (``hub``)."""
 
@@ -95,6 +103,8 @@ class PoolSettings(_Section):
     sources: tuple[SourceSettings, ...] = Field(min_length=1)
     max_rows: int | None = Field(default=None, ge=4)
     """Use only this many rows, drawn with the seed (file order is kept)."""
+    seed: int | None = Field(default=None, ge=0, lt=2**32)
+    """Draws these rows and the held-out ones; the recipe's seed by default. All seeds of a comparison share it."""
     max_rejected_share: float = Field(default=0.05, ge=0, le=1)
     """Stop, before any model is loaded, where a larger share of the rows cannot be used."""
     heldout: HeldoutSettings = HeldoutSettings()
@@ -264,6 +274,18 @@ class TrainingSettings(_Section):
 class EvaluationSettings(_Section):
     controls: tuple[Strategy, ...] = ()
     """Further strategies to train for comparison; they share tokens, base losses and warm-up."""
+    tasks: tuple[str, ...] = ("mmlu", "truthfulqa", "tydiqa", "hellaswag", "arc_challenge", "boolq", "logiqa")
+    """Benchmarks of ``compare``: these seven of the paper, xquad, arc_easy, or any task of lm-evaluation-harness."""
+    data_dir: str | None = None
+    """Folder of the benchmarks' data as local files; from the Hub or its cache by default."""
+    limit: int | None = Field(default=None, ge=1)
+    """Ask only the first so many questions of every part of a benchmark (a subject of MMLU, a language of TyDi QA)."""
+    limits: Limits = ()
+    """The same by benchmark, such as ``{mmlu: 5}``."""
+    samples: int = Field(default=3, ge=0)
+    """Held-out prompts that every model of ``compare`` answers side by side."""
+    sample_tokens: int = Field(default=64, ge=1)
+    """Tokens of such an answer at most."""
 
 
 class Recipe(_Section):
@@ -304,6 +326,11 @@ class Recipe(_Section):
         """The strategy and its controls, each once, in the order in which they are run."""
         wanted = {self.cleaning.strategy, *self.evaluation.controls}
         return tuple(s for s in STRATEGIES if s in wanted)
+
+    @property
+    def pool_seed(self) -> int:
+        """Draws the rows used and the held-out ones."""
+        return self.seed if self.pool.seed is None else self.pool.seed
 
     @property
     def folder(self) -> Path:
