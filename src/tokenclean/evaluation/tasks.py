@@ -94,7 +94,7 @@ def load_benchmarks(
 
 def _tasks(benchmark: Benchmark, tokenizer: Any, data_dir: Path | None) -> dict[str, Any]:
     if data_dir is not None and benchmark.files:
-        for part in benchmark.parts or _parts(benchmark):
+        for part in parts_of(benchmark):
             missing = [str(file) for file in benchmark.local_files(data_dir, part).values() if not file.is_file()]
             if missing:
                 raise EvaluationError(
@@ -103,7 +103,7 @@ def _tasks(benchmark: Benchmark, tokenizer: Any, data_dir: Path | None) -> dict[
                 )
     if benchmark.name in ("tydiqa", "xquad"):
         return _passage_tasks(benchmark, tokenizer, data_dir)
-    parts = benchmark.parts or _parts(benchmark)
+    parts = parts_of(benchmark)
     tasks: dict[str, Any] = {}
     for part in parts:
         changes: dict[str, Any] = {}
@@ -147,9 +147,12 @@ def _manager(benchmark: Benchmark) -> Any:
     return _managers[folder]
 
 
-def _parts(benchmark: Benchmark) -> list[str]:
+def parts_of(benchmark: Benchmark) -> tuple[str, ...]:
+    """Names of the harness's tasks that it is made of, or those of our own."""
+    if benchmark.parts:
+        return benchmark.parts
     with quiet_harness():
-        return list(_manager(benchmark).all_subtasks)
+        return tuple(_manager(benchmark).all_subtasks)
 
 
 def _passage_tasks(benchmark: Benchmark, tokenizer: Any, data_dir: Path | None) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORDS = ("river", "stone", "cloud", "market", "engine", "winter", "paper", "garden", "signal", "copper", "bridge")
+
+
+def write_lines(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up questions in the layout of ``evaluation.data_dir``, three to six a benchmark part."""
+    from tokenclean.evaluation.benchmarks import LANGUAGES, benchmark_named
+    from tokenclean.evaluation.tasks import parts_of
+
+    folder, draw = tmp_path_factory.mktemp("eval"), random.Random(0)
+
+    def text(words: int) -> str:
+        return " ".join(draw.choice(WORDS) for _ in range(words))
+
+    for part in parts_of(benchmark_named("mmlu")):
+        for split, count in (("dev", 5), ("test", 3)):
+            rows = [
+                {"question": text(9), "subject": part, "choices": [text(2) for _ in range(4)], "answer": n % 4}
+                for n in range(count)
+            ]
+            write_lines(folder / "mmlu" / part.removeprefix("mmlu_") / f"{split}.jsonl", rows)
+    write_lines(
+        folder / "truthfulqa/validation.jsonl",
+        [
+            {
+                "question": text(8),
+                "mc1_targets": {"choices": [text(4) for _ in range(3)], "labels": [1, 0, 0]},
+                "mc2_targets": {"choices": [text(5) for _ in range(4)], "labels": [1, 1, 0, 0]},
+            }
+            for _ in range(6)
+        ],
+    )
+    write_lines(
+        folder / "hellaswag/validation.jsonl",
+        [
+            {
+                "ind": n,
+                "activity_label": text(2),
+                "ctx": text(8),
+                "ctx_a": text(8),
+                "ctx_b": "",
+                "endings": [text(6) for _ in range(4)],
+                "label": str(n % 4),
+            }
+            for n in range(6)
+        ],
+    )
+    for name in ("arc_challenge", "arc_easy"):
+        write_lines(
+            folder / name / "test.jsonl",
+            [
+                {
+                    "id": str(n),
+                    "question": text(10),
+                    "choices": {"text": [text(3) for _ in range(4)], "label": list("ABCD")},
+                    "answerKey": "ABCD"[n % 4],
+                }
+                for n in range(6)
+            ],
+        )
+    write_lines(
+        folder / "boolq/validation.jsonl",
+        [{"question": text(6), "passage": text(40), "label": n % 2} for n in range(6)],
+    )
+    write_lines(
+        folder / "logiqa/test.jsonl",
+        [
+            {"label": "abcd"[n % 4], "context": text(30), "question": text(8), "options": [text(5) for _ in range(4)]}
+            for n in range(6)
+        ],
+    )
+    for language in ("english", "arabic", "russian"):
+        paragraphs = [
+            {
+                "context": f"{n} {text(30)}",
+                "qas": [{"id": str(n), "question": text(6), "answers": [{"text": text(2), "answer_start": 0}]}],
+            }
+            for n in range(5)
+        ]
+        file = folder / "xquad" / f"xquad.{LANGUAGES[language]}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"data": [{"title": "t", "paragraphs": paragraphs}]}), encoding="utf-8")
+    tydiqa = [
+        {"id": f"{language}-{n}", "context": text(30), "question": text(6), "answers": {"text": [text(2), text(1)]}}
+        for language in LANGUAGES
+        for n in range(4)
+    ]
+    for split in ("train", "validation"):
+        write_lines(folder / "tydiqa" / f"{split}.jsonl", tydiqa)
+    return folder
