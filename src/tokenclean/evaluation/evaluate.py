@@ -47,19 +47,19 @@ def evaluate(lm: PackedLM, loaded: LoadedBenchmark, *, few_shot_seed: int = 1234
     ``few_shot_seed``: of the harness's choice of solved examples, for tasks that draw them (its default). Raises
     EvaluationError where a question has no such figure as the benchmark counts.
     """
-    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.evaluator import evaluate as ask
 
     before = lm.requested_tokens, lm.computed_tokens
+    for task in loaded.tasks.values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config("num_fewshot", 0)
+        task.set_fewshot_seed(seed=few_shot_seed)
     with quiet_harness():
-        found: Any = simple_evaluate(
-            model=lm,
-            tasks=list(loaded.tasks.values()),
+        found: Any = ask(
+            lm,
+            {"tasks": dict(loaded.tasks), "groups": {}, "group_map": {}},
             samples={part: list(range(count)) for part, count in loaded.items.items()},
             bootstrap_iters=0,
-            random_seed=None,  # pyright: ignore[reportArgumentType]  # ours are nobody else's to set
-            numpy_random_seed=None,  # pyright: ignore[reportArgumentType]
-            torch_random_seed=None,  # pyright: ignore[reportArgumentType]
-            fewshot_random_seed=few_shot_seed,
         )
     rows = []
     for part in loaded.tasks:
