@@ -90,3 +90,11 @@ def small_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pools") / "small.jsonl"
     path.write_text("\n".join(pool_path().read_text(encoding="utf-8").splitlines()[:60]) + "\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up questions of every benchmark, in the layout of ``evaluation.data_dir``."""
+    from benchmark_data import write_benchmarks
+
+    return write_benchmarks(tmp_path_factory.mktemp("eval"))

@@ -1,3 +1,5 @@
+"""Made-up questions of every benchmark, in the layout of ``evaluation.data_dir``."""
+
 from __future__ import annotations
 
 import json
@@ -5,8 +7,6 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 WORDS = ("river", "stone", "cloud", "market", "engine", "winter", "paper", "garden", "signal", "copper", "bridge")
 
@@ -16,13 +16,12 @@ def write_lines(file: Path, rows: Iterable[dict[str, Any]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made-up questions in the layout of ``evaluation.data_dir``, three to six a benchmark part."""
+def write_benchmarks(folder: Path) -> Path:
+    """Three to six questions a part of a benchmark, into an empty folder."""
     from tokenclean.evaluation.benchmarks import LANGUAGES, benchmark_named
     from tokenclean.evaluation.tasks import parts_of
 
-    folder, draw = tmp_path_factory.mktemp("eval"), random.Random(0)
+    draw = random.Random(0)
 
     def text(words: int) -> str:
         return " ".join(draw.choice(WORDS) for _ in range(words))
