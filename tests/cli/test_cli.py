@@ -15,7 +15,21 @@ import pytest
 
 from tokenclean.tokens import read_table, write_table
 
-COMMANDS = ("demo", "run", "plan", "inspect", "score", "select", "train", "status", "export", "merge", "theory")
+COMMANDS = (
+    "demo",
+    "run",
+    "compare",
+    "sweep",
+    "plan",
+    "inspect",
+    "score",
+    "select",
+    "train",
+    "status",
+    "export",
+    "merge",
+    "theory",
+)
 
 
 def tokenclean(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import tokenclean
-from tokenclean.cli import compare, demo, export, inspect, merge, plan, run, score, select, status, theory, train
+from tokenclean.cli import compare, demo, export, inspect, merge, plan, run, score, select, status, sweep, theory, train
 from tokenclean.cli.console import err, fail, show_warnings
 from tokenclean.errors import TokencleanError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("compare")(compare.compare)
+app.command("sweep")(sweep.sweep)
 app.command("plan")(plan.plan)
 app.command("inspect")(inspect.inspect)
 app.command("score")(score.score)

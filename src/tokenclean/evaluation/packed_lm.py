@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from tokenclean.evaluation.tasks import quiet_harness
 from tokenclean.models.causal_lm import lm_of
 from tokenclean.scoring.continuations import ContinuationScorer
 from tokenclean.scoring.engine import PACK_TOKENS
@@ -37,10 +37,14 @@ class PackedLM(_HarnessModel):
         max_length: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        logging.getLogger("lm_eval.models.huggingface").addFilter(_is_no_remark_on_loaded_models)
-        super().__init__(
-            pretrained=lm_of(model), tokenizer=tokenizer, batch_size=batch_size, max_length=max_length, backend="causal"
-        )
+        with quiet_harness():
+            super().__init__(
+                pretrained=lm_of(model),
+                tokenizer=tokenizer,
+                batch_size=batch_size,
+                max_length=max_length,
+                backend="causal",
+            )
         self._model = model
         self._scorer = ContinuationScorer(model, precision=precision, pack_tokens=pack_tokens)
         self._progress = progress
@@ -73,7 +77,3 @@ class PackedLM(_HarnessModel):
             if texts is not None:
                 self.cache_hook.add_partial("loglikelihood", texts, answer)
         return answers
-
-
-def _is_no_remark_on_loaded_models(record: logging.LogRecord) -> bool:
-    return "model kwarg is not of type" not in record.getMessage()

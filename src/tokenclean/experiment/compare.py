@@ -154,7 +154,7 @@ def _result(
         groups,
     )
     comparison = compare_scores(items, control)
-    said = verdict(comparison)
+    said = verdict(comparison, STRATEGY_NAMES)
     titles = {b.benchmark.name: b.benchmark.title for b in loaded}
     is_kept = judged_tokens(first.workshop)
     heldout = measure_heldout({line: [run.losses[line] for run in runs.values()] for line in lines}, is_kept, control)

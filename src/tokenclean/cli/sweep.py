@@ -1,0 +1,69 @@
+"""``tokenclean sweep``: one strategy under many values of recipe keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.run import RecipeArgument, SetOption
+from tokenclean.errors import RecipeError
+from tokenclean.recipe import Recipe, load_recipe
+
+
+def sweep(
+    recipe: RecipeArgument,
+    over: Annotated[
+        list[str],
+        typer.Option(
+            "--over", metavar="KEY=A,B|FROM:TO:STEP", help="A recipe key and its values; repeatable, for a grid."
+        ),
+    ],
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the average over one axis of numbers; .png, .svg or .pdf.")
+    ] = None,
+    set_: SetOption = None,
+) -> None:
+    """Train and evaluate a recipe's strategy once for each value of a key, or for each cell of a grid.
+
+    Cells share whatever does not depend on the key: under fixed_model, rho and random another proportion scores nothing
+    again. A cell that was made before is found; one that fails is shown as failed, and the rest goes on.
+
+    Example: tokenclean sweep quick --over cleaning.proportion=0.3:1.0:0.1 --set cleaning.strategy=fixed_model
+    --set pool.sources.0.path=my.jsonl
+    """
+    from tokenclean.experiment.sweep import grid, parse_axis
+    from tokenclean.store import Store
+
+    recipes: dict[tuple[str, ...], Recipe | RecipeError] = {}
+    for settings in grid([parse_axis(axis) for axis in over]):
+        try:
+            recipes[settings] = load_recipe(recipe, [*(set_ or []), *settings])
+        except RecipeError as error:
+            recipes[settings] = error
+    folders = {loaded.folder for loaded in recipes.values() if isinstance(loaded, Recipe)}
+    if len(folders) > 1:
+        raise RecipeError(["--over: name and output cannot be swept, since all cells share a run folder"], "sweep")
+    if not folders:
+        raise next(error for error in recipes.values() if isinstance(error, RecipeError))
+
+    store = Store(folders.pop(), note=note)
+    with store.lock():
+        from tokenclean.cleaning.workshop import Observer, Workshop
+        from tokenclean.experiment.sweep import plot_sweep
+        from tokenclean.experiment.sweep import sweep as run_sweep
+
+        quiet_libraries()
+        observer = Observer(note, progress)
+        result = run_sweep(recipes, lambda of_cell: Workshop.open(of_cell, observer, store))
+    for table in result.tables:
+        out.print(table.to_rich())
+        out.print()
+    if plot is not None:
+        plot_sweep(result, plot)
+        out.print(f"plot: {plot}", soft_wrap=True)
+    out.print(
+        f"sweep: {result.folder} ({result.stages_made} stages made, {result.stages_reused} reused)", soft_wrap=True
+    )
