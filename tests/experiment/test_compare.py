@@ -14,7 +14,8 @@ from test_runs import recipe_of as run_recipe
 
 from tokenclean.cleaning import STRATEGIES, Workshop
 from tokenclean.errors import EvaluationError, RecipeError, WeakReferenceError
-from tokenclean.experiment.compare import CompareResult, compare
+from tokenclean.evaluation.comparison import Difference
+from tokenclean.experiment.compare import CompareResult, compare, trend
 from tokenclean.experiment.judge import judged_tokens, measure_heldout
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
@@ -129,6 +130,8 @@ def test_references_have_lines_where_asked_for(recipe):
     assert names[-1] == "self_evolving"
     assert "warm-up" in names
     assert any(name.startswith("reference-") for name in names)
+    assert result.tables[2].title.startswith("Rich, poor or intermediate")
+    assert [row[0] for row in result.tables[2].rows] == ["ARC-C", "BoolQ", "XQuAD", "Avg"]
 
 
 @pytest.mark.slow
@@ -158,6 +161,15 @@ def test_missing_data_stops_before_any_model_is_loaded(recipe, tmp_path, monkeyp
     monkeypatch.setattr(Workshop, "train", lambda *a, **k: pytest.fail("trained"))
     with pytest.raises(EvaluationError, match="missing; put the data there"):
         compared(recipe.model_copy(update={"evaluation": evaluation}))
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "label"),
+    [(0.2, 0.1, "rich"), (-0.2, 0.1, "poor"), (0.2, 0.3, "intermediate"), (-0.2, 0.3, "intermediate")],
+)
+def test_trends_follow_the_interval(value, half, label):
+    p = 0.001 if abs(value) > half else 0.5
+    assert trend(Difference(value, value - half, value + half, p, 100, 50)) == label
 
 
 def ragged(*rows: list[float]) -> Ragged:

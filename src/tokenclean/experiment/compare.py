@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from tokenclean.cleaning import STRATEGIES, Outcome, Workshop
 from tokenclean.cleaning.workshop import Model
 from tokenclean.errors import RecipeError, RunError
-from tokenclean.evaluation.comparison import Comparison
+from tokenclean.evaluation.comparison import Comparison, Difference
 from tokenclean.evaluation.comparison import compare as compare_scores
 from tokenclean.evaluation.item_scores import ItemScores
 from tokenclean.evaluation.tasks import LoadedBenchmark
-from tokenclean.evaluation.verdict import Verdict, verdict
+from tokenclean.evaluation.verdict import Verdict, points, verdict
 from tokenclean.experiment.answers import answers, answers_markdown, heldout_prompts
 from tokenclean.experiment.benchmarks import BenchmarkScores, benchmark_scores, load_recipe_benchmarks
 from tokenclean.experiment.judge import HeldoutMeasures, heldout_table, judged_tokens, measure_heldout
@@ -33,6 +33,8 @@ from tokenclean.store import write_json
 
 BASE = "base"
 """What tables call the strategy ``none``."""
+
+WARM_UP, SELF_EVOLVING = "warm-up", "self_evolving"
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def _result(
     tables = (
         table_1(comparison, titles),
         heldout_table(heldout, control, len(runs), names),
+        *((trends_table(items, titles),) if {WARM_UP, SELF_EVOLVING} <= set(lines) else ()),
     )
     sentences = (said.summary, *said.strategies.values(), _shared(runs), _prefixes(runs))
     prompts = heldout_prompts(first.workshop)
@@ -190,6 +193,29 @@ def _result(
 
     folder = first.workshop.stage("comparison", inputs, make).path
     return CompareResult(folder, comparison, said, tuple(heldout), tables, sentences, failed)
+
+
+def trend(difference: Difference) -> str:
+    """How a task went over the rounds (§5.2): ``rich`` (got richer) where the output is better than the warm-up by a
+    real difference, ``poor`` where it is worse by one, else ``intermediate``."""
+    if not difference.is_real:
+        return "intermediate"
+    return "rich" if difference.value > 0 else "poor"
+
+
+def trends_table(items: ItemScores, titles: Mapping[str, str]) -> Table:
+    """Each task's trend over the rounds of self-evolving cleaning; the rounds' scores are lines of Table 1."""
+    of_two = {line: items.scores[line] for line in (WARM_UP, SELF_EVOLVING)}
+    compared = compare_scores(ItemScores(of_two, items.groups), WARM_UP)
+    against = compared.differences[SELF_EVOLVING]
+    lines = [*((titles.get(task, task), d) for task, d in against.tasks.items()), ("Avg", against.average)]
+    return Table(
+        "Rich, poor or intermediate: self-evolving cleaning's output against its warm-up",
+        ("task", "output minus warm-up", "trend"),
+        tuple((name, f"{points(d.value)} ±{100 * d.half_width:.2f}", trend(d)) for name, d in lines),
+        "points, ± half the 95 % interval; rich: better by a real difference, poor: worse by one, else intermediate",
+        text_columns=(0, 2),
+    )
 
 
 def _questions(runs: Mapping[int, _Run], lines: Sequence[str]) -> pa.Table:
