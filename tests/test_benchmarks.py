@@ -612,3 +612,20 @@ def test_a_plan_and_its_run_side_by_side(small_pool, tiny_model_folder, tmp_path
     assert 0.75 < figures["planned"]["memory_bytes"] / figures["run"]["memory_bytes"] < 1.25
     assert figures["run"]["seconds"] > 0
     assert "planned / run" in done.stdout
+
+
+@pytest.mark.slow
+def test_benchmarks_of_both_model_classes(tiny_model_folder, data_dir, tmp_path, monkeypatch, capsys):
+    evaluation = importlib.import_module("benchmarks.evaluation")
+    monkeypatch.setattr(evaluation, "quiet_libraries", lambda: None)
+    file = tmp_path / "figures.json"
+    options = ("--data-dir", str(data_dir), "--tasks", "boolq,arc_easy", "--questions", "4", "--json", str(file))
+    call(monkeypatch, evaluation, "--model", str(tiny_model_folder), *options)
+    found = json.loads(file.read_text())["benchmarks"]
+    assert [one["questions"] for one in found] == [4, 4]
+    for one in found:
+        assert one["largest_nats"] < 1e-3
+        assert one["answers_changed"] == 0
+        assert one["score"] == pytest.approx(one["harness_score"])
+        assert 0 < one["computed_tokens"] < one["requested_tokens"]
+    assert "× harness" in capsys.readouterr().out
