@@ -1,0 +1,85 @@
+"""``tokenclean compare`` and ``tokenclean sweep`` as a user gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_cli import tokenclean
+
+QUICK = (
+    "training.lora.rank=4",
+    "training.batch_size=16",
+    "training.minimum_steps=2",
+    "cleaning.allow_weak_reference=true",
+    "evaluation.tasks=[boolq,arc_easy]",
+    "evaluation.samples=1",
+    "evaluation.sample_tokens=4",
+)
+
+
+@pytest.fixture(scope="module")
+def recipe(small_pool: Path, tiny_model_folder: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    file = folder / "recipe.yaml"
+    file.write_text(
+        f"preset: quick\noutput: {folder}/runs\npool: {{sources: [{{path: {small_pool}}}]}}\n"
+        f"model: {{base: {tiny_model_folder}}}\nevaluation: {{data_dir: {data_dir}}}\n"
+    )
+    return file
+
+
+def settings(*further: str) -> list[str]:
+    return [part for setting in (*QUICK, *further) for part in ("--set", setting)]
+
+
+@pytest.mark.slow
+def test_compare_prints_table_1_and_where_it_lies(recipe):
+    result = tokenclean("compare", recipe, "--strategies", "full_tokens,random", "--seeds", "3", *settings())
+    assert result.returncode == 0, result.stderr
+    for text in ("BoolQ", "ARC-E", "minus Full tokens", "judge keeps", "Uniform random", "One seed", "shared"):
+        assert text in result.stdout
+    folder = Path(result.stdout.rsplit("comparison: ", 1)[1].strip())
+    assert {"tables.md", "table_1.csv", "table_1.tex", "values.csv", "questions.parquet", "answers.md"} <= {
+        file.name for file in folder.iterdir()
+    }
+
+
+@pytest.mark.slow
+def test_sweep_shows_a_failed_cell_and_draws(recipe, tmp_path):
+    plot = tmp_path / "figure.svg"
+    over = ("--over", "cleaning.proportion=0.5,7", "--plot", plot)
+    result = tokenclean("sweep", recipe, *over, *settings("cleaning.strategy=random"))
+    assert result.returncode == 0, result.stderr
+    assert "proportion=0.5" in result.stdout
+    assert "proportion=7 failed" in " ".join(result.stdout.split())
+    assert plot.read_text().lstrip().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--seeds", "0,x"), "expected numbers such as 0,1,2, found 0,x"),
+        (("--strategies", "full_tokens,rhoo"), "unknown rhoo"),
+        (("--strategies", "rho"), "full_tokens is not among the strategies rho"),
+        (("--set", "evaluation.tasks=[no_such]"), "no_such: neither a benchmark"),
+    ],
+)
+def test_what_is_wrong_with_a_comparison(recipe, arguments, message):
+    result = tokenclean("compare", recipe, *arguments)
+    assert result.returncode == 2
+    assert message in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ("cleaning.proportion=7", "cleaning.proportion"),
+        ("cleaning.proportion", "expected key=value"),
+        ("name=a,b", "name and output cannot be swept"),
+    ],
+)
+def test_what_is_wrong_with_a_sweep(recipe, over, message):
+    result = tokenclean("sweep", recipe, "--over", over)
+    assert result.returncode == 2
+    assert message in " ".join(result.stderr.split())
