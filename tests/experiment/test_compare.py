@@ -16,7 +16,7 @@ from tokenclean.cleaning import STRATEGIES, Workshop
 from tokenclean.errors import EvaluationError, RecipeError, WeakReferenceError
 from tokenclean.evaluation.comparison import Difference
 from tokenclean.experiment.compare import CompareResult, compare, trend
-from tokenclean.experiment.judge import judged_tokens, measure_heldout
+from tokenclean.experiment.judge import judged_tokens, measure_heldout, source_gains_table
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
 from tokenclean.store import Store
@@ -152,7 +152,7 @@ def test_what_is_wrong_is_told_at_once(recipe):
         compared(recipe, ("fulltokens",), (1, 1))
     text = str(error.value)
     assert "unknown fulltokens" in text
-    assert "full_tokens is not among" in text
+    assert "full_tokens is neither base nor among" in text
     assert "different numbers" in text
 
 
@@ -189,6 +189,30 @@ def test_held_out_measures_by_hand():
     assert control.against is None
     assert rho.against is not None
     assert [d.difference for d in rho.against] == pytest.approx([0.25, 0.0, 0.5])
+
+
+def test_gains_by_source_by_hand():
+    nan = np.nan
+    base = ragged([nan, 2, 2], [nan, 4], [nan, 1], [nan, 3], [nan, 9])
+    losses = {
+        "base": [base],
+        "rho": [ragged([nan, 1, 2], [nan, 3], [nan, 2], [nan, 4], [nan, 9])],
+    }
+    table = source_gains_table(losses, ("a", "a", "b", "b", "c"), "base", {"rho": "RHO"})
+    assert table is not None
+    assert table.columns == ("Model", "a", "b")  # one row of c gives no interval
+    (row,) = table.rows
+    assert row[0] == "RHO"
+    assert row[1].startswith("-0.6667")  # −1, 0 and −1
+    assert row[2].startswith("+1.0000")
+    assert source_gains_table(losses, ("a",) * 5, "base", {}) is None
+
+
+@pytest.mark.slow
+def test_the_base_can_be_what_differences_are_taken_from(recipe):
+    result, _ = compared(recipe, ("full_tokens",), (0,), control="base")
+    assert result.comparison.control == "base"
+    assert "minus Base" in result.tables[0].to_markdown()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tokenclean.evaluation.comparison import Comparison, compare
 from tokenclean.evaluation.item_scores import ItemScores
-from tokenclean.experiment.table_1 import table_1, table_1_values
+from tokenclean.experiment.table_1 import beside_paper, table_1, table_1_values
 from tokenclean.report.tables import Cell
 
 
@@ -111,3 +111,15 @@ def test_values_are_unrounded():
     assert found == [0.75, expected.value, expected.low, expected.high, expected.p]
     assert float(average["holm_p"]) == pytest.approx(THREE.differences["rho"].holm_p)
     assert lines[3]["holm_p"] == ""
+
+
+def test_ours_beside_the_papers():
+    """Table 1's full tokens on Mistral: MMLU 62.41, average printed as 54.12 where its tasks give 54.64."""
+    table = beside_paper(THREE, "mistralai/Mistral-7B-v0.3", 0.6)
+    assert table is not None
+    assert table.columns == ("Model", "MMLU", "XQuAD", "Avg")
+    full = table.rows[0]
+    assert full == ("Full tokens", "50.00 | 62.41", "75.00 | –", "62.50 | 54.64")
+    assert "not that of the row's seven tasks" in table.note
+    assert [row[0] for row in table.rows] == ["Full tokens", "RHO", "Self-evolving cleaning"]
+    assert beside_paper(THREE, "my/own-model", 0.6) is None

@@ -22,7 +22,9 @@ def compare(
     seeds: Annotated[
         str, typer.Option(metavar="0,1,…", help="Seeds; the recipe's by default. A further one later re-uses the rest.")
     ] = "",
-    control: Annotated[str, typer.Option(help="The strategy that differences are taken from.")] = "full_tokens",
+    control: Annotated[
+        str, typer.Option(help="The strategy that differences are taken from, or base.")
+    ] = "full_tokens",
     references: Annotated[
         bool, typer.Option("--references", help="Lines for the reference models on the way too.")
     ] = False,

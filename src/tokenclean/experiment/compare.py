@@ -24,8 +24,14 @@ from tokenclean.evaluation.tasks import LoadedBenchmark
 from tokenclean.evaluation.verdict import Verdict, points, verdict
 from tokenclean.experiment.answers import answers, answers_markdown, heldout_prompts
 from tokenclean.experiment.benchmarks import BenchmarkScores, benchmark_scores, load_recipe_benchmarks
-from tokenclean.experiment.judge import HeldoutMeasures, heldout_table, judged_tokens, measure_heldout
-from tokenclean.experiment.table_1 import STRATEGY_NAMES, table_1, table_1_values
+from tokenclean.experiment.judge import (
+    HeldoutMeasures,
+    heldout_table,
+    judged_tokens,
+    measure_heldout,
+    source_gains_table,
+)
+from tokenclean.experiment.table_1 import STRATEGY_NAMES, beside_paper, table_1, table_1_values
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
 from tokenclean.report.tables import Table
@@ -74,8 +80,8 @@ def compare(
     """Train every strategy under every seed and evaluate the final models; the base has its line too.
 
     ``open_workshop``: opens a recipe's pool on the run folder that all share. ``control``: the strategy that
-    differences are taken from. ``references``: the models on the way have lines too. A strategy that fails under some
-    seed is told and left out.
+    differences are taken from, or ``base``. ``references``: the models on the way have lines too. A strategy that fails
+    under some seed is told and left out.
 
     Raises RecipeError for an unknown strategy, a control that is not among them, or a seed given twice; RunError where
     the control fails; EvaluationError, before any model is loaded, where a benchmark's data cannot be had.
@@ -122,8 +128,8 @@ def _check(strategies: Sequence[str], seeds: Sequence[int], control: str) -> Non
     problems = [
         f"--strategies: unknown {name}; known: {', '.join(STRATEGIES)}" for name in strategies if name not in STRATEGIES
     ]
-    if control not in strategies:
-        problems.append(f"--control: {control} is not among the strategies {', '.join(strategies)}")
+    if control not in (BASE, *strategies):
+        problems.append(f"--control: {control} is neither base nor among the strategies {', '.join(strategies)}")
     if not seeds or len(set(seeds)) < len(seeds):
         problems.append(f"--seeds: expected different numbers, found {', '.join(map(str, seeds)) or 'none'}")
     if problems:
@@ -159,12 +165,20 @@ def _result(
     said = verdict(comparison, STRATEGY_NAMES)
     titles = {b.benchmark.name: b.benchmark.title for b in loaded}
     is_kept = judged_tokens(first.workshop)
-    heldout = measure_heldout({line: [run.losses[line] for run in runs.values()] for line in lines}, is_kept, control)
+    losses = {line: [run.losses[line] for run in runs.values()] for line in lines}
+    heldout = measure_heldout(losses, is_kept, control)
     names = dict(STRATEGY_NAMES)
     tables = (
         table_1(comparison, titles),
         heldout_table(heldout, control, len(runs), names),
-        *((trends_table(items, titles),) if {WARM_UP, SELF_EVOLVING} <= set(lines) else ()),
+        *filter(
+            None,
+            (
+                trends_table(items, titles) if {WARM_UP, SELF_EVOLVING} <= set(lines) else None,
+                source_gains_table(losses, first.workshop.heldout.sources, BASE, names),
+                beside_paper(comparison, recipe.model.base, recipe.cleaning.proportion),
+            ),
+        ),
     )
     sentences = (said.summary, *said.strategies.values(), _shared(runs), _prefixes(runs))
     prompts = heldout_prompts(first.workshop)

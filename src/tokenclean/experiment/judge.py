@@ -96,3 +96,33 @@ def heldout_table(measured: Sequence[HeldoutMeasures], control: str, seeds: int,
         "over conversations.",
         sections={len(rows): f"minus {shown}"} if below else {},
     )
+
+
+def source_gains_table(
+    losses: Mapping[str, Sequence[Ragged]], sources: Sequence[str], base: str, names: Mapping[str, str]
+) -> Table | None:
+    """Where a model gains on the base (§6.3): held-out loss minus the base's by source of the pool, in nats a token.
+
+    ``losses`` as of ``measure_heldout``; ``sources``: of each held-out row. None where fewer than two sources have the
+    two rows that an interval needs.
+    """
+    of_source = {source: np.flatnonzero(np.array(sources) == source) for source in sorted(set(sources))}
+    columns = {source: rows for source, rows in of_source.items() if len(rows) > 1}
+    if len(columns) < 2:
+        return None
+    means = {name: runs[0].with_values(np.mean([run.values for run in runs], axis=0)) for name, runs in losses.items()}
+    lines = [
+        (
+            names.get(name, name),
+            *(difference_text(paired_difference(c.take(rows), means[base].take(rows))) for rows in columns.values()),
+        )
+        for name, c in means.items()
+        if name != base
+    ]
+    return Table(
+        "Gain over the base by source of the pool (held-out loss; below 0 is better)",
+        ("Model", *columns),
+        tuple(lines),
+        "nats a response token, ± half the 95 % interval over conversations; a stronger reference need not gain more "
+        "on every source. By benchmark: --control base",
+    )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from tokenclean.evaluation.comparison import Comparison, Difference, Score
 from tokenclean.evaluation.verdict import points
+from tokenclean.report.published import published, published_average, published_score
 from tokenclean.report.tables import Cell, Table
 
 AVERAGE = "Avg"
@@ -68,6 +69,37 @@ def table_1(
         rows=tuple(rows),
         note=_note(comparison, control),
         sections={len(names): f"minus {control}"} if has_differences else {},
+    )
+
+
+def beside_paper(comparison: Comparison, base_model: str, proportion: float) -> Table | None:
+    """Ours beside the paper's, as ``ours | theirs``: a line a strategy that the paper trained on this base model.
+
+    Scores × 100; the paper's averages are recomputed, and faults of what is shown stand below. None where it prints
+    nothing of the model.
+    """
+    rows, faults = [], dict[str, None]()
+    for strategy in comparison.strategies:
+        average = published_average(base_model, strategy, proportion=proportion)
+        if average is None:
+            continue
+        cells = []
+        for task in comparison.tasks:
+            number = published_score(base_model, strategy, task, proportion=proportion)
+            printed = number.printed if number else "–"
+            cells.append(f"{100 * comparison.scores[strategy][task].value:.2f} | {printed}")
+            faults |= dict.fromkeys(fault.sentence for fault in (number.faults if number else ()))
+        cells.append(f"{100 * comparison.averages[strategy].value:.2f} | {average.value:.2f}")
+        faults |= dict.fromkeys(fault.sentence for fault in average.faults)
+        rows.append((STRATEGY_NAMES.get(strategy, strategy), *cells))
+    if not rows:
+        return None
+    source = published().source.citation
+    return Table(
+        "Ours | the paper's",
+        ("Model", *(TASK_NAMES.get(task, task) for task in comparison.tasks), AVERAGE),
+        tuple(rows),
+        " ".join([f"{source}; its averages recomputed over its seven tasks, ours over those shown.", *faults]),
     )
 
 
