@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tokenclean import recipe as module
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import PRESETS, STRATEGIES, Recipe, TrainingSettings, load_recipe, recipe_from, training_from
+from tokenclean.report.published import published_average
 
 REQUIRED = ("pool.sources.0.path=pool.jsonl", "model.base=org/model")
 SMALL = {"pool": {"sources": [{"path": "pool.jsonl"}]}, "model": {"base": "org/model"}}
@@ -87,6 +88,12 @@ def test_the_recipes_beside_the_source_load(name):
         assert recipe.strategies == ("none", "full_tokens", "full_tokens_from_warmup", "self_evolving")
 
 
+OTHER_MODELS = {
+    "paper-llama-3.1-8b": "meta-llama/Llama-3.1-8B",
+    "paper-mistral-7b-v0.3": "mistralai/Mistral-7B-v0.3",
+}
+
+
 def test_the_recipe_for_gpus_is_the_papers_but_for_how_it_computes():
     recipe, paper = (load_recipe(Path(__file__).parents[1] / "recipes" / f"{name}.yaml") for name in ("gpus", "paper"))
     computes = {"precision", "pack_tokens", "sharding", "activation_checkpointing", "checkpoint_minutes"}
@@ -97,7 +104,15 @@ def test_the_recipe_for_gpus_is_the_papers_but_for_how_it_computes():
 
 def test_every_recipe_file_is_tested():
     names = sorted(path.name for path in (Path(__file__).parents[1] / "recipes").iterdir())
-    assert names == ["gpus.yaml", "paper.yaml", "quick.yaml"]
+    assert names == ["gpus.yaml", *(f"{name}.yaml" for name in OTHER_MODELS), "paper.yaml", "quick.yaml"]
+
+
+@pytest.mark.parametrize(("name", "base"), OTHER_MODELS.items())
+def test_the_paper_s_other_models_differ_in_the_model_alone(name, base):
+    recipe, paper = (load_recipe(Path(__file__).parents[1] / "recipes" / f"{n}.yaml") for n in (name, "paper"))
+    assert recipe.model_copy(update={"name": paper.name, "model": paper.model}) == paper
+    assert recipe.model.base == base
+    assert published_average(base, "self_evolving") is not None
 
 
 def test_a_file_goes_over_its_preset_and_an_override_over_both(tmp_path):
