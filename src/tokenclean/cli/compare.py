@@ -37,7 +37,7 @@ def compare(
     command again computes nothing, another strategy or seed only what is new. Tables are written as Markdown, CSV and
     LaTeX, with every answer to every question.
 
-    Example: tokenclean compare quick --strategies full_tokens,rho,fixed_model --seeds 0,1,2
+    Example: tokenclean compare recipes/quick.yaml --strategies full_tokens,rho,fixed_model --seeds 0,1,2
     --set pool.sources.0.path=my.jsonl --set evaluation.tasks=[arc_challenge,boolq]
     """
     loaded = load_recipe(recipe, list(set_ or []))

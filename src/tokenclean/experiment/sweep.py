@@ -222,6 +222,6 @@ def plot_sweep(result: SweepResult, file: Path) -> None:
     axes.set_xlabel(cells[0].settings[0].partition("=")[0])
     axes.set_ylabel("average score × 100, ± its standard error")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper right", frameon=False)
     with atomic_path(file) as temporary:
         figure.savefig(temporary, format=file.suffix[1:].lower() or "png", dpi=150)
