@@ -31,8 +31,8 @@ def sweep(
     Cells share whatever does not depend on the key: under fixed_model, rho and random another proportion scores nothing
     again. A cell that was made before is found; one that fails is shown as failed, and the rest goes on.
 
-    Example: tokenclean sweep recipes/quick.yaml --over cleaning.proportion=0.3:1.0:0.1 --set cleaning.strategy=fixed_model
-    --set pool.sources.0.path=my.jsonl
+    Example: tokenclean sweep recipes/quick.yaml --over cleaning.proportion=0.3:1.0:0.1
+    --set cleaning.strategy=fixed_model --set pool.sources.0.path=my.jsonl
     """
     from tokenclean.experiment.sweep import grid, parse_axis
     from tokenclean.store import Store
