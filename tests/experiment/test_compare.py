@@ -81,6 +81,12 @@ def test_seeds_share_pool_and_held_out_rows_and_nothing_that_is_drawn(finished):
 
 
 @pytest.mark.slow
+def test_no_seed_s_models_stay_in_memory(finished):
+    _, workshops = finished
+    assert not workshops[1]._models._loads
+
+
+@pytest.mark.slow
 def test_what_is_shared_is_counted(finished):
     """rho and fixed_model share the warm-up and both losses of every split; counted by hand from the stages' names."""
     result, workshops = finished

@@ -173,6 +173,10 @@ class Workshop:
         """A block with the model loaded, as ``ResidentModels.using``."""
         return self._models.using(source)
 
+    def let_go(self) -> None:
+        """Free the memory of the models loaded, which another workshop may need."""
+        self._models.clear()
+
     @cached_property
     def base(self) -> Model:
         """θ_0."""

@@ -112,6 +112,7 @@ def compare(
             if references:
                 run.models |= {m.name: m for m in outcome.rounds if m.key != outcome.model.key}
             run.models[strategy] = outcome.model
+        run.workshop.let_go()
     lines = [
         name for name in runs[seeds[0]].models if name not in failed and all(name in r.models for r in runs.values())
     ]
@@ -121,6 +122,7 @@ def compare(
                 scores = benchmark_scores(run.workshop, run.models[name], benchmark)
                 run.scores.setdefault(name, {})[benchmark.benchmark.name] = scores
         run.losses = {name: run.workshop.heldout_losses(run.models[name]) for name in lines}
+        run.workshop.let_go()
     return _result(recipe, runs, lines, loaded, control, failed)
 
 

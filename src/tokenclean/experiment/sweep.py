@@ -129,6 +129,7 @@ def sweep(
             cells.append(Cell(settings, failure=str(error)))
             first.observer.note(f"cell {', '.join(settings)} failed: {error}")
             continue
+        workshop.let_go()
         cells.append(Cell(settings, outcome.model, kept_share(outcome, workshop), against, scores))
     whole = [cell for cell in cells if cell.scores is not None]
     base = {b.benchmark.name: benchmark_scores(first, first.base, b) for b in loaded}
