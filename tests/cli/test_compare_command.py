@@ -71,6 +71,26 @@ def test_what_is_wrong_with_a_comparison(recipe, arguments, message):
     assert message in " ".join(result.stderr.split())
 
 
+def test_a_plot_that_cannot_be_drawn_is_told_before_anything_is_trained(recipe, tmp_path):
+    for over, file, message in (
+        ("cleaning.level=global,source", "f.png", "expected one axis, of numbers"),
+        ("cleaning.proportion=0.5", "f.doc", "expected a file ending in .png, .svg, .pdf"),
+    ):
+        result = tokenclean("sweep", recipe, "--over", over, "--plot", tmp_path / file)
+        assert result.returncode == 2
+        assert message in " ".join(result.stderr.split())
+        assert "training" not in result.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_cells_all_fail_fails(recipe):
+    over = ("--over", "model.reference=no/such-model")
+    result = tokenclean("sweep", recipe, *over, *settings("cleaning.strategy=rho"))
+    assert result.returncode == 1
+    assert "every cell failed" in result.stderr
+    assert "no/such-model" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("over", "message"),
     [

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from tokenclean.evaluation.comparison import compare, holm
 from tokenclean.evaluation.crossed import TaskValues, critical, limits, resampled_deviations, spread_of
 from tokenclean.evaluation.item_scores import ItemScores
-from tokenclean.evaluation.student import t_quantile
+from tokenclean.scoring.student import t_quantile
 
 
 def scores_of(**strategies: np.ndarray) -> ItemScores:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tokenclean.evaluation.crossed import TaskValues, critical, limits, resampled_deviations, spread_of
-from tokenclean.evaluation.student import t_quantile
+from tokenclean.scoring.student import t_quantile
 
 REPEATS = 2000
 DRAWS = 2000

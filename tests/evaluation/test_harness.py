@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -80,6 +81,26 @@ def test_items_of_mmlu_are_grouped_by_subject(everything):
     mmlu = next(loaded for loaded in everything if loaded.benchmark.name == "mmlu")
     assert len(mmlu.tasks) == 57
     assert mmlu.part_identity("mmlu_anatomy") != mmlu.part_identity("mmlu_astronomy")
+
+
+def test_other_solved_examples_are_another_benchmark(tiny, data_dir, tmp_path):
+    copy = tmp_path / "eval"
+    shutil.copytree(data_dir / "mmlu", copy / "mmlu")
+    identities = []
+    for _ in range(2):
+        (loaded,) = load_benchmarks(["mmlu"], tiny[1], data_dir=copy)
+        identities.append([loaded.part_identity(part) for part in ("mmlu_anatomy", "mmlu_virology")])
+        file = copy / "mmlu/anatomy/dev.jsonl"
+        file.write_text(file.read_text().replace("river", "canal"))
+    (anatomy, virology), (other, same) = identities
+    assert anatomy != other
+    assert virology == same
+
+
+def test_requests_that_are_cut_are_told(tiny, data_dir, caplog):
+    (loaded,) = load_benchmarks(["boolq"], tiny[1], data_dir=data_dir, limit=2)
+    evaluate(PackedLM(*tiny, max_length=20), loaded)
+    assert "4 of 4 requests are longer than the model's 20 tokens and were cut on the left" in caplog.text
 
 
 def test_limits_by_part_and_by_benchmark(tiny, data_dir):

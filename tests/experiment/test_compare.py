@@ -216,7 +216,8 @@ def test_gains_by_source_by_hand():
 
 @pytest.mark.slow
 def test_the_base_can_be_what_differences_are_taken_from(recipe):
-    result, _ = compared(recipe, ("full_tokens",), (0,), control="base")
+    result, _ = compared(recipe, ("none", "full_tokens"), (0,), control="base")
+    assert result.comparison.strategies == ("base", "full_tokens")
     assert result.comparison.control == "base"
     assert "minus Base" in result.tables[0].to_markdown()
 

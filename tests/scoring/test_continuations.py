@@ -78,6 +78,23 @@ def test_a_model_that_cannot_share_computes_whole_sequences(llama, scorer, monke
     assert found.computed_tokens == 5 + 4 + 5
 
 
+@pytest.mark.parametrize("precision", ["exact", "safe", "fast"])
+def test_sharing_is_tried_outside_of_the_policy(llama, precision, monkeypatch):
+    """Products in bf16 are further from the plain losses than the trial allows, and would end all sharing."""
+    scorer, tried = ContinuationScorer(llama, precision=precision), []
+    causal_lm = scorer._causal_lm
+    shares = causal_lm.shares_prefixes
+
+    def watched() -> bool:
+        tried.append((causal_lm._packed_head, causal_lm._policy))
+        return shares()
+
+    monkeypatch.setattr(causal_lm, "shares_prefixes", watched)
+    found = scorer.score([([1, 2, 3], [4]), ([1, 2, 3], [5])])
+    assert tried == [(None, "exact")]
+    assert found.computed_tokens == 3
+
+
 def test_learned_positions_share_too():
     torch.manual_seed(0)
     model = GPT2LMHeadModel(

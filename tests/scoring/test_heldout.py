@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tokenclean.ragged import Ragged
 from tokenclean.scoring import PairedDifference, mean_loss, paired_difference
-from tokenclean.scoring.heldout import t_quantile_975
+from tokenclean.scoring.student import t_quantile
 
 NAN = math.nan
 
@@ -92,7 +92,7 @@ def test_the_interval_covers_the_truth_in_95_of_100_clustered_sets(truth):
     ],
 )  # fmt: skip
 def test_t_quantiles_agree_with_the_table(degrees, value):
-    assert t_quantile_975(degrees) == pytest.approx(value, rel=2e-3 if degrees < 5 else 2e-4)
+    assert t_quantile(0.975, degrees) == pytest.approx(value, rel=2e-4)
 
 
 def test_mean_loss_is_the_mean_over_tokens():

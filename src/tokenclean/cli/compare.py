@@ -11,14 +11,17 @@ from tokenclean.cli.run import RecipeArgument, SetOption
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import load_recipe
 
-DEFAULT = "full_tokens,random,rho,fixed_model,self_evolving,full_tokens_from_warmup,noise_mixture"
-
 
 def compare(
     recipe: RecipeArgument,
-    strategies: Annotated[str, typer.Option(metavar="A,B,…", help="Strategies to train; the base is always shown.")] = (
-        DEFAULT
-    ),
+    strategies: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B,…",
+            help="Strategies to train; the recipe's strategy and controls with full_tokens by default. The base is "
+            "always shown.",
+        ),
+    ] = "",
     seeds: Annotated[
         str, typer.Option(metavar="0,1,…", help="Seeds; the recipe's by default. A further one later re-uses the rest.")
     ] = "",
@@ -46,6 +49,10 @@ def compare(
     except ValueError as error:
         raise RecipeError([f"--seeds: expected numbers such as 0,1,2, found {seeds}"], "comparison") from error
 
+    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    if not names:
+        names = list(dict.fromkeys(("full_tokens", *loaded.strategies)))
+
     from tokenclean.store import Store
 
     store = Store(loaded.folder, note=note)
@@ -57,7 +64,7 @@ def compare(
         observer = Observer(note, progress)
         result = run_comparison(
             loaded,
-            [name.strip() for name in strategies.split(",") if name.strip()],
+            names,
             numbers,
             lambda of_seed: Workshop.open(of_seed, observer, store),
             control=control,

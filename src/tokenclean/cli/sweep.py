@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.console import fail, note, out, progress, quiet_libraries
 from tokenclean.cli.run import RecipeArgument, SetOption
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import Recipe, load_recipe
@@ -34,11 +34,14 @@ def sweep(
     Example: tokenclean sweep recipes/quick.yaml --over cleaning.proportion=0.3:1.0:0.1
     --set cleaning.strategy=fixed_model --set pool.sources.0.path=my.jsonl
     """
-    from tokenclean.experiment.sweep import grid, parse_axis
+    from tokenclean.experiment.sweep import check_plot, grid, parse_axis
     from tokenclean.store import Store
 
     recipes: dict[tuple[str, ...], Recipe | RecipeError] = {}
-    for settings in grid([parse_axis(axis) for axis in over]):
+    axes = [parse_axis(axis) for axis in over]
+    if plot is not None:
+        check_plot(axes, plot)
+    for settings in grid(axes):
         try:
             recipes[settings] = load_recipe(recipe, [*(set_ or []), *settings])
         except RecipeError as error:
@@ -61,9 +64,13 @@ def sweep(
     for table in result.tables:
         out.print(table.to_rich())
         out.print()
-    if plot is not None:
+    has_figures = any(not cell.failure for cell in result.cells)
+    if plot is not None and has_figures:
         plot_sweep(result, plot)
         out.print(f"plot: {plot}", soft_wrap=True)
     out.print(
         f"sweep: {result.folder} ({result.stages_made} stages made, {result.stages_reused} reused)", soft_wrap=True
     )
+    if not has_figures:
+        fail("every cell failed")
+        raise typer.Exit(1)

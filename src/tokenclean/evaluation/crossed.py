@@ -19,7 +19,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from tokenclean.evaluation.student import t_quantile
+from tokenclean.scoring.student import t_quantile
 
 LEVEL = 0.95
 """Of the intervals."""

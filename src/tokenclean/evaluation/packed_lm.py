@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from tokenclean.evaluation.tasks import quiet_harness
 from tokenclean.models.causal_lm import lm_of
 from tokenclean.scoring.continuations import ContinuationScorer
 from tokenclean.scoring.engine import PACK_TOKENS
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -65,11 +68,18 @@ class PackedLM(_HarnessModel):
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
         """As the harness's: (Σ log p, is greedy) of each request, long ones cut on the left."""
-        cut = []
+        fitting, most = [], self.max_length + 1
         for _, context, continuation in requests:
-            tokens = [*context, *continuation][-(self.max_length + 1) :]
-            cut.append((tokens[: -len(continuation)], tokens[-len(continuation) :]))
-        found = self._scorer.score(cut, self._progress)
+            tokens = [*context, *continuation][-most:]
+            fitting.append((tokens[: -len(continuation)], tokens[-len(continuation) :]))
+        if too_long := sum(len(context) + len(continuation) > most for _, context, continuation in requests):
+            logger.warning(
+                "%d of %d requests are longer than the model's %d tokens and were cut on the left",
+                too_long,
+                len(requests),
+                self.max_length,
+            )
+        found = self._scorer.score(fitting, self._progress)
         self.requested_tokens += found.requested_tokens
         self.computed_tokens += found.computed_tokens
         answers = list(zip(found.loglikelihoods.tolist(), found.is_greedy.tolist(), strict=True))

@@ -37,11 +37,13 @@ class LoadedBenchmark:
     items: Mapping[str, int]
 
     def part_identity(self, part: str) -> str:
-        """Hash of what the harness asks in this part: every document and prompt form."""
+        """Hash of what the harness asks in this part: the form of the prompt, every question, and the documents that
+        solved examples are taken from, where there are any."""
         task = self.tasks[part]
         config = {k: _plain(v) for k, v in task.dump_config().items() if k not in _WHERE_IT_LIES}
         docs = [task.eval_docs[number] for number in range(self.items[part])]
-        return fingerprint([config, task.VERSION, docs])
+        solved = list(task.fewshot_docs() or ()) if task.get_config("num_fewshot") else []
+        return fingerprint([config, task.VERSION, docs, solved])
 
 
 def _plain(value: Any) -> Any:

@@ -33,7 +33,9 @@ def heldout_prompts(workshop: Workshop) -> list[Prompt]:
     for number in range(len(tokens)):
         ids, labels = tokens.input_ids[number], tokens.is_response[number]
         targets = np.flatnonzero(labels)
-        if not len(targets) or not targets[0] or len(found) == workshop.recipe.evaluation.samples:
+        if len(found) == workshop.recipe.evaluation.samples:
+            break
+        if not len(targets) or not targets[0]:
             continue
         before, answer = ids[: targets[0]], ids[targets]
         decode: Any = workshop.tokenizer.decode

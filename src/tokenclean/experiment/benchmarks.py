@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,14 @@ class BenchmarkScores:
     manifest: Mapping[str, Any]
 
 
-def load_recipe_benchmarks(workshop: Workshop, names: Sequence[str] = ()) -> list[LoadedBenchmark]:
-    """The benchmarks ``names``, those of ``evaluation.tasks`` by default, with their data; before any model is loaded.
+def load_recipe_benchmarks(workshop: Workshop) -> list[LoadedBenchmark]:
+    """The benchmarks of ``evaluation.tasks`` with their data; before any model is loaded.
 
     Raises EvaluationError and MissingExtraError as ``load_benchmarks``.
     """
     settings = workshop.recipe.evaluation
     return load_benchmarks(
-        names or settings.tasks,
+        settings.tasks,
         workshop.tokenizer,
         data_dir=settings.data_dir,
         limits=dict(settings.limits),

@@ -86,6 +86,7 @@ def compare(
     Raises RecipeError for an unknown strategy, a control that is not among them, or a seed given twice; RunError where
     the control fails; EvaluationError, before any model is loaded, where a benchmark's data cannot be had.
     """
+    strategies = [strategy for strategy in strategies if strategy != "none"]  # the base, which has its line
     _check(strategies, seeds, control)
     failed: dict[str, str] = {}
     runs: dict[int, _Run] = {}

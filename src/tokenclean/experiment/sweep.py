@@ -17,7 +17,7 @@ import yaml
 
 from tokenclean.cleaning import STRATEGIES, Workshop
 from tokenclean.cleaning.workshop import Model
-from tokenclean.errors import RecipeError, TokencleanError
+from tokenclean.errors import EvaluationError, MissingExtraError, RecipeError, TokencleanError
 from tokenclean.evaluation.comparison import Comparison
 from tokenclean.evaluation.comparison import compare as compare_scores
 from tokenclean.evaluation.item_scores import ItemScores
@@ -27,9 +27,10 @@ from tokenclean.experiment.table_1 import table_1, table_1_values
 from tokenclean.recipe import Recipe
 from tokenclean.report.tables import Table, difference_text, share_text
 from tokenclean.scoring import PairedDifference
-from tokenclean.store import write_json
+from tokenclean.store import atomic_path, write_json
 
 BASE = "base"
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -197,23 +198,30 @@ def cells_table(cells: Sequence[Cell], comparison: Comparison | None) -> Table:
     )
 
 
-def plot_sweep(result: SweepResult, file: Path) -> None:
-    """The paper's Figure 2: the benchmarks' average over the values of a single numeric axis, with standard errors.
-
-    Raises MissingExtraError without matplotlib, RecipeError where the values are no numbers.
-    """
-    from tokenclean.errors import MissingExtraError
-    from tokenclean.store import atomic_path
-
+def check_plot(axes: Sequence[Axis], file: Path) -> None:
+    """Before any cell is run: raise RecipeError where ``plot_sweep`` cannot draw these axes into such a file,
+    MissingExtraError without matplotlib."""
+    if file.suffix.lower() not in PLOT_SUFFIXES:
+        raise RecipeError([f"--plot {file}: expected a file ending in {', '.join(PLOT_SUFFIXES)}"], "sweep")
+    if len(axes) != 1 or not all(isinstance(yaml.safe_load(value), (int, float)) for value in axes[0].values):
+        raise RecipeError(["--plot: expected one axis, of numbers"], "sweep")
     try:
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("matplotlib", "report", "sweep --plot") from error
+
+
+def plot_sweep(result: SweepResult, file: Path) -> None:
+    """The paper's Figure 2: the benchmarks' average over the values of one axis, with standard errors.
+
+    For axes that ``check_plot`` passes. Raises EvaluationError where no cell has figures on benchmarks.
+    """
+    from matplotlib.figure import Figure
+
     cells = [cell for cell in result.cells if not cell.failure]
+    if result.comparison is None:
+        raise EvaluationError("--plot: there is nothing to draw, since no cell has figures on benchmarks")
     values = [yaml.safe_load(cell.settings[0].partition("=")[2]) for cell in cells]
-    is_numeric = all(isinstance(value, (int, float)) for value in values)
-    if result.comparison is None or not is_numeric or any(len(cell.settings) > 1 for cell in cells):
-        raise RecipeError(["--plot: expected one axis of numbers and cells with figures on benchmarks"], "sweep")
     averages = [result.comparison.averages[cell.name] for cell in cells]
     base = result.comparison.averages[BASE]
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -225,4 +233,4 @@ def plot_sweep(result: SweepResult, file: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper right", frameon=False)
     with atomic_path(file) as temporary:
-        figure.savefig(temporary, format=file.suffix[1:].lower() or "png", dpi=150)
+        figure.savefig(temporary, format=file.suffix[1:].lower(), dpi=150)

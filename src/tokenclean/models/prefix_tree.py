@@ -70,7 +70,7 @@ def plan_prefix_tree(sequences: Sequence[ArrayLike]) -> PrefixTree:
         while branch and spans[branch[-1]][1] >= shared:  # nodes that begin beyond what is shared
             branch.pop()
         if branch and spans[branch[-1]][2] > shared:
-            _split(spans, branch, ends, order, shared)
+            _split(spans, branch, ends, shared)
         if len(tokens) > shared:
             spans.append([number, shared, len(tokens), branch[-1] if branch else -1])
             branch.append(len(spans) - 1)
@@ -79,7 +79,7 @@ def plan_prefix_tree(sequences: Sequence[ArrayLike]) -> PrefixTree:
     return _in_depth_first_order(arrays, spans, ends)
 
 
-def _split(spans: list[list[int]], branch: list[int], ends: np.ndarray, order: Sequence[int], at: int) -> None:
+def _split(spans: list[list[int]], branch: list[int], ends: np.ndarray, at: int) -> None:
     """Let the last node of the branch end at ``at``; what it held beyond becomes a child, with all that stood below."""
     upper = branch[-1]
     first, _, stop, _ = spans[upper]

@@ -58,9 +58,10 @@ class ContinuationScorer:
             raise ValueError("a request needs at least one token of context and one of continuation")
         longest = max((len(context) + len(continuation) for context, continuation in requests), default=0)
         self._causal_lm.expect_rows_of(longest)
+        shares = self._shares_prefixes()  # tried in float32, so not within the policy
         with evaluating(self.model), torch.no_grad(), self._causal_lm.precision(self.precision):
             self._causal_lm.make_copies()
-            if self._shares_prefixes():
+            if shares:
                 losses, is_top1, computed = self._in_tree(requests, progress)
             else:
                 losses, is_top1, computed = self._whole(requests, progress)

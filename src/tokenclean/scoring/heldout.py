@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenclean.ragged import Ragged
-
-_Z_975 = 1.959963984540054
+from tokenclean.scoring.student import t_quantile
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def paired_difference(losses: Ragged, baseline: Ragged) -> PairedDifference:
         raise ValueError(f"an interval needs at least 2 held-out conversations, got {rows}")
     mean = sums.sum() / total
     error = math.sqrt(rows / (rows - 1) * float(np.square(sums - mean * counts).sum())) / total
-    half = t_quantile_975(rows - 1) * error
+    half = t_quantile(0.975, rows - 1) * error
     return PairedDifference(
         loss=mean_loss(losses),
         baseline_loss=mean_loss(baseline),
@@ -76,20 +75,4 @@ def paired_difference(losses: Ragged, baseline: Ragged) -> PairedDifference:
         high=float(mean + half),
         rows=rows,
         tokens=int(total),
-    )
-
-
-def t_quantile_975(degrees: int) -> float:
-    """97.5 % quantile of Student's t (exact for 1 and 2 degrees, else Cornish–Fisher, within 0.2 %)."""
-    if degrees == 1:
-        return math.tan(math.pi * 0.475)
-    if degrees == 2:
-        return 4.302652729911275
-    z, v = _Z_975, float(degrees)
-    return (
-        z
-        + (z**3 + z) / (4 * v)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * v**4)
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenclean.evaluation.student import t_quantile, t_tail
+from tokenclean.scoring.student import t_quantile, t_tail
 
 # Abramowitz and Stegun, Table 26.10, more digits where they are known in closed form.
 TABLE = {
