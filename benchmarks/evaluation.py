@@ -5,7 +5,8 @@ Each benchmark's first questions, asked twice of the same model: by ``PackedLM``
 command fails where they do.
 
     python -m benchmarks.evaluation --data-dir FOLDER [--tasks A,B] [--questions N] [--model FOLDER] [--adapter FOLDER]
-                                    [--precision exact|safe|fast] [--json FILE] [--markdown] [--allow-busy]
+                                    [--precision exact|safe|fast] [--device cpu|cuda] [--batch-size N] [--json FILE]
+                                    [--markdown] [--allow-busy]
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ def main() -> None:
     parser.add_argument("--model", default=None)
     parser.add_argument("--adapter", default=None)
     parser.add_argument("--precision", default="exact", choices=("exact", "safe", "fast"))
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--batch-size", type=int, default=8, help="of the harness's own class")
     machine.add_options(parser)
     arguments = parser.parse_args()
     busy = machine.refuse_if_busy(allow=arguments.allow_busy)
@@ -89,9 +92,9 @@ def main() -> None:
     from lm_eval.models.huggingface import HFLM
 
     source = ModelSource(arguments.model or str(smollm2_folder()), adapter=arguments.adapter)
-    model, tokenizer = load_model(source), load_tokenizer(source)
+    model, tokenizer = load_model(source, device=arguments.device), load_tokenizer(source)
     ours = PackedLM(model, tokenizer, precision=arguments.precision)
-    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=arguments.batch_size)
     theirs.requested_tokens = theirs.computed_tokens = 0
     names = [name.strip() for name in arguments.tasks.split(",")]
     found = []
@@ -116,7 +119,7 @@ def main() -> None:
     header = ["benchmark", "questions", "largest nats", "changed", "score", "harness", "computed", "× harness"]
     text = machine.table(header, rows, markdown=arguments.markdown)
     figures = {"benchmarks": [asdict(c) for c in found], "precision": arguments.precision}
-    machine.report("evaluation", machine.describe("cpu"), [busy] if busy else [], figures, text, arguments)
+    machine.report("evaluation", machine.describe(arguments.device), [busy] if busy else [], figures, text, arguments)
     if arguments.precision == "exact" and any(c.answers_changed or c.largest_nats > TOLERANCE_NATS for c in found):
         raise SystemExit(f"FAILED: above {TOLERANCE_NATS} nats, or other answers")
 

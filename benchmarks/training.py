@@ -124,13 +124,18 @@ def selected_weights(tokens: TokenizedPool, share: float) -> Ragged:
 
 
 def planned_ways(device: str, precisions: list[str]) -> list[Way]:
-    """Naive ways first; ours with dropout by one mask for each shared input, then the last one in two more forms."""
+    """Naive ways first; ours with dropout by one mask for each shared input, then the last one in two more forms.
+
+    On a GPU, whose memory all of them have to share, without these forms.
+    """
     naive = [Way(NAIVE)] if not device.startswith("cuda") else []
     naive += [Way(NAIVE_BF16)] if multiplies_bf16(device) else []
-    last = precisions[-1]
+    ours, last = [Way(precision, precision) for precision in precisions], precisions[-1]
+    if device.startswith("cuda"):
+        return [*naive, *ours]
     return [
         *naive,
-        *(Way(precision, precision) for precision in precisions),
+        *ours,
         Way(f"{last}, a mask a module", last, shares_dropout=False),
         Way(f"{last}, dropout off", last, dropout=0.0),
     ]
@@ -236,7 +241,9 @@ def main() -> None:
     if not all(math.isfinite(loss) for loss, _ in timings.results.values()):
         raise SystemExit("a step's loss is not finite")
     steps.clear()
+    del work  # pyright: ignore[reportPossiblyUnboundVariable]  # it holds the last model
     gc.collect()
+    torch.cuda.empty_cache()
     peaks: dict[str, int | None] = {}
     if not arguments.without_memory:
         peaks = {

@@ -43,7 +43,7 @@ def test_rounds_are_trained_on_the_4_bit_base_and_scored_on_the_base_as_it_is(
     (outcome,) = result.outcomes
     assert len(made) == len(outcome.rounds) * 2 * 7  # each training quantizes two layers' seven products
     for model in (workshop.base, *outcome.rounds):
-        plain = token_losses(load_model(model.source), workshop.heldout)
+        plain = token_losses(load_model(model.source, device=workshop.device), workshop.heldout)
         np.testing.assert_array_equal(plain.values, workshop.heldout_losses(model).values)
     copied = resolve_source(str(result.folder / "self_evolving" / "model"))
     assert copied.base == str(tiny_model_folder)

@@ -105,7 +105,7 @@ def test_the_results_hold_ordinary_adapters_and_no_moments(finished):
         assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", ADAPTER, "journal.jsonl"]
     copied = resolve_source(str(result.folder / "self_evolving" / "model"))
     assert copied.base == workshop.recipe.model.base
-    losses = token_losses(load_model(copied), workshop.heldout)
+    losses = token_losses(load_model(copied, device=workshop.device), workshop.heldout)
     np.testing.assert_array_equal(losses.values, workshop.heldout_losses(outcome.model).values)
 
 

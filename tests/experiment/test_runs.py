@@ -85,8 +85,8 @@ def test_every_strategy_keeps_what_it_should(finished):
 def test_fixed_model_keeps_the_largest_differences(finished):
     workshop, result, _ = finished
     outcome = next(o for o in result.outcomes if o.strategy == "fixed_model")
-    base = token_losses(load_model(workshop.base.source), workshop.tokens, precision="exact")
-    warm = token_losses(load_model(workshop.warmup.source), workshop.tokens, precision="exact")
+    base = token_losses(load_model(workshop.base.source, device=workshop.device), workshop.tokens, precision="exact")
+    warm = token_losses(load_model(workshop.warmup.source, device=workshop.device), workshop.tokens, precision="exact")
     scores = (base - warm).values
     np.testing.assert_allclose(outcome.scores.values, scores, atol=1e-5)
     kept, labels = outcome.kept.values, workshop.tokens.is_response.values
@@ -101,9 +101,11 @@ def test_rounds_are_numbered_and_built_as_in_the_paper(finished):
     assert [c.model.name for c in outcome.checks] == ["warm-up", "reference-1"]
     assert outcome.model is outcome.rounds[-1]
     for number, rows in enumerate(workshop.splits[1:], start=1):
-        reference = load_model(outcome.rounds[number - 1].source)
+        reference = load_model(outcome.rounds[number - 1].source, device=workshop.device)
         tokens = workshop.tokens.take(rows)
-        scores = token_losses(load_model(workshop.base.source), tokens) - token_losses(reference, tokens)
+        scores = token_losses(load_model(workshop.base.source, device=workshop.device), tokens) - token_losses(
+            reference, tokens
+        )
         np.testing.assert_allclose(outcome.scores.take(rows).values, scores.values, atol=1e-5)
 
 
@@ -201,7 +203,7 @@ def test_final_adapter_is_an_ordinary_one(finished):
     outcome = next(o for o in result.outcomes if o.strategy == "self_evolving")
     copied = resolve_source(str(result.folder / "self_evolving" / "model"))
     assert copied.base == workshop.recipe.model.base
-    losses = token_losses(load_model(copied), workshop.heldout)
+    losses = token_losses(load_model(copied, device=workshop.device), workshop.heldout)
     np.testing.assert_array_equal(losses.values, workshop.heldout_losses(outcome.model).values)
 
 

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from tokenclean.cli.console import out, quiet_libraries
 from tokenclean.cli.run import RecipeArgument, SetOption
 from tokenclean.recipe import load_recipe
 
+OnOption = Annotated[
+    str, typer.Option("--on", metavar="GPUS", help="Time and GPU hours on other hardware too: 8xL40S,1xH100.")
+]
 
-def plan(recipe: RecipeArgument, set_: SetOption = None) -> None:
+
+def plan(recipe: RecipeArgument, set_: SetOption = None, on: OnOption = "") -> None:
     """Print counts, tokens, optimizer steps of every round, FLOPs, memory and time of a run; loads no weights.
 
-    Example: tokenclean plan recipes/quick.yaml --set pool.sources.0.path=my.jsonl
+    Example: tokenclean plan recipes/quick.yaml --set pool.sources.0.path=my.jsonl --on 8xL40S,1xH100
     """
     loaded = load_recipe(recipe, list(set_ or []))
 
+    from tokenclean.experiment.hardware import parse_all
     from tokenclean.experiment.plan import plan as make_plan
 
     quiet_libraries()
-    planned = make_plan(loaded)
+    planned = make_plan(loaded, on=parse_all(on) if on else ())
     for line in planned.summary:
         out.print(line, soft_wrap=True)
     out.print()
     out.print(planned.table.to_rich())
+    if planned.elsewhere is not None:
+        out.print(planned.elsewhere.to_rich())
     for step in planned.steps:
         if step.optimizer_steps and step.rate_steps < 10:
             out.print(

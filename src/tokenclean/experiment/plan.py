@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from tokenclean.cleaning.one_adapter import check_base, schedule_parts
 from tokenclean.cleaning.rows import split_heldout, split_rows, take_rows, tokens_options
+from tokenclean.experiment.hardware import Hardware
 from tokenclean.experiment.memory import (
     model_shape,
     model_without_content,
@@ -66,7 +68,8 @@ class Step:
 class Plan:
     """Counts, passes, the run's peak memory in bytes and the estimated time in seconds.
 
-    Memory is the process's resident memory on a CPU, on a GPU what torch holds there.
+    Memory is the process's resident memory on a CPU, on a GPU what torch holds there. ``elsewhere``: the run on other
+    hardware, None where none was asked for.
     """
 
     summary: tuple[str, ...]
@@ -74,10 +77,14 @@ class Plan:
     memory_bytes: int
     seconds: float
     table: Table
+    elsewhere: Table | None = None
 
 
-def plan(recipe: Recipe, *, flop_per_second: float | None = None) -> Plan:
-    """Read pool, tokenizer and configuration, and lay out the run. ``flop_per_second``: measured here by default."""
+def plan(recipe: Recipe, *, flop_per_second: float | None = None, on: Sequence[Hardware] = ()) -> Plan:
+    """Read pool, tokenizer and configuration, and lay out the run. ``flop_per_second``: measured here by default.
+
+    ``on``: other hardware to lay it out for.
+    """
     pool, heldout_pool = split_heldout(take_rows(load_sources(recipe.pool.sources), recipe), recipe)
     trusted = recipe.model.trust_remote_code
     source = resolve_source(recipe.model.base, revision=recipe.model.revision, trusted=trusted)
@@ -87,7 +94,8 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None) -> Plan:
     config = load_config(source)
     size = model_size(config, recipe)
     device_type = resolve_device(recipe.model.device).partition(":")[0]
-    steps = _steps(recipe, tokens, heldout, size, _Memory(config, recipe, device_type, size.lora))
+    memory_of = partial(_Memory, config, recipe, lora=size.lora)
+    steps = _steps(recipe, tokens, heldout, size, memory_of(device_type))
     speed = flop_per_second or measure_speed(recipe)
     flop = sum(step.flop for step in steps)
     seconds = flop / (speed * USEFUL_SHARE)
@@ -119,7 +127,26 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None) -> Plan:
         for s in steps
     )
     columns = ("pass", "rows", "tokens", "steps", "batch", "GiB", "TFLOP", "time")
-    return Plan(summary, tuple(steps), memory, seconds, Table("Passes of the run", columns, rows))
+    elsewhere = None
+    if on:
+        there = steps if device_type == "cuda" else _steps(recipe, tokens, heldout, size, memory_of("cuda"))
+        elsewhere = _elsewhere(recipe, there, on)
+    return Plan(summary, tuple(steps), memory, seconds, Table("Passes of the run", columns, rows), elsewhere)
+
+
+def _elsewhere(recipe: Recipe, steps: Sequence[Step], on: Sequence[Hardware]) -> Table:
+    """Time, GPU hours and memory of the run on each hardware."""
+    training = sum(step.flop for step in steps if step.optimizer_steps)
+    scoring = sum(step.flop for step in steps) - training
+    memory = max(step.memory_bytes for step in steps)
+    rows = []
+    for hardware in on:
+        seconds = hardware.seconds(scoring, training, recipe.scoring.precision, recipe.training.precision)
+        gigabytes = f"{memory / 1e9:,.0f} of {hardware.gpu.memory_gb:,.0f} GB"
+        fits = "fits" if memory < hardware.gpu.memory_gb * 1e9 else "does not fit: smaller packs, or nf4"
+        rows.append((str(hardware), _minutes(seconds), f"{seconds / 3600 * hardware.count:,.1f}", gigabytes, fits))
+    title = "On other hardware (data sheets' rates; useful shares of them measured on an H200, see docs/benchmarks.md)"
+    return Table(title, ("GPUs", "time", "GPU hours", "peak memory", ""), tuple(rows))
 
 
 def model_size(config: Any, recipe: Recipe) -> ModelSize:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from tokenclean.errors import ModelError
 from tokenclean.models.attention.prefixes import KeptPrefixes, prefix_pass
 from tokenclean.models.attention.segments import attention_kernel, current_segments, segments
+from tokenclean.models.bf16_products import gives_float32
 from tokenclean.models.compiled import CompiledLayers, decoder_layers
 from tokenclean.models.head import Head, Measures, head_of, measures_of_logits
 from tokenclean.models.precision import CopyOfWeight, multiplies_bf16, packed_copy, precision_policy, uses_kernels
@@ -47,10 +48,10 @@ class CausalLM:
         self.body: torch.nn.Module = _body_of(self.lm)
         self._is_packed = False
         self._has_head = False
-        self._packed_head: CopyOfWeight | None = None
+        self._head_copy: CopyOfWeight | None = None
         self._refresh: Callable[[], None] = _nothing
         self._compiled: CompiledLayers | None = None
-        self._policy = "exact"
+        self._policy, self._bf16_attention = "exact", False
         self._probed_window = 0
         self._checkpoints_packs = False
         self._probe(self._window_within(longest_row))
@@ -95,7 +96,7 @@ class CausalLM:
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             has_softcap=getattr(config, "attn_logit_softcapping", None) is not None,
             has_window=self._probed_window > 0,
-            allow_bf16=self._policy == "fast",
+            allow_bf16=self._policy == "fast" or self._bf16_attention,
         )
 
     def expect_rows_of(self, longest_row: int) -> None:
@@ -106,18 +107,24 @@ class CausalLM:
             self._compiled = compiled if self._is_packed else None
 
     @contextmanager
-    def precision(self, policy: str, *, with_kernels: bool = True) -> Iterator[None]:
-        """Run a block under a precision policy (see ``models.precision``), with or without the CPU kernels."""
-        packed = None
-        if with_kernels and self._has_head and not torch.is_grad_enabled() and uses_kernels(self.body):
-            packed = packed_copy(lambda: self._head().weight, policy)
-        before = self._packed_head, self._refresh, self._policy
+    def precision(self, policy: str, *, with_kernels: bool = True, bf16_attention: bool = False) -> Iterator[None]:
+        """Run a block under a precision policy (see ``models.precision``), with or without the CPU kernels.
+
+        ``bf16_attention``: attention may round to bf16 as under ``fast``, whatever the policy.
+        """
+        copy = None
+        if self._has_head and not torch.is_grad_enabled():
+            if with_kernels and uses_kernels(self.body):
+                copy = packed_copy(lambda: self._head().weight, policy)
+            elif policy == "fast" and gives_float32(self.device):
+                copy = CopyOfWeight(lambda: self._head().weight, lambda weight: weight.to(torch.bfloat16))
+        before = self._head_copy, self._refresh, self._policy, self._bf16_attention
         try:
             with precision_policy(self.body, policy, with_kernels=with_kernels) as self._refresh:
-                self._packed_head, self._policy = packed, policy
+                self._head_copy, self._policy, self._bf16_attention = copy, policy, bf16_attention
                 yield
         finally:
-            self._packed_head, self._refresh, self._policy = before
+            self._head_copy, self._refresh, self._policy, self._bf16_attention = before
 
     def make_copies(self) -> None:
         """Make the weights' copies of the ``precision`` block at hand now, and not one by one when a layer first runs.
@@ -126,8 +133,8 @@ class CausalLM:
         after it cannot use: a pass then took half as much memory again.
         """
         self._refresh()
-        if self._packed_head is not None:
-            self._packed_head.refresh()
+        if self._head_copy is not None:
+            self._head_copy.refresh()
 
     def compile_layers(self, tokens: int) -> None:
         """Compile the layers for packs of up to ``tokens`` tokens, which are then filled up to that number.
@@ -213,9 +220,9 @@ class CausalLM:
                 output = self.body(input_ids=ids, position_ids=positions, use_cache=False)
             if len(here):
                 hidden = output.last_hidden_state[0][torch.from_numpy(rows).to(self.device)]
-                packed = None if self._packed_head is None else self._packed_head()
+                copy = None if self._head_copy is None else self._head_copy()
                 wanted = torch.from_numpy(targets[here]).to(self.device)
-                measured = self._head().measures(hidden, wanted, names, packed)
+                measured = self._head().measures(hidden, wanted, names, copy)
                 for name, values in measured.items():
                     found[name][torch.from_numpy(here)] = values.cpu()
             done += len(pack.ids)
@@ -272,8 +279,8 @@ class CausalLM:
         if not self._has_head:
             logits = self.lm(input_ids=input_ids[None], use_cache=False).logits[0]
             return measures_of_logits(logits[positions - 1].float(), targets, names)
-        packed = None if self._packed_head is None else self._packed_head()
-        return self._head().measures(self._hidden(input_ids, lengths)[positions - 1], targets, names, packed)
+        copy = None if self._head_copy is None else self._head_copy()
+        return self._head().measures(self._hidden(input_ids, lengths)[positions - 1], targets, names, copy)
 
     def _head(self) -> Head:
         """Of the output layer as it is now: sharding gives a layer other tensors for a time."""
@@ -293,8 +300,8 @@ class CausalLM:
         return filled[:tokens]
 
     def _packed_hidden(self, input_ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        position_ids = torch.cat([torch.arange(n, device=input_ids.device) for n in lengths])
-        with segments(self.lm, lengths, allow_bf16=self._policy == "fast"):
+        position_ids = torch.cat([torch.arange(n) for n in lengths]).to(input_ids.device)  # one copy, not n kernels
+        with segments(self.lm, lengths, allow_bf16=self._policy == "fast" or self._bf16_attention):
             output = self.body(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False)
         return output.last_hidden_state[0]
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 # Compiling takes about 20 to 60 seconds and saves about a tenth of a pass: it pays from a few minutes on.
 _PAYS_FROM_FLOP = {"cpu": 1.5e14}
-_PAYS_FROM_FLOP_ELSEWHERE = 5e16
+_PAYS_FROM_FLOP_ELSEWHERE = 1e16
 
 
 def compiling_pays(config: Any, device_type: str, tokens: int) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
 
+from tokenclean.models.bf16_products import product, product_back
 from tokenclean.models.device import cpu_multiplies_bf16
 from tokenclean.models.kernels.cpu import has_bf16_kernels, pack
 from tokenclean.models.kernels.cpu import linear as packed_linear
@@ -34,14 +34,12 @@ class FrozenLayer(torch.nn.Module):
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """x Wᵀ + b, a tensor of its own."""
-        weight = self._weight_for(x)
-        product = linear(x.to(weight.dtype), weight).to(x.dtype)
-        return product if self.bias is None else product.add_(self.bias)
+        output = product(x, self._weight_for(x))
+        return output if self.bias is None else output.add_(self.bias)
 
     def product_back(self, gradient: torch.Tensor) -> torch.Tensor:
         """gradient · W, a tensor of its own."""
-        weight = self._weight_for(gradient)
-        return (gradient.to(weight.dtype) @ weight).to(gradient.dtype)
+        return product_back(gradient, self._weight_for(gradient))
 
     def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
         """(N, K), on the device of ``x``."""

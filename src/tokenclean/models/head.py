@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from tokenclean.errors import ModelError
+from tokenclean.models.bf16_products import product
 from tokenclean.models.kernels import cpu as cpu_kernels
 
 CHUNK_POSITIONS = 256
@@ -55,17 +56,17 @@ class Head:
         hidden_P_H: torch.Tensor,
         targets_P: torch.Tensor,
         names: Sequence[str],
-        packed: torch.Tensor | None = None,
+        copy: torch.Tensor | None = None,
     ) -> Measures:
         """What ``names`` (of MEASURES) ask for, each float32 of shape (P,); without gradient.
 
-        ``packed``: the weight as ``kernels.cpu.pack`` gives it, to go through the CPU kernels.
+        ``copy``: the weight as ``kernels.cpu.pack`` gives it, to go through the CPU kernels; on a GPU in bf16.
         """
-        if packed is not None:
+        if copy is not None and copy.device.type == "cpu":
             vocabulary, with_entropy = self.weight.shape[0], "entropy" in names
             found = cpu_kernels.measures(
                 hidden_P_H,
-                packed,
+                copy,
                 targets_P,
                 vocabulary,
                 bias=self.bias,
@@ -75,7 +76,7 @@ class Head:
             )
             return {name: found[MEASURES.index(name)] for name in names}
         chunks = zip(hidden_P_H.split(CHUNK_POSITIONS), targets_P.split(CHUNK_POSITIONS), strict=True)
-        parts = [measures_of_logits(self._logits(hidden), targets, names) for hidden, targets in chunks]
+        parts = [measures_of_logits(self._logits(hidden, copy), targets, names) for hidden, targets in chunks]
         if not parts:
             return {name: hidden_P_H.new_zeros(0, dtype=torch.float32) for name in names}
         return {name: torch.cat([part[name] for part in parts]) for name in names}
@@ -105,8 +106,12 @@ class Head:
         gradient = (pull.to(self.weight.dtype) @ self.weight).float()
         return (log_total - at_target).squeeze(1), gradient
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = linear(hidden, self.weight, self.bias).float()
+    def _logits(self, hidden: torch.Tensor, copy: torch.Tensor | None = None) -> torch.Tensor:
+        if copy is None:
+            logits = linear(hidden, self.weight, self.bias).float()
+        else:
+            logits = product(hidden.float(), copy)
+            logits = logits if self.bias is None else logits.add_(self.bias)
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:

@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
-from torch.nn.functional import linear
 
+from tokenclean.models.bf16_products import product
 from tokenclean.models.device import cpu_multiplies_bf16
 from tokenclean.models.kernels.cpu import has_bf16_kernels, missing_kernels, pack
 from tokenclean.models.kernels.cpu import linear as packed_linear
@@ -146,7 +146,7 @@ def _bf16_forward(layer: torch.nn.Linear, copy: CopyOfWeight) -> Callable[[torch
     def forward(x: torch.Tensor) -> torch.Tensor:
         is_trained = layer.weight.requires_grad and torch.is_grad_enabled()
         weight = layer.weight.to(torch.bfloat16) if is_trained else copy()
-        product = linear(x.to(torch.bfloat16), weight).to(x.dtype)
-        return product if layer.bias is None else product + layer.bias
+        output = product(x, weight)
+        return output if layer.bias is None else output + layer.bias
 
     return forward

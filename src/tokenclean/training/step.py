@@ -83,11 +83,11 @@ class TrainingStep:
         self.model, self._settings, self._mixture, self._ranks = model, settings, mixture, ranks
         self.is_sharded = False
         self.row_rates: dict[int, float] = {}
+        if device is not None and settings.quantization == "none":
+            model.to(device)
         # Before any weight is rounded: its probe holds packed and plain losses to float32's differences.
         self.causal_lm = CausalLM(model, longest_row=longest_row)
         self._dropouts = prepare_layers(model, settings, device)
-        if device is not None:
-            model.to(device)
         self._pack_tokens = settings.pack_tokens_on(self.causal_lm.device.type)
         if settings.activation_checkpointing:
             self.causal_lm.checkpoint_activations()
@@ -156,7 +156,7 @@ class TrainingStep:
     def _train_packs(self, packs: list[Pack], backward: Backward) -> float:
         self.model.train()
         try:
-            with self.causal_lm.precision(self._policy):
+            with self.causal_lm.precision(self._policy, bf16_attention=self._has_bf16_attention):
                 if self._mixture is None:
                     return batch_loss(self.module, packs, self.causal_lm.device, backward)
                 return self._train_on_posterior(packs, self._mixture, backward)
@@ -168,7 +168,12 @@ class TrainingStep:
         """The batch's loss in nats, in eval mode and without gradient."""
         self.model.eval()
         # A sharded weight comes and goes: no copy of it could tell whether it is still the weight's.
-        with torch.no_grad(), self.causal_lm.precision(self._policy, with_kernels=not self.is_sharded):
+        with (
+            torch.no_grad(),
+            self.causal_lm.precision(
+                self._policy, with_kernels=not self.is_sharded, bf16_attention=self._has_bf16_attention
+            ),
+        ):
             return self._over_ranks(batch_loss(self.module, packs, self.causal_lm.device))
 
     def _over_ranks(self, loss: float) -> float:
@@ -236,6 +241,12 @@ class TrainingStep:
         return online_posterior(losses, self._surprisal[targets], row_of_position, len(pack.rows), mixture.prior)
 
     @property
+    def _has_bf16_attention(self) -> bool:
+        """On a GPU queries, keys and values under ``mixed`` come out of bf16 products, and kernels for packs take
+        bf16 alone."""
+        return self._settings.precision == "mixed" and self.causal_lm.device.type == "cuda"
+
+    @property
     def _policy(self) -> str:
         """Of what is not frozen: adapters, norms and head compute as under ``safe`` where the base is in bf16."""
         return "safe" if self._settings.precision == "mixed" else self._settings.precision
@@ -246,14 +257,16 @@ def prepare_layers(
 ) -> list[SharedDropout]:
     """Let the layers of ``model``, whose adapters are in place, compute as ``TrainingStep`` runs them.
 
-    ``device``: where 4-bit layers are made. Returns the dropouts that hold on to a tensor. Raises TrainingError where
-    there is nothing to quantize, MissingExtraError without bitsandbytes.
+    ``device``: where 4-bit layers are made, and then the rest is moved. Returns the dropouts that hold on to a tensor.
+    Raises TrainingError where there is nothing to quantize, MissingExtraError without bitsandbytes.
     """
     is_lora = settings.method == "lora"
     dropouts = share_dropout(model) if is_lora and settings.lora.shared_dropout else []
     body, replaced = body_of(model), 0
     if settings.quantization == "nf4":
         replaced = hold_frozen_in_nf4(body, in_bf16=settings.precision in ("fast", "mixed"), device=device)
+        if device is not None:
+            model.to(device)
         if not replaced:
             raise TrainingError(
                 f"training.quantization: {type(body).__name__} has no plain linear layer to hold in nf4; set it to none"

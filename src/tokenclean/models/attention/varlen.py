@@ -208,6 +208,8 @@ def _flex(
         block_mask=_block_mask(lengths, window, query.device),
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
+        # Below 128 queries it would take a kernel for decoding, one query after many keys, with products of its own.
+        kernel_options={"FORCE_USE_FLEX_ATTENTION": True},
     )
     return output.transpose(1, 2)
 
