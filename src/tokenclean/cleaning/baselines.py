@@ -1,5 +1,5 @@
-"""The baselines of §6.1: base, full tokens, uniform random, RHO; a control for self-evolving cleaning; and training on
-labels given from outside."""
+"""The baselines of §6.1: base, DS², full tokens, uniform random, RHO; a control for self-evolving cleaning; and
+training on labels given from outside."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ from tokenclean.selection import select_tokens
 def none(workshop: Workshop) -> Outcome:
     """BASE: the base model as it is."""
     return Outcome("none", workshop.base)
+
+
+def ds2(workshop: Workshop) -> Outcome:
+    """DS²: every response token of the ``cleaning.ds2_rows`` best-rated rows. With ``cleaning.warmup: ds2`` this is the
+    warm-up."""
+    labels, rows = workshop.tokens.is_response, workshop.best_rated
+    kept = np.zeros(len(labels.values), dtype=bool)
+    places = workshop.places(rows)
+    kept[places] = labels.values[places]
+    model = workshop.train("ds2", workshop.base, weights_of(labels), rows)
+    return Outcome("ds2", model, labels.with_values(kept), rounds=(model,))
 
 
 def full_tokens(workshop: Workshop) -> Outcome:

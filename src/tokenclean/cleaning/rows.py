@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tokenclean.errors import RecipeError, TemplateError
-from tokenclean.pool import Pool, contiguous_splits, heldout_rows, stratified_splits
+from tokenclean.pool import (
+    Mixture,
+    Pool,
+    check_rejected_share,
+    contiguous_splits,
+    heldout_rows,
+    load_mixture,
+    stratified_splits,
+)
 from tokenclean.recipe import Recipe
 from tokenclean.tokens import render
 
@@ -34,6 +44,27 @@ def sample_texts(pool: Pool, tokenizer: Any, template: str) -> list[str]:
     return texts
 
 
+def open_mixture(
+    recipe: Recipe, *, listing: Path | None = None, note: Callable[[str], None] = lambda text: None
+) -> Mixture:
+    """The rows of the recipe's sources, filtered and drawn as its ``pool`` section says, before ``pool.max_rows``.
+
+    ``listing``: where the rows that cannot be used are written, if they are more than ``pool.max_rejected_share`` of
+    all, which PoolError then tells of; without it their number is not looked at. Raises as ``load_mixture``.
+    """
+
+    def check(pool: Pool) -> None:
+        if listing is not None:
+            count, share = len(pool) + len(pool.rejected), recipe.pool.max_rejected_share
+            check_rejected_share(pool.rejected, count, share, listing)
+
+    mixture = load_mixture(recipe.pool, recipe.pool_seed, check=check, note=note)
+    if removed := mixture.removed_by_filter:
+        told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in removed.items())
+        note(f"mixture: {len(mixture.pool):,} rows taken, {sum(removed.values()):,} left out ({told})")
+    return mixture
+
+
 def take_rows(pool: Pool, recipe: Recipe) -> Pool:
     """The pool cut to ``pool.max_rows`` seeded rows."""
     if recipe.pool.max_rows is not None and recipe.pool.max_rows < len(pool):
@@ -55,11 +86,26 @@ def split_heldout(pool: Pool, recipe: Recipe) -> tuple[Pool, Pool]:
     return pool.take(rest), pool.take(heldout)
 
 
-def split_rows(sources: tuple[str, ...], recipe: Recipe) -> list[np.ndarray]:
-    """Row numbers of each split. Raises RecipeError for more splits than rows."""
-    count = recipe.cleaning.splits
-    if count > len(sources):
-        raise RecipeError(f"cleaning.splits: {count} splits of {len(sources)} training rows; use fewer splits")
+def split_rows(sources: tuple[str, ...], recipe: Recipe, first: np.ndarray | None = None) -> list[np.ndarray]:
+    """Row numbers of each split; ``first``: those of D̃_0 where they are chosen already, the rest being split.
+
+    Raises RecipeError for more splits than rows.
+    """
+    count, rows = recipe.cleaning.splits, np.arange(len(sources))
+    if first is not None:
+        count, rows = count - 1, np.setdiff1d(rows, first)
+    if count > len(rows):
+        raise RecipeError(f"cleaning.splits: {count} splits of {len(rows)} training rows; use fewer splits")
     if recipe.cleaning.split_kind == "contiguous":
-        return contiguous_splits(len(sources), count)
-    return stratified_splits(sources, count, recipe.seed)
+        splits = contiguous_splits(len(rows), count)
+    else:
+        splits = stratified_splits([sources[row] for row in rows], count, recipe.seed)
+    return [*([] if first is None else [first]), *(rows[split] for split in splits)]
+
+
+def check_best_rated(count: int, rows: int) -> None:
+    """Raise RecipeError where the best-rated rows would be all rows."""
+    if count >= rows:
+        raise RecipeError(
+            f"cleaning.ds2_rows: the {count:,} best-rated of {rows:,} training rows are all of them; set it lower"
+        )

@@ -16,10 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tokenclean.cleaning import curation
 from tokenclean.cleaning.one_adapter import check_base, schedule_parts
 from tokenclean.cleaning.pool_noise import PoolNoise
-from tokenclean.cleaning.rows import sample_texts, split_heldout, split_rows, take_rows, tokens_options
-from tokenclean.errors import PoolError, RunFolderError
+from tokenclean.cleaning.rows import (
+    check_best_rated,
+    open_mixture,
+    sample_texts,
+    split_heldout,
+    split_rows,
+    take_rows,
+    tokens_options,
+)
+from tokenclean.ds2 import select_best
+from tokenclean.errors import PoolError, RecipeError, RunFolderError
 from tokenclean.models.device import give_back_memory, resolve_device
 from tokenclean.models.loading.load import (
     ModelSource,
@@ -30,7 +40,7 @@ from tokenclean.models.loading.load import (
 from tokenclean.models.loading.resident import ResidentModels
 from tokenclean.models.loading.tokenizer_identity import check_same_tokenizer
 from tokenclean.models.nf4_linear import bitsandbytes_functions
-from tokenclean.pool import Pool, RejectedRow, check_rejected_share, load_sources
+from tokenclean.pool import Pool, RejectedRow, check_rejected_share
 from tokenclean.ragged import Ragged
 from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import Recipe
@@ -51,6 +61,7 @@ logger = logging.getLogger(__name__)
 
 # Raise a number when the stage's code comes to mean something else; old results are then stale and made anew.
 STAGE_VERSIONS = {"tokens": TOKENS_VERSION, "losses": LOSSES_VERSION, "training": TRAINING_VERSION, "results": 1}
+STAGE_VERSIONS |= curation.VERSIONS
 STAGE_VERSIONS |= {"evaluation": 1, "samples": 1, "comparison": 1, "sweep": 1}
 
 CHECKPOINTS = "checkpoints"
@@ -59,7 +70,17 @@ CHECKPOINTS = "checkpoints"
 NOISE_RATES = "noise_rates.json"
 """File of a training with a noise mixture: the noise rate last found of each of its rows, null for an unused one."""
 
-_ASKED_ONCE = ("base", "splits", "parts", "warmup", "initial_reference", "given_reference", "noise")
+_ASKED_ONCE = (
+    "base",
+    "best_rated",
+    "_ratings",
+    "splits",
+    "parts",
+    "warmup",
+    "initial_reference",
+    "given_reference",
+    "noise",
+)
 _ERROR_SAMPLE_TOKENS = 1024
 _PATIENCE_SECONDS = 120
 
@@ -102,6 +123,7 @@ class Workshop:
 
     ``tokens``: the training rows; ``heldout``: rows on which models are compared and nothing is trained. ``ranks``: the
     processes that go through the same strategies side by side, sharing passes and trainings; the first writes.
+    ``rated``: row id -> curated label and long-tail score, where the recipe has ratings.
     """
 
     def __init__(
@@ -113,8 +135,9 @@ class Workshop:
         tokenizer: Any = None,
         observer: Observer | None = None,
         ranks: Ranks = ALONE,
+        rated: Mapping[str, tuple[int, float]] | None = None,
     ) -> None:
-        self.ranks = ranks
+        self.ranks, self._rated = ranks, rated
         self.recipe, self.store, self.pool, self.heldout_pool = recipe, store, pool, heldout_pool
         self.observer = observer or Observer()
         self.base_source = resolve_source(
@@ -147,18 +170,32 @@ class Workshop:
     def open(
         cls, recipe: Recipe, observer: Observer | None = None, store: Store | None = None, ranks: Ranks = ALONE
     ) -> Workshop:
-        """Load the recipe's pool and set the held-out rows aside.
+        """Load the recipe's pool, filtered and drawn as it says, and set the held-out rows aside.
 
         ``store``: the recipe's run folder, where the caller holds its lock already. Raises PoolError where more than
         ``pool.max_rejected_share`` of the rows cannot be used; no model is loaded.
         """
         observer = observer or Observer()
         store = store or Store(recipe.folder, note=observer.note)
-        pool = load_sources(recipe.pool.sources)
-        share, listing = recipe.pool.max_rejected_share, store.root / "rejected.jsonl"
-        check_rejected_share(pool.rejected, len(pool) + len(pool.rejected), share, listing)
+        pool = open_mixture(recipe, listing=store.root / "rejected.jsonl", note=observer.note).pool
+        rated = None
+        if (settings := recipe.pool.curation) is not None:
+            curated = cls._curated(pool, recipe, store, observer, ranks)
+            rated = curated.by_id
+            if settings.rows is not None and settings.rows < len(pool):
+                pool = pool.take(np.sort(curated.selection(settings.rows)))
         training, heldout = split_heldout(take_rows(pool, recipe), recipe)
-        return cls(recipe, store, training, heldout, observer=observer, ranks=ranks)
+        return cls(recipe, store, training, heldout, observer=observer, ranks=ranks, rated=rated)
+
+    @staticmethod
+    def _curated(pool: Pool, recipe: Recipe, store: Store, observer: Observer, ranks: Ranks) -> curation.CuratedPool:
+        """The pool's curated ratings; where ranks share the run, the others wait until the first has made them."""
+        if not ranks.is_first:
+            ranks.barrier()
+        curated = curation.curate_pool(pool, recipe, store, note=observer.note, progress=observer.progress)
+        if ranks.is_first:
+            ranks.barrier()
+        return curated
 
     def afresh(self) -> Workshop:
         """The same tokens, models and stages for one more strategy, which asks for each anew: its ``used`` tells what
@@ -185,7 +222,33 @@ class Workshop:
     @cached_property
     def splits(self) -> list[np.ndarray]:
         """Rows of D̃_0 … D̃_T (§4.3.2)."""
-        return split_rows(self.tokens.sources, self.recipe)
+        first = self.best_rated if self.recipe.cleaning.warmup == "ds2" else None
+        return split_rows(self.tokens.sources, self.recipe, first)
+
+    @cached_property
+    def best_rated(self) -> np.ndarray:
+        """The ``cleaning.ds2_rows`` best-rated training rows by DS², ascending. Raises RecipeError without ratings, or
+        where that would be all rows."""
+        count = self.recipe.cleaning.ds2_rows
+        check_best_rated(count, len(self.tokens))
+        return np.sort(select_best(*self._ratings, count))
+
+    @cached_property
+    def _ratings(self) -> tuple[np.ndarray, np.ndarray]:
+        """Curated label, int64, and long-tail score of each training row; RecipeError without ratings."""
+        if self._rated is None:
+            raise RecipeError("pool.curation: DS² needs the pool's ratings; name their file and column there")
+        labels, long_tail = zip(*(self._rated[row] for row in self.tokens.ids), strict=True)
+        return np.array(labels, dtype=np.int64), np.array(long_tail)
+
+    def weighted(self, weights: Ragged) -> Ragged:
+        """Token weights over the training rows times the weights of the samples, where ``cleaning.sample_weights`` asks
+        for these: curated label + 1, at a mean of 1."""
+        if self.recipe.cleaning.sample_weights == "none":
+            return weights
+        of_row = self._ratings[0] + 1.0
+        factors = np.repeat(of_row / of_row.mean(), weights.lengths)
+        return weights.map_values(lambda values: (values * factors).astype(np.float32))
 
     @cached_property
     def parts(self) -> list[SchedulePart | None]:
@@ -241,14 +304,16 @@ class Workshop:
         part: SchedulePart | None = None,
         tokens: TokenizedPool | None = None,
     ) -> Model:
-        """Fine-tune ``start`` on ``rows`` (all by default) with token weights (float, over all training rows).
+        """Fine-tune ``start`` on ``rows`` (all by default) with token weights (float, over all training rows), times
+        those of the samples.
 
-        ``tokens``: other rows than the training rows, over which rows and weights go then.
+        ``tokens``: other rows than the training rows, over which rows and weights go then, as they are.
 
         With a ``mixture`` tokens are weighed by the training's own losses too, and the stage has ``NOISE_RATES``.
         ``part``: see ``trainer.train``; the moments that the next part needs are among the stage's tensors.
         """
         settings, seed = self.recipe.training, self.recipe.seed
+        weights = self.weighted(weights) if tokens is None else weights
         tokens = self.tokens if tokens is None else tokens
         rows = np.arange(len(tokens)) if rows is None else rows
         ids, weight = tokens.input_ids.take(rows), weights.take(rows)

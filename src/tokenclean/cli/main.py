@@ -9,7 +9,23 @@ from typing import Annotated
 import typer
 
 import tokenclean
-from tokenclean.cli import compare, demo, export, inspect, merge, plan, run, score, select, status, sweep, theory, train
+from tokenclean.cli import (
+    compare,
+    curate,
+    demo,
+    export,
+    inspect,
+    merge,
+    plan,
+    rate,
+    run,
+    score,
+    select,
+    status,
+    sweep,
+    theory,
+    train,
+)
 from tokenclean.cli.console import err, fail, show_warnings
 from tokenclean.errors import TokencleanError
 
@@ -37,6 +53,8 @@ app.command("status")(status.status)
 app.command("export")(export.export)
 app.command("merge")(merge.merge)
 app.command("theory")(theory.theory)
+app.command("rate")(rate.rate)
+app.command("curate")(curate.curate)
 
 
 def _version(wanted: bool) -> None:

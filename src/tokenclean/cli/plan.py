@@ -32,6 +32,7 @@ def plan(recipe: RecipeArgument, set_: SetOption = None, on: OnOption = "") -> N
     out.print()
     out.print(planned.table.to_rich())
     if planned.elsewhere is not None:
+        out.print()
         out.print(planned.elsewhere.to_rich())
     for step in planned.steps:
         if step.optimizer_steps and step.rate_steps < 10:

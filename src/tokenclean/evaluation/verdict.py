@@ -139,7 +139,7 @@ def _sentence(comparison: Comparison, strategy: str, against: AgainstControl, ca
         nearly = "its interval leaves out 0, but only as its seeds agree by chance or few items differ; "
         is_near = excludes_zero(average.low, average.high)
         judged = f"chance can explain this; {nearly if is_near else ''}{_needed_text(comparison, against)}"
-    return f"{seen}: {judged}{_scope(comparison)}."
+    return f"{seen}: {judged}."
 
 
 def _needed_text(comparison: Comparison, against: AgainstControl) -> str:

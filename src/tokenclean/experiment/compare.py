@@ -87,7 +87,7 @@ def compare(
     the control fails; EvaluationError, before any model is loaded, where a benchmark's data cannot be had.
     """
     strategies = [strategy for strategy in strategies if strategy != "none"]  # the base, which has its line
-    _check(strategies, seeds, control)
+    _check(recipe, strategies, seeds, control)
     failed: dict[str, str] = {}
     runs: dict[int, _Run] = {}
     loaded: list[LoadedBenchmark] = []
@@ -127,10 +127,12 @@ def compare(
     return _result(recipe, runs, lines, loaded, control, failed)
 
 
-def _check(strategies: Sequence[str], seeds: Sequence[int], control: str) -> None:
+def _check(recipe: Recipe, strategies: Sequence[str], seeds: Sequence[int], control: str) -> None:
     problems = [
         f"--strategies: unknown {name}; known: {', '.join(STRATEGIES)}" for name in strategies if name not in STRATEGIES
     ]
+    if "ds2" in strategies and recipe.pool.curation is None:
+        problems.append("--strategies: ds2 needs the pool's ratings; name their file in pool.curation")
     if control not in (BASE, *strategies):
         problems.append(f"--control: {control} is neither base nor among the strategies {', '.join(strategies)}")
     if not seeds or len(set(seeds)) < len(seeds):

@@ -12,7 +12,7 @@ import numpy as np
 
 from tokenclean.cleaning import Outcome, Workshop
 from tokenclean.cleaning.baselines import given_labels
-from tokenclean.cleaning.rows import split_heldout, take_rows, tokens_options
+from tokenclean.cleaning.rows import open_mixture, split_heldout, take_rows, tokens_options
 from tokenclean.cleaning.workshop import Observer
 from tokenclean.errors import PoolError
 from tokenclean.experiment.noise import condition_table
@@ -21,7 +21,7 @@ from tokenclean.experiment.run import RunResult, run
 from tokenclean.lab import NoiseSettings, NoiseSpan, plant
 from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import load_tokenizer, resolve_source
-from tokenclean.pool import Pool, load_sources
+from tokenclean.pool import Pool
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe, recipe_from
 from tokenclean.report.tables import Table, difference_text, share_text
@@ -73,7 +73,7 @@ def run_demo(recipe: Recipe, *, full: bool, observer: Observer | None = None) ->
     of the result is the demo's own.
     """
     tokenizer = load_tokenizer(resolve_source(recipe.model.base, trusted=recipe.model.trust_remote_code))
-    clean, heldout = split_heldout(take_rows(load_sources(recipe.pool.sources), recipe), recipe)
+    clean, heldout = split_heldout(take_rows(open_mixture(recipe).pool, recipe), recipe)
     if not full:
         clean = subset(clean, tokenizer, recipe)
     planted = plant(clean, NOISE, seed=recipe.seed)

@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from tokenclean.cleaning.one_adapter import check_base, schedule_parts
-from tokenclean.cleaning.rows import split_heldout, split_rows, take_rows, tokens_options
+from tokenclean.cleaning.rows import (
+    check_best_rated,
+    open_mixture,
+    split_heldout,
+    split_rows,
+    take_rows,
+    tokens_options,
+)
 from tokenclean.experiment.hardware import Hardware
 from tokenclean.experiment.memory import (
     model_shape,
@@ -23,7 +30,6 @@ from tokenclean.experiment.memory import (
 )
 from tokenclean.models.device import resolve_device
 from tokenclean.models.loading.load import load_config, load_tokenizer, resolve_source
-from tokenclean.pool import load_sources
 from tokenclean.recipe import Recipe
 from tokenclean.report.tables import Table
 from tokenclean.tokens import TokenizedPool, tokenize_pool
@@ -85,7 +91,11 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None, on: Sequence[H
 
     ``on``: other hardware to lay it out for.
     """
-    pool, heldout_pool = split_heldout(take_rows(load_sources(recipe.pool.sources), recipe), recipe)
+    pool = open_mixture(recipe).pool
+    settings = recipe.pool.curation
+    if settings is not None and settings.rows is not None and settings.rows < len(pool):
+        pool = pool.take(_in_place_of_best(len(pool), settings.rows))
+    pool, heldout_pool = split_heldout(take_rows(pool, recipe), recipe)
     trusted = recipe.model.trust_remote_code
     source = resolve_source(recipe.model.base, revision=recipe.model.revision, trusted=trusted)
     check_base(recipe, source)
@@ -215,7 +225,12 @@ def _steps(
     recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: ModelSize, memory: _Memory
 ) -> list[Step]:
     everything = np.arange(len(tokens))
-    splits = split_rows(tokens.sources, recipe)
+    has_ds2 = "ds2" in recipe.strategies or recipe.cleaning.warmup == "ds2"
+    best_rated = np.zeros(0, dtype=np.int64)
+    if has_ds2:
+        check_best_rated(recipe.cleaning.ds2_rows, len(tokens))
+        best_rated = _in_place_of_best(len(tokens), recipe.cleaning.ds2_rows)
+    splits = split_rows(tokens.sources, recipe, best_rated if recipe.cleaning.warmup == "ds2" else None)
     parts = schedule_parts(recipe, tokens, splits)
     unseen = np.concatenate(splits[1:])
     steps: list[Step] = []
@@ -254,6 +269,7 @@ def _steps(
         )
 
     strategies, k = recipe.strategies, recipe.cleaning.proportion
+    is_warmup_ds2 = recipe.cleaning.warmup == "ds2"
     is_fixed = bool({"rho", "fixed_model"} & set(strategies))
     uses_mixture = "noise_mixture" in strategies or "noise_mixture" in recipe.cleaning.also
     scores_noise = uses_mixture and recipe.cleaning.noise_mixture.mode == "offline"
@@ -282,6 +298,9 @@ def _steps(
             measured -= len(splits) - 2  # its last model alone
         elif name == "full_tokens_from_warmup":
             train(f"{name} on D1 to D{len(splits) - 1}", unseen, 1.0, earlier_rounds=1)
+        elif name == "ds2":
+            if not (is_warmup_ds2 and has_warmup):  # else it is the warm-up
+                train(name, best_rated, 1.0)
         elif name != "none":
             train(name, everything, 1.0 if name in _ON_FULL_TOKENS else k)
     count = len(heldout) * measured
@@ -291,6 +310,11 @@ def _steps(
     held = memory.scoring(lengths)
     steps.append(Step(name, count, int(lengths.sum()) * measured, flop, memory_bytes=held))
     return steps
+
+
+def _in_place_of_best(rows: int, count: int) -> np.ndarray:
+    """Rows drawn at random, where DS² would choose the best: a plan does not embed the pool."""
+    return np.sort(np.random.Generator(np.random.PCG64(0)).choice(rows, count, replace=False))
 
 
 def _forward(size: ModelSize, lengths: np.ndarray, responses: np.ndarray) -> float:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tokenclean.cleaning import Outcome, Workshop
+from tokenclean.cleaning.noise import fractions_of
+from tokenclean.cleaning.outcome import weights_of
 from tokenclean.cleaning.workshop import Model
 from tokenclean.exporting import write_cleaned
-from tokenclean.pool import write_rejected
+from tokenclean.pool import write_rejected, write_removed
 from tokenclean.recipe import Recipe
 from tokenclean.report.tables import Table
 from tokenclean.scoring import PairedDifference
@@ -71,12 +73,15 @@ def write_results(
         "models": {m.name: m.identity for o in outcomes for m in _models_of(o)},
         "kept": {o.strategy: array_hash(o.kept.values) for o in outcomes if o.kept is not None},
         "rejected": len(workshop.rejected),
+        "removed": len(workshop.pool.removed),
     }
 
     def make(folder: Path) -> dict[str, Any]:
         for outcome in outcomes:
             _write_strategy(workshop, outcome, folder / outcome.strategy)
         write_rejected(workshop.rejected, folder / "rejected.jsonl")
+        if workshop.pool.removed:
+            write_removed(workshop.pool.removed, folder / "removed.jsonl")
         (folder / "recipe.yaml").write_text(workshop.recipe.to_yaml(), encoding="utf-8")
         (folder / "table.md").write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
         for name, document in documents.items():
@@ -105,7 +110,8 @@ def name_latest(results: Path) -> None:
 def _write_strategy(workshop: Workshop, outcome: Outcome, place: Path) -> None:
     if outcome.kept is not None:
         columns = {"is_kept": outcome.kept} | ({"score": outcome.scores} if outcome.scores is not None else {})
-        columns |= {"weight": outcome.weights} if outcome.weights is not None else {}
+        weights = workshop.weighted(weights_of(outcome.kept) if outcome.weights is None else outcome.weights)
+        columns |= {"weight": weights} if fractions_of(weights) is not None else {}
         table = TokenTable.of_tokens(workshop.tokens, _metadata(workshop, outcome), **columns)
         write_table(table, place / "kept.parquet")
         write_cleaned(table, place / "cleaned.parquet")
@@ -179,6 +185,7 @@ def _result(
             "training_rows": len(workshop.tokens),
             "heldout_rows": len(workshop.heldout),
             "rejected_rows": len(workshop.rejected),
+            "removed_rows": len(workshop.pool.removed),
             "truncated_rows": int(workshop.tokens.is_truncated.sum()),
             "tokens": len(workshop.tokens.input_ids.values),
             "response_tokens": int(workshop.tokens.is_response.values.sum()),

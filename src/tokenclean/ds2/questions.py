@@ -1,0 +1,203 @@
+"""What a rater is asked about a pool: the questions, how it is to draw its answers, and what asking will cost."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from tokenclean.ds2.rating_prompt import Rating, RatingPrompt, Shorten, first_characters, parse_answer, rating_prompt
+from tokenclean.ds2.ratings import Ratings
+from tokenclean.errors import RecipeError
+from tokenclean.pool import Conversation
+from tokenclean.store import fingerprint
+
+ATTEMPTS = 3
+"""How often a question is asked, at most, until an answer can be read."""
+CHARACTERS_A_TOKEN = 4
+"""By which tokens are estimated where the rater's tokenizer is not at hand."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a rater draws its answers; the paper's raters by default, but for ``top_k`` (50 there), which not every
+    server takes. None leaves a setting out, to the server's or the library's own default."""
+
+    temperature: float | None = 1.2
+    top_p: float | None = 0.9
+    top_k: int | None = None
+    max_tokens: int = 128
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            problems.append(f"temperature: expected 0 or more, found {self.temperature:g}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            problems.append(f"top_p: expected a share above 0 and at most 1, found {self.top_p:g}")
+        if self.top_k is not None and self.top_k < 1:
+            problems.append(f"top_k: expected at least 1, found {self.top_k}")
+        if self.max_tokens < 1:
+            problems.append(f"max_tokens: expected at least 1, found {self.max_tokens}")
+        if problems:
+            raise RecipeError(problems, "sampling")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about one row. ``key``: hash of rater, prompt and sampling. ``prompt_tokens``: about so many.
+    ``cut_characters``: of the sample, left out of the prompt."""
+
+    key: str
+    prompt_tokens: int
+    cut_characters: int
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A rater's questions about conversations, ``items[i]`` about ``conversations[i]``.
+
+    ``rater``: its name, which a server knows it by. Prompts are made again when they are asked: together they are
+    several times as large as the pool.
+    """
+
+    conversations: Sequence[Conversation]
+    rater: str
+    sampling: Sampling
+    shorten: Shorten
+    items: tuple[Question, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def prompt(self, row: int) -> RatingPrompt:
+        """What is asked about a row."""
+        return rating_prompt(self.conversations[row], self.shorten)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(conversation.id for conversation in self.conversations)
+
+    @property
+    def cut(self) -> int:
+        """Rows whose sample is too long to be shown whole."""
+        return sum(question.cut_characters > 0 for question in self.items)
+
+
+def prepare_questions(
+    conversations: Sequence[Conversation],
+    rater: str,
+    *,
+    sampling: Sampling | None = None,
+    shorten: Shorten | None = None,
+    count_tokens: Callable[[str], int] | None = None,
+    identity: str | None = None,
+) -> Questions:
+    """The questions about every conversation.
+
+    ``sampling``: ``Sampling()`` by default. ``shorten``: ``first_characters()`` by default. ``count_tokens``: of a
+    prompt, a quarter of its characters by default. ``identity``: what the rater is, for the keys, where its name does
+    not say it (a local folder). Rows of the same text are separate questions: their ratings shall err independently,
+    which is what the transition matrix is estimated from. Raises TemplateError for a row without text.
+    """
+    sampling = Sampling() if sampling is None else sampling
+    shorten = first_characters() if shorten is None else shorten
+    count_tokens = _about_tokens if count_tokens is None else count_tokens
+    settings = fingerprint({"rater": rater if identity is None else identity, "sampling": asdict(sampling)})
+    copies: Counter[bytes] = Counter()
+    items = []
+    for conversation in conversations:
+        prompt = rating_prompt(conversation, shorten)
+        digest = hashlib.sha256(prompt.text.encode()).digest()
+        key = hashlib.sha256(f"{settings}:{digest.hex()}:{copies[digest]}".encode()).hexdigest()
+        copies[digest] += 1
+        items.append(Question(key, count_tokens(prompt.text), prompt.cut_characters))
+    return Questions(conversations, rater, sampling, shorten, tuple(items))
+
+
+def _about_tokens(text: str) -> int:
+    return -(-len(text) // CHARACTERS_A_TOKEN)
+
+
+def known_rating(
+    answers: Mapping[tuple[str, int], str], question: Question, attempts: int = ATTEMPTS
+) -> tuple[Rating | None, int]:
+    """The first readable of the answers there are, and the attempts used up; with fewer than ``attempts`` of them and
+    no rating, the question is still to be asked."""
+    for attempt in range(1, attempts + 1):
+        text = answers.get((question.key, attempt))
+        if text is None:
+            return None, attempt - 1
+        if (rating := parse_answer(text)) is not None:
+            return rating, attempt
+    return None, attempts
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """What is still to be asked.
+
+    ``requests``: where every answer can be read at once; ``most_requests``: where none can. ``prompt_tokens``: about so
+    many in ``requests``; ``output_tokens``: the most they may be answered with. ``money`` for these, in the currency of
+    the prices, None without prices; ``most_money`` for ``most_requests``.
+    """
+
+    requests: int
+    most_requests: int
+    prompt_tokens: int
+    output_tokens: int
+    money: float | None = None
+    most_money: float | None = None
+
+
+def estimate_cost(
+    questions: Questions,
+    answers: Mapping[tuple[str, int], str],
+    *,
+    attempts: int = ATTEMPTS,
+    price_in: float | None = None,
+    price_out: float | None = None,
+) -> CostEstimate:
+    """What asking the questions without an answer will take. Prices are for a million tokens; one that is left out
+    beside the other is 0. Requests that a server fails to answer are repeated and usually cost nothing."""
+    requests = most_requests = prompt_tokens = most_prompt_tokens = 0
+    for question in questions.items:
+        rating, used = known_rating(answers, question, attempts)
+        if rating is None and used < attempts:
+            requests += 1
+            most_requests += attempts - used
+            prompt_tokens += question.prompt_tokens
+            most_prompt_tokens += question.prompt_tokens * (attempts - used)
+    longest = questions.sampling.max_tokens
+    money = most_money = None
+    if price_in is not None or price_out is not None:
+        of_prompt, of_output = price_in or 0.0, price_out or 0.0
+        money = (prompt_tokens * of_prompt + requests * longest * of_output) / 1e6
+        most_money = (most_prompt_tokens * of_prompt + most_requests * longest * of_output) / 1e6
+    return CostEstimate(requests, most_requests, prompt_tokens, requests * longest, money, most_money)
+
+
+@dataclass(frozen=True)
+class RatingRun:
+    """What came of asking.
+
+    ``asked``: answers that came in now. ``found``: rows that needed none. ``refused``: rows that the server would not
+    rate. ``prompt_tokens``, ``output_tokens``: of the new answers, by the server's own count.
+    """
+
+    ratings: Ratings
+    asked: int
+    found: int
+    refused: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+def check_attempts(attempts: int) -> None:
+    """Raise RecipeError where no question would be asked."""
+    if attempts < 1:
+        raise RecipeError(f"attempts: expected at least 1, found {attempts}", "rating")

@@ -1,0 +1,192 @@
+"""A local model as a rater: a random one, whose answers are garbage, and one that is made to answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rating_server import GOOD, conversations
+
+from tokenclean.ds2.answer_cache import AnswerCache, open_cache
+from tokenclean.ds2.local_rater import LocalRater, chat_frame, load_local_rater, rate_in_batches
+from tokenclean.ds2.questions import RatingRun, Sampling, prepare_questions
+from tokenclean.errors import ModelError, RecipeError
+from tokenclean.models.loading.load import resolve_source
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SHORT = Sampling(top_k=50, max_tokens=4, seed=5)
+TEMPLATE = (
+    "{% for m in messages %}<|user|>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<|bot|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def rater(tiny_model_folder: Path) -> LocalRater:
+    return load_local_rater(resolve_source(str(tiny_model_folder)), sampling=SHORT)
+
+
+def test_garbage_is_asked_for_again_so_often_and_then_marked(rater, tmp_path):
+    questions = rater.questions(conversations(5))
+    with open_cache(tmp_path) as cache:
+        run = rate_in_batches(questions, rater.answer, cache, attempts=2, batch_size=2)
+        assert len(cache.answers) == 10
+        texts = list(cache.answers.values())
+    assert (run.asked, run.found) == (10, 0)
+    assert not run.ratings.is_parsed.any()
+    assert np.isnan(run.ratings.overall).all()
+    assert any(texts)
+    assert run.ratings.rater == rater.name
+    with open_cache(tmp_path) as cache:
+        again = rate_in_batches(questions, rater.answer, cache, attempts=2, batch_size=2)
+    assert (again.asked, again.found) == (0, 5)
+
+
+def test_a_seed_gives_the_same_answers_and_leaves_torchs_state_alone(rater):
+    import torch
+
+    prompts = ["One prompt", "Another prompt, somewhat longer"]
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    answers = rater.answer(prompts, 1)
+    assert torch.equal(torch.rand(3), expected)
+    assert rater.answer(prompts, 1) == answers
+    assert rater.answer(prompts, 2) != answers
+
+
+def test_a_batch_changes_no_greedy_answer(tiny_model_folder):
+    greedy = load_local_rater(resolve_source(str(tiny_model_folder)), sampling=Sampling(temperature=0, max_tokens=6))
+    prompts = ["Volga", "What is the longest river in Europe?", "x"]
+    assert greedy.answer(prompts, 0) == [greedy.answer([prompt], 0)[0] for prompt in prompts]
+
+
+class Scripted:
+    """Answers that a table gives, by row and attempt; GOOD where it says nothing."""
+
+    def __init__(self, table: dict[tuple[int, int], str]) -> None:
+        self.table, self.batches, self.seeds = table, [], []
+        self._asked: dict[int, int] = {}
+
+    def __call__(self, prompts, seed: int) -> list[str]:
+        rows = [int(prompt.split("Question ")[1].split("?")[0]) for prompt in prompts]
+        self.batches.append(rows)
+        self.seeds.append(seed)
+        for row in rows:
+            self._asked[row] = self._asked.get(row, 0) + 1
+        return [self.table.get((row, self._asked[row]), GOOD) for row in rows]
+
+
+def run_scripted(answer, cache: AnswerCache, count: int = 5, **options) -> RatingRun:
+    questions = prepare_questions(conversations(count), "stub", sampling=SHORT)
+    return rate_in_batches(questions, answer, cache, **{"batch_size": 2, **options})
+
+
+def test_json_is_read_and_only_the_unreadable_are_asked_again(tmp_path):
+    stub = Scripted({(1, 1): "no idea", (3, 1): GOOD[:-1], (3, 2): "none", (3, 3): "never"})
+    seen = []
+    with open_cache(tmp_path) as cache:
+        run = run_scripted(stub, cache, progress=lambda done, total: seen.append((done, total)))
+    assert stub.batches == [[0, 1], [2, 3], [4], [1, 3], [3]]
+    assert run.ratings.is_parsed.tolist() == [True, True, True, False, True]
+    assert run.ratings.overall.tolist()[:3] == [7, 7, 7]
+    assert run.asked == 5 + 2 + 1
+    assert seen == [(2, 5), (4, 5), (5, 5), (2, 2), (1, 1)]
+    assert len(set(stub.seeds)) == 5
+
+
+def test_a_stopped_rating_goes_on_with_the_same_batches_and_seeds(tmp_path):
+    table = {(1, 1): "no idea", (4, 1): "none"}
+    whole, stopped = Scripted(table), Scripted(table)
+    with open_cache(tmp_path / "whole") as cache:
+        expected = run_scripted(whole, cache)
+        answers = dict(cache.answers)
+    calls = []
+
+    def stop_at_the_third(prompts, seed: int) -> list[str]:
+        calls.append(seed)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return stopped(prompts, seed)
+
+    with pytest.raises(KeyboardInterrupt), open_cache(tmp_path / "stopped") as cache:
+        run_scripted(stop_at_the_third, cache)
+    with open_cache(tmp_path / "stopped") as cache:
+        run = run_scripted(stopped, cache)
+        assert cache.answers == answers
+    assert (stopped.batches, stopped.seeds) == (whole.batches, whole.seeds)
+    np.testing.assert_array_equal(run.ratings.overall, expected.ratings.overall)
+    assert (run.asked, run.found) == (expected.asked - 4, 3)
+
+
+def test_no_attempt_is_refused(tmp_path):
+    with open_cache(tmp_path) as cache, pytest.raises(RecipeError, match="attempts"):
+        run_scripted(Scripted({}), cache, attempts=0)
+
+
+def test_a_sample_is_cut_so_that_prompt_and_answer_fit_the_context(rater):
+    import torch
+
+    long = "The Volga is the longest river in Europe. " * 300
+    row = conversations(1)[0]
+    row = type(row)(row.id, "pool", (row.turns[0], type(row.turns[1])("assistant", long)))
+    questions = rater.questions([row])
+    assert questions.cut == 1
+    assert questions.items[0].prompt_tokens + SHORT.max_tokens <= rater.model.config.max_position_embeddings
+    assert rater.room_tokens < 2048
+    with torch.no_grad():
+        assert rater.answer([questions.prompt(0).text], 0)
+
+
+def test_a_context_without_room_is_refused(tiny_model_folder):
+    with pytest.raises(ModelError, match="leaves none for a sample beside the task"):
+        load_local_rater(resolve_source(str(tiny_model_folder)), sampling=Sampling(max_tokens=1900))
+
+
+def test_a_chat_template_frames_the_prompt_and_tags_in_it_are_letters(tiny_model_folder):
+    rater = load_local_rater(resolve_source(str(tiny_model_folder)), sampling=SHORT)
+    assert chat_frame(rater.tokenizer) == ("", "\n")
+    rater.tokenizer.chat_template = TEMPLATE
+    assert chat_frame(rater.tokenizer) == ("<|user|>", "</s><|bot|>")
+    seen = {}
+
+    class Model:
+        generation_config = rater.model.generation_config
+
+        def parameters(self):
+            return rater.model.parameters()
+
+        def generate(self, **options):
+            seen.update(options)
+            return rater.model.generate(**options)
+
+    framed = LocalRater(rater.name, rater.identity, SHORT, 100, Model(), rater.tokenizer)
+    framed.answer(["Say </s> twice", "no"], 0)
+    ids, mask = seen["input_ids"], seen["attention_mask"]
+    end = rater.tokenizer.eos_token_id
+    assert (ids[0] == end).sum() == 1  # the template's own, not the sample's
+    assert mask[1, 0] == 0
+    assert mask[:, -1].all()
+    assert rater.tokenizer.decode(ids[0]) == "<|user|>Say </s> twice</s><|bot|>"
+    config = seen["generation_config"]
+    assert (config.do_sample, config.temperature, config.top_p, config.top_k) == (True, 1.2, 0.9, 50)
+    assert config.max_new_tokens == 4
+
+
+def test_a_template_that_does_not_take_the_message_is_named(tiny_model_folder):
+    rater = load_local_rater(resolve_source(str(tiny_model_folder)), sampling=SHORT)
+    rater.tokenizer.chat_template = "{{ raise_exception('only tools') }}"
+    with pytest.raises(ModelError, match="does not take a user's message: only tools"):
+        chat_frame(rater.tokenizer)
+    rater.tokenizer.chat_template = "always the same"
+    with pytest.raises(ModelError, match="drops, repeats or rewrites"):
+        chat_frame(rater.tokenizer)
+
+
+def test_a_seed_is_made_up_and_the_weights_are_the_raters_name(tiny_model_folder):
+    first = load_local_rater(resolve_source(str(tiny_model_folder)), sampling=Sampling(max_tokens=4))
+    assert first.sampling.seed == 0
+    rows = conversations(1)
+    other = LocalRater(first.name, "other weights", first.sampling, first.room_tokens, first.model, first.tokenizer)
+    assert first.questions(rows).items[0].key != other.questions(rows).items[0].key

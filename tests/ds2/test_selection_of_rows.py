@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenclean.ds2 import classes_of, long_tail_scores, select_best
+from tokenclean.ds2.agreement import pair_agreements, rank_correlation, shared_selection
+from tokenclean.ds2.neighbours import Neighbours
+
+
+def test_classes_are_ratings_with_both_ends_cut():
+    ratings = np.array([1, 3, 4, 5, 6, 7, 8, 9, 10, np.nan])
+    assert classes_of(ratings).tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 5, 0]
+    with pytest.raises(ValueError, match="rating 11 of row 1 is not between 1 and 10"):
+        classes_of(np.array([1.0, 11.0]))
+
+
+def test_the_long_tail_score_is_its_formula():
+    distances = np.array([[0, 0, 9], [0.2, 0.4, 9]], dtype=np.float32)
+    found = long_tail_scores(Neighbours(np.zeros((2, 3), dtype=np.int64), distances), 2)
+    np.testing.assert_allclose(found, [0, 2 / (1 + np.exp(-0.3)) - 1], atol=1e-7)
+
+
+rows = st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.0, 0.1, 0.1, 0.5, 0.9])), min_size=1, max_size=40)
+
+
+@given(rows, st.integers(1, 50))
+def test_the_best_are_chosen_class_by_class_then_the_rarest(given_rows, count):
+    labels, rare = map(np.array, zip(*given_rows, strict=True))
+    found = select_best(labels, rare, count).tolist()
+    left, expected = count, []
+    for label in range(5, -1, -1):
+        members = sorted(np.flatnonzero(labels == label).tolist(), key=lambda i: (-rare[i], i))
+        expected += members[:left]
+        left -= len(members[:left])
+    assert found == expected
+
+
+def test_rank_correlation_with_ties_is_the_correlation_of_mean_ranks():
+    a, b = np.array([1, 2, 2, 4, 5, 5]), np.array([2, 1, 3, 3, 6, 4])
+    ranks = np.array([1, 2.5, 2.5, 4, 5.5, 5.5]), np.array([2, 1, 3.5, 3.5, 6, 5])
+    assert rank_correlation(a, b) == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert np.isnan(rank_correlation(a, np.ones(6)))
+
+
+def test_agreements_and_shared_selections():
+    labels = {"a": np.array([0, 1, 2, 3]), "b": np.array([0, 1, 3, 2]), "c": np.array([3, 2, 1, 0])}
+    found = pair_agreements(labels)
+    assert [(p.first, p.second, p.exact) for p in found] == [("a", "b", 0.5), ("a", "c", 0.0), ("b", "c", 0.0)]
+    assert found[1].rank_correlation == pytest.approx(-1)
+    assert shared_selection([np.array([1, 2, 3]), np.array([3, 2]), np.array([2, 9])]) == 0.5
