@@ -71,7 +71,7 @@ class EvaluationError(InputError, ValueError):
 
 
 class TableError(InputError, ValueError):
-    """A per-token table (Parquet) lacks a column, or its columns do not fit each other."""
+    """A per-token table or a file of ratings lacks a column or a row, or its columns do not fit each other."""
 
 
 class MissingExtraError(InputError, ImportError):

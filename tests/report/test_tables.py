@@ -101,12 +101,12 @@ def test_csv_is_read_back(rows):
 def test_latex_table():
     assert MARKED.to_latex("tab:one").splitlines() == [
         *("% needs \\usepackage{booktabs}", "\\begin{table}[t]", "\\centering", "\\small"),
-        *("\\caption{Scores. 95 \\%}", "\\label{tab:one}", "\\begin{tabular}{lr}"),
+        *("\\caption{Scores. 95 \\%}", "\\label{tab:one}", "\\smallskip", "\\begin{tabular}{lr}"),
         *("\\toprule", "model & a\\_b \\\\", "\\midrule"),
-        "base & \\shortstack[r]{\\underline{1.00}\\\\{\\scriptsize $\\pm$0.10}} \\\\",
+        "base & \\begin{tabular}[t]{@{}r@{}}\\underline{1.00}\\\\{\\scriptsize $\\pm$0.10}\\end{tabular} \\\\[3pt]",
         "rho & \\textbf{2.00} \\\\",
         *("\\midrule", "\\multicolumn{2}{l}{\\textit{minus base}} \\\\"),
-        "rho & \\shortstack[r]{+1.00\\\\{\\scriptsize $\\pm$0.20*}} \\\\",
+        "rho & \\begin{tabular}[t]{@{}r@{}}+1.00\\\\{\\scriptsize $\\pm$0.20*}\\end{tabular} \\\\[3pt]",
         *("\\bottomrule", "\\end{tabular}", "\\end{table}"),
     ]
     assert "label" not in TABLE.to_latex()

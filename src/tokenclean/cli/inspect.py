@@ -1,14 +1,15 @@
-"""``tokenclean inspect``: see which tokens are targets, or which were kept."""
+"""``tokenclean inspect``: see which tokens are targets, or which were kept; or how long the rows of each source are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from tokenclean.cli.console import out, quiet_libraries
+from tokenclean.cli.console import out, progress, quiet_libraries
 from tokenclean.cli.options import (
     ColumnOption,
     Format,
@@ -22,19 +23,39 @@ from tokenclean.cli.options import (
     TrustOption,
     sources_of,
 )
-from tokenclean.errors import TableError
+from tokenclean.cli.run import SetOption
+from tokenclean.errors import RecipeError, TableError
+from tokenclean.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from tokenclean.pool import Pool
+    from tokenclean.tokens import TokenTable
 
 STYLES = {"prompt": "dim", "target": "bold green", "kept": "bold green", "dropped": "red strike"}
 PLAIN = {"prompt": ("", ""), "target": ("⟦", "⟧"), "kept": ("⟦", "⟧"), "dropped": ("~", "~")}
+RECIPES = (".yaml", ".yml")
+
+_OF_THE_RECIPE = ("model", "format", "column", "split", "template", "max_length", "targets", "trust_remote_code")
 
 
 def inspect(
+    context: typer.Context,
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A pool, in any form that score takes, or a table with is_kept.")
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A pool, in any form that score takes, a table with is_kept, or a recipe by its .yaml file.",
+        ),
     ],
-    model: Annotated[str, typer.Option(help="Model whose tokenizer (and chat template) to use.")],
+    model: Annotated[
+        str | None, typer.Option(help="Model whose tokenizer (and chat template) to use; a recipe names its own.")
+    ] = None,
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many samples to print.")] = 3,
     start: Annotated[int, typer.Option(min=0, help="The first row to print, from 0.")] = 0,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Print the paper's Table 4: rows and lengths in tokens by source.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the statistics too, unrounded.")] = None,
     format: FormatOption = Format.auto,
     column: ColumnOption = None,
     split: SplitOption = None,
@@ -42,29 +63,113 @@ def inspect(
     max_length: LengthOption = 2048,
     targets: TargetsOption = Targets.response,
     trust_remote_code: TrustOption = None,
+    set_: SetOption = None,
 ) -> None:
     """Print samples as the model sees them, with the training targets coloured (or kept and dropped tokens of a table).
 
-    Piped, targets and kept tokens stand in ⟦ ⟧ and dropped ones between tildes.
+    Piped, targets and kept tokens stand in ⟦ ⟧ and dropped ones between tildes. With --statistics: how many rows each
+    source has, how long its prompts and completions are, and its share of the response tokens.
 
     Example: tokenclean inspect my.jsonl --model HuggingFaceTB/SmolLM2-135M --rows 2
     """
+    if csv is not None and not statistics:
+        raise RecipeError("--csv: only with --statistics", "options")
+    recipe = _recipe_of(context, data, set_)
+    if recipe is None and model is None:
+        raise RecipeError("--model: missing; name the model whose tokenizer to use", "options")
+
     from tokenclean.models.loading.load import load_tokenizer, resolve_source
-    from tokenclean.pool import load_sources
-    from tokenclean.tokens import is_table, read_table, tokenize_pool
+    from tokenclean.tokens import is_table, read_table
 
     quiet_libraries()
-    tokenizer = load_tokenizer(resolve_source(model, trusted=tuple(trust_remote_code or ())))
-    if is_table(data):
-        table = read_table(data)
-        ids, is_response, names = table["input_ids"], table["is_response"], table.ids
-        is_kept = table.columns.get("is_kept")
-        rejected = ()
+    if recipe is not None:
+        trusted, revision, model = recipe.model.trust_remote_code, recipe.model.revision, recipe.model.base
     else:
+        trusted, revision, model = tuple(trust_remote_code or ()), None, str(model)
+    tokenizer = load_tokenizer(resolve_source(model, revision=revision, trusted=trusted))
+    if recipe is None and is_table(data):
+        table = read_table(data)
+        if statistics:
+            _print_table_statistics(table, model, csv)
+        else:
+            _print_samples(data, tokenizer, table, rows, start)
+        return
+    if recipe is None:
+        from tokenclean.pool import load_sources
+
         pool = load_sources(sources_of([data], format, column, split))
-        tokens = tokenize_pool(pool, tokenizer, template=template.value, max_length=max_length, targets=targets.value)
-        ids, is_response, is_kept, names = tokens.input_ids, tokens.is_response, None, tokens.ids
-        rejected = (*pool.rejected, *tokens.unusable)
+        options: dict[str, Any] = {"template": template.value, "max_length": max_length, "targets": targets.value}
+    else:
+        from tokenclean.cleaning.rows import open_mixture, take_rows, tokens_options
+
+        pool, options = take_rows(open_mixture(recipe).pool, recipe), tokens_options(recipe)
+    if statistics:
+        _print_pool_statistics(pool, tokenizer, options, model, csv)
+    else:
+        _print_pool_samples(data, pool, tokenizer, options, rows, start)
+
+
+def _recipe_of(context: typer.Context, data: str, overrides: list[str] | None) -> Recipe | None:
+    """The recipe that ``data`` names, if it names one; RecipeError for options of the other kind."""
+    if not data.lower().endswith(RECIPES):
+        if overrides:
+            raise RecipeError(f"--set: only with a recipe, and the name {data} does not end in .yaml", "options")
+        return None
+    given = [name for name in _OF_THE_RECIPE if _is_given(context, name)]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise RecipeError(f"{names}: the recipe says it; change it with --set, as in --set model.base=…", "options")
+    return load_recipe(data, list(overrides or []))
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _print_pool_statistics(pool: Pool, tokenizer: Any, options: dict[str, Any], model: str, csv: Path | None) -> None:
+    from tokenclean.report.pool_tables import statistics_csv, statistics_table
+    from tokenclean.tokens.statistics import pool_statistics
+
+    found = pool_statistics(pool, tokenizer, **options, progress=progress("tokenize", "row"))
+    _print_statistics(statistics_table(found, model), statistics_csv(found), csv)
+    if pool.removed:
+        out.print(f"{len(pool.removed):,} usable rows left out by the recipe's filters and draws")
+    if pool.rejected:
+        out.print(f"{len(pool.rejected):,} rows cannot be used; the first is {pool.rejected[0]}", soft_wrap=True)
+
+
+def _print_table_statistics(table: TokenTable, model: str, csv: Path | None) -> None:
+    from tokenclean.report.pool_tables import statistics_csv, statistics_table
+    from tokenclean.tokens.statistics import table_statistics
+
+    found = table_statistics(table)
+    _print_statistics(statistics_table(found, model), statistics_csv(found), csv)
+
+
+def _print_statistics(table: Any, text: str, csv: Path | None) -> None:
+    from tokenclean.store import atomic_path
+
+    out.print(table.to_rich())
+    if csv is not None:
+        with atomic_path(csv) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _print_pool_samples(data: str, pool: Pool, tokenizer: Any, options: dict[str, Any], rows: int, start: int) -> None:
+    from tokenclean.tokens import TokenTable, tokenize_pool
+
+    tokens = tokenize_pool(pool, tokenizer, **options)
+    _print_samples(data, tokenizer, TokenTable.of_tokens(tokens, {}), rows, start)
+    rejected = (*pool.rejected, *tokens.unusable)
+    for fault in rejected[:rows]:
+        out.print(f"set aside: {fault}", style="yellow", soft_wrap=True)
+    if len(rejected) > rows:
+        out.print(f"and {len(rejected) - rows:,} more rows set aside")
+
+
+def _print_samples(data: str, tokenizer: Any, table: TokenTable, rows: int, start: int) -> None:
+    ids, is_response, is_kept = table["input_ids"], table["is_response"], table.columns.get("is_kept")
     if start >= len(ids):
         raise TableError(f"{data}: --start {start}, but it has {len(ids)} rows")
     for row in range(start, min(start + rows, len(ids))):
@@ -77,16 +182,12 @@ def inspect(
                 for label, kept in zip(labels, is_kept[row], strict=True)
             ]
         counted = f"{int(labels.sum())} targets" + (f", {int(is_kept[row].sum())} kept" if is_kept is not None else "")
-        heading = f"{names[row]}  {len(labels)} tokens, {counted}"
+        heading = f"{table.ids[row]}  {len(labels)} tokens, {counted}"
         if out.is_terminal:
             out.rule(heading, align="left")
         else:
             out.print(heading, soft_wrap=True)
         out.print(_coloured(tokenizer, ids[row].tolist(), kinds), soft_wrap=True)
-    for fault in rejected[:rows]:
-        out.print(f"set aside: {fault}", style="yellow", soft_wrap=True)
-    if len(rejected) > rows:
-        out.print(f"and {len(rejected) - rows:,} more rows set aside")
 
 
 def _coloured(tokenizer, ids: Sequence[int], kinds: Sequence[str]) -> Text:

@@ -10,6 +10,7 @@ import typer
 
 import tokenclean
 from tokenclean.cli import (
+    audit,
     compare,
     curate,
     demo,
@@ -17,6 +18,7 @@ from tokenclean.cli import (
     inspect,
     merge,
     plan,
+    pool,
     rate,
     run,
     score,
@@ -25,6 +27,7 @@ from tokenclean.cli import (
     sweep,
     theory,
     train,
+    view,
 )
 from tokenclean.cli.console import err, fail, show_warnings
 from tokenclean.errors import TokencleanError
@@ -45,16 +48,19 @@ app.command("run")(run.run)
 app.command("compare")(compare.compare)
 app.command("sweep")(sweep.sweep)
 app.command("plan")(plan.plan)
+app.command("audit")(audit.audit)
 app.command("inspect")(inspect.inspect)
+app.command("pool")(pool.pool)
+app.command("rate")(rate.rate)
+app.command("curate")(curate.curate)
 app.command("score")(score.score)
 app.command("select")(select.select)
 app.command("train")(train.train)
+app.command("view")(view.view)
 app.command("status")(status.status)
 app.command("export")(export.export)
 app.command("merge")(merge.merge)
 app.command("theory")(theory.theory)
-app.command("rate")(rate.rate)
-app.command("curate")(curate.curate)
 
 
 def _version(wanted: bool) -> None:

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenclean.cleaning.curation import CuratedPool, CuratedRatings, curate_pool
+from tokenclean.cleaning.rows import open_mixture
 from tokenclean.cleaning.workshop import Observer
 from tokenclean.ds2 import CLASSES, Transition, second_opinion
 from tokenclean.ds2.agreement import pair_agreements, shared_selection
 from tokenclean.ds2.corrections import neighbour_votes
-from tokenclean.pool import check_rejected_share, load_sources
 from tokenclean.recipe import Recipe
 from tokenclean.report.tables import Table, share_text
 from tokenclean.store import Store, atomic_path
@@ -47,9 +47,7 @@ def curate(recipe: Recipe, store: Store, observer: Observer | None = None) -> Cu
     transition matrices as a plot. Raises as ``curate_pool``.
     """
     observer = observer or Observer()
-    pool = load_sources(recipe.pool.sources)
-    share, listing = recipe.pool.max_rejected_share, store.root / "rejected.jsonl"
-    check_rejected_share(pool.rejected, len(pool) + len(pool.rejected), share, listing)
+    pool = open_mixture(recipe, listing=store.root / "rejected.jsonl", note=observer.note).pool
     curated = curate_pool(pool, recipe, store, note=observer.note, progress=observer.progress)
     settings = recipe.pool.curation
     wanted = (settings.rows if settings is not None else None) or recipe.cleaning.ds2_rows

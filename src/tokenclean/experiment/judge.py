@@ -86,7 +86,7 @@ def heldout_table(measured: Sequence[HeldoutMeasures], control: str, seeds: int,
         if m.against is not None
     ]
     shown = names.get(control, control)
-    over = "one seed" if seeds == 1 else f"mean of {seeds} seeds, whose spread the intervals leave out"
+    over = "One seed" if seeds == 1 else f"Mean of {seeds} seeds, whose spread the intervals leave out"
     return Table(
         "Held-out loss (nats a response token; lower is better)",
         ("Model", *MEASURES),

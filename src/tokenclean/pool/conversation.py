@@ -82,11 +82,33 @@ class RejectedRow:
 
 
 @dataclass(frozen=True)
+class RemovedRow:
+    """A usable row that a mixture leaves out.
+
+    ``id``, ``source``, ``file``, ``line``: of its conversation. ``filter``: which one left it out; ``reason``: why, in
+    words. ``resembles``: of a duplicate the row that stays, ``similarity`` the Jaccard index with it.
+    ``benchmark_file`` and ``ngram``: of a contaminated row what it shares with which file.
+    """
+
+    id: str
+    source: str
+    file: str
+    line: int
+    filter: str
+    reason: str
+    resembles: str = ""
+    similarity: float | None = None
+    benchmark_file: str = ""
+    ngram: str = ""
+
+
+@dataclass(frozen=True)
 class Pool:
-    """The data pool: usable conversations in file order, and the rows set aside."""
+    """The data pool: usable conversations in file order, the rows set aside, and the usable ones that were left out."""
 
     conversations: tuple[Conversation, ...]
     rejected: tuple[RejectedRow, ...] = ()
+    removed: tuple[RemovedRow, ...] = ()
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -103,5 +125,5 @@ class Pool:
         return tuple(c.source for c in self.conversations)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Pool:
-        """The given rows in the given order (the rejected rows stay listed)."""
+        """The given rows in the given order (rejected and removed rows stay listed)."""
         return replace(self, conversations=tuple(self.conversations[int(r)] for r in rows))

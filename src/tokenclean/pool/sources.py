@@ -16,6 +16,7 @@ import numpy as np
 from tokenclean.errors import PoolError
 from tokenclean.pool.conversation import Conversation, Pool, RejectedRow, Turn
 from tokenclean.pool.formats import FORMATS, Parsed, RowError, check_columns, check_text, parse_row, read_column
+from tokenclean.pool.formats.oasst import read_threads
 from tokenclean.pool.reading import Record, read_hub, read_records
 from tokenclean.recipe import SourceSettings, source_from
 
@@ -101,15 +102,18 @@ def merge_pools(pools: Iterable[Pool]) -> Pool:
 
 def _stream_source(settings: SourceSettings, *, warns: bool) -> Iterator[Conversation | RejectedRow]:
     place, columns, roles = settings.place, dict(settings.columns), dict(settings.roles)
-    check_columns(settings.format, columns, roles)
+    is_tree = settings.format == "oasst"  # its rows are messages, and what the pool takes are threads of them
+    format = "messages" if is_tree else settings.format
+    check_columns(format, columns, roles)
     default_source = _check_source(_default_name(settings) if settings.name is None else settings.name, place)
     count_usable = count_rejected = 0
     first_rejected: list[RejectedRow] = []
-    for record in islice(_read(settings), settings.first_rows):
+    records = _read(settings)
+    for record in islice(read_threads(records) if is_tree else records, settings.first_rows):
         try:
             if record.row is None:
                 raise RowError(record.fault)
-            parsed = parse_row(record.row, settings.format, columns, roles)
+            parsed = parse_row(record.row, format, columns, roles)
             name = default_source if settings.name is not None else _row_source(record.row, columns) or default_source
         except RowError as error:
             row = RejectedRow(place, record.line, str(error), record.excerpt())

@@ -119,13 +119,15 @@ class Table:
             "% needs \\usepackage{booktabs}",
             *("\\begin{table}[t]", "\\centering", "\\small", f"\\caption{{{caption}}}"),
             *([f"\\label{{{label}}}"] if label else []),
+            "\\smallskip",
             *(f"\\begin{{tabular}}{{{alignment}}}", "\\toprule", _latex_line(map(latex, self.columns)), "\\midrule"),
         ]
         for number, row in enumerate(self.rows):
             if heading := self.sections.get(number):
                 lines += ["\\midrule"] if number else []
                 lines.append(f"\\multicolumn{{{len(self.columns)}}}{{l}}{{\\textit{{{latex(heading)}}}}} \\\\")
-            lines.append(_latex_line(map(_latex, row)))
+            is_tall = any(isinstance(cell, Cell) and cell.small for cell in row)
+            lines.append(_latex_line(map(_latex, row)) + ("[3pt]" if is_tall else ""))
         lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
         return "\n".join(lines) + "\n"
 
@@ -164,7 +166,10 @@ def _latex(cell: str | Cell) -> str:
         return latex(cell)
     text = latex(cell.text)
     marked = {"": text, "best": f"\\textbf{{{text}}}", "second": f"\\underline{{{text}}}"}[cell.mark]
-    return f"\\shortstack[r]{{{marked}\\\\{{\\scriptsize {latex(cell.small)}}}}}" if cell.small else marked
+    if not cell.small:
+        return marked
+    # Two lines, of which the upper stands beside the row's name.
+    return f"\\begin{{tabular}}[t]{{@{{}}r@{{}}}}{marked}\\\\{{\\scriptsize {latex(cell.small)}}}\\end{{tabular}}"
 
 
 def _latex_line(cells: Iterable[str]) -> str:

@@ -1,0 +1,187 @@
+"""``tokenclean view``: the tokens of a run or a table, kept and dropped, on a page or in the terminal."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenclean.cli.console import out, quiet_libraries
+from tokenclean.cli.options import TrustOption
+from tokenclean.errors import RecipeError, RunFolderError, TableError
+
+if TYPE_CHECKING:
+    from tokenclean.report.viewer_data import View
+
+KEPT = "kept.parquet"
+_PAGE_CONVERSATIONS = 2_000
+_TERMINAL_CONVERSATIONS = 3
+
+
+class PaintedBy(StrEnum):
+    kept = "kept"
+    score = "score"
+
+
+def view(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a results folder, or a table of tokens.")],
+    other: Annotated[
+        Path | None, typer.Argument(metavar="OTHER", help="A second run or table, to compare it with.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="Which of RUN's strategies; by default the recipe's own.")
+    ] = None,
+    diff: Annotated[
+        str | None, typer.Option(metavar="STRATEGY", help="Compare with this strategy, of OTHER where it is given.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model whose tokenizer to use; by default the base that the table names.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page to write; by default RUN's name and .html.")
+    ] = None,
+    max_conversations: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help=f"Conversations to show: {_PAGE_CONVERSATIONS:,} on a page, {_TERMINAL_CONVERSATIONS} here."
+        ),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to show.")] = 400_000,
+    proportion: Annotated[
+        float | None,
+        typer.Option("--proportion", "-k", min=0, max=1, help="Start at this cut instead of the table's labels."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="For the sample of a pool that is larger.")] = 0,
+    terminal: Annotated[bool, typer.Option("--terminal", help="Print the conversations here.")] = False,
+    by: Annotated[PaintedBy, typer.Option(help="For --terminal: colour by label or by score.")] = PaintedBy.kept,
+    trust_remote_code: TrustOption = None,
+) -> None:
+    """Show which tokens are kept and dropped, with their losses, scores and ranks, on one page that works from disk.
+
+    On the page a slider cuts the pool anywhere; conversations can be searched, filtered and sorted. With OTHER or
+    --diff the two stand side by side and the tokens that differ are marked. Piped, --terminal puts kept tokens in ⟦ ⟧
+    and dropped ones between tildes.
+
+    Example: tokenclean view runs/quick --strategy fixed_model --diff random -o tokens.html
+    """
+    if proportion is not None and not terminal and abs(proportion * 1000 - round(proportion * 1000)) > 1e-9:
+        raise RecipeError(f"--proportion: the page cuts at thousandths such as 0.625, found {proportion:g}", "view")
+    places = [find_table(run, strategy)]
+    if other is not None or diff is not None:
+        places.append(find_table(run if other is None else other, diff))
+
+    opened = _open(places, model, trust_remote_code, max_conversations, max_tokens, seed, terminal)
+    if terminal:
+        _print(opened, proportion, by)
+        return
+    from tokenclean.report.viewer import write_page
+
+    page = output or Path(f"{run.resolve().stem}.html")
+    title = f"Tokens of {' and '.join(table.name for table in opened.tables)}"
+    write_page(opened, page, title=title, proportion=proportion)
+    first = opened.tables[0]
+    shown, total = len(opened.spans), len(first.survey.ids)
+    sampled = "" if shown == total else f" of {total:,}"
+    out.print(
+        f"{page}: {shown:,}{sampled} conversations, {len(first.table['input_ids'].values):,} tokens, "
+        f"{page.stat().st_size / 2**20:.1f} MiB; open it in a browser",
+        soft_wrap=True,
+    )
+
+
+def find_table(run: Path, strategy: str | None = None) -> Path:
+    """The table of a run folder (of its last run) or a results folder; a file is taken as it is.
+
+    ``strategy``: by default the recipe's own, or the first with a table. Raises RunFolderError for a place that is
+    not there or has no table, RecipeError for a strategy it has not, or one beside a file.
+    """
+    from tokenclean.experiment.export import results_of
+
+    if run.is_file():
+        if strategy is not None:
+            raise RecipeError(f"{strategy}: {run} is a file, which has no strategies; leave it out", "view")
+        return run
+    if not run.exists():
+        raise RunFolderError(f"{run}: no such run folder or table")
+    results = results_of(run)
+    known = sorted(path.parent.name for path in results.glob(f"*/{KEPT}"))
+    if not known:
+        raise RunFolderError(f"{results}: no strategy of this run selects tokens, so there is no {KEPT}")
+    if strategy is None:
+        own = _recipe(results).get("cleaning", {}).get("strategy")
+        strategy = own if own in known else known[0]
+    if strategy not in known:
+        raise RecipeError(f"{results} has no strategy {strategy!r}; it has {', '.join(known)}", "view")
+    return results / strategy / KEPT
+
+
+def tokenizer_name(table: Path) -> tuple[str, str | None]:
+    """The model whose tokenizer made a table, and its revision: by the table's own word, else by the recipe beside it.
+
+    Raises TableError where neither names one.
+    """
+    from tokenclean.tokens import read_metadata
+
+    stated: dict[str, Any] = (read_metadata(table).get("models") or {}).get("base") or {}
+    if name := stated.get("name"):
+        return name.partition(" + ")[0], stated.get("revision")  # an adapter has its base's tokenizer
+    named = _recipe(table.parent.parent).get("model") or {}
+    if name := named.get("base"):
+        return name, None
+    raise TableError(f"{table}: does not say which model its tokens belong to; name it with --model")
+
+
+def _open(
+    places: list[Path],
+    model: str | None,
+    trusted: list[str] | None,
+    max_conversations: int | None,
+    max_tokens: int,
+    seed: int,
+    terminal: bool,
+) -> View:
+    name, revision = (model, None) if model is not None else tokenizer_name(places[0])
+
+    from tokenclean.models.loading.load import load_tokenizer, resolve_source
+    from tokenclean.report.viewer_data import ViewedTable, open_view
+
+    quiet_libraries()
+    tokenizer = load_tokenizer(resolve_source(name, revision=revision, trusted=tuple(trusted or ())))
+    names = [_name_of(place) for place in places]
+    if len(set(names)) < len(names):
+        names = [str(place) for place in places]
+    return open_view(
+        [ViewedTable.of_file(name, place) for name, place in zip(names, places, strict=True)],
+        tokenizer,
+        max_conversations=max_conversations or (_TERMINAL_CONVERSATIONS if terminal else _PAGE_CONVERSATIONS),
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+
+
+def _name_of(table: Path) -> str:
+    """What to call a table: the strategy of a run's, the file's name of another."""
+    return table.parent.name if table.name == KEPT and (table.parent.parent / "recipe.yaml").is_file() else table.stem
+
+
+def _recipe(results: Path) -> dict[str, Any]:
+    import yaml
+
+    path = results / "recipe.yaml"
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+
+
+def _print(opened: View, proportion: float | None, by: PaintedBy) -> None:
+    from tokenclean.report.terminal_view import terminal_text, visible
+
+    is_coloured = out.is_terminal and "NO_COLOR" not in os.environ
+    paint = "score" if by is PaintedBy.score else "kept"
+    for heading, text in terminal_text(opened, proportion=proportion, paint=paint, coloured=is_coloured):
+        if out.is_terminal:
+            out.rule(visible(heading), align="left")
+        else:
+            out.print(visible(heading), soft_wrap=True)
+        out.print(text, soft_wrap=True)

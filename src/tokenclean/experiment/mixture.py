@@ -1,0 +1,104 @@
+"""A recipe's pool as a folder: mixed, written, counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenclean.cleaning.rows import open_mixture, take_rows, tokens_options
+from tokenclean.models.loading.load import load_tokenizer, resolve_source
+from tokenclean.pool import Mixture, Pool, write_rejected, write_removed, write_row
+from tokenclean.recipe import Recipe
+from tokenclean.report.pool_tables import contamination_table, mixture_table, statistics_csv, statistics_table
+from tokenclean.report.tables import Table
+from tokenclean.store import atomic_folder, write_json
+from tokenclean.tokens.statistics import PoolStatistics, pool_statistics
+
+POOL = "pool.jsonl"
+
+
+@dataclass(frozen=True)
+class BuiltPool:
+    """``mixture``: with ``pool.max_rows`` not yet applied; ``rows``: written; ``tables``: to be shown."""
+
+    folder: Path
+    mixture: Mixture
+    rows: int
+    statistics: PoolStatistics
+    tables: tuple[Table, ...]
+
+
+def build_pool(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    note: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> BuiltPool:
+    """Read, filter and draw the recipe's pool as a run does, and write the rows that a run would use.
+
+    The folder gets ``pool.jsonl`` (a row a conversation, which any command reads again), ``removed.jsonl`` and
+    ``rejected.jsonl`` (rows left out, and rows that cannot be used, each with its reason), ``contamination.jsonl``
+    (each row and benchmark that overlap, where they were compared), ``pool.json`` (all counts), ``tables.md``,
+    ``statistics.csv`` and ``recipe.yaml``, all of them or none.
+
+    Raises RunFolderError where the folder is there already, and as ``open_mixture`` and ``pool_statistics``; too many
+    unusable rows are listed beside the folder.
+    """
+    with atomic_folder(folder) as place:
+        source = resolve_source(
+            recipe.model.base, revision=recipe.model.revision, trusted=recipe.model.trust_remote_code
+        )
+        tokenizer = load_tokenizer(source)  # a model that is not there is told before the pool is read
+        listing = folder.with_name(f"{folder.name}.rejected.jsonl")
+        mixture = open_mixture(recipe, listing=listing, note=note)
+        pool = take_rows(mixture.pool, recipe)
+        if recipe.pool.curation is not None and recipe.pool.curation.rows is not None:
+            note("pool.curation.rows is not applied here; tokenclean curate tells which rows it selects")
+        _write_rows(pool, mixture, place)
+        note(f"counting the tokens of {len(pool):,} rows")
+        statistics = pool_statistics(pool, tokenizer, **tokens_options(recipe), progress=progress)
+        tables = _tables(recipe, mixture, statistics)
+        (place / "tables.md").write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
+        (place / "statistics.csv").write_text(statistics_csv(statistics), encoding="utf-8")
+        (place / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        write_json(place / "pool.json", _document(recipe, mixture, pool, statistics))
+    return BuiltPool(folder, mixture, len(pool), statistics, tables)
+
+
+def _tables(recipe: Recipe, mixture: Mixture, statistics: PoolStatistics) -> tuple[Table, ...]:
+    tables = [mixture_table(mixture)]
+    if mixture.contamination is not None:
+        tables.append(contamination_table(mixture.contamination, recipe.pool.filters.contamination.action))
+    return (*tables, statistics_table(statistics, recipe.model.base))
+
+
+def _write_rows(pool: Pool, mixture: Mixture, place: Path) -> None:
+    _write_lines((write_row(conversation) for conversation in pool), place / POOL)
+    write_removed(pool.removed, place / "removed.jsonl")
+    write_rejected(pool.rejected, place / "rejected.jsonl")
+    if mixture.contamination is not None:
+        _write_lines((asdict(overlap) for overlap in mixture.overlapping), place / "contamination.jsonl")
+
+
+def _write_lines(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _document(recipe: Recipe, mixture: Mixture, pool: Pool, statistics: PoolStatistics) -> dict[str, Any]:
+    contamination = mixture.contamination
+    return {
+        "rows": len(pool),
+        "rows_before_max_rows": len(mixture.pool),
+        "rejected_rows": len(pool.rejected),
+        "removed_rows": mixture.removed_by_filter,
+        "sources": [asdict(counts) for counts in mixture.sources],
+        "benchmarks": None if contamination is None else [asdict(b) for b in contamination.benchmarks],
+        "uncompared_rows": None if contamination is None else contamination.unchecked,
+        "tokens_of": recipe.model.base,
+        "statistics": [asdict(line) for line in (*statistics.sources, statistics.total)],
+    }

@@ -1,0 +1,176 @@
+"""Rows that say again what an earlier row says: word for word, or nearly.
+
+Exact duplicates have the same content once case, Unicode's composed forms and spaces are folded. Near-duplicates share
+most of their shingles (runs of five words or symbols): MinHash with locality-sensitive hashing finds the candidates
+(Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, ch. 3), and only those whose sets of shingles
+have a true Jaccard index of the threshold or more count.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from tokenclean.errors import MissingExtraError
+from tokenclean.pool.conversation import Conversation
+from tokenclean.pool.words import WordHashes, ngram_hashes, pieces_of, texts_of
+from tokenclean.ragged import Ragged
+
+SHINGLE_PIECES = 5
+PERMUTATIONS = 128
+MISSED_SHARE = 0.001
+"""Of pairs exactly as similar as the threshold, the share that may go unfound; of more similar ones it is smaller."""
+
+_SEED = 1
+_LOW_BITS = np.uint64(0xFFFFFFFF)  # of a hash: the library permutes 32-bit values
+_BLOCK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Row ``row`` repeats the earlier row ``of``. ``similarity``: Jaccard index of their shingles, 1.0 if exact."""
+
+    row: int
+    of: int
+    similarity: float = 1.0
+
+
+def exact_duplicates(conversations: Sequence[Conversation]) -> list[Duplicate]:
+    """Every row whose folded content an earlier row has, with the first such row; in the order of the rows.
+
+    Roles, contents, reasoning and tool calls of all turns and the tools on offer have to agree; whether they came as a
+    chat or as a completion does not matter. Tokenized rows agree in ids and labels.
+    """
+    first: dict[bytes, int] = {}
+    found = []
+    for row, conversation in enumerate(conversations):
+        of = first.setdefault(_content_key(conversation), row)
+        if of != row:
+            found.append(Duplicate(row, of))
+    return found
+
+
+def near_duplicates(
+    conversations: Sequence[Conversation], threshold: float, permutations: int = PERMUTATIONS
+) -> list[Duplicate]:
+    """Every row that resembles an earlier row which itself stays: the first of a cluster stays, and a row goes only for
+    one it truly resembles, never for a chain of others between them.
+
+    ``threshold``: least Jaccard index of the sets of shingles, in (0, 1]. Two rows at the threshold or above go unfound
+    with a chance of at most ``MISSED_SHARE``; the same rows always give the same answer. A row that resembles several
+    goes for the first. Raises MissingExtraError without ``datasketch``, ValueError for another threshold.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"the threshold of near-duplicates must be above 0 and at most 1, got {threshold}")
+    datasketch = _import_datasketch()
+    sets = shingles(conversations)
+    index = datasketch.MinHashLSH(num_perm=permutations, params=choose_bands(threshold, permutations))
+    found = []
+    for row, sketch in enumerate(_sketches(datasketch, sets, permutations)):
+        if not len(sets[row]):
+            continue
+        duplicate = _find_first(row, sorted(index.query(sketch)), sets, threshold)
+        if duplicate is None:
+            index.insert(row, sketch, check_duplication=False)
+        else:
+            found.append(duplicate)
+    return found
+
+
+def shingles(conversations: Sequence[Conversation]) -> Ragged:
+    """Set of shingles of each row: hashes (uint64, ascending, each once) of its runs of five pieces.
+
+    Pieces are words and symbols of everything the row says, and the ids of a tokenized row. A row of fewer pieces is
+    one shingle as a whole.
+    """
+    hashes = WordHashes()
+    sets: list[np.ndarray] = []
+    for start in range(0, len(conversations), _BLOCK_ROWS):
+        block = conversations[start : start + _BLOCK_ROWS]
+        pieces = hashes.of_texts([_pieces(conversation) for conversation in block])
+        runs = ngram_hashes(pieces, SHINGLE_PIECES)
+        sets += [
+            np.unique(run if len(run) or not len(row) else _whole(row)) for run, row in zip(runs, pieces, strict=True)
+        ]
+    return Ragged.from_rows(sets, np.uint64)
+
+
+def jaccard_index(first: np.ndarray, second: np.ndarray) -> float:
+    """|A ∩ B| / |A ∪ B| of two sets, each an ascending array without repetition; 1.0 for two empty ones."""
+    small, large = (first, second) if len(first) <= len(second) else (second, first)
+    if not len(small):
+        return 0.0 if len(large) else 1.0
+    places = np.searchsorted(large, small)
+    shared = int(np.count_nonzero(large[np.minimum(places, len(large) - 1)] == small))
+    return shared / (len(small) + len(large) - shared)
+
+
+def choose_bands(threshold: float, permutations: int = PERMUTATIONS) -> tuple[int, int]:
+    """Number of bands b and rows r of each, with b·r ≤ ``permutations``: the largest r with which a pair at the
+    threshold t is missed with a chance (1 − tʳ)ᵇ of at most ``MISSED_SHARE``."""
+    for rows in range(permutations // 2, 1, -1):
+        bands = permutations // rows
+        if (1 - threshold**rows) ** bands <= MISSED_SHARE:
+            return bands, rows
+    return permutations, 1
+
+
+def _find_first(row: int, candidates: Iterable[int], sets: Ragged, threshold: float) -> Duplicate | None:
+    own = sets[row]
+    for candidate in candidates:
+        other = sets[candidate]
+        # The Jaccard index is at most the smaller set over the larger.
+        if min(len(own), len(other)) / max(len(own), len(other)) < threshold:
+            continue
+        similarity = jaccard_index(own, other)
+        if similarity >= threshold:
+            return Duplicate(row, candidate, similarity)
+    return None
+
+
+def _sketches(datasketch: Any, sets: Ragged, permutations: int) -> Iterator[Any]:
+    empty = datasketch.MinHash(num_perm=permutations, seed=_SEED, hashfunc=int)
+    for values in sets:
+        sketch = empty.copy()  # a new one would draw its permutations anew
+        sketch.update_batch((values & _LOW_BITS).tolist())
+        yield sketch
+
+
+def _import_datasketch() -> Any:
+    try:
+        import datasketch
+    except ImportError as error:
+        raise MissingExtraError("datasketch", "curate", "finding near-duplicates (pool.filters.duplicates)") from error
+    return datasketch
+
+
+def _whole(pieces: np.ndarray) -> np.ndarray:
+    return ngram_hashes(Ragged.from_rows([pieces], np.uint64), len(pieces)).values
+
+
+def _pieces(conversation: Conversation) -> list[str]:
+    if conversation.tokens is not None:
+        return [f"{id} " for id in conversation.tokens.input_ids.tolist()]  # no text has a piece with a space
+    return [piece for text in texts_of(conversation) for piece in pieces_of(text)]
+
+
+def _content_key(conversation: Conversation) -> bytes:
+    if conversation.tokens is not None:
+        tokens = conversation.tokens
+        return blake2b(b"tokens" + tokens.input_ids.tobytes() + tokens.is_response.tobytes(), digest_size=16).digest()
+    turns = [
+        [turn.role, _fold(turn.content), _fold(turn.reasoning), [[c.name, _fold(c.arguments)] for c in turn.tool_calls]]
+        for turn in conversation.turns
+    ]
+    content = json.dumps([turns, conversation.tools], ensure_ascii=False, separators=(",", ":"))
+    return blake2b(content.encode(), digest_size=16).digest()
+
+
+def _fold(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())

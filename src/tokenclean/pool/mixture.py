@@ -1,0 +1,295 @@
+"""A mixture: the rows of several sources, filtered and drawn by the recipe's ``pool`` section.
+
+In this order: rows outside the bounds of length go, then rows that hold text of a benchmark, then exact duplicates,
+then near-duplicates; of what is left each source's share or count is drawn. Contamination comes before duplicates, so
+that a contaminated row never takes a clean one with it. The first of two duplicates stays, and sources come in the
+recipe's order; nothing else depends on that order. A row is drawn by the hash of its id and the seed, so that a larger
+count holds the rows of a smaller one. Rows keep their order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from hashlib import blake2b
+from math import floor
+
+import numpy as np
+
+from tokenclean.errors import PoolError
+from tokenclean.pool.contamination import Contamination, find_contamination
+from tokenclean.pool.conversation import Conversation, Pool, RemovedRow
+from tokenclean.pool.duplicates import Duplicate, exact_duplicates, near_duplicates
+from tokenclean.pool.sources import load_sources, merge_pools
+from tokenclean.pool.survey import count_characters
+from tokenclean.recipe import FiltersSettings, PoolSettings, SourceSettings
+
+logger = logging.getLogger(__name__)
+
+FILTERS = ("length", "contamination", "exact_duplicate", "near_duplicate", "not_drawn")
+"""Why a usable row is left out, in the order of the filters."""
+
+_CHARACTERS_OF_A_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """Of a source (by its rows' source name): usable ``rows`` before any filter, ``removed`` rows by filter, and those
+    ``taken``."""
+
+    source: str
+    rows: int
+    removed: dict[str, int]
+    taken: int
+
+
+@dataclass(frozen=True)
+class Overlapping:
+    """A row that holds text of a benchmark, removed or only reported; see ``contamination.Overlap``."""
+
+    id: str
+    source: str
+    benchmark: str
+    file: str
+    ngram: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """``pool``: what is left, with every row removed; ``sources``: counts by source, in their order of appearance;
+    ``contamination``: of the benchmarks with the rows that were compared, None where none was; ``overlapping``: each
+    row and benchmark that overlap."""
+
+    pool: Pool
+    sources: tuple[SourceCounts, ...]
+    contamination: Contamination | None = None
+    overlapping: tuple[Overlapping, ...] = ()
+
+    @property
+    def removed_by_filter(self) -> dict[str, int]:
+        """Rows removed by each filter that removed some."""
+        counts = Counter(row.filter for row in self.pool.removed)
+        return {name: counts[name] for name in FILTERS if counts[name]}
+
+
+def load_mixture(
+    settings: PoolSettings,
+    seed: int,
+    *,
+    check: Callable[[Pool], None] = lambda pool: None,
+    note: Callable[[str], None] = logger.info,
+) -> Mixture:
+    """Read the sources and mix them. ``check``: is given all rows before any is removed, and may refuse them.
+
+    A pool without filters, shares and counts is its sources as they are. Raises as ``load_sources`` and ``mix_pools``.
+    """
+    if not settings.is_mixed:
+        pool = load_sources(settings.sources)
+        check(pool)
+        return Mixture(pool, _count_sources(pool.conversations, ()))
+    pools = [load_sources([source]) for source in settings.sources]
+    check(merge_pools(pools))
+    return mix_pools(pools, settings, seed, note=note)
+
+
+def mix_pools(
+    pools: Sequence[Pool], settings: PoolSettings, seed: int, *, note: Callable[[str], None] = logger.info
+) -> Mixture:
+    """Filter the rows of the sources, one pool for each of ``settings.sources``, and draw from what is left.
+
+    Raises PoolError where nothing is left, or less than a count or share asks for, and as ``find_contamination``;
+    MissingExtraError for near-duplicates without ``datasketch``; ValueError for another number of pools than sources.
+    """
+    if len(pools) != len(settings.sources):
+        raise ValueError(f"{len(settings.sources)} sources need as many pools, got {len(pools)}")
+    rows = _Rows.of(pools)
+    filters = settings.filters
+    rows.remove(_out_of_bounds(rows.left, filters))
+    contamination, overlapping = None, ()
+    if filters.contamination.data_dir is not None:
+        note(f"comparing {len(rows.left):,} rows with the benchmarks in {filters.contamination.data_dir}")
+        contamination, overlapping = _compare(rows, filters)
+    if filters.duplicates != "none":
+        rows.remove(_duplicates(rows.left, exact_duplicates(rows.left), "exact_duplicate"))
+    if filters.duplicates == "near":
+        note(f"looking for near-duplicates among {len(rows.left):,} rows")
+        found = near_duplicates(rows.left, filters.near_threshold)
+        rows.remove(_duplicates(rows.left, found, "near_duplicate"))
+    _draw(rows, settings.sources, seed)
+    if not rows.left:
+        removed = ", ".join(f"{count:,} by {name}" for name, count in Counter(r.filter for r in rows.removed).items())
+        raise PoolError(f"pool.filters: no row is left of {rows.count:,} ({removed}); loosen the filters")
+    rejected = tuple(row for pool in pools for row in pool.rejected)
+    pool = Pool(tuple(rows.left), rejected, tuple(rows.removed))
+    return Mixture(pool, _count_sources(rows.left, rows.removed), contamination, overlapping)
+
+
+def draw_rows(ids: Sequence[str], count: int, seed: int) -> np.ndarray:
+    """Numbers (int64, ascending) of ``count`` of the rows with these ids: those whose hashes with the seed are lowest.
+
+    A larger count holds the rows of a smaller one, and whether a row is drawn depends on the ids alone, not on their
+    order. Raises ValueError unless 0 <= count <= N.
+    """
+    if not 0 <= count <= len(ids):
+        raise ValueError(f"cannot draw {count} of {len(ids)} rows")
+    key = str(int(seed)).encode()
+    hashes = [blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest() for id in ids]
+    return np.array(sorted(sorted(range(len(ids)), key=hashes.__getitem__)[:count]), dtype=np.int64)
+
+
+def share_sizes(available: Sequence[int], sources: Sequence[SourceSettings]) -> list[int]:
+    """Rows to draw of each source, of which ``available`` are left.
+
+    A count is taken as it is; a source without count and share gives all its rows. The shares are of the pool that
+    holds those rows too, and where every source has a share, of the largest pool that has these shares. Rounded by
+    largest remainders, of equal ones the first source. Raises PoolError naming the source that has too few rows.
+    """
+    shares = {n: Fraction(repr(source.share)) for n, source in enumerate(sources) if source.share is not None}
+    sizes = [rows if source.count is None else source.count for rows, source in zip(available, sources, strict=True)]
+    if shares:
+        total = sum(shares.values(), Fraction(0))
+        if len(shares) == len(sources):  # shares as people round them, 0.333 three times
+            shares = {n: share / total for n, share in shares.items()}
+            whole = min(Fraction(available[n]) / share for n, share in shares.items())
+        else:
+            whole = sum(size for n, size in enumerate(sizes) if n not in shares) / (1 - total)
+        for n, size in _round(shares, whole).items():
+            sizes[n] = size
+    for n, (size, rows) in enumerate(zip(sizes, available, strict=True)):
+        if size > rows:
+            source = sources[n]
+            asked = f"share {source.share:g} is {size:,} rows" if n in shares else f"count is {size:,}"
+            raise PoolError(
+                f"pool.sources.{n} ({source.name or source.place}): {asked}, but {rows:,} rows are left after the "
+                "filters; lower it, or loosen pool.filters"
+            )
+    return sizes
+
+
+def _round(shares: dict[int, Fraction], whole: Fraction) -> dict[int, int]:
+    whole_rows = floor(whole) if sum(shares.values()) == 1 else whole
+    quotas = {n: share * whole_rows for n, share in shares.items()}
+    sizes = {n: floor(quota) for n, quota in quotas.items()}
+    missing = floor(sum(quotas.values()) + Fraction(1, 2)) - sum(sizes.values())
+    for n in sorted(quotas, key=lambda n: (sizes[n] - quotas[n], n))[:missing]:
+        sizes[n] += 1
+    return sizes
+
+
+@dataclass
+class _Rows:
+    """The rows left, the number of each one's source, and those removed so far."""
+
+    left: list[Conversation]
+    source_of: list[int]
+    removed: list[RemovedRow]
+    count: int
+
+    @classmethod
+    def of(cls, pools: Sequence[Pool]) -> _Rows:
+        merged = merge_pools(pools)
+        source_of = [number for number, pool in enumerate(pools) for _ in range(len(pool))]
+        return cls(list(merged), source_of, [], len(merged))
+
+    def remove(self, removed: Iterable[tuple[int, RemovedRow]]) -> None:
+        """``removed``: number among those left, and what is to be said of it."""
+        said = dict(removed)
+        self.removed += [said[row] for row in sorted(said)]
+        kept = [row for row in range(len(self.left)) if row not in said]
+        self.left = [self.left[row] for row in kept]
+        self.source_of = [self.source_of[row] for row in kept]
+
+
+def _say(conversation: Conversation, filter: str, reason: str) -> RemovedRow:
+    c = conversation
+    return RemovedRow(c.id, c.source, c.file, c.line, filter, reason)
+
+
+def _out_of_bounds(rows: Sequence[Conversation], filters: FiltersSettings) -> Iterable[tuple[int, RemovedRow]]:
+    bounds = (
+        ("characters", count_characters, filters.min_characters, filters.max_characters),
+        (
+            "response characters",
+            count_response_characters,
+            filters.min_response_characters,
+            filters.max_response_characters,
+        ),
+    )
+    asked = [bound for bound in bounds if bound[2] is not None or bound[3] is not None]
+    for row, conversation in enumerate(rows):
+        for what, count, least, most in asked:
+            characters = count(conversation)
+            if least is not None and characters < least:
+                yield row, _say(conversation, "length", f"{characters:,} {what}, fewer than {least:,}")
+                break
+            if most is not None and characters > most:
+                yield row, _say(conversation, "length", f"{characters:,} {what}, more than {most:,}")
+                break
+
+
+def count_response_characters(conversation: Conversation) -> int:
+    """Characters of what the trained assistant turns say and call, a tokenized row's response tokens at 4 each."""
+    if conversation.tokens is not None:
+        return _CHARACTERS_OF_A_TOKEN * int(conversation.tokens.is_response.sum())
+    return sum(
+        len(turn.content) + len(turn.reasoning) + sum(len(call.name) + len(call.arguments) for call in turn.tool_calls)
+        for turn in conversation.turns
+        if turn.role == "assistant" and turn.is_trained
+    )
+
+
+def _compare(rows: _Rows, filters: FiltersSettings) -> tuple[Contamination, tuple[Overlapping, ...]]:
+    settings = filters.contamination
+    found = find_contamination(
+        rows.left, settings.data_dir or "", ngram=settings.ngram, minimum_words=settings.minimum_words
+    )
+    overlapping = tuple(
+        Overlapping(rows.left[o.row].id, rows.left[o.row].source, o.benchmark, o.file, o.ngram, o.count)
+        for o in found.overlaps
+    )
+    if settings.action == "remove":
+        said: dict[int, RemovedRow] = {}
+        for overlap in found.overlaps:
+            if overlap.row not in said:  # of several benchmarks the one that comes first in the row
+                row = _say(rows.left[overlap.row], "contamination", f"holds text of the benchmark {overlap.benchmark}")
+                said[overlap.row] = replace(row, benchmark_file=overlap.file, ngram=overlap.ngram)
+        rows.remove(said.items())
+    return found, overlapping
+
+
+def _duplicates(
+    rows: Sequence[Conversation], found: Iterable[Duplicate], filter: str
+) -> Iterable[tuple[int, RemovedRow]]:
+    what = {"exact_duplicate": "says the same as", "near_duplicate": "says nearly the same as"}[filter]
+    for duplicate in found:
+        kept = rows[duplicate.of]
+        row = _say(rows[duplicate.row], filter, f"{what} {kept.file}:{kept.line}")
+        yield duplicate.row, replace(row, resembles=kept.id, similarity=round(duplicate.similarity, 4))
+
+
+def _draw(rows: _Rows, sources: Sequence[SourceSettings], seed: int) -> None:
+    numbers = np.array(rows.source_of, dtype=np.int64)
+    members = [np.flatnonzero(numbers == source) for source in range(len(sources))]
+    said: list[tuple[int, RemovedRow]] = []
+    for of_source, size in zip(members, share_sizes([len(m) for m in members], sources), strict=True):
+        drawn = draw_rows([rows.left[row].id for row in of_source], size, seed)
+        reason = f"not among the {size:,} drawn of {len(of_source):,}"
+        said += [(row, _say(rows.left[row], "not_drawn", reason)) for row in np.delete(of_source, drawn).tolist()]
+    rows.remove(said)
+
+
+def _count_sources(taken: Iterable[Conversation], removed: Sequence[RemovedRow]) -> tuple[SourceCounts, ...]:
+    kept = Counter(conversation.source for conversation in taken)
+    left_out: dict[str, Counter[str]] = {}
+    for row in removed:
+        left_out.setdefault(row.source, Counter())[row.filter] += 1
+    counted = []
+    for source in dict.fromkeys([*kept, *left_out]):
+        by_filter = left_out.get(source, Counter())
+        removed_here = {name: by_filter[name] for name in FILTERS if by_filter[name]}
+        counted.append(SourceCounts(source, kept[source] + by_filter.total(), removed_here, kept[source]))
+    return tuple(counted)

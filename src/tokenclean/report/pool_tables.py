@@ -1,0 +1,96 @@
+"""A pool as tables: its statistics (Table 4), what a mixture left out, what it shares with the benchmarks."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from tokenclean.pool import FILTERS, Contamination, Mixture
+from tokenclean.report.tables import Table, share_text
+from tokenclean.tokens.statistics import PoolStatistics, SourceStatistics
+
+_COLUMNS = ("source", "rows", "prompt", "completion", "overall", "share of rows", "share of response tokens")
+_SHOWN_CHARACTERS = 60
+
+
+def statistics_table(statistics: PoolStatistics, tokens_of: str) -> Table:
+    """The paper's Table 4. ``tokens_of``: whose tokens they are, in words, for the title.
+
+    Prompt, completion and overall are mean tokens a row. A last line tells of all sources where there are several.
+    """
+    total = statistics.total
+    lines = [*statistics.sources, *([total] if len(statistics.sources) != 1 else [])]
+    notes = ["prompt, completion and overall: mean tokens a row; prompt: every token that is no training target"]
+    if total.cut:
+        notes.append(f"{total.cut:,} rows cut at the maximum length")
+    if total.without_target:
+        notes.append(f"{total.without_target:,} rows without a response token left out")
+    rows = tuple(_statistics_row(statistics, line) for line in lines)
+    return Table(f"Statistics of the pool, in tokens of {tokens_of}", _COLUMNS, rows, "; ".join(notes))
+
+
+def _statistics_row(statistics: PoolStatistics, line: SourceStatistics) -> tuple[str, ...]:
+    return (
+        line.source,
+        f"{line.rows:,}",
+        f"{line.mean_prompt:,.1f}",
+        f"{line.mean_response:,.1f}",
+        f"{line.mean_overall:,.1f}",
+        share_text(statistics.share_of_rows(line)),
+        share_text(statistics.share_of_response(line)),
+    )
+
+
+def statistics_csv(statistics: PoolStatistics) -> str:
+    """The statistics as CSV: a line a source and one of all, numbers unrounded."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    columns = ("rows", "prompt_tokens", "response_tokens", "mean_prompt", "mean_response", "mean_overall")
+    writer.writerow(["source", *columns, "share_of_rows", "share_of_response_tokens"])
+    for line in (*statistics.sources, statistics.total):
+        shares = statistics.share_of_rows(line), statistics.share_of_response(line)
+        writer.writerow([line.source, *(getattr(line, column) for column in columns), *shares])
+    return stream.getvalue()
+
+
+def mixture_table(mixture: Mixture) -> Table:
+    """Of each source the usable rows, those that each filter left out, and those taken."""
+    filters = [name for name in FILTERS if name in mixture.removed_by_filter]
+    columns = ("source", "usable rows", *(name.replace("_", " ") for name in filters), "taken")
+    rows = [
+        (c.source, f"{c.rows:,}", *(f"{c.removed.get(name, 0):,}" for name in filters), f"{c.taken:,}")
+        for c in mixture.sources
+    ]
+    if len(rows) > 1:
+        removed = (f"{mixture.removed_by_filter[name]:,}" for name in filters)
+        rows.append(("all", f"{sum(c.rows for c in mixture.sources):,}", *removed, f"{len(mixture.pool):,}"))
+    return Table("Rows of the pool", columns, tuple(rows), "filters in the order in which they were applied")
+
+
+def contamination_table(contamination: Contamination, action: str) -> Table:
+    """Of each benchmark its texts, those found in the pool, the rows that hold them, and the n-gram met most often.
+
+    ``action``: ``remove`` or ``report``, which says what became of the rows.
+    """
+    columns = ("benchmark", "texts", "too short", "texts found", "rows", "n-gram that most of these rows begin with")
+    rows = tuple(
+        (
+            b.benchmark,
+            f"{b.texts:,}",
+            f"{b.short:,}",
+            f"{b.found:,}",
+            f"{b.rows:,}",
+            f"{_head(b.commonest)} ({b.commonest_rows:,})" if b.rows else "–",
+        )
+        for b in contamination.benchmarks
+    )
+    count = len({overlap.row for overlap in contamination.overlaps})
+    notes = [f"{count:,} rows in all, {'left out' if action == 'remove' else 'only reported'}"]
+    if contamination.unchecked:
+        notes.append(f"{contamination.unchecked:,} tokenized rows could not be compared")
+    title = "Text that the pool shares with the benchmarks"
+    return Table(title, columns, rows, "; ".join(notes), text_columns=(0, 5))
+
+
+def _head(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"

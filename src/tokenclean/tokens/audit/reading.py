@@ -1,0 +1,226 @@
+"""Data into rows to audit: conversations as tokenization labels them, tokenized rows with their labels as they stand.
+
+The pool's own reading sets a tokenized row aside where its labels are at fault, which is what an audit is about. So
+the file is read twice in step: as the pool reads it, and raw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tokenclean.errors import PoolError, TemplateError
+from tokenclean.pool import Conversation, Pool, RejectedRow, stream_sources
+from tokenclean.pool.formats import RowError, detect_format, read_column
+from tokenclean.pool.formats.columns import map_columns
+from tokenclean.pool.formats.fields import read_list
+from tokenclean.pool.reading import Record, read_hub, read_records
+from tokenclean.recipe import SourceSettings
+from tokenclean.tokens.audit.markers import find_headers
+from tokenclean.tokens.audit.rows import UNTRAINED, Answer, AuditRow
+from tokenclean.tokens.audit.vocabulary import Vocabulary
+from tokenclean.tokens.rendered import Rendered
+from tokenclean.tokens.template import render
+from tokenclean.tokens.tokenize import TokenizedPool, tokenize_pool
+
+if TYPE_CHECKING:
+    from tokenclean.pool.conversation import Kind
+
+_BATCH_ROWS = 1024
+_NO_IDS = np.empty(0, np.int64)
+
+
+def rows_of_sources(
+    sources: Iterable[SourceSettings],
+    vocabulary: Vocabulary,
+    *,
+    template: str,
+    max_length: int,
+    max_rows: int | None = None,
+) -> Iterator[AuditRow]:
+    """The rows of the sources in order, ``max_rows`` of them or all, in the memory of a batch.
+
+    Raises as ``load_pool`` does, save that a source whose rows are all unusable is read to its end.
+    """
+    entries = chain.from_iterable(_entries(settings, vocabulary) for settings in sources)
+    return _tokenized(islice(entries, max_rows), vocabulary, template, max_length)
+
+
+def rows_of_pool(
+    pool: Pool | Iterable[Conversation], vocabulary: Vocabulary, *, template: str, max_length: int
+) -> Iterator[AuditRow]:
+    """The conversations of a pool in order, then its rejected rows."""
+    rejected = pool.rejected if isinstance(pool, Pool) else ()
+    entries = chain(
+        (c if c.tokens is None else _labelled(c, vocabulary) for c in pool), (_set_aside(row) for row in rejected)
+    )
+    return _tokenized(entries, vocabulary, template, max_length)
+
+
+def _entries(settings: SourceSettings, vocabulary: Vocabulary) -> Iterator[Conversation | AuditRow]:
+    """A conversation that tokenization is still to label, or a row that came with its labels or is unusable."""
+    parsed = stream_sources([settings], is_first_reading=False)
+    count = 0
+    for record in _records(settings):
+        row = next(parsed)
+        count += 1
+        raw = None if isinstance(row, Conversation) and row.tokens is None else _raw_tokens(record, settings)
+        if raw is not None:
+            identity = row.id if isinstance(row, Conversation) else f"{row.file}:{row.line}"
+            yield _token_row(identity, f"{row.file}:{row.line}", *raw, vocabulary)
+        elif isinstance(row, RejectedRow):
+            yield _set_aside(row)
+        else:
+            yield row
+    try:
+        next(parsed, None)
+    except PoolError:  # no row at all, or none that is usable, each of which was told by itself
+        if not count:
+            raise
+
+
+def _records(settings: SourceSettings) -> Iterator[Record]:
+    if settings.hub is None:
+        records = read_records(Path(settings.place).expanduser(), split=settings.split)
+    else:
+        options = {"config": settings.config, "split": settings.split, "revision": settings.revision}
+        records = read_hub(settings.hub, **options, streaming=settings.streaming)
+    return islice(records, settings.first_rows)
+
+
+def _raw_tokens(record: Record, settings: SourceSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Ids, labels (int64, L) and whether each position is a token (bool, L); None where the row holds no such."""
+    if record.row is None:
+        return None
+    try:
+        row = map_columns(record.row, dict(settings.columns))
+        if (detect_format(row) if settings.format == "auto" else settings.format) != "tokens":
+            return None
+        input_ids, labels = _integers(row, "input_ids"), _integers(row, "labels")
+        is_token = np.ones(len(input_ids), dtype=bool)
+        if row.get("attention_mask") is not None:
+            is_token = _integers(row, "attention_mask") != 0
+    except RowError:
+        return None
+    if not len(input_ids) == len(labels) == len(is_token) or (input_ids[is_token] < 0).any():
+        return None
+    return input_ids, labels, is_token
+
+
+def _integers(row: Mapping[str, Any], key: str) -> np.ndarray:
+    values = read_column(row, key, key)
+    try:
+        array = np.asarray(values if isinstance(values, np.ndarray) else read_list(row, key))
+    except ValueError:  # rows of unequal length
+        raise RowError(f"{key}: expected a list of integers") from None
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise RowError(f"{key}: expected a list of integers")
+    return array.astype(np.int64)
+
+
+def _labelled(conversation: Conversation, vocabulary: Vocabulary) -> AuditRow:
+    tokens = conversation.tokens
+    assert tokens is not None
+    labels = np.where(tokens.is_response, tokens.input_ids, UNTRAINED)
+    is_token = np.ones(len(labels), dtype=bool)
+    place = f"{conversation.file}:{conversation.line}"
+    return _token_row(conversation.id, place, tokens.input_ids, labels, is_token, vocabulary)
+
+
+def _token_row(
+    identity: str, place: str, input_ids: np.ndarray, labels: np.ndarray, is_token: np.ndarray, vocabulary: Vocabulary
+) -> AuditRow:
+    is_token = is_token & ~_trailing_padding(input_ids, is_token, vocabulary)
+    padding_targets = int((labels[~is_token] != UNTRAINED).sum())
+    input_ids, labels = input_ids[is_token], labels[is_token]
+    text, spans = vocabulary.spell(input_ids)
+    headers = find_headers(text, lambda opener, place: vocabulary.is_token(opener, input_ids, spans[:, 0], place))
+    return AuditRow(
+        identity, place, "tokens", input_ids, labels, spans, text, headers=headers, padding_targets=padding_targets
+    )
+
+
+def _trailing_padding(input_ids: np.ndarray, is_token: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """bool (L,), True for the pad tokens at the end. Where padding is done with an end token, the first one is none."""
+    padding = np.zeros(len(input_ids), dtype=bool)
+    if vocabulary.pad is None:
+        return padding
+    places = np.flatnonzero(is_token)
+    others = np.flatnonzero(input_ids[places] != vocabulary.pad)
+    first = (int(others[-1]) + 1 if len(others) else 0) + (vocabulary.pad in vocabulary.ends)
+    padding[places[first:]] = True
+    return padding
+
+
+def _set_aside(row: RejectedRow) -> AuditRow:
+    place = f"{row.file}:{row.line}"
+    return _without_tokens(place, place, "chat", row.reason, row.text)
+
+
+def _without_tokens(identity: str, place: str, kind: Kind, reason: str, text: str) -> AuditRow:
+    return AuditRow(identity, place, kind, _NO_IDS, _NO_IDS, np.empty((0, 2), np.int64), text, fault=reason)
+
+
+def _tokenized(
+    entries: Iterable[Conversation | AuditRow], vocabulary: Vocabulary, template: str, max_length: int
+) -> Iterator[AuditRow]:
+    entries = iter(entries)
+    while batch := list(islice(entries, _BATCH_ROWS)):
+        made: dict[int, AuditRow] = {}
+        # Plain text has no answer: the one way to train on it is all of it.
+        for targets in ("response", "all"):
+            chosen = {
+                place: entry
+                for place, entry in enumerate(batch)
+                if isinstance(entry, Conversation) and (entry.kind == "text") == (targets == "all")
+            }
+            if chosen:
+                tokens = tokenize_pool(
+                    chosen.values(), vocabulary.tokenizer, template=template, max_length=max_length, targets=targets
+                )
+                made.update(zip(chosen, _conversation_rows(list(chosen.values()), tokens, vocabulary), strict=True))
+        for place, entry in enumerate(batch):
+            yield entry if isinstance(entry, AuditRow) else made[place]
+
+
+def _conversation_rows(
+    conversations: Sequence[Conversation], tokens: TokenizedPool, vocabulary: Vocabulary
+) -> Iterator[AuditRow]:
+    unusable = iter(tokens.unusable)
+    for number, conversation in enumerate(conversations):
+        input_ids, is_response = tokens.input_ids[number], tokens.is_response[number]
+        place = f"{conversation.file}:{conversation.line}"
+        fault = "" if is_response.any() else next(unusable).reason
+        try:
+            rendered = render(conversation, vocabulary.tokenizer, tokens.template) if len(input_ids) else None
+        except TemplateError as error:  # pragma: no cover - tokenization has rendered it
+            rendered, fault = None, str(error)
+        if rendered is None:
+            text = " ".join(turn.content for turn in conversation.turns)[:200]
+            yield _without_tokens(conversation.id, place, conversation.kind, fault, text)
+            continue
+        yield AuditRow(
+            conversation.id,
+            place,
+            conversation.kind,
+            input_ids,
+            np.where(is_response, input_ids, UNTRAINED),
+            np.stack([tokens.char_start[number], tokens.char_end[number]], axis=1).astype(np.int64),
+            rendered.text,
+            answers=_answers_of(rendered, vocabulary),
+            turns=conversation.turns,
+            is_cut=bool(tokens.is_truncated[number]),
+        )
+
+
+def _answers_of(rendered: Rendered, vocabulary: Vocabulary) -> tuple[Answer, ...]:
+    answers = []
+    for start, end in rendered.targets:
+        written = rendered.text[start:end]
+        end_token = max((text for text in vocabulary.end_texts if written.endswith(text)), key=len, default="")
+        answers.append(Answer(start, start, end, end - len(end_token)))
+    return tuple(answers)

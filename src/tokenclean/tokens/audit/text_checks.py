@@ -1,0 +1,192 @@
+"""Checks of the texts and of the rows as such: templates, control tokens, repetitions, rows that cannot be used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from tokenclean.pool.conversation import Turn
+from tokenclean.tokens.audit.facts import Facts
+from tokenclean.tokens.audit.findings import NO_MARKERS, Finding, Unjudged, Verdict
+from tokenclean.tokens.audit.markers import (
+    FAMILIES,
+    Header,
+    choose_family,
+    find_headers,
+    find_nested,
+    find_template,
+    next_end,
+)
+from tokenclean.tokens.audit.rows import AuditRow, runs_of
+
+_HALF_ROLE = re.compile(r" ?\w*")
+
+
+def find_doubled_template(row: AuditRow, facts: Facts) -> Verdict:
+    """BOS twice in a row, a role marker right behind another, or a message that a template has rendered already."""
+    if (place := _bos_twice(row, facts)) is not None:
+        return Finding("BOS stands twice", ((place, place + 2),))
+    if row.kind == "tokens":
+        nested = find_nested(row.headers, row.text, choose_family(row.headers, facts.family))
+        if nested is None:
+            return None
+        return Finding(f"the marker {nested.text.strip()!r} opens a turn within a turn", (_tokens_of(row, nested),))
+    for turn in _told(row):
+        for text in _texts(turn):
+            if (header := find_template(text)) is not None:
+                found = f"the {turn.role} turn is templated text already: it holds {header.text.strip()!r}"
+                return Finding(found, _spans_of(row, text, header.text))
+    return None
+
+
+def find_missing_template(row: AuditRow, facts: Facts) -> Verdict:
+    """Tokenized rows without a role marker where the other rows have them, or a template was asked for."""
+    if row.kind != "tokens" or row.fault or row.answers is not None:
+        return None
+    return Finding("no role marker in the row", ((0, len(row)),)) if facts.expects_markers else Unjudged(NO_MARKERS)
+
+
+def find_control_in_text(row: AuditRow, facts: Facts) -> Verdict:
+    """Text of a message that is encoded as a token which begins, ends or opens something."""
+    if row.kind == "tokens":
+        return _find_stray_control(row, facts)
+    return _find_special(row, facts, is_control=True)
+
+
+def find_special_in_text(row: AuditRow, facts: Facts) -> Verdict:
+    """Text of a message that is encoded as another special token (``<filename>``, ``<unk>``)."""
+    return None if row.kind == "tokens" else _find_special(row, facts, is_control=False)
+
+
+def find_duplicate(row: AuditRow, facts: Facts) -> Verdict:
+    """Rows that an earlier row says word for word; of a tokenized row, id for id and label for label."""
+    return Finding(f"the same as {row.twin}") if row.twin else None
+
+
+def find_unknown_id(row: AuditRow, facts: Facts) -> Verdict:
+    """Ids beyond the tokenizer's vocabulary."""
+    largest = facts.vocabulary.largest_id
+    unknown = row.input_ids > largest
+    if not unknown.any():
+        return None
+    found = f"id {row.input_ids[int(np.argmax(unknown))]}, but the tokenizer's ids end at {largest}"
+    return Finding(found, tuple(runs_of(unknown)))
+
+
+def find_set_aside(row: AuditRow, facts: Facts) -> Verdict:
+    """Rows that cannot be read or rendered, for a reason that no other check tells."""
+    told = (": blank response", "every assistant turn is marked as not trained, so there is no response to train on")
+    return Finding(row.fault) if row.fault and not row.fault.endswith(told) else None
+
+
+def _bos_twice(row: AuditRow, facts: Facts) -> int | None:
+    bos = facts.vocabulary.bos
+    if bos is None:
+        return None
+    twice = np.flatnonzero((row.input_ids[:-1] == bos) & (row.input_ids[1:] == bos))
+    if bos in facts.vocabulary.ends:  # then a sample of a pack ends and the next begins with it
+        twice = twice[twice == 0]
+    return int(twice[0]) if len(twice) else None
+
+
+def _told(row: AuditRow) -> Iterator[Turn]:
+    """The turns of a row to which a template is added.
+
+    Plain text and the prompt of a completion stand without tags, so whoever wrote markers there meant them.
+    """
+    if row.kind == "chat":
+        yield from row.turns
+    elif row.kind == "completion":
+        yield from row.turns[1:]
+        if not find_headers(row.turns[0].content):
+            yield row.turns[0]
+
+
+def _texts(turn: Turn) -> tuple[str, ...]:
+    return (turn.content, turn.reasoning, *(call.arguments for call in turn.tool_calls))
+
+
+def _find_special(row: AuditRow, facts: Facts, *, is_control: bool) -> Verdict:
+    vocabulary = facts.vocabulary
+    # Only what stands among the ids can have been encoded as such: a few tokens, where a vocabulary has thousands.
+    present = sorted(set(row.input_ids.tolist()) & vocabulary.special.keys())
+    tokens = {vocabulary.special[i]: i for i in present if (i in vocabulary.control) == is_control}
+    for turn in _told(row):
+        for text in _texts(turn):
+            if found := [token for token in tokens if token in text]:
+                names = ", ".join(found)
+                return Finding(f"the {turn.role} turn's text holds {names}", _spans_of(row, text, found[0]))
+    return None
+
+
+def _find_stray_control(row: AuditRow, facts: Facts) -> Verdict:
+    """Of a tokenized row: text that goes on behind the end of its turn, or an opening or BOS that opens no turn."""
+    family = choose_family(row.headers, facts.family)
+    if row.answers is None or not family:
+        return Unjudged(NO_MARKERS) if len(row) else None
+    places = [*_misplaced_ends(row, facts, family), *_idle_openers(row, facts)]
+    if not places:
+        return None
+    first = min(places)
+    token = facts.vocabulary.spell(row.input_ids[first : first + 1])[0]
+    return Finding(f"{token} stands inside the text of a turn", tuple((place, place + 1) for place in sorted(places)))
+
+
+def _misplaced_ends(row: AuditRow, facts: Facts, family: str) -> Iterator[int]:
+    if FAMILIES[family].is_prose:
+        return  # its next sample begins with prose
+    headers = [header for header in row.headers if header.family == family]
+    ends = facts.end_spans(row)
+    for header, following in zip(headers, [*headers[1:], None], strict=True):
+        limit = following.start if following else len(row.text)
+        end = next_end(ends, header.end, limit)
+        if end is None:
+            is_asked = FAMILIES[family].closes_all and header.role != "assistant"
+            if following and is_asked and row.text[header.end : limit].strip():
+                yield _tokens_of(row, following)[0]  # within the text of this turn, or its end would stand in front
+            continue
+        rest = row.text[end[1] : limit]
+        place = end[1] + len(rest) - len(rest.lstrip())
+        following = np.flatnonzero(row.tokens_in(place, place + 1)) if rest.strip() else []
+        if len(following) and int(row.input_ids[following[0]]) not in facts.vocabulary.special:
+            yield int(np.flatnonzero(row.tokens_in(*end))[0])
+
+
+def _idle_openers(row: AuditRow, facts: Facts) -> Iterator[int]:
+    vocabulary = facts.vocabulary
+    openers = {vocabulary.added[header.opener] for header in row.headers if header.opener in vocabulary.added}
+    idle = (openers if vocabulary.bos is None else openers | {vocabulary.bos}) - vocabulary.ends
+    at_header = {header.start for header in row.headers}
+    for place in np.flatnonzero(np.isin(row.input_ids, list(idle))).tolist():
+        start, end = row.spans[place].tolist()
+        if not place or start in at_header or _HALF_ROLE.fullmatch(row.text, end):
+            continue  # the row's beginning, a marker, or one of which a cut has left half
+        beside = row.input_ids[[place - 1, place + 1]].tolist()
+        # Behind another control token a sample of a pack begins; BOS twice is the doubled template's.
+        is_behind_control = beside[0] in vocabulary.special or _is_behind_end(row, facts, place)
+        if row.input_ids[place] not in beside and not is_behind_control:
+            yield place
+
+
+def _is_behind_end(row: AuditRow, facts: Facts, place: int) -> bool:
+    """Whether only blanks stand between the token and an end token in front of it."""
+    words = np.flatnonzero(~row.is_blank[:place])
+    return bool(len(words)) and int(row.input_ids[words[-1]]) in facts.vocabulary.ends
+
+
+def _tokens_of(row: AuditRow, header: Header) -> tuple[int, int]:
+    places = np.flatnonzero(row.tokens_in(header.start, header.end))
+    return int(places[0]), int(places[-1]) + 1
+
+
+def _spans_of(row: AuditRow, message: str, part: str) -> tuple[tuple[int, int], ...]:
+    """Tokens of the first ``part`` of a message, where both are found in the row's text; else none."""
+    content = message.strip()
+    start = row.text.find(content)
+    place = content.find(part)
+    if start < 0 or place < 0:
+        return ()
+    places = np.flatnonzero(row.tokens_in(start + place, start + place + len(part)))
+    return ((int(places[0]), int(places[-1]) + 1),) if len(places) else ()
