@@ -141,6 +141,15 @@ def test_sound_rows_of_every_format_are_sound(name: str, template: str, by_bytes
     assert report.targets > 0
 
 
+def test_a_thread_of_a_message_tree_is_one_row(by_bytes, tmp_path: Path):
+    messages = [("1", None, "prompter", "Hi"), ("2", "1", "assistant", "Yo"), ("3", "1", "assistant", "Hm")]
+    keys = ("message_id", "parent_id", "role", "text")
+    path = tmp_path / "tree.jsonl"
+    path.write_text("".join(json.dumps(dict(zip(keys, values, strict=True))) + "\n" for values in messages))
+    report = audit_sources([source_from({"path": str(path), "format": "oasst"})], by_bytes)
+    assert (report.rows, report.counts) == (1, {})
+
+
 def test_tool_calls_and_reasoning_are_sound(by_bytes):
     called = Turn("assistant", "", "I had better look.", (ToolCall("look", '{"at": "it"}'),))
     turns = (Turn("system", ""), Turn("user", "Look"), called, Turn("tool", ""), Turn("assistant", "There."))
@@ -205,6 +214,10 @@ def answer_of(row: dict[str, Any]) -> list[int]:
 def train_question(row, _tokenizer):
     row["labels"][8] = row["input_ids"][8]
     row["labels"][9] = row["input_ids"][9]
+
+
+def train_all(row, _tokenizer):
+    row["labels"] = list(row["input_ids"])
 
 
 def mask_end(row, _tokenizer):
@@ -304,6 +317,7 @@ def cut_labels(row, _tokenizer):
 
 PLANTED = {
     train_question: "prompt_trained",
+    train_all: "prompt_trained",
     mask_end: "eos_cut",
     drop_end: "eos_cut",
     mask_all: "all_masked",
@@ -544,6 +558,11 @@ def test_a_file_without_any_usable_row_is_read_to_its_end(by_bytes, tmp_path: Pa
         shift_left(row, by_bytes)
     report = audit_rows(by_bytes, rows, tmp_path)  # the pool's reading refuses them all
     assert report.counts == {"labels_shifted": len(rows)}
+    rows = [json.dumps({"instruction": "Hi", "output": " "})] * 3
+    (tmp_path / "blank.jsonl").write_text("\n".join(rows))
+    for form in ("auto", "alpaca"):
+        source = source_from({"path": str(tmp_path / "blank.jsonl"), "format": form})
+        assert audit_sources([source], by_bytes).counts == {"empty_answer": 3}
     with pytest.raises(PoolError, match="no such file"):
         audit_sources([source_from({"path": str(tmp_path / "none.jsonl")})], by_bytes)
     (tmp_path / "empty.json").write_text("[]")

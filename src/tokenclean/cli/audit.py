@@ -135,7 +135,8 @@ def _print_finding(result: CheckResult) -> None:
     out.print(heading, soft_wrap=True)
     out.print(f"  {result.meaning}", soft_wrap=True)
     for example in result.examples:
-        span = f", tokens {example.start}–{example.end - 1}" if example.end else ""
+        last = example.end - 1
+        span = f", tokens {example.start}–{last}" if last > example.start else f", token {last}" if example.end else ""
         name = example.row if example.row == example.place else f"{example.row} ({example.place})"
         out.print(f"  {name}{span}: {_visible(example.text)}", soft_wrap=True)
         out.print(_marked(example), soft_wrap=True)

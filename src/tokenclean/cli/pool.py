@@ -29,7 +29,7 @@ def pool(
     from tokenclean.experiment.mixture import build_pool
 
     quiet_libraries()
-    built = build_pool(loaded, output, note=note, progress=progress("tokenize", "row"))
+    built = build_pool(loaded, output, note=note, progress=progress)
     for table in built.tables:
         out.print(table.to_rich())
         out.print()

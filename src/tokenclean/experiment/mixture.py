@@ -36,7 +36,7 @@ def build_pool(
     folder: Path,
     *,
     note: Callable[[str], None] = lambda text: None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[str, str], Callable[[int, int], None]] = lambda label, unit: lambda done, total: None,
 ) -> BuiltPool:
     """Read, filter and draw the recipe's pool as a run does, and write the rows that a run would use.
 
@@ -60,7 +60,8 @@ def build_pool(
             note("pool.curation.rows is not applied here; tokenclean curate tells which rows it selects")
         _write_rows(pool, mixture, place)
         note(f"counting the tokens of {len(pool):,} rows")
-        statistics = pool_statistics(pool, tokenizer, **tokens_options(recipe), progress=progress)
+        told = progress("tokenize", "row")  # its clock starts here
+        statistics = pool_statistics(pool, tokenizer, **tokens_options(recipe), progress=told)
         tables = _tables(recipe, mixture, statistics)
         (place / "tables.md").write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
         (place / "statistics.csv").write_text(statistics_csv(statistics), encoding="utf-8")

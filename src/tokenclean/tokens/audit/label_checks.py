@@ -135,7 +135,8 @@ def find_boundary_drift(row: AuditRow, facts: Facts) -> Verdict:
         if not (inside & row.is_response).any():
             continue
         marker = row.tokens_in(answer.head, answer.start) & ~inside & row.is_response & ~row.is_blank
-        if marker.any():
+        # Where the targets come from further up, the prompt is trained and its marker with it.
+        if marker.any() and not row.is_response[max(0, int(np.argmax(marker)) - 1)]:
             spans += runs_of(marker)
             texts.append("the role marker is trained")
         first = _first_tokens(row, answer)

@@ -7,7 +7,7 @@ the file is read twice in step: as the pool reads it, and raw.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,24 +63,31 @@ def rows_of_pool(
 
 def _entries(settings: SourceSettings, vocabulary: Vocabulary) -> Iterator[Conversation | AuditRow]:
     """A conversation that tokenization is still to label, or a row that came with its labels or is unusable."""
-    parsed = stream_sources([settings], is_first_reading=False)
-    count = 0
-    for record in _records(settings):
-        row = next(parsed)
-        count += 1
-        raw = None if isinstance(row, Conversation) and row.tokens is None else _raw_tokens(record, settings)
-        if raw is not None:
-            identity = row.id if isinstance(row, Conversation) else f"{row.file}:{row.line}"
-            yield _token_row(identity, f"{row.file}:{row.line}", *raw, vocabulary)
-        elif isinstance(row, RejectedRow):
-            yield _set_aside(row)
-        else:
-            yield row
+    may_hold_tokens = settings.format in ("auto", "tokens")  # a row is then a record, one by one
+    records = _records(settings) if may_hold_tokens else repeat(None)
+    count = usable = 0
     try:
-        next(parsed, None)
-    except PoolError:  # no row at all, or none that is usable, each of which was told by itself
-        if not count:
+        for row, record in zip(stream_sources([settings], is_first_reading=False), records, strict=False):
+            count += 1
+            usable += isinstance(row, Conversation)
+            yield _entry(row, record, settings, vocabulary)
+    except PoolError:
+        if usable or not count:
             raise
+        for _ in _records(settings):  # raises where the file is at fault, and not each of its rows, told by itself
+            pass
+
+
+def _entry(
+    row: Conversation | RejectedRow, record: Record | None, settings: SourceSettings, vocabulary: Vocabulary
+) -> Conversation | AuditRow:
+    if isinstance(row, Conversation) and row.tokens is None:
+        return row
+    raw = None if record is None else _raw_tokens(record, settings)
+    if raw is not None:
+        place = f"{row.file}:{row.line}"
+        return _token_row(row.id if isinstance(row, Conversation) else place, place, *raw, vocabulary)
+    return _set_aside(row) if isinstance(row, RejectedRow) else _labelled(row, vocabulary)
 
 
 def _records(settings: SourceSettings) -> Iterator[Record]:
