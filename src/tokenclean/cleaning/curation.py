@@ -34,7 +34,7 @@ from tokenclean.errors import PoolError, RecipeError
 from tokenclean.models.device import resolve_device
 from tokenclean.pool import Pool
 from tokenclean.recipe import CurationSettings, RatingsSettings, Recipe
-from tokenclean.store import Stage, Store, array_hash, file_hash, fingerprint
+from tokenclean.store import Stage, Store, array_hash, file_hash
 
 VERSIONS = {"embeddings": 1, "neighbours": 1, "curation": 1}
 
@@ -221,8 +221,3 @@ def _curated(
 def _columns(file: Path) -> list[tuple[str, Any]]:
     table = pq.read_table(file)
     return list(zip(table.column_names, table.columns, strict=True))
-
-
-def curation_key(curated: CuratedPool) -> str:
-    """Of what the curation was made from."""
-    return fingerprint([stage.key for stage in curated.stages])

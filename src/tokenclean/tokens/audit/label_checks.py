@@ -172,10 +172,9 @@ def find_misplaced_blank(row: AuditRow, facts: Facts) -> Verdict:
         if (own & row.is_response).any():
             straddling |= own & (row.spans[:, 0] < answer.start) & row.is_blank
         inside |= own
-    misplaced = straddling
-    for start, end in runs_of(row.is_response & ~inside):
-        # A run with words in it is told as a trained prompt or marker.
-        misplaced[start:end] |= bool(row.is_blank[start:end].all())
+    outside = row.is_response & ~inside
+    is_told = bool((outside & ~row.is_blank).any())  # as a trained prompt or marker, which the blanks belong to
+    misplaced = straddling if is_told else straddling | outside
     if not misplaced.any():
         return None
     return Finding(f"{_count(misplaced)} of blanks beside an answer", tuple(runs_of(misplaced)))
