@@ -83,11 +83,8 @@ def test_the_recipes_beside_the_source_load(name):
     assert recipe.training == preset.training
     assert recipe.cleaning == preset.cleaning
     if name == "paper":
-        assert set(recipe.strategies) == set(STRATEGIES) - {
-            "ds2",
-            "noise_mixture",
-            "repetition",
-        }  # without ratings; ours
+        without_ratings_and_ours = {"ds2", "noise_mixture", "repetition"}
+        assert set(recipe.strategies) == set(STRATEGIES) - without_ratings_and_ours
     else:  # with the control that the table of rounds needs
         assert recipe.strategies == ("none", "full_tokens", "full_tokens_from_warmup", "self_evolving")
 
@@ -108,7 +105,20 @@ def test_the_recipe_for_gpus_is_the_papers_but_for_how_it_computes():
 
 def test_every_recipe_file_is_tested():
     names = sorted(path.name for path in (Path(__file__).parents[1] / "recipes").iterdir())
-    assert names == ["gpus.yaml", *(f"{name}.yaml" for name in OTHER_MODELS), "paper.yaml", "quick.yaml"]
+    others = [*OTHER_MODELS, "alpaca-ds2", "five-sources", "gpus", "paper", "quick"]
+    assert names == sorted(f"{name}.yaml" for name in others)
+
+
+def test_the_recipe_for_ds2_warms_up_on_the_best_rated_rows():
+    recipe = load_recipe(Path(__file__).parents[1] / "recipes" / "alpaca-ds2.yaml")
+    assert (recipe.cleaning.warmup, recipe.cleaning.ds2_rows) == ("ds2", 10_000)
+    assert [rating.scale for rating in recipe.pool.curation.ratings] == ["classes"] * 3
+    assert "ds2" in recipe.strategies
+
+
+def test_the_recipe_of_five_sources_names_the_papers_counts():
+    recipe = load_recipe(Path(__file__).parents[1] / "recipes" / "five-sources.yaml")
+    assert sum(source.count for source in recipe.pool.sources) == 50_000
 
 
 @pytest.mark.parametrize(("name", "base"), OTHER_MODELS.items())
