@@ -41,13 +41,13 @@ def rounded(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 def watch_weights(monkeypatch) -> dict[int, torch.Tensor]:
     """The weight tensors that are multiplied, by identity; filled as they come."""
     seen: dict[int, torch.Tensor] = {}
-    multiply = precision.linear
+    multiply = precision.product
 
     def watched(x, weight):
         seen.setdefault(id(weight), weight)  # kept, so that no address comes twice
         return multiply(x, weight)
 
-    monkeypatch.setattr(precision, "linear", watched)
+    monkeypatch.setattr(precision, "product", watched)
     return seen
 
 

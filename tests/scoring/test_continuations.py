@@ -86,7 +86,7 @@ def test_sharing_is_tried_outside_of_the_policy(llama, precision, monkeypatch):
     shares = causal_lm.shares_prefixes
 
     def watched() -> bool:
-        tried.append((causal_lm._packed_head, causal_lm._policy))
+        tried.append((causal_lm._head_copy, causal_lm._policy))
         return shares()
 
     monkeypatch.setattr(causal_lm, "shares_prefixes", watched)

@@ -12,7 +12,7 @@ from tokenclean.errors import MissingExtraError
 from tokenclean.report.viewer_data import View, page_data
 from tokenclean.store import atomic_path
 
-_TEMPLATES = "templates"
+_TEMPLATES = resources.files("tokenclean.report") / "templates"
 
 
 def write_page(view: View, path: Path | str, *, title: str, proportion: float | None = None) -> None:
@@ -59,4 +59,4 @@ def _policy(style: str, script: str) -> str:
 
 
 def _template(name: str) -> str:
-    return resources.files(__package__).joinpath(_TEMPLATES, name).read_text(encoding="utf-8")
+    return (_TEMPLATES / name).read_text(encoding="utf-8")

@@ -143,13 +143,13 @@ def choose_rows(
     if len(rows) <= max_conversations and int(lengths[rows].sum()) <= max_tokens:
         return rows
     shuffled = np.random.default_rng(seed).permutation(rows)
-    sizes = Counter(sources[row] for row in rows.tolist())
-    seen: Counter[str] = Counter()
+    names: list[str] = [str(sources[row]) for row in shuffled.tolist()]
+    sizes, seen = Counter(names), Counter[str]()
     place = np.empty(len(shuffled))
-    for at, row in enumerate(shuffled.tolist()):
+    for at, name in enumerate(names):
         # Row i of a source with m rows stands at i / m of the way, so a source has its share of any beginning.
-        place[at] = seen[sources[row]] / sizes[sources[row]]
-        seen[sources[row]] += 1
+        place[at] = seen[name] / sizes[name]
+        seen[name] += 1
     ordered = shuffled[np.argsort(place, kind="stable")]
     fitting = int(np.count_nonzero(np.cumsum(lengths[ordered]) <= max_tokens))
     return np.sort(ordered[: min(max_conversations, fitting)])
