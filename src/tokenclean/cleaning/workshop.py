@@ -62,7 +62,7 @@ logger = logging.getLogger(__name__)
 # Raise a number when the stage's code comes to mean something else; old results are then stale and made anew.
 STAGE_VERSIONS = {"tokens": TOKENS_VERSION, "losses": LOSSES_VERSION, "training": TRAINING_VERSION, "results": 1}
 STAGE_VERSIONS |= curation.VERSIONS
-STAGE_VERSIONS |= {"evaluation": 1, "samples": 1, "comparison": 1, "sweep": 1}
+STAGE_VERSIONS |= {"evaluation": 1, "samples": 1, "comparison": 2, "sweep": 1}
 
 CHECKPOINTS = "checkpoints"
 """Folder of the run folder with the states of trainings that are not done."""

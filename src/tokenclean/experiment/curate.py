@@ -43,7 +43,7 @@ def curate(recipe: Recipe, store: Store, observer: Observer | None = None) -> Cu
     ``cleaning.ds2_rows``.
 
     Writes ``curation/`` in the run folder: ``rows.parquet`` (every row with raw and curated labels of every rater,
-    confidence, long-tail score, and rank among the selected), the tables as Markdown and CSV, and with matplotlib the
+    confidence, long-tail score, and rank among the selected), the tables as Markdown, and with matplotlib the
     transition matrices as a plot. Raises as ``curate_pool``.
     """
     observer = observer or Observer()
@@ -61,10 +61,9 @@ def curate(recipe: Recipe, store: Store, observer: Observer | None = None) -> Cu
     folder = store.root / "curation"
     folder.mkdir(parents=True, exist_ok=True)
     _write_rows(curated, selection, folder / "rows.parquet")
-    for number, table in enumerate(tables, start=1):
-        _write(folder / f"table-{number}.md", table.to_markdown())
-        _write(folder / f"table-{number}.csv", table.to_csv())
-    _plot(curated, folder / PLOT)
+    with atomic_path(folder / "tables.md") as temporary:
+        temporary.write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
+    _plot(curated, folder / PLOT, observer)
     return CurateResult(folder, curated, tuple(tables), tuple(_sentences(curated, selection)))
 
 
@@ -213,16 +212,12 @@ def _write_rows(curated: CuratedPool, selection: np.ndarray, file: Path) -> None
         pq.write_table(pa.table(columns), temporary)
 
 
-def _write(file: Path, text: str) -> None:
-    with atomic_path(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _plot(curated: CuratedPool, file: Path) -> None:
-    """The transition matrices as heat maps; nothing without matplotlib."""
+def _plot(curated: CuratedPool, file: Path, observer: Observer) -> None:
+    """The transition matrices as heat maps; without matplotlib a note says that there is none."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
+        observer.note(f"no plot of the transition matrices ({file.name}): pip install 'tokenclean[report]'")
         return
     count = len(curated.ratings)
     figure = Figure(figsize=(4 * count + 0.5, 4.2), layout="constrained")

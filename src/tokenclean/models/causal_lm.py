@@ -81,6 +81,8 @@ class CausalLM:
         """What computes the losses, in words, to be recorded with them."""
         attention = self._attention_kernel() if self._is_packed else "one conversation a pass"
         head = "chunked head" if self._has_head else "the model's own head"
+        if self._has_head and self._policy == "fast" and gives_float32(self.device):
+            head += " in bf16"
         products = "block products" if uses_kernels(self.body) else "torch's products"
         if self._policy != "exact" and not multiplies_bf16(self.body):
             products += " in float32"

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from tokenclean.errors import RecipeError
 from tokenclean.recipe.faults import did_you_mean, explain_all
-from tokenclean.recipe.settings import Recipe, SourceSettings, TrainingSettings
+from tokenclean.recipe.pool_settings import SourceSettings
+from tokenclean.recipe.settings import Recipe, TrainingSettings
 from tokenclean.redaction import holds_secret
 
 _Section = TypeVar("_Section", bound=BaseModel)

@@ -9,7 +9,16 @@ from tokenclean.pool import FILTERS, Contamination, Mixture
 from tokenclean.report.tables import Table, share_text
 from tokenclean.tokens.statistics import PoolStatistics, SourceStatistics
 
-_COLUMNS = ("source", "rows", "prompt", "completion", "overall", "share of rows", "share of response tokens")
+_COLUMNS = ("source", "rows", "prompt", "completion", "overall", "of rows", "of response")
+_FILTER_COLUMNS = {
+    "length": "length",
+    "contamination": "contamination",
+    "exact_duplicate": "exact",
+    "near_duplicate": "near",
+    "not_drawn": "not drawn",
+}
+"""Filter -> its column; a terminal of 80 columns holds all of them."""
+_MIXTURE_NOTE = "left out by each filter, in the order in which they were applied; exact, near: duplicates"
 _SHOWN_CHARACTERS = 60
 
 
@@ -20,7 +29,10 @@ def statistics_table(statistics: PoolStatistics, tokens_of: str) -> Table:
     """
     total = statistics.total
     lines = [*statistics.sources, *([total] if len(statistics.sources) != 1 else [])]
-    notes = ["prompt, completion and overall: mean tokens a row; prompt: every token that is no training target"]
+    notes = [
+        "prompt, completion and overall: mean tokens a row; prompt: every token that is no training target",
+        "of response: share of the pool's response tokens",
+    ]
     if total.cut:
         notes.append(f"{total.cut:,} rows cut at the maximum length")
     if total.without_target:
@@ -56,7 +68,7 @@ def statistics_csv(statistics: PoolStatistics) -> str:
 def mixture_table(mixture: Mixture) -> Table:
     """Of each source the usable rows, those that each filter left out, and those taken."""
     filters = [name for name in FILTERS if name in mixture.removed_by_filter]
-    columns = ("source", "usable rows", *(name.replace("_", " ") for name in filters), "taken")
+    columns = ("source", "usable", *(_FILTER_COLUMNS[name] for name in filters), "taken")
     rows = [
         (c.source, f"{c.rows:,}", *(f"{c.removed.get(name, 0):,}" for name in filters), f"{c.taken:,}")
         for c in mixture.sources
@@ -64,7 +76,7 @@ def mixture_table(mixture: Mixture) -> Table:
     if len(rows) > 1:
         removed = (f"{mixture.removed_by_filter[name]:,}" for name in filters)
         rows.append(("all", f"{sum(c.rows for c in mixture.sources):,}", *removed, f"{len(mixture.pool):,}"))
-    return Table("Rows of the pool", columns, tuple(rows), "filters in the order in which they were applied")
+    return Table("Rows of the pool", columns, tuple(rows), _MIXTURE_NOTE)
 
 
 def contamination_table(contamination: Contamination, action: str) -> Table:

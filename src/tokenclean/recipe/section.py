@@ -1,0 +1,32 @@
+"""What all sections of a recipe have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+
+class Section(BaseModel):
+    """Frozen, without unknown keys and without NaN or inf."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+def _pairs(value: Any) -> Any:
+    return tuple(value.items()) if isinstance(value, Mapping) else value
+
+
+Names = Annotated[
+    tuple[tuple[str, str], ...], BeforeValidator(_pairs), PlainSerializer(lambda pairs: dict(pairs), return_type=dict)
+]
+"""A mapping of names, frozen: written as a mapping, held as pairs."""
+
+
+Limits = Annotated[
+    tuple[tuple[str, Annotated[int, Field(ge=1)]], ...],
+    BeforeValidator(_pairs),
+    PlainSerializer(lambda pairs: dict(pairs), return_type=dict),
+]
+"""A mapping of names to counts, frozen as ``Names`` is."""
