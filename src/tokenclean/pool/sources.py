@@ -108,7 +108,7 @@ def _stream_source(settings: SourceSettings, *, warns: bool) -> Iterator[Convers
     default_source = _check_source(_default_name(settings) if settings.name is None else settings.name, place)
     count_usable = count_rejected = 0
     first_rejected: list[RejectedRow] = []
-    records = _read(settings)
+    records = read_source(settings)
     for record in islice(read_threads(records) if is_tree else records, settings.first_rows):
         try:
             if record.row is None:
@@ -172,7 +172,9 @@ def _shared_id(first: Conversation, second: Conversation) -> PoolError:
     )
 
 
-def _read(settings: SourceSettings) -> Iterator[Record]:
+def read_source(settings: SourceSettings) -> Iterator[Record]:
+    """The source's rows as they are stored, in their order, ``first_rows`` not yet applied. Raises PoolError for what
+    cannot be read."""
     if settings.hub is None:
         return read_records(Path(settings.place).expanduser(), split=settings.split)
     return read_hub(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice, repeat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,8 @@ from tokenclean.pool import Conversation, Pool, RejectedRow, stream_sources
 from tokenclean.pool.formats import RowError, detect_format, read_column
 from tokenclean.pool.formats.columns import map_columns
 from tokenclean.pool.formats.fields import read_list
-from tokenclean.pool.reading import Record, read_hub, read_records
+from tokenclean.pool.reading import Record
+from tokenclean.pool.sources import read_source
 from tokenclean.recipe import SourceSettings
 from tokenclean.tokens.audit.markers import find_headers
 from tokenclean.tokens.audit.rows import UNTRAINED, Answer, AuditRow
@@ -91,12 +91,7 @@ def _entry(
 
 
 def _records(settings: SourceSettings) -> Iterator[Record]:
-    if settings.hub is None:
-        records = read_records(Path(settings.place).expanduser(), split=settings.split)
-    else:
-        options = {"config": settings.config, "split": settings.split, "revision": settings.revision}
-        records = read_hub(settings.hub, **options, streaming=settings.streaming)
-    return islice(records, settings.first_rows)
+    return islice(read_source(settings), settings.first_rows)
 
 
 def _raw_tokens(record: Record, settings: SourceSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
