@@ -24,7 +24,8 @@ def fixed_model(workshop: Workshop) -> Outcome:
 def clean_with_fixed_reference(workshop: Workshop, strategy: str, level: Level) -> Outcome:
     """Score with the fixed reference, select at ``level``, train the base on the kept tokens."""
     reference = workshop.given_reference or workshop.warmup
-    scores = workshop.losses(workshop.base) - workshop.losses(reference)
+    losses = {"base_loss": workshop.losses(workshop.base), "reference_loss": workshop.losses(reference)}
+    scores = losses["base_loss"] - losses["reference_loss"]
     unseen = np.concatenate(workshop.splits[1:])  # rows the warm-up has not trained on
     check = check_reference(workshop, reference, scores.take(unseen), unseen)
     kept = select_tokens(
@@ -35,4 +36,4 @@ def clean_with_fixed_reference(workshop: Workshop, strategy: str, level: Level) 
         sources=workshop.tokens.sources,
     )
     trained = train_without_noise(workshop, strategy, workshop.base, kept)
-    return outcome_of(workshop, strategy, trained, scores=scores, checks=(check,))
+    return outcome_of(workshop, strategy, trained, scores=scores, losses=losses, checks=(check,))

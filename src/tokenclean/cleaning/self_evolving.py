@@ -28,7 +28,7 @@ def self_evolving(workshop: Workshop) -> Outcome:
     settings = workshop.recipe.cleaning
     labels = workshop.tokens.is_response
     kept = np.zeros(len(labels.values), dtype=bool)
-    scores = np.full(len(labels.values), np.nan, dtype=np.float32)
+    scores, *losses = (np.full(len(labels.values), np.nan, dtype=np.float32) for _ in range(3))
     first = workshop.places(workshop.splits[0])
     kept[first] = labels.values[first]
     weights, row_rates = kept.astype(np.float32), None
@@ -37,8 +37,8 @@ def self_evolving(workshop: Workshop) -> Outcome:
     trained, checks = [reference], []
     for number, rows in enumerate(workshop.splits[1:], start=1):
         against = workshop.base if settings.score_against == "base" else previous
-        losses = [workshop.split_losses(model, rows, f"D{number}") for model in (against, reference)]
-        split_scores = losses[0] - losses[1]
+        split_losses = [workshop.split_losses(model, rows, f"D{number}") for model in (against, reference)]
+        split_scores = split_losses[0] - split_losses[1]
         checks.append(check_reference(workshop, reference, split_scores, rows))
         split_kept = select_tokens(
             split_scores,
@@ -49,6 +49,8 @@ def self_evolving(workshop: Workshop) -> Outcome:
         )
         places = workshop.places(rows)
         kept[places], scores[places] = split_kept.values, split_scores.values
+        for whole, part in zip(losses, split_losses, strict=True):
+            whole[places] = part.values
         found = train_without_noise(
             workshop, f"reference-{number}", reference, labels.with_values(kept), rows, part=workshop.parts[number]
         )
@@ -66,11 +68,13 @@ def self_evolving(workshop: Workshop) -> Outcome:
         if record.is_rolled_back:
             places = workshop.places(workshop.splits[record.split])
             kept[places], weights[places] = False, 0
+    subtracted = "base_loss" if settings.score_against == "base" else "previous_loss"
     return Outcome(
         "self_evolving",
         reference,
         labels.with_values(kept),
         labels.with_values(scores),
+        {name: labels.with_values(values) for name, values in zip((subtracted, "reference_loss"), losses, strict=True)},
         tuple(checks),
         tuple(record.model for record in records if not record.is_rolled_back),
         records,

@@ -60,9 +60,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Raise a number when the stage's code comes to mean something else; old results are then stale and made anew.
-STAGE_VERSIONS = {"tokens": TOKENS_VERSION, "losses": LOSSES_VERSION, "training": TRAINING_VERSION, "results": 1}
+STAGE_VERSIONS = {"tokens": TOKENS_VERSION, "losses": LOSSES_VERSION, "training": TRAINING_VERSION, "results": 2}
 STAGE_VERSIONS |= curation.VERSIONS
-STAGE_VERSIONS |= {"evaluation": 1, "samples": 1, "comparison": 2, "sweep": 1}
+STAGE_VERSIONS |= {"evaluation": 1, "samples": 1, "comparison": 3, "sweep": 2}
 
 CHECKPOINTS = "checkpoints"
 """Folder of the run folder with the states of trainings that are not done."""
@@ -123,7 +123,7 @@ class Workshop:
 
     ``tokens``: the training rows; ``heldout``: rows on which models are compared and nothing is trained. ``ranks``: the
     processes that go through the same strategies side by side, sharing passes and trainings; the first writes.
-    ``rated``: row id -> curated label and long-tail score, where the recipe has ratings.
+    ``curated``: the whole pool's ratings, corrected, where the recipe has ratings.
     """
 
     def __init__(
@@ -135,9 +135,9 @@ class Workshop:
         tokenizer: Any = None,
         observer: Observer | None = None,
         ranks: Ranks = ALONE,
-        rated: Mapping[str, tuple[int, float]] | None = None,
+        curated: curation.CuratedPool | None = None,
     ) -> None:
-        self.ranks, self._rated = ranks, rated
+        self.ranks, self.curated = ranks, curated
         self.recipe, self.store, self.pool, self.heldout_pool = recipe, store, pool, heldout_pool
         self.observer = observer or Observer()
         self.base_source = resolve_source(
@@ -178,14 +178,13 @@ class Workshop:
         observer = observer or Observer()
         store = store or Store(recipe.folder, note=observer.note)
         pool = open_mixture(recipe, listing=store.root / "rejected.jsonl", note=observer.note).pool
-        rated = None
+        curated = None
         if (settings := recipe.pool.curation) is not None:
             curated = cls._curated(pool, recipe, store, observer, ranks)
-            rated = curated.by_id
             if settings.rows is not None and settings.rows < len(pool):
                 pool = pool.take(np.sort(curated.selection(settings.rows)))
         training, heldout = split_heldout(take_rows(pool, recipe), recipe)
-        return cls(recipe, store, training, heldout, observer=observer, ranks=ranks, rated=rated)
+        return cls(recipe, store, training, heldout, observer=observer, ranks=ranks, curated=curated)
 
     @staticmethod
     def _curated(pool: Pool, recipe: Recipe, store: Store, observer: Observer, ranks: Ranks) -> curation.CuratedPool:
@@ -236,9 +235,10 @@ class Workshop:
     @cached_property
     def _ratings(self) -> tuple[np.ndarray, np.ndarray]:
         """Curated label, int64, and long-tail score of each training row; RecipeError without ratings."""
-        if self._rated is None:
+        if self.curated is None:
             raise RecipeError("pool.curation: DS² needs the pool's ratings; name their file and column there")
-        labels, long_tail = zip(*(self._rated[row] for row in self.tokens.ids), strict=True)
+        rated = self.curated.by_id
+        labels, long_tail = zip(*(rated[row] for row in self.tokens.ids), strict=True)
         return np.array(labels, dtype=np.int64), np.array(long_tail)
 
     def weighted(self, weights: Ragged) -> Ragged:

@@ -20,6 +20,7 @@ from tokenclean.cli import (
     plan,
     pool,
     rate,
+    report,
     run,
     score,
     select,
@@ -57,6 +58,7 @@ app.command("score")(score.score)
 app.command("select")(select.select)
 app.command("train")(train.train)
 app.command("view")(view.view)
+app.command("report")(report.report)
 app.command("status")(status.status)
 app.command("export")(export.export)
 app.command("merge")(merge.merge)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tokenclean.cli.console import out, quiet_libraries
 from tokenclean.cli.options import TrustOption
-from tokenclean.errors import RecipeError, RunFolderError, TableError
+from tokenclean.errors import RecipeError
 
 if TYPE_CHECKING:
     from tokenclean.report.viewer_data import View
 
-KEPT = "kept.parquet"
 _PAGE_CONVERSATIONS = 2_000
 _TERMINAL_CONVERSATIONS = 3
 
@@ -69,6 +68,8 @@ def view(
     """
     if proportion is not None and not terminal and abs(proportion * 1000 - round(proportion * 1000)) > 1e-9:
         raise RecipeError(f"--proportion: the page cuts at thousandths such as 0.625, found {proportion:g}", "view")
+    from tokenclean.experiment.finished_run import find_table
+
     places = [find_table(run, strategy)]
     if other is not None or diff is not None:
         places.append(find_table(run if other is None else other, diff))
@@ -92,48 +93,6 @@ def view(
     )
 
 
-def find_table(run: Path, strategy: str | None = None) -> Path:
-    """The table of a run folder (of its last run) or a results folder; a file is taken as it is.
-
-    ``strategy``: by default the recipe's own, or the first with a table. Raises RunFolderError for a place that is
-    not there or has no table, RecipeError for a strategy it has not, or one beside a file.
-    """
-    from tokenclean.experiment.export import results_of
-
-    if run.is_file():
-        if strategy is not None:
-            raise RecipeError(f"{strategy}: {run} is a file, which has no strategies; leave it out", "view")
-        return run
-    if not run.exists():
-        raise RunFolderError(f"{run}: no such run folder or table")
-    results = results_of(run)
-    known = sorted(path.parent.name for path in results.glob(f"*/{KEPT}"))
-    if not known:
-        raise RunFolderError(f"{results}: no strategy of this run selects tokens, so there is no {KEPT}")
-    if strategy is None:
-        own = _recipe(results).get("cleaning", {}).get("strategy")
-        strategy = own if own in known else known[0]
-    if strategy not in known:
-        raise RecipeError(f"{results} has no strategy {strategy!r}; it has {', '.join(known)}", "view")
-    return results / strategy / KEPT
-
-
-def tokenizer_name(table: Path) -> tuple[str, str | None]:
-    """The model whose tokenizer made a table, and its revision: by the table's own word, else by the recipe beside it.
-
-    Raises TableError where neither names one.
-    """
-    from tokenclean.tokens import read_metadata
-
-    stated: dict[str, Any] = (read_metadata(table).get("models") or {}).get("base") or {}
-    if name := stated.get("name"):
-        return name.partition(" + ")[0], stated.get("revision")  # an adapter has its base's tokenizer
-    named = _recipe(table.parent.parent).get("model") or {}
-    if name := named.get("base"):
-        return name, None
-    raise TableError(f"{table}: does not say which model its tokens belong to; name it with --model")
-
-
 def _open(
     places: list[Path],
     model: str | None,
@@ -143,11 +102,11 @@ def _open(
     seed: int,
     terminal: bool,
 ) -> View:
-    name, revision = (model, None) if model is not None else tokenizer_name(places[0])
-
+    from tokenclean.experiment.finished_run import tokenizer_name
     from tokenclean.models.loading.load import load_tokenizer, resolve_source
     from tokenclean.report.viewer_data import ViewedTable, open_view
 
+    name, revision = (model, None) if model is not None else tokenizer_name(places[0])
     quiet_libraries()
     tokenizer = load_tokenizer(resolve_source(name, revision=revision, trusted=tuple(trusted or ())))
     names = [_name_of(place) for place in places]
@@ -164,14 +123,9 @@ def _open(
 
 def _name_of(table: Path) -> str:
     """What to call a table: the strategy of a run's, the file's name of another."""
+    from tokenclean.experiment.finished_run import KEPT
+
     return table.parent.name if table.name == KEPT and (table.parent.parent / "recipe.yaml").is_file() else table.stem
-
-
-def _recipe(results: Path) -> dict[str, Any]:
-    import yaml
-
-    path = results / "recipe.yaml"
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
 
 def _print(opened: View, proportion: float | None, by: PaintedBy) -> None:

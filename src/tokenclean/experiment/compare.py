@@ -31,6 +31,7 @@ from tokenclean.experiment.judge import (
     measure_heldout,
     source_gains_table,
 )
+from tokenclean.experiment.results import TABLES
 from tokenclean.experiment.table_1 import STRATEGY_NAMES, beside_paper, table_1, table_1_values
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
@@ -201,6 +202,7 @@ def _result(
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         text = "\n".join([*(table.to_markdown() for table in tables), *(f"- {s}" for s in sentences)]) + "\n"
         (folder / "tables.md").write_text(text, encoding="utf-8")
+        write_json(folder / TABLES, [table.to_document() for table in tables])
         (folder / "table_1.csv").write_text(tables[0].to_csv(), encoding="utf-8")
         (folder / "table_1.tex").write_text(tables[0].to_latex("tab:main"), encoding="utf-8")
         (folder / "heldout.tex").write_text(tables[1].to_latex("tab:heldout"), encoding="utf-8")

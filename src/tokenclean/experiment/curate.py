@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,19 @@ from tokenclean.cleaning.workshop import Observer
 from tokenclean.ds2 import CLASSES, Transition, second_opinion
 from tokenclean.ds2.agreement import pair_agreements, shared_selection
 from tokenclean.ds2.corrections import neighbour_votes
+from tokenclean.errors import MissingExtraError
 from tokenclean.recipe import Recipe
+from tokenclean.report.curation_plots import ratings_plot, transition_plot
 from tokenclean.report.tables import Table, share_text
-from tokenclean.store import Store, atomic_path
+from tokenclean.store import Store, atomic_path, write_json
 
 MOVED = 10
 """Conversations shown, whose ratings moved most."""
 
 _EXCERPT = 60
 _LABELS = tuple(map(str, range(CLASSES)))
-PLOT = "transition.png"
+CURATION = "curation.json"
+"""File of a curation, and of the results of a run with one, for a report."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ def curate(recipe: Recipe, store: Store, observer: Observer | None = None) -> Cu
     ``cleaning.ds2_rows``.
 
     Writes ``curation/`` in the run folder: ``rows.parquet`` (every row with raw and curated labels of every rater,
-    confidence, long-tail score, and rank among the selected), the tables as Markdown, and with matplotlib the
-    transition matrices as a plot. Raises as ``curate_pool``.
+    confidence, long-tail score, and rank among the selected), the tables as Markdown, and with matplotlib plots of
+    the labels and of the transition matrices, their data as CSV beside them. Raises as ``curate_pool``.
     """
     observer = observer or Observer()
     pool = open_mixture(recipe, listing=store.root / "rejected.jsonl", note=observer.note).pool
@@ -63,7 +67,9 @@ def curate(recipe: Recipe, store: Store, observer: Observer | None = None) -> Cu
     _write_rows(curated, selection, folder / "rows.parquet")
     with atomic_path(folder / "tables.md") as temporary:
         temporary.write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
-    _plot(curated, folder / PLOT, observer)
+    document = curation_document(curated, count)
+    write_json(folder / CURATION, document)
+    _plots(document, folder, observer)
     return CurateResult(folder, curated, tuple(tables), tuple(_sentences(curated, selection)))
 
 
@@ -116,20 +122,23 @@ def _agreement(curated: CuratedPool, count: int) -> Table:
     }
     rows = [
         (
-            f"{a.first}, {a.second}",
-            share_text(a.exact),
-            share_text(b.exact),
-            f"{a.rank_correlation:.3f}",
-            f"{b.rank_correlation:.3f}",
-            *(share_text(shared_selection([chosen[a.first], chosen[a.second]])) for chosen in selections.values()),
+            f"{agreement.first}, {agreement.second}",
+            when,
+            share_text(agreement.exact),
+            f"{agreement.rank_correlation:.3f}",
+            share_text(shared_selection([chosen[agreement.first], chosen[agreement.second]])),
         )
-        for a, b in zip(before, after, strict=True)
+        for pair in zip(before, after, strict=True)
+        for agreement, (when, chosen) in zip(pair, selections.items(), strict=True)
     ]
     if len(names) > 2:
-        everyone = [share_text(shared_selection(list(chosen.values()))) for chosen in selections.values()]
-        rows.append(("all", "", "", "", "", *everyone))
-    columns = ("raters", "same label", "after", "rank correlation", "after", f"of {count:,} selected shared", "after")
-    return Table("How raters agree, before and after correction", columns, tuple(rows))
+        rows += [
+            ("all", when, "", "", share_text(shared_selection(list(chosen.values()))))
+            for when, chosen in selections.items()
+        ]
+    columns = ("raters", "", "same label", "rank correlation", f"shared of {count:,}")
+    note = f"shared: of the {count:,} rows that each would select, those that all of them would"
+    return Table("How raters agree, before and after correction", columns, tuple(rows), note, text_columns=(0, 1))
 
 
 def _selected(curated: CuratedPool, selection: np.ndarray) -> Table:
@@ -174,7 +183,8 @@ def _moved(curated: CuratedPool) -> Table:
         excerpt = " ".join(text.split())
         excerpt = excerpt if len(excerpt) <= _EXCERPT else excerpt[: _EXCERPT - 1] + "…"
         label = f"{first.raw[place]} → {first.labels[place]}"
-        rows.append((f"{conversation.file}:{conversation.line}", label, f"{first.confidence[place]:.2f}", excerpt))
+        place = f"{Path(conversation.file).name}:{conversation.line}"
+        rows.append((place, label, f"{first.confidence[place]:.2f}", excerpt))
     title = f"Conversations whose label by {first.rater} moved most"
     return Table(title, ("row", "label", "confidence", "text"), tuple(rows), text_columns=(0, 3))
 
@@ -212,25 +222,32 @@ def _write_rows(curated: CuratedPool, selection: np.ndarray, file: Path) -> None
         pq.write_table(pa.table(columns), temporary)
 
 
-def _plot(curated: CuratedPool, file: Path, observer: Observer) -> None:
-    """The transition matrices as heat maps; without matplotlib a note says that there is none."""
+def curation_document(curated: CuratedPool, count: int) -> dict[str, Any]:
+    """What a report tells of the curated ratings: ``raters`` (rows by class before and after, transition matrix) and
+    ``tables``, of the ``count`` best rows."""
+    raters = [
+        {
+            "rater": ratings.rater,
+            "before": np.bincount(ratings.raw, minlength=CLASSES).tolist(),
+            "after": np.bincount(ratings.labels, minlength=CLASSES).tolist(),
+            "matrix": ratings.transition.matrix.tolist(),
+            "noise_rate": ratings.transition.noise_rate,
+        }
+        for ratings in curated.ratings
+    ]
+    tables = [_agreement(curated, count)] if len(raters) > 1 else []
+    tables += [_selected(curated, curated.selection(count)), _moved(curated)]
+    return {"raters": raters, "tables": [table.to_document() for table in tables]}
+
+
+def _plots(document: Mapping[str, Any], folder: Path, observer: Observer) -> None:
+    """The plots as SVG with their data as CSV; without matplotlib a note says that there are none."""
     try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        observer.note(f"no plot of the transition matrices ({file.name}): pip install 'tokenclean[report]'")
+        plots = [ratings_plot("ratings", document["raters"]), transition_plot("transition", document["raters"])]
+    except MissingExtraError as error:
+        observer.note(f"no plots of the ratings: {error}")
         return
-    count = len(curated.ratings)
-    figure = Figure(figsize=(4 * count + 0.5, 4.2), layout="constrained")
-    for number, ratings in enumerate(curated.ratings):
-        axes = figure.add_subplot(1, count, number + 1)
-        matrix = ratings.transition.matrix
-        axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
-        for k in range(CLASSES):
-            for i in range(CLASSES):
-                colour = "white" if matrix[k, i] > 0.5 else "black"
-                axes.text(i, k, f"{matrix[k, i]:.2f}", ha="center", va="center", color=colour, fontsize=8)
-        axes.set_xlabel("rated")
-        axes.set_ylabel("true")
-        axes.set_title(f"{ratings.rater}: {ratings.transition.noise_rate:.0%} wrong", fontsize=10)
-    with atomic_path(file) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    for plot in plots:
+        for suffix, text in (("svg", plot.svg), ("csv", plot.csv)):
+            with atomic_path(folder / f"{plot.name}.{suffix}") as temporary:
+                temporary.write_text(text, encoding="utf-8")

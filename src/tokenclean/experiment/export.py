@@ -7,13 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import tokenclean
-from tokenclean.errors import RecipeError, RunFolderError, TableError
-from tokenclean.experiment.results import LATEST
+from tokenclean.errors import RecipeError, TableError
+from tokenclean.experiment.finished_run import results_of, strategy_folder
 from tokenclean.exporting import Card, CleanedDataset, ExportResult, ModelName, export, read_cleaned, write_cleaned
-from tokenclean.store import MANIFEST, RESULTS, check_stage
 from tokenclean.tokens import is_table, read_table
 
 CLEANED = "cleaned.parquet"
@@ -78,37 +75,3 @@ def card_of(cleaned: CleanedDataset) -> Card:
 
 def _export_cleaned(path: Path, to: str, folder: Path) -> ExportResult:
     return export(path, to, folder, card_of(read_cleaned(path)))
-
-
-def results_of(run: Path) -> Path:
-    """The results of the last run in the folder, or ``run`` itself where it is a results folder.
-
-    Raises RunFolderError where there are none, or not as they were written.
-    """
-    if (run / MANIFEST).is_file():
-        latest = run
-    elif (run / LATEST).is_file():
-        latest = run / RESULTS / (run / LATEST).read_text(encoding="utf-8", errors="replace").strip()
-    else:
-        raise RunFolderError(f"{run}: holds no results; `tokenclean run` makes them, or give a .parquet table")
-    if faults := check_stage(latest):
-        raise RunFolderError(
-            f"{latest}: is not what was written: {'; '.join(faults[:3])}. Run the recipe again, which makes it anew"
-        )
-    return latest
-
-
-def strategy_folder(results: Path, strategy: str | None, holding: str, why_none: str) -> Path:
-    """The folder of a strategy that has a file or folder ``holding``; by default that of the recipe's own strategy.
-
-    Raises RunFolderError, with ``why_none``, where no strategy has it, RecipeError where this one has not.
-    """
-    known = sorted(path.parent.name for path in results.glob(f"*/{holding}"))
-    if not known:
-        raise RunFolderError(f"{results}: {why_none}, so there is no {holding}")
-    if strategy is None:
-        recipe = yaml.safe_load((results / "recipe.yaml").read_text(encoding="utf-8"))
-        strategy = recipe["cleaning"]["strategy"]
-    if strategy not in known:
-        raise RecipeError(f"--strategy: {results} has no strategy {strategy!r}; it has {', '.join(known)}", "export")
-    return results / strategy

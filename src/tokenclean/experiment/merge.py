@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from tokenclean.errors import RecipeError, RunFolderError
-from tokenclean.experiment.export import results_of, strategy_folder
+from tokenclean.experiment.finished_run import results_of, strategy_folder
 from tokenclean.experiment.results import LATEST
 from tokenclean.models.loading.hub import read_json
 from tokenclean.models.loading.load import ModelSource, load_tokenizer, resolve_source

@@ -27,6 +27,10 @@ LATEST = "latest"
 """File of the run folder that names the results of the last run, found or made."""
 
 
+TABLES = "tables.json"
+"""File of results, of a comparison and of a sweep that holds their tables, for a report."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """A model on the held-out rows: against the base, and against full tokens where that was trained.
@@ -63,8 +67,8 @@ def write_results(
     ``documents``: further JSON by file name.
 
     Its name hashes the recipe, the pool's tokens, the models and the kept tokens. It holds for each strategy the final
-    model, the references on the way, ``kept.parquet`` (scores and labels of every token) and ``cleaned.parquet`` (the
-    dataset for a trainer), then recipe, tables, rejected rows and ``result.json``.
+    model, the references on the way, ``kept.parquet`` (losses, scores and labels of every token) and
+    ``cleaned.parquet`` (the dataset for a trainer), then recipe, tables, rejected rows and ``result.json``.
     """
     tokens = workshop.tokens
     inputs = {
@@ -84,6 +88,7 @@ def write_results(
             write_removed(workshop.pool.removed, folder / "removed.jsonl")
         (folder / "recipe.yaml").write_text(workshop.recipe.to_yaml(), encoding="utf-8")
         (folder / "table.md").write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
+        write_json(folder / TABLES, [table.to_document() for table in tables])
         for name, document in documents.items():
             write_json(folder / name, document)
         write_json(folder / "result.json", _result(workshop, outcomes, measured, rounds, seconds))
@@ -110,6 +115,7 @@ def name_latest(results: Path) -> None:
 def _write_strategy(workshop: Workshop, outcome: Outcome, place: Path) -> None:
     if outcome.kept is not None:
         columns = {"is_kept": outcome.kept} | ({"score": outcome.scores} if outcome.scores is not None else {})
+        columns |= outcome.losses
         weights = workshop.weighted(weights_of(outcome.kept) if outcome.weights is None else outcome.weights)
         columns |= {"weight": weights} if fractions_of(weights) is not None else {}
         table = TokenTable.of_tokens(workshop.tokens, _metadata(workshop, outcome), **columns)

@@ -8,7 +8,9 @@ from typing import Any
 
 from tokenclean.cleaning import Outcome, Workshop
 from tokenclean.cleaning.rounds import HeldoutLoss, Round, first_selection, heldout_loss
+from tokenclean.cleaning.workshop import Model
 from tokenclean.report.tables import Table, share_text
+from tokenclean.selection import jaccard, select_tokens
 
 CONTROLS = ("full_tokens", "full_tokens_from_warmup")
 _MOST_SOURCES_SHOWN = 4
@@ -28,11 +30,14 @@ class RoundLine:
 @dataclass(frozen=True)
 class RoundByRound:
     """The base, the warm-up and every round in their order, then the controls; ``tokens_kept_first`` and
-    ``tokens_dropped_first``: held-out response tokens that the first selection would keep and drop."""
+    ``tokens_dropped_first``: held-out response tokens that the first selection would keep and drop. ``agreement``:
+    between the warm-up and every round's model, Jaccard overlap of the held-out tokens that each would keep as the
+    reference (the top k % by base loss − its loss)."""
 
     lines: tuple[RoundLine, ...]
     tokens_kept_first: int
     tokens_dropped_first: int
+    agreement: tuple[tuple[float, ...], ...]
 
 
 def measure_rounds(workshop: Workshop, outcomes: Sequence[Outcome]) -> RoundByRound | None:
@@ -47,7 +52,15 @@ def measure_rounds(workshop: Workshop, outcomes: Sequence[Outcome]) -> RoundByRo
         if outcome.strategy in CONTROLS:
             lines.append(RoundLine(outcome.strategy, 1.0, heldout_loss(workshop, outcome.model, is_kept_first)))
     kept = int(is_kept_first.values.sum())
-    return RoundByRound(tuple(lines), kept, int(workshop.heldout.is_response.values.sum()) - kept)
+    dropped = int(workshop.heldout.is_response.values.sum()) - kept
+    return RoundByRound(tuple(lines), kept, dropped, _agreement(workshop, [record.model for record in records]))
+
+
+def _agreement(workshop: Workshop, models: Sequence[Model]) -> tuple[tuple[float, ...], ...]:
+    base, labels = workshop.heldout_losses(workshop.base), workshop.heldout.is_response
+    proportion = workshop.recipe.cleaning.proportion
+    kept = [select_tokens(base - workshop.heldout_losses(m), labels, proportion=proportion) for m in models]
+    return tuple(tuple(jaccard(one, other) for other in kept) for one in kept)
 
 
 def rounds_table(rounds: RoundByRound) -> Table:
@@ -81,6 +94,10 @@ def rounds_document(rounds: RoundByRound) -> dict[str, Any]:
     return {
         "heldout_tokens": {"kept_first": rounds.tokens_kept_first, "dropped_first": rounds.tokens_dropped_first},
         "lines": [_document(line) for line in rounds.lines],
+        "agreement": {
+            "models": [line.name for line in rounds.lines if line.round],
+            "jaccard": rounds.agreement,
+        },
     }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from tokenclean.cleaning import STRATEGIES, Outcome, Workshop
 from tokenclean.cleaning.workshop import Model
+from tokenclean.experiment.curate import CURATION, curation_document
 from tokenclean.experiment.noise import noise_document, noise_table
 from tokenclean.experiment.results import Measured, kept_share, write_results
 from tokenclean.experiment.rounds import measure_rounds, rounds_document, rounds_table
@@ -71,6 +72,9 @@ def run(
         further_tables, documents = finish(outcomes, measured) if finish else ([], {})
         if found := noise_document(workshop, outcomes):
             documents = {**documents, "noise.json": found}
+        if workshop.curated is not None:
+            count = min(recipe.cleaning.ds2_rows, len(workshop.curated.pool))
+            documents = {**documents, CURATION: curation_document(workshop.curated, count)}
         tables = [*further_tables, *tables]
         folder = workshop.store.root
         if workshop.ranks.is_first:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tokenclean.evaluation.comparison import Comparison
 from tokenclean.evaluation.comparison import compare as compare_scores
 from tokenclean.evaluation.item_scores import ItemScores
 from tokenclean.experiment.benchmarks import BenchmarkScores, benchmark_scores, load_recipe_benchmarks
-from tokenclean.experiment.results import kept_share
+from tokenclean.experiment.results import TABLES, kept_share
 from tokenclean.experiment.table_1 import table_1, table_1_values
 from tokenclean.recipe import Recipe
 from tokenclean.report.tables import Table, difference_text, share_text
@@ -30,6 +30,7 @@ from tokenclean.scoring import PairedDifference
 from tokenclean.store import atomic_path, write_json
 
 BASE = "base"
+CELLS = "cells.json"
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -146,6 +147,8 @@ def sweep(
 
     def make(folder: Path) -> dict[str, Any]:
         (folder / "tables.md").write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
+        write_json(folder / TABLES, [table.to_document() for table in tables])
+        write_json(folder / CELLS, cells_document(cells, comparison))
         for number, table in enumerate(tables, start=1):
             (folder / f"table-{number}.csv").write_text(table.to_csv(), encoding="utf-8")
             (folder / f"table-{number}.tex").write_text(table.to_latex(f"tab:sweep-{number}"), encoding="utf-8")
@@ -196,6 +199,24 @@ def cells_table(cells: Sequence[Cell], comparison: Comparison | None) -> Table:
         tuple(rows),
         ". ".join([note, *notes]),
     )
+
+
+def cells_document(cells: Sequence[Cell], comparison: Comparison | None) -> list[dict[str, Any]]:
+    """Every cell's figures, unrounded, for a report; of a failed one only why."""
+    document = []
+    for cell in cells:
+        average = comparison.averages.get(cell.name) if comparison and not cell.failure else None
+        document.append(
+            {
+                "name": cell.name,
+                "settings": list(cell.settings),
+                "failure": cell.failure,
+                "kept_share": cell.kept_share,
+                "heldout": cell.heldout and asdict(cell.heldout),
+                "average": average and {"value": average.value, "error": average.error},
+            }
+        )
+    return document
 
 
 def check_plot(axes: Sequence[Axis], file: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.table import Table as RichTable
@@ -107,6 +107,24 @@ class Table:
             cells = list(map(str, row))
             writer.writerow([section, *cells] if has_sections else cells)
         return stream.getvalue()
+
+    def to_document(self) -> dict[str, Any]:
+        """For JSON; ``from_document`` gives the same table."""
+        document = asdict(self)
+        return {**document, "sections": {str(row): heading for row, heading in self.sections.items()}}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Table:
+        """The table that ``to_document`` described."""
+        rows = (tuple(cell if isinstance(cell, str) else Cell(**cell) for cell in row) for row in document["rows"])
+        return cls(
+            document["title"],
+            tuple(document["columns"]),
+            tuple(rows),
+            document["note"],
+            tuple(document["text_columns"]),
+            {int(row): heading for row, heading in document["sections"].items()},
+        )
 
     def to_latex(self, label: str = "") -> str:
         """As a ``table`` environment for a document with ``\\usepackage{booktabs}``, ending with a newline.

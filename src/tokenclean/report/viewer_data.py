@@ -37,7 +37,7 @@ FIRST_PROPORTION = 0.6
 """The cut of a table that was not selected yet: the paper's k."""
 PRECISION = "Scores, losses and weights are rounded to 11 binary digits: a relative error of at most 0.05 %."
 
-_VALUES = ("score", "base_loss", "reference_loss", "weight")
+_VALUES = ("score", "base_loss", "previous_loss", "reference_loss", "weight")
 # Shares of more sources than this would outweigh the conversations; the smallest are counted together.
 _MAX_SOURCES = 200
 

@@ -9,7 +9,7 @@ from tokenclean.store.files import (
     fingerprint,
     write_json,
 )
-from tokenclean.store.manifest import MANIFEST, check_stage, seal_folder
+from tokenclean.store.manifest import MANIFEST, check_stage, read_manifest, seal_folder
 from tokenclean.store.stages import DAMAGED, RESULTS, STAGES, Stage, Store
 from tokenclean.store.validity import StageState, judge
 
@@ -29,6 +29,7 @@ __all__ = [
     "file_hash",
     "fingerprint",
     "judge",
+    "read_manifest",
     "seal_folder",
     "write_json",
 ]

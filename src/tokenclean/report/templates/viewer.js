@@ -3,7 +3,7 @@
   const $ = (id) => document.getElementById(id);
   const page = JSON.parse($("data").textContent);
   const NOT_RANKED = 0xffffffff;
-  const VALUE_NAMES = { score: "score", base_loss: "base loss", reference_loss: "reference loss", weight: "weight" };
+  const VALUE_NAMES = { score: "score", base_loss: "base loss", previous_loss: "loss of the model before", reference_loss: "reference loss", weight: "weight" };
 
   // ---- the packed data ----
 

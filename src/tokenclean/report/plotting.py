@@ -1,0 +1,136 @@
+"""Plots in one style: SVG with a title that says what to see, their data as CSV beside them.
+
+A plot is drawn in fixed colours, which a page turns into its own, so that it follows a dark theme. Series differ by
+colour (safe for colour-blind readers), and lines by marker and dash too.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tokenclean.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, FAINT, LINE, PAPER = "#17212c", "#56616e", "#c9d1da", "#fefffe"
+KEPT, DROPPED = "#2f7fd1", "#e08a1e"
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#b5489a", "#7a5c00", "#4b4fc4", "#5f6b76", "#3a8fb7")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+
+VARIABLES = {INK: "ink", FAINT: "faint", LINE: "line", PAPER: "paper", KEPT: "kept-fill", DROPPED: "dropped-fill"}
+VARIABLES |= {colour: f"series-{number}" for number, colour in enumerate(SERIES)}
+"""Colour of a plot -> the page's custom property that stands for it."""
+
+WIDE, NARROW = 7.6, 4.6
+"""Widths of figures in inches."""
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tokenclean",
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.facecolor": "none",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "figure.facecolor": "none",
+    "figure.constrained_layout.use": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4,
+}
+_ELEMENT_STYLE = re.compile(r"<style type=\"text/css\">.*?</style>", re.DOTALL)
+_METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+_NAME = re.compile(r'(\bid="|url\(#|href="#)')
+
+
+@dataclass(frozen=True)
+class Plot:
+    """``name``: for files and links; ``title``: what to see, as a sentence; ``note``: how to read it and its units;
+    ``svg``: an XML document; ``csv``: what is drawn."""
+
+    name: str
+    title: str
+    note: str
+    svg: str
+    csv: str
+
+    @property
+    def inline_svg(self) -> str:
+        """The ``<svg>`` element for a page: in the page's colours, with names that no other plot has."""
+        element = self.svg[self.svg.index("<svg") :]
+        element = _METADATA.sub("", _ELEMENT_STYLE.sub("", element))
+        element = _NAME.sub(rf"\g<1>{self.name}-", element)
+        for colour, variable in VARIABLES.items():
+            element = element.replace(colour, f"var(--{variable})")
+        return element.replace("<svg ", '<svg role="img" aria-hidden="true" focusable="false" ', 1)
+
+
+def draw(
+    name: str,
+    title: str,
+    note: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    paint: Callable[[Figure], None],
+    *,
+    size: tuple[float, float] = (WIDE, 2.8),
+) -> Plot:
+    """A plot that ``paint`` draws on a figure of so many inches; ``columns`` and ``rows``: its CSV.
+
+    The same data give the same bytes. Raises MissingExtraError without matplotlib.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report", "a plot") from error
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=size)
+        paint(figure)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    return Plot(name, title, note, stream.getvalue(), csv_text(columns, rows))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """CSV (RFC 4180, lines end with a newline)."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def series_style(number: int) -> dict[str, Any]:
+    """Colour, marker and dash of the series with this number; they repeat after eight."""
+    place = number % len(SERIES)
+    return {"color": SERIES[place], "marker": MARKERS[place], "linestyle": DASHES[place]}
+
+
+def legend_below(figure: Figure, *, columns: int = 4) -> None:
+    """One legend for all axes, each label once."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=min(columns, max(1, len(found))))
