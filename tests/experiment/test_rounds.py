@@ -21,6 +21,7 @@ from tokenclean.experiment.rounds import RoundByRound, measure_rounds, rounds_do
 from tokenclean.experiment.run import RunResult, run
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
+from tokenclean.selection import kept_count
 from tokenclean.store import array_hash
 from tokenclean.tokens import read_table
 
@@ -113,6 +114,21 @@ def test_losses_are_means_over_the_tokens_that_the_first_selection_keeps_and_dro
         )
     written = json.loads((result.folder / "result.json").read_text())["rounds"]
     assert written["heldout_tokens"] == {"kept_first": len(keeps), "dropped_first": len(drops)}
+
+
+def test_agreement_is_between_what_each_model_would_keep_of_the_held_out_tokens(finished):
+    workshop, result = finished
+    told = json.loads((result.folder / "result.json").read_text())["rounds"]["agreement"]
+    assert told["models"] == list(MODELS)
+    base = workshop.heldout_losses(workshop.base).values
+    places = np.flatnonzero(workshop.heldout.is_response.values)
+    count = kept_count(len(places), workshop.recipe.cleaning.proportion)
+    kept = []
+    for record in self_evolving_of(result).round_records:
+        scores = (base - workshop.heldout_losses(record.model).values)[places]
+        kept.append(set(sorted(range(len(places)), key=lambda i: (-scores[i], i))[:count]))
+    expected = [[len(one & other) / len(one | other) for other in kept] for one in kept]
+    np.testing.assert_allclose(told["jaccard"], expected)
 
 
 def test_the_result_tells_each_rounds_reference_threshold_and_shares(finished):

@@ -18,6 +18,7 @@ from tokenclean.experiment.run import run
 from tokenclean.exporting import read_cleaned
 from tokenclean.models.loading.load import load_model, resolve_source
 from tokenclean.recipe import Recipe, recipe_from
+from tokenclean.report.tables import Table
 from tokenclean.scoring import token_losses
 from tokenclean.scoring.engine import Scorer
 from tokenclean.selection import kept_count
@@ -190,11 +191,28 @@ def test_what_lies_in_the_results_folder(finished):
     table = read_table(result.folder / "self_evolving" / "kept.parquet")
     assert table.ids == workshop.tokens.ids
     np.testing.assert_array_equal(table["is_kept"].values, kept_sets(result)["self_evolving"])
+    assert [Table.from_document(told) for told in json.loads((result.folder / "tables.json").read_text())] == list(
+        result.tables
+    )
     for name in ("warm-up", "reference-1", "model"):
         assert (result.folder / "self_evolving" / name / "adapter_config.json").is_file()
     assert "minus full tokens" in (result.folder / "table.md").read_text()
     recipe = (result.folder / "recipe.yaml").read_text()
     assert "self_evolving" in recipe
+
+
+@pytest.mark.parametrize("strategy", ["fixed_model", "rho", "self_evolving"])
+def test_a_score_is_the_difference_of_the_losses_beside_it(finished, strategy):
+    workshop, result, _ = finished
+    table = read_table(result.folder / strategy / "kept.parquet")
+    np.testing.assert_array_equal((table["base_loss"] - table["reference_loss"]).values, table["score"].values)
+    is_scored = np.isfinite(table["score"].values)
+    base = workshop.losses(workshop.base).values
+    np.testing.assert_array_equal(table["base_loss"].values[is_scored], base[is_scored])
+    expected = workshop.tokens.is_response.values.copy()
+    if strategy == "self_evolving":
+        expected[workshop.places(workshop.splits[0])] = False
+    np.testing.assert_array_equal(is_scored, expected)
 
 
 def test_final_adapter_is_an_ordinary_one(finished):

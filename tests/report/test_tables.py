@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,11 @@ MARKED = Table(
     "95 %",
     sections={2: "minus base"},
 )
+
+
+@pytest.mark.parametrize("table", [TABLE, MARKED])
+def test_a_table_comes_back_from_json(table):
+    assert Table.from_document(json.loads(json.dumps(table.to_document()))) == table
 
 
 def test_markdown():

@@ -1,15 +1,9 @@
-"""The viewer's page in a browser: what it shows, what it answers to, how fast, and that it asks the network nothing.
-
-It needs Playwright's Python package and a Chromium on the machine (Debian's ``chromium``; TOKENCLEAN_CHROMIUM names
-another). TOKENCLEAN_AXE names axe-core's ``axe.min.js`` for the test of accessibility.
-"""
+"""The viewer's page in a browser: what it shows, what it answers to, how fast, and that it asks the network nothing."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,53 +18,23 @@ from tokenclean.report.viewer_data import View, ViewedTable, open_view
 from tokenclean.selection import select_tokens
 from tokenclean.tokens import TokenTable
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright: pip install playwright")
-CHROMIUM = os.environ.get("TOKENCLEAN_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium, or TOKENCLEAN_CHROMIUM"),
-]
+pytestmark = pytest.mark.slow
 
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1400, "height": 900}
 FAMILY = "👨‍👩‍👧‍👦"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        # The sandbox of Chromium asks for rights that containers do not give.
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
 @pytest.fixture
-def visit(browser) -> Iterator[Callable[..., Any]]:
-    """A function that opens a file (with a fragment) in a new window; nothing may be asked of the network and nothing
-    said on the console by the end of the test."""
-    contexts, faults = [], []
+def visit(open_page) -> Callable[..., Any]:
+    """As ``open_page``, once the page says that it is ready."""
 
     def opened(path: Path, fragment: str = "", **options: Any) -> Any:
-        context = browser.new_context(**{"viewport": DESK, **options})
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: faults.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: faults.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        own = path.as_uri()
-        page.on(
-            "request",
-            lambda request: request.url.split("#")[0] in (own, "data:,") or faults.append(f"request: {request.url}"),
-        )
-        page.goto(own + fragment)
+        page = open_page(path, fragment, **options)
         page.wait_for_selector("html[data-ready]", state="attached")
         return page
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert faults == []
+    return opened
 
 
 def view_of(*tables: TokenTable, **options: Any) -> View:
@@ -512,21 +476,9 @@ def test_two_thousand_conversations_are_quick(visit, full):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [DESK, {"width": 1000, "height": 800}, PHONE], ids=["wide", "middle", "phone"])
-def test_axe_finds_no_serious_fault(visit, one, two, scheme, viewport):
-    place = os.environ.get("TOKENCLEAN_AXE")
-    if not place:
-        pytest.skip("TOKENCLEAN_AXE names no axe.min.js (npm pack axe-core)")
-    script = Path(place).read_text(encoding="utf-8")
+def test_axe_finds_no_serious_fault(visit, serious_faults, one, two, scheme, viewport):
     for path, fragment in ((one, "#t=30"), (two, "#by=score&k=0.4&t=30")):
         page = visit(path, fragment, viewport=viewport, color_scheme=scheme)
-        page.evaluate(script)
-        for is_help_open in (False, True):
-            if is_help_open:
-                page.click("#help-button")
-            found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-            assert [
-                f"{fault['id']}: {node['html'][:200]} {node['failureSummary']}"
-                for fault in found
-                for node in fault["nodes"]
-                if fault["impact"] in ("serious", "critical")
-            ] == []
+        assert serious_faults(page) == []
+        page.click("#help-button")
+        assert serious_faults(page) == []

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tokenclean.cli.console import note, out, quiet_libraries
 from tokenclean.cli.options import TrustOption
-
-if TYPE_CHECKING:
-    from tokenclean.experiment.finished_run import FinishedRun
-    from tokenclean.report.token_spans import SpanDecoder
 
 
 def report(
@@ -46,16 +42,17 @@ def report(
     Example: tokenclean report runs/quick runs/other -o report.html
     """
     from tokenclean.experiment.finished_run import find_run
+    from tokenclean.experiment.pages import decoder_of, with_names
     from tokenclean.experiment.report import make_report
     from tokenclean.report.report_page import write_figures, write_report
 
     quiet_libraries()
-    found = named([find_run(run) for run in runs])
+    found = with_names([find_run(run) for run in runs])
     chosen = None if strategies is None else [name.strip() for name in strategies.split(",")]
     made = make_report(
         found,
         title=title or f"Report of {' and '.join(run.name for run in found)}",
-        decoder=lambda run: decoder_of(run, model, tuple(trust_remote_code or ())),
+        decoder=lambda run: decoder_of(run, note, model=model, trusted=tuple(trust_remote_code or ())),
         strategies=chosen,
     )
     page = output or Path(f"{found[0].name}-report.html")
@@ -67,28 +64,3 @@ def report(
     )
     if figures is not None:
         out.print(f"{figures}: {write_figures(made, figures)} files", soft_wrap=True)
-
-
-def named(runs: list[FinishedRun]) -> list[FinishedRun]:
-    """The runs with names that differ: of their folders, or where these are equal the folders as they were given."""
-    from dataclasses import replace
-
-    names = [run.name for run in runs]
-    return [replace(run, name=str(run.place)) if names.count(run.name) > 1 else run for run in runs]
-
-
-def decoder_of(run: FinishedRun, model: str | None, trusted: tuple[str, ...]) -> SpanDecoder | None:
-    """Of the run's tokens; where the tokenizer cannot be had, a note says that no token is told."""
-    from tokenclean.errors import ModelError
-    from tokenclean.experiment.finished_run import tokenizer_name
-    from tokenclean.models.loading.load import load_tokenizer, resolve_source
-    from tokenclean.report.token_spans import SpanDecoder
-
-    if model is not None:
-        return SpanDecoder(load_tokenizer(resolve_source(model, trusted=trusted)))
-    name, revision = tokenizer_name(next(iter(run.kept_tables().values())))
-    try:
-        return SpanDecoder(load_tokenizer(resolve_source(name, revision=revision, trusted=trusted)))
-    except ModelError as error:
-        note(f"{run.name}: no token is told, since the tokenizer cannot be had (--model names another): {error}")
-        return None

@@ -74,15 +74,24 @@ def view(
     if other is not None or diff is not None:
         places.append(find_table(run if other is None else other, diff))
 
-    opened = _open(places, model, trust_remote_code, max_conversations, max_tokens, seed, terminal)
+    from tokenclean.experiment.pages import open_tables, view_title
+
+    quiet_libraries()
+    opened = open_tables(
+        places,
+        model=model,
+        trusted=tuple(trust_remote_code or ()),
+        max_conversations=max_conversations or (_TERMINAL_CONVERSATIONS if terminal else _PAGE_CONVERSATIONS),
+        max_tokens=max_tokens,
+        seed=seed,
+    )
     if terminal:
         _print(opened, proportion, by)
         return
     from tokenclean.report.viewer import write_page
 
     page = output or Path(f"{run.resolve().stem}.html")
-    title = f"Tokens of {' and '.join(table.name for table in opened.tables)}"
-    write_page(opened, page, title=title, proportion=proportion)
+    write_page(opened, page, title=view_title(opened), proportion=proportion)
     first = opened.tables[0]
     shown, total = len(opened.spans), len(first.survey.ids)
     sampled = "" if shown == total else f" of {total:,}"
@@ -91,41 +100,6 @@ def view(
         f"{page.stat().st_size / 2**20:.1f} MiB; open it in a browser",
         soft_wrap=True,
     )
-
-
-def _open(
-    places: list[Path],
-    model: str | None,
-    trusted: list[str] | None,
-    max_conversations: int | None,
-    max_tokens: int,
-    seed: int,
-    terminal: bool,
-) -> View:
-    from tokenclean.experiment.finished_run import tokenizer_name
-    from tokenclean.models.loading.load import load_tokenizer, resolve_source
-    from tokenclean.report.viewer_data import ViewedTable, open_view
-
-    name, revision = (model, None) if model is not None else tokenizer_name(places[0])
-    quiet_libraries()
-    tokenizer = load_tokenizer(resolve_source(name, revision=revision, trusted=tuple(trusted or ())))
-    names = [_name_of(place) for place in places]
-    if len(set(names)) < len(names):
-        names = [str(place) for place in places]
-    return open_view(
-        [ViewedTable.of_file(name, place) for name, place in zip(names, places, strict=True)],
-        tokenizer,
-        max_conversations=max_conversations or (_TERMINAL_CONVERSATIONS if terminal else _PAGE_CONVERSATIONS),
-        max_tokens=max_tokens,
-        seed=seed,
-    )
-
-
-def _name_of(table: Path) -> str:
-    """What to call a table: the strategy of a run's, the file's name of another."""
-    from tokenclean.experiment.finished_run import KEPT
-
-    return table.parent.name if table.name == KEPT and (table.parent.parent / "recipe.yaml").is_file() else table.stem
 
 
 def _print(opened: View, proportion: float | None, by: PaintedBy) -> None:

@@ -183,8 +183,8 @@ def _moved(curated: CuratedPool) -> Table:
         excerpt = " ".join(text.split())
         excerpt = excerpt if len(excerpt) <= _EXCERPT else excerpt[: _EXCERPT - 1] + "…"
         label = f"{first.raw[place]} → {first.labels[place]}"
-        place = f"{Path(conversation.file).name}:{conversation.line}"
-        rows.append((place, label, f"{first.confidence[place]:.2f}", excerpt))
+        row = f"{Path(conversation.file).name}:{conversation.line}"
+        rows.append((row, label, f"{first.confidence[place]:.2f}", excerpt))
     title = f"Conversations whose label by {first.rater} moved most"
     return Table(title, ("row", "label", "confidence", "text"), tuple(rows), text_columns=(0, 3))
 

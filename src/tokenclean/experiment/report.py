@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import yaml
 
-from tokenclean.errors import RunFolderError
+from tokenclean.errors import RecipeError
 from tokenclean.experiment.curate import CURATION
 from tokenclean.experiment.finished_run import FinishedRun
 from tokenclean.experiment.sweep import CELLS
@@ -24,9 +25,9 @@ from tokenclean.report.selection_plots import (
     shares_by_turn,
     source_histograms,
 )
-from tokenclean.report.selection_summary import SelectionSummary, summarize
+from tokenclean.report.selection_summary import SelectionSummary, overlap, summarize
 from tokenclean.report.sweep_plots import sweep_plots
-from tokenclean.report.tables import Table, share_text
+from tokenclean.report.tables import Cell, Table, share_text
 from tokenclean.report.token_spans import SpanDecoder
 from tokenclean.report.training_plots import agreement_plot, forest, heldout_differences, loss_curves, rounds_plot
 from tokenclean.store import MANIFEST, STAGES, read_manifest
@@ -48,13 +49,13 @@ def make_report(
 ) -> Report:
     """Everything that the runs' folders tell. ``decoder``: of a run's tokens; None leaves the tokens out.
 
-    ``strategies``: whose selections are shown, all by default. Raises RunFolderError as ``FinishedRun.tables``, and
-    for a strategy that no run has; MissingExtraError without matplotlib.
+    ``strategies``: whose selections are shown, all by default. Raises RunFolderError as ``FinishedRun.tables``,
+    RecipeError for a strategy that no run has, MissingExtraError without matplotlib.
     """
     known = {name for run in runs for name in run.kept_tables()}
     if unknown := sorted(set(strategies or ()) - known):
         has = f"they have {', '.join(sorted(known))}" if known else "no strategy of theirs selects tokens"
-        raise RunFolderError(f"--strategies: no run has {', '.join(unknown)}; {has}")
+        raise RecipeError(f"--strategies: no run has {', '.join(unknown)}; {has}", "report")
     summaries: dict[str, list[SelectionSummary]] = {}
     for run in runs:
         tables = {name: path for name, path in run.kept_tables().items() if strategies is None or name in strategies}
@@ -68,7 +69,7 @@ def make_report(
     sections = (
         Section("run", "What was run" if len(runs) == 1 else "The runs", tuple(_what_was_run(runs))),
         Section("pool", "The pool", tuple(_pool(runs, summaries))),
-        Section("results", "Results", tuple(_results(runs))),
+        Section("results", "Results", tuple(_results(runs, everything))),
         Section("benchmarks", "On benchmarks", tuple(_comparisons(runs))),
         Section("sweeps", "Sweeps", tuple(_sweeps(runs))),
         Section("scores", "Scores and cuts", tuple(_scores(runs, everything))),
@@ -137,8 +138,6 @@ def _what_was_run(runs: Sequence[FinishedRun]) -> list[Block]:
     if len(runs) > 1:
         blocks += _differing_keys(runs)
     for run in runs:
-        blocks += _times(run, runs)
-    for run in runs:
         recipe = yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True)
         blocks.append(Folded(f"The whole recipe{f' of {run.name}' if len(runs) > 1 else ''}", recipe))
     return blocks
@@ -154,7 +153,7 @@ def _facts(run: FinishedRun) -> dict[str, str]:
     platform = manifest["platform"]
     facts = {
         "finished": manifest["finished"],
-        "took": f"{result['seconds'] / 60:.1f} minutes, without stages found" if result else "",
+        "took": f"{result['seconds'] / 60:.1f} minutes; stages found ready take none" if result else "",
         "base": str(recipe.get("model", {}).get("base", "")),
         "reference": str(recipe.get("model", {}).get("reference") or ""),
         "strategy": str(cleaning.get("strategy", "")),
@@ -239,8 +238,10 @@ def _pool(runs: Sequence[FinishedRun], summaries: Mapping[str, Sequence[Selectio
     return blocks
 
 
-def _results(runs: Sequence[FinishedRun]) -> list[Block]:
+def _results(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSummary]) -> list[Block]:
     blocks: list[Block] = []
+    if sum(run.results is not None for run in runs) > 1:
+        blocks += [_side_by_side(runs), *_overlaps(runs, summaries)]
     for run in runs:
         if run.results is None:
             continue
@@ -252,6 +253,43 @@ def _results(runs: Sequence[FinishedRun]) -> list[Block]:
     return blocks
 
 
+def _side_by_side(runs: Sequence[FinishedRun]) -> Block:
+    """Every run's final models on held-out rows."""
+    measured = [{m["name"]: m for m in run.result.get("measured", []) if not m["name"].startswith(" ")} for run in runs]
+    names = list(dict.fromkeys(name for lines in measured for name in lines))
+
+    def cell(line: Mapping[str, Any] | None) -> str | Cell:
+        if line is None:
+            return "–"
+        difference = line["against_full"] or line["against_base"]
+        if difference is None:
+            return f"{line['loss']:.4f}"
+        control = "full" if line["against_full"] else "base"
+        half = (difference["high"] - difference["low"]) / 2
+        return Cell(f"{line['loss']:.4f}", small=f"{difference['difference']:+.4f} ± {half:.4f} to {control}")
+
+    rows = tuple((name, *(cell(lines.get(name)) for lines in measured)) for name in names)
+    same = len({tuple(run.result.get("heldout_rows", ())) for run in runs}) == 1
+    note = "nats a held-out response token, and below against full tokens (or the base) of the same run, ± 95 %" + (
+        "; all runs have the same held-out rows" if same else "; THE HELD-OUT ROWS DIFFER, so losses do not compare"
+    )
+    columns = ("model", *(run.name for run in runs))
+    return TableBlock("side-by-side", Table("Held-out loss, run beside run", columns, rows, note))
+
+
+def _overlaps(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSummary]) -> list[Block]:
+    """Kept sets of the same strategy in two runs over the same tokens."""
+    rows = []
+    for one, other in combinations([s for s in summaries if s.is_selecting], 2):
+        if one.run != other.run and one.strategy == other.strategy and (shared := overlap(one, other)) is not None:
+            rows.append((one.strategy, one.run, other.run, f"{shared:.3f}"))
+    if not rows:
+        return []
+    columns = ("strategy", "run", "other run", "Jaccard")
+    table = Table("Overlap of the kept sets between runs", columns, tuple(sorted(rows)), text_columns=(0, 1, 2))
+    return [TableBlock("overlap-of-runs", table)]
+
+
 def _heldout(run: FinishedRun, runs: Sequence[FinishedRun]) -> list[Block]:
     measured = run.result["measured"]
     has_full = any(m["against_full"] for m in measured)
@@ -261,7 +299,8 @@ def _heldout(run: FinishedRun, runs: Sequence[FinishedRun]) -> list[Block]:
         return []
     best, difference = min(lines, key=lambda line: line[1]["difference"])
     better = [label for label, d in lines if d["high"] < 0]
-    real = f"{len(better)} of {len(lines)} models are better than {control} by a real difference"
+    count = f"{len(better)} of {len(lines)} models" if better else "No model"
+    real = f"{count} {'are' if len(better) > 1 else 'is'} better than {control} by a real difference"
     title = f"{real}; {best} comes first with {difference['difference']:+.4f} nats"
     name = _name("held-out", run, runs)
     return [PlotBlock(heldout_differences(name, title, lines, control))]
@@ -291,13 +330,13 @@ def _average_differences(run: FinishedRun, runs: Sequence[FinishedRun]) -> list[
         values = [line for line in csv.DictReader(file) if line["task"] == "average" and line["difference"]]
     if not values:
         return []
-    control = STRATEGY_NAMES.get(values[0]["control"], values[0]["control"])
+    control = STRATEGY_NAMES.get(values[0]["minus"], values[0]["minus"])
     rows = [
         (
             STRATEGY_NAMES.get(line["strategy"], line["strategy"]),
             100 * float(line["difference"]),
-            100 * float(line["low"]),
-            100 * float(line["high"]),
+            100 * float(line["low_95"]),
+            100 * float(line["high_95"]),
         )
         for line in values
     ]
@@ -369,7 +408,10 @@ def _kept(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSummary]) ->
         for label, s in labelled
     )
     columns = ("selection", "response tokens", "kept", "share", "rows left empty", "lowest source", "highest source")
-    table = Table("What each selection keeps", columns, rows, text_columns=(0, 5, 6))
+    note = ""
+    if any(s.strategy == _SELF_EVOLVING for s in shown):
+        note = "self_evolving keeps its warm-up split whole, which has no scores; the shares below count it too"
+    table = Table("What each selection keeps", columns, rows, note, text_columns=(0, 5, 6))
     plots = [shares_by_source("kept-by-source", labelled)] if any(len(s.by_source) > 1 for s in shown) else []
     plots += [shares_by_position("kept-by-position", labelled)]
     plots += [plot for plot in [shares_by_turn("kept-by-turn", labelled)] if plot is not None]
@@ -413,7 +455,8 @@ def _training(runs: Sequence[FinishedRun]) -> list[Block]:
             if lines and (model == "model" or strategy == _SELF_EVOLVING):
                 label = strategy if model == "model" else f"{strategy}, {model}"
                 journals[_label(run, runs, label)] = lines
-    return [PlotBlock(loss_curves("training-loss", journals))] if journals else []
+    curves = [PlotBlock(loss_curves("training-loss", journals))] if journals else []
+    return [*curves, *(block for run in runs for block in _times(run, runs))]
 
 
 def _is_number(value: Any) -> bool:

@@ -60,6 +60,9 @@ _STYLE: dict[Any, Any] = {
 }
 _ELEMENT_STYLE = re.compile(r"<style type=\"text/css\">.*?</style>", re.DOTALL)
 _METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+_WIDTH = re.compile(r'<svg [^>]*?width="([\d.]+)pt"', re.DOTALL)
+_MOST_REM, _LEAST_REM = 46, 32
+"""Widths of a wide plot on a page."""
 _NAME = re.compile(r'(\bid="|url\(#|href="#)')
 
 
@@ -82,7 +85,9 @@ class Plot:
         element = _NAME.sub(rf"\g<1>{self.name}-", element)
         for colour, variable in VARIABLES.items():
             element = element.replace(colour, f"var(--{variable})")
-        return element.replace("<svg ", '<svg role="img" aria-hidden="true" focusable="false" ', 1)
+        share = float(_WIDTH.search(element).group(1)) / 72 / WIDE  # pyright: ignore[reportOptionalMemberAccess]
+        size = f"max-width:{_MOST_REM * share:.1f}rem;min-width:{_LEAST_REM * share:.1f}rem"
+        return element.replace("<svg ", f'<svg aria-hidden="true" focusable="false" style="{size}" ', 1)
 
 
 def draw(

@@ -63,8 +63,10 @@ def source_histograms(name: str, label: str, summary: SelectionSummary, threshol
             axes.set_title(f"{_short(source)}: {share_text(summary.by_source[source].value)} kept")
         for axes in list(grid.flat)[len(sources) :]:
             axes.set_axis_off()
-        figure.supxlabel("score (nats)", fontsize=9)
-        figure.supylabel("response tokens", fontsize=9)
+        for axes in grid[-1]:
+            axes.set_xlabel("score (nats)")
+        for line in grid:
+            line[0].set_ylabel("response tokens")
         legend_below(figure)
 
     title = f"{label}: {_extremes(summary.by_source, 'of {} most is kept', 'of {} least')}"
@@ -119,7 +121,7 @@ def shares_by_source(name: str, selections: Sequence[tuple[str, SelectionSummary
 def shares_by_position(name: str, selections: Sequence[tuple[str, SelectionSummary]]) -> Plot:
     """Kept share over the position in the answer, one line a selection."""
     first = selections[0]
-    sentence = _extremes(first[1].by_position, "at position {} of an answer most is kept", "at {} least")
+    sentence = _extremes(first[1].by_position, "at position {} of an answer most is kept", "at position {} least")
     return _lines(
         name,
         f"{first[0]}: {sentence}",
@@ -136,9 +138,10 @@ def shares_by_turn(name: str, selections: Sequence[tuple[str, SelectionSummary]]
     first = selections[0]
     if max(len(summary.by_turn) for _, summary in selections) < 2:
         return None
+    sentence = _extremes(first[1].by_turn, "in answer {} of a conversation most is kept", "in answer {} least")
     return _lines(
         name,
-        f"{first[0]}: {_extremes(first[1].by_turn, 'in answer {} of a conversation most is kept', 'in {} least')}",
+        f"{first[0]}: {sentence}",
         "Answers of a conversation, counted from 1.",
         "answer of the conversation",
         "turn",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,8 @@ class TokenExample:
 class SelectionSummary:
     """``run``, ``strategy``: whose it is. ``by_source``, ``by_turn``, ``by_position``: kept shares; turns count the
     answers of a conversation from 1, positions the tokens of an answer from 1, in the groups 1, 2, 3–4, 5–8, …
-    ``histogram`` and ``source_histograms``: None and empty without scores. ``dropped`` and ``kept``: the tokens of the
+    ``histogram`` and ``source_histograms``: None and empty without scores. ``digest``: of the response tokens, for
+    ``overlap``; ``kept_bits``: which of them are kept, uint8, eight a byte. ``dropped`` and ``kept``: the tokens of the
     vocabulary that stand out (``standing_out``)."""
 
     run: str
@@ -80,6 +82,8 @@ class SelectionSummary:
     by_turn: dict[str, Share]
     by_position: dict[str, Share]
     histogram: ScoreHistogram | None
+    digest: bytes
+    kept_bits: np.ndarray
     source_histograms: dict[str, ScoreHistogram] = field(default_factory=dict)
     dropped: tuple[TokenExample, ...] = ()
     kept: tuple[TokenExample, ...] = ()
@@ -129,6 +133,7 @@ def summarize(
     names = list(sources)
     turns = np.minimum(all_R.turn_R, MOST_TURNS)
     groups = _position_group(all_R.position_R)
+    histogram, of_sources = _histograms(all_R, names)
     summary = SelectionSummary(
         run,
         strategy,
@@ -139,7 +144,10 @@ def summarize(
         _shares(all_R.source_R, all_R.kept_R, names),
         _shares(turns - 1, all_R.kept_R, [*map(str, range(1, MOST_TURNS)), f"{MOST_TURNS}+"]),
         _shares(groups, all_R.kept_R, [_group_name(group) for group in range(int(groups.max(initial=0)) + 1)]),
-        *_histograms(all_R, names),
+        histogram,
+        hashlib.blake2b(all_R.token_R.tobytes() + all_R.row_R.tobytes(), digest_size=16).digest(),
+        np.packbits(all_R.kept_R),
+        of_sources,
     )
     if decoder is None or not summary.is_selecting:
         return summary
@@ -149,6 +157,15 @@ def summarize(
         for tokens, of_kept in zip(chosen, (False, True), strict=True)
     )
     return SelectionSummary(**{**vars(summary), "dropped": dropped, "kept": kept})
+
+
+def overlap(one: SelectionSummary, other: SelectionSummary) -> float | None:
+    """Jaccard overlap of two kept sets; None where they are of different tokens, 1 where both are empty."""
+    if one.digest != other.digest:
+        return None
+    common, either = one.kept_bits & other.kept_bits, one.kept_bits | other.kept_bits
+    count = int(np.bitwise_count(either).sum())
+    return int(np.bitwise_count(common).sum()) / count if count else 1.0
 
 
 def standing_out(token_R: np.ndarray, kept_R: np.ndarray, count: int, *, of_kept: bool) -> np.ndarray:
@@ -279,9 +296,10 @@ def _examples(
                 token,
                 decoder.piece(token),
                 Share(int(of_token.sum()), int((of_token & all_R.kept_R).sum())),
-                spans.text[max(0, start - EXAMPLE_CHARACTERS) : start],
+                ("…" if start > EXAMPLE_CHARACTERS else "") + spans.text[max(0, start - EXAMPLE_CHARACTERS) : start],
                 spans.text[start:end],
-                spans.text[end : end + EXAMPLE_CHARACTERS],
+                spans.text[end : end + EXAMPLE_CHARACTERS]
+                + ("…" if end + EXAMPLE_CHARACTERS < len(spans.text) else ""),
                 names[int(all_R.source_R[place])],
             )
         )
