@@ -28,6 +28,7 @@ COMMANDS = (
     "status",
     "audit",
     "view",
+    "report",
     "pool",
     "rate",
     "curate",

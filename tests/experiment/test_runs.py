@@ -12,7 +12,7 @@ import pytest
 from tokenclean.cleaning import STRATEGIES, Workshop
 from tokenclean.cleaning.workshop import Model, Observer
 from tokenclean.errors import PolicyMismatchError, RecipeError, WeakReferenceError
-from tokenclean.experiment.demo import SUBSET_TOKENS, demo_recipe, run_demo
+from tokenclean.experiment.demo import SUBSET_TOKENS, demo_recipe, run_demo, write_pages
 from tokenclean.experiment.plan import plan
 from tokenclean.experiment.run import run
 from tokenclean.exporting import read_cleaned
@@ -22,6 +22,7 @@ from tokenclean.report.tables import Table
 from tokenclean.scoring import token_losses
 from tokenclean.scoring.engine import Scorer
 from tokenclean.selection import kept_count
+from tokenclean.store import check_stage
 from tokenclean.tokens import read_table
 
 
@@ -325,3 +326,8 @@ def test_demo_on_a_tiny_model(tiny_model_folder: Path, tmp_path: Path):
     assert table["oracle"][2] == "0.0%"
     tokens = read_table(result.folder / "oracle" / "kept.parquet")
     assert 0.9 * SUBSET_TOKENS < len(tokens["input_ids"].values) <= SUBSET_TOKENS
+    notes: list[str] = []
+    view, report = write_pages(recipe, result.folder, notes.append)
+    assert "<title>Tokens of self_evolving and oracle</title>" in view.read_text(encoding="utf-8")
+    assert "Planted noise: what each strategy removed" in report.read_text(encoding="utf-8")
+    assert check_stage(result.folder) == []  # the pages lie beside the results

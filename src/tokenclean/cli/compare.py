@@ -78,4 +78,5 @@ def compare(
     for strategy, reason in result.failed.items():
         out.print(f"- {strategy} failed: {reason}", soft_wrap=True, style="yellow")
     out.print()
+    out.print(f"see it: tokenclean report {loaded.folder}", soft_wrap=True)
     out.print(f"comparison: {result.folder}", soft_wrap=True)

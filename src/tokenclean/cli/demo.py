@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,7 +28,7 @@ def demo(
     noise. Ten to twenty-five minutes on two cores, the fewer where the processor has bf16 instructions.
     """
     from tokenclean.cleaning.workshop import Observer
-    from tokenclean.experiment.demo import demo_recipe, run_demo
+    from tokenclean.experiment.demo import demo_recipe, run_demo, write_pages
 
     quiet_libraries()
     started = time.monotonic()
@@ -37,22 +36,6 @@ def demo(
     result = run_demo(recipe, full=full, observer=Observer(note, progress))
     print_result(result)
     out.print(f"took {(time.monotonic() - started) / 60:.1f} minutes")
-    view, report = write_pages(result.folder, recipe.folder, recipe.cleaning.strategy)
+    view, report = write_pages(recipe, result.folder, note)
     out.print(f"see which tokens {recipe.cleaning.strategy} and the oracle keep: {view}", soft_wrap=True)
     out.print(f"see the whole run: {report}", soft_wrap=True)
-
-
-def write_pages(results: Path, folder: Path, strategy: str) -> tuple[Path, Path]:
-    """The viewer, the strategy beside the oracle, and the report, as pages in the run folder."""
-    from tokenclean.experiment.finished_run import KEPT, find_run
-    from tokenclean.experiment.pages import decoder_of, open_tables, view_title
-    from tokenclean.experiment.report import make_report
-    from tokenclean.report.report_page import write_report
-    from tokenclean.report.viewer import write_page
-
-    view, report = folder / "tokens.html", folder / "report.html"
-    opened = open_tables([results / name / KEPT for name in (strategy, "oracle")])
-    write_page(opened, view, title=view_title(opened))
-    run = find_run(folder)
-    write_report(make_report([run], title="Report of the demo", decoder=lambda run: decoder_of(run, note)), report)
-    return view, report

@@ -62,6 +62,7 @@ def run(
             result = run_experiment(Workshop.open(loaded, observer, store, ranks))
     if ranks.is_first:
         print_result(result)
+        out.print(f"see it: tokenclean view {loaded.folder}; tokenclean report {loaded.folder}", soft_wrap=True)
 
 
 def _say_nothing(text: str) -> None:

@@ -15,7 +15,10 @@ from tokenclean.cleaning.baselines import given_labels
 from tokenclean.cleaning.rows import open_mixture, split_heldout, take_rows, tokens_options
 from tokenclean.cleaning.workshop import Observer
 from tokenclean.errors import PoolError
+from tokenclean.experiment.finished_run import KEPT, find_run
 from tokenclean.experiment.noise import condition_table
+from tokenclean.experiment.pages import decoder_of, open_tables, view_title
+from tokenclean.experiment.report import make_report
 from tokenclean.experiment.results import Measured, kept_share
 from tokenclean.experiment.run import RunResult, run
 from tokenclean.lab import NoiseSettings, NoiseSpan, plant
@@ -24,7 +27,9 @@ from tokenclean.models.loading.load import load_tokenizer, resolve_source
 from tokenclean.pool import Pool
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe, recipe_from
+from tokenclean.report.report_page import write_report
 from tokenclean.report.tables import Table, difference_text, share_text
+from tokenclean.report.viewer import write_page
 from tokenclean.selection import LabelNoise, auroc, label_noise
 from tokenclean.store import Store
 from tokenclean.theory import CorollaryCheck, cleaning_helps
@@ -90,6 +95,19 @@ def run_demo(recipe: Recipe, *, full: bool, observer: Observer | None = None) ->
         return [demo_table(cleaned, measured), condition_table(found, response_tokens)], {"demo.json": document}
 
     return run(workshop, {"oracle": oracle(is_noise)}, finish)
+
+
+def write_pages(recipe: Recipe, results: Path, note: Callable[[str], None]) -> tuple[Path, Path]:
+    """The viewer, the recipe's strategy beside the oracle, and the report, as pages in the run folder.
+
+    Raises MissingExtraError without matplotlib or jinja2.
+    """
+    view, report = recipe.folder / "tokens.html", recipe.folder / "report.html"
+    opened = open_tables([results / name / KEPT for name in (recipe.cleaning.strategy, "oracle")])
+    write_page(opened, view, title=view_title(opened))
+    made = make_report([find_run(recipe.folder)], title="Report of the demo", decoder=lambda run: decoder_of(run, note))
+    write_report(made, report)
+    return view, report
 
 
 def subset(pool: Pool, tokenizer: Any, recipe: Recipe) -> Pool:

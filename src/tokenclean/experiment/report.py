@@ -45,7 +45,6 @@ def make_report(
     title: str,
     decoder: Callable[[FinishedRun], SpanDecoder | None],
     strategies: Sequence[str] | None = None,
-    note: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Everything that the runs' folders tell. ``decoder``: of a run's tokens; None leaves the tokens out.
 
@@ -61,7 +60,6 @@ def make_report(
         tables = {name: path for name, path in run.kept_tables().items() if strategies is None or name in strategies}
         scored = _first_scored(run, list(tables))
         for name, path in tables.items():
-            note(f"reading {path}")
             of_tokens = decoder(run) if name == scored else None
             found = summarize(path, run.name, name, of_tokens, examples=EXAMPLES)
             summaries.setdefault(run.name, []).append(found)
@@ -358,9 +356,9 @@ def _sweeps(runs: Sequence[FinishedRun]) -> list[Block]:
         if run.sweep is None:
             continue
         prefix = f"{run.name}: " if len(runs) > 1 else ""
-        cells = run.document(run.sweep, CELLS) if (run.sweep / CELLS).is_file() else []
-        blocks += [PlotBlock(plot) for plot in sweep_plots(_name("sweep", run, runs), cells)]
-        for number, table in enumerate(run.tables(run.sweep), start=1):
+        tables = run.tables(run.sweep)
+        blocks += [PlotBlock(plot) for plot in sweep_plots(_name("sweep", run, runs), **run.document(run.sweep, CELLS))]
+        for number, table in enumerate(tables, start=1):
             blocks.append(TableBlock(_name("sweep-table", run, runs, str(number)), _titled(table, prefix)))
     return blocks
 

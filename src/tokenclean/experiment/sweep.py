@@ -201,8 +201,9 @@ def cells_table(cells: Sequence[Cell], comparison: Comparison | None) -> Table:
     )
 
 
-def cells_document(cells: Sequence[Cell], comparison: Comparison | None) -> list[dict[str, Any]]:
-    """Every cell's figures, unrounded, for a report; of a failed one only why."""
+def cells_document(cells: Sequence[Cell], comparison: Comparison | None) -> dict[str, Any]:
+    """Every cell's figures, unrounded, for a report, of a failed one only why; and the base's average."""
+    base = comparison and comparison.averages[BASE]
     document = []
     for cell in cells:
         average = comparison.averages.get(cell.name) if comparison and not cell.failure else None
@@ -216,7 +217,7 @@ def cells_document(cells: Sequence[Cell], comparison: Comparison | None) -> list
                 "average": average and {"value": average.value, "error": average.error},
             }
         )
-    return document
+    return {"base": base and {"value": base.value, "error": base.error}, "cells": document}
 
 
 def check_plot(axes: Sequence[Axis], file: Path) -> None:
