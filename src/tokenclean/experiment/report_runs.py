@@ -1,0 +1,115 @@
+"""A report's words on the runs themselves: recipe, machine, time; and how it names what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from tokenclean.experiment.finished_run import FinishedRun
+from tokenclean.report.report_page import Block, Folded, TableBlock, Text, slug
+from tokenclean.report.tables import Table
+from tokenclean.store import MANIFEST, STAGES, read_manifest
+
+
+def label_of(run: FinishedRun, runs: Sequence[FinishedRun], strategy: str) -> str:
+    """What to call a strategy: with its run where there are several."""
+    return strategy if len(runs) == 1 else f"{run.name}: {strategy}"
+
+
+def name_of(kind: str, run: FinishedRun, runs: Sequence[FinishedRun], *parts: str) -> str:
+    """Of a plot or table: for files and links."""
+    return slug("-".join([kind, *([run.name] if len(runs) > 1 else []), *parts]))
+
+
+def titled(table: Table, prefix: str) -> Table:
+    """The table with a longer title."""
+    return Table(f"{prefix}{table.title}", table.columns, table.rows, table.note, table.text_columns, table.sections)
+
+
+def what_was_run(runs: Sequence[FinishedRun]) -> list[Block]:
+    """Recipe, machine and time; of several runs the keys in which the recipes differ; every recipe as a whole."""
+    facts = [_facts(run) for run in runs]
+    names = list(dict.fromkeys(name for found in facts for name in found))
+    rows = tuple((name, *(found.get(name, "–") for found in facts)) for name in names)
+    columns = ("", *(run.name for run in runs))
+    texts = tuple(range(len(columns)))
+    blocks: list[Block] = [TableBlock("runs", Table("Recipe, machine and time", columns, rows, text_columns=texts))]
+    if len(runs) > 1:
+        blocks += _differing_keys(runs)
+    for run in runs:
+        recipe = yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True)
+        blocks.append(Folded(f"The whole recipe{f' of {run.name}' if len(runs) > 1 else ''}", recipe))
+    return blocks
+
+
+def _facts(run: FinishedRun) -> dict[str, str]:
+    recipe, result = run.recipe, run.result
+    cleaning, training = recipe.get("cleaning", {}), recipe.get("training", {})
+    place = run.results or run.comparison or run.sweep
+    assert place is not None
+    manifest = run.manifest(place)
+    packages = manifest["packages"]
+    platform = manifest["platform"]
+    facts = {
+        "finished": manifest["finished"],
+        "took": f"{result['seconds'] / 60:.1f} minutes; stages found ready take none" if result else "",
+        "base": str(recipe.get("model", {}).get("base", "")),
+        "reference": str(recipe.get("model", {}).get("reference") or ""),
+        "strategy": str(cleaning.get("strategy", "")),
+        "measured": ", ".join(m["name"].strip() for m in result.get("measured", [])),
+        "kept proportion k": f"{cleaning['proportion']:g}" if "proportion" in cleaning else "",
+        "level": str(cleaning.get("level", "")),
+        "seed": str(recipe.get("seed", "")),
+        "learning rate": f"{training['learning_rate']:g}" if "learning_rate" in training else "",
+        "batch": str(training.get("batch_size", "")),
+        "epochs": str(training.get("epochs", "")),
+        "precision of scores": str(recipe.get("scoring", {}).get("precision", "")),
+        "precision of training": str(training.get("precision", "")),
+        "machine": f"{platform['system']} {platform['machine']}, {platform['processors']} processors",
+        "software": ", ".join(f"{name} {version}" for name, version in packages.items()),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _differing_keys(runs: Sequence[FinishedRun]) -> list[Block]:
+    flat = [dict(_flattened(run.recipe)) for run in runs]
+    keys = list(dict.fromkeys(key for recipe in flat for key in recipe))
+    differing = [key for key in keys if len({recipe.get(key) for recipe in flat}) > 1]
+    rows = tuple((key, *(recipe.get(key, "–") for recipe in flat)) for key in differing)
+    if not rows:
+        return [Text("The runs have the same recipe.")]
+    columns = ("key", *(run.name for run in runs))
+    table = Table("Keys in which the recipes differ", columns, rows, text_columns=tuple(range(len(columns))))
+    return [TableBlock("differing-keys", table)]
+
+
+def _flattened(values: Any, prefix: str = "") -> list[tuple[str, str]]:
+    if isinstance(values, Mapping) and values:
+        return [pair for key, value in values.items() for pair in _flattened(value, f"{prefix}{key}.")]
+    return [(prefix.removesuffix("."), yaml.safe_dump(values, default_flow_style=True).strip().removesuffix("\n..."))]
+
+
+def times(run: FinishedRun, runs: Sequence[FinishedRun]) -> list[Block]:
+    """Where the time went, by the stages that the results used and that are still there."""
+    if run.results is None:
+        return []
+    stages = run.results.parent.parent / STAGES
+    used = [*run.result["stages"]["made"], *run.result["stages"]["reused"]]
+    seconds: dict[str, list[float]] = {}
+    for name in used:
+        if (stages / name / MANIFEST).is_file():
+            manifest = read_manifest(stages / name)
+            what = manifest["results"].get("what", "")
+            kind = f"training {what}" if manifest["stage"] == "training" else manifest["stage"]
+            seconds.setdefault(kind, []).append(manifest["seconds"])
+    rows = tuple(
+        (kind, str(len(found)), f"{sum(found) / 60:.1f}")
+        for kind, found in sorted(seconds.items(), key=lambda pair: -sum(pair[1]))
+    )
+    if not rows:
+        return []
+    title = f"Where the time went{f', {run.name}' if len(runs) > 1 else ''}"
+    note = "Of every stage that these results rest on, whenever it was made; losses: passes of a model over a split."
+    return [TableBlock(name_of("times", run, runs), Table(title, ("stage", "stages", "minutes"), rows, note))]
