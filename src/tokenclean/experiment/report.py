@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,18 +107,33 @@ def _verdict(difference: Mapping[str, float]) -> str:
 
 
 def _training(runs: Sequence[FinishedRun]) -> list[Block]:
+    """Loss curves of every final model, and of the rounds of self-evolving cleaning one after another; then times."""
     journals: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         if run.results is None:
             continue
-        for path in sorted(run.results.glob(f"*/*/{JOURNAL}")):
-            strategy, model = path.parent.parent.name, path.parent.name
-            lines = [line for line in read_journal(path) if _is_number(line.get("loss"))]
-            if lines and (model == "model" or strategy == _SELF_EVOLVING):
-                label = strategy if model == "model" else f"{strategy}, {model}"
-                journals[label_of(run, runs, label)] = lines
+        for path in sorted(run.results.glob(f"*/model/{JOURNAL}")):
+            strategy = path.parent.parent.name
+            rounds = run.result.get("rounds") if strategy == _SELF_EVOLVING else None
+            lines = _losses(path) if rounds is None else _losses_of_rounds(path.parent.parent, rounds)
+            if lines:
+                journals[label_of(run, runs, strategy)] = lines
     curves = [PlotBlock(loss_curves("training-loss", journals))] if journals else []
     return [*curves, *(block for run in runs for block in times(run, runs))]
+
+
+def _losses(journal: Path) -> list[dict[str, Any]]:
+    return [line for line in read_journal(journal) if _is_number(line.get("loss"))]
+
+
+def _losses_of_rounds(folder: Path, rounds: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The steps of every round that led to the output, numbered through."""
+    names = [line["model"] for line in rounds["lines"] if "split" in line and not line["is_rolled_back"]]
+    lines: list[dict[str, Any]] = []
+    for name in [*names[:-1], "model"]:
+        done = lines[-1]["step"] if lines else 0
+        lines += [{**line, "step": done + line["step"]} for line in _losses(folder / name / JOURNAL)]
+    return lines
 
 
 def _is_number(value: Any) -> bool:

@@ -54,7 +54,7 @@ def _facts(run: FinishedRun) -> dict[str, str]:
     platform = manifest["platform"]
     facts = {
         "finished": manifest["finished"],
-        "took": f"{result['seconds'] / 60:.1f} minutes; stages found ready take none" if result else "",
+        "stages took": f"{sum(map(sum, stage_seconds(run).values())) / 60:.1f} minutes" if stage_seconds(run) else "",
         "base": str(recipe.get("model", {}).get("base", "")),
         "reference": str(recipe.get("model", {}).get("reference") or ""),
         "strategy": str(cleaning.get("strategy", "")),
@@ -91,22 +91,26 @@ def _flattened(values: Any, prefix: str = "") -> list[tuple[str, str]]:
     return [(prefix.removesuffix("."), yaml.safe_dump(values, default_flow_style=True).strip().removesuffix("\n..."))]
 
 
-def times(run: FinishedRun, runs: Sequence[FinishedRun]) -> list[Block]:
-    """Where the time went, by the stages that the results used and that are still there."""
+def stage_seconds(run: FinishedRun) -> dict[str, list[float]]:
+    """Kind of stage, trainings by name -> seconds of each that the results used and that is still there."""
     if run.results is None:
-        return []
+        return {}
     stages = run.results.parent.parent / STAGES
-    used = [*run.result["stages"]["made"], *run.result["stages"]["reused"]]
     seconds: dict[str, list[float]] = {}
-    for name in used:
+    for name in [*run.result["stages"]["made"], *run.result["stages"]["reused"]]:
         if (stages / name / MANIFEST).is_file():
             manifest = read_manifest(stages / name)
             what = manifest["results"].get("what", "")
             kind = f"training {what}" if manifest["stage"] == "training" else manifest["stage"]
             seconds.setdefault(kind, []).append(manifest["seconds"])
+    return seconds
+
+
+def times(run: FinishedRun, runs: Sequence[FinishedRun]) -> list[Block]:
+    """Where the time went, by kind of stage; nothing where the stages are gone."""
     rows = tuple(
         (kind, str(len(found)), f"{sum(found) / 60:.1f}")
-        for kind, found in sorted(seconds.items(), key=lambda pair: -sum(pair[1]))
+        for kind, found in sorted(stage_seconds(run).items(), key=lambda pair: -sum(pair[1]))
     )
     if not rows:
         return []

@@ -80,6 +80,7 @@ def what_was_kept(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSumm
     if not shown:
         return []
     labelled = [(label_of(next(r for r in runs if r.name == s.run), runs, s.strategy), s) for s in shown]
+    has_sources = any(len(s.by_source) > 1 for s in shown)
     rows = tuple(
         (
             label,
@@ -87,16 +88,17 @@ def what_was_kept(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSumm
             f"{s.total.kept:,}",
             share_text(s.total.value),
             f"{s.emptied_rows:,}",
-            *_source_range(s),
+            *(_source_range(s) if has_sources else ()),
         )
         for label, s in labelled
     )
-    columns = ("selection", "response tokens", "kept", "share", "rows left empty", "lowest source", "highest source")
+    columns = ("selection", "response tokens", "kept", "share", "rows left empty")
+    columns += ("lowest source", "highest source") if has_sources else ()
     note = ""
     if any(s.strategy == _SELF_EVOLVING for s in shown):
         note = "self_evolving keeps its warm-up split whole, which has no scores; the shares below count it too"
     table = Table("What each selection keeps", columns, rows, note, text_columns=(0, 5, 6))
-    plots = [shares_by_source("kept-by-source", labelled)] if any(len(s.by_source) > 1 for s in shown) else []
+    plots = [shares_by_source("kept-by-source", labelled)] if has_sources else []
     plots += [shares_by_position("kept-by-position", labelled)]
     plots += [plot for plot in [shares_by_turn("kept-by-turn", labelled)] if plot is not None]
     return [TableBlock("selections", table), *map(PlotBlock, plots)]

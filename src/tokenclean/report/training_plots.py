@@ -36,7 +36,8 @@ def loss_curves(name: str, journals: Mapping[str, Sequence[Mapping[str, Any]]]) 
     title = f"{longest}: the loss of the trained tokens goes from {start:.3f} to {end:.3f} nats"
     note = (
         "Each model over the tokens that it was trained on, so curves of different selections do not compare: a "
-        "selection that keeps hard tokens has a higher loss. Thick: smoothed, thin: each step."
+        "selection that keeps hard tokens has a higher loss. Thick: smoothed, thin: each step. Of self_evolving the "
+        "rounds one after another."
     )
     rows = [(label, line["step"], line["loss"]) for label, lines in journals.items() for line in lines]
     return draw(name, title, note, ("model", "step", "loss"), rows, paint, size=(WIDE, 3.2))
