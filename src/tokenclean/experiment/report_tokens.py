@@ -31,7 +31,7 @@ def pool(runs: Sequence[FinishedRun], summaries: Mapping[str, Sequence[Selection
         if found and found[0].statistics not in told:
             told.append(found[0].statistics)
             base = run.recipe.get("model", {}).get("base", "the base")
-            table = statistics_table(found[0].statistics, str(base).rstrip("/").rpartition("/")[2])
+            table = statistics_table(found[0].statistics, str(base))
             blocks.append(TableBlock(name_of("pool", run, runs), table))
         counts = run.result.get("counts")
         if counts:

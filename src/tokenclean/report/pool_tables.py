@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import PurePath
 
 from tokenclean.pool import FILTERS, Contamination, Mixture
 from tokenclean.report.tables import Table, share_text
@@ -22,8 +23,8 @@ _MIXTURE_NOTE = "left out by each filter, in the order in which they were applie
 _SHOWN_CHARACTERS = 60
 
 
-def statistics_table(statistics: PoolStatistics, tokens_of: str) -> Table:
-    """The paper's Table 4. ``tokens_of``: whose tokens they are, in words, for the title.
+def statistics_table(statistics: PoolStatistics, model: str) -> Table:
+    """The paper's Table 4. ``model``: whose tokens they are, a Hub id or a folder; the title has its last part.
 
     Prompt, completion and overall are mean tokens a row. A last line tells of all sources where there are several.
     """
@@ -38,7 +39,7 @@ def statistics_table(statistics: PoolStatistics, tokens_of: str) -> Table:
     if total.without_target:
         notes.append(f"{total.without_target:,} rows without a response token left out")
     rows = tuple(_statistics_row(statistics, line) for line in lines)
-    return Table(f"Statistics of the pool, in tokens of {tokens_of}", _COLUMNS, rows, "; ".join(notes))
+    return Table(f"Statistics of the pool, in tokens of {PurePath(model).name}", _COLUMNS, rows, "; ".join(notes))
 
 
 def _statistics_row(statistics: PoolStatistics, line: SourceStatistics) -> tuple[str, ...]:
