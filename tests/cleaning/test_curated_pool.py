@@ -14,7 +14,9 @@ from tokenclean.cleaning import STRATEGIES, Workshop, curation
 from tokenclean.ds2 import select_best
 from tokenclean.errors import RecipeError
 from tokenclean.experiment.curate import curate
+from tokenclean.experiment.finished_run import find_run
 from tokenclean.experiment.plan import plan
+from tokenclean.experiment.report import make_report
 from tokenclean.experiment.run import run
 from tokenclean.pool import load_pool
 from tokenclean.recipe import Recipe, recipe_from
@@ -159,6 +161,8 @@ def test_curate_tells_what_changed_and_writes_every_row(recipe):
     assert rows["rank"].null_count == 60 - DS2_ROWS
     document = json.loads((result.folder / "curation.json").read_text(encoding="utf-8"))
     assert [sum(told[when]) for told in document["raters"] for when in ("before", "after")] == [60] * 4
+    told = make_report([find_run(recipe.folder)], title="Ratings", decoder=lambda run: None)
+    assert [plot.name for plot in told.plots] == ["ratings", "transition"]
     for name in ("ratings", "transition"):
         assert (result.folder / f"{name}.svg").read_text(encoding="utf-8").startswith("<?xml")
         assert (result.folder / f"{name}.csv").read_text(encoding="utf-8").startswith("rater,")

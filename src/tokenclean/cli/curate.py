@@ -33,4 +33,5 @@ def curate(recipe: RecipeArgument, set_: SetOption = None) -> None:
         out.print()
     for sentence in result.sentences:
         out.print(sentence, soft_wrap=True)
+    out.print(f"see it: tokenclean report {loaded.folder}", soft_wrap=True)
     out.print(f"curation: {result.folder}", soft_wrap=True)

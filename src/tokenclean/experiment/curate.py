@@ -69,6 +69,8 @@ def curate(recipe: Recipe, store: Store, observer: Observer | None = None) -> Cu
         temporary.write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
     document = curation_document(curated, count)
     write_json(folder / CURATION, document)
+    with atomic_path(folder / "recipe.yaml") as temporary:
+        temporary.write_text(recipe.to_yaml(), encoding="utf-8")
     _plots(document, folder, observer)
     return CurateResult(folder, curated, tuple(tables), tuple(_sentences(curated, selection)))
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from tokenclean.errors import RecipeError, RunFolderError, TableError
+from tokenclean.experiment.curate import CURATION
 from tokenclean.experiment.results import LATEST, TABLES
 from tokenclean.report.tables import Table
 from tokenclean.store import MANIFEST, RESULTS, STAGES, check_stage, read_manifest
@@ -22,21 +23,21 @@ KEPT = "kept.parquet"
 @dataclass(frozen=True)
 class FinishedRun:
     """``name``: for a reader; ``place``: the run folder, or the one folder that was given; ``results``,
-    ``comparison``, ``sweep``: the last of each, whole, or None."""
+    ``comparison``, ``sweep``: the last of each, whole, or None; ``curation``: what ``tokenclean curate`` wrote.
+    """
 
     name: str
     place: Path
     results: Path | None = None
     comparison: Path | None = None
     sweep: Path | None = None
+    curation: Path | None = None
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """As the results, else the comparison or the sweep, were made with it."""
-        for folder in (self.results, self.comparison):
-            if folder is not None:
-                return recipe_of(folder)
-        return {} if self.sweep is None else self.document(self.sweep, "sweep.json")["recipe"]
+        """As the results, else the comparison, the sweep or the curation, were made with it."""
+        folders = (self.results, self.comparison, self.sweep, self.curation)
+        return recipe_of(next(folder for folder in folders if folder is not None))
 
     @cached_property
     def result(self) -> dict[str, Any]:
@@ -85,11 +86,10 @@ def find_run(place: Path) -> FinishedRun:
         return FinishedRun(name, place, **{stage: place})
     results = results_of(place) if (place / LATEST).is_file() else None
     comparison, sweep = (_newest(place, stage) for stage in ("comparison", "sweep"))
-    if results is None and comparison is None and sweep is None:
-        raise RunFolderError(
-            f"{place}: holds no results; `tokenclean run`, `tokenclean compare` and `tokenclean sweep` make them"
-        )
-    return FinishedRun(name, place, results, comparison, sweep)
+    curation = place / "curation" if (place / "curation" / CURATION).is_file() else None
+    if results is None and comparison is None and sweep is None and curation is None:
+        raise RunFolderError(f"{place}: holds no results; `tokenclean run`, `compare`, `sweep` and `curate` make them")
+    return FinishedRun(name, place, results, comparison, sweep, curation)
 
 
 def results_of(run: Path) -> Path:

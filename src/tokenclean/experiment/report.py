@@ -155,11 +155,11 @@ def _rounds(runs: Sequence[FinishedRun]) -> list[Block]:
 def _curation(runs: Sequence[FinishedRun]) -> list[Block]:
     blocks: list[Block] = []
     for run in runs:
-        places = [run.results / CURATION] if run.results is not None else []
-        path = next((path for path in [*places, run.place / "curation" / CURATION] if path.is_file()), None)
-        if path is None:
+        folders = [folder for folder in (run.results, run.curation) if folder is not None]
+        folder = next((folder for folder in folders if (folder / CURATION).is_file()), None)
+        if folder is None:
             continue
-        document = run.document(path.parent, path.name)
+        document = run.document(folder, CURATION)
         prefix = f"{run.name}: " if len(runs) > 1 else ""
         blocks.append(PlotBlock(ratings_plot(name_of("ratings", run, runs), document["raters"])))
         blocks.append(PlotBlock(transition_plot(name_of("transition", run, runs), document["raters"])))

@@ -48,12 +48,10 @@ def _facts(run: FinishedRun) -> dict[str, str]:
     recipe, result = run.recipe, run.result
     cleaning, training = recipe.get("cleaning", {}), recipe.get("training", {})
     place = run.results or run.comparison or run.sweep
-    assert place is not None
-    manifest = run.manifest(place)
-    packages = manifest["packages"]
-    platform = manifest["platform"]
+    manifest = {} if place is None else run.manifest(place)
+    packages, platform = manifest.get("packages", {}), manifest.get("platform")
     facts = {
-        "finished": manifest["finished"],
+        "finished": manifest.get("finished", ""),
         "stages took": f"{sum(map(sum, stage_seconds(run).values())) / 60:.1f} minutes" if stage_seconds(run) else "",
         "base": str(recipe.get("model", {}).get("base", "")),
         "reference": str(recipe.get("model", {}).get("reference") or ""),
@@ -67,7 +65,9 @@ def _facts(run: FinishedRun) -> dict[str, str]:
         "epochs": str(training.get("epochs", "")),
         "precision of scores": str(recipe.get("scoring", {}).get("precision", "")),
         "precision of training": str(training.get("precision", "")),
-        "machine": f"{platform['system']} {platform['machine']}, {platform['processors']} processors",
+        "machine": f"{platform['system']} {platform['machine']}, {platform['processors']} processors"
+        if platform
+        else "",
         "software": ", ".join(f"{name} {version}" for name, version in packages.items()),
     }
     return {name: value for name, value in facts.items() if value}

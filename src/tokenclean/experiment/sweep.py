@@ -154,6 +154,7 @@ def sweep(
             (folder / f"table-{number}.tex").write_text(table.to_latex(f"tab:sweep-{number}"), encoding="utf-8")
         if comparison is not None:
             (folder / "values.csv").write_text(table_1_values(comparison), encoding="utf-8")
+        (folder / "recipe.yaml").write_text(good[0].to_yaml(), encoding="utf-8")
         write_json(folder / "sweep.json", inputs)
         return {"what": f"sweep of {len(cells)} cells"}
 
