@@ -16,7 +16,7 @@ from tokenclean.errors import RecipeError
 from tokenclean.experiment.curate import curate
 from tokenclean.experiment.finished_run import find_run
 from tokenclean.experiment.plan import plan
-from tokenclean.experiment.report import make_report
+from tokenclean.experiment.reporting.report import make_report
 from tokenclean.experiment.run import run
 from tokenclean.pool import load_pool
 from tokenclean.recipe import Recipe, recipe_from

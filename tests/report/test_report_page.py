@@ -13,8 +13,17 @@ import numpy as np
 import pytest
 from viewer_tables import byte_level, prose, table_of
 
-from tokenclean.report.curation_plots import ratings_plot, transition_plot
-from tokenclean.report.plotting import SERIES, VARIABLES, Plot
+from tokenclean.report.plots.ratings import ratings_plot, transition_plot
+from tokenclean.report.plots.selections import (
+    score_histogram,
+    shares_by_position,
+    shares_by_source,
+    shares_by_turn,
+    source_histograms,
+)
+from tokenclean.report.plots.style import SERIES, VARIABLES, Plot
+from tokenclean.report.plots.sweeps import sweep_plots
+from tokenclean.report.plots.trainings import agreement_plot, heldout_differences, loss_curves, rounds_plot
 from tokenclean.report.report_page import (
     Folded,
     PlotBlock,
@@ -28,18 +37,9 @@ from tokenclean.report.report_page import (
     write_figures,
     write_report,
 )
-from tokenclean.report.selection_plots import (
-    score_histogram,
-    shares_by_position,
-    shares_by_source,
-    shares_by_turn,
-    source_histograms,
-)
 from tokenclean.report.selection_summary import SelectionSummary, summarize
-from tokenclean.report.sweep_plots import sweep_plots
 from tokenclean.report.tables import Cell, Table
 from tokenclean.report.token_spans import SpanDecoder
-from tokenclean.report.training_plots import agreement_plot, heldout_differences, loss_curves, rounds_plot
 from tokenclean.tokens import write_table
 
 HOSTILE = "<script>alert(1)</script></style></textarea>\u202e & \"quoted\" 'single' {{ 7 * 7 }}"

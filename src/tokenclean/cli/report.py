@@ -43,7 +43,7 @@ def report(
     """
     from tokenclean.experiment.finished_run import find_run
     from tokenclean.experiment.pages import decoder_of, with_names
-    from tokenclean.experiment.report import make_report
+    from tokenclean.experiment.reporting.report import make_report
     from tokenclean.report.report_page import write_figures, write_report
 
     quiet_libraries()

@@ -19,7 +19,7 @@ from tokenclean.ds2.agreement import pair_agreements, shared_selection
 from tokenclean.ds2.corrections import neighbour_votes
 from tokenclean.errors import MissingExtraError
 from tokenclean.recipe import Recipe
-from tokenclean.report.curation_plots import ratings_plot, transition_plot
+from tokenclean.report.plots.ratings import ratings_plot, transition_plot
 from tokenclean.report.tables import Table, share_text
 from tokenclean.store import Store, atomic_path, write_json
 

@@ -18,7 +18,7 @@ from tokenclean.errors import PoolError
 from tokenclean.experiment.finished_run import KEPT, find_run
 from tokenclean.experiment.noise import condition_table
 from tokenclean.experiment.pages import decoder_of, open_tables, view_title
-from tokenclean.experiment.report import make_report
+from tokenclean.experiment.reporting.report import make_report
 from tokenclean.experiment.results import Measured, kept_share
 from tokenclean.experiment.run import RunResult, run
 from tokenclean.lab import NoiseSettings, NoiseSpan, plant

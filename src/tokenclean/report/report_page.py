@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from tokenclean.report.pages import render, write_text
-from tokenclean.report.plotting import Plot
+from tokenclean.report.plots.style import Plot
 from tokenclean.report.selection_summary import TokenExample
 from tokenclean.report.tables import Table
 from tokenclean.store import atomic_path

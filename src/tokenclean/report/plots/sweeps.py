@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tokenclean.report.plotting import FAINT, WIDE, Plot, draw, series_style
+from tokenclean.report.plots.style import FAINT, WIDE, Plot, draw, series_style
 
 
 def sweep_plots(name: str, cells: Sequence[Mapping[str, Any]], base: Mapping[str, float] | None = None) -> list[Plot]:

@@ -11,15 +11,15 @@ import numpy as np
 from tokenclean.errors import RecipeError
 from tokenclean.experiment.curate import CURATION
 from tokenclean.experiment.finished_run import FinishedRun
-from tokenclean.experiment.report_results import comparisons, results, sweeps
-from tokenclean.experiment.report_runs import label_of, name_of, times, titled, what_was_run
-from tokenclean.experiment.report_tokens import pool, scores, standing_out, what_was_kept
-from tokenclean.report.curation_plots import ratings_plot, transition_plot
+from tokenclean.experiment.reporting.results import comparisons, results, sweeps
+from tokenclean.experiment.reporting.runs import label_of, name_of, times, titled, what_was_run
+from tokenclean.experiment.reporting.tokens import pool, scores, standing_out, what_was_kept
+from tokenclean.report.plots.ratings import ratings_plot, transition_plot
+from tokenclean.report.plots.trainings import agreement_plot, loss_curves, rounds_plot
 from tokenclean.report.report_page import Block, PlotBlock, Report, Section, TableBlock
 from tokenclean.report.selection_summary import SelectionSummary, summarize
 from tokenclean.report.tables import Table, share_text
 from tokenclean.report.token_spans import SpanDecoder
-from tokenclean.report.training_plots import agreement_plot, loss_curves, rounds_plot
 from tokenclean.training.journal import JOURNAL, read_journal
 
 EXAMPLES = 15

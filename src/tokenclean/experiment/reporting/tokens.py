@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenclean.experiment.finished_run import FinishedRun
-from tokenclean.experiment.report_runs import label_of, name_of
-from tokenclean.report.pool_tables import statistics_table
-from tokenclean.report.report_page import Block, PlotBlock, TableBlock, Text, TokensBlock
-from tokenclean.report.selection_plots import (
+from tokenclean.experiment.reporting.runs import label_of, name_of
+from tokenclean.report.plots.selections import (
     score_histogram,
     shares_by_position,
     shares_by_source,
     shares_by_turn,
     source_histograms,
 )
+from tokenclean.report.pool_tables import statistics_table
+from tokenclean.report.report_page import Block, PlotBlock, TableBlock, Text, TokensBlock
 from tokenclean.report.selection_summary import SelectionSummary
 from tokenclean.report.tables import Table, share_text
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tokenclean.report.plotting import DROPPED, KEPT, WIDE, Plot, draw, legend_below
-from tokenclean.report.training_plots import heat_map
+from tokenclean.report.plots.style import DROPPED, KEPT, WIDE, Plot, draw, legend_below
+from tokenclean.report.plots.trainings import heat_map
 
 
 def ratings_plot(name: str, raters: Sequence[Mapping[str, Any]]) -> Plot:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenclean.report.plotting import FAINT, NARROW, WIDE, Plot, draw, legend_below, series_style
+from tokenclean.report.plots.style import FAINT, NARROW, WIDE, Plot, draw, legend_below, series_style
 
 _SMOOTHED_STEPS = 20
 """A curve is smoothed where a training has more steps: exponential mean over a twentieth of them."""

@@ -8,14 +8,14 @@ from itertools import combinations
 from typing import Any
 
 from tokenclean.experiment.finished_run import FinishedRun
-from tokenclean.experiment.report_runs import name_of, titled
+from tokenclean.experiment.reporting.runs import name_of, titled
 from tokenclean.experiment.sweep import CELLS
 from tokenclean.experiment.table_1 import STRATEGY_NAMES
+from tokenclean.report.plots.sweeps import sweep_plots
+from tokenclean.report.plots.trainings import forest, heldout_differences
 from tokenclean.report.report_page import Block, PlotBlock, TableBlock, Text
 from tokenclean.report.selection_summary import SelectionSummary, overlap
-from tokenclean.report.sweep_plots import sweep_plots
 from tokenclean.report.tables import Cell, Table
-from tokenclean.report.training_plots import forest, heldout_differences
 
 
 def results(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSummary]) -> list[Block]:

@@ -1,0 +1,1 @@
+"""Plots in one style, with their data as CSV."""
