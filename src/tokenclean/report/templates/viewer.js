@@ -620,11 +620,11 @@
     state.selected = { side, span: s };
     setStop(side, s);
     if (focus) stop.focus({ preventScroll: true });
+    showFacts(s); // its panel may cover the foot of the page, and be higher than without a token
     const box = stop.getBoundingClientRect();
     const foot = getComputedStyle($("token")).position === "fixed" ? $("token").offsetHeight : 0;
     const head = $("main").getBoundingClientRect().top < 0 ? document.querySelector(".cut").offsetHeight : 0;
     if (box.top < head || box.bottom > innerHeight - foot) stop.scrollIntoView({ block: "center" });
-    showFacts(s);
     if (speak) say(factWords(s));
     remember();
   };
@@ -676,6 +676,7 @@
       }
     }
     $("token-facts").replaceChildren(...parts);
+    document.body.dataset.token = s < 0 ? "none" : "one";
   };
 
   const factWords = (s) => {
