@@ -14,7 +14,7 @@ from tokenclean.cli.options import TrustOption
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Run folders, or folders of results, a comparison or a sweep."),
+        typer.Argument(metavar="RUN", help="Run folders, or folders of results, a comparison or a sweep."),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The page to write; by default RUN's name and -report.html.")
@@ -32,10 +32,11 @@ def report(
     title: Annotated[str | None, typer.Option(help="Of the page.")] = None,
     trust_remote_code: TrustOption = None,
 ) -> None:
-    """Write one page on finished runs: what was run, the pool, results with intervals, scores and cuts, what was kept
-    by source, turn and position, the tokens that stand out, loss curves and self-evolving rounds.
+    """Write one page on finished runs: results with intervals, what was kept and dropped, plots with their data.
 
-    Of a run folder its last results, comparison and sweep are told. Several runs stand side by side, and the keys in
+    It tells what was run, the pool, scores and cuts, kept shares by source, turn and position, the tokens that stand
+    out, loss curves, self-evolving rounds and corrected ratings: of a run folder its last results, comparison, sweep and
+    curation. Several runs stand side by side, and the keys in
     which their recipes differ are listed. The page works from disk and loads nothing; every plot and table has its data
     as CSV beside it.
 
