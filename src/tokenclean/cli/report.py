@@ -35,10 +35,9 @@ def report(
     """Write one page on finished runs: results with intervals, what was kept and dropped, plots with their data.
 
     It tells what was run, the pool, scores and cuts, kept shares by source, turn and position, the tokens that stand
-    out, loss curves, self-evolving rounds and corrected ratings: of a run folder its last results, comparison, sweep and
-    curation. Several runs stand side by side, and the keys in
-    which their recipes differ are listed. The page works from disk and loads nothing; every plot and table has its data
-    as CSV beside it.
+    out, loss curves, self-evolving rounds and corrected ratings: of a run folder its last results, comparison, sweep
+    and curation. Several runs stand side by side, and the keys in which their recipes differ are listed. The page works
+    from disk and loads nothing; every plot and table has its data as CSV beside it.
 
     Example: tokenclean report runs/quick runs/other -o report.html
     """
