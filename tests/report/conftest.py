@@ -17,9 +17,12 @@ import pytest
 CHROMIUM = os.environ.get("TOKENCLEAN_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium; the test is skipped where there is none."""
+    """Headless Chromium; the test is skipped where there is none.
+
+    Only as long as a module needs it: while it is open its event loop runs, and other tests want one of their own.
+    """
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium, or TOKENCLEAN_CHROMIUM")
