@@ -20,6 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from tokenclean.models.attention.segments import segments
 from tokenclean.models.causal_lm import body_of, lm_of
 from tokenclean.models.compiled import compiling_pays
+from tokenclean.models.device import cpu_multiplies_bf16
 from tokenclean.models.head import CHUNK_POSITIONS
 from tokenclean.models.kernels.cpu import has_bf16_kernels, missing_kernels
 from tokenclean.models.nf4_linear import BLOCK
@@ -29,6 +30,9 @@ from tokenclean.training.step import prepare_layers
 
 _COMPILER_BYTES = 300 << 20
 """Of torch's compiler, its modules and what it keeps of its work."""
+
+_PRODUCTS_BYTES = 380 << 20
+"""What torch's bf16 products on a CPU (oneDNN's) keep by themselves: code and scratch for every shape that came by."""
 
 _FLOAT = 4
 
@@ -118,7 +122,11 @@ def training_memory(config: Any, settings: TrainingSettings, device_type: str, t
         kept = _FLOAT * layers * tokens * shape.hidden + of_a_layer
     # The head's logits with one tensor of their size; the gradients of one layer, about as large as what it keeps.
     passing = _FLOAT * 2 * CHUNK_POSITIONS * shape.vocabulary + of_a_layer
-    heap = max(kept * 3 // 4, 5 * of_a_layer) if device_type == "cpu" else 0
+    heap = 0
+    if device_type == "cpu":
+        # Both were measured as one: where the heap is large, what the products keep lies in its holes.
+        by_products = _PRODUCTS_BYTES if settings.precision != "exact" and cpu_multiplies_bf16() else 0
+        heap = max(kept * 3 // 4, 5 * of_a_layer, by_products)
     # Where weights are replaced, all of them lie in memory beside what replaces them for a moment.
     loaded = _FLOAT * (shape.total + trained) + (int(held * shape.linear) if held != _FLOAT else 0)
     state = 4 * _FLOAT * trained - (0 if is_lora else _FLOAT * trained)
