@@ -118,13 +118,16 @@ def _average_differences(run: FinishedRun, runs: Sequence[FinishedRun]) -> list[
         )
         for line in values
     ]
-    real = [row[0] for row, line in zip(rows, values, strict=True) if line["is_real"] == "1"]
-    title = (
-        f"Differences from {control} on average over the tasks: {', '.join(real)} real"
-        if real
-        else f"No strategy differs from {control} on average over the tasks by a real difference"
-    )
-    note = "Points (accuracy × 100), right of 0 is better. Bars: 95 % intervals over items and seeds."
+    alone = {row[0]: float(line["holm_p"]) for row, line in zip(rows, values, strict=True) if line["is_real"] == "1"}
+    settled = [name for name, p in alone.items() if p < 0.05]
+    if settled:
+        title = f"On average over the tasks the difference from {control} is real: {', '.join(settled)}"
+    elif alone:
+        would = f"Compared alone {' and '.join(alone)} would differ from {control} on average"
+        title = f"{would}; after Holm's correction for {len(values)} comparisons none does"
+    else:
+        title = f"No strategy differs from {control} on average over the tasks by a real difference"
+    note = "Points (score × 100), right of 0 is better. Bars: 95 % intervals, each as if it were the only one compared."
     columns = ("strategy", "difference_points", "low", "high")
     name = name_of("averages", run, runs)
     return [PlotBlock(forest(name, title, note, columns, rows, f"average minus {control} (points)"))]

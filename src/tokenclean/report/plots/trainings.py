@@ -46,7 +46,8 @@ def loss_curves(name: str, journals: Mapping[str, Sequence[Mapping[str, Any]]]) 
 def heldout_differences(name: str, title: str, lines: Sequence[tuple[str, Mapping[str, float]]], control: str) -> Plot:
     """Held-out loss minus the control's with 95 % intervals. ``lines``: label and ``difference``, ``low``, ``high``."""
     note = (
-        f"Nats a held-out response token minus {control}; left of 0 is better. Bars: 95 % intervals over conversations."
+        f"Nats a held-out response token minus {control}; left of 0 is better. Bars: 95 % intervals over "
+        "conversations, each as if it were the only one compared."
     )
     columns = ("model", "difference", "low", "high")
     rows = [(label, d["difference"], d["low"], d["high"]) for label, d in lines]
