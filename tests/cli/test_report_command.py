@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,23 @@ def test_runs_stand_side_by_side(command, run_folder, tmp_path):
     assert "all runs have the same held-out rows" in page
     assert "The runs have the same recipe." in page
     assert "one: fixed_model" in page
+
+
+def test_runs_of_any_name_have_files_of_their_own(command, run_folder, tmp_path):
+    said = command(
+        "report",
+        run_folder("模型一"),
+        run_folder("模型二"),
+        "-o",
+        tmp_path / "a.html",
+        "--figures",
+        tmp_path / "figures",
+    )
+    assert (said.code, said.err) == (0, "")
+    written = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"scores-1-fixed-model.svg", "scores-2-fixed-model.svg", "table-1-1.csv", "table-2-1.csv"} <= written
+    ids = re.findall(r' id="([^"]+)"', (tmp_path / "a.html").read_text(encoding="utf-8"))
+    assert len(ids) == len(set(ids))
 
 
 def test_folders_of_the_same_name_are_told_apart(command, finished_run, tmp_path):

@@ -53,7 +53,7 @@ def finished(folder: Path, name: str, rows: list[str]) -> FinishedRun:
     line = {"name": "random", "kept_share": 0.6, "loss": 2.0, "against_base": DIFFERENCE, "against_full": None}
     base = {"name": "base", "kept_share": None, "loss": 2.1, "against_base": None, "against_full": None}
     (place / "result.json").write_text(json.dumps({"measured": [base, line], "heldout_rows": rows}))
-    (place / "tables.json").write_text("[]")
+    (place / "tables.json").write_text(json.dumps([Table("Held-out", ("a",), (("b",),)).to_document()]))
     return FinishedRun(name, place, results=place)
 
 

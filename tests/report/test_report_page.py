@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -162,6 +163,14 @@ def test_a_plot_says_what_to_see(plots):
     assert titles["transition"] == "one is estimated to rate 20% of the rows wrong, the fewest, two 80%, the most"
     assert titles["sweep-held-out"].startswith("Held-out loss is lowest at proportion=0.3")
     assert titles["sweep-average"].endswith("highest at proportion=0.9: 45.00")
+
+
+def test_names_in_any_script_and_with_dollars_are_drawn_as_they_are(summary):
+    share = next(iter(summary.by_source.values()))
+    named = replace(summary, by_source=dict.fromkeys(("水", "$x_1$", "a $ b"), share))
+    svg = shares_by_source("shares", [("模型", named)]).svg
+    for text in ("水 (", "$x_1$ (", "a $ b (", "模型"):
+        assert text in svg
 
 
 def test_plots_of_one_turn_or_source_are_left_out(summary):

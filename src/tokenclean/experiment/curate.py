@@ -250,6 +250,6 @@ def _plots(document: Mapping[str, Any], folder: Path, observer: Observer) -> Non
         observer.note(f"no plots of the ratings: {error}")
         return
     for plot in plots:
-        for suffix, text in (("svg", plot.svg), ("csv", plot.csv)):
-            with atomic_path(folder / f"{plot.name}.{suffix}") as temporary:
+        for name, text in plot.files.items():
+            with atomic_path(folder / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")

@@ -44,10 +44,6 @@ class FinishedRun:
         """``result.json``, empty without results."""
         return {} if self.results is None else self.document(self.results, "result.json")
 
-    def manifest(self, folder: Path) -> dict[str, Any]:
-        """Of one of its folders."""
-        return read_manifest(folder)
-
     def document(self, folder: Path, name: str) -> Any:
         """A JSON file of one of its folders."""
         return json.loads((folder / name).read_text(encoding="utf-8"))
@@ -79,7 +75,7 @@ def find_run(place: Path) -> FinishedRun:
         raise RunFolderError(f"{place}: no such run folder")
     name = place.resolve().name
     if (place / MANIFEST).is_file():
-        stage = read_manifest(place)["stage"]
+        stage = _manifest(place)["stage"]
         if stage not in ("results", "comparison", "sweep"):
             raise RunFolderError(f"{place}: is a stage ({stage}); give its run folder, or a folder of results")
         _check(place)
@@ -169,11 +165,18 @@ def _check(folder: Path) -> None:
         )
 
 
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        return read_manifest(folder)
+    except RunFolderError as error:
+        raise RunFolderError(f"{folder}: {error}") from None
+
+
 def _newest(run: Path, stage: str) -> Path | None:
     """The stage of this name that was finished last."""
     found = [folder for folder in (run / STAGES).glob(f"{stage}-*") if (folder / MANIFEST).is_file()]
     if not found:
         return None
-    newest = max(found, key=lambda folder: read_manifest(folder)["finished"])
+    newest = max(found, key=lambda folder: _manifest(folder)["finished"])
     _check(newest)
     return newest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -100,7 +99,7 @@ def write_report(report: Report, path: Path | str) -> None:
 def write_figures(report: Report, folder: Path) -> int:
     """Every plot as SVG and CSV and every table as CSV and LaTeX, for a paper; how many files were written."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {f"{plot.name}.{suffix}": text for plot in report.plots for suffix, text in _files(plot)}
+    texts = {name: text for plot in report.plots for name, text in plot.files.items()}
     for block in report.tables:
         texts |= {
             f"{block.name}.csv": block.table.to_csv(),
@@ -134,10 +133,6 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "part"
 
 
-def _files(plot: Plot) -> Sequence[tuple[str, str]]:
-    return (("svg", plot.svg), ("csv", plot.csv))
-
-
 def _csv_link(text: str) -> str:
     return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode("utf-8", "backslashreplace")).decode()
 
@@ -157,4 +152,4 @@ def _visible(text: str) -> str:
 
 def _flat(text: str) -> str:
     """A text in one line."""
-    return " ".join(text.replace("\n", " ↵ ").split(" "))
+    return text.replace("\n", " ↵ ")

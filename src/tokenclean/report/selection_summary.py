@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ def summarize(
         _examples(table, all_R, tokens, of_kept, names, decoder)
         for tokens, of_kept in zip(chosen, (False, True), strict=True)
     )
-    return SelectionSummary(**{**vars(summary), "dropped": dropped, "kept": kept})
+    return replace(summary, dropped=dropped, kept=kept)
 
 
 def overlap(one: SelectionSummary, other: SelectionSummary) -> float | None:

@@ -12,11 +12,11 @@ from tokenclean.errors import RecipeError
 from tokenclean.experiment.curate import CURATION
 from tokenclean.experiment.finished_run import FinishedRun
 from tokenclean.experiment.reporting.results import comparisons, results, sweeps
-from tokenclean.experiment.reporting.runs import label_of, name_of, times, titled, what_was_run
+from tokenclean.experiment.reporting.runs import name_of, prefix_of, table_blocks, times, what_was_run
 from tokenclean.experiment.reporting.tokens import pool, scores, standing_out, what_was_kept
 from tokenclean.report.plots.ratings import ratings_plot, transition_plot
 from tokenclean.report.plots.trainings import agreement_plot, loss_curves, rounds_plot
-from tokenclean.report.report_page import Block, PlotBlock, Report, Section, TableBlock
+from tokenclean.report.report_page import Block, PlotBlock, Report, Section
 from tokenclean.report.selection_summary import SelectionSummary, summarize
 from tokenclean.report.tables import Table, share_text
 from tokenclean.report.token_spans import SpanDecoder
@@ -81,7 +81,7 @@ def _told_strategy(run: FinishedRun, names: Sequence[str]) -> str | None:
 def _lead(runs: Sequence[FinishedRun]) -> list[str]:
     sentences = []
     for run in runs:
-        prefix = f"{run.name}: " if len(runs) > 1 else ""
+        prefix = prefix_of(run, runs)
         own = run.recipe.get("cleaning", {}).get("strategy")
         measured = {m["name"]: m for m in run.result.get("measured", [])}
         line = measured.get(own)
@@ -117,7 +117,7 @@ def _training(runs: Sequence[FinishedRun]) -> list[Block]:
             rounds = run.result.get("rounds") if strategy == _SELF_EVOLVING else None
             lines = _losses(path) if rounds is None else _losses_of_rounds(path.parent.parent, rounds)
             if lines:
-                journals[label_of(run, runs, strategy)] = lines
+                journals[prefix_of(run, runs) + strategy] = lines
     curves = [PlotBlock(loss_curves("training-loss", journals))] if journals else []
     return [*curves, *(block for run in runs for block in times(run, runs))]
 
@@ -160,10 +160,7 @@ def _curation(runs: Sequence[FinishedRun]) -> list[Block]:
         if folder is None:
             continue
         document = run.document(folder, CURATION)
-        prefix = f"{run.name}: " if len(runs) > 1 else ""
         blocks.append(PlotBlock(ratings_plot(name_of("ratings", run, runs), document["raters"])))
         blocks.append(PlotBlock(transition_plot(name_of("transition", run, runs), document["raters"])))
-        for number, told in enumerate(document["tables"], start=1):
-            table = titled(Table.from_document(told), prefix)
-            blocks.append(TableBlock(name_of("curation", run, runs, str(number)), table))
+        blocks += table_blocks("curation", [Table.from_document(told) for told in document["tables"]], run, runs)
     return blocks

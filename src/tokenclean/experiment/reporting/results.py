@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from tokenclean.experiment.finished_run import FinishedRun
-from tokenclean.experiment.reporting.runs import name_of, titled
+from tokenclean.experiment.reporting.runs import name_of, prefix_of, table_blocks
 from tokenclean.experiment.sweep import CELLS
 from tokenclean.experiment.table_1 import STRATEGY_NAMES
 from tokenclean.report.plots.sweeps import sweep_plots
@@ -26,11 +26,8 @@ def results(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSummary]) 
     for run in runs:
         if run.results is None:
             continue
-        prefix = f"{run.name}: " if len(runs) > 1 else ""
-        for number, table in enumerate(run.tables(run.results), start=1):
-            blocks.append(TableBlock(name_of("table", run, runs, str(number)), titled(table, prefix)))
-            if number == 1:
-                blocks += _heldout(run, runs)
+        first, *others = table_blocks("table", run.tables(run.results), run, runs)
+        blocks += [first, *_heldout(run, runs), *others]
     return blocks
 
 
@@ -93,12 +90,11 @@ def comparisons(runs: Sequence[FinishedRun]) -> list[Block]:
     for run in runs:
         if run.comparison is None:
             continue
-        prefix = f"{run.name}: " if len(runs) > 1 else ""
+        prefix = prefix_of(run, runs)
         document = run.document(run.comparison, "comparison.json")
         blocks += [Text(f"{prefix}{sentence}") for sentence in document["sentences"]]
         blocks += _average_differences(run, runs)
-        for number, table in enumerate(run.tables(run.comparison), start=1):
-            blocks.append(TableBlock(name_of("comparison", run, runs, str(number)), titled(table, prefix)))
+        blocks += table_blocks("comparison", run.tables(run.comparison), run, runs)
     return blocks
 
 
@@ -139,11 +135,7 @@ def sweeps(runs: Sequence[FinishedRun]) -> list[Block]:
     for run in runs:
         if run.sweep is None:
             continue
-        prefix = f"{run.name}: " if len(runs) > 1 else ""
-        tables = run.tables(run.sweep)
-        blocks += [
-            PlotBlock(plot) for plot in sweep_plots(name_of("sweep", run, runs), **run.document(run.sweep, CELLS))
-        ]
-        for number, table in enumerate(tables, start=1):
-            blocks.append(TableBlock(name_of("sweep-table", run, runs, str(number)), titled(table, prefix)))
+        tables = table_blocks("sweep-table", run.tables(run.sweep), run, runs)
+        plots = sweep_plots(name_of("sweep", run, runs), **run.document(run.sweep, CELLS))
+        blocks += [*map(PlotBlock, plots), *tables]
     return blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -13,19 +14,23 @@ from tokenclean.report.tables import Table
 from tokenclean.store import MANIFEST, STAGES, read_manifest
 
 
-def label_of(run: FinishedRun, runs: Sequence[FinishedRun], strategy: str) -> str:
-    """What to call a strategy: with its run where there are several."""
-    return strategy if len(runs) == 1 else f"{run.name}: {strategy}"
+def prefix_of(run: FinishedRun, runs: Sequence[FinishedRun]) -> str:
+    """What stands before a strategy, a title or a sentence of a run: its name where there are several runs."""
+    return f"{run.name}: " if len(runs) > 1 else ""
 
 
 def name_of(kind: str, run: FinishedRun, runs: Sequence[FinishedRun], *parts: str) -> str:
-    """Of a plot or table: for files and links."""
-    return slug("-".join([kind, *([run.name] if len(runs) > 1 else []), *parts]))
+    """Of a plot or table: for files and links. Of several runs each has its number too, whatever its name."""
+    of_run = [str(runs.index(run) + 1), run.name] if len(runs) > 1 else []
+    return slug("-".join([kind, *of_run, *parts]))
 
 
-def titled(table: Table, prefix: str) -> Table:
-    """The table with a longer title."""
-    return Table(f"{prefix}{table.title}", table.columns, table.rows, table.note, table.text_columns, table.sections)
+def table_blocks(kind: str, tables: Sequence[Table], run: FinishedRun, runs: Sequence[FinishedRun]) -> list[Block]:
+    """The tables of a run, numbered, with its name in their titles where there are several runs."""
+    return [
+        TableBlock(name_of(kind, run, runs, str(number)), replace(table, title=prefix_of(run, runs) + table.title))
+        for number, table in enumerate(tables, start=1)
+    ]
 
 
 def what_was_run(runs: Sequence[FinishedRun]) -> list[Block]:
@@ -48,7 +53,7 @@ def _facts(run: FinishedRun) -> dict[str, str]:
     recipe, result = run.recipe, run.result
     cleaning, training = recipe.get("cleaning", {}), recipe.get("training", {})
     place = run.results or run.comparison or run.sweep
-    manifest = {} if place is None else run.manifest(place)
+    manifest = {} if place is None else read_manifest(place)
     packages, platform = manifest.get("packages", {}), manifest.get("platform")
     facts = {
         "finished": manifest.get("finished", ""),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenclean.experiment.finished_run import FinishedRun
-from tokenclean.experiment.reporting.runs import label_of, name_of
+from tokenclean.experiment.reporting.runs import name_of, prefix_of
 from tokenclean.report.plots.selections import (
     score_histogram,
     shares_by_position,
@@ -35,7 +35,7 @@ def pool(runs: Sequence[FinishedRun], summaries: Mapping[str, Sequence[Selection
             blocks.append(TableBlock(name_of("pool", run, runs), table))
         counts = run.result.get("counts")
         if counts:
-            prefix = f"{run.name}: " if len(runs) > 1 else ""
+            prefix = prefix_of(run, runs)
             blocks.append(
                 Text(
                     f"{prefix}{counts['training_rows']:,} training rows and {counts['heldout_rows']:,} held-out ones; "
@@ -54,7 +54,7 @@ def scores(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSummary]) -
         if summary.histogram is None:
             continue
         run = next(run for run in runs if run.name == summary.run)
-        label, thresholds = label_of(run, runs, summary.strategy), _thresholds(run, summary)
+        label, thresholds = prefix_of(run, runs) + summary.strategy, _thresholds(run, summary)
         name = name_of("scores", run, runs, summary.strategy)
         blocks.append(PlotBlock(score_histogram(name, label, summary, thresholds)))
         by_source = source_histograms(f"{name}-by-source", label, summary, thresholds)
@@ -79,7 +79,7 @@ def what_was_kept(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSumm
     shown = [s for s in summaries if s.is_selecting]
     if not shown:
         return []
-    labelled = [(label_of(next(r for r in runs if r.name == s.run), runs, s.strategy), s) for s in shown]
+    labelled = [(prefix_of(next(r for r in runs if r.name == s.run), runs) + s.strategy, s) for s in shown]
     has_sources = any(len(s.by_source) > 1 for s in shown)
     rows = tuple(
         (
@@ -117,7 +117,7 @@ def standing_out(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSumma
     blocks: list[Block] = []
     for summary in summaries:
         run = next(run for run in runs if run.name == summary.run)
-        label = label_of(run, runs, summary.strategy)
+        label = prefix_of(run, runs) + summary.strategy
         overall = share_text(summary.total.value)
         for tokens, is_kept in ((summary.dropped, False), (summary.kept, True)):
             if tokens:

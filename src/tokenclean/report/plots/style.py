@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ WIDE, NARROW = 7.6, 4.6
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "svg.hashsalt": "tokenclean",
     "font.size": 9,
     "font.family": "sans-serif",
@@ -78,6 +80,11 @@ class Plot:
     csv: str
 
     @property
+    def files(self) -> dict[str, str]:
+        """By name what is written of it: the SVG, and its data beside it."""
+        return {f"{self.name}.svg": self.svg, f"{self.name}.csv": self.csv}
+
+    @property
     def inline_svg(self) -> str:
         """The ``<svg>`` element for a page: in the page's colours, with names that no other plot has."""
         element = self.svg[self.svg.index("<svg") :]
@@ -109,7 +116,9 @@ def draw(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib", "report", "a plot") from error
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        # Text stays text in the SVG, and who shows it has the glyphs.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure = Figure(figsize=size)
         paint(figure)
         stream = io.StringIO()
