@@ -154,6 +154,9 @@ def test_curate_tells_what_changed_and_writes_every_row(recipe):
     titles = [table.title for table in result.tables]
     assert titles[0] == "Rows by class, before and after correction"
     assert "How raters agree, before and after correction" in titles
+    agreement = result.tables[titles.index("How raters agree, before and after correction")]
+    assert agreement.sections == {0: "one, two"}
+    assert [row[0] for row in agreement.rows] == ["before", "after"]
     before = [int(cell) for cell in result.tables[0].rows[0][2:8]]
     assert sum(before) == 60
     rows = pq.read_table(result.folder / "rows.parquet")

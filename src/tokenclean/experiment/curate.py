@@ -122,25 +122,23 @@ def _agreement(curated: CuratedPool, count: int) -> Table:
         when: {n: curated.selection(count, rater=i, is_curated=when == "after") for i, n in enumerate(names)}
         for when in ("before", "after")
     }
-    rows = [
-        (
-            f"{agreement.first}, {agreement.second}",
-            when,
-            share_text(agreement.exact),
-            f"{agreement.rank_correlation:.3f}",
-            share_text(shared_selection([chosen[agreement.first], chosen[agreement.second]])),
-        )
-        for pair in zip(before, after, strict=True)
-        for agreement, (when, chosen) in zip(pair, selections.items(), strict=True)
-    ]
+    rows, sections = [], {}
+    for pair in zip(before, after, strict=True):
+        sections[len(rows)] = f"{pair[0].first}, {pair[0].second}"
+        for agreement, (when, chosen) in zip(pair, selections.items(), strict=True):
+            shared = shared_selection([chosen[agreement.first], chosen[agreement.second]])
+            correlation = f"{agreement.rank_correlation:.3f}"
+            rows.append((when, share_text(agreement.exact), correlation, share_text(shared)))
     if len(names) > 2:
-        rows += [
-            ("all", when, "", "", share_text(shared_selection(list(chosen.values()))))
-            for when, chosen in selections.items()
-        ]
-    columns = ("raters", "", "same label", "rank correlation", f"shared of {count:,}")
-    note = f"shared: of the {count:,} rows that each would select, those that all of them would"
-    return Table("How raters agree, before and after correction", columns, tuple(rows), note, text_columns=(0, 1))
+        sections[len(rows)] = "all"
+        for when, chosen in selections.items():
+            rows.append((when, "", "", share_text(shared_selection(list(chosen.values())))))
+    note = (
+        "same: rows with the same label; rank corr.: Spearman's of the labels; shared: of the "
+        f"{count:,} rows that each would select, those that all of them would"
+    )
+    title = "How raters agree, before and after correction"
+    return Table(title, ("raters", "same", "rank corr.", "shared"), tuple(rows), note, sections=sections)
 
 
 def _selected(curated: CuratedPool, selection: np.ndarray) -> Table:
