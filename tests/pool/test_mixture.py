@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenclean.errors import PoolError, RecipeError
 from tokenclean.pool import (
     FILTERS,
+    Intake,
     Mixture,
     Pool,
     RejectedRow,
@@ -193,7 +194,7 @@ def test_all_rows_are_shown_to_the_check_before_any_goes(tmp_path):
     pool = settings_of({"path": answers(tmp_path, "a", "One.", "Two.")}, filters={"min_characters": 1000})
     seen: list[int] = []
 
-    def check(pool: Pool) -> None:
+    def check(pool: Pool, intake: Intake) -> None:
         seen.append(len(pool))
         raise PoolError("refused")
 

@@ -129,7 +129,7 @@ def test_escaped_surrogate_pairs_are_characters(tmp_path):
 
 def test_rejected_rows_are_logged(tmp_path, caplog):
     load_pool(write_lines(tmp_path / "a.jsonl", GOOD, b"null"))
-    assert "set aside 1 of 2 rows" in caplog.text
+    assert "1 of 2 rows set aside" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["a.json", "two words.jsonl"])
@@ -168,8 +168,9 @@ def test_unreadable_file(tmp_path, monkeypatch):
 
 def test_nothing_usable(tmp_path):
     error = read_error(write_lines(tmp_path / "a.jsonl", b"null", b"", b"{", b"1", b"2"))
-    assert "no usable row (4 rejected)" in error
-    assert [line.split(":")[0].strip() for line in error.splitlines()[1:]] == ["line 1", "line 3", "line 4"]
+    assert "no usable row (4 set aside)" in error
+    assert f"3 × expected a JSON object, found another JSON value (first: {tmp_path / 'a.jsonl'}:1)" in error
+    assert f"(first: {tmp_path / 'a.jsonl'}:3)" in error
     assert "holds no row" in read_error(write_lines(tmp_path / "b.jsonl", b" "))
 
 
@@ -213,7 +214,7 @@ def test_write_rejected_round_trip(tmp_path):
     path.write_text("old")
     write_rejected(pool.rejected, path)
     rows = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-    assert list(rows[0]) == ["file", "line", "reason", "text"]
+    assert list(rows[0]) == ["file", "line", "reason", "text", "remedy", "is_chosen"]
     assert tuple(RejectedRow(**row) for row in rows) == pool.rejected
     assert sorted(os.listdir(tmp_path)) == ["a.jsonl", "rejected.jsonl"]
 

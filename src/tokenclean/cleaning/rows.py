@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tokenclean.errors import RecipeError, TemplateError
+from tokenclean.errors import PoolError, RecipeError, TemplateError
 from tokenclean.pool import (
+    Intake,
     Mixture,
     Pool,
-    check_rejected_share,
+    RejectedRow,
+    RenderedRows,
+    check_usable,
     contiguous_splits,
     heldout_rows,
     load_mixture,
     stratified_splits,
+    write_rejected,
 )
 from tokenclean.recipe import Recipe
 from tokenclean.tokens import render
@@ -49,20 +53,37 @@ def open_mixture(
 ) -> Mixture:
     """The rows of the recipe's sources, filtered and drawn as its ``pool`` section says, before ``pool.max_rows``.
 
-    ``listing``: where the rows that cannot be used are written, if they are more than ``pool.max_rejected_share`` of
-    all, which PoolError then tells of; without it their number is not looked at. Raises as ``load_mixture``.
+    ``listing``: where the rows that cannot be used are written, if they are too many. Raises as ``load_mixture`` and
+    ``check_usable``.
     """
 
-    def check(pool: Pool) -> None:
-        if listing is not None:
-            count, share = len(pool) + len(pool.rejected), recipe.pool.max_rejected_share
-            check_rejected_share(pool.rejected, count, share, listing)
+    def check(pool: Pool, intake: Intake) -> None:
+        _check(intake, pool.rejected, recipe, listing)
 
     mixture = load_mixture(recipe.pool, recipe.pool_seed, check=check, note=note)
     if removed := mixture.removed_by_filter:
         told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in removed.items())
         note(f"mixture: {len(mixture.pool):,} rows taken, {sum(removed.values()):,} left out ({told})")
     return mixture
+
+
+def check_rendered(mixture: Mixture, recipe: Recipe, *parts: RenderedRows, listing: Path | None = None) -> Intake:
+    """What became of the rows of a mixture after ``parts`` of it were rendered; it has to be usable.
+
+    ``listing``: as in ``open_mixture``. Raises as ``check_usable``.
+    """
+    intake = mixture.intake.after_rendering(*parts)
+    _check(intake, (*mixture.pool.rejected, *(row for part in parts for row in part.unusable)), recipe, listing)
+    return intake
+
+
+def _check(intake: Intake, rows: Sequence[RejectedRow], recipe: Recipe, listing: Path | None) -> None:
+    try:
+        check_usable(intake, recipe.pool.max_rejected_share, listing=listing)
+    except PoolError:
+        if listing is not None:
+            write_rejected(rows, listing)
+        raise
 
 
 def take_rows(pool: Pool, recipe: Recipe) -> Pool:

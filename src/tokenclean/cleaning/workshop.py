@@ -21,6 +21,7 @@ from tokenclean.cleaning.one_adapter import check_base, schedule_parts
 from tokenclean.cleaning.pool_noise import PoolNoise
 from tokenclean.cleaning.rows import (
     check_best_rated,
+    check_rendered,
     open_mixture,
     sample_texts,
     split_heldout,
@@ -40,7 +41,7 @@ from tokenclean.models.loading.load import (
 from tokenclean.models.loading.resident import ResidentModels
 from tokenclean.models.loading.tokenizer_identity import check_same_tokenizer
 from tokenclean.models.nf4_linear import bitsandbytes_functions
-from tokenclean.pool import Pool, RejectedRow, check_rejected_share
+from tokenclean.pool import Intake, Mixture, Pool, RejectedRow
 from tokenclean.ragged import Ragged
 from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import Recipe
@@ -123,7 +124,8 @@ class Workshop:
 
     ``tokens``: the training rows; ``heldout``: rows on which models are compared and nothing is trained. ``ranks``: the
     processes that go through the same strategies side by side, sharing passes and trainings; the first writes.
-    ``curated``: the whole pool's ratings, corrected, where the recipe has ratings.
+    ``curated``: the whole pool's ratings, corrected, where the recipe has ratings. ``mixture``: what the rows were
+    taken from, by default they are the whole pool.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class Workshop:
         observer: Observer | None = None,
         ranks: Ranks = ALONE,
         curated: curation.CuratedPool | None = None,
+        mixture: Mixture | None = None,
     ) -> None:
         self.ranks, self.curated = ranks, curated
         self.recipe, self.store, self.pool, self.heldout_pool = recipe, store, pool, heldout_pool
@@ -153,8 +156,12 @@ class Workshop:
         unusable = (*self.tokens.unusable, *self.heldout.unusable)
         self.rejected: tuple[RejectedRow, ...] = (*pool.rejected, *unusable)
         """All rows set aside: those that could not be read, then those without a target."""
+        mixture = mixture or Mixture(pool, (), Intake.of((*pool, *heldout_pool, *pool.rejected)))
         listing = store.root / "rejected.jsonl"
-        check_rejected_share(unusable, len(pool) + len(heldout_pool), recipe.pool.max_rejected_share, listing)
+        self.intake = check_rendered(
+            mixture, recipe, self.tokens.rendered_rows, self.heldout.rendered_rows, listing=listing
+        )
+        """What became of all rows that were read."""
         for name, tokens in (("training", self.tokens), ("held-out", self.heldout)):
             if not tokens.is_response.values.any():
                 reasons = "; ".join(str(row) for row in tokens.unusable[:3])
@@ -177,14 +184,14 @@ class Workshop:
         """
         observer = observer or Observer()
         store = store or Store(recipe.folder, note=observer.note)
-        pool = open_mixture(recipe, listing=store.root / "rejected.jsonl", note=observer.note).pool
-        curated = None
+        mixture = open_mixture(recipe, listing=store.root / "rejected.jsonl", note=observer.note)
+        pool, curated = mixture.pool, None
         if (settings := recipe.pool.curation) is not None:
             curated = cls._curated(pool, recipe, store, observer, ranks)
             if settings.rows is not None and settings.rows < len(pool):
                 pool = pool.take(np.sort(curated.selection(settings.rows)))
         training, heldout = split_heldout(take_rows(pool, recipe), recipe)
-        return cls(recipe, store, training, heldout, observer=observer, ranks=ranks, curated=curated)
+        return cls(recipe, store, training, heldout, observer=observer, ranks=ranks, curated=curated, mixture=mixture)
 
     @staticmethod
     def _curated(pool: Pool, recipe: Recipe, store: Store, observer: Observer, ranks: Ranks) -> curation.CuratedPool:
@@ -242,8 +249,10 @@ class Workshop:
         return np.array(labels, dtype=np.int64), np.array(long_tail)
 
     def weighted(self, weights: Ragged) -> Ragged:
-        """Token weights over the training rows times the weights of the samples, where ``cleaning.sample_weights`` asks
-        for these: curated label + 1, at a mean of 1."""
+        """Token weights over the training rows times the loss weights that the data state, and times the weights of
+        the samples, where ``cleaning.sample_weights`` asks for these: curated label + 1, at a mean of 1."""
+        if self.tokens.weight is not None:
+            weights = weights.with_values(weights.values * self.tokens.weight.values)
         if self.recipe.cleaning.sample_weights == "none":
             return weights
         of_row = self._ratings[0] + 1.0

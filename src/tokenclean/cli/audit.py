@@ -9,16 +9,8 @@ import typer
 from rich.text import Text
 
 from tokenclean.cli.console import out, quiet_libraries
-from tokenclean.cli.options import (
-    ColumnOption,
-    Format,
-    FormatOption,
-    LengthOption,
-    SplitOption,
-    Template,
-    TrustOption,
-    sources_of,
-)
+from tokenclean.cli.intake import IntakeOptions, print_intake, sources_of, takes_intake
+from tokenclean.cli.options import LengthOption, RejectedShareOption, Template, TrustOption
 
 if TYPE_CHECKING:
     from tokenclean.report.tables import Table
@@ -28,15 +20,13 @@ COLOURS = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 TRAINED, AT_FAULT = ("⟦", "⟧"), ("‹", "›")
 
 
+@takes_intake
 def audit(
     data: Annotated[
         str,
         typer.Argument(metavar="DATA", help="A pool, in any form that score takes, or rows of input_ids and labels."),
     ],
     model: Annotated[str, typer.Option(help="Model whose tokenizer (and chat template) to use.")],
-    format: FormatOption = Format.auto,
-    column: ColumnOption = None,
-    split: SplitOption = None,
     template: Annotated[
         Template | None,
         typer.Option(
@@ -51,23 +41,28 @@ def audit(
     ] = None,
     max_rows: Annotated[int | None, typer.Option(min=1, help="Stop reading after this many rows.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    max_rejected_share: RejectedShareOption = 0.05,
     trust_remote_code: TrustOption = None,
+    *,
+    intake: IntakeOptions,
 ) -> None:
     """Look for faults of the labels that a training would learn: prompts trained on, answers without an end, labels
     shifted by one, templates applied twice, and more.
 
     Conversations are rendered, tokenized and labelled as a run would do it; rows of input_ids and labels, from
-    whatever tool, are taken as they are. Every fault has a count, three examples and a remedy. Exit code 1 where an
-    error is found, 0 for none or warnings only.
+    whatever tool, are taken as they are. Every fault has a count, three examples and a remedy; rows set aside, keys not
+    used and what was done to rows are counted. Exit code 2 where a run would refuse the data, else 1 where an error is
+    found, 0 for none or warnings only.
 
     Example: tokenclean audit my.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --template tokenizer
     """
     from tokenclean.tokens.audit import audit_sources, check_names
 
     names = check_names([name.strip() for names in checks or [] for name in names.split(",")])
-    sources = sources_of([data], format, column, split)
+    sources = sources_of([data], intake)
 
     from tokenclean.models.loading.load import load_tokenizer, resolve_source
+    from tokenclean.pool import check_usable
 
     quiet_libraries()
     report = audit_sources(
@@ -82,6 +77,7 @@ def audit(
         typer.echo(json.dumps({"data": data, "model": model, **report.to_json()}, indent=2))
     else:
         _print(report, data)
+    check_usable(report.intake, max_rejected_share)
     if report.has_errors:
         raise typer.Exit(1)
 
@@ -96,8 +92,10 @@ def _print(report: AuditReport, data: str) -> None:
     out.print(_table(report).to_rich())
     for reason, names in _unjudged(report).items():
         out.print(f"not judged: {', '.join(names)}: {reason}", soft_wrap=True)
+    print_intake(report.intake)
     if not report.found:
-        out.print("nothing found", style="green", soft_wrap=True)
+        if not report.intake.set_aside:
+            out.print("nothing found", style="green", soft_wrap=True)
         return
     out.print()
     if out.is_terminal:

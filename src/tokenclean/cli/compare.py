@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.intake import IntakeOptions, takes_intake
 from tokenclean.cli.run import RecipeArgument, SetOption
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import load_recipe
 
 
+@takes_intake
 def compare(
     recipe: RecipeArgument,
     strategies: Annotated[
@@ -32,6 +34,8 @@ def compare(
         bool, typer.Option("--references", help="Lines for the reference models on the way too.")
     ] = False,
     set_: SetOption = None,
+    *,
+    intake: IntakeOptions,
 ) -> None:
     """Train strategies, ask their models the benchmarks' questions, and print the paper's Table 1.
 
@@ -43,7 +47,7 @@ def compare(
     Example: tokenclean compare recipes/quick.yaml --strategies full_tokens,rho,fixed_model --seeds 0,1,2
     --set pool.sources.0.path=my.jsonl --set evaluation.tasks=[arc_challenge,boolq]
     """
-    loaded = load_recipe(recipe, list(set_ or []))
+    loaded = load_recipe(recipe, list(set_ or []), intake)
     try:
         numbers = [int(seed) for seed in seeds.split(",")] if seeds else [loaded.seed]
     except ValueError as error:

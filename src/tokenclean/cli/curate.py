@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.intake import IntakeOptions, takes_intake
 from tokenclean.cli.run import RecipeArgument, SetOption
 from tokenclean.recipe import load_recipe
 
 
-def curate(recipe: RecipeArgument, set_: SetOption = None) -> None:
+@takes_intake
+def curate(recipe: RecipeArgument, set_: SetOption = None, *, intake: IntakeOptions) -> None:
     """Correct the ratings of a recipe's pool (DS²) and select its best rows.
 
     Prints what the correction changed, each rater's score transition matrix beside cleanlab's, how raters agree before
@@ -17,7 +19,7 @@ def curate(recipe: RecipeArgument, set_: SetOption = None) -> None:
     Example: tokenclean curate recipes/alpaca-ds2.yaml --set pool.sources.0.path=alpaca.jsonl
     --set pool.curation.ratings.0.path=ratings.csv
     """
-    loaded = load_recipe(recipe, list(set_ or []))
+    loaded = load_recipe(recipe, list(set_ or []), intake)
 
     from tokenclean.store import Store
 

@@ -10,34 +10,32 @@ import typer
 from rich.text import Text
 
 from tokenclean.cli.console import out, progress, quiet_libraries
+from tokenclean.cli.intake import IntakeOptions, print_intake, sources_of, takes_intake
 from tokenclean.cli.options import (
-    ColumnOption,
-    Format,
-    FormatOption,
     LengthOption,
-    SplitOption,
+    RejectedShareOption,
     Targets,
     TargetsOption,
     Template,
     TemplateOption,
     TrustOption,
-    sources_of,
 )
 from tokenclean.cli.run import SetOption
 from tokenclean.errors import RecipeError, TableError
 from tokenclean.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
-    from tokenclean.pool import Pool
+    from tokenclean.pool import Pool, RenderedRows
     from tokenclean.tokens import TokenTable
 
 STYLES = {"prompt": "dim", "target": "bold green", "kept": "bold green", "dropped": "red strike"}
 PLAIN = {"prompt": ("", ""), "target": ("⟦", "⟧"), "kept": ("⟦", "⟧"), "dropped": ("~", "~")}
 RECIPES = (".yaml", ".yml")
 
-_OF_THE_RECIPE = ("model", "format", "column", "split", "template", "max_length", "targets", "trust_remote_code")
+_OF_THE_RECIPE = ("model", "template", "max_length", "targets", "trust_remote_code", "max_rejected_share")
 
 
+@takes_intake
 def inspect(
     context: typer.Context,
     data: Annotated[
@@ -56,29 +54,32 @@ def inspect(
         bool, typer.Option("--statistics", help="Print the paper's Table 4: rows and lengths in tokens by source.")
     ] = False,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the statistics too, unrounded.")] = None,
-    format: FormatOption = Format.auto,
-    column: ColumnOption = None,
-    split: SplitOption = None,
     template: TemplateOption = Template.tulu,
     max_length: LengthOption = 2048,
     targets: TargetsOption = Targets.response,
+    max_rejected_share: RejectedShareOption = 0.05,
     trust_remote_code: TrustOption = None,
     set_: SetOption = None,
+    *,
+    intake: IntakeOptions,
 ) -> None:
     """Print samples as the model sees them, with the training targets coloured (or kept and dropped tokens of a table).
 
-    Piped, targets and kept tokens stand in ⟦ ⟧ and dropped ones between tildes. With --statistics: how many rows each
-    source has, how long its prompts and completions are, and its share of the response tokens.
+    Piped, targets and kept tokens stand in ⟦ ⟧ and dropped ones between tildes. Then: rows set aside by reason, keys
+    that are not used, and what was done to rows so that they can be used. With --statistics: how many rows each source
+    has, how long its prompts and completions are, and its share of the response tokens. Exit code 2 where a run would
+    refuse the pool.
 
     Example: tokenclean inspect my.jsonl --model HuggingFaceTB/SmolLM2-135M --rows 2
     """
     if csv is not None and not statistics:
         raise RecipeError("--csv: only with --statistics", "options")
-    recipe = _recipe_of(context, data, set_)
+    recipe = _recipe_of(context, data, set_, intake)
     if recipe is None and model is None:
         raise RecipeError("--model: missing; name the model whose tokenizer to use", "options")
 
     from tokenclean.models.loading.load import load_tokenizer, resolve_source
+    from tokenclean.pool import Intake, check_usable
     from tokenclean.tokens import is_table, read_table
 
     quiet_libraries()
@@ -97,19 +98,25 @@ def inspect(
     if recipe is None:
         from tokenclean.pool import load_sources
 
-        pool = load_sources(sources_of([data], format, column, split))
+        pool = load_sources(sources_of([data], intake))
+        counted, share = Intake.of(pool), max_rejected_share
         options: dict[str, Any] = {"template": template.value, "max_length": max_length, "targets": targets.value}
     else:
         from tokenclean.cleaning.rows import open_mixture, take_rows, tokens_options
 
-        pool, options = take_rows(open_mixture(recipe).pool, recipe), tokens_options(recipe)
+        mixture = open_mixture(recipe)
+        pool, options = take_rows(mixture.pool, recipe), tokens_options(recipe)
+        counted, share = mixture.intake, recipe.pool.max_rejected_share
     if statistics:
-        _print_pool_statistics(pool, tokenizer, options, model, csv)
+        rendered = _print_pool_statistics(pool, tokenizer, options, model, csv)
     else:
-        _print_pool_samples(data, pool, tokenizer, options, rows, start)
+        rendered = (_print_pool_samples(data, pool, tokenizer, options, rows, start),)
+    counted = counted.after_rendering(*rendered)
+    print_intake(counted)
+    check_usable(counted, share)
 
 
-def _recipe_of(context: typer.Context, data: str, overrides: list[str] | None) -> Recipe | None:
+def _recipe_of(context: typer.Context, data: str, overrides: list[str] | None, intake: IntakeOptions) -> Recipe | None:
     """The recipe that ``data`` names, if it names one; RecipeError for options of the other kind."""
     if not data.lower().endswith(RECIPES):
         if overrides:
@@ -119,7 +126,7 @@ def _recipe_of(context: typer.Context, data: str, overrides: list[str] | None) -
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise RecipeError(f"{names}: the recipe says it; change it with --set, as in --set model.base=…", "options")
-    return load_recipe(data, list(overrides or []))
+    return load_recipe(data, list(overrides or []), intake)
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -127,7 +134,9 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _print_pool_statistics(pool: Pool, tokenizer: Any, options: dict[str, Any], model: str, csv: Path | None) -> None:
+def _print_pool_statistics(
+    pool: Pool, tokenizer: Any, options: dict[str, Any], model: str, csv: Path | None
+) -> tuple[RenderedRows, ...]:
     from tokenclean.report.pool_tables import statistics_csv, statistics_table
     from tokenclean.tokens.statistics import pool_statistics
 
@@ -135,8 +144,7 @@ def _print_pool_statistics(pool: Pool, tokenizer: Any, options: dict[str, Any], 
     _print_statistics(statistics_table(found, model), statistics_csv(found), csv)
     if pool.removed:
         out.print(f"{len(pool.removed):,} usable rows left out by the recipe's filters and draws")
-    if pool.rejected:
-        out.print(f"{len(pool.rejected):,} rows cannot be used; the first is {pool.rejected[0]}", soft_wrap=True)
+    return found.rendered
 
 
 def _print_table_statistics(table: TokenTable, model: str, csv: Path | None) -> None:
@@ -156,16 +164,14 @@ def _print_statistics(table: Any, text: str, csv: Path | None) -> None:
             temporary.write_text(text, encoding="utf-8")
 
 
-def _print_pool_samples(data: str, pool: Pool, tokenizer: Any, options: dict[str, Any], rows: int, start: int) -> None:
+def _print_pool_samples(
+    data: str, pool: Pool, tokenizer: Any, options: dict[str, Any], rows: int, start: int
+) -> RenderedRows:
     from tokenclean.tokens import TokenTable, tokenize_pool
 
     tokens = tokenize_pool(pool, tokenizer, **options)
     _print_samples(data, tokenizer, TokenTable.of_tokens(tokens, {}), rows, start)
-    rejected = (*pool.rejected, *tokens.unusable)
-    for fault in rejected[:rows]:
-        out.print(f"set aside: {fault}", style="yellow", soft_wrap=True)
-    if len(rejected) > rows:
-        out.print(f"and {len(rejected) - rows:,} more rows set aside")
+    return tokens.rendered_rows
 
 
 def _print_samples(data: str, tokenizer: Any, table: TokenTable, rows: int, start: int) -> None:

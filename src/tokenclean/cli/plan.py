@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tokenclean.cli.console import out, quiet_libraries
+from tokenclean.cli.intake import IntakeOptions, takes_intake
 from tokenclean.cli.run import RecipeArgument, SetOption
 from tokenclean.recipe import load_recipe
 
@@ -15,12 +16,13 @@ OnOption = Annotated[
 ]
 
 
-def plan(recipe: RecipeArgument, set_: SetOption = None, on: OnOption = "") -> None:
+@takes_intake
+def plan(recipe: RecipeArgument, set_: SetOption = None, on: OnOption = "", *, intake: IntakeOptions) -> None:
     """Print counts, tokens, optimizer steps of every round, FLOPs, memory and time of a run; loads no weights.
 
     Example: tokenclean plan recipes/quick.yaml --set pool.sources.0.path=my.jsonl --on 8xL40S,1xH100
     """
-    loaded = load_recipe(recipe, list(set_ or []))
+    loaded = load_recipe(recipe, list(set_ or []), intake)
 
     from tokenclean.experiment.hardware import parse_all
     from tokenclean.experiment.plan import plan as make_plan

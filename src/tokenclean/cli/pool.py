@@ -8,14 +8,18 @@ from typing import Annotated
 import typer
 
 from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.intake import IntakeOptions, takes_intake
 from tokenclean.cli.run import RecipeArgument, SetOption
 from tokenclean.recipe import load_recipe
 
 
+@takes_intake
 def pool(
     recipe: RecipeArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write, which must be new.")],
     set_: SetOption = None,
+    *,
+    intake: IntakeOptions,
 ) -> None:
     """Build a recipe's pool: read its sources, filter, compare with benchmarks, deduplicate, draw, count.
 
@@ -24,7 +28,7 @@ def pool(
 
     Example: tokenclean pool recipes/five-sources.yaml -o five-sources
     """
-    loaded = load_recipe(recipe, list(set_ or []))
+    loaded = load_recipe(recipe, list(set_ or []), intake)
 
     from tokenclean.experiment.mixture import build_pool
 
@@ -36,5 +40,5 @@ def pool(
     out.print(f"pool: {built.folder} ({built.rows:,} rows in pool.jsonl)", soft_wrap=True)
     for name, count in built.mixture.removed_by_filter.items():
         out.print(f"  {count:,} left out: {name.replace('_', ' ')} (removed.jsonl)", soft_wrap=True)
-    if rejected := len(built.mixture.pool.rejected):
-        out.print(f"  {rejected:,} rows cannot be used (rejected.jsonl)", soft_wrap=True)
+    for line in built.intake.lines():
+        out.print(f"  {line}", soft_wrap=True)

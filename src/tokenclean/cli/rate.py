@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.intake import IntakeOptions, print_intake, sources_of, takes_intake
 from tokenclean.cli.options import (
-    ColumnOption,
     DeviceOption,
-    Format,
-    FormatOption,
     PoolArgument,
-    SplitOption,
+    RejectedShareOption,
     TrustOption,
-    sources_of,
 )
 from tokenclean.errors import RecipeError
 
@@ -38,6 +35,7 @@ class TokensParameter(StrEnum):
     max_completion_tokens = "max_completion_tokens"
 
 
+@takes_intake
 def rate(
     pool: PoolArgument,
     model: Annotated[
@@ -89,14 +87,11 @@ def rate(
         TokensParameter, typer.Option(help="What the server calls the limit of an answer.")
     ] = TokensParameter.max_tokens,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a batch, with --local.")] = 8,
-    format: FormatOption = Format.auto,
-    column: ColumnOption = None,
-    split: SplitOption = None,
-    max_rejected_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Stop where a larger share of the rows cannot be used.")
-    ] = 0.05,
+    max_rejected_share: RejectedShareOption = 0.05,
     device: DeviceOption = "auto",
     trust_remote_code: TrustOption = None,
+    *,
+    intake: IntakeOptions,
 ) -> None:
     """Have a model rate every conversation: rarity, complexity, informativeness and overall quality, from 1 to 10.
 
@@ -121,7 +116,7 @@ def rate(
         seed=0 if local and seed is None else seed,
     )
     cache = output.with_suffix(".answers")
-    sources = sources_of(pool, format, column, split)
+    sources = sources_of(pool, intake)
     if endpoint is None:
         trusted = tuple(trust_remote_code or ())
         rows = _read_pool(sources, output, max_rejected_share)[:max_rows]
@@ -155,13 +150,15 @@ def rate(
 
 
 def _read_pool(sources: Sequence[SourceSettings], output: Path, max_rejected_share: float) -> tuple[Conversation, ...]:
-    from tokenclean.pool import check_rejected_share, load_sources, write_rejected
+    from tokenclean.pool import Intake, check_usable, load_sources, write_rejected
 
     pool, listing = load_sources(sources), output.with_suffix(".rejected.jsonl")
-    check_rejected_share(pool.rejected, len(pool) + len(pool.rejected), max_rejected_share, listing)
+    counted = Intake.of(pool)
+    print_intake(counted)
     if pool.rejected:
         write_rejected(pool.rejected, listing)
-        note(f"{len(pool.rejected)} rows set aside, listed in {listing}")
+        note(f"rows set aside are listed in {listing}")
+    check_usable(counted, max_rejected_share, listing=listing if pool.rejected else None)
     return pool.conversations
 
 

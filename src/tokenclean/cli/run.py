@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.intake import IntakeOptions, takes_intake
 from tokenclean.cli.sharing import sharing
 from tokenclean.recipe import load_recipe
 
@@ -25,12 +26,15 @@ SetOption = Annotated[
 ]
 
 
+@takes_intake
 def run(
     recipe: RecipeArgument,
     set_: SetOption = None,
     allow_weak_reference: Annotated[
         bool, typer.Option("--allow-weak-reference", help="Go on when a reference is not better than the base.")
     ] = False,
+    *,
+    intake: IntakeOptions,
 ) -> None:
     """Clean a pool with a recipe's strategy, fine-tune, and print the table that says whether it helped.
 
@@ -43,7 +47,7 @@ def run(
     overrides = list(set_ or [])
     if allow_weak_reference:
         overrides.append("cleaning.allow_weak_reference=true")
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides, intake)
 
     from tokenclean.ranks import Ranks
     from tokenclean.store import Store

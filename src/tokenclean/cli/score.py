@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.intake import IntakeOptions, print_intake, sources_of, takes_intake
 from tokenclean.cli.options import (
-    ColumnOption,
     Compile,
     DeviceOption,
-    Format,
-    FormatOption,
     LengthOption,
     ModelOption,
     PoolArgument,
     Precision,
-    SplitOption,
+    RejectedShareOption,
     Targets,
     TargetsOption,
     Template,
     TemplateOption,
     TrustOption,
-    sources_of,
 )
 from tokenclean.cli.sharing import sharing
 from tokenclean.errors import RecipeError
@@ -41,6 +38,7 @@ if TYPE_CHECKING:
 _COMPARED_ROWS = 200
 
 
+@takes_intake
 def score(
     pool: PoolArgument,
     base: ModelOption,
@@ -48,12 +46,7 @@ def score(
     reference: Annotated[
         str | None, typer.Option(help="Reference model; without it only base losses are computed.")
     ] = None,
-    format: FormatOption = Format.auto,
-    column: ColumnOption = None,
-    split: SplitOption = None,
-    max_rejected_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Stop where a larger share of the rows cannot be used.")
-    ] = 0.05,
+    max_rejected_share: RejectedShareOption = 0.05,
     template: TemplateOption = Template.tulu,
     max_length: LengthOption = 2048,
     targets: TargetsOption = Targets.response,
@@ -78,6 +71,8 @@ def score(
     ] = 1 << 20,
     device: DeviceOption = "auto",
     trust_remote_code: TrustOption = None,
+    *,
+    intake: IntakeOptions,
 ) -> None:
     """Compute the loss of every response token under base and reference, and their difference, the score.
 
@@ -98,7 +93,7 @@ def score(
 
     ranks = Ranks.from_environment()
     policy = ScoringPolicy(precision.value, pack_tokens, _further_columns(columns), compile.value)
-    sources = tuple(sources_of(pool, format, column, split))
+    sources = tuple(sources_of(pool, intake))
     listing = output.with_suffix(".rejected.jsonl")
     with sharing(ranks):
         survey = None
@@ -157,8 +152,9 @@ def _check_reference(
 
 
 def _print(outcome: PassOutcome, output: Path, listing: Path) -> None:
-    if outcome.set_aside:
-        note(f"{outcome.set_aside} rows set aside, listed in {listing}")
+    print_intake(outcome.intake)
+    if outcome.intake.set_aside:
+        note(f"rows set aside are listed in {listing}")
     table = outcome.table
     out.print(f"{output}: {table.rows:,} conversations, {table.response_tokens:,} response tokens", soft_wrap=True)
     out.print(f"  {outcome.made} shards computed, {outcome.found} found in {outcome.folder}", soft_wrap=True)

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from tokenclean.cli.console import fail, note, out, progress, quiet_libraries
+from tokenclean.cli.intake import IntakeOptions, takes_intake
 from tokenclean.cli.run import RecipeArgument, SetOption
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import Recipe, load_recipe
 
 
+@takes_intake
 def sweep(
     recipe: RecipeArgument,
     over: Annotated[
@@ -25,6 +27,8 @@ def sweep(
         Path | None, typer.Option(metavar="FILE", help="Draw the average over one axis of numbers; .png, .svg or .pdf.")
     ] = None,
     set_: SetOption = None,
+    *,
+    intake: IntakeOptions,
 ) -> None:
     """Train and evaluate a recipe's strategy once for each value of a key, or for each cell of a grid.
 
@@ -43,7 +47,7 @@ def sweep(
         check_plot(axes, plot)
     for settings in grid(axes):
         try:
-            recipes[settings] = load_recipe(recipe, [*(set_ or []), *settings])
+            recipes[settings] = load_recipe(recipe, [*(set_ or []), *settings], intake)
         except RecipeError as error:
             recipes[settings] = error
     folders = {loaded.folder for loaded in recipes.values() if isinstance(loaded, Recipe)}

@@ -125,6 +125,7 @@ def train(
     source = resolve_source(base, trusted=tuple(trust_remote_code or ()))
     template = str(selected.metadata.get("template") or (only_template(source) if merge else ""))
     weights = selected[column].map_values(lambda values: values.astype(np.float32))
+    weights = weights if column == "weight" else selected.weighed(weights)
     device = resolve_device(device)
     inputs = training_inputs(
         source_fingerprint(source), selected["input_ids"], weights, settings, seed=seed, device=device.partition(":")[0]

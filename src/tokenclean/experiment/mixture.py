@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenclean.cleaning.rows import open_mixture, take_rows, tokens_options
+from tokenclean.cleaning.rows import check_rendered, open_mixture, take_rows, tokens_options
 from tokenclean.models.loading.load import load_tokenizer, resolve_source
-from tokenclean.pool import Mixture, Pool, write_rejected, write_removed, write_row
+from tokenclean.pool import Intake, Mixture, Pool, RejectedRow, write_rejected, write_removed, write_row
 from tokenclean.recipe import Recipe
 from tokenclean.report.pool_tables import contamination_table, mixture_table, statistics_csv, statistics_table
 from tokenclean.report.tables import Table
@@ -22,13 +22,15 @@ POOL = "pool.jsonl"
 
 @dataclass(frozen=True)
 class BuiltPool:
-    """``mixture``: with ``pool.max_rows`` not yet applied; ``rows``: written; ``tables``: to be shown."""
+    """``mixture``: with ``pool.max_rows`` not yet applied; ``rows``: written; ``tables``: to be shown; ``intake``: what
+    became of all rows."""
 
     folder: Path
     mixture: Mixture
     rows: int
     statistics: PoolStatistics
     tables: tuple[Table, ...]
+    intake: Intake
 
 
 def build_pool(
@@ -58,16 +60,18 @@ def build_pool(
         pool = take_rows(mixture.pool, recipe)
         if recipe.pool.curation is not None and recipe.pool.curation.rows is not None:
             note("pool.curation.rows is not applied here; tokenclean curate tells which rows it selects")
-        _write_rows(pool, mixture, place)
         note(f"counting the tokens of {len(pool):,} rows")
         told = progress("tokenize", "row")  # its clock starts here
         statistics = pool_statistics(pool, tokenizer, **tokens_options(recipe), progress=told)
+        intake = check_rendered(mixture, recipe, *statistics.rendered, listing=listing)
+        unusable = tuple(row for part in statistics.rendered for row in part.unusable)
+        _write_rows(pool, mixture, unusable, place)
         tables = _tables(recipe, mixture, statistics)
         (place / "tables.md").write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
         (place / "statistics.csv").write_text(statistics_csv(statistics), encoding="utf-8")
         (place / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-        write_json(place / "pool.json", _document(recipe, mixture, pool, statistics))
-    return BuiltPool(folder, mixture, len(pool), statistics, tables)
+        write_json(place / "pool.json", _document(recipe, mixture, pool, statistics, intake))
+    return BuiltPool(folder, mixture, len(pool), statistics, tables, intake)
 
 
 def _tables(recipe: Recipe, mixture: Mixture, statistics: PoolStatistics) -> tuple[Table, ...]:
@@ -77,10 +81,10 @@ def _tables(recipe: Recipe, mixture: Mixture, statistics: PoolStatistics) -> tup
     return (*tables, statistics_table(statistics, recipe.model.base))
 
 
-def _write_rows(pool: Pool, mixture: Mixture, place: Path) -> None:
+def _write_rows(pool: Pool, mixture: Mixture, unusable: Sequence[RejectedRow], place: Path) -> None:
     _write_lines((write_row(conversation) for conversation in pool), place / POOL)
     write_removed(pool.removed, place / "removed.jsonl")
-    write_rejected(pool.rejected, place / "rejected.jsonl")
+    write_rejected((*pool.rejected, *unusable), place / "rejected.jsonl")
     if mixture.contamination is not None:
         _write_lines((asdict(overlap) for overlap in mixture.overlapping), place / "contamination.jsonl")
 
@@ -90,12 +94,15 @@ def _write_lines(rows: Iterable[dict[str, Any]], path: Path) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _document(recipe: Recipe, mixture: Mixture, pool: Pool, statistics: PoolStatistics) -> dict[str, Any]:
+def _document(
+    recipe: Recipe, mixture: Mixture, pool: Pool, statistics: PoolStatistics, intake: Intake
+) -> dict[str, Any]:
     contamination = mixture.contamination
     return {
         "rows": len(pool),
         "rows_before_max_rows": len(mixture.pool),
         "rejected_rows": len(pool.rejected),
+        "intake": intake.to_json(),
         "removed_rows": mixture.removed_by_filter,
         "sources": [asdict(counts) for counts in mixture.sources],
         "benchmarks": None if contamination is None else [asdict(b) for b in contamination.benchmarks],

@@ -14,6 +14,7 @@ import numpy as np
 from tokenclean.cleaning.one_adapter import check_base, schedule_parts
 from tokenclean.cleaning.rows import (
     check_best_rated,
+    check_rendered,
     open_mixture,
     split_heldout,
     split_rows,
@@ -91,7 +92,8 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None, on: Sequence[H
 
     ``on``: other hardware to lay it out for.
     """
-    pool = open_mixture(recipe).pool
+    mixture = open_mixture(recipe)
+    pool = mixture.pool
     settings = recipe.pool.curation
     if settings is not None and settings.rows is not None and settings.rows < len(pool):
         pool = pool.take(_in_place_of_best(len(pool), settings.rows))
@@ -101,6 +103,7 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None, on: Sequence[H
     check_base(recipe, source)
     tokenizer = load_tokenizer(source)
     tokens, heldout = (tokenize_pool(p, tokenizer, **tokens_options(recipe)) for p in (pool, heldout_pool))
+    intake = check_rendered(mixture, recipe, tokens.rendered_rows, heldout.rendered_rows)
     config = load_config(source)
     size = model_size(config, recipe)
     device_type = resolve_device(recipe.model.device).partition(":")[0]
@@ -114,7 +117,8 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None, on: Sequence[H
     response = int(tokens.is_response.values.sum())
     summary = (
         f"pool: {len(tokens):,} training rows, {len(tokens.input_ids.values):,} tokens, {response:,} of them response; "
-        f"{len(heldout):,} held-out rows, {len(pool.rejected) + len(tokens.unusable):,} rows set aside",
+        f"{len(heldout):,} held-out rows, {intake.set_aside:,} rows set aside",
+        *intake.lines(),
         f"kept: {recipe.cleaning.proportion:.0%} of the response tokens; splits: {recipe.cleaning.splits} "
         f"({recipe.cleaning.split_kind})",
         f"model: {size.total:,} parameters, {size.lora:,} trained"

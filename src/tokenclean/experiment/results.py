@@ -196,6 +196,7 @@ def _result(
             "tokens": len(workshop.tokens.input_ids.values),
             "response_tokens": int(workshop.tokens.is_response.values.sum()),
         },
+        "intake": workshop.intake.to_json(),
         "measured": [asdict(m) for m in measured],
         "training": {m.name: dict(m.training) for o in outcomes for m in _models_of(o) if m.training},
         "references": [

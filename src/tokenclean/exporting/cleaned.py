@@ -33,6 +33,7 @@ _COLUMN_TYPES = {
     "id": "string",
     "source": "string",
 }
+_ORIGINAL_ID = "original_id"  # the row's own id, null where it has none; files of older versions lack the column
 _TOKEN_COLUMNS = tuple(name for name, kind in _COLUMN_TYPES.items() if kind.startswith("list"))
 
 
@@ -73,6 +74,18 @@ class CleanedDataset:
                 "method that keeps or drops whole tokens"
             )
 
+    def write_row_ids(self, path: Path) -> None:
+        """Write a CSV with the number (from 0), id, own id and source of every row, in the order of the dataset."""
+        import csv
+
+        own = self.rows.column(_ORIGINAL_ID) if _ORIGINAL_ID in self.rows.column_names else [None] * len(self.rows)
+        columns = (self.rows.column("id"), own, self.rows.column("source"))
+        values = zip(*([str(v) if v is not None else "" for v in column] for column in columns), strict=True)
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("row", "id", "original_id", "source"))
+            writer.writerows((number, *row) for number, row in enumerate(values))
+
     def write_columns(self, names: Sequence[str], path: Path, *, with_counts: bool = False) -> None:
         """Write these columns as Parquet; ``with_counts`` adds counts and dropped ids, never paths of this machine."""
         import pyarrow.parquet as pq
@@ -86,11 +99,11 @@ class CleanedDataset:
 def write_cleaned(table: TokenTable, path: Path | str) -> CleanedCounts:
     """Write the cleaned tokens of a table as Parquet (zstd) and return what was kept and dropped.
 
-    The table's ``weight`` (float32) counts where it has one, else ``is_kept`` (bool) as 1 and 0. Columns, all lists
-    of one row's length: ``input_ids`` int32; ``attention_mask`` int8, all 1; ``labels`` int64, the id where the
-    weight is above 0, else −100; ``completion_mask`` int8, 1 where there is a label; ``token_weight`` float32; then
-    ``id`` and ``source`` (string). Rows with nothing kept are left out, counted, and their ids listed in the file's
-    metadata beside the table's.
+    The table's ``weight`` (float32) counts where it has one, else ``is_kept`` (bool) as 1 and 0, times the data's
+    ``loss_weight``. Columns, all lists of one row's length: ``input_ids`` int32; ``attention_mask`` int8, all 1;
+    ``labels`` int64, the id where the weight is above 0, else −100; ``completion_mask`` int8, 1 where there is a label;
+    ``token_weight`` float32; then ``id``, ``source`` and ``original_id`` (string, the row's own id or null). Rows with
+    nothing kept are left out, counted, and their ids listed in the file's metadata beside the table's.
 
     Raises TableError for a table with neither column, with nothing kept at all, or with a weight that no trainer can
     follow: negative, NaN, infinite, on a row's first token (which has no loss) or on a token that is no response.
@@ -147,7 +160,7 @@ def _checked_weights(table: TokenTable) -> Ragged:
     if "weight" in table.columns:
         weights = table["weight"].map_values(lambda values: values.astype(np.float32))
     elif "is_kept" in table.columns:
-        weights = table["is_kept"].map_values(lambda values: values.astype(np.float32))
+        weights = table.weighed(table["is_kept"].map_values(lambda values: values.astype(np.float32)))
     else:
         raise TableError(
             f"this table has neither is_kept nor weight; it has {', '.join(table.columns)}. "
@@ -190,6 +203,8 @@ def _rows(table: TokenTable, weights: Ragged, chosen: np.ndarray) -> pa.Table:
     }
     arrays["id"] = pa.array([table.ids[row] for row in chosen], pa.string())
     arrays["source"] = pa.array([table.sources[row] for row in chosen], pa.string())
+    own = table.original_ids or ("",) * len(table)
+    arrays[_ORIGINAL_ID] = pa.array([own[row] or None for row in chosen], pa.string())
     return pa.table(arrays)
 
 

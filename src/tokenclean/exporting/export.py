@@ -17,6 +17,7 @@ from tokenclean.exporting.trl import write_trl
 from tokenclean.store import atomic_folder
 
 _CARD = "README.md"
+_ROW_IDS = "row_ids.csv"
 # A writer fills the folder and returns the command that trains on it, run from inside the folder.
 WRITERS: dict[str, Callable[[CleanedDataset, Path, Card], str]] = {
     "trl": write_trl,
@@ -39,16 +40,18 @@ class ExportResult:
 def export(cleaned_path: Path | str, to: str, folder: Path | str, card: Card) -> ExportResult:
     """Write a canonical file in the form of the trainer ``to`` (a key of WRITERS) into a new or empty folder.
 
-    Its card lies in ``README.md``. The folder appears under its name only when it is whole. Raises RecipeError for an
-    unknown trainer, TableError for a file that is none of ours or whose weights the trainer cannot take,
-    RunFolderError for a folder that holds something or cannot be written, MissingExtraError where the writer needs
-    ``datasets``.
+    Its card lies in ``README.md``, the ids of its rows in ``row_ids.csv``. The folder appears under its name only when
+    it is whole. Raises RecipeError for an unknown trainer, TableError for a file that is none of ours or whose weights
+    the trainer cannot take, RunFolderError for a folder that holds something or cannot be written, MissingExtraError
+    where the writer needs ``datasets``.
     """
     if to not in WRITERS:
         raise RecipeError(f"unknown trainer {to!r}; known: {', '.join(WRITERS)}", source="export")
     cleaned, folder = read_cleaned(cleaned_path), Path(folder)
     with atomic_folder(folder) as temporary:
         command = WRITERS[to](cleaned, temporary, card)
+        if to != "hf":  # whose rows hold their ids
+            cleaned.write_row_ids(temporary / _ROW_IDS)
         data = next((str(file.relative_to(temporary)) for file in temporary.rglob("*.parquet")), None)
         (temporary / _CARD).write_text(card.to_markdown(data), encoding="utf-8")
         files = sorted(str(file.relative_to(temporary)) for file in temporary.rglob("*") if file.is_file())

@@ -5,14 +5,9 @@ from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, Rej
 from tokenclean.pool.duplicates import Duplicate, exact_duplicates, near_duplicates
 from tokenclean.pool.formats import FORMATS
 from tokenclean.pool.formats.written import write_row
+from tokenclean.pool.intake import Intake, RenderedRows, check_usable
 from tokenclean.pool.mixture import FILTERS, Mixture, SourceCounts, load_mixture, mix_pools
-from tokenclean.pool.rejected import (
-    check_rejected_share,
-    is_too_large_share,
-    join_rejected,
-    too_many_rejected,
-    write_rejected,
-)
+from tokenclean.pool.rejected import join_rejected, read_rejected, write_rejected
 from tokenclean.pool.removed import write_removed
 from tokenclean.pool.sources import load_pool, load_sources, merge_pools, stream_sources
 from tokenclean.pool.splits import contiguous_splits, heldout_rows, stratified_splits
@@ -26,6 +21,7 @@ __all__ = [
     "Contamination",
     "Conversation",
     "Duplicate",
+    "Intake",
     "LabelledTokens",
     "Mixture",
     "Overlap",
@@ -33,16 +29,16 @@ __all__ = [
     "PoolSurvey",
     "RejectedRow",
     "RemovedRow",
+    "RenderedRows",
     "SourceCounts",
     "ToolCall",
     "Turn",
-    "check_rejected_share",
+    "check_usable",
     "contiguous_splits",
     "count_characters",
     "exact_duplicates",
     "find_contamination",
     "heldout_rows",
-    "is_too_large_share",
     "join_rejected",
     "load_mixture",
     "load_pool",
@@ -50,11 +46,11 @@ __all__ = [
     "merge_pools",
     "mix_pools",
     "near_duplicates",
+    "read_rejected",
     "shard_stream",
     "stratified_splits",
     "stream_sources",
     "survey_pool",
-    "too_many_rejected",
     "write_rejected",
     "write_removed",
     "write_row",

@@ -27,7 +27,9 @@ class Turn:
 
     ``reasoning``: the thoughts in front of an assistant's content. ``tool_calls``: what an assistant calls after it.
     ``is_trained``: False for an assistant turn that the row excludes from training. ``name``/``call_id``: of a tool's
-    result, which tool and which call it answers.
+    result, which tool and which call it answers. ``weight``: loss weight of the tokens of a trained turn, 0 < w <= 1.
+    ``spans``: (start, end, weight) for characters [start, end) of the content that have a weight of their own,
+    0 <= w <= 1, in place of ``weight``; ascending, without overlap.
     """
 
     role: Role
@@ -37,14 +39,18 @@ class Turn:
     is_trained: bool = True
     name: str = ""
     call_id: str = ""
+    weight: float = 1.0
+    spans: tuple[tuple[int, int, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledTokens:
-    """A row that came tokenized. ``input_ids``: int64 (L,). ``is_response``: bool (L,), True for a training target."""
+    """A row that came tokenized. ``input_ids``: int64 (L,). ``is_response``: bool (L,), True for a training target.
+    ``weight``: float32 (L,), the loss weight of each token; None where every target weighs 1."""
 
     input_ids: np.ndarray
     is_response: np.ndarray
+    weight: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,9 @@ class Conversation:
     takes the template's role tags, its turns hold at least one of an assistant; ``completion`` is a prompt (turn 0,
     user) and its completion (turn 1, assistant), joined without tags; ``text`` is plain text, one assistant turn
     without a question; ``tokens`` has no turns but ``tokens``. ``tools``: JSON text of the list of tools on offer, or
-    empty. ``file``/``line``: where it stood (line, or row of a file without lines, from 1).
+    empty. ``file``/``line``: where it stood (line, or row of a file without lines, from 1). ``original_id``: the row's
+    own id as text, or empty. ``unread``: keys of the row that hold something and were not used. ``notes``: what was
+    done to the row so that it can be used, in fixed words that can be counted.
     """
 
     id: str
@@ -66,16 +74,33 @@ class Conversation:
     line: int = 0
     tools: str = ""
     tokens: LabelledTokens | None = None
+    original_id: str = ""
+    unread: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether any target has a loss weight other than 1."""
+        if self.tokens is not None:
+            return self.tokens.weight is not None
+        return any(turn.is_trained and (turn.weight != 1 or turn.spans) for turn in self.turns)
 
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A row set aside: where it stood, why, and the first 200 characters of it."""
+    """A row set aside.
+
+    ``file``/``line``: where it stood. ``reason``: why. ``text``: its first 200 characters. ``remedy``: the option that
+    helps, or empty. ``is_chosen``: left out by an option that asks for it, so that it is no fault of the data and does
+    not count towards ``pool.max_rejected_share``.
+    """
 
     file: str
     line: int
     reason: str
     text: str = ""
+    remedy: str = ""
+    is_chosen: bool = False
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.reason}"
@@ -87,7 +112,8 @@ class RemovedRow:
 
     ``id``, ``source``, ``file``, ``line``: of its conversation. ``filter``: which one left it out; ``reason``: why, in
     words. ``resembles``: of a duplicate the row that stays, ``similarity`` the Jaccard index with it.
-    ``benchmark_file`` and ``ngram``: of a contaminated row what it shares with which file.
+    ``benchmark_file`` and ``ngram``: of a contaminated row what it shares with which file. ``original_id``: the row's
+    own id, or empty.
     """
 
     id: str
@@ -100,6 +126,7 @@ class RemovedRow:
     similarity: float | None = None
     benchmark_file: str = ""
     ngram: str = ""
+    original_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from tokenclean.errors import PoolError
 from tokenclean.pool.contamination import Contamination, find_contamination
 from tokenclean.pool.conversation import Conversation, Pool, RemovedRow
 from tokenclean.pool.duplicates import Duplicate, exact_duplicates, near_duplicates
+from tokenclean.pool.intake import Intake
 from tokenclean.pool.sources import load_sources, merge_pools
 from tokenclean.pool.survey import count_characters
 from tokenclean.recipe import FiltersSettings, PoolSettings, SourceSettings
@@ -62,10 +63,11 @@ class Overlapping:
 class Mixture:
     """``pool``: what is left, with every row removed; ``sources``: counts by source, in their order of appearance;
     ``contamination``: of the benchmarks with the rows that were compared, None where none was; ``overlapping``: each
-    row and benchmark that overlap."""
+    row and benchmark that overlap; ``intake``: what became of all rows that were read."""
 
     pool: Pool
     sources: tuple[SourceCounts, ...]
+    intake: Intake
     contamination: Contamination | None = None
     overlapping: tuple[Overlapping, ...] = ()
 
@@ -80,19 +82,22 @@ def load_mixture(
     settings: PoolSettings,
     seed: int,
     *,
-    check: Callable[[Pool], None] = lambda pool: None,
+    check: Callable[[Pool, Intake], None] = lambda pool, intake: None,
     note: Callable[[str], None] = logger.info,
 ) -> Mixture:
-    """Read the sources and mix them. ``check``: is given all rows before any is removed, and may refuse them.
+    """Read the sources and mix them. ``check``: is given all rows before any is removed, and what became of them, and
+    may refuse them.
 
     A pool without filters, shares and counts is its sources as they are. Raises as ``load_sources`` and ``mix_pools``.
     """
     if not settings.is_mixed:
         pool = load_sources(settings.sources)
-        check(pool)
-        return Mixture(pool, _count_sources(pool.conversations, ()))
+        intake = Intake.of(pool)
+        check(pool, intake)
+        return Mixture(pool, _count_sources(pool.conversations, ()), intake)
     pools = [load_sources([source]) for source in settings.sources]
-    check(merge_pools(pools))
+    merged = merge_pools(pools)
+    check(merged, Intake.of(merged))
     return mix_pools(pools, settings, seed, note=note)
 
 
@@ -125,7 +130,8 @@ def mix_pools(
         raise PoolError(f"pool.filters: no row is left of {rows.count:,} ({removed}); loosen the filters")
     rejected = tuple(row for pool in pools for row in pool.rejected)
     pool = Pool(tuple(rows.left), rejected, tuple(rows.removed))
-    return Mixture(pool, _count_sources(rows.left, rows.removed), contamination, overlapping)
+    intake = Intake.of(row for pool in pools for row in (*pool, *pool.rejected))
+    return Mixture(pool, _count_sources(rows.left, rows.removed), intake, contamination, overlapping)
 
 
 def draw_rows(ids: Sequence[str], count: int, seed: int) -> np.ndarray:
@@ -206,7 +212,7 @@ class _Rows:
 
 def _say(conversation: Conversation, filter: str, reason: str) -> RemovedRow:
     c = conversation
-    return RemovedRow(c.id, c.source, c.file, c.line, filter, reason)
+    return RemovedRow(c.id, c.source, c.file, c.line, filter, reason, original_id=c.original_id)
 
 
 def _out_of_bounds(rows: Sequence[Conversation], filters: FiltersSettings) -> Iterable[tuple[int, RemovedRow]]:

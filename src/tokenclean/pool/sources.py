@@ -15,15 +15,15 @@ import numpy as np
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.conversation import Conversation, Pool, RejectedRow, Turn
-from tokenclean.pool.formats import FORMATS, Parsed, RowError, check_columns, check_text, parse_row, read_column
+from tokenclean.pool.formats import FORMATS, Parsed, RowError, RowOptions, check_text, parse_row, read_column
 from tokenclean.pool.formats.oasst import read_threads
+from tokenclean.pool.intake import Intake, describe_reasons
 from tokenclean.pool.reading import Record, read_hub, read_records
 from tokenclean.recipe import SourceSettings, source_from
 
 logger = logging.getLogger(__name__)
 
 _NOTHING_FURTHER = ("", (), True, "", "")
-_SHOWN = 3
 _BLOCK_ROWS = 1 << 20
 
 
@@ -31,29 +31,44 @@ def load_pool(
     paths: str | Path | Sequence[str | Path],
     *,
     source: str | None = None,
-    format: str = "auto",
+    split: str | None = None,
     columns: Mapping[str, str] | None = None,
     roles: Mapping[str, str] | None = None,
-    split: str | None = None,
+    **options: Any,
 ) -> Pool:
     """Read local files, in the given order, as one pool.
 
     A file is JSON lines, a JSON array or CSV (each also ``.gz`` or ``.zst``), Parquet, or a folder that
     ``datasets`` wrote with ``save_to_disk`` (``split`` names one of its splits). ``source``: the source name of every
     row. Without it a row's own ``source`` field counts where that is a non-blank string, and the file's stem
-    otherwise. ``format``: a name in FORMATS, or ``auto`` to detect it row by row. ``columns``: our key -> the row's
-    column. ``roles``: further role names -> ours.
+    otherwise. ``columns``: our key -> the row's column. ``roles``: further role names -> ours. ``options``: further
+    keys of ``SourceSettings``, such as ``format``, ``delimiter``, ``encoding``, ``ignore`` and ``preferences``.
 
-    A row that cannot be read, or is no usable row of its format, goes to ``Pool.rejected``.
+    A row that cannot be read, or is no usable row of its format, goes to ``Pool.rejected``. A warning tells the reasons
+    with counts, keys that were not used, and what was done to rows so that they can be used (``Intake``).
 
     Raises PoolError where a file is missing, unreadable or without a usable row, and where two rows share an id;
-    RecipeError for an unknown format, key or role.
+    RecipeError for an unknown option, format, key or role.
     """
     files = [paths] if isinstance(paths, str | Path) else list(paths)
     if not files:
         raise PoolError("no pool file given; expected the path of at least one file of conversations")
-    options = {"format": format, "columns": tuple((columns or {}).items()), "roles": tuple((roles or {}).items())}
-    return load_sources(source_from({"path": str(path), "name": source, "split": split, **options}) for path in files)
+    pool = load_sources(_sources_of(files, source, split, columns, roles, options))
+    for line in Intake.of(pool).lines():
+        logger.warning("%s", line)
+    return pool
+
+
+def _sources_of(
+    files: Sequence[str | Path],
+    source: str | None,
+    split: str | None,
+    columns: Mapping[str, str] | None,
+    roles: Mapping[str, str] | None,
+    options: Mapping[str, Any],
+) -> list[SourceSettings]:
+    named = {"columns": tuple((columns or {}).items()), "roles": tuple((roles or {}).items()), **options}
+    return [source_from({"path": str(path), "name": source, "split": split, **named}) for path in files]
 
 
 def load_sources(sources: Iterable[SourceSettings]) -> Pool:
@@ -75,13 +90,13 @@ def stream_sources(
 
     Raises as ``load_pool`` does, after the rows before the fault; two rows that share an id are found behind the last
     row, from 8 bytes a row, which are held only where there are several sources. ``is_first_reading``: False for
-    sources that were read to their end before; shared ids are then not looked for and no warning is given again.
+    sources that were read to their end before; shared ids are then not looked for again.
     """
     sources = tuple(sources)
     compares = is_first_reading and len(sources) > 1  # rows of one source differ in their number
     hashes = array("q")
     for settings in sources:
-        for row in _stream_source(settings, warns=is_first_reading):
+        for row in _stream_source(settings):
             if compares and isinstance(row, Conversation):
                 hashes.append(hash(row.id))
             yield row
@@ -100,36 +115,54 @@ def merge_pools(pools: Iterable[Pool]) -> Pool:
     return Pool(tuple(seen.values()), tuple(row for pool in pools for row in pool.rejected))
 
 
-def _stream_source(settings: SourceSettings, *, warns: bool) -> Iterator[Conversation | RejectedRow]:
-    place, columns, roles = settings.place, dict(settings.columns), dict(settings.roles)
+def _stream_source(settings: SourceSettings) -> Iterator[Conversation | RejectedRow]:
+    place, columns = settings.place, dict(settings.columns)
     is_tree = settings.format == "oasst"  # its rows are messages, and what the pool takes are threads of them
-    format = "messages" if is_tree else settings.format
-    check_columns(format, columns, roles)
+    options = row_options(settings)
     default_source = _check_source(_default_name(settings) if settings.name is None else settings.name, place)
-    count_usable = count_rejected = 0
-    first_rejected: list[RejectedRow] = []
+    intake = Intake()
     records = read_source(settings)
     for record in islice(read_threads(records) if is_tree else records, settings.first_rows):
         try:
             if record.row is None:
-                raise RowError(record.fault)
-            parsed = parse_row(record.row, format, columns, roles)
+                raise RowError(record.fault, record.remedy)
+            parsed = parse_row(record.row, options, is_padded=record.is_padded)
             name = default_source if settings.name is not None else _row_source(record.row, columns) or default_source
         except RowError as error:
-            row = RejectedRow(place, record.line, str(error), record.excerpt())
-            count_rejected += 1
-            if count_rejected <= _SHOWN:
-                first_rejected.append(row)
+            row = RejectedRow(place, record.line, str(error), record.excerpt(), error.remedy, error.is_chosen)
+            intake.add(row)
             yield row
             continue
-        count_usable += 1
-        identity = f"{name}:{record.number}:{_hash_content(parsed)}"
-        yield Conversation(identity, name, parsed.turns, parsed.kind, place, record.line, parsed.tools, parsed.tokens)
-    if not count_usable:
-        raise PoolError(_describe_nothing_usable(place, count_rejected, first_rejected))
-    if count_rejected and warns:
-        total = count_rejected + count_usable
-        logger.warning("%s: set aside %d of %d rows; the first is %s", place, count_rejected, total, first_rejected[0])
+        conversation = Conversation(
+            f"{name}:{record.number}:{_hash_content(parsed)}",
+            name,
+            parsed.turns,
+            parsed.kind,
+            place,
+            record.line,
+            parsed.tools,
+            parsed.tokens,
+            parsed.original_id,
+            (*parsed.unread, *record.unread),
+            (*parsed.notes, *record.notes),
+        )
+        intake.add(conversation)
+        yield conversation
+    if not intake.readable:
+        raise PoolError(_describe_nothing_usable(place, intake))
+
+
+def row_options(settings: SourceSettings) -> RowOptions:
+    """How the rows of a source are read. Raises RecipeError for options that no row can fit."""
+    return RowOptions(
+        "messages" if settings.format == "oasst" else settings.format,
+        settings.columns,
+        settings.roles,
+        settings.ignore,
+        settings.preferences,
+        settings.python_literals,
+        settings.repair_thoughts,
+    )
 
 
 def _refuse_shared_ids(sources: tuple[SourceSettings, ...], hashes: array[int]) -> None:
@@ -176,7 +209,12 @@ def read_source(settings: SourceSettings) -> Iterator[Record]:
     """The source's rows as they are stored, in their order, ``first_rows`` not yet applied. Raises PoolError for what
     cannot be read."""
     if settings.hub is None:
-        return read_records(Path(settings.place).expanduser(), split=settings.split)
+        return read_records(
+            Path(settings.place).expanduser(),
+            split=settings.split,
+            delimiter=settings.delimiter,
+            encoding=settings.encoding,
+        )
     return read_hub(
         settings.hub,
         config=settings.config,
@@ -220,17 +258,19 @@ def _hash_content(parsed: Parsed) -> str:
     digest = hashlib.sha256(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
     if parsed.tokens is not None:
         digest.update(parsed.tokens.input_ids.tobytes() + parsed.tokens.is_response.tobytes())
+        if parsed.tokens.weight is not None:
+            digest.update(parsed.tokens.weight.tobytes())
     return digest.hexdigest()[:12]
 
 
 def _further(turn: Turn) -> tuple[Any, ...]:
     calls = tuple((call.name, call.arguments, call.id) for call in turn.tool_calls)
-    return (turn.reasoning, calls, turn.is_trained, turn.name, turn.call_id)
+    weights = (turn.weight, turn.spans) if turn.weight != 1 or turn.spans else ()
+    return (turn.reasoning, calls, turn.is_trained, turn.name, turn.call_id, *weights)
 
 
-def _describe_nothing_usable(place: str, count: int, first: Sequence[RejectedRow]) -> str:
+def _describe_nothing_usable(place: str, intake: Intake) -> str:
     expected = f"expected rows in one of the formats {', '.join(FORMATS)}"
-    if not count:
+    if not intake.rows:
         return f"{place}: holds no row; {expected}"
-    reasons = "".join(f"\n  line {row.line}: {row.reason}" for row in first)
-    return f"{place}: no usable row ({count} rejected); {expected}. The first reasons:{reasons}"
+    return f"{place}: no usable row ({intake.rows:,} set aside); {expected}. The reasons:\n{describe_reasons(intake)}"

@@ -7,12 +7,13 @@ alone, and is known before anything is tokenized.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 from tokenclean.pool.conversation import Conversation, RejectedRow
-from tokenclean.pool.rejected import is_too_large_share, too_many_rejected, write_rejected
+from tokenclean.pool.intake import Intake, check_usable
+from tokenclean.pool.rejected import write_rejected
 from tokenclean.pool.sources import stream_sources
 from tokenclean.recipe import SourceSettings
 
@@ -27,13 +28,21 @@ class PoolSurvey:
     """What a reading of a whole pool has counted.
 
     ``rows``: all rows, those set aside included. ``rejected``: rows set aside. ``shards`` and ``characters``: of the
-    usable rows, as ``shard_stream`` and ``count_characters`` count them.
+    usable rows, as ``shard_stream`` and ``count_characters`` count them. ``weighted``: usable rows with loss weights
+    of their own. ``intake``: what became of all rows, for the process that has read them.
     """
 
     rows: int
     rejected: int
     shards: int
     characters: int
+    weighted: int = 0
+    intake: Intake = field(default_factory=Intake)
+
+    @property
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """Its numbers, which processes can share."""
+        return self.rows, self.rejected, self.shards, self.characters, self.weighted
 
     @property
     def expected_tokens(self) -> int:
@@ -46,16 +55,15 @@ def survey_pool(
 ) -> PoolSurvey:
     """Read all sources once, in constant memory, and write the rows set aside to ``listing``, where there are any.
 
-    Raises as ``load_pool`` does; PoolError with the first reasons where more than ``max_rejected_share`` of the rows
-    are set aside; RunFolderError where the listing cannot be written; ValueError for ``shard_characters`` < 1.
+    Raises as ``load_pool`` does; PoolError as ``check_usable``; RunFolderError where the listing cannot be written;
+    ValueError for ``shard_characters`` < 1.
     """
     count = _Count(shard_characters)
     rejected = count.rejected_rows(stream_sources(sources))
     if (first := next(rejected, None)) is not None:
         write_rejected(chain([first], rejected), listing)
     survey = count.survey()
-    if is_too_large_share(survey.rejected, survey.rows, max_rejected_share):
-        raise too_many_rejected(survey.rejected, survey.rows, max_rejected_share, listing)
+    check_usable(survey.intake, max_rejected_share, listing=listing)
     return survey
 
 
@@ -113,19 +121,20 @@ class _Count:
 
     def __init__(self, shard_characters: int) -> None:
         self._cut = _Cut(shard_characters)
-        self._usable = self._rejected = self._whole_shards = self._characters = 0
+        self._whole_shards = self._characters = 0
+        self._intake = Intake()
 
     def rejected_rows(self, rows: Iterable[Conversation | RejectedRow]) -> Iterator[RejectedRow]:
         for row in rows:
+            self._intake.add(row)
             if isinstance(row, RejectedRow):
-                self._rejected += 1
                 yield row
                 continue
             characters = count_characters(row)
-            self._usable += 1
             self._characters += characters
             self._whole_shards += self._cut.is_after(characters)
 
     def survey(self) -> PoolSurvey:
         shards = self._whole_shards + (self._cut.rows > 0)
-        return PoolSurvey(self._usable + self._rejected, self._rejected, shards, self._characters)
+        intake = self._intake
+        return PoolSurvey(intake.rows, intake.set_aside, shards, self._characters, intake.weighted, intake)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Literal
@@ -42,7 +43,19 @@ class SourceSettings(Section):
     columns: Names = ()
     """Our key -> the row's column, such as ``{instruction: question, output: answer}``."""
     roles: Names = ()
-    """Further role names -> ours, such as ``{bot: assistant}``."""
+    """Further role names -> ours, such as ``{customer: user}``; names go by small letters."""
+    delimiter: str | None = None
+    """What parts the columns of a CSV file: one character, or ``tab``; a comma by default (.tsv: a tab)."""
+    encoding: str | None = None
+    """Encoding of a text file, such as ``cp1252`` or ``gb18030``; UTF-8 by default."""
+    ignore: tuple[str, ...] = ()
+    """Keys of rows or messages, and types of parts of a content, to leave unread on purpose, such as ``[images]``."""
+    preferences: Literal["refuse", "chosen"] = "refuse"
+    """Refuse rows with preference labels (chosen and rejected answers, label: false); or train what was chosen."""
+    python_literals: bool = False
+    """Read texts that hold a list or an object as Python writes it, with single quotes and True."""
+    repair_thoughts: bool = False
+    """Put ``<think>`` in front of an answer that holds ``</think>`` alone."""
     license: str | None = None
     """Licence of the source, for the dataset card."""
     share: float | None = Field(default=None, gt=0, le=1)
@@ -61,6 +74,20 @@ class SourceSettings(Section):
             raise ValueError(f"share {self.share:g} and count {self.count}: expected one of them, or none")
         if self.format == "oasst" and (self.columns or self.roles):
             raise ValueError("columns, roles: the format oasst reads its own columns and roles; leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_text(self) -> SourceSettings:
+        if self.delimiter is not None and self.delimiter != "tab" and len(self.delimiter) != 1:
+            raise ValueError(f"delimiter: expected one character or tab, found {self.delimiter!r}")
+        if self.encoding is not None:
+            try:
+                codecs.lookup(self.encoding)
+            except LookupError:
+                raise ValueError(
+                    f"encoding: Python knows no encoding {self.encoding!r}; usual ones are utf-8, utf-16, cp1252, "
+                    "gb18030, shift_jis, big5, cp1251"
+                ) from None
         return self
 
     @model_validator(mode="after")

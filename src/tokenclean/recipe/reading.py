@@ -21,8 +21,10 @@ _Section = TypeVar("_Section", bound=BaseModel)
 PRESETS = ("paper", "quick", "demo")
 
 
-def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(path: Path | str, overrides: Iterable[str] = (), intake: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe file, or a preset by its name, and apply overrides such as ``training.epochs=2``.
+
+    ``intake``: keys of SourceSettings for every source of the pool.
 
     Relative pool paths in a file are taken from the current folder. Raises RecipeError listing every fault at once,
     unknown keys with a did-you-mean.
@@ -34,11 +36,19 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
         values, source = {"preset": str(path)}, f"preset {path}"
     else:
         raise RecipeError(f"no such recipe file; the presets are {', '.join(PRESETS)}", str(path))
-    return recipe_from(values, overrides, source)
+    return recipe_from(values, overrides, source, intake)
 
 
-def recipe_from(values: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "recipe") -> Recipe:
-    """Build a recipe from nested values (``preset`` names the values underneath) and overrides. Raises RecipeError."""
+def recipe_from(
+    values: Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    source: str = "recipe",
+    intake: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Build a recipe from nested values (``preset`` names the values underneath) and overrides. Raises RecipeError.
+
+    ``intake``: as of ``load_recipe``.
+    """
     values = dict(values)
     problems: list[str] = []
     preset = values.pop("preset", None)
@@ -50,6 +60,7 @@ def recipe_from(values: Mapping[str, Any], overrides: Iterable[str] = (), source
             _apply_override(merged, override)
         except ValueError as error:
             problems.append(str(error))
+    _apply_intake(merged, intake or {})
     try:
         recipe = Recipe.model_validate(merged)
     except ValidationError as error:
@@ -117,6 +128,14 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         below = merged.get(key)
         merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _apply_intake(values: dict[str, Any], intake: Mapping[str, Any]) -> None:
+    pool = values.get("pool")
+    sources = pool.get("sources") if isinstance(pool, Mapping) else None
+    for source in (sources if isinstance(sources, list) else []) if intake else []:
+        if isinstance(source, dict):
+            source.update(_merge(source, intake))
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

@@ -163,6 +163,7 @@ def take_rows(parts: Iterable[TokenTable], rows: np.ndarray) -> TokenTable:
     sources: list[str] = []
     columns: dict[str, list[Ragged]] = {}
     metadata: Mapping[str, Any] = {}
+    original_ids: list[str] = []
     first = 0
     for part in parts:
         here = rising[np.searchsorted(rising, first) : np.searchsorted(rising, first + len(part))] - first
@@ -170,6 +171,7 @@ def take_rows(parts: Iterable[TokenTable], rows: np.ndarray) -> TokenTable:
         metadata = part.metadata
         ids += (part.ids[row] for row in here.tolist())
         sources += (part.sources[row] for row in here.tolist())
+        original_ids += ((part.original_ids[row] if part.original_ids else "") for row in here.tolist())
         for name, column in part.columns.items():
             columns.setdefault(name, []).append(column.take(here))
     back = np.argsort(order, kind="stable")
@@ -178,6 +180,7 @@ def take_rows(parts: Iterable[TokenTable], rows: np.ndarray) -> TokenTable:
         tuple(sources[row] for row in back.tolist()),
         {name: _joined(column).take(back) for name, column in columns.items()},
         metadata,
+        tuple(original_ids[row] for row in back.tolist()) if any(original_ids) else (),
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +20,15 @@ from tokenclean.models.loading.load import ModelSource
 from tokenclean.pool import (
     SHARD_CHARACTERS,
     Conversation,
+    Intake,
     PoolSurvey,
     RejectedRow,
-    is_too_large_share,
+    RenderedRows,
+    check_usable,
     join_rejected,
+    read_rejected,
     shard_stream,
     stream_sources,
-    too_many_rejected,
 )
 from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import SourceSettings
@@ -66,12 +68,12 @@ class PoolToScore:
 @dataclass(frozen=True)
 class PassOutcome:
     """A finished pass. ``made``/``found``: stages of losses that any rank computed, and that were there already.
-    ``set_aside``: rows that are listed, unreadable or without any target. ``folder``: of the stages."""
+    ``intake``: what became of the pool's rows. ``folder``: of the stages."""
 
     table: TableCounts
     made: int
     found: int
-    set_aside: int
+    intake: Intake
     folder: Path
 
 
@@ -101,7 +103,7 @@ def score_pool(
     store = Store(output.with_suffix(".shards"), note=note)
     with store.lock() if ranks.is_first else nullcontext():
         # The sum is rank 0's survey; that the lock is held and old leftovers are cleared is known to all by then.
-        survey = PoolSurvey(*ranks.total((0, 0, 0, 0) if pool.survey is None else astuple(pool.survey)))
+        survey = _shared_survey(pool.survey, ranks)
         losses = LossShards(models, policy, store, device, survey.expected_tokens)
         one_pass = _Pass(pool, survey, TokenShards(tokenizer, tokenization, store), losses, ranks, progress)
         one_pass.score(tuple(models))
@@ -109,7 +111,8 @@ def score_pool(
         made, found = ranks.total(one_pass.counts)
         if not ranks.is_first:
             return None
-        set_aside = one_pass.list_unusable()
+        intake = one_pass.list_unusable()
+        check_usable(intake, pool.max_rejected_share, listing=pool.listing if intake.set_aside else None)
         metadata = {
             **asdict(tokenization),
             "precision": policy.precision,
@@ -119,8 +122,16 @@ def score_pool(
                 for name, source in models.items()
             },
         }
-        table = write_scored_table(one_pass.scored(tuple(models)), policy.columns, metadata, output)
-        return PassOutcome(table, made, found, set_aside, store.root)
+        table = write_scored_table(
+            one_pass.scored(tuple(models)), policy.columns, metadata, output, has_weights=survey.weighted > 0
+        )
+        return PassOutcome(table, made, found, intake, store.root)
+
+
+def _shared_survey(survey: PoolSurvey | None, ranks: Ranks) -> PoolSurvey:
+    """The first rank's survey, of which the others get the numbers."""
+    rows, rejected, shards, characters, weighted = ranks.total((0,) * 5 if survey is None else survey.counts)
+    return survey or PoolSurvey(rows, rejected, shards, characters, weighted)
 
 
 class _Pass:
@@ -157,8 +168,8 @@ class _Pass:
             shard = self._tokens.find(plan)
             yield shard, {name: self._losses.find(name, shard) for name in names}
 
-    def list_unusable(self) -> int:
-        """Add all rows without any target to the listing; how many rows it then holds. For the first rank.
+    def list_unusable(self) -> Intake:
+        """Add all rows without any target to the listing; what became of all rows. For the first rank.
 
         Raises PoolError where they are too many, and where the pool has changed since it was surveyed.
         """
@@ -216,27 +227,42 @@ class _Pass:
 
 
 class _Unusable:
-    """The rows without any target of the shards met so far."""
+    """What became of the pool's rows, with those without any target of the shards met so far."""
 
     def __init__(self, pool: PoolToScore, survey: PoolSurvey) -> None:
         self._pool, self._survey = pool, survey
-        self._count = survey.rejected
+        self._read = survey.intake
+        if survey.rows and not survey.intake.rows:  # another process has read the pool
+            self._read = Intake(readable=survey.rows - survey.rejected)
+            for row in read_rejected(pool.listing) if survey.rejected else ():
+                self._read.add(row)
+        self._parts: list[RenderedRows] = []
         self._listings = [pool.listing] if survey.rejected else []
+
+    @property
+    def intake(self) -> Intake:
+        """As far as shards were met."""
+        intake = self._read.after_rendering(*self._parts)
+        intake.rendered = self._read.readable  # what the shards to come will hold counts as usable
+        return intake
 
     def add(self, shard: TokenShard) -> None:
         """Count the shard's. Raises PoolError, after writing the listing, where they are too many by now."""
-        if not (count := shard.count("unusable")):
+        count = shard.count("unusable")
+        unusable = tuple(read_rejected(shard.unusable)) if count else ()
+        self._parts.append(RenderedRows(shard.count("rows"), unusable, shard.notes, shard.count("response_tokens")))
+        if not count:
             return
-        self._count += count
         self._listings.append(shard.unusable)
-        if is_too_large_share(self._count, self._survey.rows, self._pool.max_rejected_share):
-            raise too_many_rejected(self.write(), self._survey.rows, self._pool.max_rejected_share, self._pool.listing)
+        if self.intake.faulty_share > self._pool.max_rejected_share:
+            self.write()
+            check_usable(self.intake, self._pool.max_rejected_share, listing=self._pool.listing)
 
-    def write(self) -> int:
-        """Add them to the rows that the survey has listed; how many rows the listing then holds."""
+    def write(self) -> Intake:
+        """Add them to the rows that the survey has listed; what became of all rows."""
         if len(self._listings) > bool(self._survey.rejected):
             join_rejected(self._listings, self._pool.listing)
-        return self._count
+        return self.intake
 
 
 def _usable(rows: Iterable[Conversation | RejectedRow], check: Callable[[], None]) -> Iterator[Conversation]:

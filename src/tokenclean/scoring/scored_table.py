@@ -30,13 +30,16 @@ def write_scored_table(
     further: Sequence[str],
     metadata: Mapping[str, Any],
     output: Path,
+    *,
+    has_weights: bool = False,
 ) -> TableCounts:
     """Write the table in the memory of one shard; the file appears whole or not at all.
 
     ``shards``: each with its losses under ``base`` and, maybe, ``reference``. The columns are input_ids, is_response,
-    base_loss, then reference_loss and score = base_loss − reference_loss, then the ``further`` ones of each model.
-    The metadata get ``policy``: how the losses were computed. Raises PolicyMismatchError where the two models' were
-    not computed in the same way, RunFolderError where the file cannot be written.
+    ``loss_weight`` where the pool ``has_weights``, base_loss, then reference_loss and score = base_loss −
+    reference_loss, then the ``further`` ones of each model. The metadata get ``policy``: how the losses were computed.
+    Raises PolicyMismatchError where the two models' were not computed in the same way, RunFolderError where the file
+    cannot be written.
     """
     rows = response_tokens = 0
     sums: dict[str, float] = {}
@@ -47,7 +50,11 @@ def write_scored_table(
             scores = _scores(losses)
             columns = {f"{name}_{column}": found.column(column) for name, found in losses.items() for column in further}
             tokens = {name: table[name] for name in ("input_ids", "is_response")}
-            writer.write(TokenTable(table.ids, table.sources, {**tokens, **scores, **columns}))
+            if has_weights:
+                ones = table["is_response"].map_values(lambda labels: labels.astype(np.float32))
+                tokens["loss_weight"] = table.columns.get("loss_weight", ones)
+            everything = {**tokens, **scores, **columns}
+            writer.write(TokenTable(table.ids, table.sources, everything, original_ids=table.original_ids))
             rows += len(table)
             response_tokens += shard.count("response_tokens")
             for name, column in scores.items():

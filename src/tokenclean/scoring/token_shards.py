@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Raise the number when the same text comes to give other tokens or labels; old shards are then stale and made anew.
-TOKENS_VERSION = 1
+TOKENS_VERSION = 2
 
 _TABLE, _UNUSABLE = "tokens.parquet", "unusable.jsonl"
 
@@ -60,6 +60,11 @@ class TokenShard:
         return int(self.stage.manifest["results"][what])
 
     @property
+    def notes(self) -> Mapping[str, int]:
+        """What rendering did to rows so that they can be used -> rows."""
+        return self.stage.manifest["results"]["notes"]
+
+    @property
     def tokens_hash(self) -> str:
         """Hash of ids, offsets and labels."""
         return self.stage.manifest["results"]["tokens_hash"]
@@ -87,6 +92,7 @@ class TokenShard:
             contents=((),) * len(table),
             is_truncated=np.zeros(len(table), dtype=bool),
             unusable=(),
+            original_ids=table.original_ids,
             **asdict(how),
         )
 
@@ -123,6 +129,7 @@ class TokenShards:
                 "tokens": len(tokens.input_ids.values),
                 "response_tokens": int(np.count_nonzero(tokens.is_response.values)),
                 "unusable": len(tokens.unusable),
+                "notes": dict(tokens.notes),
                 "tokens_hash": array_hash(tokens.input_ids.values, tokens.input_ids.offsets, tokens.is_response.values),
             }
 

@@ -69,7 +69,8 @@ def select_table(
     level: Level = "global",
     seed: int | None = None,
 ) -> KeptCounts:
-    """Write the table with ``is_kept`` (Eq. 4), row group by row group: the labels that ``select_tokens`` gives.
+    """Write the table with ``is_kept`` (Eq. 4), row group by row group: the labels that ``select_tokens`` gives. Where
+    the data state loss weights, ``weight`` is that of each kept token.
 
     ``proportion``, ``level``, ``seed``: as ``select_tokens``, over the column ``score``. The metadata get an entry
     ``selection``. The scores of the levels ``global`` and ``source`` lie in a temporary file beside ``output``
@@ -98,7 +99,10 @@ def select_table(
         for part in iter_table(table):
             is_kept = labels(part)
             tally.add(part, is_kept)
-            writer.write(part.with_columns({}, is_kept=is_kept))
+            columns = {"is_kept": is_kept}
+            if "loss_weight" in part.columns:
+                columns["weight"] = part.weighed(is_kept.map_values(lambda kept: kept.astype(np.float32)))
+            writer.write(part.with_columns({}, **columns))
     return tally.counts(threshold)
 
 

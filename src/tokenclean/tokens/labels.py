@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
-from tokenclean.pool.conversation import LabelledTokens
+from tokenclean.pool.conversation import LabelledTokens, Turn
 from tokenclean.tokens.rendered import ContentSpan, Rendered
 
 Targets = Literal["response", "last_turn", "all"]
@@ -20,7 +20,8 @@ class LabelledRow:
     """One conversation in tokens, L of them.
 
     ``input_ids``: int64 (L,). ``is_response``: bool (L,), never True at position 0, which has no loss. ``spans``: int32
-    (L, 2), the characters of each token. ``reason``: why there is no target, empty where there is one.
+    (L, 2), the characters of each token. ``reason``: why there is no target, empty where there is one. ``weight``:
+    float32 (L,), loss weight of each target, above 0 and at most 1, and 0 elsewhere; None where all targets weigh 1.
     """
 
     input_ids: np.ndarray
@@ -29,6 +30,7 @@ class LabelledRow:
     contents: tuple[ContentSpan, ...] = ()
     is_truncated: bool = False
     reason: str = ""
+    weight: np.ndarray | None = None
 
 
 def empty_row(reason: str) -> LabelledRow:
@@ -37,11 +39,51 @@ def empty_row(reason: str) -> LabelledRow:
 
 
 def label_text(
-    input_ids: np.ndarray, spans: np.ndarray, rendered: Rendered, *, max_length: int, targets: str
+    input_ids: np.ndarray,
+    spans: np.ndarray,
+    rendered: Rendered,
+    *,
+    max_length: int,
+    targets: str,
+    turns: Sequence[Turn] = (),
 ) -> LabelledRow:
-    """The tokens whose characters all lie inside one target span of the text; under ``all`` every token."""
+    """The tokens whose characters all lie inside one target span of the text; under ``all`` every token.
+
+    ``turns``: of the conversation, where any of them has a loss weight of its own; a token whose weight is 0 is no
+    target, and one that touches texts of two weights takes the smaller.
+    """
     labels = np.ones(len(input_ids), bool) if targets == "all" else _inside(spans, rendered.targets)
-    return _cut(LabelledRow(input_ids, labels, spans, rendered.contents), max_length)
+    weight = _weights(spans, rendered, turns) if turns else None
+    if weight is not None:
+        labels &= weight > 0
+    return _cut(LabelledRow(input_ids, labels, spans, rendered.contents, weight=weight), max_length)
+
+
+def _weights(spans: np.ndarray, rendered: Rendered, turns: Sequence[Turn]) -> np.ndarray:
+    """float32 (L,), the loss weights that the trained turns state; 1 for tokens outside of them."""
+    weight = np.ones(len(spans), dtype=np.float32)
+    trained = [index for index, turn in enumerate(turns) if turn.role == "assistant" and turn.is_trained]
+    contents = {content.turn: content for content in rendered.contents}
+    for index, target in zip(trained, rendered.targets, strict=True):
+        turn, content = turns[index], contents[index]
+        weight[_touching(spans, *target)] = turn.weight
+        own = np.full(len(spans), np.inf, dtype=np.float32)
+        covered = np.zeros(len(spans), dtype=np.int64)
+        for start, end, value in turn.spans:
+            first = max(content.start + start - content.skipped, content.start)
+            last = min(content.start + end - content.skipped, content.end)
+            touched = _touching(spans, first, last)
+            own[touched] = np.minimum(own[touched], value)
+            covered[touched] += np.minimum(spans[touched, 1], last) - np.maximum(spans[touched, 0], first)
+        is_own = np.isfinite(own)
+        is_whole = covered >= spans[:, 1] - spans[:, 0]
+        weight[is_own] = np.where(is_whole, own, np.minimum(own, turn.weight))[is_own]
+    return weight
+
+
+def _touching(spans: np.ndarray, start: int, end: int) -> np.ndarray:
+    """bool (L,), the tokens that share a character with [start, end)."""
+    return (spans[:, 0] < end) & (spans[:, 1] > start)
 
 
 def label_tokens(tokens: LabelledTokens, *, largest_id: int, max_length: int, targets: str) -> LabelledRow:
@@ -49,16 +91,17 @@ def label_tokens(tokens: LabelledTokens, *, largest_id: int, max_length: int, ta
 
     Ids beyond the vocabulary, of which the model knows no embedding, leave the row empty with the reason.
     """
-    input_ids, labels = tokens.input_ids, tokens.is_response.copy()
+    input_ids, labels, weight = tokens.input_ids, tokens.is_response.copy(), tokens.weight
     strange = np.flatnonzero((input_ids < 0) | (input_ids > largest_id))
     if len(strange):
         found = f"input_ids[{strange[0]}] is {input_ids[strange[0]]}"
         return empty_row(f"{found}, but the tokenizer's ids end at {largest_id}; was another tokenizer used?")
     if targets == "all":
+        weight = None if weight is None else np.where(labels, weight, np.float32(1))
         labels[:] = True
     elif targets == "last_turn":
         labels[: _last_run(labels)] = False
-    return _cut(LabelledRow(input_ids, labels, np.zeros((len(input_ids), 2), np.int32)), max_length)
+    return _cut(LabelledRow(input_ids, labels, np.zeros((len(input_ids), 2), np.int32), weight=weight), max_length)
 
 
 def _last_run(labels: np.ndarray) -> int:
@@ -83,4 +126,7 @@ def _cut(row: LabelledRow, max_length: int) -> LabelledRow:
     reason = ""
     if not labels.any():
         reason = f"no target is left after the cut at {max_length} tokens" if is_truncated else "no target"
-    return LabelledRow(row.input_ids[:max_length], labels, row.spans[:max_length], row.contents, is_truncated, reason)
+    weight = None if row.weight is None else np.where(labels, row.weight[:max_length], 0).astype(np.float32)
+    return LabelledRow(
+        row.input_ids[:max_length], labels, row.spans[:max_length], row.contents, is_truncated, reason, weight
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokenclean.pool.conversation import Conversation, Pool
+from tokenclean.pool.intake import RenderedRows
 from tokenclean.tokens.table import TokenTable
 from tokenclean.tokens.tokenize import tokenize_pool
 
@@ -61,9 +62,11 @@ class SourceStatistics:
 
 @dataclass(frozen=True)
 class PoolStatistics:
-    """``sources``: in the order in which they first appear."""
+    """``sources``: in the order in which they first appear. ``rendered``: what became of the rows of a pool, block by
+    block."""
 
     sources: tuple[SourceStatistics, ...]
+    rendered: tuple[RenderedRows, ...] = ()
 
     @property
     def total(self) -> SourceStatistics:
@@ -96,6 +99,7 @@ def pool_statistics(
     Options and errors as of ``tokenize_pool``.
     """
     counted: dict[str, SourceStatistics] = {}
+    rendered: list[RenderedRows] = []
     done = 0
     for block in _blocks(pool):
         tokens = tokenize_pool(block, tokenizer, template=template, max_length=max_length, targets=targets)
@@ -106,9 +110,10 @@ def pool_statistics(
             tokens.is_response.row_sums().astype(np.int64),
             tokens.is_truncated,
         )
+        rendered.append(tokens.rendered_rows)
         done += len(block)
         progress(done, len(pool))
-    return PoolStatistics(tuple(counted.values()))
+    return PoolStatistics(tuple(counted.values()), tuple(rendered))
 
 
 def table_statistics(table: TokenTable) -> PoolStatistics:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _Read = TypeVar("_Read")
 
+ROW_COLUMNS = ("id", "source", "original_id")
+"""Columns with one value a row; every other column has one a token."""
+
 _METADATA_KEY = b"tokenclean"
 # What a column is read as, and the numpy kinds it may be stored in; any other column holds numbers of any kind.
 _COLUMN_DTYPES = {"input_ids": (np.int64, "iu"), "is_response": (np.bool_, "biu"), "is_kept": (np.bool_, "biu")}
@@ -35,7 +38,9 @@ class TokenTable:
 
     ``ids``/``sources``: one a row. ``columns``: name to Ragged, all with equal offsets; always ``input_ids`` (int64)
     and ``is_response`` (bool), then ``base_loss``, ``reference_loss``, ``score`` (float32, nats, NaN off the
-    response), ``is_kept`` (bool), ``weight`` (float32) as stages add them. ``metadata``: how it was made.
+    response), ``is_kept`` (bool), ``weight`` (float32) as stages add them, and ``loss_weight`` (float32) where the
+    data state loss weights: ``weight`` is what a training uses, ``loss_weight`` what it has to be multiplied by.
+    ``metadata``: how it was made. ``original_ids``: the rows' own ids, none or one a row, empty texts for none.
 
     Raises TableError naming the column that is missing or does not fit the others.
     """
@@ -44,10 +49,13 @@ class TokenTable:
     sources: tuple[str, ...]
     columns: Mapping[str, Ragged]
     metadata: Mapping[str, object] = field(default_factory=dict)
+    original_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("input_ids", "is_response"):
             self[name]
+        if self.original_ids and len(self.original_ids) != len(self.ids):
+            raise TableError(f"this table has {len(self.ids)} ids and {len(self.original_ids)} original ids")
         if not len(self.ids) == len(self.sources) == len(self["input_ids"]):
             counts = f"{len(self.ids)} ids, {len(self.sources)} sources and {len(self['input_ids'])} rows of input_ids"
             raise TableError(f"this table has {counts}; they must be as many")
@@ -60,8 +68,9 @@ class TokenTable:
     @classmethod
     def of_tokens(cls, tokens: TokenizedPool, metadata: Mapping[str, object], **columns: Ragged) -> TokenTable:
         """A table of a tokenized pool and further columns aligned with it."""
-        everything = {"input_ids": tokens.input_ids, "is_response": tokens.is_response, **columns}
-        return cls(tokens.ids, tokens.sources, everything, metadata)
+        everything = {"input_ids": tokens.input_ids, "is_response": tokens.is_response}
+        everything |= {"loss_weight": tokens.weight} if tokens.weight is not None else {}
+        return cls(tokens.ids, tokens.sources, {**everything, **columns}, metadata, tokens.original_ids)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,7 +82,15 @@ class TokenTable:
 
     def with_columns(self, metadata: Mapping[str, object], **columns: Ragged) -> TokenTable:
         """The same rows with further or replaced columns and metadata."""
-        return TokenTable(self.ids, self.sources, {**self.columns, **columns}, {**self.metadata, **metadata})
+        return TokenTable(
+            self.ids, self.sources, {**self.columns, **columns}, {**self.metadata, **metadata}, self.original_ids
+        )
+
+    def weighed(self, weights: Ragged) -> Ragged:
+        """Token weights (float32) times the loss weights of the data, where these have any."""
+        if "loss_weight" not in self.columns:
+            return weights
+        return weights.with_values(weights.values * self["loss_weight"].values)
 
 
 class TableWriter:
@@ -162,6 +179,7 @@ def _to_arrow(table: TokenTable) -> pa.Table:
     arrays: dict[str, pa.Array] = {
         "id": pa.array(table.ids, pa.string()),
         "source": pa.array(table.sources, pa.string()),
+        "original_id": pa.array([own or None for own in table.original_ids] or [None] * len(table), pa.string()),
     }
     for name, column in table.columns.items():
         stored = column.map_values(lambda v: v.astype(np.int32)) if name == "input_ids" else column
@@ -200,9 +218,10 @@ def iter_table(path: Path | str, columns: Sequence[str] | None = None) -> Iterat
     wanted = None if columns is None else tuple(dict.fromkeys(["input_ids", "is_response", *columns]))
     with _opened(path) as file:
         if wanted is not None and (missing := [name for name in wanted if name not in file.schema_arrow.names]):
-            there = ", ".join(name for name in file.schema_arrow.names if name not in ("id", "source"))
+            there = ", ".join(name for name in file.schema_arrow.names if name not in ROW_COLUMNS)
             raise TableError(f"{path}: this table has no column {missing[0]!r}; it has {there}")
-        stored_names = None if wanted is None else ["id", "source", *wanted]
+        own = ["original_id"] if "original_id" in file.schema_arrow.names else []
+        stored_names = None if wanted is None else ["id", "source", *own, *wanted]
         metadata = _metadata(file, path)
         if file.num_row_groups == 0:
             yield _from_arrow(file.schema_arrow.empty_table(), metadata, wanted, str(path))
@@ -254,7 +273,7 @@ def _metadata(file: pq.ParquetFile, path: Path | str) -> dict[str, Any]:
 def _from_arrow(
     stored: pa.Table, metadata: Mapping[str, object], wanted: Sequence[str] | None, where: str
 ) -> TokenTable:
-    names = [name for name in stored.column_names if name not in ("id", "source")] if wanted is None else wanted
+    names = [name for name in stored.column_names if name not in ROW_COLUMNS] if wanted is None else wanted
     columns: dict[str, Ragged] = {}
     for name in names:
         try:
@@ -262,8 +281,10 @@ def _from_arrow(
         except ValueError as error:
             raise TableError(f"{where}: column {name!r}: {error}") from error
     ids, sources = (tuple(stored.column(name).to_pylist()) for name in ("id", "source"))
+    own = stored.column("original_id").to_pylist() if "original_id" in stored.column_names else []
+    original_ids = tuple(text or "" for text in own) if any(own) else ()
     try:
-        return TokenTable(ids, sources, columns, metadata)
+        return TokenTable(ids, sources, columns, metadata, original_ids)
     except TableError as error:
         raise TableError(f"{where}: {error}") from error
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from tokenclean.errors import PoolError, TemplateError
 from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, RejectedRow
+from tokenclean.pool.intake import RenderedRows
 from tokenclean.ragged import Ragged
 from tokenclean.tokens.labels import TARGETS, LabelledRow, empty_row, label_text, label_tokens
 from tokenclean.tokens.rendered import ContentSpan, Rendered
@@ -33,6 +35,9 @@ class TokenizedPool:
     lies in the text. ``is_truncated``: bool (N,), True where the row was cut at ``max_length``. ``unusable``: rows
     without any target (their row here stays, with no token labelled), each with its reason, in row order. A row that
     came tokenized has no text: its characters are all 0 and it has no contents. ``targets``: what was labelled.
+    ``original_ids``: the rows' own ids, empty texts for none. ``weight``: float32, the loss weights that the data state
+    (0 < w <= 1 on targets, 0 elsewhere); None where every target weighs 1. ``notes``: what rendering did to rows so
+    that they can be used -> rows.
     """
 
     input_ids: Ragged
@@ -47,9 +52,17 @@ class TokenizedPool:
     template: str
     max_length: int
     targets: str = "response"
+    original_ids: tuple[str, ...] = ()
+    weight: Ragged | None = None
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def rendered_rows(self) -> RenderedRows:
+        """What became of the rows."""
+        return RenderedRows(len(self), self.unusable, self.notes, int(np.count_nonzero(self.is_response.values)))
 
     def take(self, rows: np.ndarray | list[int]) -> TokenizedPool:
         """The given rows in the given order."""
@@ -67,6 +80,9 @@ class TokenizedPool:
             template=self.template,
             max_length=self.max_length,
             targets=self.targets,
+            original_ids=tuple(self.original_ids[r] for r in rows) if self.original_ids else (),
+            weight=None if self.weight is None else self.weight.take(rows),
+            notes=self.notes,
         )
 
 
@@ -101,20 +117,26 @@ def tokenize_pool(
     backend = _exact_offset_backend(tokenizer)
     largest_id = max(backend.get_vocab().values())
     ids: list[str] = []
+    original_ids: list[str] = []
     sources: list[str] = []
     rows: list[LabelledRow] = []
     unusable: list[RejectedRow] = []
+    notes: Counter[str] = Counter()
     for batch in _batches(pool):
+        if targets == "last_turn":
+            batch = [_train_last_turn(conversation) for conversation in batch]
         texts = [_render(conversation, tokenizer, template, targets) for conversation in batch]
         encodings = _encode(backend, [text for text in texts if isinstance(text, Rendered)])
         for conversation, text in zip(batch, texts, strict=True):
             if isinstance(text, Rendered):
-                row = label_text(*next(encodings), text, max_length=max_length, targets=targets)
+                turns = conversation.turns if conversation.has_weights else ()
+                row = label_text(*next(encodings), text, max_length=max_length, targets=targets, turns=turns)
             elif isinstance(text, LabelledTokens):
                 row = label_tokens(text, largest_id=largest_id, max_length=max_length, targets=targets)
             else:
                 row = empty_row(text)
             ids.append(conversation.id)
+            original_ids.append(conversation.original_id)
             sources.append(conversation.source)
             rows.append(row)
             if row.reason:
@@ -133,7 +155,17 @@ def tokenize_pool(
         template=template,
         max_length=max_length,
         targets=targets,
+        original_ids=tuple(original_ids),
+        weight=_joined_weights(rows),
+        notes=notes,
     )
+
+
+def _joined_weights(rows: Sequence[LabelledRow]) -> Ragged | None:
+    if all(row.weight is None for row in rows):
+        return None
+    weights = [row.is_response.astype(np.float32) if row.weight is None else row.weight for row in rows]
+    return Ragged.from_rows(weights, np.float32)
 
 
 def tokens_touching(tokens: TokenizedPool, spans: Iterable[tuple[int, int, int, int]]) -> Ragged:
@@ -164,8 +196,6 @@ def _render(
         return conversation.tokens
     if conversation.kind == "text" and targets != "all":
         return "plain text holds no answer to train on; to train on every token, set tokens.targets: all"
-    if targets == "last_turn":
-        conversation = _train_last_turn(conversation)
     try:
         return render(conversation, tokenizer, template)
     except TemplateError as error:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from parsing import parse_row
 
 from tokenclean.errors import RecipeError
 from tokenclean.pool import Turn
-from tokenclean.pool.formats import RowError, parse_row
+from tokenclean.pool.formats import RowError
 from tokenclean.pool.formats.columns import check_columns
 
 QUESTION_AND_ANSWER = (Turn("user", "Why?"), Turn("assistant", "Because."))

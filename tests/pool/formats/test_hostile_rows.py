@@ -7,8 +7,9 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parsing import parse_row
 
-from tokenclean.pool.formats import FORMATS, RowError, parse_row
+from tokenclean.pool.formats import FORMATS, RowError
 from tokenclean.pool.formats.columns import MESSAGE_KEYS, ROW_KEYS
 
 MESSAGES = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]

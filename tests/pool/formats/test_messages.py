@@ -5,11 +5,12 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parsing import parse_row
 
 from tokenclean.pool import Turn
 from tokenclean.pool.conversation import ToolCall
-from tokenclean.pool.formats import RowError, parse_row
-from tokenclean.pool.formats.messages import ROLE_NAMES
+from tokenclean.pool.formats import RowError
+from tokenclean.pool.formats.context import ROLE_NAMES
 
 
 def message(role: str, content: object, **more: object) -> dict[str, object]:
@@ -165,21 +166,24 @@ def test_flags(flags, is_trained):
         ([QUESTION, message("assistant", None, tool_calls=[])], "messages[1].content: missing"),
         ([message("user", 3)], "messages[0].content: expected text, found number"),
         ([{"role": 1, "content": "x"}], "messages[0].role: expected text, found number"),
-        ([message("user", ["x"])], "messages[0].content[0]: expected an object, found text"),
+        ([message("user", [3])], "messages[0].content[0]: expected an object, found number"),
         (
             [message("user", [{"type": "image_url", "image_url": "file:///etc/passwd"}])],
             "messages[0].content[0]: expected a part of type 'text', found 'image_url'; only text is read",
         ),
         ([message("user", [])], "messages[0].content: blank user turn"),
         ([message("user", " ")], "messages[0].content: blank user turn"),
-        ([QUESTION, ANSWER, message("assistant", "\n")], "messages[2].content: blank response"),
-        ([QUESTION, ANSWER, message("tool", None)], "messages[2].content: missing"),
-        ([ANSWER, QUESTION, ANSWER], "messages[0]: expected a user turn before the first assistant turn"),
-        ([message("system", "x"), ANSWER], "messages[1]: expected a user turn before the first assistant turn"),
-        ([message("tool", "x"), QUESTION, ANSWER], "messages[0]: expected a user turn before the first tool turn"),
+        ([QUESTION, message("assistant", "\n")], "messages[1].content: blank response"),
+        ([QUESTION, message("assistant", "\u200b\u2060")], "messages[1].content: blank response"),
+        ([message("user", "\ufeff"), ANSWER], "messages[0].content: blank user turn"),
         (
-            [QUESTION, message("tool", "x"), ANSWER],
-            "messages[1]: expected an assistant turn before the first tool turn",
+            [QUESTION, message("assistant", "a\0b")],
+            "messages[1].content: NUL (U+0000) at character 2; no text of people holds one",
+        ),
+        ([QUESTION, ANSWER, message("tool", None)], "messages[2].content: missing"),
+        (
+            [message("tool", "x"), QUESTION, ANSWER],
+            "messages: a tool turn stands before the first assistant turn; expected a call before its result",
         ),
         ([QUESTION, message("assistant", "ab\ud800")], "messages[1].content: lone surrogate at character 3"),
     ],
@@ -198,11 +202,22 @@ def test_an_unknown_role_lists_the_known_ones():
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        ({"train": 1}, ".train: expected true or false, found 1"),
+        ({"train": "yes"}, ".train: expected true or false, found 'yes'"),
         ({"loss": "no"}, ".loss: expected true or false, found 'no'"),
-        ({"weight": 0.5}, ".weight: expected 0 or 1, found 0.5"),
-        ({"weight": True}, ".weight: expected 0 or 1, found true"),
-        ({"train": True, "weight": 0}, ": train and weight disagree on whether the turn is trained"),
+        (
+            {"loss": 0.3},
+            ".loss: expected true or false, found 0.3; a weight is named loss_weight, a measured loss can be ignored",
+        ),
+        ({"weight": 1.5}, ".weight: expected a number from 0 to 1, found 1.5"),
+        ({"weight": float("nan")}, ".weight: expected a number from 0 to 1, found nan"),
+        (
+            {"loss_weight": -0.5},
+            ".loss_weight: expected a number from 0 to 1, found -0.5; negative weights are not used",
+        ),
+        ({"mask": 1}, ".mask: expected true (not trained) or false (trained), found 1"),
+        ({"train": True, "weight": 0}, ": train and weight disagree on whether the text is trained"),
+        ({"weight": 0.5, "loss_scale": 0.2}, ": weight and loss_scale disagree on the weight of the text"),
+        ({"train": True, "mask": True}, ": train and mask disagree on the weight of the text"),
         ({"thinking": "a", "reasoning": "b"}, ": reasoning and thinking differ; expected one of them"),
         ({"thinking": True}, ".thinking: expected text, found true or false"),
         ({"tool_calls": {}}, ".tool_calls: expected a list, found object"),
@@ -212,10 +227,6 @@ def test_an_unknown_role_lists_the_known_ones():
         ({"tool_calls": [{"function": []}]}, ".tool_calls[0].function: expected an object, found list"),
         ({"tool_calls": [call({}, " ")]}, ".tool_calls[0].name: blank"),
         ({"tool_calls": [call([])]}, ".tool_calls[0].arguments: expected an object, found list"),
-        (
-            {"tool_calls": [call(None)]},
-            ".tool_calls[0].arguments: missing; a call without arguments has an empty object",
-        ),
         ({"tool_calls": [call("a=1")]}, ".tool_calls[0].arguments: text is not JSON at character 1: Expecting value"),
         ({"tool_calls": [call('{"a": "\\ud800"}')]}, ".tool_calls[0].arguments: lone surrogate at character 8"),
         ({"tool_calls": [{"function": call({}, 3)}]}, ".tool_calls[0].function.name: expected text, found number"),

@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from parsing import parse_row
 
 from tokenclean.errors import RecipeError
 from tokenclean.pool import FORMATS, Turn
-from tokenclean.pool.formats import Parsed, RowError, detect_format, parse_row
+from tokenclean.pool.formats import Parsed, RowError, detect_format
 from tokenclean.pool.formats.columns import REQUIRED_KEYS, ROW_KEYS
 
 
@@ -171,14 +172,6 @@ def test_faults_of_alpaca(row, reason):
         (
             {"prompt": [QUESTION, ANSWER], "completion": [ANSWER | {"train": False}]},
             "completion: every assistant turn is marked as not trained, so there is no response to train on",
-        ),
-        (
-            {"prompt": [message("system", "x")], "completion": [ANSWER]},
-            "completion[0]: expected a user turn before the first assistant turn",
-        ),
-        (
-            {"prompt": [ANSWER], "completion": [QUESTION, ANSWER]},
-            "prompt[0]: expected a user turn before the first assistant turn",
         ),
     ],
 )

@@ -2,13 +2,14 @@
 
 from tokenclean.pool.formats.columns import check_columns, read_column
 from tokenclean.pool.formats.fields import RowError, check_text
-from tokenclean.pool.formats.rows import FORMATS, Parsed, Row, detect_format, parse_row
+from tokenclean.pool.formats.rows import FORMATS, Parsed, Row, RowOptions, detect_format, parse_row
 
 __all__ = [
     "FORMATS",
     "Parsed",
     "Row",
     "RowError",
+    "RowOptions",
     "check_columns",
     "check_text",
     "detect_format",

@@ -9,7 +9,10 @@ from typing import Any, Final, get_args
 from tokenclean.errors import RecipeError
 from tokenclean.pool.conversation import Role
 from tokenclean.pool.formats.fields import Row, RowError, describe_keys, quote
+from tokenclean.pool.formats.labelled_tokens import TOKEN_MASKS, TOKEN_WEIGHTS
+from tokenclean.pool.formats.weights import NUMBER_KEYS, WEIGHT_KEYS
 
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 # What a format needs: every group, and of a group exactly one key.
 REQUIRED_KEYS: dict[str, tuple[tuple[str, ...], ...]] = {
     "messages": (("messages",),),
@@ -22,15 +25,18 @@ REQUIRED_KEYS: dict[str, tuple[tuple[str, ...], ...]] = {
 OPTIONAL_KEYS: dict[str, tuple[str, ...]] = {
     "messages": ("system", "tools"),
     "sharegpt": ("system", "tools"),
-    "alpaca": ("input", "context", "system", "history", "tools"),
-    "prompt_completion": ("tools",),
-    "tokens": ("attention_mask",),
+    "alpaca": ("input", "context", "query", "system", "history", "tools", *REASONING_KEYS),
+    "prompt_completion": ("tools", "system"),
+    "tokens": ("attention_mask", *TOKEN_MASKS, *TOKEN_WEIGHTS),
     "text": (),
 }
 MESSAGE_KEYS: tuple[str, ...] = (
-    *("role", "content", "from", "value", "tool_calls", "reasoning_content", "reasoning", "thinking", "function_call"),
-    *("train", "training", "loss", "weight", "name", "tool_call_id"),
+    *("role", "content", "from", "value", "tool_calls", *REASONING_KEYS, "function_call", "name", "tool_call_id"),
+    *WEIGHT_KEYS,
 )
+# Keys that any row may have, beside those of its format.
+COMMON_KEYS = ("source", "original_id", "id")
+ROW_WEIGHT_KEYS = ("train", "training", *NUMBER_KEYS)
 ROW_KEYS: dict[str, frozenset[str]] = {
     name: frozenset(key for group in groups for key in group) | frozenset(OPTIONAL_KEYS[name])
     for name, groups in REQUIRED_KEYS.items()
@@ -40,6 +46,7 @@ MISSING: Final = object()
 
 _FORMATS_OF_MESSAGES = ("messages", "sharegpt", "prompt_completion")
 _ALL_ROW_KEYS = frozenset[str]().union(*ROW_KEYS.values())
+_ROW_KEYS_ALONE = _ALL_ROW_KEYS - {*MESSAGE_KEYS}  # reasoning, say, may stand in a message too
 
 
 def check_columns(format: str, columns: Mapping[str, str] | None, roles: Mapping[str, str] | None) -> None:
@@ -55,7 +62,8 @@ def check_columns(format: str, columns: Mapping[str, str] | None, roles: Mapping
 def find_column(row: Row, column: str) -> Any:
     """The value of a column, MISSING where there is none.
 
-    A dot leads into an object (``meta.question``), unless a column bears the whole name. Null on the way is null.
+    A dot leads into an object (``meta.question``) or to an element of a list (``dialogue.0``), unless a column bears
+    the whole name. Null on the way is null.
     """
     if column in row:
         return row[column]
@@ -63,10 +71,18 @@ def find_column(row: Row, column: str) -> Any:
     for part in column.split("."):
         if value is None:
             return None
-        if not isinstance(value, Mapping) or part not in value:
+        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, Mapping) and part in value:
+            value = value[part]
+        else:
             return MISSING
-        value = value[part]
     return value
+
+
+def maps_rows(columns: Mapping[str, str]) -> bool:
+    """Whether keys of the row are mapped, so that only these are read; else at most keys of messages are."""
+    return any(key in _ROW_KEYS_ALONE for key in columns)
 
 
 def map_columns(row: Row, columns: Mapping[str, str]) -> Row:
@@ -74,8 +90,9 @@ def map_columns(row: Row, columns: Mapping[str, str]) -> Row:
 
     Raises RowError where a mapped column is missing.
     """
-    mapped = {key: column for key, column in columns.items() if key in _ALL_ROW_KEYS}
-    return {key: read_column(row, column, key) for key, column in mapped.items()} if mapped else row
+    if not maps_rows(columns):
+        return row
+    return {key: read_column(row, column, key) for key, column in columns.items() if key in _ALL_ROW_KEYS}
 
 
 def read_column(row: Row, column: str, key: str) -> Any:
@@ -99,7 +116,7 @@ def _check_format(format: str) -> list[str]:
 
 
 def _check_keys(format: str, columns: Mapping[str, str]) -> list[str]:
-    known = {*_ALL_ROW_KEYS, *MESSAGE_KEYS, "source"}
+    known = {*_ALL_ROW_KEYS, *MESSAGE_KEYS, *COMMON_KEYS}
     problems = [f"columns: no key of ours is {_name_close(key, known)}" for key in columns if key not in known]
     problems += [
         f"columns.{key}: expected the name of a column, found {quote(column)}"
@@ -110,11 +127,11 @@ def _check_keys(format: str, columns: Mapping[str, str]) -> list[str]:
         problems.append("columns: expected role and content, or from and value, found keys of both")
     mapped = columns.keys() & _ALL_ROW_KEYS
     names = list(REQUIRED_KEYS) if format == "auto" else [format]
-    if mapped and not problems and not any(_is_complete(name, mapped) for name in names):
+    if maps_rows(columns) and not problems and not any(_is_complete(name, mapped) for name in names):
         needs = "; ".join(f"{name} needs {describe_groups(REQUIRED_KEYS[name])}" for name in names)
         problems.append(f"columns: only mapped keys are read, and {', '.join(sorted(mapped))} is not enough: {needs}")
     if format != "auto":
-        used = {"source", *ROW_KEYS[format], *(MESSAGE_KEYS if format in _FORMATS_OF_MESSAGES else ())}
+        used = {*COMMON_KEYS, *ROW_KEYS[format], *(MESSAGE_KEYS if format in _FORMATS_OF_MESSAGES else ())}
         problems += [f"columns.{key}: the format {format} does not read it" for key in columns if key in known - used]
     return problems
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import math
+import re
 import reprlib
+import unicodedata
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,19 +21,49 @@ _TYPE_NAMES: dict[type, str] = {str: "text", bool: "true or false", int: "number
 }
 
 
+_VISIBLE_ASCII = re.compile(r"[!-~]")
+_INVISIBLE = ("Cf", "Cc", "Zs", "Zl", "Zp")  # format and control characters, separators
+_LITERALS_LIMIT = 1 << 20
+
+
 class RowError(ValueError):
-    """A row cannot be used; the message names the key and becomes the reason of its RejectedRow."""
+    """A row cannot be used; the message names the key and becomes the reason of its RejectedRow.
+
+    ``remedy``: the option that helps, or empty. ``is_chosen``: an option asks to leave such rows out.
+    """
+
+    def __init__(self, reason: str, remedy: str = "", *, is_chosen: bool = False) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+        self.is_chosen = is_chosen
 
 
 def check_text(value: object, where: str) -> str:
-    """``value``, if it is a string that UTF-8 can hold; RowError naming ``where`` otherwise."""
+    """``value``, if it is a string that UTF-8 can hold and without NUL; RowError naming ``where`` otherwise."""
     if not isinstance(value, str):
         raise RowError(f"{where}: expected text, found {name_type(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise RowError(f"{where}: lone surrogate at character {error.start + 1}") from None
+    if "\0" in value:
+        raise RowError(f"{where}: NUL (U+0000) at character {value.index(chr(0)) + 1}; no text of people holds one")
     return value
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of the text can be seen: whitespace, zero-width and other format characters alone."""
+    if _VISIBLE_ASCII.search(text):
+        return False
+    return all(sign.isspace() or unicodedata.category(sign) in _INVISIBLE for sign in text)
+
+
+def holds_nothing(value: object) -> bool:
+    """Whether a key with this value says as much as one that is missing: null, NaN, blank text, an empty list or
+    object."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    return not value.strip() if isinstance(value, str) else isinstance(value, list | dict | tuple) and not value
 
 
 def read_text(row: Row, key: str, prefix: str = "") -> str:
@@ -69,11 +104,31 @@ def decode_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise RowError(f"{where}: text is not JSON at character {error.pos + 1}: {error.msg}") from None
+        remedy = "--python-literals" if looks_like_literal(text) else ""
+        raise RowError(f"{where}: text is not JSON at character {error.pos + 1}: {error.msg}", remedy) from None
     except RecursionError:
         raise RowError(f"{where}: JSON nested too deeply") from None
     except ValueError as error:  # a number of more digits than Python converts
         raise RowError(f"{where}: {error}") from None
+
+
+def looks_like_literal(text: str) -> bool:
+    """Whether a text that is no JSON may be a list or an object as Python writes it: with single quotes, True, None."""
+    text = text.strip()
+    return text[:1] + text[-1:] in ("[]", "{}") and bool(re.search(r"'|\b(?:True|False|None)\b", text))
+
+
+def decode_literal(text: str) -> Any:
+    """The list or object that Python's ``repr`` wrote, or the text itself where it is none. Nothing is executed."""
+    if len(text) > _LITERALS_LIMIT or not looks_like_literal(text):
+        return text
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of invalid escapes in somebody's text
+            value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return text
+    return value if isinstance(value, list | dict) else text
 
 
 def encode_json(value: object, where: str, separators: tuple[str, str] = (", ", ": ")) -> str:

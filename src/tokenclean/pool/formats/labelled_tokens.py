@@ -10,6 +10,8 @@ from tokenclean.pool.conversation import LabelledTokens
 from tokenclean.pool.formats.fields import Row, RowError, quote, read_list
 
 UNTRAINED = -100
+TOKEN_MASKS = ("loss_mask", "completion_mask", "assistant_masks", "assistant_mask", "response_mask")
+TOKEN_WEIGHTS = ("token_weight", "token_weights", "loss_weights", "loss_scale")
 
 
 def parse_labelled_tokens(row: Row) -> LabelledTokens:
@@ -17,32 +19,66 @@ def parse_labelled_tokens(row: Row) -> LabelledTokens:
 
     Each is a list of integers, its JSON text, or an integer array (L,). ``labels[t]`` is -100 or ``input_ids[t]``: a
     label stands on its own token, since only the model call shifts. Position 0 follows nothing, so it is never a
-    target. Raises RowError, also where fewer than two tokens or no target are left.
+    target. Of TOKEN_MASKS (0 and 1) a 0 takes a label away, and so does a weight of 0 among TOKEN_WEIGHTS (numbers
+    from 0 to 1), which are the tokens' loss weights.
+
+    Raises RowError, also where fewer than two tokens or no target are left.
     """
     input_ids = _read_integers(row, "input_ids")
     labels = _read_integers(row, "labels", len(input_ids))
     is_token = np.ones(len(input_ids), bool)
     if row.get("attention_mask") is not None:
-        is_token = _read_mask(row, labels)
+        is_token = _read_mask(row, "attention_mask", len(labels))
+        if (position := _find_first(~is_token & (labels != UNTRAINED))) is not None:
+            found = f"expected -100 where attention_mask is 0, found {labels[position]}"
+            raise RowError(f"labels[{position}]: {found}")
     _check_ids(input_ids, is_token)
     _check_labels(labels, input_ids)
-    input_ids, is_response = input_ids[is_token], labels[is_token] != UNTRAINED
+    weight = _read_weights(row, len(input_ids))
+    is_response = (labels != UNTRAINED) & (weight > 0)
+    for key in TOKEN_MASKS:
+        if row.get(key) is not None:
+            is_response &= _read_mask(row, key, len(input_ids))
+    input_ids, is_response, weight = input_ids[is_token], is_response[is_token], weight[is_token]
     if len(input_ids) < 2:
         raise RowError(f"input_ids: expected at least 2 tokens, found {len(input_ids)}")
     is_response[0] = False
     if not is_response.any():
         raise RowError("labels: no target behind position 0; expected at least one label other than -100")
-    return LabelledTokens(input_ids, is_response)
+    return LabelledTokens(input_ids, is_response, None if (weight[is_response] == 1).all() else weight)
 
 
-def _read_mask(row: Row, labels: np.ndarray) -> np.ndarray:
-    """True (L,) where a position is a token, False where it is padding."""
-    mask = _read_integers(row, "attention_mask", len(labels))
+def _read_mask(row: Row, key: str, length: int) -> np.ndarray:
+    """bool (L,) from numbers 0 and 1, or false and true."""
+    values = row[key] if isinstance(row[key], np.ndarray) else read_list(row, key)
+    if isinstance(values, list) and values and all(isinstance(value, bool) for value in values):
+        values = np.array(values)
+    if isinstance(values, np.ndarray) and values.dtype == np.bool_:
+        values = values.astype(np.int64)
+    mask = _read_integers({key: values}, key, length)
     if (position := _find_first((mask != 0) & (mask != 1))) is not None:
-        raise RowError(f"attention_mask[{position}]: expected 0 or 1, found {mask[position]}")
-    if (position := _find_first((mask == 0) & (labels != UNTRAINED))) is not None:
-        raise RowError(f"labels[{position}]: expected -100 where attention_mask is 0, found {labels[position]}")
+        raise RowError(f"{key}[{position}]: expected 0 or 1, found {mask[position]}")
     return mask == 1
+
+
+def _read_weights(row: Row, length: int) -> np.ndarray:
+    """float32 (L,), the product of the row's token weights; 1 where it has none."""
+    weight = np.ones(length, dtype=np.float32)
+    for key in TOKEN_WEIGHTS:
+        if row.get(key) is None:
+            continue
+        values = row[key] if isinstance(row[key], np.ndarray) else read_list(row, key)
+        if len(values) != length:
+            raise RowError(f"{key}: expected {length} numbers, as many as input_ids, found {len(values)}")
+        wrong = next((i for i, v in enumerate(values) if not _is_number(v) or not 0 <= v <= 1), None)
+        if wrong is not None:
+            raise RowError(f"{key}[{wrong}]: expected a number from 0 to 1, found {quote(values[wrong])}")
+        weight *= np.asarray(values, dtype=np.float32)
+    return weight
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def _check_ids(input_ids: np.ndarray, is_token: np.ndarray) -> None:

@@ -1,132 +1,186 @@
 """Turns from a list of chat messages.
 
-A message is ``{role, content}`` or, as ShareGPT writes it, ``{from, value}``. ``content`` is text or a list of parts
-``{type: text, text}``, joined as they stand; a part of another type makes the row unusable, and no path or address
-in a row is ever opened. A key whose value is ``null`` counts as missing; keys not named here are not read.
+A message is ``{role, content}`` or, as ShareGPT writes it, ``{from, value}``; role names go by small letters. A key
+whose value is ``null`` counts as missing. Keys that are not named here are counted as unread, and refused where they
+would change what is trained (``unread_keys``).
+
+``content`` is text, or a list of parts that are joined as they stand: a text, or ``{type: text, text}`` (LLaMA-Factory
+v1: ``value`` for ``text``). An assistant's may hold parts of type ``reasoning`` and ``tool_call`` too. A part of
+another type makes the row unusable, and no path or address in a row is ever opened.
 
 An assistant's message may further hold
 
 - ``tool_calls`` (or OpenAI's older ``function_call``): what it calls; ``content`` may then be missing or blank;
 - ``reasoning_content`` (or ``reasoning``, or ``thinking``): its reasoning;
-- ``train``, ``training`` or ``loss`` (true or false) or ``weight`` (1 or 0): whether the turn is trained.
+- a loss weight, of the message or of a part, which goes in place of the message's (``weights``).
 
 A tool's message may name the tool (``name``) and the call it answers (``tool_call_id``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tokenclean.pool.conversation import Role, ToolCall, Turn
-from tokenclean.pool.formats.columns import MISSING, find_column
+from tokenclean.pool.formats.columns import MESSAGE_KEYS, MISSING, find_column
+from tokenclean.pool.formats.context import RowContext
 from tokenclean.pool.formats.fields import (
     Row,
     RowError,
     check_object,
+    check_text,
     describe_keys,
+    is_blank,
     name_type,
     quote,
     read_optional_text,
     read_text,
 )
 from tokenclean.pool.formats.tool_calls import parse_function_call, read_tool_calls
-
-ROLE_NAMES: dict[str, Role] = {
-    "system": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "developer": "system",
-    "human": "user",
-    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model", "ai", "function_call"), "assistant"),
-    **dict.fromkeys(("function", "observation", "ipython"), "tool"),
-}
+from tokenclean.pool.formats.unread_keys import MEDIA, check_unread, meaning_of
+from tokenclean.pool.formats.weights import WEIGHT_KEYS, Span, drop_default, read_details, read_weight
 
 _SPELLINGS = (("role", "content"), ("from", "value"))
 _REASONING = ("reasoning_content", "reasoning", "thinking")
-_FLAGS = ("train", "training", "loss", "weight")
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_REASONING_PARTS = ("reasoning", "thinking")
+_CALL_PARTS = ("tool_call", "tool_calls", "function_call")
+_PART_KEYS = frozenset(("type", "text", "value", "content", *_REASONING_PARTS, *WEIGHT_KEYS))
+_KNOWN_KEYS = frozenset(MESSAGE_KEYS)
+
+OPEN, CLOSE = "<think>", "</think>"
 
 
-@dataclass(frozen=True)
-class MessageNames:
-    """The names a pool uses inside its messages. ``roles``: role name -> role. ``columns``: our key -> the message's
-    key, for those that have another name."""
+def parse_messages(messages: Sequence[object], key: str, context: RowContext) -> tuple[Turn, ...]:
+    """The turns of a list of messages. ``key``: where the list stands in the row. Raises RowError.
 
-    roles: Mapping[str, Role] = field(default_factory=lambda: ROLE_NAMES)
-    columns: Mapping[str, str] = field(default_factory=dict)
-
-
-def parse_messages(messages: Sequence[Any], key: str, names: MessageNames) -> tuple[Turn, ...]:
-    """One turn a message. ``key``: where the list stands in the row. Raises RowError.
-
-    A blank system or tool turn is allowed, a blank user turn is not, nor is a blank assistant turn that calls no tool.
+    A blank system or tool turn is allowed, a blank user turn is not. A blank answer that calls no tool stays as
+    context and is not trained. Turns that only call, one right after the other, are one turn with all the calls.
     """
-    return tuple(_parse_message(message, f"{key}[{index}]", names) for index, message in enumerate(messages))
+    turns: list[Turn] = []
+    for index, message in enumerate(messages):
+        turn = _parse_message(message, f"{key}[{index}]", context)
+        if turns and _may_join(turns[-1], turn):
+            context.note("consecutive tool calls joined in one turn")
+            turn = replace(turns[-1], tool_calls=turns.pop().tool_calls + turn.tool_calls)
+        turns.append(turn)
+    return tuple(turns)
 
 
-def check_turns(turns: Sequence[Turn], key: str, place: Callable[[int], str] | None = None) -> None:
-    """RowError unless an assistant turn is left to train, a user speaks first (system turns aside), and tools speak
-    after an assistant. ``place``: where turn i stands in the row, by default ``key[i]``."""
-    if not any(turn.role == "assistant" for turn in turns):
+def check_turns(turns: Sequence[Turn], key: str, context: RowContext) -> None:
+    """RowError unless an assistant turn is left to train and tools speak after an assistant."""
+    answers = [turn for turn in turns if turn.role == "assistant"]
+    if not answers:
         raise RowError(f"{key}: no assistant turn, so there is no response to train on")
-    if not any(turn.role == "assistant" and turn.is_trained for turn in turns):
+    if not any(turn.is_trained for turn in answers):
+        if context.blank_answers:
+            raise RowError(f"{context.blank_answers[0]}: blank response")
         raise RowError(f"{key}: every assistant turn is marked as not trained, so there is no response to train on")
-    spoken = next(index for index, turn in enumerate(turns) if turn.role != "system")
-    if turns[spoken].role != "user":
-        where = place(spoken) if place else f"{key}[{spoken}]"
-        raise RowError(f"{where}: expected a user turn before the first {turns[spoken].role} turn")
     roles = [turn.role for turn in turns]
     if "tool" in roles and roles.index("tool") < roles.index("assistant"):
-        index = roles.index("tool")
-        where = place(index) if place else f"{key}[{index}]"
-        raise RowError(f"{where}: expected an assistant turn before the first tool turn")
+        raise RowError(f"{key}: a tool turn stands before the first assistant turn; expected a call before its result")
+    if "user" not in roles:
+        context.note("chat without a user turn")
+    elif roles.index("assistant") < roles.index("user"):
+        context.note("chat that begins with the assistant")
 
 
-def _parse_message(message: object, where: str, names: MessageNames) -> Turn:
+def _may_join(before: Turn, turn: Turn) -> bool:
+    return (
+        all(t.role == "assistant" and t.tool_calls and is_blank(t.content) and not t.reasoning for t in (before, turn))
+        and before.is_trained == turn.is_trained
+        and before.weight == turn.weight
+    )
+
+
+def _parse_message(message: object, where: str, context: RowContext) -> Turn:
     row = check_object(message, where)
+    names = context.names
     if names.columns:
         row = _rename_keys(row, where, names.columns)
     role_key, content_key = _find_spelling(row, where)
-    role_name = read_text(row, role_key, f"{where}.")
+    role_name = read_text(row, role_key, f"{where}.").strip().lower()
     role = names.roles.get(role_name)
     if role is None:
-        known = ", ".join(names.roles)
-        raise RowError(f"{where}.{role_key}: unknown role {quote(role_name)}; known are {known}; map others with roles")
-    is_trained = _read_flag(row, where)
+        raise RowError(
+            f"{where}.{role_key}: unknown role {quote(row[role_key])}; known are {', '.join(names.roles)}",
+            f"--role {_as_option(role_name)}=user (or assistant, system, tool)",
+        )
+    if not row.keys() <= _KNOWN_KEYS:
+        texts = [text for text in (row.get(content_key),) if isinstance(text, str)]
+        unread = check_unread(row, _KNOWN_KEYS, names.ignored, texts, prefix=f"{where}.")
+        context.unread.update(dict.fromkeys(f"messages[].{key}" for key in unread))
     if role == "assistant":
-        return _parse_assistant(row, role_name, content_key, where, is_trained is not False)
-    if is_trained:
+        return _parse_assistant(row, role_name, content_key, where, context)
+    if read_weight(row, where):
         raise RowError(f"{where}: marked as trained; only an assistant's turn can be (tokens.targets: all trains all)")
     _check_only_speaks(row, role, where)
-    content = _read_content(row, content_key, where)
+    content = _read_content(row, content_key, where, context).text
     if role == "tool":
         name, call_id = (read_optional_text(row, key, f"{where}.") for key in ("name", "tool_call_id"))
         return Turn(role, content, name=name, call_id=call_id)
+    if row.get("name") is not None:
+        context.unread["messages[].name"] = None
     # A blank system turn says the same as none, and a tool may return nothing; a blank question has lost its text.
-    if role == "user" and not content.strip():
+    if role == "user" and is_blank(content):
         raise RowError(f"{where}.{content_key}: blank user turn")
     return Turn(role, content)
 
 
-def _parse_assistant(row: Row, role_name: str, content_key: str, where: str, is_trained: bool) -> Turn:
-    calls: tuple[ToolCall, ...] = () if row.get("tool_calls") is None else read_tool_calls(row, where)
+def _parse_assistant(row: Row, role_name: str, content_key: str, where: str, context: RowContext) -> Turn:
+    stated = read_weight(row, where)
+    weight = 1.0 if stated is None else stated
+    calls: tuple[ToolCall, ...] = () if row.get("tool_calls") is None else read_tool_calls(row, where, context)
     if row.get("function_call") is not None:
         if calls:
             raise RowError(f"{where}.function_call: given, and so is tool_calls; expected one of them")
-        calls = parse_function_call(row["function_call"], f"{where}.function_call")
+        calls = parse_function_call(row["function_call"], f"{where}.function_call", context)
     if role_name == "function_call":
         if calls:
             raise RowError(f"{where}.tool_calls: given, and the content of a function_call turn is a call too")
-        calls, content = parse_function_call(row.get(content_key), f"{where}.{content_key}"), ""
+        calls = parse_function_call(row.get(content_key), f"{where}.{content_key}", context)
+        content = _Content()
     elif calls and row.get(content_key) is None:
-        content = ""
+        content = _Content()
     else:
-        content = _read_content(row, content_key, where)
-    if not calls and not content.strip():
-        raise RowError(f"{where}.{content_key}: blank response")
-    return Turn("assistant", content, _read_reasoning(row, where), calls, is_trained)
+        content = _read_content(row, content_key, where, context, weight)
+    reasoning = _read_reasoning(row, where)
+    if content.reasoning and reasoning and content.reasoning != reasoning:
+        raise RowError(f"{where}: reasoning stands under a key of the message and in a part of its content")
+    calls += content.calls
+    details = read_details(row, len(content.text), weight or 1.0, where)
+    if details and content.spans:
+        raise RowError(f"{where}: parts of the content have weights, and so have spans of it; expected one of them")
+    turn = Turn("assistant", content.text, reasoning or content.reasoning, calls, weight=weight)
+    turn = _with_spans(turn, details or content.spans)
+    turn = _with_thoughts(turn, context)
+    if not calls and is_blank(content.text):
+        context.blank_answers.append(f"{where}.{content_key}")
+        context.note("blank answer kept as context, not trained")
+        return replace(turn, is_trained=False, weight=1.0, spans=())
+    return turn
+
+
+def _with_spans(turn: Turn, spans: Sequence[Span]) -> Turn:
+    """The turn with the weights of spans, and whether any of it is trained."""
+    spans = drop_default(spans, turn.weight)
+    is_trained = turn.weight > 0 or any(weight > 0 for _, _, weight in spans)
+    return replace(turn, spans=spans) if is_trained else replace(turn, is_trained=False, weight=1.0, spans=())
+
+
+def _with_thoughts(turn: Turn, context: RowContext) -> Turn:
+    """The turn, its lone ``</think>`` repaired where that is asked for, else noted."""
+    first, closing = turn.content.find(OPEN), turn.content.find(CLOSE)
+    if closing < 0 or 0 <= first < closing:
+        return turn
+    if not context.names.repairs_thoughts:
+        context.note(f"answer with {CLOSE} but no {OPEN} before it")
+        return turn
+    context.note(f"{OPEN} put in front of thoughts that only ended")
+    added = OPEN + "\n"
+    spans = tuple((start + len(added), end + len(added), weight) for start, end, weight in turn.spans)
+    return replace(turn, content=added + turn.content, spans=spans)
 
 
 def _find_spelling(row: Row, where: str) -> tuple[str, str]:
@@ -140,19 +194,62 @@ def _find_spelling(row: Row, where: str) -> tuple[str, str]:
     return "from", "value"
 
 
-def _read_content(row: Row, key: str, where: str) -> str:
+@dataclass(frozen=True)
+class _Content:
+    """What the content of a message holds; ``spans``: of text whose weight is not the message's."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    spans: tuple[Span, ...] = ()
+
+
+def _read_content(row: Row, key: str, where: str, context: RowContext, weight: float | None = None) -> _Content:
+    """``weight``: of an assistant's message; None for the others, which are not trained."""
     value = row.get(key)
     if not isinstance(value, list):
-        return read_text(row, key, f"{where}.")
-    return "".join(_read_part(part, f"{where}.{key}[{index}]") for index, part in enumerate(value))
+        return _Content(read_text(row, key, f"{where}."))
+    text, reasoning, calls, spans = "", "", (), []
+    for index, part in enumerate(value):
+        place = f"{where}.{key}[{index}]"
+        part = {"type": "text", "text": part} if isinstance(part, str) else check_object(part, place)
+        kind = part.get("type")
+        if isinstance(kind, str) and kind in context.names.ignored:
+            context.note(f"parts of type {kind} left out")
+            continue
+        said = _read_part(part, place, is_assistant=weight is not None)
+        unread = check_unread(part, _PART_KEYS, context.names.ignored, (said,), prefix=f"{place}.")
+        context.unread.update(dict.fromkeys(f"messages[].content[].{name}" for name in unread))
+        stated = read_weight(part, place)
+        if stated and weight is None:
+            raise RowError(f"{place}: marked as trained; only an assistant's turn can be")
+        own = stated if stated is not None else weight
+        if kind in _TEXT_PARTS:
+            if weight is not None and own != weight:
+                spans.append((len(text), len(text) + len(said), own or 0.0))
+            text += said
+        elif own != weight:
+            raise RowError(f"{place}: a weight of its own for {kind}; expected that of the whole message")
+        elif kind in _CALL_PARTS:
+            calls += parse_function_call(said, place, context)
+        else:
+            reasoning += said
+    return _Content(text, reasoning, calls, tuple(spans))
 
 
-def _read_part(part: object, where: str) -> str:
-    part = check_object(part, where)
+def _read_part(part: Row, where: str, *, is_assistant: bool) -> str:
     kind = part.get("type")
-    if not (isinstance(kind, str) and kind == "text"):
-        raise RowError(f"{where}: expected a part of type 'text', found {quote(kind)}; only text is read")
-    return read_text(part, "text", f"{where}.")
+    kinds = (*_TEXT_PARTS, *_REASONING_PARTS, *_CALL_PARTS) if is_assistant else _TEXT_PARTS
+    if not (isinstance(kind, str) and kind in kinds):
+        expected = "expected a part of type 'text'"
+        is_media = isinstance(kind, str) and meaning_of(kind) == MEDIA
+        remedy = f"--ignore {kind} (trains the text alone)" if is_media else ""
+        raise RowError(f"{where}: {expected}, found {quote(kind)}; only text is read", remedy)
+    keys = ("text", "value", "content", *((kind,) if kind in _REASONING_PARTS else ()))
+    given = [key for key in keys if part.get(key) is not None]
+    if len(given) > 1:
+        raise RowError(f"{where}: {' and '.join(given)} are given; expected one of them")
+    return check_text(part.get(given[0] if given else "text"), f"{where}.{given[0] if given else 'text'}")
 
 
 def _read_reasoning(row: Row, where: str) -> str:
@@ -163,31 +260,17 @@ def _read_reasoning(row: Row, where: str) -> str:
     return next(iter(texts.values()), "")
 
 
-def _read_flag(row: Row, where: str) -> bool | None:
-    """Whether the message says that it is trained; None where it does not say."""
-    flags: dict[str, bool] = {}
-    for key in _FLAGS:
-        value = row.get(key)
-        if value is None:
-            continue
-        # JSON's true is no weight, though Python has True == 1.
-        is_flag = type(value) in (int, float) and value in (0, 1) if key == "weight" else isinstance(value, bool)
-        if not is_flag:
-            expected = "0 or 1" if key == "weight" else "true or false"
-            raise RowError(f"{where}.{key}: expected {expected}, found {quote(value)}")
-        flags[key] = bool(value)
-    if len(set(flags.values())) > 1:
-        raise RowError(f"{where}: {' and '.join(flags)} disagree on whether the turn is trained")
-    return next(iter(flags.values()), None)
-
-
 def _check_only_speaks(row: Row, role: Role, where: str) -> None:
     """RowError where a turn that is not the assistant's has what only an assistant's has."""
     for key in ("tool_calls", "function_call", *_REASONING):
         value = row.get(key)
-        is_blank = (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)
-        if value is not None and not is_blank:
+        is_nothing = (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)
+        if value is not None and not is_nothing:
             raise RowError(f"{where}.{key}: found {name_type(value)} in a {role} turn; only an assistant's turn has it")
+
+
+def _as_option(name: str) -> str:
+    return f"'{name}'" if " " in name else name
 
 
 def _rename_keys(message: Row, where: str, columns: Mapping[str, str]) -> Row:

@@ -25,6 +25,10 @@ class Record:
     row: Mapping[str, Any] | None
     fault: str = ""
     origin: bytes | str | Mapping[str, Any] = field(default=b"", repr=False)
+    is_padded: bool = False
+    remedy: str = ""
+    unread: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def excerpt(self) -> str:
         """The first 200 characters of the row as it stood in a text file, or of its cells as JSON."""

@@ -16,7 +16,9 @@ from tokenclean.pool.reading.tables import read_parquet, read_saved_dataset
 __all__ = ["EXCERPT_CHARACTERS", "Record", "read_hub", "read_records"]
 
 
-def read_records(path: Path, *, split: str | None = None) -> Iterator[Record]:
+def read_records(
+    path: Path, *, split: str | None = None, delimiter: str | None = None, encoding: str | None = None
+) -> Iterator[Record]:
     """The rows of a local file or of a folder that ``datasets`` saved, in their order, faulty ones too.
 
     ============================  =========================================

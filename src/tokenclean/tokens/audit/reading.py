@@ -7,13 +7,15 @@ the file is read twice in step: as the pool reads it, and raw.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tokenclean.errors import PoolError, TemplateError
-from tokenclean.pool import Conversation, Pool, RejectedRow, stream_sources
+from tokenclean.pool import Conversation, Intake, Pool, RejectedRow, RenderedRows, stream_sources
+from tokenclean.pool.conversation import Kind
 from tokenclean.pool.formats import RowError, detect_format, read_column
 from tokenclean.pool.formats.columns import map_columns
 from tokenclean.pool.formats.fields import read_list
@@ -27,8 +29,7 @@ from tokenclean.tokens.rendered import Rendered
 from tokenclean.tokens.template import render
 from tokenclean.tokens.tokenize import TokenizedPool, tokenize_pool
 
-if TYPE_CHECKING:
-    from tokenclean.pool.conversation import Kind
+_Row = TypeVar("_Row", Conversation, RejectedRow)
 
 _BATCH_ROWS = 1024
 _NO_IDS = np.empty(0, np.int64)
@@ -40,28 +41,49 @@ def rows_of_sources(
     *,
     template: str,
     max_length: int,
+    counts: RowCounts,
     max_rows: int | None = None,
 ) -> Iterator[AuditRow]:
     """The rows of the sources in order, ``max_rows`` of them or all, in the memory of a batch.
 
-    Raises as ``load_pool`` does, save that a source whose rows are all unusable is read to its end.
+    ``counts``: gets what becomes of them. Raises as ``load_pool`` does, save that a source whose rows are all unusable
+    is read to its end.
     """
-    entries = chain.from_iterable(_entries(settings, vocabulary) for settings in sources)
-    return _tokenized(islice(entries, max_rows), vocabulary, template, max_length)
+    entries = chain.from_iterable(_entries(settings, vocabulary, counts) for settings in sources)
+    return _tokenized(islice(entries, max_rows), vocabulary, template, max_length, counts)
 
 
 def rows_of_pool(
-    pool: Pool | Iterable[Conversation], vocabulary: Vocabulary, *, template: str, max_length: int
+    pool: Pool | Iterable[Conversation], vocabulary: Vocabulary, *, template: str, max_length: int, counts: RowCounts
 ) -> Iterator[AuditRow]:
-    """The conversations of a pool in order, then its rejected rows."""
+    """The conversations of a pool in order, then its rejected rows. ``counts``: gets what becomes of them."""
     rejected = pool.rejected if isinstance(pool, Pool) else ()
     entries = chain(
-        (c if c.tokens is None else _labelled(c, vocabulary) for c in pool), (_set_aside(row) for row in rejected)
+        (counts.add(c) if c.tokens is None else _labelled(counts.add(c), vocabulary) for c in pool),
+        (_set_aside(counts.add(row)) for row in rejected),
     )
-    return _tokenized(entries, vocabulary, template, max_length)
+    return _tokenized(entries, vocabulary, template, max_length, counts)
 
 
-def _entries(settings: SourceSettings, vocabulary: Vocabulary) -> Iterator[Conversation | AuditRow]:
+@dataclass
+class RowCounts:
+    """What became of the rows: as they were read, and as they were rendered."""
+
+    read: Intake = field(default_factory=Intake)
+    rendered: list[RenderedRows] = field(default_factory=list)
+
+    def add(self, row: _Row) -> _Row:
+        """Count a row that was read, and give it back."""
+        self.read.add(row)
+        return row
+
+    @property
+    def intake(self) -> Intake:
+        """Of everything counted so far."""
+        return self.read.after_rendering(*self.rendered)
+
+
+def _entries(settings: SourceSettings, vocabulary: Vocabulary, counts: RowCounts) -> Iterator[Conversation | AuditRow]:
     """A conversation that tokenization is still to label, or a row that came with its labels or is unusable."""
     may_hold_tokens = settings.format in ("auto", "tokens")  # a row is then a record, one by one
     records = _records(settings) if may_hold_tokens else repeat(None)
@@ -70,7 +92,7 @@ def _entries(settings: SourceSettings, vocabulary: Vocabulary) -> Iterator[Conve
         for row, record in zip(stream_sources([settings], is_first_reading=False), records, strict=False):
             count += 1
             usable += isinstance(row, Conversation)
-            yield _entry(row, record, settings, vocabulary)
+            yield _entry(row, record, settings, vocabulary, counts)
     except PoolError:
         if usable or not count:
             raise
@@ -79,14 +101,23 @@ def _entries(settings: SourceSettings, vocabulary: Vocabulary) -> Iterator[Conve
 
 
 def _entry(
-    row: Conversation | RejectedRow, record: Record | None, settings: SourceSettings, vocabulary: Vocabulary
+    row: Conversation | RejectedRow,
+    record: Record | None,
+    settings: SourceSettings,
+    vocabulary: Vocabulary,
+    counts: RowCounts,
 ) -> Conversation | AuditRow:
     if isinstance(row, Conversation) and row.tokens is None:
-        return row
+        return counts.add(row)
     raw = None if record is None else _raw_tokens(record, settings)
     if raw is not None:
+        if isinstance(row, Conversation):
+            counts.add(row)
+        else:  # its labels are at fault, which the checks tell
+            counts.read.readable += 1
         place = f"{row.file}:{row.line}"
         return _token_row(row.id if isinstance(row, Conversation) else place, place, *raw, vocabulary)
+    counts.read.add(row)
     return _set_aside(row) if isinstance(row, RejectedRow) else _labelled(row, vocabulary)
 
 
@@ -168,7 +199,11 @@ def _without_tokens(identity: str, place: str, kind: Kind, reason: str, text: st
 
 
 def _tokenized(
-    entries: Iterable[Conversation | AuditRow], vocabulary: Vocabulary, template: str, max_length: int
+    entries: Iterable[Conversation | AuditRow],
+    vocabulary: Vocabulary,
+    template: str,
+    max_length: int,
+    counts: RowCounts,
 ) -> Iterator[AuditRow]:
     entries = iter(entries)
     while batch := list(islice(entries, _BATCH_ROWS)):
@@ -184,6 +219,7 @@ def _tokenized(
                 tokens = tokenize_pool(
                     chosen.values(), vocabulary.tokenizer, template=template, max_length=max_length, targets=targets
                 )
+                counts.rendered.append(tokens.rendered_rows)
                 made.update(zip(chosen, _conversation_rows(list(chosen.values()), tokens, vocabulary), strict=True))
         for place, entry in enumerate(batch):
             yield entry if isinstance(entry, AuditRow) else made[place]

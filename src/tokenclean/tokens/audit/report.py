@@ -11,13 +11,13 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from tokenclean.errors import RecipeError
-from tokenclean.pool import Conversation, Pool
+from tokenclean.pool import Conversation, Intake, Pool
 from tokenclean.recipe import SourceSettings
 from tokenclean.tokens.audit.checks import CHECKS
 from tokenclean.tokens.audit.examples import Example, make_example
 from tokenclean.tokens.audit.facts import Facts
 from tokenclean.tokens.audit.findings import Finding, Severity, Unjudged
-from tokenclean.tokens.audit.reading import rows_of_pool, rows_of_sources
+from tokenclean.tokens.audit.reading import RowCounts, rows_of_pool, rows_of_sources
 from tokenclean.tokens.audit.rows import AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
 from tokenclean.tokens.template import check_template
@@ -51,7 +51,7 @@ class AuditReport:
 
     ``rows``: all rows read; ``tokenized``: those of them that came with ids and labels; ``targets``: trained tokens;
     ``tokens``: all. ``family``: the template that the tokenized rows show, or empty. ``is_selected``: whether their
-    labels look like those of token selection.
+    labels look like those of token selection. ``intake``: what became of all rows that were read.
     """
 
     rows: int
@@ -61,6 +61,7 @@ class AuditReport:
     family: str
     is_selected: bool
     results: tuple[CheckResult, ...]
+    intake: Intake = field(default_factory=Intake)
 
     def __getitem__(self, name: str) -> CheckResult:
         return next(result for result in self.results if result.name == name)
@@ -81,7 +82,10 @@ class AuditReport:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        return asdict(self) | {"has_errors": self.has_errors}
+        return asdict(replace(self, intake=Intake())) | {
+            "has_errors": self.has_errors,
+            "intake": self.intake.to_json(),
+        }
 
 
 def audit_sources(
@@ -104,8 +108,12 @@ def audit_sources(
     template, RecipeError for an unknown check, ValueError for max_length < 2.
     """
     names, vocabulary = _prepared(tokenizer, template, checks)
-    rows = rows_of_sources(sources, vocabulary, template=template or "tulu", max_length=max_length, max_rows=max_rows)
-    return audit_rows(rows, vocabulary, template=template, max_length=max_length, checks=names)
+    counts, template_used = RowCounts(), template or "tulu"
+    rows = rows_of_sources(
+        sources, vocabulary, template=template_used, max_length=max_length, counts=counts, max_rows=max_rows
+    )
+    report = audit_rows(rows, vocabulary, template=template, max_length=max_length, checks=names)
+    return replace(report, intake=counts.intake)
 
 
 def audit_pool(
@@ -118,8 +126,10 @@ def audit_pool(
 ) -> AuditReport:
     """Audit conversations at hand; as ``audit_sources``."""
     names, vocabulary = _prepared(tokenizer, template, checks)
-    rows = rows_of_pool(pool, vocabulary, template=template or "tulu", max_length=max_length)
-    return audit_rows(rows, vocabulary, template=template, max_length=max_length, checks=names)
+    counts = RowCounts()
+    rows = rows_of_pool(pool, vocabulary, template=template or "tulu", max_length=max_length, counts=counts)
+    report = audit_rows(rows, vocabulary, template=template, max_length=max_length, checks=names)
+    return replace(report, intake=counts.intake)
 
 
 def audit_rows(

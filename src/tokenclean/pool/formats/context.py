@@ -1,0 +1,56 @@
+"""What a row is read with: the names and choices of its source, and what is noted about it on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tokenclean.pool.conversation import Role
+
+ROLE_NAMES: dict[str, Role] = {
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "developer": "system",
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "bot", "chatbot", "model", "ai", "function_call"), "assistant"),
+    **dict.fromkeys(("function", "observation", "ipython", "environment", "tool_response"), "tool"),
+}
+"""Usual names of the roles, in small letters -> ours."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names and choices of a source.
+
+    ``roles``: role name in small letters -> role. ``columns``: our key -> the message's key, for those that have
+    another name. ``ignored``: keys that are left unread on purpose. ``repairs_thoughts``: an answer with ``</think>``
+    alone gets the tag that opens the thoughts.
+    """
+
+    roles: Mapping[str, Role] = field(default_factory=lambda: ROLE_NAMES)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    ignored: frozenset[str] = frozenset()
+    repairs_thoughts: bool = False
+
+
+@dataclass
+class RowContext:
+    """One row being read. ``is_padded``: its objects hold a null for every key that other rows have (Arrow).
+
+    ``unread``: keys that hold something and were not used. ``blank_answers``: places of answers that say nothing.
+    ``notes``: what was done to the row, each once. ``as_text``: tools and arguments that stood in the row as JSON
+    text, whose nulls are meant. ``consumed``: keys of the row that were dealt with beside those of its format.
+    """
+
+    names: Names = field(default_factory=Names)
+    is_padded: bool = False
+    unread: dict[str, None] = field(default_factory=dict)
+    blank_answers: list[str] = field(default_factory=list)
+    notes: dict[str, None] = field(default_factory=dict)
+    as_text: set[str] = field(default_factory=set)
+    consumed: set[str] = field(default_factory=set)
+
+    def note(self, text: str) -> None:
+        self.notes[text] = None

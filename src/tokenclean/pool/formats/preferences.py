@@ -1,0 +1,122 @@
+"""Preference rows (DPO, KTO, ORPO): refused, or read as the row that trains the chosen answer alone.
+
+================  ====================================================================================================
+keys              what ``preferences: chosen`` trains
+================  ====================================================================================================
+``label``         the row's answers where it is true; rows where it is false are left out (also ``kto_tag``)
+``chosen``        the answer under ``chosen`` (text, message, or list of messages) to ``prompt``, ``messages``,
+                  ``conversations`` or ``instruction``; earlier answers are context. A list that begins with the prompt,
+                  or with the messages that it shares with ``rejected``, trains what comes after them.
+``rejected…``     with ``messages`` or ``conversations`` alone (ms-swift): their last answer
+================  ====================================================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenclean.pool.formats.context import RowContext
+from tokenclean.pool.formats.fields import Row, RowError, decode_json, holds_nothing, name_type
+from tokenclean.pool.formats.unread_keys import PREFERENCE, changes_meaning, is_preference_label
+
+_CHOSEN = ("chosen", "chosen_response", "chosen_message", "chosen_messages", "preferred_output")
+_REJECTED = (
+    *("rejected", "rejected_response", "rejected_message", "rejected_messages", "rejected_responses"),
+    "non_preferred_output",
+)
+_PROMPTS = ("prompt", "messages", "conversations")
+_CHOSEN_NOTE = "preference row: the chosen answer trained"
+
+
+def refuse_preferences(row: Row, context: RowContext) -> None:
+    """Raise RowError for a row with a preference label or with chosen and rejected answers."""
+    for key, value in row.items():
+        if key not in context.names.ignored and changes_meaning(str(key), value) == PREFERENCE:
+            remedy = f"--preferences chosen (trains the chosen answers alone), or --ignore {key}"
+            raise RowError(f"{key}: {PREFERENCE}", remedy)
+
+
+def take_chosen(row: Row, context: RowContext) -> Row:
+    """The row that trains what was chosen, the row itself where it states no preference.
+
+    The keys that are dealt with are added to ``context.consumed``. Raises RowError for a rejected row
+    (``is_chosen``), and for one whose chosen answer cannot be told.
+    """
+    labels = {key: row[key] for key in row if is_preference_label(str(key), row[key])}
+    for key, value in labels.items():
+        context.consumed.add(key)
+        if str(value).strip().lower() in ("false", "0", "0.0"):
+            raise RowError(f"{key}: a rejected answer, left out by preferences: chosen", is_chosen=True)
+    chosen = next((key for key in _CHOSEN if not holds_nothing(row.get(key))), None)
+    rejected = next((key for key in _REJECTED if not holds_nothing(row.get(key))), None)
+    context.consumed.update(key for key in (*_CHOSEN, *_REJECTED) if key in row)
+    if chosen is None and rejected is None:
+        if labels:
+            context.note("row with a preference label: true, trained")
+        return row
+    context.note(_CHOSEN_NOTE)
+    given = {key: value for key, value in row.items() if key not in context.consumed}
+    if chosen is None:
+        return _last_answer(given, context)
+    answer = _messages(row[chosen], chosen)
+    if answer is None:
+        return _with_text(given, row[chosen], chosen, context)
+    prompt = _shared(answer, None if rejected is None else _messages(row[rejected], rejected))
+    key = next((key for key in _PROMPTS if not holds_nothing(given.get(key))), None)
+    if key is not None:
+        context.consumed.add(key)
+        asked = _messages(given.pop(key), key)
+        if asked is not None and answer[: len(asked)] != asked:
+            prompt, answer = asked, [*asked, *answer]
+        elif asked is not None:
+            prompt = asked
+        elif not prompt:
+            raise RowError(f"{chosen}: messages that do not repeat the question under {key}; expected a text, or all")
+    return {**given, "prompt": prompt, "completion": answer[len(prompt) :]}
+
+
+def _with_text(row: dict[str, Any], answer: object, key: str, context: RowContext) -> Row:
+    """The row with the text of the answer in the place where its format has one."""
+    if not isinstance(answer, str):
+        raise RowError(f"{key}: expected text, a message or a list of messages, found {name_type(answer)}")
+    if not holds_nothing(row.get("instruction")):
+        context.consumed.add("output")
+        return {**row, "output": answer}
+    for name in ("messages", "conversations"):
+        if not holds_nothing(row.get(name)):
+            context.consumed.add(name)
+            asked = _messages(row.pop(name), name) or []
+            return {**row, "prompt": asked, "completion": [{"role": "assistant", "content": answer}]}
+    asked = _messages(row.get("prompt"), "prompt")
+    completion: object = answer if asked is None else [{"role": "assistant", "content": answer}]
+    return {**row, "completion": completion}
+
+
+def _last_answer(row: dict[str, Any], context: RowContext) -> Row:
+    """A row whose messages hold the chosen answer as their last one."""
+    for name in ("messages", "conversations"):
+        messages = _messages(row.get(name), name)
+        if messages:
+            context.consumed.add(name)
+            del row[name]
+            return {**row, "prompt": messages[:-1], "completion": messages[-1:]}
+    return row
+
+
+def _messages(value: object, key: str) -> list[Any] | None:
+    """A message or a list of messages as a list; None for anything else, such as text."""
+    if isinstance(value, str) and value.lstrip()[:2] in ("[{", '{"'):
+        value = decode_json(value, key)
+    if isinstance(value, dict):
+        return [value]
+    return value if isinstance(value, list) and all(isinstance(item, dict) for item in value) else None
+
+
+def _shared(chosen: list[Any], rejected: list[Any] | None) -> list[Any]:
+    """The messages in front of the chosen answer: those that both lists begin with, or all but the last."""
+    if rejected is None:
+        return chosen[:-1]
+    count = 0
+    while count < min(len(chosen), len(rejected)) - 1 and chosen[count] == rejected[count]:
+        count += 1
+    return chosen[:count] or chosen[:-1]

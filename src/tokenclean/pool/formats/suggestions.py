@@ -1,0 +1,67 @@
+"""Which option would read a row that fits no format: looked for among the keys it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tokenclean.pool.formats.fields import Row
+
+_QUESTIONS = ("instruction", "question", "query", "prompt", "problem", "input", "user", "human", "request", "q")
+_ANSWERS = (
+    *("output", "response", "answer", "completion", "solution", "assistant", "reply", "target", "chosen", "bot"),
+    *("gpt", "model", "a"),
+)
+_TEXTS = ("text", "content", "body", "document", "story", "raw")
+_SPEAKERS = ("role", "from", "speaker", "author", "who", "sender", "name", "type")
+_SAID = ("content", "value", "text", "said", "message", "utterance", "body")
+_DEPTH = 3
+
+
+def suggest_columns(row: Row) -> str:
+    """Options that map this row's columns to a format, or an empty text where none is plain to see."""
+    for path, messages in _lists_of_messages(row, "", _DEPTH):
+        speaker, said = (_first(messages[0], names) for names in (_SPEAKERS, _SAID))
+        if speaker is None or said is None:
+            continue
+        options = [("messages", path)]
+        if (speaker, said) not in (("role", "content"), ("from", "value")):
+            options += [("role", speaker), ("content", said)]
+        return _as_options(options)
+    texts = {str(key): value for key, value in row.items() if isinstance(value, str)}
+    question, answer = _first(texts, _QUESTIONS), _first(texts, _ANSWERS)
+    if question is not None and answer is not None and question != answer:
+        return _as_options([("instruction", question), ("output", answer)])
+    text = _first(texts, _TEXTS)
+    if text is not None and not (question or answer):
+        return _as_options([("text", text)])
+    return ""
+
+
+def _lists_of_messages(value: Any, path: str, depth: int) -> Iterator[tuple[str, list[Any]]]:
+    """Path and list of every list of objects within the row, the outermost first."""
+    if depth < 0:
+        return
+    inner: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        inner = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
+    elif isinstance(value, list) and len(value) == 1:
+        inner = [(f"{path}.0", value[0])]
+    for name, item in inner:
+        if isinstance(item, list) and item and all(isinstance(entry, dict) for entry in item):
+            yield name, item
+        yield from _lists_of_messages(item, name, depth - 1)
+
+
+def _first(found: Any, names: tuple[str, ...]) -> str | None:
+    """The key that one of the names is, small letters aside, in the order of the names."""
+    keys = {str(key).lower(): str(key) for key in found}
+    return next((keys[name] for name in names if name in keys), None)
+
+
+def _as_options(pairs: list[tuple[str, str]]) -> str:
+    return " ".join(f"--column {ours}={_quoted(theirs)}" for ours, theirs in pairs if ours != theirs)
+
+
+def _quoted(name: str) -> str:
+    return f"'{name}'" if " " in name else name

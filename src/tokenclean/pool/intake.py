@@ -1,0 +1,206 @@
+"""What became of everything that went in: rows used and set aside with grouped reasons, keys not used, what was done.
+
+One function, ``check_usable``, says whether a pool is usable; every command that reads one asks it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+from tokenclean.errors import PoolError
+from tokenclean.pool.conversation import Conversation, Pool, RejectedRow
+
+_PLACES = re.compile(r"\[\d+\]")
+_NUMBERS = re.compile(r"\d[\d,.]*")
+_QUOTED = re.compile(r"('[^']*'|\"[^\"]*\")")
+_SHOWN = 8
+_REASON_CHARACTERS = 300
+
+
+@dataclass
+class ReasonGroup:
+    """Rows set aside for one reason. ``reason``: of the first of them; ``place``: its file and line."""
+
+    reason: str
+    place: str
+    remedy: str
+    is_chosen: bool
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class RenderedRows:
+    """What became of rows when they were rendered and tokenized: how many, those without a target with the reason,
+    what rendering did so that they can be used -> rows, and trained tokens."""
+
+    rows: int
+    unusable: tuple[RejectedRow, ...]
+    notes: Mapping[str, int]
+    targets: int
+
+
+@dataclass
+class Intake:
+    """Counts of a pool's rows.
+
+    ``readable``: rows that could be read. ``rendered``: of these, the rows that were rendered and tokenized, which a
+    draw or a filter may make fewer; ``unrendered``: those of them without a target. ``reasons``: what rows were set
+    aside for, by the reason without its numbers. ``unread``: source -> key -> rows in which it holds something that was
+    not used. ``notes``: what was done to rows so that they can be used -> rows. ``weighted``: readable rows with loss
+    weights of their own. ``targets``: trained tokens of the rows rendered; None before any was.
+    """
+
+    readable: int = 0
+    rendered: int = 0
+    unrendered: int = 0
+    weighted: int = 0
+    targets: int | None = None
+    reasons: dict[str, ReasonGroup] = field(default_factory=dict)
+    unread: dict[str, Counter[str]] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, rows: Pool | Iterable[Conversation | RejectedRow]) -> Intake:
+        """Of a pool and its rejected rows, or of rows as they come."""
+        intake = cls()
+        for row in chain(rows, rows.rejected) if isinstance(rows, Pool) else rows:
+            intake.add(row)
+        return intake
+
+    def after_rendering(self, *parts: RenderedRows) -> Intake:
+        """The same counts with what became of readable rows when they were rendered and tokenized."""
+        intake = replace(self, reasons={key: replace(group) for key, group in self.reasons.items()})
+        intake.notes = Counter(self.notes)
+        for part in parts:
+            intake.notes.update(part.notes)
+            intake.rendered += part.rows
+            intake.targets = (intake.targets or 0) + part.targets
+            for row in part.unusable:
+                intake.unrendered += 1
+                intake._add_reason(row)
+        return intake
+
+    @property
+    def set_aside(self) -> int:
+        """Rows set aside, those left out by choice included."""
+        return sum(group.rows for group in self.reasons.values())
+
+    @property
+    def faulty(self) -> int:
+        """Rows set aside for a fault of theirs."""
+        return sum(group.rows for group in self.reasons.values() if not group.is_chosen)
+
+    @property
+    def rows(self) -> int:
+        """All rows that were read."""
+        return self.readable + self.set_aside - self.unrendered
+
+    @property
+    def usable(self) -> int:
+        """Rows that can be used, as far as they were looked at."""
+        return self.readable - self.unrendered
+
+    @property
+    def faulty_share(self) -> float:
+        """Share of the rows that cannot be used for a fault of theirs: unreadable ones, and of the readable ones the
+        share without a target among those rendered. Rows left out by an option count as neither fault nor row."""
+        rows = self.rows - (self.set_aside - self.faulty)
+        unreadable = (rows - self.readable) / rows if rows else 0.0
+        return unreadable + (1 - unreadable) * (self.unrendered / self.rendered if self.rendered else 0.0)
+
+    def add(self, row: Conversation | RejectedRow) -> None:
+        """Count one row more."""
+        if isinstance(row, RejectedRow):
+            self._add_reason(row)
+            return
+        self.readable += 1
+        self.weighted += row.has_weights
+        if row.unread:
+            self.unread.setdefault(row.source, Counter()).update(set(row.unread))
+        if row.notes:
+            self.notes.update(set(row.notes))
+
+    def _add_reason(self, row: RejectedRow) -> None:
+        key = group_key(row.reason)
+        group = self.reasons.get(key)
+        if group is None:
+            group = self.reasons[key] = ReasonGroup(row.reason, f"{row.file}:{row.line}", row.remedy, row.is_chosen)
+        group.rows += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """As a document holds it."""
+        return {
+            "rows": self.rows,
+            "usable_rows": self.usable,
+            "rows_set_aside": self.set_aside,
+            "weighted_rows": self.weighted,
+            "reasons": [asdict(group) for group in self._sorted_reasons()],
+            "keys_not_used": {source: dict(keys) for source, keys in self.unread.items()},
+            "notes": dict(self.notes),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """What a user has to know, a line each: reasons with counts and the options that help, keys not used, notes."""
+        if self.set_aside:
+            yield f"{self.set_aside:,} of {self.rows:,} rows set aside:"
+            yield from self.reason_lines()
+        for source, keys in self.unread.items():
+            named = ", ".join(f"{key} ({rows:,} row{'s' * (rows != 1)})" for key, rows in keys.most_common())
+            yield f"not used in {source}: {named}"
+        for text, rows in self.notes.most_common():
+            yield f"{rows:,} row{'s' * (rows != 1)}: {text}"
+        if self.weighted:
+            yield f"{self.weighted:,} row{'s' * (self.weighted != 1)} with loss weights of their own"
+
+    def reason_lines(self) -> Iterator[str]:
+        """The reasons, the commonest first, each with count, first place and the option that helps."""
+        groups = self._sorted_reasons()
+        for group in groups[:_SHOWN]:
+            reason = group.reason
+            if len(reason) > _REASON_CHARACTERS:
+                reason = reason[: _REASON_CHARACTERS - 1] + "…"
+            by_choice = "left out by choice, " if group.is_chosen else ""
+            yield f"  {group.rows:,} × {by_choice}{reason} (first: {group.place})"
+            if group.remedy:
+                yield f"      try: {group.remedy}"
+        if len(groups) > _SHOWN:
+            yield f"  and {len(groups) - _SHOWN:,} further reasons"
+
+    def _sorted_reasons(self) -> list[ReasonGroup]:
+        return sorted(self.reasons.values(), key=lambda group: -group.rows)
+
+
+def group_key(reason: str) -> str:
+    """What reasons of one kind have in common: the reason without places and numbers; quoted texts stay."""
+    parts = _QUOTED.split(reason)
+    return "".join(part if n % 2 else _NUMBERS.sub("#", _PLACES.sub("[]", part)) for n, part in enumerate(parts))
+
+
+def describe_reasons(intake: Intake) -> str:
+    """The grouped reasons as lines of one text."""
+    return "\n".join(intake.reason_lines())
+
+
+def check_usable(intake: Intake, max_share: float, *, listing: object = None) -> None:
+    """Raise PoolError where a pool cannot be used: no usable row, no target token, or too large a share set aside.
+
+    ``max_share``: the largest share of rows at fault; rows that an option leaves out do not count. ``listing``: the
+    file that lists the rows, if there is one.
+    """
+    where = f"; all are listed in {listing} with file, line and reason" if listing else ""
+    reasons = describe_reasons(intake)
+    if (intake.readable and not intake.usable) or (intake.rows and not intake.readable):
+        raise PoolError(f"no usable row ({intake.set_aside:,} set aside{where})\n{reasons}")
+    if intake.faulty_share > max_share:
+        raise PoolError(
+            f"{intake.faulty:,} of {intake.rows:,} rows cannot be used ({intake.faulty_share:.1%}), more than the {max_share:.1%} of "
+            f"pool.max_rejected_share{where}. Fix the rows, use an option that helps, or raise the share (of a single "
+            f"command: --max-rejected-share)\n{reasons}"
+        )
+    if intake.targets == 0:
+        raise PoolError("no row has a token to train on" + (f"\n{reasons}" if reasons else ""))
