@@ -25,10 +25,10 @@ def test_rows_know_their_number_and_line(tmp_path):
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        (b"1", "expected 2 fields, as the header has, found 1"),
-        (b"1,2,3", "expected 2 fields, as the header has, found 3"),
-        (b"1,caf\xe9", "not UTF-8: byte 0xe9 at byte 6 of the row"),
-        (b"1,\0", "NUL at byte 3 of the row"),
+        (b"1", "another number of fields than the header has (expected 2, found 1)"),
+        (b"1,2,3", "another number of fields than the header has (expected 2, found 3)"),
+        (b"1,caf\xe9", "not UTF-8 (byte 0xe9 at character 6 of the row)"),
+        (b"1,\0", "a NUL in the row (character 3)"),
         (b'1,"a"b', "broken CSV: ',' expected after '\"'"),
         (b"1,a\rb", "broken CSV: new-line character seen in unquoted field"),
     ],

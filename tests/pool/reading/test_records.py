@@ -130,7 +130,7 @@ def test_every_line_that_is_not_blank_is_a_record(folder, content):
 def test_a_split_is_for_datasets_only(tmp_path):
     path = write(tmp_path / "a.jsonl", [ROW])
     with pytest.raises(PoolError, match="has no splits, so that the split 'train' cannot be read"):
-        read_records(path, split="train")
+        list(read_records(path, split="train"))
 
 
 def test_packed_parquet_is_refused_with_the_way_out(tmp_path):

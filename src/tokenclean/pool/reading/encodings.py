@@ -82,10 +82,10 @@ def find_encoding(path: Path, start: bytes, encoding: str | None) -> str | None:
     if marked is not None:
         if encoding is not None and not encoding.startswith(marked):
             raise PoolError(
-                f"{path}: starts with the byte order mark of {marked}, which {encoding} does not have; leave the "
-                "encoding out"
+                f"{path}: starts with the byte order mark of {marked}, which {encoding} does not have; leave "
+                "--encoding out"
             )
-        return None if marked == "utf-8" else encoding or marked
+        return None if marked == "utf-8" else marked  # which also knows the order of its bytes
     zeros = next((name for name, pattern in _ZEROS.items() if pattern.match(start)), None)
     if encoding in ("utf-16", "utf-32"):
         order = zeros if zeros and zeros.startswith(encoding) else f"{encoding}-le or {encoding}-be"
