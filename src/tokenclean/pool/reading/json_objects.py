@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.reading.json_array import Found, walk_elements
-from tokenclean.pool.reading.json_values import is_message, name_messages, parse_value, skip_space
+from tokenclean.pool.reading.json_values import is_message, name_messages, parse_value, skip_space, take_row
 from tokenclean.pool.reading.text_lines import TextLines
 
 # Keys that only a row has: an object with one of them wraps no rows, whatever lists it holds.
@@ -21,6 +21,7 @@ _ROW_KEYS = {
 # the objects inside an object start there, behind a line that ends with } and no comma.
 _NEXT_AT_LINE_START = re.compile(r"^(?=\{)", re.MULTILINE)
 _NEXT_BEHIND_BRACE = re.compile(r"\}[ \t\r]*\n[ \t\r\n]*(?=\{)")
+TEXT_BEHIND_OBJECT = "expected nothing behind the object that wraps the rows"
 _FLAT_KEY = re.compile(r'^"', re.MULTILINE)
 _SEARCHED_AGAIN = 4  # so many times the length of the text may be parsed again to find the objects inside broken ones
 
@@ -41,10 +42,12 @@ def walk_objects(text: str, source: TextLines, split: str | None) -> Iterator[Fo
     where there is a split but no such list.
     """
     start = skip_space(text, 0)
-    first = parse_value(text, start, "value")
+    first = parse_value(text, start, "value")._replace(value=None)  # which may be as large as the file
     next_object = _NEXT_BEHIND_BRACE if _FLAT_KEY.search(text, start) else _NEXT_AT_LINE_START
     is_sound = first.is_complete and not first.fault
-    is_alone = skip_space(text, first.end) == len(text) if is_sound else not next_object.search(text, start + 1)
+    behind = skip_space(text, first.end) if is_sound else len(text)
+    is_alone = behind == len(text) or not text.startswith(("{", "[", ","), behind)
+    is_alone = is_alone and not next_object.search(text, first.end - 1 if is_sound else start + 1)
     entries = _list_wrapped(text, start) if is_alone else []
     if not entries:
         refuse_split(source, split)
@@ -58,6 +61,8 @@ def walk_objects(text: str, source: TextLines, split: str | None) -> Iterator[Fo
         yield found._replace(wrapper_keys=keys)
     if not is_sound and not has_fault:
         yield Found(min(first.end, len(text) - 1), None, first.fault, keys)
+    elif behind < len(text):
+        yield Found(behind, None, TEXT_BEHIND_OBJECT, keys)
 
 
 def wraps_rows(text: str) -> bool:
@@ -78,7 +83,8 @@ def _walk_values(text: str, at: int, next_object: re.Pattern[str], source: TextL
     budget = _SEARCHED_AGAIN * len(text)
     while at < len(text):
         value, fault, end, is_complete = parse_value(text, at, "value")
-        if is_complete:
+        # A text or number between objects is mostly what is left of a broken one, so that it ends where that ends.
+        if is_complete and (fault or isinstance(value, dict | list)):
             fault = source.describe_bad_byte(text, "value", at, end) or fault
             yield Found(at, None if fault else value, fault)
             at = skip_space(text, end)
@@ -88,7 +94,7 @@ def _walk_values(text: str, at: int, next_object: re.Pattern[str], source: TextL
         budget -= end - at
         match = next_object.search(text, at + 1 if budget > 0 else max(end, at + 1))
         stop = match.end() if match else len(text)
-        yield Found(at, None, source.describe_bad_byte(text, "value", at, stop) or fault)
+        yield Found(at, None, source.describe_bad_byte(text, "value", at, stop) or fault or take_row(value)[1])
         at = stop
 
 
