@@ -90,7 +90,7 @@ def test_a_delimiter_is_one_character(tmp_path, option):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.txt", "."])
 def test_a_delimiter_is_for_sheets_only(tmp_path, name):
-    with pytest.raises(PoolError, match="is no .csv or .tsv file, .* leave --delimiter out"):
+    with pytest.raises(PoolError, match=r"is no .csv or .tsv file, .* leave --delimiter out"):
         read_records(tmp_path / name, delimiter=";")
 
 

@@ -167,6 +167,18 @@ def test_a_broken_wrapper_keeps_its_intact_rows(tmp_path):
     assert rows_of(tmp_path, text.encode().replace(b'"B"', b'"\xff"')) == [a, None, c]
 
 
+def test_a_wrapper_may_hold_a_row_a_line(tmp_path):
+    a, b, c = (json.dumps(row) for row in (A, B, C))
+    text = f'{{"version": 1, "data": [\n{a},\n{b},\n{c}\n]}}\n'
+    assert rows_of(tmp_path, text) == [A, B, C]
+    assert rows_of(tmp_path, f'{{"data": [\n{a}\n]}}') == [A]
+    assert rows_of(tmp_path, text[:-4]) == [A, B, C, None]
+    # Without the comma between two rows what is left of the object around them is a fault, and every row is found.
+    assert [row for row in rows_of(tmp_path, text.replace(f"{b},", b)) if row] == [A, B, C]
+    # JSON lines the first of which is cut off.
+    assert rows_of(tmp_path, f'{{"data": [\n{a}\n{b}\n') == [None, A, B]
+
+
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
 def test_lines_that_are_lists_of_messages(tmp_path, name):
     chat, talk = json.dumps(CHAT), json.dumps(TALK)

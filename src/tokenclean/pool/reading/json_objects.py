@@ -21,6 +21,8 @@ _ROW_KEYS = {
 # the objects inside an object start there, behind a line that ends with } and no comma.
 _NEXT_AT_LINE_START = re.compile(r"^(?=\{)", re.MULTILINE)
 _NEXT_BEHIND_BRACE = re.compile(r"\}[ \t\r]*\n[ \t\r\n]*(?=\{)")
+# Rows inside an object have a comma between them, or stand further to the right.
+_NEXT_ALONE = re.compile(r"\}[ \t\r]*\n(?:[ \t\r]*\n)*+(?=\{)")
 TEXT_BEHIND_OBJECT = "expected nothing behind the object that wraps the rows"
 _FLAT_KEY = re.compile(r'^"', re.MULTILINE)
 _SEARCHED_AGAIN = 4  # so many times the length of the text may be parsed again to find the objects inside broken ones
@@ -47,7 +49,7 @@ def walk_objects(text: str, source: TextLines, split: str | None) -> Iterator[Fo
     is_sound = first.is_complete and not first.fault
     behind = skip_space(text, first.end) if is_sound else len(text)
     is_alone = behind == len(text) or not text.startswith(("{", "[", ","), behind)
-    is_alone = is_alone and not next_object.search(text, first.end - 1 if is_sound else start + 1)
+    is_alone = is_alone and not _NEXT_ALONE.search(text, first.end - 1 if is_sound else start + 1)
     entries = _list_wrapped(text, start) if is_alone else []
     if not entries:
         refuse_split(source, split)

@@ -15,13 +15,14 @@ from tokenclean.pool.reading.json_values import name_messages, parse_line, take_
 from tokenclean.pool.reading.record import EXCERPT_CHARACTERS, Record
 from tokenclean.pool.reading.text_lines import TextLines
 
+_SHOWN_LINES = 3  # as many as show the shape
 _LINE_SUFFIXES = (".jsonl", ".ndjson")
 
 Shape = Literal["lines", "array", "objects"]
 
 
 def read_json(path: Path, *, split: str | None = None, encoding: str | None = None) -> Iterator[Record]:
-    """The rows of JSON text in any of these shapes, known by its first two lines that are not blank:
+    """The rows of JSON text in any of these shapes, known by its first lines that are not blank:
 
     - JSON lines, each an object or the list of one conversation's messages;
     - an array of such objects or lists, or of the messages of one conversation;
@@ -51,7 +52,7 @@ def read_json(path: Path, *, split: str | None = None, encoding: str | None = No
 
 
 def _look_ahead(lines: Iterator[bytes]) -> tuple[Iterator[bytes], list[bytes]]:
-    """All the lines, and the first two that are not blank. An error met on the way comes where it would have come."""
+    """All the lines, and the first few that are not blank. An error met on the way comes where it would have come."""
     head: list[bytes] = []
     filled: list[bytes] = []
     try:
@@ -59,7 +60,7 @@ def _look_ahead(lines: Iterator[bytes]) -> tuple[Iterator[bytes], list[bytes]]:
             head.append(line)
             if line.strip():
                 filled.append(line)
-                if len(filled) == 2:
+                if len(filled) == _SHOWN_LINES:
                     break
     except PoolError as error:
         lines = _fail(error)
@@ -75,13 +76,18 @@ def _find_shape(filled: list[str], may_wrap: bool) -> Shape:
     """``may_wrap``: whether a file of one line may be an object that wraps the rows."""
     if not filled:
         return "lines"
-    first, second = filled[0], filled[1] if len(filled) == 2 else None
+    first, second, third = (*filled, "", "")[:3]
     if first.lstrip().startswith("["):
-        return "lines" if second is not None and _are_lists(first, second) else "array"
-    if second is None:
+        return "lines" if _are_lists(first, second) else "array"
+    if not second:
         return "objects" if may_wrap and first.lstrip().startswith("{") and wraps_rows(first) else "lines"
-    if not parse_line(first)[1] or second.startswith("{") or isinstance(parse_line(second)[0], dict | list):
+    if not parse_line(first)[1]:
         return "lines"
+    # The first line is broken, or goes on with the second.
+    if isinstance(parse_line(second)[0], dict | list):
+        return "objects" if first.endswith("[") and third.startswith("]") else "lines"
+    if second.startswith("{"):
+        return "objects" if first.endswith("[") else "lines"
     return "objects" if first.startswith("{") or second[0] in " \t" else "lines"
 
 
