@@ -16,6 +16,8 @@ TEXTS = {
         "Was heißt „Größe“? Die Ausdehnung – z. B. 3 m.",
         "Où est la bibliothèque ? L’élève créée",
         "¿Qué comió el niño?",
+        "Grüße aus München",
+        "Tschüß",
     ),
     "cp1251": ("Что такое сито? Это прибор для разделения зёрен.", "Привет, мир!", "«Мир» — это не война."),
     "shift_jis": ("ふるいとは何ですか？穀物を分ける道具です。", "こんにちは", "データをクリーニングする"),

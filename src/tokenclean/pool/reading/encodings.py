@@ -30,7 +30,7 @@ _ZEROS = {
     "utf-16-be": re.compile(rb"(?:\0[^\0]){8}", re.DOTALL),
 }
 
-_SAMPLE_BYTES = 1 << 14
+_SAMPLE_BYTES = 1 << 12
 _LEAST_SCORE = 0.5
 _RIVAL_SHARE = 0.9  # of the best score: from here on another encoding is named too
 _UTF8_SEQUENCE = re.compile(
@@ -178,9 +178,12 @@ def _suits_russian(before: str, character: str, behind: str) -> float:
 def _suits_western(before: str, character: str, behind: str) -> float:
     if _NARROW_MARKS.match(character):
         return _suits_mark(before, behind)
-    if not _LATIN.match(character) or _LATIN.match(before) or _LATIN.match(behind):
+    touches_ascii_letter = any(other.isascii() and other.isalpha() for other in (before, behind))
+    if not _LATIN.match(character):
         return 0.1
-    return 1 if any(other.isascii() and other.isalpha() for other in (before, behind)) else 0.6
+    if _LATIN.match(before) or _LATIN.match(behind):  # as in Grüße, but no whole word has such letters alone
+        return 0.7 if touches_ascii_letter else 0.1
+    return 1 if touches_ascii_letter else 0.6
 
 
 def _suits_mark(before: str, behind: str) -> float:
