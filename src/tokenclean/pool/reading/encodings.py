@@ -182,7 +182,7 @@ def _suits_western(before: str, character: str, behind: str) -> float:
     if not _LATIN.match(character):
         return 0.1
     if _LATIN.match(before) or _LATIN.match(behind):  # as in Grüße, but no whole word has such letters alone
-        return 0.7 if touches_ascii_letter else 0.1
+        return 0.7 if touches_ascii_letter else 0.3
     return 1 if touches_ascii_letter else 0.6
 
 
