@@ -109,7 +109,7 @@ def read_any(suffix: str) -> Callable[[Path, bytes], None]:
     return read
 
 
-KINDS = (read_lines, read_array, read_csv, read_cells, *map(read_any, (".jsonl", ".json.gz", ".csv")))
+KINDS = (read_lines, read_array, read_csv, read_cells, *map(read_any, (".jsonl", ".json.gz", ".csv", ".json", ".json")))
 
 
 def load(path: Path, content: bytes | None = None) -> Pool:
@@ -169,7 +169,10 @@ def write_seeds(folder: Path) -> None:
         cells = ["\t".join(json.dumps(row[key]) if key in row else "" for key in COLUMNS) for row in rows]
         sheet = 'instruction,output,input\na,"b\nc ""d""",\n,1\n'
         lines = "\n".join(texts)
+        objects = "\n".join(json.dumps(row, indent=1) for row in rows)
+        wrapper = json.dumps({"version": 1, "data": rows}, indent=1)
         contents = (lines, ",\n".join(texts) + "]", sheet, "\n".join(cells), lines, f"[{', '.join(texts)}]", sheet)
+        contents = (*contents, objects, wrapper)
         for kind, content in enumerate(contents):
             packed = gzip.compress(content.encode()) if kind == 5 else content.encode()
             (folder / f"{name}-{kind}").write_bytes(bytes([kind]) + packed)

@@ -98,13 +98,17 @@ def test_bom_and_windows_line_ends(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"prompt": "caf\xe9"}', "not UTF-8: byte 0xe9 at byte 16 of the line"),
-        (b'{"prompt": "a" "b"}', "broken JSON at character 16: Expecting ',' delimiter"),
-        (b"\xef\xbb\xbf" + GOOD_LINE, "broken JSON at character 1: Unexpected UTF-8 BOM (decode using utf-8-sig)"),
+        (
+            b'{"prompt": "caf\xe9"}',
+            "not UTF-8 (byte 0xe9 at character 16 of the line); if the file has another encoding, name it: "
+            "--encoding cp1252",
+        ),
+        (b'{"prompt": "a" "b"}', "broken JSON: Expecting ',' delimiter (character 16 of the line)"),
+        (b"\xef\xbb\xbf" + GOOD_LINE, "broken JSON: a byte order mark at the start of the line"),
         (b'{"a": ' * 100_000, "broken JSON: nested too deeply"),
-        (b'"text"', "expected a JSON object, found another JSON value"),
-        (b"null", "expected a JSON object, found another JSON value"),
-        (b"[1]", "expected a JSON object, found another JSON value"),
+        (b'"text"', "expected a JSON object or a list of messages, found a text"),
+        (b"null", "expected a JSON object or a list of messages, found null"),
+        (b"[1]", "expected a JSON object or a list of messages, found another list"),
         (b'{"prompt": "x", "completion": "\\ud83d"}', "completion: lone surrogate at character 1"),
         (b'{"prompt": "x", "completion": ""}', "completion: blank response"),
     ],
@@ -118,7 +122,7 @@ def test_a_bad_line_is_set_aside(tmp_path, line, reason):
 
 def test_a_number_too_long_for_python_is_set_aside(tmp_path):
     pool = load_pool(write_lines(tmp_path / "a.jsonl", GOOD, b'{"a": ' + b"1" * 5000 + b"}"))
-    assert pool.rejected[0].reason.startswith("broken JSON: Exceeds the limit")
+    assert pool.rejected[0].reason.startswith("broken JSON: a number has more digits than can be read")
     assert len(pool.rejected[0].text) == 200
 
 

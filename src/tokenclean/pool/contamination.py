@@ -19,7 +19,8 @@ import numpy as np
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.conversation import Conversation
-from tokenclean.pool.reading.files import read_lines, split_name
+from tokenclean.pool.reading.files import split_name
+from tokenclean.pool.reading.text_lines import read_lines
 from tokenclean.pool.words import WordHashes, ngram_hashes, texts_of, words_of
 from tokenclean.ragged import Ragged
 

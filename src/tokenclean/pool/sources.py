@@ -125,7 +125,7 @@ def _stream_source(settings: SourceSettings) -> Iterator[Conversation | Rejected
     for record in islice(read_threads(records) if is_tree else records, settings.first_rows):
         try:
             if record.row is None:
-                raise RowError(record.fault, record.remedy)
+                raise RowError(record.fault)
             parsed = parse_row(record.row, options, is_padded=record.is_padded)
             name = default_source if settings.name is not None else _row_source(record.row, columns) or default_source
         except RowError as error:
@@ -143,8 +143,8 @@ def _stream_source(settings: SourceSettings) -> Iterator[Conversation | Rejected
             parsed.tools,
             parsed.tokens,
             parsed.original_id,
-            (*parsed.unread, *record.unread),
-            (*parsed.notes, *record.notes),
+            (*parsed.unread, *record.wrapper_keys),
+            parsed.notes,
         )
         intake.add(conversation)
         yield conversation

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tokenclean.errors import PoolError
 from tokenclean.pool.reading.csv_rows import read_csv
 from tokenclean.pool.reading.record import Record
+from tokenclean.pool.reading.records import read_records
 
 
 def read(folder: Path, content: bytes, delimiter: str = ",") -> list[Record]:
@@ -25,10 +27,10 @@ def test_rows_know_their_number_and_line(tmp_path):
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        (b"1", "expected 2 fields, as the header has, found 1"),
-        (b"1,2,3", "expected 2 fields, as the header has, found 3"),
-        (b"1,caf\xe9", "not UTF-8: byte 0xe9 at byte 6 of the row"),
-        (b"1,\0", "NUL at byte 3 of the row"),
+        (b"1", "another number of fields than the header has (expected 2, found 1)"),
+        (b"1,2,3", "another number of fields than the header has (expected 2, found 3)"),
+        (b"1,caf\xe9", "not UTF-8 (byte 0xe9 at character 6 of the row)"),
+        (b"1,\0", "a NUL in the row (character 3)"),
         (b'1,"a"b', "broken CSV: ',' expected after '\"'"),
         (b"1,a\rb", "broken CSV: new-line character seen in unquoted field"),
     ],
@@ -58,9 +60,40 @@ def test_a_quote_that_never_closes_names_its_line(tmp_path):
         (b"\na,b,a\n1,2,3", "line 2: the header names the column 'a' twice"),
         (b"a,\xff\n", "line 1: the header cannot be read: not UTF-8"),
         (b"a\rb\r", "line 1: the header cannot be read: broken CSV"),
-        (b"a;b\n1;2", "line 1: the header is one column with ';' in its name"),
+        (b"a;b\n1;2", "line 1: the header is one column with ';' in its name; .* say so: --delimiter ';'"),
+        (b"a|b;c|d\n", r"one column with '\|' in its name; .*: --delimiter '\|'"),
+        (b"a\tb\n", r"one column with '\\t' in its name; .*: --delimiter tab"),
     ],
 )
 def test_a_header_must_name_the_columns(tmp_path, content, message):
     with pytest.raises(PoolError, match=message):
         read(tmp_path, content)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
+@pytest.mark.parametrize(
+    ("option", "mark"), [(";", ";"), ("tab", "\t"), ("\\t", "\t"), ("\t", "\t"), ("|", "|"), (" ", " "), ("、", "、")]
+)
+def test_a_named_delimiter_separates_the_columns(tmp_path, name, option, mark):
+    content = f'\ufeffa{mark}b\r\n1{mark}"x{mark} ""y"",\n"\r\n'.encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert [record.row for record in read_records(tmp_path / name, delimiter=option)] == [
+        {"a": "1", "b": f'x{mark} "y",\n'}
+    ]
+
+
+@pytest.mark.parametrize("option", ["", ";;", '"', "\n", "\r", "\0", "semicolon"])
+def test_a_delimiter_is_one_character(tmp_path, option):
+    with pytest.raises(PoolError, match="cannot separate columns; expected one character, or the word tab"):
+        read_records(tmp_path / "a.csv", delimiter=option)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.txt", "."])
+def test_a_delimiter_is_for_sheets_only(tmp_path, name):
+    with pytest.raises(PoolError, match=r"is no .csv or .tsv file, .* leave --delimiter out"):
+        read_records(tmp_path / name, delimiter=";")
+
+
+def test_an_open_quote_is_found_with_another_delimiter(tmp_path):
+    with pytest.raises(PoolError, match="the quote that opens on line 3 never closes"):
+        read(tmp_path, b'a;b\n1;2\n1;"2\n3;4\n', ";")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tokenclean.pool.reading.json_rows import NO_COMMA, NOT_AN_OBJECT, NOT_CLOSED, TEXT_BEHIND, TOO_DEEP, read_json
+from tokenclean.pool.reading.json_array import NO_COMMA, NOT_CLOSED, TEXT_BEHIND
+from tokenclean.pool.reading.json_rows import read_json
+from tokenclean.pool.reading.json_values import NOT_A_ROW, TOO_DEEP, TOO_LONG_A_NUMBER
 from tokenclean.pool.reading.record import Record
 
 
@@ -19,13 +21,19 @@ def read(folder: Path, content: bytes | str) -> list[Record]:
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        (b'{"prompt": "caf\xe9"}', "not UTF-8: byte 0xe9 at byte 16 of the line"),
-        (b'{"prompt": "a" "b"}', "broken JSON at character 16: Expecting ',' delimiter"),
-        (b"\xef\xbb\xbf{}", "broken JSON at character 1: Unexpected UTF-8 BOM (decode using utf-8-sig)"),
+        (
+            b'{"prompt": "caf\xe9"}',
+            "not UTF-8 (byte 0xe9 at character 16 of the line); if the file has another encoding",
+        ),
+        (b'{"prompt": "a" "b"}', "broken JSON: Expecting ',' delimiter (character 16 of the line)"),
+        (b"\xef\xbb\xbf{}", "broken JSON: a byte order mark at the start of the line"),
         (b'{"a": ' * 100_000, TOO_DEEP),
-        (b'{"a": ' + b"1" * 5000 + b"}", "broken JSON: Exceeds the limit"),
-        (b'"text"', NOT_AN_OBJECT),
-        (b"[1]", NOT_AN_OBJECT),
+        (b'{"a": ' + b"1" * 5000 + b"}", TOO_LONG_A_NUMBER),
+        (b'"text"', f"{NOT_A_ROW}, found a text"),
+        (b"[1]", f"{NOT_A_ROW}, found another list"),
+        (b"null", f"{NOT_A_ROW}, found null"),
+        (b"true", f"{NOT_A_ROW}, found true or false"),
+        (b"3", f"{NOT_A_ROW}, found a number"),
     ],
 )
 def test_a_bad_line_is_a_fault_of_its_own(tmp_path, line, fault):
@@ -44,26 +52,29 @@ def test_a_lone_surrogate_is_left_to_the_formats(tmp_path):
 def test_elements_of_an_array_know_their_line(tmp_path):
     rows = read(tmp_path, '\n [\n{"a": 1}, {"b":\n2},\n\n3\n]\n')
     assert [(row.number, row.line, row.row) for row in rows] == [(1, 3, {"a": 1}), (2, 3, {"b": 2}), (3, 6, None)]
-    assert rows[2].fault == NOT_AN_OBJECT
+    assert rows[2].fault == f"{NOT_A_ROW}, found a number"
     assert read(tmp_path, " [ ] ") == []
 
 
 @pytest.mark.parametrize(
     ("array", "faults"),
     [
-        ('[{"a": 1}, {"a" 2}, {"a": 3}]', {2: "broken JSON at character 6: Expecting ':' delimiter"}),
-        ('[{"a": 1}, {"a": oops}]', {2: "broken JSON at character 7: Expecting value"}),
+        ('[{"a": 1}, {"a" 2}, {"a": 3}]', {2: "broken JSON: Expecting ':' delimiter (character 6 of the element)"}),
+        ('[{"a": 1}, {"a": oops}]', {2: "broken JSON: Expecting value (character 7 of the element)"}),
         ('[{"a": 1} {"a": 2}, {"a": 3}]', {2: NO_COMMA}),
-        ('[{"a": 1}, ]', {2: "broken JSON at character 1: Expecting value"}),
+        ('[{"a": 1}, ]', {2: "broken JSON: Expecting value (character 1 of the element)"}),
         ('[{"a": 1}', {2: NOT_CLOSED}),
-        ("[", {1: f"broken JSON at character 1: Expecting value; {NOT_CLOSED}"}),
-        ('[{"a": 1}, {"a": "tex', {2: f"broken JSON at character 7: Unterminated string starting at; {NOT_CLOSED}"}),
+        ("[", {1: f"broken JSON: Expecting value (character 1 of the element); {NOT_CLOSED}"}),
+        (
+            '[{"a": 1}, {"a": "tex',
+            {2: f"broken JSON: Unterminated string starting at (character 7 of the element); {NOT_CLOSED}"},
+        ),
         ('[{"a": 1}] [{"b": 2}, {"a": 3}]', {2: TEXT_BEHIND}),
         ('[{"a": 1}]]', {2: TEXT_BEHIND}),
         (f'[{{"a": 1}}, {{"b": {"[" * 9000}{"]" * 9000}}}, {{"a": 3}}]', {2: TOO_DEEP}),
         (f'[{{"a": 1}}, {"[" * 9000}, {{"a": 3}}]', {2: TOO_DEEP}),
-        (f'[{{"a": 1}}, {{"b": "}}, {{", "c": {"1" * 5000}}}, {{"a": 3}}]', {2: "broken JSON: Exceeds the limit"}),
-        (f'[{"1" * 5000}, {{"a": 3}}]', {1: "broken JSON: Exceeds the limit"}),
+        (f'[{{"a": 1}}, {{"b": "}}, {{", "c": {"1" * 5000}}}, {{"a": 3}}]', {2: TOO_LONG_A_NUMBER}),
+        (f'[{"1" * 5000}, {{"a": 3}}]', {1: TOO_LONG_A_NUMBER}),
     ],
 )
 def test_a_broken_element_does_not_hide_the_next(tmp_path, array, faults):
@@ -80,8 +91,8 @@ def test_a_broken_element_does_not_hide_the_next(tmp_path, array, faults):
 def test_a_bad_byte_spoils_its_own_element_only(tmp_path):
     records = read(tmp_path, b'[{"a": 1}, {"a": "\xe9"}, {"a" \xff}, {"a": 4}]')
     assert [record.row for record in records] == [{"a": 1}, None, None, {"a": 4}]
-    assert records[1].fault == "not UTF-8: byte 0xe9 at character 8 of the element"
-    assert records[2].fault == "not UTF-8: byte 0xff at character 6 of the element"
+    assert records[1].fault.startswith("not UTF-8 (byte 0xe9 at character 8 of the element)")
+    assert records[2].fault.startswith("not UTF-8 (byte 0xff at character 6 of the element)")
     assert records[1].excerpt().startswith('{"a": "\ufffd"}')
 
 

@@ -81,7 +81,6 @@ def test_members_one_behind_the_other_are_one_file(tmp_path, suffix):
         ("a.jsonl", gzip.compress(LINES), "holds gzip data, which its name does not say; add .gz"),
         ("a.csv", b"PAR1", "holds Parquet data, which its name does not say; let its name end in .parquet"),
         ("a.jsonl", b"PK\x03\x04", "holds a zip archive"),
-        ("a.csv", "a,b\n".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
         ("a.parquet", LINES, "is damaged or no Arrow table after row 0"),
     ],
 )

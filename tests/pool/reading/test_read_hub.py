@@ -41,6 +41,7 @@ def hub(monkeypatch):
 def test_the_only_split_is_read(hub):
     records = read(config="main", revision="abc")
     assert [record.row for record in records] == ROWS
+    assert all(record.is_padded for record in records)
     assert [record.number for record in records] == list(range(1, 1101))
     assert hub["calls"] == [
         ("owner/name", {"name": "main", "split": "train", "revision": "abc", "streaming": False}),

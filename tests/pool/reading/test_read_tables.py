@@ -143,3 +143,54 @@ def test_offsets_that_lead_out_of_a_shard_are_refused(tmp_path):
     with pa.OSFile(str(shard), "wb") as file, pa.ipc.new_stream(file, pa.schema({"a": pa.string()})) as stream:
         stream.write_batch(pa.RecordBatch.from_arrays([wild], ["a"]))
     assert "is damaged or no Arrow table after row 0" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("cell", "is_padded"),
+    [
+        ({"a": 1}, True),
+        ([{"a": 1}], True),
+        ("text", False),
+        ([1.5], False),
+    ],
+)
+def test_rows_with_struct_columns_are_padded(tmp_path, cell, is_padded):
+    table = pa.table({"cell": [cell], "id": [1]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    datasets.Dataset(table).save_to_disk(tmp_path / "saved")
+    for name in ("a.parquet", "saved"):
+        assert [record.is_padded for record in read_records(tmp_path / name)] == [is_padded]
+
+
+def test_structs_in_maps_pad_too(tmp_path):
+    cells = pa.array([[("k", {"a": 1})]], pa.map_(pa.string(), pa.struct({"a": pa.int64()})))
+    pq.write_table(pa.table({"cell": cells}), tmp_path / "a.parquet")
+    assert [record.is_padded for record in read_records(tmp_path / "a.parquet")] == [True]
+
+
+def test_keys_that_an_object_lacks_are_null_in_a_padded_row(tmp_path):
+    pq.write_table(pa.table({"turns": [[{"role": "user"}, {"role": "tool", "name": "f"}]]}), tmp_path / "a.parquet")
+    (record,) = read_records(tmp_path / "a.parquet")
+    assert record.row == {"turns": [{"role": "user", "name": None}, {"role": "tool", "name": "f"}]}
+    assert record.is_padded
+
+
+def test_cells_of_json_are_not_padded(tmp_path):
+    cells = pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"a": NaN}', None]))
+    pq.write_table(pa.table({"cell": cells}), tmp_path / "a.parquet")
+    records = list(read_records(tmp_path / "a.parquet"))
+    assert [(record.row, record.is_padded) for record in records] == [
+        ({"cell": {"a": None}}, False),
+        ({"cell": None}, False),
+    ]
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_numbers_that_are_none(tmp_path, kind):
+    cells = pa.array([float("nan"), 1.5, float("inf"), None, float("-inf")]).cast(kind)
+    pq.write_table(pa.table({"score": cells}), tmp_path / "a.parquet")
+    assert [record.row["score"] for record in read_records(tmp_path / "a.parquet") if record.row] == [
+        None,
+        1.5,
+        *[None] * 3,
+    ]

@@ -77,6 +77,58 @@ def test_rows_are_read_back_as_they_were_written(folder, name, rows):
     assert [record.number for record in records] == list(range(1, len(rows) + 1))
 
 
+def write_array(rows: list[dict], indent: int | None) -> str:
+    return json.dumps(rows, ensure_ascii=False, indent=indent)
+
+
+def write_lines(rows: list[dict], _indent: int | None) -> str:
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+def write_objects(rows: list[dict], indent: int | None) -> str:
+    return "\n".join(json.dumps(row, ensure_ascii=False, indent=indent or 0) for row in rows)
+
+
+def write_wrapper(rows: list[dict], indent: int | None) -> str:
+    return json.dumps({"version": [1], "rows": rows, "more": {}}, ensure_ascii=False, indent=indent)
+
+
+SHAPES = {"array": write_array, "lines": write_lines, "objects": write_objects, "wrapper": write_wrapper}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "gb18030"])
+@pytest.mark.parametrize("shape", SHAPES)
+@given(rows=ROWS, indent=st.sampled_from([None, 0, 1, 4]), ending=st.sampled_from(["\n", "\r\n"]))
+@settings(max_examples=25, deadline=None)
+def test_rows_are_the_same_in_every_shape_and_encoding(folder, shape, encoding, rows, indent, ending):
+    path = folder / "shaped.json"
+    path.write_bytes(SHAPES[shape](rows, indent).replace("\n", ending).encode(encoding))
+    records = list(read_records(path, encoding="gb18030" if encoding == "gb18030" else None))
+    assert [record.row for record in records] == rows
+    assert {record.wrapper_keys for record in records} == {("version", "more") if shape == "wrapper" else ()}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_rows_before_damage_are_kept(folder, shape, data):
+    rows = [{"prompt": "Grüße 🌍", "completion": f"Nr. {index}"} for index in range(6)]
+    content = SHAPES[shape](rows, data.draw(st.sampled_from([None, 1]))).encode()
+    starts = [content.index(b"Nr. %d" % index) for index in range(6)]
+    at = data.draw(st.integers(starts[1], len(content) - 1))
+    damage = data.draw(st.sampled_from(["cut", "byte", "insert"]))
+    byte = data.draw(st.binary(min_size=1, max_size=4))
+    path = folder / "damaged.json"
+    path.write_bytes(
+        content[:at] + {"cut": b"", "byte": byte + content[at + 1 :], "insert": byte + content[at:]}[damage]
+    )
+    records = read_or_refuse(path)
+    assert records is not None
+    found = [record.row for record in records]
+    intact = sum(start + 12 < at for start in starts) if shape == "lines" else sum(start < at for start in starts) - 1
+    assert found[:intact] == rows[:intact]
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz", "a.tsv.zst"])
 @given(rows=st.lists(st.fixed_dictionaries({"prompt": TEXT, "completion": TEXT}), min_size=1, max_size=8))
 @settings(max_examples=25, deadline=None)
@@ -130,7 +182,7 @@ def test_every_line_that_is_not_blank_is_a_record(folder, content):
 def test_a_split_is_for_datasets_only(tmp_path):
     path = write(tmp_path / "a.jsonl", [ROW])
     with pytest.raises(PoolError, match="has no splits, so that the split 'train' cannot be read"):
-        read_records(path, split="train")
+        list(read_records(path, split="train"))
 
 
 def test_packed_parquet_is_refused_with_the_way_out(tmp_path):

@@ -8,22 +8,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenclean.errors import PoolError
-from tokenclean.pool.reading.files import read_lines
-from tokenclean.pool.reading.json_rows import describe_bad_byte
 from tokenclean.pool.reading.record import Record
+from tokenclean.pool.reading.text_lines import TextLines
 
 _FIELD_BYTES_LIMIT = 2**31 - 1  # the most that csv takes on every platform
+_DELIMITERS = ",;\t|"  # what an option is suggested for
 _QUOTED_FIELD = re.compile(r'"(?:[^"]++|"")*+"')
 
 
-def read_csv(path: Path, delimiter: str) -> Iterator[Record]:
+def read_csv(path: Path, delimiter: str, encoding: str | None = None) -> Iterator[Record]:
     """The rows below the header line, each cell a text; blank lines are skipped and not counted as rows.
 
-    A row that has not as many fields as the header, is not UTF-8, holds a NUL or quotes its cells wrongly is a record
-    with a fault. Raises PoolError as ``read_lines`` does, for a header that cannot name the columns, and for a quote
-    that never closes, since it takes all the rows behind it for one cell.
+    ``delimiter``: one character that separates the cells, none of those that ``check_delimiter`` refuses.
+
+    A row that has not as many fields as the header, cannot be decoded, holds a NUL or quotes its cells wrongly is a
+    record with a fault. Raises PoolError as ``TextLines`` does, for a header that cannot name the columns, and for a
+    quote that never closes, since it takes all the rows behind it for one cell.
     """
-    rows = _Rows(path, delimiter)
+    rows = _Rows(path, delimiter, encoding)
     header: Sequence[str] | None = None
     number = 0
     for line, fields, fault, content in rows:
@@ -32,15 +34,28 @@ def read_csv(path: Path, delimiter: str) -> Iterator[Record]:
             continue
         number += 1
         if not fault and len(fields) != len(header):
-            fault = f"expected {len(header)} fields, as the header has, found {len(fields)}"
+            fault = f"another number of fields than the header has (expected {len(header)}, found {len(fields)})"
         yield Record(number, line, None if fault else dict(zip(header, fields, strict=True)), fault, content)
+
+
+def check_delimiter(path: Path, delimiter: str) -> str:
+    """The character that ``delimiter`` stands for. Raises PoolError where it cannot separate cells."""
+    if delimiter in ("tab", "\\t"):
+        return "\t"
+    if len(delimiter) != 1 or delimiter in '"\r\n\0':
+        raise PoolError(
+            f"{path}: {delimiter!r} cannot separate columns; expected one character, or the word tab, as in "
+            "--delimiter ';'"
+        )
+    return delimiter
 
 
 class _Rows:
     """Line, fields, fault and bytes of each row that is not blank, the header among them."""
 
-    def __init__(self, path: Path, delimiter: str) -> None:
+    def __init__(self, path: Path, delimiter: str, encoding: str | None) -> None:
         self._path = path
+        self._source = TextLines(path, encoding)
         self._delimiter = delimiter
         self._taken: list[bytes] = []  # the physical lines of the row being read
         self._is_at_end = False
@@ -64,15 +79,22 @@ class _Rows:
                 fault = f"broken CSV: {error}"
             content = b"".join(self._taken)
             if content.strip(b"\r\n"):
-                yield line, fields, _find_fault(content) or fault, content.rstrip(b"\r\n")
+                yield line, fields, self._find_fault(content) or fault, content.rstrip(b"\r\n")
             line += len(self._taken)
 
     def _decode_lines(self) -> Iterator[str]:
-        for content in read_lines(self._path):
+        for content in self._source:
             self._taken.append(content)
             # A bad byte is found again in the row's bytes; here it must only not end the reading.
             yield content.decode("utf-8", "surrogateescape")
         self._is_at_end = True
+
+    def _find_fault(self, content: bytes) -> str:
+        try:
+            nul = content.decode("utf-8").find("\0")
+        except UnicodeDecodeError:
+            return self._source.describe_bad_byte(content.decode("utf-8", "surrogateescape"), "row")
+        return f"a NUL in the row (character {nul + 1})" if nul >= 0 else ""
 
     def _describe_open_quote(self, line: int) -> str:
         text = b"".join(self._taken).decode("utf-8", "surrogateescape")
@@ -81,15 +103,6 @@ class _Rows:
             f"{self._path}: the quote that opens on line {line} never closes, so that all that follows would be one "
             'cell; close it, or write a quote inside a quoted cell twice ("")'
         )
-
-
-def _find_fault(content: bytes) -> str:
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return describe_bad_byte(error, "row")
-    nul = content.find(b"\0")
-    return f"NUL at byte {nul + 1} of the row" if nul >= 0 else ""
 
 
 def _find_open_quote(text: str, delimiter: str) -> int:
@@ -107,16 +120,18 @@ def _find_open_quote(text: str, delimiter: str) -> int:
 def _check_header(path: Path, line: int, fields: list[str], fault: str) -> Sequence[str]:
     place = f"{path}: line {line}: the header"
     if fault:
-        raise PoolError(f"{place} cannot be read: {fault}; expected the names of the columns in UTF-8")
+        raise PoolError(f"{place} cannot be read: {fault}; expected the names of the columns")
     blank = [number for number, name in enumerate(fields, start=1) if not name.strip()]
     if blank:
         raise PoolError(f"{place} has no name for column {blank[0]}; give every column a name")
     repeated = [name for index, name in enumerate(fields) if name in fields[:index]]
     if repeated:
         raise PoolError(f"{place} names the column {repeated[0]!r} twice; give each column a name of its own")
-    if len(fields) == 1 and (other := re.search("[;,\t]", fields[0])):
+    if len(fields) == 1 and (others := [mark for mark in _DELIMITERS if mark in fields[0]]):
+        mark = max(others, key=fields[0].count)
+        option = "tab" if mark == "\t" else f"'{mark}'"
         raise PoolError(
-            f"{place} is one column with {other[0]!r} in its name; separate the columns with commas in a .csv file and "
-            "with tabs in a .tsv file"
+            f"{place} is one column with {mark!r} in its name; if that separates the columns, say so: "
+            f"--delimiter {option}"
         )
     return fields

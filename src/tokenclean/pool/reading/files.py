@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import io
 import os
 import shlex
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -39,10 +39,9 @@ _STARTS = {
     b"PK\x03\x04": ("a zip archive", "unpack it with unzip"),
     b"BZh": ("bzip2 data", "unpack it with bunzip2"),
     b"\xfd7zXZ": ("xz data", "unpack it with unxz"),
-    codecs.BOM_UTF16_LE: ("UTF-16 text", "turn it into UTF-8 with iconv -f UTF-16 -t UTF-8"),
-    codecs.BOM_UTF16_BE: ("UTF-16 text", "turn it into UTF-8 with iconv -f UTF-16 -t UTF-8"),
 }
 _BUFFER_BYTES = 1 << 17
+READ_ERRORS = (OSError, EOFError, zlib.error, pa.ArrowException)
 
 
 def split_name(path: Path) -> tuple[str, str]:
@@ -52,25 +51,25 @@ def split_name(path: Path) -> tuple[str, str]:
     return suffixes[-1] if suffixes else "", packing
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """The physical lines of a text file with their ends, unpacked (.gz, .zst) and without a byte order mark.
+@contextmanager
+def open_text(path: Path) -> Iterator[io.BufferedReader]:
+    """The bytes of a text file, unpacked, with the first of them checked.
 
-    Raises PoolError where the file cannot be read, is empty, is not what its name says, or where its compressed data
-    are damaged or cut off; the last may come after some lines.
+    Raises PoolError where the file cannot be opened, is empty, or is not what its name says.
     """
     packing = PACKINGS.get(split_name(path)[1])
-    count = 0
-    try:
-        with path.open("rb", buffering=_BUFFER_BYTES) as packed, _unpack(path, packed, packing) as file:
-            _check_start(path, file.peek(8), "text", packing)
-            for line in file:
-                count += 1
-                yield line.removeprefix(codecs.BOM_UTF8) if count == 1 else line
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        # Damage found while unpacking carries no number of the operating system.
-        if packing is None or (isinstance(error, OSError) and error.errno is not None):
-            raise PoolError(describe_unreadable(path, cast(OSError, error))) from error
-        raise PoolError(_describe_damage(path, packing, count, error)) from error
+    with path.open("rb", buffering=_BUFFER_BYTES) as packed, _unpack(path, packed, packing) as file:
+        _check_start(path, file.peek(8), "text", packing)
+        yield file
+
+
+def describe_failure(path: Path, lines: int, error: Exception) -> str:
+    """The message for an error, one of ``READ_ERRORS``, that ends the reading of a text file after some lines."""
+    packing = PACKINGS.get(split_name(path)[1])
+    # Damage found while unpacking carries no number of the operating system.
+    if packing is None or (isinstance(error, OSError) and error.errno is not None):
+        return describe_unreadable(path, cast(OSError, error))
+    return _describe_damage(path, packing, lines, error)
 
 
 def describe_unreadable(path: Path, error: OSError) -> str:

@@ -18,6 +18,12 @@ class Record:
     too, and elsewhere every row, faulty ones too. ``line``: from 1, the physical line of a text file on which the row
     starts, and ``number`` for a table. ``row``: the object read, None where it could not be. ``fault``: why not, else
     empty. ``origin``: what ``excerpt`` shows of it (bytes of the file, text decoded with surrogateescape, or cells).
+
+    ``is_padded``: whether the row comes from a table with struct columns, which store a key that an object lacks as
+    null. ``wrapper_keys``: the keys of the JSON object around a file's rows that were not read.
+
+    NaN and infinity, which JSON cannot write and pandas writes for a missing value, are None in ``row``: anywhere in
+    JSON text, and in a table where they fill a cell.
     """
 
     number: int
@@ -26,9 +32,7 @@ class Record:
     fault: str = ""
     origin: bytes | str | Mapping[str, Any] = field(default=b"", repr=False)
     is_padded: bool = False
-    remedy: str = ""
-    unread: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    wrapper_keys: tuple[str, ...] = ()
 
     def excerpt(self) -> str:
         """The first 200 characters of the row as it stood in a text file, or of its cells as JSON."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tokenclean.errors import PoolError
-from tokenclean.pool.reading.csv_rows import read_csv
+from tokenclean.pool.reading.csv_rows import check_delimiter, read_csv
 from tokenclean.pool.reading.files import PACKINGS, split_name
 from tokenclean.pool.reading.hub import read_hub
 from tokenclean.pool.reading.json_rows import read_json
@@ -14,6 +14,8 @@ from tokenclean.pool.reading.record import EXCERPT_CHARACTERS, Record
 from tokenclean.pool.reading.tables import read_parquet, read_saved_dataset
 
 __all__ = ["EXCERPT_CHARACTERS", "Record", "read_hub", "read_records"]
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def read_records(
@@ -27,22 +29,34 @@ def read_records(
     a folder                      dataset written by ``save_to_disk``
     ``.parquet``                  Parquet
     ``.csv``, ``.tsv``            header line and rows, split at , or tab
-    ``.jsonl`` and any other      JSON lines, or a JSON array if it starts with ``[``
+    ``.jsonl`` and any other      JSON in one of the shapes of ``read_json``
     ============================  =========================================
 
-    Text files may be packed (``.gz``, ``.zst``). ``split``: which split of a saved dataset, needed where it has more
-    than one. A row that cannot be read is a record with a fault; what spoils the whole file raises PoolError, at the
-    latest after the rows before it.
+    Text files may be packed (``.gz``, ``.zst``). ``split``: which split of a saved dataset, or list of a JSON object,
+    needed where it has more than one. ``delimiter``: what separates the columns of a .csv or .tsv file, one character
+    or ``tab``. ``encoding``: Python's name of a text file's encoding, needed where it is not UTF-8 and has no byte
+    order mark of UTF-16 or UTF-32.
+
+    A row that cannot be read is a record with a fault; what spoils the whole file raises PoolError, as does an option
+    that does not fit it, at the latest after the rows before it.
     """
+    suffix, packing = ("", "") if path.is_dir() else split_name(path)
+    if delimiter is not None:
+        if suffix not in _DELIMITERS:
+            raise PoolError(
+                f"{path}: is no .csv or .tsv file, whose columns a delimiter separates; leave --delimiter out"
+            )
+        delimiter = check_delimiter(path, delimiter)
+    if encoding is not None and (suffix == ".parquet" or path.is_dir()):
+        raise PoolError(f"{path}: is no text file, which has an encoding; leave --encoding out")
     if path.is_dir():
         return read_saved_dataset(path, split)
-    if split is not None:
+    if suffix in (".parquet", *_DELIMITERS) and split is not None:
         raise PoolError(f"{path}: has no splits, so that the split {split!r} cannot be read; leave the split out")
-    suffix, packing = split_name(path)
     if suffix == ".parquet":
         if packing:
             raise PoolError(f"{path}: is packed Parquet; unpack it first: {PACKINGS[packing].command}")
         return read_parquet(path)
-    if suffix in (".csv", ".tsv"):
-        return read_csv(path, "," if suffix == ".csv" else "\t")
-    return read_json(path)
+    if suffix in _DELIMITERS:
+        return read_csv(path, delimiter or _DELIMITERS[suffix], encoding)
+    return read_json(path, split=split, encoding=encoding)

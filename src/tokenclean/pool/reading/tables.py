@@ -7,6 +7,7 @@ opened; a saved folder is read without ``datasets``, and only files that lie in 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.reading.files import describe_folder, describe_unreadable
+from tokenclean.pool.reading.json_values import DECODER
 from tokenclean.pool.reading.record import Record
 
 BATCH_ROWS = 1024
@@ -86,19 +88,18 @@ def choose_split(place: str, splits: Sequence[str], split: str | None) -> str:
 def read_batch(batch: pa.RecordBatch, number: int) -> Iterator[Record]:
     """The rows of a batch that is sound but for its texts, numbered from ``number``; structs become dicts.
 
-    A row with a cell that has no Python value is a record whose fault names the column.
+    A cell that is NaN or infinite is None. A row with a cell that has no Python value is a record whose fault names the
+    column.
     """
     try:
         rows = _list_rows(batch)
     except _CELL_ERRORS:
         rows = None
+    is_padded = any(_holds_struct(column.type) for column in batch.schema)
     for index in range(batch.num_rows):
         here = number + index
-        if rows is not None:
-            yield Record(here, here, rows[index], origin=rows[index])
-        else:
-            row, fault = _read_row(batch.slice(index, 1))
-            yield Record(here, here, None if fault else row, fault, row)
+        row, fault = (rows[index], "") if rows is not None else _read_row(batch.slice(index, 1))
+        yield Record(here, here, None if fault else row, fault, row, is_padded=is_padded)
 
 
 def _read_row(batch: pa.RecordBatch) -> tuple[dict[str, Any], str]:
@@ -120,7 +121,15 @@ def _list_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
         if _holds_json(column.type):
             for row in rows:
                 row[column.name] = _parse_json(row[column.name], column.type)
+        elif pa.types.is_floating(column.type):
+            for row in rows:
+                if (cell := row[column.name]) is not None and not math.isfinite(cell):
+                    row[column.name] = None
     return rows
+
+
+def _holds_struct(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) or any(_holds_struct(kind.field(index).type) for index in range(kind.num_fields))
 
 
 def _is_json(kind: pa.DataType) -> bool:
@@ -136,7 +145,7 @@ def _parse_json(value: Any, kind: pa.DataType) -> Any:
     if value is None or not _holds_json(kind):
         return value
     if _is_json(kind):
-        return json.loads(value)
+        return DECODER.decode(value)
     if pa.types.is_struct(kind):
         return {field.name: _parse_json(value[field.name], field.type) for field in kind}
     if pa.types.is_map(kind):

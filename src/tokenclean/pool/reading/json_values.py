@@ -1,0 +1,126 @@
+"""JSON values: parsed one at a time out of a long text, and taken as rows."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+NOT_A_ROW = "expected a JSON object or a list of messages"
+TOO_DEEP = "broken JSON: nested too deeply"
+TOO_LONG_A_NUMBER = "broken JSON: a number has more digits than can be read"
+
+# NaN and infinity are no JSON. Both stand for a number that is missing.
+DECODER = json.JSONDecoder(parse_constant=lambda _: None)
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_NUMBER = re.compile(r"[-+.\deE]*")
+# A text without its closing quote is one token up to the end: looking for others in it would take quadratic time.
+_BRACKET_OR_TEXT = re.compile(r'[\[\]{}]|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+
+# A value is parsed within a window of the text that grows until it holds it. Python's JSONDecodeError counts the
+# lines before the error, so parsing in place would take quadratic time over many broken values.
+_WINDOW_CHARACTERS = 1 << 12
+_WINDOW_GROWTH = 8
+_LOOKAHEAD_CHARACTERS = 16  # more than the longest literal or escape, which the end of a window may cut
+
+
+class ParsedValue(NamedTuple):
+    """What stands at a position: a value or a fault, its end, or where it breaks if it is not complete."""
+
+    value: Any
+    fault: str
+    end: int
+    is_complete: bool
+
+
+def parse_line(text: str) -> tuple[Any, str]:
+    """The value that fills a line, and what is wrong with it, which is empty if nothing is."""
+    try:
+        return DECODER.decode(text), ""
+    except json.JSONDecodeError as error:
+        if text.startswith("\ufeff"):
+            return None, "broken JSON: a byte order mark at the start of the line"
+        return None, f"broken JSON: {error.msg} (character {error.pos + 1} of the line)"
+    except RecursionError:
+        return None, TOO_DEEP
+    except ValueError:  # an integer of more digits than Python converts
+        return None, TOO_LONG_A_NUMBER
+
+
+def parse_value(text: str, at: int, place: str = "element") -> ParsedValue:
+    """The value that starts at a position. ``place``: what a fault counts characters in."""
+    width = _WINDOW_CHARACTERS
+    while True:
+        window = text[at : at + width]
+        try:
+            value, end = DECODER.raw_decode(window)
+            fault, reached, is_complete = "", end, True
+        except json.JSONDecodeError as error:
+            value, end, is_complete = None, error.pos, False
+            fault = f"broken JSON: {error.msg} (character {error.pos + 1} of the {place})"
+            reached = len(window) if error.msg.startswith("Unterminated") else error.pos
+        except RecursionError:
+            return ParsedValue(None, TOO_DEEP, *_find_end(text, at))
+        except ValueError:  # an integer of more digits than Python converts
+            return ParsedValue(None, TOO_LONG_A_NUMBER, *_find_end(text, at))
+        if reached + _LOOKAHEAD_CHARACTERS < len(window) or at + width >= len(text):
+            return ParsedValue(value, fault, at + end, is_complete)
+        width *= _WINDOW_GROWTH
+
+
+def skip_space(text: str, at: int) -> int:
+    """The next position whose character is not blank, or the end of the text."""
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def take_row(value: Any) -> tuple[dict[str, Any] | None, str]:
+    """A value as a row, or why it is none: an object, or the messages of one conversation."""
+    if isinstance(value, dict):
+        return value, ""
+    key = name_messages(value)
+    return ({key: value}, "") if key else (None, f"{NOT_A_ROW}, found {_describe_kind(value)}")
+
+
+def name_messages(value: Any) -> str:
+    """The key under which a row holds this list of messages; empty if it is no such list."""
+    if not isinstance(value, list) or not value:
+        return ""
+    if all(map(_has_role, value)):
+        return "messages"
+    return "conversations" if all(map(_has_sender, value)) else ""
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value is a message of a conversation, in either of the two common forms."""
+    return _has_role(value) or _has_sender(value)
+
+
+def _has_role(value: Any) -> bool:
+    return isinstance(value, dict) and "role" in value and ("content" in value or "tool_calls" in value)
+
+
+def _has_sender(value: Any) -> bool:
+    return isinstance(value, dict) and "from" in value and "value" in value
+
+
+def _describe_kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    kinds = {bool: "true or false", str: "a text", list: "another list"}
+    return kinds.get(type(value), "a number")
+
+
+def _find_end(text: str, at: int) -> tuple[int, bool]:
+    """The end of a value that the decoder will not read, by its brackets, and whether they close."""
+    if text[at] not in "{[":
+        number = _NUMBER.match(text, at)
+        return (number.end() if number else at), True
+    depth = 0
+    for token in _BRACKET_OR_TEXT.finditer(text, at):
+        bracket = text[token.start()]
+        depth += (bracket in "[{") - (bracket in "]}")
+        if depth == 0:
+            return token.end(), True
+    return len(text), False
