@@ -16,7 +16,6 @@ from tokenclean.errors import PoolError, RunFolderError
 from tokenclean.pool import (
     Conversation,
     LabelledTokens,
-    PoolSurvey,
     RejectedRow,
     ToolCall,
     Turn,

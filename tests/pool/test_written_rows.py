@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mutated_rows import SOUND
 
 from tokenclean.pool import Conversation, Pool, ToolCall, Turn, load_pool, write_row
+from tokenclean.pool.formats.fields import is_blank
 
 
 def written(pool: Pool, path: Path) -> Pool:
@@ -40,16 +41,19 @@ def test_a_written_row_is_read_as_the_same_conversation(name, tmp_path):
     assert json.loads((tmp_path / "again.jsonl").read_text().split("\n")[0])["id"] == pool[0].id
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
-SAID = TEXT.filter(lambda text: bool(text.strip()))
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
+SAID = TEXT.filter(lambda text: not is_blank(text))
 CALLS = st.lists(st.builds(ToolCall, SAID, st.just('{"a": [1, null]}'), TEXT), max_size=2).map(tuple)
-ANSWERS = st.builds(Turn, st.just("assistant"), SAID, SAID | st.just(""), CALLS, st.booleans())
+ANSWERS = st.builds(
+    Turn, st.just("assistant"), SAID, SAID | st.just(""), CALLS, weight=st.sampled_from([1.0, 0.5, 0.1])
+) | st.builds(Turn, st.just("assistant"), SAID, is_trained=st.just(False))
+WEIGHED = st.builds(Turn, st.just("assistant"), st.just("abcdef"), spans=st.just(((1, 2, 0.0), (3, 6, 0.3))))
 TURNS = st.tuples(
     st.builds(Turn, st.just("system"), TEXT),
     st.builds(Turn, st.just("user"), SAID),
     ANSWERS,
     st.builds(Turn, st.just("tool"), TEXT, name=TEXT, call_id=TEXT),
-    st.builds(Turn, st.just("assistant"), SAID),
+    WEIGHED | st.builds(Turn, st.just("assistant"), SAID),
 )
 
 

@@ -198,8 +198,8 @@ def check_usable(intake: Intake, max_share: float, *, listing: object = None) ->
         raise PoolError(f"no usable row ({intake.set_aside:,} set aside{where})\n{reasons}")
     if intake.faulty_share > max_share:
         raise PoolError(
-            f"{intake.faulty:,} of {intake.rows:,} rows cannot be used ({intake.faulty_share:.1%}), more than the {max_share:.1%} of "
-            f"pool.max_rejected_share{where}. Fix the rows, use an option that helps, or raise the share (of a single "
+            f"{intake.faulty:,} of {intake.rows:,} rows cannot be used ({intake.faulty_share:.1%}), more than "
+            f"the {max_share:.1%} of pool.max_rejected_share{where}. Fix the rows, use an option that helps, or raise the share (of a single "
             f"command: --max-rejected-share)\n{reasons}"
         )
     if intake.targets == 0:

@@ -65,7 +65,7 @@ def test_the_rows_own_system_text_comes_first():
     assert reason == "system: given, and messages[0] is a system turn too; expected one of them"
 
 
-@given(st.lists(st.text(), max_size=4))
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), max_size=4))
 def test_parts_of_text_are_joined_as_they_stand(texts):
     parts = [{"type": "text", "text": text, "image_url": None} for text in ["So ", *texts]]
     assert parse(QUESTION, message("assistant", parts))[1].content == "So " + "".join(texts)
@@ -178,7 +178,7 @@ def test_flags(flags, is_trained):
         ([message("user", "\ufeff"), ANSWER], "messages[0].content: blank user turn"),
         (
             [QUESTION, message("assistant", "a\0b")],
-            "messages[1].content: NUL (U+0000) at character 2; no text of people holds one",
+            "messages[1].content: NUL (U+0000) at character 2; remove it",
         ),
         ([QUESTION, ANSWER, message("tool", None)], "messages[2].content: missing"),
         (

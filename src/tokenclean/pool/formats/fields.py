@@ -47,7 +47,7 @@ def check_text(value: object, where: str) -> str:
     except UnicodeEncodeError as error:
         raise RowError(f"{where}: lone surrogate at character {error.start + 1}") from None
     if "\0" in value:
-        raise RowError(f"{where}: NUL (U+0000) at character {value.index(chr(0)) + 1}; no text of people holds one")
+        raise RowError(f"{where}: NUL (U+0000) at character {value.index(chr(0)) + 1}; remove it")
     return value
 
 
