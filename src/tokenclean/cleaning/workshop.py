@@ -34,6 +34,7 @@ from tokenclean.errors import PoolError, RecipeError, RunFolderError
 from tokenclean.models.device import give_back_memory, resolve_device
 from tokenclean.models.loading.load import (
     ModelSource,
+    check_two_models,
     load_tokenizer,
     resolve_source,
     source_fingerprint,
@@ -290,7 +291,9 @@ class Workshop:
         texts = sample_texts(self.pool, self.tokenizer, self.recipe.tokens.template)
         for note in check_same_tokenizer(self.tokenizer, load_tokenizer(source), texts):
             self.observer.note(f"reference {source}: {note} (allowed: text is rendered with the base's)")
-        return Model("reference", source, source_fingerprint(source))
+        model = Model("reference", source, source_fingerprint(source))
+        check_two_models(self.base.key, model.key)
+        return model
 
     @cached_property
     def noise(self) -> PoolNoise:

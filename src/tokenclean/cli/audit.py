@@ -77,7 +77,7 @@ def audit(
         typer.echo(json.dumps({"data": data, "model": model, **report.to_json()}, indent=2))
     else:
         _print(report, data)
-    check_usable(report.intake, max_rejected_share)
+    check_usable(report.intake, max_rejected_share, are_reasons_shown=not as_json)
     if report.has_errors:
         raise typer.Exit(1)
 

@@ -113,7 +113,7 @@ def inspect(
         rendered = (_print_pool_samples(data, pool, tokenizer, options, rows, start),)
     counted = counted.after_rendering(*rendered)
     print_intake(counted)
-    check_usable(counted, share)
+    check_usable(counted, share, are_reasons_shown=True)
 
 
 def _recipe_of(context: typer.Context, data: str, overrides: list[str] | None, intake: IntakeOptions) -> Recipe | None:
@@ -188,7 +188,8 @@ def _print_samples(data: str, tokenizer: Any, table: TokenTable, rows: int, star
                 for label, kept in zip(labels, is_kept[row], strict=True)
             ]
         counted = f"{int(labels.sum())} targets" + (f", {int(is_kept[row].sum())} kept" if is_kept is not None else "")
-        heading = f"{table.ids[row]}  {len(labels)} tokens, {counted}"
+        own = f" (id {table.original_ids[row]})" if table.original_ids and table.original_ids[row] else ""
+        heading = f"{table.ids[row]}{own}  {len(labels)} tokens, {counted}"
         if out.is_terminal:
             out.rule(heading, align="left")
         else:

@@ -158,7 +158,7 @@ def _read_pool(sources: Sequence[SourceSettings], output: Path, max_rejected_sha
     if pool.rejected:
         write_rejected(pool.rejected, listing)
         note(f"rows set aside are listed in {listing}")
-    check_usable(counted, max_rejected_share, listing=listing if pool.rejected else None)
+    check_usable(counted, max_rejected_share, listing=listing if pool.rejected else None, are_reasons_shown=True)
     return pool.conversations
 
 

@@ -16,7 +16,7 @@ from tokenclean.errors import PoolError
 from tokenclean.pool.conversation import Conversation, Pool, RejectedRow
 
 _PLACES = re.compile(r"\[\d+\]")
-_NUMBERS = re.compile(r"\d[\d,.]*")
+_NUMBERS = re.compile(r"0x[0-9a-f]+|\d[\d,.]*")
 _QUOTED = re.compile(r"('[^']*'|\"[^\"]*\")")
 _SHOWN = 8
 _REASON_CHARACTERS = 300
@@ -186,21 +186,21 @@ def describe_reasons(intake: Intake) -> str:
     return "\n".join(intake.reason_lines())
 
 
-def check_usable(intake: Intake, max_share: float, *, listing: object = None) -> None:
+def check_usable(intake: Intake, max_share: float, *, listing: object = None, are_reasons_shown: bool = False) -> None:
     """Raise PoolError where a pool cannot be used: no usable row, no target token, or too large a share set aside.
 
     ``max_share``: the largest share of rows at fault; rows that an option leaves out do not count. ``listing``: the
-    file that lists the rows, if there is one.
+    file that lists the rows, if there is one. ``are_reasons_shown``: the user has them before their eyes already.
     """
     where = f"; all are listed in {listing} with file, line and reason" if listing else ""
-    reasons = describe_reasons(intake)
+    reasons = "" if are_reasons_shown else "\n" + describe_reasons(intake)
     if (intake.readable and not intake.usable) or (intake.rows and not intake.readable):
-        raise PoolError(f"no usable row ({intake.set_aside:,} set aside{where})\n{reasons}")
+        raise PoolError(f"no usable row ({intake.set_aside:,} set aside{where}){reasons}")
     if intake.faulty_share > max_share:
         raise PoolError(
             f"{intake.faulty:,} of {intake.rows:,} rows cannot be used ({intake.faulty_share:.1%}), more than "
-            f"the {max_share:.1%} of pool.max_rejected_share{where}. Fix the rows, use an option that helps, or raise the share (of a single "
-            f"command: --max-rejected-share)\n{reasons}"
+            f"the {max_share:.1%} of pool.max_rejected_share{where}. Fix the rows, use an option that helps, or raise "
+            f"the share (of a single command: --max-rejected-share){reasons}"
         )
     if intake.targets == 0:
-        raise PoolError("no row has a token to train on" + (f"\n{reasons}" if reasons else ""))
+        raise PoolError(f"no row has a token to train on{reasons}".rstrip())

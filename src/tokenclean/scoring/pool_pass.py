@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenclean.errors import PoolError
-from tokenclean.models.loading.load import ModelSource
+from tokenclean.models.loading.load import ModelSource, check_two_models
 from tokenclean.pool import (
     SHARD_CHARACTERS,
     Conversation,
@@ -105,6 +105,8 @@ def score_pool(
         # The sum is rank 0's survey; that the lock is held and old leftovers are cleared is known to all by then.
         survey = _shared_survey(pool.survey, ranks)
         losses = LossShards(models, policy, store, device, survey.expected_tokens)
+        if "reference" in models:
+            check_two_models(losses.fingerprints["base"], losses.fingerprints["reference"])
         one_pass = _Pass(pool, survey, TokenShards(tokenizer, tokenization, store), losses, ranks, progress)
         one_pass.score(tuple(models))
         losses.let_go()

@@ -157,6 +157,15 @@ def source_fingerprint(source: ModelSource) -> str:
     return fingerprint([*identity, _code_identity(source)] if source.trusted else identity)
 
 
+def check_two_models(base: str, reference: str) -> None:
+    """Raise ModelError where base and reference have the same fingerprint: every score would be 0."""
+    if base == reference:
+        raise ModelError(
+            "the reference is the base itself, so every score would be 0; expected a model that was trained further, "
+            "such as an adapter on the base"
+        )
+
+
 def adapter_fingerprint(adapter: str) -> str:
     """Hash of an adapter's own files, its base left out: of a folder the file hashes, of a Hub id name and commit."""
     return fingerprint(_identity(adapter, None))

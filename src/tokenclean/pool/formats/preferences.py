@@ -17,7 +17,7 @@ from typing import Any
 
 from tokenclean.pool.formats.context import RowContext
 from tokenclean.pool.formats.fields import Row, RowError, decode_json, holds_nothing, name_type
-from tokenclean.pool.formats.unread_keys import PREFERENCE, changes_meaning, is_preference_label
+from tokenclean.pool.formats.unread_keys import PREFERENCE, changes_meaning, is_preference_label, remedy_of
 
 _CHOSEN = ("chosen", "chosen_response", "chosen_message", "chosen_messages", "preferred_output")
 _REJECTED = (
@@ -32,8 +32,7 @@ def refuse_preferences(row: Row, context: RowContext) -> None:
     """Raise RowError for a row with a preference label or with chosen and rejected answers."""
     for key, value in row.items():
         if key not in context.names.ignored and changes_meaning(str(key), value) == PREFERENCE:
-            remedy = f"--preferences chosen (trains the chosen answers alone), or --ignore {key}"
-            raise RowError(f"{key}: {PREFERENCE}", remedy)
+            raise RowError(f"{key}: {PREFERENCE}", remedy_of(str(key), PREFERENCE))
 
 
 def take_chosen(row: Row, context: RowContext) -> Row:

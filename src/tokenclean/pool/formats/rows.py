@@ -180,9 +180,14 @@ def detect_format(row: Row, raw: Row | None = None) -> str:
     if fitting:
         reason = f"keys fit {' and '.join(fitting)}: name the format, or remove the keys of the others"
         raise RowError(reason, f"--format {fitting[0]}")
-    needs = "; ".join(f"{name} needs {describe_groups(groups)}" for name, groups in REQUIRED_KEYS.items())
+    if len(meant := _list_fitting(frozenset(key for key in _TELLING_KEYS if key in row))) == 1:
+        return meant[0]  # a key that it needs holds null, which its reading tells
     raw = row if raw is None else raw
-    raise RowError(f"keys fit no format: found {describe_keys(raw)}; {needs}", suggest_columns(raw))
+    reason, remedy = f"keys fit no format: found {describe_keys(raw)}", suggest_columns(raw)
+    if not remedy:
+        needs = "; ".join(f"{name} needs {describe_groups(groups)}" for name, groups in REQUIRED_KEYS.items())
+        reason += f"; {needs}"
+    raise RowError(reason, remedy)
 
 
 @lru_cache

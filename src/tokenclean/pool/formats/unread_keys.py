@@ -75,6 +75,14 @@ def changes_meaning(key: str, value: Any) -> str:
     return meaning
 
 
+def remedy_of(key: str, meaning: str) -> str:
+    """The option that lets a row with such a key through."""
+    ignore = f"--ignore {key}"
+    if meaning == PREFERENCE:
+        return f"--preferences chosen (trains the chosen answers alone), or {ignore}"
+    return f"{ignore} (trains the text alone)" if meaning == MEDIA else ignore
+
+
 def check_unread(
     row: Row,
     read: Collection[str],
@@ -98,10 +106,7 @@ def check_unread(
             continue
         meaning = changes_meaning(str(key), value)
         if meaning and meaning not in exempt and not (meaning == SECOND_TEXT and _repeats(value, texts)):
-            remedy = f"--ignore {key}"
-            if meaning == PREFERENCE:
-                remedy = f"--preferences chosen (trains the chosen answers alone), or {remedy}"
-            raise RowError(f"{prefix}{key}: {meaning}", remedy)
+            raise RowError(f"{prefix}{key}: {meaning}", remedy_of(str(key), meaning))
         unread.append(str(key))
     return unread
 

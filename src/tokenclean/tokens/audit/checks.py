@@ -83,6 +83,14 @@ CHECKS: dict[str, Check] = {
         "write such tokens otherwise in the text (a space inside them will do), or drop the rows",
         texts.find_control_in_text,
     ),
+    "lone_thought_tag": Check(
+        "error",
+        "an answer holds </think> without <think> in front of it, or <think> that never ends: the model learns a tag "
+        "that means nothing, or thinks without an end",
+        "--repair-thoughts puts <think> in front of thoughts that only end; rows cut off within a thought are to be "
+        "dropped",
+        texts.find_lone_thought_tag,
+    ),
     "boundary_drift": Check(
         "warning",
         "the label boundary is not where the answer begins, since prompt and answer were tokenized apart and together, "
@@ -124,7 +132,7 @@ CHECKS: dict[str, Check] = {
     "set_aside": Check(
         "warning",
         "the row cannot be read or rendered, so a run leaves it out",
-        "mend what the reason names",
+        "fix what the reason names, or use the option it suggests",
         texts.find_set_aside,
     ),
     "blank_boundary": Check(

@@ -27,7 +27,8 @@ class Facts:
     ``family``: the template family that most tokenized rows show, or empty. ``expects_markers``: a tokenized row
     without role markers is at fault, since the others have them or a template was asked for. ``is_selected``: labels
     have gaps inside answers in many rows, as token selection leaves them, so that a masked token says nothing.
-    ``cut_lengths``: lengths in tokens at which rows may have been cut.
+    ``cut_lengths``: lengths in tokens at which rows may have been cut. ``is_wrapped``: rows end within an answer, so
+    that another may begin with the rest of one, as in packs that are cut wherever they are full.
     """
 
     vocabulary: Vocabulary
@@ -36,6 +37,7 @@ class Facts:
     expects_markers: bool = False
     is_selected: bool = False
     cut_lengths: frozenset[int] = frozenset()
+    is_wrapped: bool = False
 
     @classmethod
     def of(
@@ -53,7 +55,12 @@ class Facts:
         completed = [row for row in map(facts.complete, tokenized) if row.is_response.any()]
         gaps = sum(has_gaps(row, facts) for row in completed)
         cuts = {max_length, *_shared_cut(completed, facts)}
-        return replace(facts, is_selected=gaps > _SELECTED_SHARE * len(completed), cut_lengths=frozenset(cuts))
+        return replace(
+            facts,
+            is_selected=gaps > _SELECTED_SHARE * len(completed),
+            cut_lengths=frozenset(cuts),
+            is_wrapped=any(ends_open(row, facts) for row in completed),
+        )
 
     def complete(self, row: AuditRow) -> AuditRow:
         """A tokenized row with the answers that its role markers show; any other row as it is."""
@@ -77,7 +84,7 @@ class Facts:
 
     def _answers(self, row: AuditRow, headers: Sequence[Header]) -> tuple[Answer, ...]:
         ends = self.end_spans(row)
-        answers = []
+        answers = self._rest_of_answer(row, headers, ends)
         for number, header in enumerate(headers):
             if header.role != "assistant":
                 continue
@@ -91,6 +98,18 @@ class Facts:
             else:
                 answers.append(Answer(header.start, header.end, limit, limit))
         return tuple(answers)
+
+    def _rest_of_answer(
+        self, row: AuditRow, headers: Sequence[Header], ends: Sequence[tuple[int, int]]
+    ) -> list[Answer]:
+        """The end of an answer with which a wrapped pack begins: trained from its first token through an end token."""
+        limit = headers[0].start if headers else len(row.text)
+        end = next_end(ends, 0, limit)
+        if not self.is_wrapped or end is None or FAMILIES[choose_family(headers, self.family)].is_prose:
+            return []
+        rest = row.tokens_in(0, end[1])
+        rest[:1] = False  # the first token follows nothing and is never a target
+        return [Answer(0, 0, self._through_ends(row, ends, end[1]), end[0])] if row.is_response[rest].all() else []
 
     def _is_trained_token(self, row: AuditRow, header: Header) -> bool:
         """Whether the marker's opener is a token of its own, and a target."""
