@@ -20,9 +20,9 @@ from tokenclean.pool.formats.fields import read_list
 from tokenclean.pool.reading import Record
 from tokenclean.pool.sources import read_source
 from tokenclean.recipe import SourceSettings
-from tokenclean.tokens.audit.markers import find_headers
 from tokenclean.tokens.audit.rows import UNTRAINED, Answer, AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
+from tokenclean.tokens.markers import find_headers
 from tokenclean.tokens.rendered import Rendered
 from tokenclean.tokens.template import render
 from tokenclean.tokens.tokenize import TokenizedPool, tokenize_pool
