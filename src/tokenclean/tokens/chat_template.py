@@ -1,87 +1,398 @@
-"""The model's own chat template: the text it writes for a conversation, and where in it the answers lie.
+"""The model's own chat template: the text it writes for a conversation, with every text of it accounted for.
 
 A template is a program whose output says nothing about where a turn begins or ends. So the conversation is rendered
-again with marks in place of known texts, and what differs from the real rendering is what stood for them. Nothing is
-searched for in the real text, which may hold the template's own tags.
+once more with a mark in place of each text (``outline``), and that skeleton filled with the texts must give the real
+rendering to the letter (``skeleton``). Nothing is searched for in the real text, which may hold the template's own
+tags. Conversations of one outline share their skeleton: most rows of a pool cost one rendering.
+
+The rules (docs/templates.md explains them):
+
+- A text that the template leaves out, or writes twice, refuses the row: of whatever role, tools and arguments too.
+- A thought may be left out where a later question or answer follows, as it is at inference. It is reported.
+- An answer may lose the blanks around it and nothing else. Another turn that is rewritten (escaped, shortened) is noted.
+- What belongs to an answer beside its texts: see ``answer_edges``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, Turn
-from tokenclean.tokens.chat import Chat, leading_end_token
+from tokenclean.tokens.answer_edges import Edges, unlocated
+from tokenclean.tokens.chat import DEFAULT_DATE, Chat, open_chat
+from tokenclean.tokens.frames import Frame, frames_of
+from tokenclean.tokens.outline import (
+    CONTENT,
+    KEY,
+    REASONING,
+    THOUGHT,
+    THOUGHT_TAGS,
+    VALUE,
+    Mark,
+    Outline,
+    outline_of,
+    thought_in,
+)
 from tokenclean.tokens.rendered import ContentSpan, Rendered
-from tokenclean.tokens.structured_answers import locate_structured
+from tokenclean.tokens.skeleton import Failure, Skeleton, Span, escaped_forms, fill, stripped_forms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Located = dict[int, tuple[tuple[int, int], ContentSpan]]
+NOTE_MOVED = "thoughts in an answer's content were given to the template as reasoning, which it writes its own way"
+NOTE_TAGS = "the template rewrites the tags or blanks around a thought in an answer's content"
+NOTE_ENDLESS = "the template writes no end token behind an answer"
 
 
-def render_chat_template(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+def render_chat_template(
+    conversation: Conversation, tokenizer: PreTrainedTokenizerBase, date: str = DEFAULT_DATE
+) -> Rendered:
     """Render with the tokenizer's chat template, which is given reasoning, tool calls and the tools on offer too.
 
-    The reasoning of an earlier turn may be missing from the text (Qwen3 leaves it out once the next question is
-    there): the model does not see it at inference either. Raises TemplateError where the template refuses the
-    conversation, or drops, repeats or rewrites anything else that an answer is made of, a tool's result, or the tools.
+    A thought at the start of an answer's content is given as it stands, and as reasoning where its answer cannot be
+    located so. Raises TemplateError where the template refuses the conversation, or breaks a rule of this module.
     """
-    chat = Chat(conversation, tokenizer)
-    text = chat.apply(chat.messages)
-    _check_tools(chat, text)
-    located = _locate_plain(chat, text)
-    located |= {i: locate_structured(chat, text, i) for i, turn in enumerate(chat.turns) if _is_structured(turn)}
-    targets = tuple(target for i, (target, _) in sorted(located.items()) if chat.turns[i].is_trained)
-    contents = tuple(content for _, (_, content) in sorted(located.items()))
-    return Rendered(text, targets, contents, adds_bos=False)
+    try:
+        return _render(conversation, tokenizer, date)
+    except TemplateError as error:
+        moved, offsets = _move_thoughts(conversation)
+        if not offsets:
+            raise
+        try:
+            rendered = _render(moved, tokenizer, date)
+        except TemplateError:
+            raise error from None
+    contents = tuple(replace(c, skipped=c.skipped + offsets.get(c.turn, 0)) for c in rendered.contents)
+    is_same = all(conversation.turns[index].content.strip() in rendered.text for index in offsets)
+    notes = rendered.notes if is_same else (*rendered.notes, NOTE_MOVED)
+    return replace(rendered, contents=contents, notes=notes)
 
 
-def _is_structured(turn: Turn) -> bool:
-    return turn.role == "assistant" and bool(turn.reasoning.strip() or turn.tool_calls)
+def _move_thoughts(conversation: Conversation) -> tuple[Conversation, dict[int, int]]:
+    """Thoughts inside contents as reasoning; of each such turn where in its content the answer begins."""
+    turns, offsets = list(conversation.turns), {}
+    for index, turn in enumerate(turns):
+        if turn.role == "assistant" and not turn.reasoning.strip() and (found := thought_in(turn.content)):
+            first, last, answer = found
+            turns[index] = replace(turn, reasoning=turn.content[first:last], content=turn.content[answer:])
+            offsets[index] = answer
+    return replace(conversation, turns=tuple(turns)), offsets
 
 
-def _check_tools(chat: Chat, text: str) -> None:
-    if chat.tools and chat.apply(chat.messages, has_tools=False) == text:
+def _render(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, date: str) -> Rendered:
+    chat, text = open_chat(conversation, tokenizer, date)
+    if chat.has_calls and not chat.has_text_arguments and _writes_python(chat):
+        as_text = chat.with_text_arguments()
+        try:
+            return _render_marked(as_text, as_text.apply(as_text.messages))
+        except TemplateError:
+            pass
+    return _render_marked(chat, text)
+
+
+def _writes_python(chat: Chat) -> bool:
+    """Whether the template writes arguments as Python does (``{'city': 'Rome'}``), so was made for JSON text."""
+    frame = frames_of(chat).find(outline_of(chat, marks_blanks=True))
+    return any(
+        mark.kind == KEY and glue.endswith("{'") for mark, glue in zip(frame.skeleton.marks, frame.skeleton.glue)
+    )
+
+
+def _render_marked(chat: Chat, text: str) -> Rendered:
+    """With marks for blank contents too, which alone shows where a blank answer is; without, where that changes what
+    the template writes."""
+    try:
+        return _Located.of(chat, text, marks_blanks=True).rendered()
+    except TemplateError:
+        if all(turn.content.strip() for turn in chat.turns):
+            raise
+    return _Located.of(chat, text, marks_blanks=False).rendered()
+
+
+@dataclass(frozen=True)
+class _Located:
+    """A rendered conversation with the span of each of its texts that the template wrote."""
+
+    outline: Outline
+    frame: Frame
+    skeleton: Skeleton
+    text: str
+    spans: dict[Mark, Span]
+
+    @classmethod
+    def of(cls, chat: Chat, text: str, *, marks_blanks: bool) -> _Located:
+        """Turns that are no answers become part of the glue where the template rewrites them, or looks into them."""
+        literal: frozenset[int] = frozenset()
+        while True:
+            outline = outline_of(chat, marks_blanks=marks_blanks, literal=literal)
+            frame = frames_of(chat).find(outline)
+            lost = _check_marks(outline, frame, text)
+            if lost:
+                literal |= lost
+                continue
+            skeleton = frame.skeleton
+            if chat.has_calls:
+                rendering = chat.apply(outline.messages(marks_arguments=False))
+                skeleton = Skeleton.read(rendering, outline.stem)
+                if list(skeleton.marks) != frame.skeleton.texts:
+                    raise _strange(outline, None)
+            spans = fill(skeleton, [_forms(outline, mark) for mark in skeleton.marks], text)
+            if not isinstance(spans, Failure):
+                return cls(outline, frame, skeleton, text, dict(zip(skeleton.marks, spans, strict=True)))
+            wider = _next_literal(chat, literal, spans.mark)
+            if wider == literal:
+                raise _strange(outline, spans.mark)
+            literal = wider
+
+    def rendered(self) -> Rendered:
+        edges = self.frame.edges(self.outline)
+        targets, contents, is_endless = [], [], False
+        for index, turn in enumerate(self.outline.chat.turns):
+            if turn.role != "assistant":
+                continue
+            if index not in edges:
+                if turn.is_trained:
+                    raise TemplateError(
+                        f"the chat template writes nothing for the blank answer in turns[{index}]; leave the turn out, "
+                        "or use template: tulu"
+                    )
+                continue
+            target = self._target(index, edges)
+            contents.append(self._content(index, target))
+            if turn.is_trained:
+                targets.append((target.start, target.end))
+                is_endless |= not edges[index].end_token
+        notes = self._notes(is_endless)
+        return Rendered(self.text, tuple(targets), tuple(contents), False, notes, self._dropped_thoughts())
+
+    def _target(self, index: int, edges: dict[int, Edges]) -> Span:
+        """An answer with what the template writes around it. Arguments are in the glue here, which in the frame have
+        marks, so the outer glue is compared from its outer side."""
+        marks, glue = self.frame.skeleton.marks, self.frame.skeleton.glue
+        edge = edges[index]
+        before, after = glue[edge.first], glue[edge.last + 1]
+        lead, closing = before[edge.start :], after[: edge.closing]
+        if (mark := marks[edge.first]) in self.spans:
+            start = self.spans[mark].start - len(lead)
+            is_sure = self.text.startswith(lead, start)
+        else:
+            begin = self._reached(edge.first, edges)
+            start = begin + edge.start
+            is_sure = self.text.startswith(before[: edge.start], begin)
+        if (mark := marks[edge.last]) in self.spans:
+            end = self.spans[mark].end + len(closing)
+            is_sure &= self.text.startswith(closing, self.spans[mark].end)
+        else:
+            rest = after[edge.closing - edge.end_token :]
+            finish = self._left(edge.last, edges)
+            end = finish - len(rest) + edge.end_token
+            is_sure &= self.text.endswith(rest, 0, finish)
+        calls = self.outline.chat.turns[index].tool_calls
+        if not is_sure or not 0 <= start <= end or not all(call.name in self.text[start:end] for call in calls):
+            raise unlocated(index)
+        return Span(start, end)
+
+    def _reached(self, first: int, edges: dict[int, Edges]) -> int:
+        """Where the glue in front of a call's first mark begins."""
+        if not first:
+            return 0
+        mark = self.frame.skeleton.marks[first - 1]
+        if mark in self.spans:
+            return self.spans[mark].end
+        return self._between(mark.turn, first - 1, edges) - edges[mark.turn].closing
+
+    def _left(self, last: int, edges: dict[int, Edges]) -> int:
+        """Where the glue behind a call's last mark ends."""
+        marks = self.frame.skeleton.marks
+        if last + 1 == len(marks):
+            return len(self.text)
+        if marks[last + 1] in self.spans:
+            return self.spans[marks[last + 1]].start
+        glue = self.frame.skeleton.glue[last + 1]
+        return self._between(marks[last].turn, last, edges) - edges[marks[last].turn].closing + len(glue)
+
+    def _between(self, turn: int, last: int, edges: dict[int, Edges]) -> int:
+        """End of an answer whose last argument is followed by another answer's first, with no text in between: where
+        the glue between the two is, as far as arguments cannot change it, if it is there only once."""
+        marks, glue = self.frame.skeleton.marks, self.frame.skeleton.glue[last + 1]
+        following = marks[last + 1].turn
+        fixed = glue[edges[turn].closing - edges[turn].end_token : edges[following].start]
+        texts = [number for number, mark in enumerate(marks) if mark in self.spans]
+        begin = max((self.spans[marks[n]].end for n in texts if n < last), default=0)
+        finish = min((self.spans[marks[n]].start for n in texts if n > last), default=len(self.text))
+        if not fixed or self.text.count(fixed, begin, finish) != 1:
+            raise unlocated(turn)
+        return self.text.index(fixed, begin, finish) + edges[turn].end_token
+
+    def _content(self, index: int, target: Span) -> ContentSpan:
+        """Of a content in which a thought was written back to the letter, all of it; else the answer alone."""
+        content = self.outline.chat.turns[index].content
+        mark = next((m for kind in (CONTENT, THOUGHT) if (m := Mark(index, kind)) in self.spans), None)
+        if mark is None:
+            return ContentSpan(index, target.start, target.start, len(content))
+        start, end = self.spans[mark]
+        text, offset = self.outline.texts[mark], self.outline.offset(mark)
+        if text.strip():
+            written = self.text[start:end]
+            skipped = offset + (len(text) - len(text.lstrip())) - (len(written) - len(written.lstrip()))
+        else:
+            skipped = offset + len(text) - (end - start)
+        blank = len(content) - len(content.lstrip())
+        front = content[blank:offset]
+        if front and start - len(front) >= target.start and self.text.endswith(front, 0, start):
+            return ContentSpan(index, start - len(front), end, blank)
+        return ContentSpan(index, start, end, skipped)
+
+    def _notes(self, is_endless: bool) -> tuple[str, ...]:
+        notes = []
+        for index, (turn, outline) in enumerate(zip(self.outline.chat.turns, self.outline.turns, strict=True)):
+            if turn.role == "assistant":
+                if Mark(index, THOUGHT) in self.spans and turn.content.strip() not in self.text:
+                    notes.append(NOTE_TAGS)
+                continue
+            written = self.text
+            if (span := self.spans.get(Mark(index, CONTENT))) is not None and outline.parts[0].kind:
+                written = self.text[span.start : span.end]
+            if turn.content.strip() not in written:
+                notes.append(f"the template rewrites a {turn.role} turn")
+        if is_endless:
+            notes.append(NOTE_ENDLESS)
+        return tuple(dict.fromkeys(notes))
+
+    def _dropped_thoughts(self) -> tuple[str, ...]:
+        """In the order of the turns."""
+        return tuple(
+            text
+            for mark, text in self.outline.texts.items()
+            if mark.kind in (REASONING, THOUGHT) and mark not in self.spans
+        )
+
+
+def _forms(outline: Outline, mark: Mark) -> tuple[str, ...]:
+    """What a template may make of a text; the escapes of JSON are no answer's."""
+    text = outline.texts[mark]
+    forms = stripped_forms(text)
+    return forms if outline.chat.turns[mark.turn].role == "assistant" else forms + escaped_forms(text)
+
+
+def _next_literal(chat: Chat, literal: frozenset[int], mark: Mark | None) -> frozenset[int]:
+    """Turns to leave as they stand next: the one that does not fit, then system turns, which switch thinking on and
+    off, then all but the answers."""
+    context = [index for index, turn in enumerate(chat.turns) if turn.role != "assistant"]
+    for candidates in (
+        [index for index in context if mark is not None and index == mark.turn],
+        [index for index in context if chat.turns[index].role == "system"],
+        context,
+    ):
+        if not literal.issuperset(candidates):
+            return literal.union(candidates)
+    return literal
+
+
+def _check_marks(outline: Outline, frame: Frame, text: str) -> frozenset[int]:
+    """Raise TemplateError for what the template loses or repeats; the turns that it rewrites past recognition."""
+    chat = outline.chat
+    _check_tools(chat, frame, text)
+    rewritten = set()
+    for mark, said in outline.texts.items():
+        count, turn = frame.counts.get(mark, 0), chat.turns[mark.turn]
+        if count > 1:
+            raise _refusal("repeats", mark, turn)
+        if count or not said.strip() and mark.kind != CONTENT:
+            continue
+        if mark.kind != CONTENT:
+            _check_thought(chat, mark, said)
+        elif turn.role == "assistant" or _is_ignored(outline, mark.turn):
+            raise _refusal("drops" if _is_ignored(outline, mark.turn) else "rewrites", mark, turn)
+        else:
+            rewritten.add(mark.turn)
+    for index, turn in enumerate(chat.turns):
+        for number, call in enumerate(turn.tool_calls):
+            counts = {frame.counts.get(Mark(index, kind, number), 0) for kind in (KEY, VALUE)}
+            if counts != {1}:
+                verb = "repeats" if max(counts) > 1 else "drops"
+                raise TemplateError(
+                    f"the chat template {verb} the arguments of the call {call.name!r}, part of the answer in "
+                    f"turns[{index}]; use template: tulu"
+                )
+    order = [mark.turn for mark in frame.skeleton.marks if chat.turns[mark.turn].role != "system"]
+    if order != sorted(order):
+        moved = next(a for a, b in zip(order, order[1:], strict=False) if a > b)
+        raise TemplateError(f"the chat template writes turns[{moved}] in front of an earlier turn; use template: tulu")
+    return frozenset(rewritten)
+
+
+def _check_tools(chat: Chat, frame: Frame, text: str) -> None:
+    if not chat.tools:
+        return
+    if not frame.writes_tools:
         raise TemplateError("the chat template does not write the tools on offer; use template: tulu")
-    results = {index for index, turn in enumerate(chat.turns) if turn.role == "tool"}
-    if results and (lost := results - {int(mark[1]) for mark in chat.marks(chat.all_marked)}):
-        raise TemplateError(f"the chat template drops the tool's result in turns[{min(lost)}]; use template: tulu")
+    for tool in chat.tools:
+        name = _tool_name(tool)
+        if name and name not in text:
+            raise TemplateError(f"the chat template does not write the tool {name!r} on offer; use template: tulu")
 
 
-def _locate_plain(chat: Chat, text: str) -> Located:
-    """Target and content of each answer that is content alone, by one rendering with a mark in place of each of them.
+def _tool_name(tool: Any) -> str:
+    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else ""
 
-    The glue between the marks, filled with the real contents, must give the real text to the letter.
-    """
-    turns = chat.turns
-    stem = chat.unused("\ue000mark")
-    plain = [i for i, turn in enumerate(turns) if turn.role == "assistant" and not _is_structured(turn)]
-    marks = {i: f"{stem}{i}\ue001" for i in plain}
-    marked = chat.apply([m | {"content": marks.get(i, m["content"])} for i, m in enumerate(chat.messages)])
-    glue: list[str] = []
-    rest = marked
-    for mark in marks.values():
-        before, found, rest = rest.partition(mark)
-        if not found or mark in rest:
-            raise TemplateError("the chat template drops, repeats or rewrites an assistant turn; use template: tulu")
-        glue.append(before)
-    glue.append(rest)
-    for strip in (False, True):
-        filled = [turns[i].content.strip() if strip else turns[i].content for i in marks]
-        if "".join(a + b for a, b in zip(glue, [*filled, ""], strict=True)) == text:
-            break
-    else:
-        raise TemplateError("the chat template rewrites an assistant's content, so it cannot be located; use tulu")
-    located, position = {}, 0
-    for number, (index, content) in enumerate(zip(marks, filled, strict=True)):
-        before = glue[number]
-        position += len(before)
-        start, end = position, position + len(content)
-        skipped = len(turns[index].content) - len(turns[index].content.lstrip()) if strip else 0
-        spaces = len(before) - len(before.rstrip(" "))
-        end_token = leading_end_token(glue[number + 1], chat.tokenizer)
-        located[index] = (start - spaces, end + len(end_token)), ContentSpan(index, start, end, skipped)
-        position = end
-    return located
+
+def _check_thought(chat: Chat, mark: Mark, thought: str) -> None:
+    """A thought that is not written: fine where the model does not see it at inference either."""
+    later = chat.turns[mark.turn + 1 :]
+    if chat.turns[mark.turn].is_trained and not any(turn.role in ("user", "assistant") for turn in later):
+        raise TemplateError(
+            f"the chat template drops the thoughts in turns[{mark.turn}] ({len(thought.strip())} characters), so the "
+            "model would not learn to think; template: tulu keeps them"
+        )
+
+
+def _is_ignored(outline: Outline, index: int) -> bool:
+    """Whether the template writes the same whatever the turn's content is."""
+    chat = outline.chat
+    texts = set()
+    for content in ("question", "answer"):
+        message = chat.messages[index] | {"content": content}
+        texts.add(chat.apply([*chat.messages[:index], message, *chat.messages[index + 1 :]]))
+    return len(texts) == 1
+
+
+def _refusal(verb: str, mark: Mark, turn: Turn) -> TemplateError:
+    if turn.role == "assistant":
+        part = "answer" if mark.kind == CONTENT else "thoughts"
+        return TemplateError(f"the chat template {verb} the {part} in turns[{mark.turn}]; use template: tulu")
+    remedy = "use template: tulu"
+    if turn.role == "system":
+        remedy += ", or put its text in front of the first question"
+    return TemplateError(f"the chat template {verb} the {turn.role} turn in turns[{mark.turn}]; {remedy}")
+
+
+def _strange(outline: Outline, mark: Mark | None) -> TemplateError:
+    """The error for a conversation whose texts are not what the template wrote: one of its answers is rewritten."""
+    turns = outline.chat.turns
+    answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
+    for index in answers:
+        if fault := _odd_tags(turns[index].content):
+            return TemplateError(f"the chat template rewrites the answer in turns[{index}]: its content holds {fault}")
+    later = [index for index in answers if mark is None or index >= mark.turn]
+    return TemplateError(
+        f"the chat template rewrites the answer in turns[{(later or answers)[0]}], so it cannot be located; use "
+        "template: tulu"
+    )
+
+
+def _odd_tags(content: str) -> str:
+    """What is wrong with the thought tags in a content, and what to do; empty where nothing is."""
+    for opening, closing in THOUGHT_TAGS:
+        opened, closed = content.count(opening), content.count(closing)
+        if opened != closed:
+            more, fewer = (opening, closing) if opened > closed else (closing, opening)
+            remedy = "--repair-thoughts completes the tags; or use template: tulu"
+            return f"`{more.strip()}` without `{fewer.strip()}`; {remedy}"
+        if opened and (opened > 1 or not content.lstrip().startswith(opening)):
+            return f"`{opening.strip()}` not once at its start, where thoughts are; use template: tulu"
+    return ""
