@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
-from os.path import commonprefix
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenclean.errors import TemplateError
@@ -129,7 +128,7 @@ class _Around:
             asked, prompted = self.chat.apply(question), self.chat.apply(question, has_prompt=True)
         except TemplateError:
             return ""
-        return prompted[len(commonprefix([asked, prompted])) :]
+        return prompted.removeprefix(_common(asked, prompted))
 
 
 def _start(around: _Around, before: str) -> int:
@@ -138,7 +137,7 @@ def _start(around: _Around, before: str) -> int:
     if history is None or prompted is None:
         history, prompted, prompt = "", "", around.prompt_of_a_question()
     else:
-        prompt = prompted[len(commonprefix([history, prompted])) :]
+        prompt = prompted.removeprefix(_common(history, prompted))
     if prompt and prompted and before.startswith(prompted):
         start = len(prompted)
     elif prompt and (place := before.rfind(prompt)) >= 0:
@@ -157,12 +156,18 @@ def _start(around: _Around, before: str) -> int:
 
 def _shared(tokenizer: PreTrainedTokenizerBase, before: str, other: str) -> int:
     """Length of the common beginning; where the two part inside a tag (``<think>``, ``<tool_call>``), up to the tag."""
-    common = commonprefix([before, other])
+    common = _common(before, other)
     if len(common) in (len(before), len(other)):
         return len(common)
     ends = [match.end() for match in _TAG_ENDS.finditer(common)]
     ends += [common.rfind(token) + len(token) for token in special_tokens(tokenizer) if token in common]
     return max(ends, default=0)
+
+
+def _common(one: str, other: str) -> str:
+    """What two texts begin with both."""
+    length = min(len(one), len(other))
+    return one[: next((n for n in range(length) if one[n] != other[n]), length)]
 
 
 def _closing(around: _Around, after: str, last: Mark) -> tuple[str, str]:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date as Date
-from functools import cached_property
+from datetime import datetime, time
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tokenclean.errors import TemplateError
@@ -23,6 +24,8 @@ DEFAULT_DATE = "2024-07-26"
 
 # What a template, a program from anywhere, may throw at a conversation that it was not written for.
 _TEMPLATE_FAULTS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+# The codes of strftime, those without a leading zero among them.
+_DIRECTIVES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", "-y", *"aAbBcCdDeFGgHIjklmMnprRsSTuUVwWxXyYzZf")
 _CLOCK = re.compile(r"\b(?:strftime_now|date_string)\b")
 _RANDOM = re.compile(r"\|\s*random\b")
 
@@ -48,7 +51,7 @@ class Chat:
     @cached_property
     def tools(self) -> list[Any]:
         """The tools on offer; an empty list for none."""
-        return _parse_json(self.conversation.tools or "[]", list, "tools")
+        return _parse_json(self.conversation.tools, list, "tools") if self.conversation.tools else []
 
     @cached_property
     def messages(self) -> list[Message]:
@@ -68,9 +71,9 @@ class Chat:
             text = self.tokenizer.apply_chat_template(
                 list(messages),
                 tools=tools,
+                chat_template=self._without_clock(tools),
                 tokenize=False,
                 add_generation_prompt=has_prompt,
-                strftime_now=Date.fromisoformat(self.date).strftime,
             )
         except jinja2.TemplateError as error:
             raise TemplateError(f"the tokenizer's chat template refuses this conversation: {error}") from error
@@ -78,6 +81,12 @@ class Chat:
             fault = f"{type(error).__name__}: {error}"
             raise TemplateError(f"the tokenizer's chat template fails on this conversation: {fault}") from error
         return str(text)
+
+    def _without_clock(self, tools: list[Any] | None) -> str | None:
+        """The template with its clock stopped; None for one that has no clock."""
+        if not reads_clock(self.tokenizer):
+            return None
+        return _stop_clock(self.tokenizer.get_chat_template(tools=tools), self.date)
 
     def with_text_arguments(self) -> Chat:
         """The same conversation, arguments as JSON text."""
@@ -168,6 +177,18 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
 def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer's chat template asks for today's date, so that its text depends on ``date``."""
     return any(_CLOCK.search(text) for text in template_texts(tokenizer))
+
+
+@lru_cache(maxsize=16)
+def _stop_clock(template: str, date: str) -> str:
+    """The template with a ``strftime_now`` of its own, since transformers passes no functions into it.
+
+    It stands on a line of its own in front, whose end Jinja drops behind a block.
+    """
+    midnight = datetime.combine(Date.fromisoformat(date), time())
+    written = "".join(f" | replace({f'%{d}'!r}, {midnight.strftime(f'%{d}')!r})" for d in _DIRECTIVES)
+    macro = "{% macro strftime_now(format) %}{{ format" + written + " | replace('%%', '%') }}{% endmacro %}"
+    return f"{macro}\n{template}"
 
 
 def template_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

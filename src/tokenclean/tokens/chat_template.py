@@ -9,27 +9,27 @@ The rules (docs/templates.md explains them):
 
 - A text that the template leaves out, or writes twice, refuses the row: of whatever role, tools and arguments too.
 - A thought may be left out where a later question or answer follows, as it is at inference. It is reported.
-- An answer may lose the blanks around it and nothing else. Another turn that is rewritten (escaped, shortened) is noted.
+- An answer may lose the blanks around it and nothing else. A turn of another role that is rewritten (escaped,
+  shortened) is noted.
 - What belongs to an answer beside its texts: see ``answer_edges``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenclean.errors import TemplateError
-from tokenclean.pool.conversation import Conversation, Turn
+from tokenclean.pool.conversation import Conversation
 from tokenclean.tokens.answer_edges import Edges, unlocated
 from tokenclean.tokens.chat import DEFAULT_DATE, Chat, open_chat
+from tokenclean.tokens.chat_rules import check_marks, rewritten
 from tokenclean.tokens.frames import Frame, frames_of
 from tokenclean.tokens.outline import (
     CONTENT,
     KEY,
     REASONING,
     THOUGHT,
-    THOUGHT_TAGS,
-    VALUE,
     Mark,
     Outline,
     outline_of,
@@ -94,9 +94,9 @@ def _render(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, date
 
 def _writes_python(chat: Chat) -> bool:
     """Whether the template writes arguments as Python does (``{'city': 'Rome'}``), so was made for JSON text."""
-    frame = frames_of(chat).find(outline_of(chat, marks_blanks=True))
+    skeleton = frames_of(chat).find(outline_of(chat, marks_blanks=True)).skeleton
     return any(
-        mark.kind == KEY and glue.endswith("{'") for mark, glue in zip(frame.skeleton.marks, frame.skeleton.glue)
+        mark.kind == KEY and glue.endswith("{'") for mark, glue in zip(skeleton.marks, skeleton.glue[:-1], strict=True)
     )
 
 
@@ -128,8 +128,7 @@ class _Located:
         while True:
             outline = outline_of(chat, marks_blanks=marks_blanks, literal=literal)
             frame = frames_of(chat).find(outline)
-            lost = _check_marks(outline, frame, text)
-            if lost:
+            if not frame.is_sound and (lost := check_marks(outline, frame)):
                 literal |= lost
                 continue
             skeleton = frame.skeleton
@@ -137,13 +136,13 @@ class _Located:
                 rendering = chat.apply(outline.messages(marks_arguments=False))
                 skeleton = Skeleton.read(rendering, outline.stem)
                 if list(skeleton.marks) != frame.skeleton.texts:
-                    raise _strange(outline, None)
+                    raise rewritten(outline, None)
             spans = fill(skeleton, [_forms(outline, mark) for mark in skeleton.marks], text)
             if not isinstance(spans, Failure):
                 return cls(outline, frame, skeleton, text, dict(zip(skeleton.marks, spans, strict=True)))
             wider = _next_literal(chat, literal, spans.mark)
             if wider == literal:
-                raise _strange(outline, spans.mark)
+                raise rewritten(outline, spans.mark)
             literal = wider
 
     def rendered(self) -> Rendered:
@@ -289,110 +288,3 @@ def _next_literal(chat: Chat, literal: frozenset[int], mark: Mark | None) -> fro
         if not literal.issuperset(candidates):
             return literal.union(candidates)
     return literal
-
-
-def _check_marks(outline: Outline, frame: Frame, text: str) -> frozenset[int]:
-    """Raise TemplateError for what the template loses or repeats; the turns that it rewrites past recognition."""
-    chat = outline.chat
-    _check_tools(chat, frame, text)
-    rewritten = set()
-    for mark, said in outline.texts.items():
-        count, turn = frame.counts.get(mark, 0), chat.turns[mark.turn]
-        if count > 1:
-            raise _refusal("repeats", mark, turn)
-        if count or not said.strip() and mark.kind != CONTENT:
-            continue
-        if mark.kind != CONTENT:
-            _check_thought(chat, mark, said)
-        elif turn.role == "assistant" or _is_ignored(outline, mark.turn):
-            raise _refusal("drops" if _is_ignored(outline, mark.turn) else "rewrites", mark, turn)
-        else:
-            rewritten.add(mark.turn)
-    for index, turn in enumerate(chat.turns):
-        for number, call in enumerate(turn.tool_calls):
-            counts = {frame.counts.get(Mark(index, kind, number), 0) for kind in (KEY, VALUE)}
-            if counts != {1}:
-                verb = "repeats" if max(counts) > 1 else "drops"
-                raise TemplateError(
-                    f"the chat template {verb} the arguments of the call {call.name!r}, part of the answer in "
-                    f"turns[{index}]; use template: tulu"
-                )
-    order = [mark.turn for mark in frame.skeleton.marks if chat.turns[mark.turn].role != "system"]
-    if order != sorted(order):
-        moved = next(a for a, b in zip(order, order[1:], strict=False) if a > b)
-        raise TemplateError(f"the chat template writes turns[{moved}] in front of an earlier turn; use template: tulu")
-    return frozenset(rewritten)
-
-
-def _check_tools(chat: Chat, frame: Frame, text: str) -> None:
-    if not chat.tools:
-        return
-    if not frame.writes_tools:
-        raise TemplateError("the chat template does not write the tools on offer; use template: tulu")
-    for tool in chat.tools:
-        name = _tool_name(tool)
-        if name and name not in text:
-            raise TemplateError(f"the chat template does not write the tool {name!r} on offer; use template: tulu")
-
-
-def _tool_name(tool: Any) -> str:
-    function = tool.get("function", tool) if isinstance(tool, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    return name if isinstance(name, str) else ""
-
-
-def _check_thought(chat: Chat, mark: Mark, thought: str) -> None:
-    """A thought that is not written: fine where the model does not see it at inference either."""
-    later = chat.turns[mark.turn + 1 :]
-    if chat.turns[mark.turn].is_trained and not any(turn.role in ("user", "assistant") for turn in later):
-        raise TemplateError(
-            f"the chat template drops the thoughts in turns[{mark.turn}] ({len(thought.strip())} characters), so the "
-            "model would not learn to think; template: tulu keeps them"
-        )
-
-
-def _is_ignored(outline: Outline, index: int) -> bool:
-    """Whether the template writes the same whatever the turn's content is."""
-    chat = outline.chat
-    texts = set()
-    for content in ("question", "answer"):
-        message = chat.messages[index] | {"content": content}
-        texts.add(chat.apply([*chat.messages[:index], message, *chat.messages[index + 1 :]]))
-    return len(texts) == 1
-
-
-def _refusal(verb: str, mark: Mark, turn: Turn) -> TemplateError:
-    if turn.role == "assistant":
-        part = "answer" if mark.kind == CONTENT else "thoughts"
-        return TemplateError(f"the chat template {verb} the {part} in turns[{mark.turn}]; use template: tulu")
-    remedy = "use template: tulu"
-    if turn.role == "system":
-        remedy += ", or put its text in front of the first question"
-    return TemplateError(f"the chat template {verb} the {turn.role} turn in turns[{mark.turn}]; {remedy}")
-
-
-def _strange(outline: Outline, mark: Mark | None) -> TemplateError:
-    """The error for a conversation whose texts are not what the template wrote: one of its answers is rewritten."""
-    turns = outline.chat.turns
-    answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
-    for index in answers:
-        if fault := _odd_tags(turns[index].content):
-            return TemplateError(f"the chat template rewrites the answer in turns[{index}]: its content holds {fault}")
-    later = [index for index in answers if mark is None or index >= mark.turn]
-    return TemplateError(
-        f"the chat template rewrites the answer in turns[{(later or answers)[0]}], so it cannot be located; use "
-        "template: tulu"
-    )
-
-
-def _odd_tags(content: str) -> str:
-    """What is wrong with the thought tags in a content, and what to do; empty where nothing is."""
-    for opening, closing in THOUGHT_TAGS:
-        opened, closed = content.count(opening), content.count(closing)
-        if opened != closed:
-            more, fewer = (opening, closing) if opened > closed else (closing, opening)
-            remedy = "--repair-thoughts completes the tags; or use template: tulu"
-            return f"`{more.strip()}` without `{fewer.strip()}`; {remedy}"
-        if opened and (opened > 1 or not content.lstrip().startswith(opening)):
-            return f"`{opening.strip()}` not once at its start, where thoughts are; use template: tulu"
-    return ""

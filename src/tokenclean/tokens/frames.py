@@ -26,6 +26,8 @@ class Frame:
         rendering = outline.chat.apply(messages)
         self.skeleton = Skeleton.read(rendering, outline.stem)
         self.writes_tools = not outline.chat.tools or outline.chat.apply(messages, has_tools=False) != rendering
+        self.is_sound = False
+        """Whether its rules are checked already, with nothing dropped."""
         self._finder = finder
         self._messages: list[Message] = messages
         self._edges: dict[int, Edges] | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 from tokenclean.pool.conversation import Turn
@@ -59,20 +58,25 @@ class TurnOutline:
     is_plain: bool
     """An answer that is content alone, without thoughts and calls."""
 
-    @cached_property
+    @property
     def shape(self) -> Hashable:
         return tuple(part if not part.kind else part.kind for part in self.parts), self.has_reasoning
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A conversation's turns in parts. ``stem``: what its marks begin with, which stands nowhere in its texts."""
+    """A conversation's turns in parts.
+
+    ``stem``: what its marks begin with, which stands nowhere in its texts. ``texts``: what each mark of a content or a
+    thought stands for, in the order of the turns.
+    """
 
     chat: Chat
     turns: tuple[TurnOutline, ...]
     stem: str
+    texts: dict[Mark, str]
 
-    @cached_property
+    @property
     def shape(self) -> Hashable:
         """Two conversations of one shape are the same but for the texts that marks stand for, and arguments."""
         chat = self.chat
@@ -93,16 +97,6 @@ class Outline:
         before = self.chat.turns[index - 1] if index else None
         said = (before.role, bool(before.tool_calls), index > 1) if before else ()
         return said, self.chat.has_text_arguments, self.chat.conversation.tools, literals
-
-    @cached_property
-    def texts(self) -> dict[Mark, str]:
-        """What each mark of a content or a reasoning stands for, in order."""
-        texts: dict[Mark, str] = {}
-        for index, (turn, outline) in enumerate(zip(self.chat.turns, self.turns, strict=True)):
-            if outline.has_reasoning:
-                texts[Mark(index, REASONING)] = turn.reasoning
-            texts |= {Mark(index, part.kind): part.text for part in outline.parts if part.kind}
-        return texts
 
     def offset(self, mark: Mark) -> int:
         """Where in the turn's content the mark's text begins."""
@@ -137,8 +131,15 @@ class Outline:
 def outline_of(chat: Chat, *, marks_blanks: bool, literal: frozenset[int] = frozenset()) -> Outline:
     """``marks_blanks``: blank contents get marks, which a template that asks for their presence takes for texts.
     ``literal``: turns whose content stays as it is."""
-    turns = tuple(_divide(turn, index in literal, marks_blanks) for index, turn in enumerate(chat.turns))
-    return Outline(chat, turns, _unused_stem(chat))
+    turns = tuple([_divide(turn, index in literal, marks_blanks) for index, turn in enumerate(chat.turns)])
+    texts: dict[Mark, str] = {}
+    for index, outline in enumerate(turns):
+        if outline.has_reasoning:
+            texts[Mark(index, REASONING)] = chat.turns[index].reasoning
+        for part in outline.parts:
+            if part.kind:
+                texts[Mark(index, part.kind)] = part.text
+    return Outline(chat, turns, _unused_stem(chat), texts)
 
 
 def thought_in(content: str) -> tuple[int, int, int] | None:
