@@ -58,7 +58,7 @@ class Chat:
         """The turns in OpenAI's form."""
         return [self._message(turn, f"turns[{index}]") for index, turn in enumerate(self.turns)]
 
-    @cached_property
+    @property
     def has_calls(self) -> bool:
         return any(turn.tool_calls for turn in self.turns)
 
@@ -176,7 +176,12 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer's chat template asks for today's date, so that its text depends on ``date``."""
-    return any(_CLOCK.search(text) for text in template_texts(tokenizer))
+    return _has_clock(template_texts(tokenizer))
+
+
+@lru_cache(maxsize=16)
+def _has_clock(templates: tuple[str, ...]) -> bool:
+    return any(_CLOCK.search(text) for text in templates)
 
 
 @lru_cache(maxsize=16)

@@ -137,7 +137,9 @@ class _Located:
                 skeleton = Skeleton.read(rendering, outline.stem)
                 if list(skeleton.marks) != frame.skeleton.texts:
                     raise rewritten(outline, None)
-            spans = fill(skeleton, [_forms(outline, mark) for mark in skeleton.marks], text)
+            spans = fill(skeleton, [stripped_forms(outline.texts[mark]) for mark in skeleton.marks], text)
+            if isinstance(spans, Failure):
+                spans = fill(skeleton, [_forms(outline, mark) for mark in skeleton.marks], text)
             if not isinstance(spans, Failure):
                 return cls(outline, frame, skeleton, text, dict(zip(skeleton.marks, spans, strict=True)))
             wider = _next_literal(chat, literal, spans.mark)
