@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Raise the number when the same text comes to give other tokens or labels; old shards are then stale and made anew.
-TOKENS_VERSION = 1
+TOKENS_VERSION = 2
 
 _TABLE, _UNUSABLE = "tokens.parquet", "unusable.jsonl"
 

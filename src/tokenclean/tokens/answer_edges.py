@@ -12,9 +12,10 @@ begins where the two part. Spaces at the end of the prompt are the answer's: a t
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from tokenclean.errors import TemplateError
 from tokenclean.tokens.chat import Chat, Message
@@ -24,6 +25,8 @@ from tokenclean.tokens.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 # A template on a tokenizer that knows none of its tokens still ends an answer by a tag.
 _TAG = re.compile(r"</?[^\s<>]{1,40}>|\[/?[A-Z_]{2,40}\]")
@@ -48,10 +51,14 @@ class Edges(NamedTuple):
 
 @dataclass
 class EdgeFinder:
-    """Finds the edges of answers under one template. What two renderings say about the prompt in front of one answer
-    holds for every answer with the same turn and the same glue in front of it, so it is kept."""
+    """Finds the edges of answers under one template.
 
-    _starts: dict[object, int] = field(default_factory=dict)
+    What further renderings say about one answer holds for every answer with the same turn and the same glue in front of
+    it, so it is kept: a long conversation costs few of them.
+    """
+
+    _leads: dict[Hashable, int] = field(default_factory=dict)
+    _usual_ends: dict[Hashable, str] = field(default_factory=dict)
 
     def find(self, outline: Outline, messages: list[Message], skeleton: Skeleton) -> dict[int, Edges]:
         """Edges of each answer of which a mark is written. Raises TemplateError where they cannot be known."""
@@ -65,19 +72,52 @@ class EdgeFinder:
             first, last = own[0], own[-1]
             if last - first >= len(own):
                 raise unlocated(index, "writes another turn in the middle of")
-            around = _Around(outline, messages, skeleton, index)
-            before, after = skeleton.glue[first], skeleton.glue[last + 1]
-            closing, end_token = _closing(around, after, skeleton.marks[last])
-            edges[index] = Edges(first, last, self._start(around, before), len(closing), len(end_token))
+            around = _Around(outline, messages, index)
+            start = self._start(around, skeleton.glue[first])
+            closing, end_token = self._closing(around, skeleton.glue[last + 1], skeleton.marks[last])
+            edges[index] = Edges(first, last, start, len(closing), len(end_token))
         return edges
 
     def _start(self, around: _Around, before: str) -> int:
-        key = before, around.is_plain, around.outline.shape_before(around.index)
-        if key not in self._starts:
-            if len(self._starts) >= _KEPT:
-                self._starts.clear()
-            self._starts[key] = _start(around, before)
-        return self._starts[key]
+        glue = before
+        for call_id in around.ids_in_front:
+            glue = glue.replace(call_id, "id")
+        key = glue, around.is_plain, around.shape_before
+        lead = _kept(self._leads, key, lambda: len(before) - _start(around, before))
+        return len(before) - lead
+
+    def _closing(self, around: _Around, after: str, last: Mark) -> tuple[str, str]:
+        """The template's own text from the answer's last mark through its end token, and that token.
+
+        Behind a content the end token follows at once. Behind a call it is that of a plain answer, or else the first
+        special token (Llama 3 ends some calls by ``<|eom_id|>``, GLM by the tag of the turn that follows).
+        """
+        tokenizer, index = around.chat.tokenizer, around.index
+        if last.kind == CONTENT and not around.chat.turns[index].tool_calls:
+            closing = leading_end_token(after, tokenizer)
+            return closing, closing.lstrip(" \n")
+        usual = _kept(
+            self._usual_ends,
+            around.shape_before,
+            lambda: leading_end_token(around.around_plain()[1], tokenizer).strip(),
+        )
+        for tokens in ([usual] if usual else [], special_tokens(tokenizer), KNOWN_ENDS):
+            places = [(after.index(token), -len(token), token) for token in tokens if token in after]
+            if places:
+                place, _, token = min(places)
+                return after[: place + len(token)], token
+        if index == len(around.chat.turns) - 1:
+            return after.rstrip(), ""
+        raise TemplateError(f"the chat template writes no end token behind turns[{index}]; use template: tulu")
+
+
+def _kept(known: dict[Hashable, T], key: Hashable, find: Callable[[], T]) -> T:
+    if key not in known:
+        found = find()
+        if len(known) >= _KEPT:
+            known.clear()
+        known[key] = found
+    return known[key]
 
 
 @dataclass(frozen=True)
@@ -86,7 +126,6 @@ class _Around:
 
     outline: Outline
     messages: list[Message]
-    skeleton: Skeleton
     index: int
 
     @property
@@ -96,6 +135,16 @@ class _Around:
     @property
     def is_plain(self) -> bool:
         return self.outline.turns[self.index].is_plain
+
+    @property
+    def shape_before(self) -> Hashable:
+        return self.outline.shape_before(self.index)
+
+    @property
+    def ids_in_front(self) -> set[str]:
+        """Ids of calls that may stand in the glue in front of the answer."""
+        turns = self.chat.turns[max(self.index - 1, 0) : self.index + 1]
+        return ({turn.call_id for turn in turns} | {call.id for turn in turns for call in turn.tool_calls}) - {""}
 
     def glue_at_end(self, *, has_prompt: bool) -> str | None:
         """What stands behind the last text in front of the answer; None where the template refuses it."""
@@ -168,27 +217,6 @@ def _common(one: str, other: str) -> str:
     """What two texts begin with both."""
     length = min(len(one), len(other))
     return one[: next((n for n in range(length) if one[n] != other[n]), length)]
-
-
-def _closing(around: _Around, after: str, last: Mark) -> tuple[str, str]:
-    """The template's own text from the answer's last mark through its end token, and that token.
-
-    Behind a content the end token follows at once. Behind a call it is that of a plain answer, or else the first
-    special token (Llama 3 ends some calls by ``<|eom_id|>``, GLM by the tag of the turn that follows).
-    """
-    tokenizer, index = around.chat.tokenizer, around.index
-    if last.kind == CONTENT and not around.chat.turns[index].tool_calls:
-        closing = leading_end_token(after, tokenizer)
-        return closing, closing.lstrip(" \n")
-    usual = leading_end_token(around.around_plain()[1], tokenizer).lstrip(" \n")
-    for tokens in ([usual] if usual else [], special_tokens(tokenizer), KNOWN_ENDS):
-        places = [(after.index(token), -len(token), token) for token in tokens if token in after]
-        if places:
-            place, _, token = min(places)
-            return after[: place + len(token)], token
-    if index == len(around.chat.turns) - 1:
-        return after.rstrip(), ""
-    raise TemplateError(f"the chat template writes no end token behind turns[{index}]; use template: tulu")
 
 
 def leading_end_token(text: str, tokenizer: PreTrainedTokenizerBase) -> str:

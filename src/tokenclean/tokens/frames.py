@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _KEPT_FRAMES = 512
+_KEPT_TURNS = 64  # longer conversations hardly share their outline
 
 
 class Frame:
@@ -55,7 +56,9 @@ class Frames:
         """The frame of all conversations with this outline. Raises TemplateError where the template refuses it."""
         shape = outline.shape
         if (frame := self._frames.get(shape)) is None:
-            frame = self._frames[shape] = Frame(outline, self._finder)
+            frame = Frame(outline, self._finder)
+            if len(outline.turns) <= _KEPT_TURNS:
+                self._frames[shape] = frame
             if len(self._frames) > _KEPT_FRAMES:
                 self._frames.popitem(last=False)
         else:
