@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -229,7 +230,7 @@ HOSTILE = (
         "<|user|>",
         "<|end|>",
     ),
-    *("<start_of_turn>model\n", "<|channel|>final<|message|>", "</tool_call>", "</TOOLCALL>", "<|tool_call|>"),
+    *("<start_of_turn>model\n", "<|channel|>final<|message|>", "</tool_call>", "<think>", "</think>", "<|tool_call|>"),
     *("slotmark1c0_", "slotmark", "{{ x }}", "{% if %}", '"}', "\\", '\\"', "a", " ", "é", "\n", "\u00a0"),
 )
 TEXT = st.lists(st.sampled_from(HOSTILE), max_size=5).map("".join)
@@ -269,6 +270,11 @@ def conversations(draw) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
+def without_tags(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """Some families look for a tag of a thought wherever it is in an answer."""
+    return tuple(replace(turn, content=re.sub("</?think>", "", turn.content)) for turn in turns)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=60, deadline=None)
 @given(turns=conversations())
@@ -285,7 +291,7 @@ def test_a_text_is_written_reported_or_the_row_is_refused(family, turns):
 @settings(max_examples=40, deadline=None)
 @given(texts=st.lists(st.tuples(SPOKEN, SPOKEN), min_size=1, max_size=3))
 def test_no_plain_conversation_is_refused(family, texts):
-    turns = tuple(turn for asked, said in texts for turn in (user(asked), answer(said)))
+    turns = without_tags(tuple(turn for asked, said in texts for turn in (user(asked), answer(said))))
     check_nothing_is_lost(rendered_by(family, *turns), turns)
 
 
@@ -295,7 +301,7 @@ def test_no_plain_conversation_is_refused(family, texts):
 def test_a_family_that_knows_tools_and_thoughts_refuses_none(family, turns):
     """Where thoughts stand in the field, those of an answer that the template would drop left out."""
     knows = family in ("Qwen 3", "Qwen 3.5", "GLM 4")
-    turns = tuple(replace(t, reasoning=t.reasoning if knows else "") for t in turns)
+    turns = tuple(replace(turn, reasoning=turn.reasoning if knows else "") for turn in without_tags(turns))
     tools = TOOLS if any(turn.tool_calls for turn in turns) else ""
     if family == "GLM 4" and turns[0].role == "system":
         turns = turns[1:]

@@ -16,7 +16,9 @@ The rules (docs/templates.md explains them):
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tokenclean.errors import TemplateError
@@ -169,63 +171,73 @@ class _Located:
         return Rendered(self.text, tuple(targets), tuple(contents), False, notes, self._dropped_thoughts())
 
     def _target(self, index: int, edges: dict[int, Edges]) -> Span:
-        """An answer with what the template writes around it. Arguments are in the glue here, which in the frame have
-        marks, so the outer glue is compared from its outer side."""
-        marks, glue = self.frame.skeleton.marks, self.frame.skeleton.glue
-        edge = edges[index]
-        before, after = glue[edge.first], glue[edge.last + 1]
-        lead, closing = before[edge.start :], after[: edge.closing]
-        if (mark := marks[edge.first]) in self.spans:
-            start = self.spans[mark].start - len(lead)
-            is_sure = self.text.startswith(lead, start)
-        else:
-            begin = self._reached(edge.first, edges)
-            start = begin + edge.start
-            is_sure = self.text.startswith(before[: edge.start], begin)
-        if (mark := marks[edge.last]) in self.spans:
-            end = self.spans[mark].end + len(closing)
-            is_sure &= self.text.startswith(closing, self.spans[mark].end)
-        else:
-            rest = after[edge.closing - edge.end_token :]
-            finish = self._left(edge.last, edges)
-            end = finish - len(rest) + edge.end_token
-            is_sure &= self.text.endswith(rest, 0, finish)
+        """An answer with what the template writes around it."""
+        start, end = self._start(edges[index], edges), self._end(edges[index], edges)
         calls = self.outline.chat.turns[index].tool_calls
-        if not is_sure or not 0 <= start <= end or not all(call.name in self.text[start:end] for call in calls):
+        if not 0 <= start <= end or not all(call.name in self.text[start:end] for call in calls):
             raise unlocated(index)
         return Span(start, end)
 
-    def _reached(self, first: int, edges: dict[int, Edges]) -> int:
-        """Where the glue in front of a call's first mark begins."""
-        if not first:
-            return 0
-        mark = self.frame.skeleton.marks[first - 1]
+    def _start(self, edge: Edges, edges: dict[int, Edges]) -> int:
+        """Arguments are in the glue here and have marks in the frame, so glue beside them is compared from its other
+        side."""
+        marks, before = self.frame.skeleton.marks, self.frame.skeleton.glue[edge.first]
+        mark, previous = marks[edge.first], marks[edge.first - 1] if edge.first else None
         if mark in self.spans:
-            return self.spans[mark].end
-        return self._between(mark.turn, first - 1, edges) - edges[mark.turn].closing
+            start = self.spans[mark].start - (len(before) - edge.start)
+            is_sure = self.text.startswith(before[edge.start :], start)
+        elif previous is None or previous in self.spans:
+            begin = self.spans[previous].end if previous else 0
+            start = begin + edge.start
+            is_sure = self.text.startswith(before[: edge.start], begin)
+        else:
+            return self._between(edge.first - 1, edges) + edge.start - edges[previous.turn].closing
+        if not is_sure:
+            raise unlocated(mark.turn)
+        return start
 
-    def _left(self, last: int, edges: dict[int, Edges]) -> int:
-        """Where the glue behind a call's last mark ends."""
-        marks = self.frame.skeleton.marks
-        if last + 1 == len(marks):
-            return len(self.text)
-        if marks[last + 1] in self.spans:
-            return self.spans[marks[last + 1]].start
-        glue = self.frame.skeleton.glue[last + 1]
-        return self._between(marks[last].turn, last, edges) - edges[marks[last].turn].closing + len(glue)
+    def _end(self, edge: Edges, edges: dict[int, Edges]) -> int:
+        marks, after = self.frame.skeleton.marks, self.frame.skeleton.glue[edge.last + 1]
+        mark, following = marks[edge.last], marks[edge.last + 1] if edge.last + 1 < len(marks) else None
+        if mark in self.spans:
+            end = self.spans[mark].end + edge.closing
+            is_sure = self.text.startswith(after[: edge.closing], self.spans[mark].end)
+        elif following is None or following in self.spans:
+            finish = self.spans[following].start if following else len(self.text)
+            end = finish - len(after) + edge.closing
+            is_sure = self.text.endswith(after[edge.closing - edge.end_token :], 0, finish)
+        else:
+            return self._between(edge.last, edges)
+        if not is_sure:
+            raise unlocated(mark.turn)
+        return end
 
-    def _between(self, turn: int, last: int, edges: dict[int, Edges]) -> int:
-        """End of an answer whose last argument is followed by another answer's first, with no text in between: where
-        the glue between the two is, as far as arguments cannot change it, if it is there only once."""
-        marks, glue = self.frame.skeleton.marks, self.frame.skeleton.glue[last + 1]
-        following = marks[last + 1].turn
-        fixed = glue[edges[turn].closing - edges[turn].end_token : edges[following].start]
-        texts = [number for number, mark in enumerate(marks) if mark in self.spans]
-        begin = max((self.spans[marks[n]].end for n in texts if n < last), default=0)
-        finish = min((self.spans[marks[n]].start for n in texts if n > last), default=len(self.text))
-        if not fixed or self.text.count(fixed, begin, finish) != 1:
-            raise unlocated(turn)
-        return self.text.index(fixed, begin, finish) + edges[turn].end_token
+    def _between(self, last: int, edges: dict[int, Edges]) -> int:
+        """End of an answer whose last argument is followed by another answer's first, with no text in between.
+
+        What the template writes between two such answers is found by its letters, if arguments do not hold them too.
+        """
+        marks, glue = self.frame.skeleton.marks, self.frame.skeleton.glue
+        first, final = last, last + 1
+        while first and marks[first - 1] not in self.spans:
+            first -= 1
+        while final + 1 < len(marks) and marks[final + 1] not in self.spans:
+            final += 1
+        begin = self.spans[marks[first - 1]].end if first else 0
+        finish = self.spans[marks[final + 1]].start if final + 1 < len(marks) else len(self.text)
+        begin += edges[marks[first].turn].start
+        finish -= len(glue[final + 1]) - edges[marks[final].turn].closing
+        borders = {
+            number: glue[number + 1][edges[one.turn].closing - edges[one.turn].end_token : edges[other.turn].start]
+            for number, (one, other) in enumerate(pairwise(marks[first : final + 1]), start=first)
+            if one.turn != other.turn
+        }
+        border = borders[last]
+        alike = [number for number, other in borders.items() if other == border]
+        places = [match.start() for match in re.finditer(re.escape(border), self.text[begin:finish])] if border else []
+        if len(places) != len(alike):
+            raise unlocated(marks[last].turn)
+        return begin + places[alike.index(last)] + edges[marks[last].turn].end_token
 
     def _content(self, index: int, target: Span) -> ContentSpan:
         """Of a content in which a thought was written back to the letter, all of it; else the answer alone."""

@@ -145,7 +145,8 @@ def outline_of(chat: Chat, *, marks_blanks: bool, literal: frozenset[int] = froz
 def thought_in(content: str) -> tuple[int, int, int] | None:
     """A thought in tags at the start of a content: where it begins, where it ends, and where the answer begins.
 
-    Blanks around the thought and in front of the answer belong to neither. None where there is none.
+    Blanks around the thought and in front of the answer belong to neither. None where there is none, or where it is not
+    clear which tag closes it.
     """
     begin = len(content) - len(content.lstrip())
     if content[begin : begin + 1] not in ("<", "["):
@@ -153,7 +154,7 @@ def thought_in(content: str) -> tuple[int, int, int] | None:
     for opening, closing in THOUGHT_TAGS:
         if content.startswith(opening, begin):
             end = content.find(closing, begin + len(opening))
-            if end < 0:
+            if end < 0 or content.count(closing) > 1:
                 return None
             thought = content[begin + len(opening) : end]
             answer = content[end + len(closing) :]
