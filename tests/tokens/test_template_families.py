@@ -17,6 +17,7 @@ from small_tokenizers import byte_level
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, ToolCall, Turn
 from tokenclean.tokens import render
+from tokenclean.tokens.chat import DEFAULT_DATE, Chat, open_chat
 from tokenclean.tokens.chat_template import NOTE_ENDLESS, NOTE_TAGS
 from tokenclean.tokens.outline import thought_in
 from tokenclean.tokens.rendered import Rendered
@@ -338,3 +339,39 @@ def test_the_end_token_is_trained_where_the_tokenizer_does_not_know_it(family):
     foreign = byte_level(chat_template=own.chat_template, eos=own.eos_token)
     rendered = render(Conversation("id", "s", SCENARIOS["turns"]), foreign, "tokenizer")
     assert targets_of(rendered) == EXPECTED[family]["turns"]
+
+
+def table() -> str:
+    """The table of docs/templates.md, from what is rendered."""
+    header = "family | system turn | thoughts in the field | thoughts in the content | earlier thoughts | tool calls | "
+    lines = [f"| {header}blanks around an answer | last answer, as it is trained |", "|" + "---|" * 8]
+    return "\n".join([*lines, *(f"| {' | '.join([family, *_facts(family)])} |" for family in FAMILIES)]) + "\n"
+
+
+def _facts(family: str) -> list[str]:
+    found: dict[str, Rendered | None] = {}
+    for scenario, turns in SCENARIOS.items():
+        try:
+            found[scenario] = rendered_by(family, *turns, tools=TOOLS if "call" in scenario else "")
+        except TemplateError:
+            found[scenario] = None
+    is_taken = [("yes" if found[scenario] else "refused") for scenario in ("system", "field", "inline")]
+    twice = found["field, twice"] or found["inline, twice"]
+    earlier = "–" if twice is None else "left out" if twice.dropped_thoughts else "kept"
+    blanks = found["blanks"]
+    written = blanks.text[blanks.contents[0].start : blanks.contents[0].end]
+    kept = {"\n Yes. \n": "kept", " Yes. \n": "newlines in front stripped", "Yes.": "stripped"}[written]
+    last = json.dumps(targets_of(found["turns"])[-1], ensure_ascii=False)[1:-1].replace("|", "\\|")
+    return [*is_taken, earlier, _form_of_arguments(family, found), kept, f"`{last}`"]
+
+
+def _form_of_arguments(family: str, found: dict[str, Rendered | None]) -> str:
+    if found["calls"] is None:
+        return "refused"
+    conversation = Conversation("id", "s", SCENARIOS["calls"], tools=TOOLS)
+    chat, _ = open_chat(conversation, tokenizer_of(family), DEFAULT_DATE)
+    return "arguments as text" if chat.has_text_arguments else "arguments as objects"
+
+
+def test_the_page_states_what_is_rendered():
+    assert table() in PAGE.read_text(encoding="utf-8"), f"docs/templates.md needs this table:\n{table()}"

@@ -114,10 +114,11 @@ def open_chat(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, da
     Raises TemplateError with the call and what the template says of it, where it takes neither.
     """
     chat = Chat(conversation, tokenizer, date)
+    messages, _ = chat.messages, chat.tools  # raise where they are not JSON
     try:
-        return chat, chat.apply(chat.messages)
+        return chat, chat.apply(messages)
     except TemplateError as error:
-        if not chat.has_calls or "messages" not in vars(chat) or "tools" not in vars(chat):
+        if not chat.has_calls:
             raise
         as_text = chat.with_text_arguments()
         try:
@@ -140,10 +141,9 @@ def _name_call(chat: Chat) -> str:
         try:
             chat.apply(messages)
         except TemplateError:
-            call = turn.tool_calls[0]
             return (
-                f" (turns[{index}].tool_calls: {call.name!r} with arguments {call.arguments[:80]}, given as an object "
-                "and as JSON text; use template: tulu)"
+                f" (the call of {turn.tool_calls[0].name!r} in turns[{index}], with its arguments as an object and as "
+                "JSON text; use template: tulu)"
             )
     return ""
 

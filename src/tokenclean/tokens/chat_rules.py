@@ -101,16 +101,18 @@ def _refusal(verb: str, mark: Mark, turn: Turn) -> TemplateError:
 
 
 def rewritten(outline: Outline, mark: Mark | None) -> TemplateError:
-    """The error for a conversation whose texts are not what the template wrote: one of its answers is rewritten."""
+    """The error for a conversation whose texts are not what the template wrote: one of its answers is rewritten.
+
+    ``mark``: the first one that does not fit, or the text behind it does not.
+    """
     turns = outline.chat.turns
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
-    for index in answers:
+    near = [index for index in answers if mark is None or index >= mark.turn] or answers[-1:]
+    for index in near[:2]:
         if fault := _odd_tags(turns[index].content):
             return TemplateError(f"the chat template rewrites the answer in turns[{index}]: its content holds {fault}")
-    later = [index for index in answers if mark is None or index >= mark.turn]
     return TemplateError(
-        f"the chat template rewrites the answer in turns[{(later or answers)[0]}], so it cannot be located; use "
-        "template: tulu"
+        f"the chat template rewrites the answer in turns[{near[0]}], so it cannot be located; use template: tulu"
     )
 
 

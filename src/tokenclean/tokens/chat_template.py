@@ -291,12 +291,12 @@ def _forms(outline: Outline, mark: Mark) -> tuple[str, ...]:
 
 
 def _next_literal(chat: Chat, literal: frozenset[int], mark: Mark | None) -> frozenset[int]:
-    """Turns to leave as they stand next: the one that does not fit, then system turns, which switch thinking on and
-    off, then all but the answers."""
+    """Turns to leave as they stand next: system turns, which switch thinking on and off and are the same in many rows,
+    then the one that does not fit, then all but the answers."""
     context = [index for index, turn in enumerate(chat.turns) if turn.role != "assistant"]
     for candidates in (
-        [index for index in context if mark is not None and index == mark.turn],
         [index for index in context if chat.turns[index].role == "system"],
+        [index for index in context if mark is not None and index == mark.turn],
         context,
     ):
         if not literal.issuperset(candidates):

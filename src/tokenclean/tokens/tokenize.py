@@ -13,6 +13,7 @@ import numpy as np
 from tokenclean.errors import PoolError, TemplateError
 from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, RejectedRow
 from tokenclean.ragged import Ragged
+from tokenclean.tokens.chat import DEFAULT_DATE
 from tokenclean.tokens.labels import TARGETS, LabelledRow, empty_row, label_text, label_tokens
 from tokenclean.tokens.rendered import ContentSpan, Rendered
 from tokenclean.tokens.template import check_template, render
@@ -77,6 +78,7 @@ def tokenize_pool(
     template: str = "tulu",
     max_length: int = 2048,
     targets: str = "response",
+    date: str = DEFAULT_DATE,
 ) -> TokenizedPool:
     """Render each conversation, tokenize the whole text once, and label its tokens by character offsets.
 
@@ -87,7 +89,8 @@ def tokenize_pool(
     A token is a target when all its characters lie inside one target span (what an assistant says, with its end
     token); a token across a boundary is none. BOS stands in front only where the tokenizer adds it itself. The text
     is cut at ``max_length`` tokens. Nothing is padded and no token is added to the vocabulary. Rows that came
-    tokenized keep their ids and labels up to the cut; of their labels ``last_turn`` takes the last run.
+    tokenized keep their ids and labels up to the cut; of their labels ``last_turn`` takes the last run. ``date``:
+    today, for chat templates that ask (``reads_clock``).
 
     Every conversation keeps its row: one that cannot be rendered or has no target left is empty of labels and listed
     in ``unusable``. Raises TemplateError where the tokenizer cannot serve the template, PoolError for a
@@ -105,7 +108,7 @@ def tokenize_pool(
     rows: list[LabelledRow] = []
     unusable: list[RejectedRow] = []
     for batch in _batches(pool):
-        texts = [_render(conversation, tokenizer, template, targets) for conversation in batch]
+        texts = [_render(conversation, tokenizer, template, targets, date) for conversation in batch]
         encodings = _encode(backend, [text for text in texts if isinstance(text, Rendered)])
         for conversation, text in zip(batch, texts, strict=True):
             if isinstance(text, Rendered):
@@ -157,7 +160,7 @@ def tokens_touching(tokens: TokenizedPool, spans: Iterable[tuple[int, int, int, 
 
 
 def _render(
-    conversation: Conversation, tokenizer: PreTrainedTokenizerBase, template: str, targets: str
+    conversation: Conversation, tokenizer: PreTrainedTokenizerBase, template: str, targets: str, date: str
 ) -> Rendered | LabelledTokens | str:
     """The conversation as text, its tokens where it came tokenized, or why it has neither."""
     if conversation.tokens is not None:
@@ -167,7 +170,7 @@ def _render(
     if targets == "last_turn":
         conversation = _train_last_turn(conversation)
     try:
-        return render(conversation, tokenizer, template)
+        return render(conversation, tokenizer, template, date)
     except TemplateError as error:
         return str(error)
 
