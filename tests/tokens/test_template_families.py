@@ -286,6 +286,19 @@ def test_a_text_is_written_reported_or_the_row_is_refused(family, turns):
     except TemplateError:
         return
     check_nothing_is_lost(rendered, turns)
+    check_the_prompt(family, rendered, turns, tools)
+
+
+def check_the_prompt(family: str, rendered: Rendered, turns: tuple[Turn, ...], tools: str) -> None:
+    """The last answer begins where a server's prompt for it ends, up to a space."""
+    asked = Chat(Conversation("id", "s", turns[:-1], tools=tools), tokenizer_of(family))
+    try:
+        prompt = asked.apply(asked.messages, has_prompt=True)
+    except TemplateError:  # it takes arguments as text
+        asked = asked.with_text_arguments()
+        prompt = asked.apply(asked.messages, has_prompt=True)
+    if turns[-1].is_trained and rendered.text.startswith(prompt):
+        assert rendered.targets[-1][0] == len(prompt.rstrip(" "))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
