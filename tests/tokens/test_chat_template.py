@@ -307,9 +307,9 @@ def test_a_template_without_end_token_ends_with_the_call():
             answer("x", call("y")),
             r"drops the arguments of the call 'weather', part of the answer in turns\[1\]; use template: tulu",
         ),
-        ("{{ m.tool_calls or m.content }}", answer("x", call("y")), r"drops the answer in turns\[1\]"),
+        ("{{ m.tool_calls or m.content }}", answer("x", call("y")), r"drops the text beside the calls in turns\[1\]"),
         ("{{ m.content }}{{ m.tool_calls }}{{ m.tool_calls }}", answer("x", call("y")), "repeats the arguments of"),
-        ("{{ m.content | upper }}{{ m.tool_calls }}", answer("x", call("y")), "rewrites the answer"),
+        ("{{ m.content | upper }}{{ m.tool_calls }}", answer("x", call("y")), "rewrites the text beside the calls"),
         ("{{ m.content | replace('x', 'z') }}{{ m.tool_calls }}", answer("x", call("y")), "rewrites the answer"),
         (
             "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.arguments }}{% endfor %}",
@@ -332,7 +332,7 @@ def test_a_template_that_hides_a_part_of_the_answer_is_refused(body, turn, reaso
 def test_llama_refuses_what_it_would_drop():
     with pytest.raises(TemplateError, match="only supports single tool-calls"):
         rendered_by(LLAMA_3, user("a"), answer("", call("x"), call("y")))
-    with pytest.raises(TemplateError, match=r"drops the answer in turns\[1\]"):
+    with pytest.raises(TemplateError, match=r"drops the text beside the calls in turns\[1\]"):
         rendered_by(LLAMA_3, user("a"), answer("Let me see.", call("x")))
 
 

@@ -92,7 +92,7 @@ def _is_ignored(outline: Outline, index: int) -> bool:
 
 def _refusal(verb: str, mark: Mark, turn: Turn) -> TemplateError:
     if turn.role == "assistant":
-        part = "answer" if mark.kind == CONTENT else "thoughts"
+        part = "thoughts" if mark.kind != CONTENT else "text beside the calls" if turn.tool_calls else "answer"
         return TemplateError(f"the chat template {verb} the {part} in turns[{mark.turn}]; use template: tulu")
     remedy = "use template: tulu"
     if turn.role == "system":
