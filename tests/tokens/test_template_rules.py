@@ -217,6 +217,24 @@ def test_a_tool_whose_name_is_not_written_refuses_the_row():
     assert targets_of(rendered_by(named, user("a"), answer("b"), tools=tools)) == ["b</s>"]
 
 
+def test_a_template_that_compares_questions_is_followed():
+    """The tools stand in front of whatever is the same as the last question; marks make all questions differ."""
+    template = "{% set asked = messages | selectattr('role', 'equalto', 'user') | list %}" + each(
+        "{{ tools | tojson if tools and m == asked[-1] }}{{ m.content }}"
+    )
+    tools = json.dumps([{"type": "function", "function": {"name": "weather"}}])
+    rendered = rendered_by(template, user("go on"), answer("a"), user("go on"), answer("b"), tools=tools)
+    assert rendered.text.count("weather") == 2
+    assert targets_of(rendered) == ["a</s>", "b</s>"]
+    assert rendered.notes == ()
+
+
+def test_a_conversation_without_an_answer_has_no_target():
+    assert rendered_by(each("{{ m.content }}"), user("a")).targets == ()
+    counts = each("{{ m.content }}{{ m.content | length }}")
+    assert rendered_by(counts, user("a question")).text == "[INST]user:a question10</s>"
+
+
 CLOCK = "{{ strftime_now('%d %b %Y, %H:%M:%S, 100%%, %-d') }}\n" + each("{{ m.content }}")
 
 

@@ -108,6 +108,8 @@ def rewritten(outline: Outline, mark: Mark | None) -> TemplateError:
     turns = outline.chat.turns
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     near = [index for index in answers if mark is None or index >= mark.turn] or answers[-1:]
+    if not near:
+        return TemplateError("the chat template rewrites the conversation, which holds no answer; use template: tulu")
     for index in near[:2]:
         if fault := _odd_tags(turns[index].content):
             return TemplateError(f"the chat template rewrites the answer in turns[{index}]: its content holds {fault}")

@@ -96,7 +96,10 @@ def _render(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, date
 
 def _writes_python(chat: Chat) -> bool:
     """Whether the template writes arguments as Python does (``{'city': 'Rome'}``), so was made for JSON text."""
-    skeleton = frames_of(chat).find(outline_of(chat, marks_blanks=True)).skeleton
+    try:
+        skeleton = frames_of(chat).find(outline_of(chat, marks_blanks=True)).skeleton
+    except TemplateError:
+        return False
     return any(
         mark.kind == KEY and glue.endswith("{'") for mark, glue in zip(skeleton.marks, skeleton.glue[:-1], strict=True)
     )
