@@ -143,21 +143,22 @@ IN_A_LIST = '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Paris"}, "
 
 
 @pytest.mark.parametrize(
-    ("template", "targets"),
+    ("template", "targets", "thought"),
     [
-        (QWEN_2_5, [IN_JSON, "5 there.<|im_end|>"]),
-        (QWEN_3, [IN_JSON, "5 there.<|im_end|>"]),
-        (QWEN_3_5, [IN_XML, "5 there.<|im_end|>"]),
-        (HERMES, [IN_JSON, "5 there.<|im_end|>"]),
-        (LLAMA_3, ['{"name": "weather", "parameters": {"city": "Paris"}}<|eom_id|>', "5 there.<|eot_id|>"]),
-        (MISTRAL, [IN_A_LIST, " 5 there.</s>"]),
+        (QWEN_2_5, [IN_JSON, "5 there.<|im_end|>"], ""),
+        (QWEN_3, [IN_JSON, "5 there.<|im_end|>"], "<think>\n\n</think>\n\n"),
+        (QWEN_3_5, [IN_XML, "5 there.<|im_end|>"], "\n</think>\n\n"),
+        (HERMES, [IN_JSON, "5 there.<|im_end|>"], ""),
+        (LLAMA_3, ['{"name": "weather", "parameters": {"city": "Paris"}}<|eom_id|>', "5 there.<|eot_id|>"], ""),
+        (MISTRAL, [IN_A_LIST, " 5 there.</s>"], ""),
     ],
 )
-def test_a_tool_call_is_a_target_to_the_letter(template, targets):
+def test_a_tool_call_is_a_target_to_the_letter(template, targets, thought):
+    """``thought``: what the template writes of it in front of the last answer, behind its prompt."""
     rendered = rendered_by(template, *AGENT, tools="" if template in (QWEN_3, QWEN_3_5) else TOOLS)
     assert targets_of(rendered)[:2] == targets
-    second = [target.replace("Paris", "Rome").replace("5 there", "9") for target in targets]
-    assert targets_of(rendered)[2:] == second
+    call, last = [target.replace("Paris", "Rome").replace("5 there", "9") for target in targets]
+    assert targets_of(rendered)[2:] == [call, thought + last]
     assert contents_of(rendered) == ["", "5 there.", "", "9."]
     assert [content.turn for content in rendered.contents] == [1, 3, 5, 7]
 
@@ -191,9 +192,7 @@ def qwen_3(turns) -> list[tuple[str, bool]]:
             continue
         pieces.append((f"<|im_start|>{turn.role}\n", False))
         if turn.role == "assistant" and index > last and (turn.reasoning or index == len(turns) - 1):
-            # A plain answer's empty thought is the template's; whatever else stands there the model writes.
-            thought = f"<think>\n{turn.reasoning}\n</think>\n\n"
-            pieces.append((thought, bool(turn.reasoning or turn.tool_calls)))
+            pieces.append((f"<think>\n{turn.reasoning}\n</think>\n\n", True))  # behind the prompt, an empty one too
         said = "\n".join(filter(None, [turn.content, *calls_in_json(turn)])) + "<|im_end|>"
         pieces += [(said, turn.role == "assistant"), ("\n", False)]
     return pieces
@@ -287,7 +286,7 @@ def test_a_stripped_content_of_a_structured_turn_keeps_its_place():
 def test_a_turn_that_is_not_trained_keeps_its_content():
     turns = (user("a"), answer("b", is_trained=False), user("c"), answer("d", reasoning="r", is_trained=False))
     rendered = rendered_by(QWEN_3, *turns, user("e"), answer("f"), tools="")
-    assert targets_of(rendered) == ["f<|im_end|>"]
+    assert targets_of(rendered) == ["<think>\n\n</think>\n\nf<|im_end|>"]
     assert contents_of(rendered) == ["b", "d", "f"]
 
 
@@ -295,7 +294,7 @@ def test_a_template_without_end_token_ends_with_the_call():
     template = """{% for m in messages %}{{ m.role + ': ' + m.content }}{% for c in m.tool_calls or [] %}\
 {{ '(' + c.function.name + c.function.arguments | string + ')' }}{% endfor %}{{ '\n' }}{% endfor %}"""
     rendered = rendered_by(template, user("a"), answer("b", call("x")), tools="")
-    assert targets_of(rendered) == [" b(weather{'city': 'x'})"]
+    assert targets_of(rendered) == [' b(weather{"city": "x"})']
     with pytest.raises(TemplateError, match=r"no end token behind turns\[1\]"):
         rendered_by(template, user("a"), answer("b", call("x")), result("c"), answer("d"), tools="")
 
@@ -303,17 +302,25 @@ def test_a_template_without_end_token_ends_with_the_call():
 @pytest.mark.parametrize(
     ("body", "turn", "reason"),
     [
-        ("{{ m.content }}", answer("x", call("y")), r"part of the answer in turns\[1\].*use template: tulu"),
-        ("{{ m.tool_calls or m.content }}", answer("x", call("y")), r"part of the answer in turns\[1\]"),
-        ("{{ m.content }}{{ m.tool_calls }}{{ m.tool_calls }}", answer("x", call("y")), "part of the answer"),
-        ("{{ m.content | upper }}{{ m.tool_calls }}", answer("x", call("y")), "part of the answer"),
-        ("{{ m.content | replace('x', 'z') }}{{ m.tool_calls }}", answer("x", call("y")), "part of the answer"),
         (
-            "{% for c in m.tool_calls or [] %}{{ c.function.arguments }}{% endfor %}",
-            answer("", call("y")),
-            "part of the",
+            "{{ m.content }}",
+            answer("x", call("y")),
+            r"drops the arguments of the call 'weather', part of the answer in turns\[1\]; use template: tulu",
         ),
-        ("{{ m.content }}", answer("x", reasoning="y"), r"does not write the reasoning in turns\[1\]"),
+        ("{{ m.tool_calls or m.content }}", answer("x", call("y")), r"drops the text beside the calls in turns\[1\]"),
+        ("{{ m.content }}{{ m.tool_calls }}{{ m.tool_calls }}", answer("x", call("y")), "repeats the arguments of"),
+        ("{{ m.content | upper }}{{ m.tool_calls }}", answer("x", call("y")), "rewrites the text beside the calls"),
+        ("{{ m.content | replace('x', 'z') }}{{ m.tool_calls }}", answer("x", call("y")), "rewrites the answer"),
+        (
+            "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.arguments }}{% endfor %}",
+            answer("", call("y")),
+            r"drops, repeats or rewrites part of the answer in turns\[1\]",
+        ),
+        (
+            "{{ m.content }}",
+            answer("x", reasoning="yes"),
+            r"drops the thoughts in turns\[1\] \(3 characters\).*tulu",
+        ),
     ],
 )
 def test_a_template_that_hides_a_part_of_the_answer_is_refused(body, turn, reason):
@@ -325,7 +332,7 @@ def test_a_template_that_hides_a_part_of_the_answer_is_refused(body, turn, reaso
 def test_llama_refuses_what_it_would_drop():
     with pytest.raises(TemplateError, match="only supports single tool-calls"):
         rendered_by(LLAMA_3, user("a"), answer("", call("x"), call("y")))
-    with pytest.raises(TemplateError, match=r"part of the answer in turns\[1\]"):
+    with pytest.raises(TemplateError, match=r"drops the text beside the calls in turns\[1\]"):
         rendered_by(LLAMA_3, user("a"), answer("Let me see.", call("x")))
 
 
@@ -334,7 +341,7 @@ def test_tools_and_results_that_the_template_drops_are_errors():
 {{ m.role + m.content + (m.tool_calls or '') | string }}</s>{% endfor %}"""
     with pytest.raises(TemplateError, match="does not write the tools on offer"):
         rendered_by(template, user("a"), answer("b"))
-    with pytest.raises(TemplateError, match=r"drops the tool's result in turns\[2\]"):
+    with pytest.raises(TemplateError, match=r"drops the tool turn in turns\[2\]"):
         rendered_by(template, user("a"), answer("b", call("x")), result("c"), answer("d"), tools="")
 
 

@@ -232,10 +232,11 @@ def test_an_end_token_that_is_not_the_eos():
 
 
 def test_special_tokens_that_come_later_are_known():
-    tokenizer = byte_level(chat_template="{% for m in messages %}{{ m.content }}<|stop|>{% endfor %}")
-    assert targets_of(render(chat("a", "b"), tokenizer, "tokenizer")) == ["b"]
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|stop|>"]})
-    assert targets_of(render(chat("a", "b"), tokenizer, "tokenizer")) == ["b<|stop|>"]
+    """They count for more than what only looks like a tag."""
+    tokenizer = byte_level(chat_template="{% for m in messages %}{{ m.content }}<stop>!{% endfor %}")
+    assert targets_of(render(chat("a", "b"), tokenizer, "tokenizer")) == ["b<stop>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<stop>!"]})
+    assert targets_of(render(chat("a", "b"), tokenizer, "tokenizer")) == ["b<stop>!"]
 
 
 def test_chatml_of_smollm2(smollm2_tokenizer):
@@ -272,12 +273,12 @@ def test_a_mark_in_the_text_is_no_trouble():
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("{{ m.content | replace('x', 'y') }}", "rewrites an assistant's content"),
-        ("{{ m.content | upper }}", "drops, repeats or rewrites"),
-        ("{{ m.content }}{{ m.content }}", "drops, repeats or rewrites"),
-        ("{% if loop.last %}{{ m.content }}{% endif %}", "drops, repeats or rewrites"),
-        ("{{ messages[-loop.index].content }}", "drops, repeats or rewrites"),
-        ("{{ m.content.split('</think>')[-1] }}", "rewrites an assistant's content"),
+        ("{{ m.content | replace('x', 'y') }}", r"rewrites the answer in turns\[1\]"),
+        ("{{ m.content | upper }}", r"rewrites the answer in turns\[1\]"),
+        ("{{ m.content }}{{ m.content }}", r"repeats the user turn in turns\[0\]"),
+        ("{% if loop.last %}{{ m.content }}{% endif %}", r"drops the user turn in turns\[0\]"),
+        ("{{ messages[-loop.index].content }}", r"writes turns\[3\] in front of an earlier turn"),
+        ("{{ m.content.split('</think>')[-1] }}", "holds `</think>` without `<think>`; --repair-thoughts"),
     ],
 )
 def test_a_template_that_hides_the_contents_is_refused(body, reason):

@@ -32,7 +32,12 @@ _IDENTITY_TEXTS = 200
 def tokens_options(recipe: Recipe) -> dict[str, Any]:
     """The recipe's arguments of ``tokenize_pool``."""
     tokens = recipe.tokens
-    return {"template": tokens.template, "max_length": tokens.max_length, "targets": tokens.targets}
+    return {
+        "template": tokens.template,
+        "max_length": tokens.max_length,
+        "targets": tokens.targets,
+        "date": tokens.date,
+    }
 
 
 def sample_texts(pool: Pool, tokenizer: Any, template: str) -> list[str]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from tokenclean.cli.console import out, quiet_libraries
 from tokenclean.cli.intake import IntakeOptions, print_intake, sources_of, takes_intake
-from tokenclean.cli.options import LengthOption, RejectedShareOption, Template, TrustOption
+from tokenclean.cli.options import DEFAULT_DATE, DateOption, LengthOption, RejectedShareOption, Template, TrustOption
 
 if TYPE_CHECKING:
     from tokenclean.report.tables import Table
@@ -35,6 +35,7 @@ def audit(
         ),
     ] = None,
     max_length: LengthOption = 2048,
+    date: DateOption = DEFAULT_DATE,
     checks: Annotated[
         list[str] | None,
         typer.Option(metavar="NAMES", help="Only these checks; repeatable, or with commas."),
@@ -70,6 +71,7 @@ def audit(
         load_tokenizer(resolve_source(model, trusted=tuple(trust_remote_code or ()))),
         template=template.value if template else None,
         max_length=max_length,
+        date=date,
         checks=names,
         max_rows=max_rows,
     )

@@ -12,6 +12,8 @@ from rich.text import Text
 from tokenclean.cli.console import out, progress, quiet_libraries
 from tokenclean.cli.intake import IntakeOptions, print_intake, sources_of, takes_intake
 from tokenclean.cli.options import (
+    DEFAULT_DATE,
+    DateOption,
     LengthOption,
     RejectedShareOption,
     Targets,
@@ -32,7 +34,7 @@ STYLES = {"prompt": "dim", "target": "bold green", "kept": "bold green", "droppe
 PLAIN = {"prompt": ("", ""), "target": ("⟦", "⟧"), "kept": ("⟦", "⟧"), "dropped": ("~", "~")}
 RECIPES = (".yaml", ".yml")
 
-_OF_THE_RECIPE = ("model", "template", "max_length", "targets", "trust_remote_code", "max_rejected_share")
+_OF_THE_RECIPE = ("model", "template", "max_length", "targets", "date", "trust_remote_code", "max_rejected_share")
 
 
 @takes_intake
@@ -56,6 +58,7 @@ def inspect(
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the statistics too, unrounded.")] = None,
     template: TemplateOption = Template.tulu,
     max_length: LengthOption = 2048,
+    date: DateOption = DEFAULT_DATE,
     targets: TargetsOption = Targets.response,
     max_rejected_share: RejectedShareOption = 0.05,
     trust_remote_code: TrustOption = None,
@@ -100,7 +103,12 @@ def inspect(
 
         pool = load_sources(sources_of([data], intake))
         counted, share = Intake.of(pool), max_rejected_share
-        options: dict[str, Any] = {"template": template.value, "max_length": max_length, "targets": targets.value}
+        options: dict[str, Any] = {
+            "template": template.value,
+            "max_length": max_length,
+            "targets": targets.value,
+            "date": date,
+        }
     else:
         from tokenclean.cleaning.rows import open_mixture, take_rows, tokens_options
 

@@ -9,6 +9,8 @@ import typer
 
 from tokenclean.cli.intake import HUB_PREFIX
 
+DEFAULT_DATE = "2024-07-26"
+
 
 class Precision(StrEnum):
     exact = "exact"
@@ -45,6 +47,10 @@ PoolArgument = Annotated[
 TemplateOption = Annotated[Template, typer.Option(help="tulu (the paper's), or the tokenizer's own chat template.")]
 TargetsOption = Annotated[
     Targets, typer.Option(help="Train every assistant turn, the last one only, or all tokens (plain text too).")
+]
+DateOption = Annotated[
+    str,
+    typer.Option(metavar="YYYY-MM-DD", help="What a chat template that asks for today's date is told, for all rows."),
 ]
 LengthOption = Annotated[int, typer.Option(min=2, help="Cut conversations at this many tokens.")]
 RejectedShareOption = Annotated[

@@ -12,7 +12,9 @@ import typer
 from tokenclean.cli.console import note, out, progress, quiet_libraries
 from tokenclean.cli.intake import IntakeOptions, print_intake, sources_of, takes_intake
 from tokenclean.cli.options import (
+    DEFAULT_DATE,
     Compile,
+    DateOption,
     DeviceOption,
     LengthOption,
     ModelOption,
@@ -49,6 +51,7 @@ def score(
     max_rejected_share: RejectedShareOption = 0.05,
     template: TemplateOption = Template.tulu,
     max_length: LengthOption = 2048,
+    date: DateOption = DEFAULT_DATE,
     targets: TargetsOption = Targets.response,
     precision: Annotated[
         Precision,
@@ -115,7 +118,7 @@ def score(
             models,
             tokenizer,
             output,
-            tokenization=Tokenization(template.value, max_length, targets.value),
+            tokenization=Tokenization(template.value, max_length, targets.value, date),
             policy=policy,
             device=device,
             ranks=ranks,

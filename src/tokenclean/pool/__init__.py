@@ -5,7 +5,7 @@ from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, Rej
 from tokenclean.pool.duplicates import Duplicate, exact_duplicates, near_duplicates
 from tokenclean.pool.formats import FORMATS
 from tokenclean.pool.formats.written import write_row
-from tokenclean.pool.intake import Intake, RenderedRows, check_usable
+from tokenclean.pool.intake import Intake, LeftOutThoughts, RenderedRows, check_usable
 from tokenclean.pool.mixture import FILTERS, Mixture, SourceCounts, load_mixture, mix_pools
 from tokenclean.pool.rejected import join_rejected, read_rejected, write_rejected
 from tokenclean.pool.removed import write_removed
@@ -23,6 +23,7 @@ __all__ = [
     "Duplicate",
     "Intake",
     "LabelledTokens",
+    "LeftOutThoughts",
     "Mixture",
     "Overlap",
     "Pool",

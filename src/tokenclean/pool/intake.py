@@ -34,14 +34,35 @@ class ReasonGroup:
 
 
 @dataclass(frozen=True)
+class LeftOutThoughts:
+    """Thoughts of earlier turns that a chat template does not write, as it would not at inference."""
+
+    rows: int = 0
+    turns: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: LeftOutThoughts) -> LeftOutThoughts:
+        return LeftOutThoughts(self.rows + other.rows, self.turns + other.turns, self.tokens + other.tokens)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows:,} row{'s' * (self.rows != 1)}: the chat template leaves out the thoughts of "
+            f"{self.turns:,} earlier turn{'s' * (self.turns != 1)} ({self.tokens:,} tokens), and those answers are "
+            "trained without them; to train the last answer alone: --targets last_turn; to keep all thoughts: "
+            "--template tulu"
+        )
+
+
+@dataclass(frozen=True)
 class RenderedRows:
     """What became of rows when they were rendered and tokenized: how many, those without a target with the reason,
-    what rendering did so that they can be used -> rows, and trained tokens."""
+    what rendering did so that they can be used -> rows, trained tokens, and thoughts left out."""
 
     rows: int
     unusable: tuple[RejectedRow, ...]
     notes: Mapping[str, int]
     targets: int
+    left_out: LeftOutThoughts = field(default_factory=LeftOutThoughts)
 
 
 @dataclass
@@ -53,6 +74,7 @@ class Intake:
     aside for, by the reason without its numbers. ``unread``: source -> key -> rows in which it holds something that was
     not used. ``notes``: what was done to rows so that they can be used -> rows. ``weighted``: readable rows with loss
     weights of their own. ``targets``: trained tokens of the rows rendered; None before any was.
+    ``left_out``: thoughts that the chat template left out.
     """
 
     readable: int = 0
@@ -60,6 +82,7 @@ class Intake:
     unrendered: int = 0
     weighted: int = 0
     targets: int | None = None
+    left_out: LeftOutThoughts = field(default_factory=LeftOutThoughts)
     reasons: dict[str, ReasonGroup] = field(default_factory=dict)
     unread: dict[str, Counter[str]] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
@@ -79,6 +102,7 @@ class Intake:
         for part in parts:
             intake.notes.update(part.notes)
             intake.rendered += part.rows
+            intake.left_out += part.left_out
             intake.targets = (intake.targets or 0) + part.targets
             for row in part.unusable:
                 intake.unrendered += 1
@@ -142,6 +166,7 @@ class Intake:
             "reasons": [asdict(group) for group in self._sorted_reasons()],
             "keys_not_used": {source: dict(keys) for source, keys in self.unread.items()},
             "notes": dict(self.notes),
+            "thoughts_left_out": asdict(self.left_out),
         }
 
     def lines(self) -> Iterator[str]:
@@ -154,6 +179,8 @@ class Intake:
             yield f"not used in {source}: {named}"
         for text, rows in self.notes.most_common():
             yield f"{rows:,} row{'s' * (rows != 1)}: {text}"
+        if self.left_out.rows:
+            yield str(self.left_out)
         if self.weighted:
             yield f"{self.weighted:,} row{'s' * (self.weighted != 1)} with loss weights of their own"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date as Date
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -34,6 +35,13 @@ class TokensSettings(Section):
     max_length: int = Field(default=2048, ge=2)
     targets: Targets = "response"
     """Every trained assistant turn, the last one only, or every token (the pretraining labels of §3.2)."""
+    date: str = "2024-07-26"
+    """What a chat template that asks for today's date is told, as YYYY-MM-DD: the same for all rows and runs."""
+
+    @field_validator("date")
+    @classmethod
+    def _check_date(cls, value: str) -> str:
+        return Date.fromisoformat(value).isoformat()
 
 
 class ModelSettings(Section):

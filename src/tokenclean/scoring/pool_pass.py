@@ -250,10 +250,8 @@ class _Unusable:
 
     def add(self, shard: TokenShard) -> None:
         """Count the shard's. Raises PoolError, after writing the listing, where they are too many by now."""
-        count = shard.count("unusable")
-        unusable = tuple(read_rejected(shard.unusable)) if count else ()
-        self._parts.append(RenderedRows(shard.count("rows"), unusable, shard.notes, shard.count("response_tokens")))
-        if not count:
+        self._parts.append(shard.rendered_rows)
+        if not shard.count("unusable"):
             return
         self._listings.append(shard.unusable)
         if self.intake.faulty_share > self._pool.max_rejected_share:

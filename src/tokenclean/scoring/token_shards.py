@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokenclean.errors import RunFolderError
-from tokenclean.pool import Conversation, count_characters, write_rejected
+from tokenclean.pool import Conversation, LeftOutThoughts, RenderedRows, count_characters, read_rejected, write_rejected
 from tokenclean.store import Stage, Store, array_hash, fingerprint
 from tokenclean.tokens import TokenizedPool, TokenTable, read_table, tokenize_pool, write_table
+from tokenclean.tokens.chat import DEFAULT_DATE, reads_clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,11 +27,12 @@ _TABLE, _UNUSABLE = "tokens.parquet", "unusable.jsonl"
 
 @dataclass(frozen=True)
 class Tokenization:
-    """How conversations become tokens: ``template``, ``max_length`` and ``targets`` of ``tokenize_pool``."""
+    """How conversations become tokens: ``template``, ``max_length``, ``targets`` and ``date`` of ``tokenize_pool``."""
 
     template: str = "tulu"
     max_length: int = 2048
     targets: str = "response"
+    date: str = DEFAULT_DATE
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,12 @@ class TokenShard:
         return int(self.stage.manifest["results"][what])
 
     @property
-    def notes(self) -> Mapping[str, int]:
-        """What rendering did to rows so that they can be used -> rows."""
-        return self.stage.manifest["results"]["notes"]
+    def rendered_rows(self) -> RenderedRows:
+        """What became of its rows."""
+        results = self.stage.manifest["results"]
+        unusable = tuple(read_rejected(self.unusable)) if results["unusable"] else ()
+        left_out = LeftOutThoughts(**results["thoughts_left_out"])
+        return RenderedRows(results["rows"], unusable, results["notes"], results["response_tokens"], left_out)
 
     @property
     def tokens_hash(self) -> str:
@@ -93,7 +98,9 @@ class TokenShard:
             is_truncated=np.zeros(len(table), dtype=bool),
             unusable=(),
             original_ids=table.original_ids,
-            **asdict(how),
+            template=how.template,
+            max_length=how.max_length,
+            targets=how.targets,
         )
 
 
@@ -104,6 +111,7 @@ class TokenShards:
         self._tokenizer, self._tokenization, self._store = tokenizer, tokenization, store
         self._options: dict[str, Any] = asdict(tokenization)
         self._fingerprint = tokenizer_fingerprint(tokenizer)
+        self._reads_clock = tokenization.template == "tokenizer" and reads_clock(tokenizer)
 
     def plan(self, number: int, before: int, rows: Sequence[Conversation]) -> PlannedShard:
         """The shard of these rows. Its key is of their ids, which hold hashes of their content, and of their files,
@@ -112,7 +120,7 @@ class TokenShards:
             "rows": fingerprint([row.id for row in rows]),
             "files": sorted({row.file for row in rows}),
             "tokenizer": self._fingerprint,
-            **self._options,
+            **{key: value for key, value in self._options.items() if key != "date" or self._reads_clock},
         }
         return PlannedShard(number, before, sum(map(count_characters, rows)), inputs)
 
@@ -130,6 +138,7 @@ class TokenShards:
                 "response_tokens": int(np.count_nonzero(tokens.is_response.values)),
                 "unusable": len(tokens.unusable),
                 "notes": dict(tokens.notes),
+                "thoughts_left_out": asdict(tokens.left_out),
                 "tokens_hash": array_hash(tokens.input_ids.values, tokens.input_ids.offsets, tokens.is_response.values),
             }
 

@@ -1,11 +1,13 @@
-"""A conversation as chat templates read it, rendered with marks in place of its texts."""
+"""A conversation as messages of OpenAI's form, and the text that the tokenizer's chat template writes for them."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date as Date
+from datetime import datetime, time
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +19,30 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 
+DEFAULT_DATE = "2024-07-26"
+"""Today, for templates that ask: the day that Llama 3's own template takes where it has no clock."""
+
 # What a template, a program from anywhere, may throw at a conversation that it was not written for.
 _TEMPLATE_FAULTS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+# The codes of strftime, those without a leading zero among them.
+_DIRECTIVES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", "-y", *"aAbBcCdDeFGgHIjklmMnprRsSTuUVwWxXyYzZf")
+_CLOCK = re.compile(r"\b(?:strftime_now|date_string)\b")
+_RANDOM = re.compile(r"\|\s*random\b")
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation's turns and tools, and what the tokenizer's chat template makes of them.
+    """A conversation's messages and tools, and what the tokenizer's chat template makes of them.
 
-    Raises TemplateError where tools or arguments are no JSON, and where the template refuses the conversation.
+    ``date``: the day that the template takes for today, as YYYY-MM-DD. ``has_text_arguments``: calls carry their
+    arguments as JSON text, not as objects. Raises TemplateError where tools or arguments are not JSON, and where the
+    template refuses the conversation.
     """
 
     conversation: Conversation
     tokenizer: PreTrainedTokenizerBase
+    date: str = DEFAULT_DATE
+    has_text_arguments: bool = False
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -38,36 +51,16 @@ class Chat:
     @cached_property
     def tools(self) -> list[Any]:
         """The tools on offer; an empty list for none."""
-        return _parse_json(self.conversation.tools or "[]", list, "tools")
+        return _parse_json(self.conversation.tools, list, "tools") if self.conversation.tools else []
 
     @cached_property
     def messages(self) -> list[Message]:
         """The turns in OpenAI's form."""
-        return [_message(turn, f"turns[{index}]") for index, turn in enumerate(self.turns)]
+        return [self._message(turn, f"turns[{index}]") for index, turn in enumerate(self.turns)]
 
-    @cached_property
-    def marked(self) -> list[Message]:
-        """Each message with a mark for each text in it.
-
-        Those of turn 3 are ``{stem}3c_`` for the content, ``{stem}3r_`` for the reasoning, and ``{stem}3k0_`` and
-        ``{stem}3v0_`` for a key and a value in place of the arguments of its call 0: signs that JSON, XML and Python
-        write as they stand.
-        """
-        return [_mark(message, f"{self.stem}{index}") for index, message in enumerate(self.messages)]
-
-    @cached_property
-    def stem(self) -> str:
-        return self.unused("mark")
-
-    def unused(self, stem: str) -> str:
-        """The stem, made longer until the conversation does not hold it."""
-        while stem in self._written:
-            stem += stem[-1]
-        return stem
-
-    @cached_property
-    def _written(self) -> str:
-        return json.dumps([self.messages, self.tools], ensure_ascii=False)
+    @property
+    def has_calls(self) -> bool:
+        return any(turn.tool_calls for turn in self.turns)
 
     def apply(self, messages: Sequence[Message], *, has_prompt: bool = False, has_tools: bool = True) -> str:
         """The template's text. ``has_prompt``: with the generation prompt behind it."""
@@ -76,7 +69,11 @@ class Chat:
         tools = self.tools if self.tools and has_tools else None
         try:
             text = self.tokenizer.apply_chat_template(
-                list(messages), tools=tools, tokenize=False, add_generation_prompt=has_prompt
+                list(messages),
+                tools=tools,
+                chat_template=self._without_clock(tools),
+                tokenize=False,
+                add_generation_prompt=has_prompt,
             )
         except jinja2.TemplateError as error:
             raise TemplateError(f"the tokenizer's chat template refuses this conversation: {error}") from error
@@ -85,77 +82,126 @@ class Chat:
             raise TemplateError(f"the tokenizer's chat template fails on this conversation: {fault}") from error
         return str(text)
 
-    def with_message(self, index: int, message: Message) -> str:
-        """The conversation rendered with one message replaced."""
-        return self.apply([*self.messages[:index], message, *self.messages[index + 1 :]])
+    def _without_clock(self, tools: list[Any] | None) -> str | None:
+        """The template with its clock stopped; None for one that has no clock."""
+        if not reads_clock(self.tokenizer):
+            return None
+        return _stop_clock(self.tokenizer.get_chat_template(tools=tools), self.date)
 
-    @cached_property
-    def all_marked(self) -> str:
-        """The conversation rendered with all its marks: what stands between two of them is the template's own."""
-        return self.apply(self.marked)
+    def with_text_arguments(self) -> Chat:
+        """The same conversation, arguments as JSON text."""
+        return replace(self, has_text_arguments=True)
 
-    def marks(self, rendering: str) -> list[re.Match[str]]:
-        """Every mark in the rendering, in order; group 1 is the number of its turn."""
-        return list(re.finditer(rf"{self.stem}(\d+)[crkv]\d*_", rendering))
+    def _message(self, turn: Turn, where: str) -> Message:
+        """A key without a value is left out, since templates ask whether it is there."""
+        optional = {
+            "reasoning_content": turn.reasoning if turn.reasoning.strip() else "",
+            "tool_calls": [self._call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(turn.tool_calls)],
+            "name": turn.name,
+            "tool_call_id": turn.call_id,
+        }
+        return {"role": turn.role, "content": turn.content} | {key: value for key, value in optional.items() if value}
 
-    def glue_around(self, rendering: str, index: int) -> tuple[str, str]:
-        """What stands in front of and behind the marks of a turn, up to the marks of the turns beside it."""
-        marks = self.marks(rendering)
-        own = [place for place, mark in enumerate(marks) if int(mark[1]) == index]
-        if not own or own[-1] - own[0] >= len(own):  # another turn's text in between
-            raise unlocated(index)
-        before = rendering[marks[own[0] - 1].end() if own[0] else 0 : marks[own[0]].start()]
-        following = marks[own[-1] + 1 :]
-        return before, rendering[marks[own[-1]].end() : following[0].start() if following else len(rendering)]
-
-    def glue_at_end(self, rendering: str) -> str:
-        """What stands behind the last mark."""
-        marks = self.marks(rendering)
-        return rendering[marks[-1].end() if marks else 0 :]
+    def _call(self, call: ToolCall, where: str) -> Message:
+        arguments = _parse_json(call.arguments, dict, f"{where}.arguments")
+        function = {"name": call.name, "arguments": call.arguments if self.has_text_arguments else arguments}
+        return ({"id": call.id} if call.id else {}) | {"type": "function", "function": function}
 
 
-def unlocated(index: int) -> TemplateError:
-    """The error for an answer that the template does not write as it stands."""
-    return TemplateError(
-        f"the chat template drops, repeats or rewrites part of the answer in turns[{index}], so it cannot be located; "
-        "use template: tulu"
-    )
+def open_chat(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, date: str) -> tuple[Chat, str]:
+    """The conversation and its text, with arguments in the first form that the template takes: objects, then text.
+
+    Raises TemplateError with the call and what the template says of it, where it takes neither.
+    """
+    chat = Chat(conversation, tokenizer, date)
+    messages, _ = chat.messages, chat.tools  # raise where they are not JSON
+    try:
+        return chat, chat.apply(messages)
+    except TemplateError as error:
+        if not chat.has_calls:
+            raise
+        as_text = chat.with_text_arguments()
+        try:
+            return as_text, as_text.apply(as_text.messages)
+        except TemplateError:
+            raise TemplateError(f"{error}{_name_call(chat)}") from error
 
 
-def leading_end_token(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The special token that the text begins with, and the blanks in front of it; empty where there is none."""
-    blank = len(text) - len(text.lstrip(" \n"))
-    token = next((t for t in special_tokens(tokenizer) if text.startswith(t, blank)), "")
-    return text[:blank] + token if token else ""
+def _name_call(chat: Chat) -> str:
+    """Which call the template fails on, in words; empty where the fault lies elsewhere."""
+    for index, turn in enumerate(chat.turns):
+        if not turn.tool_calls:
+            continue
+        messages = chat.messages[: index + 1]
+        without = {key: value for key, value in messages[-1].items() if key != "tool_calls"} | {"content": "answer"}
+        try:
+            chat.apply([*messages[:-1], without])
+        except TemplateError:
+            return ""
+        try:
+            chat.apply(messages)
+        except TemplateError:
+            return (
+                f" (the call of {turn.tool_calls[0].name!r} in turns[{index}], with its arguments as an object and as "
+                "JSON text; use template: tulu)"
+            )
+    return ""
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """Texts of the special tokens, longest first."""
-    return _special_tokens(tokenizer, len(tokenizer))
+def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise TemplateError where the tokenizer has no template, or one that no conversation can be rendered with."""
+    import jinja2
+
+    if not tokenizer.chat_template:
+        raise TemplateError("the tokenizer has no chat template; use template: tulu")
+    if any(_RANDOM.search(text) for text in template_texts(tokenizer)):
+        raise TemplateError(
+            "the tokenizer's chat template picks at random (`| random`), so no text could be written twice; use "
+            "template: tulu"
+        )
+    try:
+        tokenizer.get_chat_template()
+    except ValueError as error:  # several templates by name, none of them the default
+        raise TemplateError(f"the tokenizer's chat template cannot be used: {error}") from error
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "question"}], tokenize=False)
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(
+            f"the tokenizer's chat template is not valid Jinja: line {error.lineno}: {error.message}; correct "
+            "chat_template.jinja, or use template: tulu"
+        ) from error
+    except (jinja2.TemplateError, *_TEMPLATE_FAULTS):
+        return  # it objects to this conversation, not to every one
 
 
-@lru_cache(maxsize=4)
-def _special_tokens(tokenizer: PreTrainedTokenizerBase, _vocabulary_size: int) -> tuple[str, ...]:
-    """Kept, since listing Gemma's 6,000 takes 7 ms, for every row."""
-    special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return tuple(sorted(special, key=len, reverse=True))
+def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer's chat template asks for today's date, so that its text depends on ``date``."""
+    return _has_clock(template_texts(tokenizer))
 
 
-def _message(turn: Turn, where: str) -> Message:
-    """A key that has nothing to say is left out, since templates ask for its presence."""
-    optional = {
-        "reasoning_content": turn.reasoning if turn.reasoning.strip() else "",
-        "tool_calls": [_call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(turn.tool_calls)],
-        "name": turn.name,
-        "tool_call_id": turn.call_id,
-    }
-    return {"role": turn.role, "content": turn.content} | {key: value for key, value in optional.items() if value}
+@lru_cache(maxsize=16)
+def _has_clock(templates: tuple[str, ...]) -> bool:
+    return any(_CLOCK.search(text) for text in templates)
 
 
-def _call(call: ToolCall, where: str) -> Message:
-    arguments = _parse_json(call.arguments, dict, f"{where}.arguments")
-    function = {"name": call.name, "arguments": arguments}
-    return ({"id": call.id} if call.id else {}) | {"type": "function", "function": function}
+@lru_cache(maxsize=16)
+def _stop_clock(template: str, date: str) -> str:
+    """The template with a ``strftime_now`` of its own, since transformers passes no functions into it.
+
+    It stands on a line of its own in front, whose end Jinja drops behind a block.
+    """
+    midnight = datetime.combine(Date.fromisoformat(date), time())
+    written = "".join(f" | replace({f'%{d}'!r}, {midnight.strftime(f'%{d}')!r})" for d in _DIRECTIVES)
+    macro = "{% macro strftime_now(format) %}{{ format" + written + " | replace('%%', '%') }}{% endmacro %}"
+    return f"{macro}\n{template}"
+
+
+def template_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """The tokenizer's chat templates, most often one."""
+    template: Any = tokenizer.chat_template
+    if isinstance(template, dict):
+        return tuple(template.values())
+    return (template,) if template else ()
 
 
 def _parse_json(text: str, kind: type, where: str) -> Any:
@@ -167,18 +213,3 @@ def _parse_json(text: str, kind: type, where: str) -> Any:
     if not isinstance(value, kind):
         raise TemplateError(f"{where}: expected {expected} as JSON text, found {text[:80]!r}")
     return value
-
-
-def _mark(message: Message, mark: str) -> Message:
-    """The message with marks for its texts. A blank system turn or answer stays: a template may pass it over."""
-    marked = dict(message)
-    if message["content"].strip() or message["role"] in ("user", "tool"):
-        marked["content"] = f"{mark}c_"
-    if "reasoning_content" in message:
-        marked["reasoning_content"] = f"{mark}r_"
-    if "tool_calls" in message:
-        marked["tool_calls"] = [
-            call | {"function": call["function"] | {"arguments": {f"{mark}k{n}_": f"{mark}v{n}_"}}}
-            for n, call in enumerate(message["tool_calls"])
-        ]
-    return marked

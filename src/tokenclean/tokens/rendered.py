@@ -34,3 +34,7 @@ class Rendered:
     contents: tuple[ContentSpan, ...]
     adds_bos: bool = True
     """Whether tokenization may add the tokenizer's BOS; a chat template writes its own where it wants one."""
+    notes: tuple[str, ...] = ()
+    """What was done to the row, in fixed phrases that can be counted over rows."""
+    dropped_thoughts: tuple[str, ...] = ()
+    """Thoughts that the template leaves out, as it does at inference; in the order of the turns."""

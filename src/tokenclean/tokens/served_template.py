@@ -81,9 +81,9 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int
     """
     rendered = render(_SAMPLE, tokenizer, template)
     (target,), (content,) = rendered.targets, rendered.contents
-    tokens = {str(tokenizer.eos_token), rendered.text[content.end : target[1]].strip()} - {""}
-    ids: Any = tokenizer.convert_tokens_to_ids(sorted(tokens))
-    return sorted(ids)
+    tokens = {str(tokenizer.eos_token), rendered.text[content.end : target[1]].strip()}
+    ids: list[Any] = [tokenizer.get_vocab().get(token) for token in tokens]  # a tag that is spelled out has none
+    return sorted(number for number in ids if number is not None)
 
 
 def _added_in_front(tokenizer: PreTrainedTokenizerBase) -> str:

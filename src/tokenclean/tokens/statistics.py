@@ -11,6 +11,7 @@ import numpy as np
 
 from tokenclean.pool.conversation import Conversation, Pool
 from tokenclean.pool.intake import RenderedRows
+from tokenclean.tokens.chat import DEFAULT_DATE
 from tokenclean.tokens.table import TokenTable
 from tokenclean.tokens.tokenize import tokenize_pool
 
@@ -92,6 +93,7 @@ def pool_statistics(
     template: str = "tulu",
     max_length: int = 2048,
     targets: str = "response",
+    date: str = DEFAULT_DATE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PoolStatistics:
     """Tokenize the pool block by block, in constant memory, and count. ``progress``: rows done, of all.
@@ -102,7 +104,7 @@ def pool_statistics(
     rendered: list[RenderedRows] = []
     done = 0
     for block in _blocks(pool):
-        tokens = tokenize_pool(block, tokenizer, template=template, max_length=max_length, targets=targets)
+        tokens = tokenize_pool(block, tokenizer, template=template, max_length=max_length, targets=targets, date=date)
         _add(
             counted,
             tokens.sources,

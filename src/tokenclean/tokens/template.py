@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, ToolCall, Turn
+from tokenclean.tokens.chat import DEFAULT_DATE, check_chat_template
 from tokenclean.tokens.chat_template import render_chat_template
+from tokenclean.tokens.markers import KNOWN_ENDS
 from tokenclean.tokens.rendered import ContentSpan, Rendered
 
 if TYPE_CHECKING:
@@ -17,25 +19,30 @@ if TYPE_CHECKING:
 Template = Literal["tulu", "tokenizer"]
 TEMPLATES: tuple[str, ...] = get_args(Template)
 
+NOTE_RENDERED = "already rendered: no second end token"
 _WHITESPACE = (" ", "\n", "\t")
 
 
-def render(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, template: str = "tulu") -> Rendered:
+def render(
+    conversation: Conversation, tokenizer: PreTrainedTokenizerBase, template: str = "tulu", date: str = DEFAULT_DATE
+) -> Rendered:
     """Render one conversation with ``tulu`` (§10.1) or ``tokenizer`` (the model's own chat template).
 
     A ``completion`` row carries no tags under either: prompt and completion, joined by a space unless one side has
-    whitespace there, and the EOS. A ``text`` row is its text and the EOS. Raises TemplateError when the conversation
-    cannot be rendered, as one of kind ``tokens``, which has no text.
+    whitespace there, and the EOS. A ``text`` row is its text and the EOS. One that ends with an end token already gets
+    no second one, one that begins with the BOS no second BOS. ``date``: today, for chat templates that ask, as
+    YYYY-MM-DD. Raises TemplateError when the conversation cannot be rendered, as one of kind ``tokens``, which has no
+    text.
     """
     if conversation.kind == "tokens":
         raise TemplateError("a row of token ids has no text to render")
     if conversation.kind == "completion":
-        return _render_completion(conversation, _eos(tokenizer))
+        return _render_completion(conversation, tokenizer)
     if conversation.kind == "text":
-        return _render_text(conversation, _eos(tokenizer))
+        return _render_text(conversation, tokenizer)
     if template == "tulu":
         return _render_tulu(conversation, _eos(tokenizer))
-    return render_chat_template(conversation, tokenizer)
+    return render_chat_template(conversation, tokenizer, date)
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
@@ -43,14 +50,8 @@ def check_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
     if template not in TEMPLATES:
         raise TemplateError(f"unknown template {template!r}; known: {', '.join(TEMPLATES)}")
     _eos(tokenizer)
-    if template != "tokenizer":
-        return
-    if not tokenizer.chat_template:
-        raise TemplateError("the tokenizer has no chat template; use template: tulu")
-    try:
-        tokenizer.get_chat_template()
-    except ValueError as error:  # several templates by name, none of them the default
-        raise TemplateError(f"the tokenizer's chat template cannot be used: {error}") from error
+    if template == "tokenizer":
+        check_chat_template(tokenizer)
 
 
 def _eos(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -102,17 +103,26 @@ def _tool_call(call: ToolCall) -> str:
     return f'<tool_call>\n{{"name": {name}, "arguments": {call.arguments}}}\n</tool_call>'
 
 
-def _render_completion(conversation: Conversation, eos: str) -> Rendered:
+def _render_completion(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     prompt, completion = conversation.turns[0].content, conversation.turns[1].content
     joint = " " if prompt and not prompt.endswith(_WHITESPACE) and not completion.startswith(_WHITESPACE) else ""
-    start = len(prompt) + len(joint)
-    text = prompt + joint + completion + eos
     # The joining space belongs to the completion: the model has to produce it.
-    targets = ((len(prompt), len(text)),) if conversation.turns[1].is_trained else ()
-    return Rendered(text, targets, (ContentSpan(1, start, start + len(completion), 0),))
+    rendered = _end(prompt + joint + completion, len(prompt), tokenizer)
+    start = len(prompt) + len(joint)
+    contents = (ContentSpan(1, start, start + len(completion), 0),)
+    return replace(rendered, contents=contents, targets=rendered.targets if conversation.turns[1].is_trained else ())
 
 
-def _render_text(conversation: Conversation, eos: str) -> Rendered:
+def _render_text(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     content = conversation.turns[0].content
-    text = content + eos
-    return Rendered(text, ((0, len(text)),), (ContentSpan(0, 0, len(content), 0),))
+    return replace(_end(content, 0, tokenizer), contents=(ContentSpan(0, 0, len(content), 0),))
+
+
+def _end(text: str, start: int, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """The text, trained from ``start``, with the EOS where it does not end already."""
+    eos, bos = _eos(tokenizer), tokenizer.bos_token
+    adds_bos = not (bos and text.startswith(str(bos)))
+    ended = text.rstrip()
+    if start < len(ended) and ended.endswith((eos, *KNOWN_ENDS)):
+        return Rendered(text, ((start, len(ended)),), (), adds_bos, (NOTE_RENDERED,))
+    return Rendered(text + eos, ((start, len(text) + len(eos)),), (), adds_bos)

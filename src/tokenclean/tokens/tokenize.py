@@ -13,8 +13,9 @@ import numpy as np
 
 from tokenclean.errors import PoolError, TemplateError
 from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, RejectedRow
-from tokenclean.pool.intake import RenderedRows
+from tokenclean.pool.intake import LeftOutThoughts, RenderedRows
 from tokenclean.ragged import Ragged
+from tokenclean.tokens.chat import DEFAULT_DATE, reads_clock
 from tokenclean.tokens.labels import TARGETS, LabelledRow, empty_row, label_text, label_tokens
 from tokenclean.tokens.rendered import ContentSpan, Rendered
 from tokenclean.tokens.template import check_template, render
@@ -37,7 +38,7 @@ class TokenizedPool:
     came tokenized has no text: its characters are all 0 and it has no contents. ``targets``: what was labelled.
     ``original_ids``: the rows' own ids, empty texts for none. ``weight``: float32, the loss weights that the data state
     (0 < w <= 1 on targets, 0 elsewhere); None where every target weighs 1. ``notes``: what rendering did to rows so
-    that they can be used -> rows.
+    that they can be used -> rows. ``left_out``: thoughts of earlier turns that the chat template does not write.
     """
 
     input_ids: Ragged
@@ -55,6 +56,7 @@ class TokenizedPool:
     original_ids: tuple[str, ...] = ()
     weight: Ragged | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
+    left_out: LeftOutThoughts = field(default_factory=LeftOutThoughts)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -62,7 +64,8 @@ class TokenizedPool:
     @property
     def rendered_rows(self) -> RenderedRows:
         """What became of the rows."""
-        return RenderedRows(len(self), self.unusable, self.notes, int(np.count_nonzero(self.is_response.values)))
+        targets = int(np.count_nonzero(self.is_response.values))
+        return RenderedRows(len(self), self.unusable, self.notes, targets, self.left_out)
 
     def take(self, rows: np.ndarray | list[int]) -> TokenizedPool:
         """The given rows in the given order."""
@@ -83,6 +86,7 @@ class TokenizedPool:
             original_ids=tuple(self.original_ids[r] for r in rows) if self.original_ids else (),
             weight=None if self.weight is None else self.weight.take(rows),
             notes=self.notes,
+            left_out=self.left_out,
         )
 
 
@@ -93,6 +97,7 @@ def tokenize_pool(
     template: str = "tulu",
     max_length: int = 2048,
     targets: str = "response",
+    date: str = DEFAULT_DATE,
 ) -> TokenizedPool:
     """Render each conversation, tokenize the whole text once, and label its tokens by character offsets.
 
@@ -103,7 +108,8 @@ def tokenize_pool(
     A token is a target when all its characters lie inside one target span (what an assistant says, with its end
     token); a token across a boundary is none. BOS stands in front only where the tokenizer adds it itself. The text
     is cut at ``max_length`` tokens. Nothing is padded and no token is added to the vocabulary. Rows that came
-    tokenized keep their ids and labels up to the cut; of their labels ``last_turn`` takes the last run.
+    tokenized keep their ids and labels up to the cut; of their labels ``last_turn`` takes the last run. ``date``:
+    today, for chat templates that ask (``reads_clock``).
 
     Every conversation keeps its row: one that cannot be rendered or has no target left is empty of labels and listed
     in ``unusable``. Raises TemplateError where the tokenizer cannot serve the template, PoolError for a
@@ -122,19 +128,25 @@ def tokenize_pool(
     rows: list[LabelledRow] = []
     unusable: list[RejectedRow] = []
     notes: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    says_date = template == "tokenizer" and reads_clock(tokenizer)
     for batch in _batches(pool):
         if targets == "last_turn":
             batch = [_train_last_turn(conversation) for conversation in batch]
-        texts = [_render(conversation, tokenizer, template, targets) for conversation in batch]
+        texts = [_render(conversation, tokenizer, template, targets, date) for conversation in batch]
         encodings = _encode(backend, [text for text in texts if isinstance(text, Rendered)])
         for conversation, text in zip(batch, texts, strict=True):
             if isinstance(text, Rendered):
+                notes.update(dict.fromkeys(text.notes, 1))
+                left_out.update(_count_left_out(backend, text))
                 turns = conversation.turns if conversation.has_weights else ()
                 row = label_text(*next(encodings), text, max_length=max_length, targets=targets, turns=turns)
             elif isinstance(text, LabelledTokens):
                 row = label_tokens(text, largest_id=largest_id, max_length=max_length, targets=targets)
             else:
                 row = empty_row(text)
+            if says_date and conversation.kind == "chat":
+                notes[f"today's date in the chat template taken to be {date} (tokens.date, --date)"] += 1
             ids.append(conversation.id)
             original_ids.append(conversation.original_id)
             sources.append(conversation.source)
@@ -158,7 +170,16 @@ def tokenize_pool(
         original_ids=tuple(original_ids),
         weight=_joined_weights(rows),
         notes=notes,
+        left_out=LeftOutThoughts(left_out["rows"], left_out["turns"], left_out["tokens"]),
     )
+
+
+def _count_left_out(backend: Any, rendered: Rendered) -> dict[str, int]:
+    """Row, turns and tokens of the thoughts that the template leaves out."""
+    if not rendered.dropped_thoughts:
+        return {}
+    encodings = backend.encode_batch(list(rendered.dropped_thoughts), add_special_tokens=False)
+    return {"rows": 1, "turns": len(encodings), "tokens": sum(len(encoding.ids) for encoding in encodings)}
 
 
 def _joined_weights(rows: Sequence[LabelledRow]) -> Ragged | None:
@@ -189,7 +210,7 @@ def tokens_touching(tokens: TokenizedPool, spans: Iterable[tuple[int, int, int, 
 
 
 def _render(
-    conversation: Conversation, tokenizer: PreTrainedTokenizerBase, template: str, targets: str
+    conversation: Conversation, tokenizer: PreTrainedTokenizerBase, template: str, targets: str, date: str
 ) -> Rendered | LabelledTokens | str:
     """The conversation as text, its tokens where it came tokenized, or why it has neither."""
     if conversation.tokens is not None:
@@ -197,7 +218,7 @@ def _render(
     if conversation.kind == "text" and targets != "all":
         return "plain text holds no answer to train on; to train on every token, set tokens.targets: all"
     try:
-        return render(conversation, tokenizer, template)
+        return render(conversation, tokenizer, template, date)
     except TemplateError as error:
         return str(error)
 

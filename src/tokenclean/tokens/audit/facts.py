@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tokenclean.pool.conversation import Conversation, Turn
-from tokenclean.tokens.audit.markers import FAMILIES, Header, choose_family, find_headers, next_end
 from tokenclean.tokens.audit.rows import Answer, AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
+from tokenclean.tokens.markers import FAMILIES, Header, choose_family, find_headers, next_end
 from tokenclean.tokens.template import render
 
 _SELECTED_SHARE = 0.2  # of rows with gaps: more than a mishap, so somebody has chosen tokens

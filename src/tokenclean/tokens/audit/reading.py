@@ -22,9 +22,9 @@ from tokenclean.pool.formats.fields import read_list
 from tokenclean.pool.reading import Record
 from tokenclean.pool.sources import read_source
 from tokenclean.recipe import SourceSettings
-from tokenclean.tokens.audit.markers import find_headers
 from tokenclean.tokens.audit.rows import UNTRAINED, Answer, AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
+from tokenclean.tokens.markers import find_headers
 from tokenclean.tokens.rendered import Rendered
 from tokenclean.tokens.template import render
 from tokenclean.tokens.tokenize import TokenizedPool, tokenize_pool
@@ -41,6 +41,7 @@ def rows_of_sources(
     *,
     template: str,
     max_length: int,
+    date: str,
     counts: RowCounts,
     max_rows: int | None = None,
 ) -> Iterator[AuditRow]:
@@ -50,11 +51,17 @@ def rows_of_sources(
     is read to its end.
     """
     entries = chain.from_iterable(_entries(settings, vocabulary, counts) for settings in sources)
-    return _tokenized(islice(entries, max_rows), vocabulary, template, max_length, counts)
+    return _tokenized(islice(entries, max_rows), vocabulary, template, max_length, date, counts)
 
 
 def rows_of_pool(
-    pool: Pool | Iterable[Conversation], vocabulary: Vocabulary, *, template: str, max_length: int, counts: RowCounts
+    pool: Pool | Iterable[Conversation],
+    vocabulary: Vocabulary,
+    *,
+    template: str,
+    max_length: int,
+    date: str,
+    counts: RowCounts,
 ) -> Iterator[AuditRow]:
     """The conversations of a pool in order, then its rejected rows. ``counts``: gets what becomes of them."""
     rejected = pool.rejected if isinstance(pool, Pool) else ()
@@ -62,7 +69,7 @@ def rows_of_pool(
         (counts.add(c) if c.tokens is None else _labelled(counts.add(c), vocabulary) for c in pool),
         (_set_aside(counts.add(row)) for row in rejected),
     )
-    return _tokenized(entries, vocabulary, template, max_length, counts)
+    return _tokenized(entries, vocabulary, template, max_length, date, counts)
 
 
 @dataclass
@@ -203,6 +210,7 @@ def _tokenized(
     vocabulary: Vocabulary,
     template: str,
     max_length: int,
+    date: str,
     counts: RowCounts,
 ) -> Iterator[AuditRow]:
     entries = iter(entries)
@@ -217,16 +225,23 @@ def _tokenized(
             }
             if chosen:
                 tokens = tokenize_pool(
-                    chosen.values(), vocabulary.tokenizer, template=template, max_length=max_length, targets=targets
+                    chosen.values(),
+                    vocabulary.tokenizer,
+                    template=template,
+                    max_length=max_length,
+                    targets=targets,
+                    date=date,
                 )
                 counts.rendered.append(tokens.rendered_rows)
-                made.update(zip(chosen, _conversation_rows(list(chosen.values()), tokens, vocabulary), strict=True))
+                made.update(
+                    zip(chosen, _conversation_rows(list(chosen.values()), tokens, vocabulary, date), strict=True)
+                )
         for place, entry in enumerate(batch):
             yield entry if isinstance(entry, AuditRow) else made[place]
 
 
 def _conversation_rows(
-    conversations: Sequence[Conversation], tokens: TokenizedPool, vocabulary: Vocabulary
+    conversations: Sequence[Conversation], tokens: TokenizedPool, vocabulary: Vocabulary, date: str
 ) -> Iterator[AuditRow]:
     unusable = iter(tokens.unusable)
     for number, conversation in enumerate(conversations):
@@ -234,7 +249,7 @@ def _conversation_rows(
         place = f"{conversation.file}:{conversation.line}"
         fault = "" if is_response.any() else next(unusable).reason
         try:
-            rendered = render(conversation, vocabulary.tokenizer, tokens.template) if len(input_ids) else None
+            rendered = render(conversation, vocabulary.tokenizer, tokens.template, date) if len(input_ids) else None
         except TemplateError as error:  # pragma: no cover - tokenization has rendered it
             rendered, fault = None, str(error)
         if rendered is None:

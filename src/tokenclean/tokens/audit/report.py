@@ -20,6 +20,7 @@ from tokenclean.tokens.audit.findings import Finding, Severity, Unjudged
 from tokenclean.tokens.audit.reading import RowCounts, rows_of_pool, rows_of_sources
 from tokenclean.tokens.audit.rows import AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
+from tokenclean.tokens.chat import DEFAULT_DATE
 from tokenclean.tokens.template import check_template
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def audit_sources(
     *,
     template: str | None = None,
     max_length: int = 2048,
+    date: str = DEFAULT_DATE,
     checks: Sequence[str] = (),
     max_rows: int | None = None,
 ) -> AuditReport:
@@ -101,8 +103,9 @@ def audit_sources(
 
     Conversations are rendered by ``template`` (tulu where None), tokenized and labelled as a run would do it; plain
     text is trained throughout. Rows of ``input_ids`` and ``labels`` are taken as they are; a ``template`` given then
-    says that they should show role markers. ``max_length``: tokens at which a row is cut. ``checks``: names in CHECKS,
-    all where empty. ``max_rows``: stop reading after so many.
+    says that they should show role markers. ``max_length``: tokens at which a row is cut. ``date``: what a template
+    that asks for today's date is told. ``checks``: names in CHECKS, all where empty. ``max_rows``: stop reading after
+    so many.
 
     Raises PoolError for a file that cannot be read or holds no row, TemplateError for a tokenizer that cannot serve the
     template, RecipeError for an unknown check, ValueError for max_length < 2.
@@ -110,7 +113,7 @@ def audit_sources(
     names, vocabulary = _prepared(tokenizer, template, checks)
     counts, template_used = RowCounts(), template or "tulu"
     rows = rows_of_sources(
-        sources, vocabulary, template=template_used, max_length=max_length, counts=counts, max_rows=max_rows
+        sources, vocabulary, template=template_used, max_length=max_length, date=date, counts=counts, max_rows=max_rows
     )
     report = audit_rows(rows, vocabulary, template=template, max_length=max_length, checks=names)
     return replace(report, intake=counts.intake)
@@ -122,12 +125,13 @@ def audit_pool(
     *,
     template: str | None = None,
     max_length: int = 2048,
+    date: str = DEFAULT_DATE,
     checks: Sequence[str] = (),
 ) -> AuditReport:
     """Audit conversations at hand; as ``audit_sources``."""
     names, vocabulary = _prepared(tokenizer, template, checks)
     counts = RowCounts()
-    rows = rows_of_pool(pool, vocabulary, template=template or "tulu", max_length=max_length, counts=counts)
+    rows = rows_of_pool(pool, vocabulary, template=template or "tulu", max_length=max_length, date=date, counts=counts)
     report = audit_rows(rows, vocabulary, template=template, max_length=max_length, checks=names)
     return replace(report, intake=counts.intake)
 

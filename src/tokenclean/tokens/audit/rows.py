@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from tokenclean.pool.conversation import Kind, Turn
-from tokenclean.tokens.audit.markers import Header
+from tokenclean.tokens.markers import Header
 
 UNTRAINED = -100
 

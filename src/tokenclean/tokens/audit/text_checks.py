@@ -11,7 +11,8 @@ from tokenclean.pool.conversation import Turn
 from tokenclean.pool.formats.messages import CLOSE, OPEN
 from tokenclean.tokens.audit.facts import Facts
 from tokenclean.tokens.audit.findings import NO_MARKERS, Finding, Unjudged, Verdict
-from tokenclean.tokens.audit.markers import (
+from tokenclean.tokens.audit.rows import AuditRow, runs_of
+from tokenclean.tokens.markers import (
     FAMILIES,
     Header,
     choose_family,
@@ -20,7 +21,6 @@ from tokenclean.tokens.audit.markers import (
     find_template,
     next_end,
 )
-from tokenclean.tokens.audit.rows import AuditRow, runs_of
 
 _HALF_ROLE = re.compile(r" ?\w*")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokenclean.errors import PoolError, TemplateError
-from tokenclean.tokens.audit.markers import KNOWN_ENDS, KNOWN_OPENERS
+from tokenclean.tokens.markers import KNOWN_ENDS, KNOWN_OPENERS
 from tokenclean.tokens.served_template import end_token_ids
 from tokenclean.tokens.template import check_template
 
