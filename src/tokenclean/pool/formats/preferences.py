@@ -45,13 +45,13 @@ def take_chosen(row: Row, context: RowContext) -> Row:
     for key, value in labels.items():
         context.consumed.add(key)
         if str(value).strip().lower() in ("false", "0", "0.0"):
-            raise RowError(f"{key}: a rejected answer, left out by preferences: chosen", is_chosen=True)
+            raise RowError(f"{key}: a rejected answer", is_chosen=True)
     chosen = next((key for key in _CHOSEN if not holds_nothing(row.get(key))), None)
     rejected = next((key for key in _REJECTED if not holds_nothing(row.get(key))), None)
     context.consumed.update(key for key in (*_CHOSEN, *_REJECTED) if key in row)
     if chosen is None and rejected is None:
         if labels:
-            context.note("row with a preference label: true, trained")
+            context.note("preference row: the answer that is labelled good trained")
         return row
     context.note(_CHOSEN_NOTE)
     given = {key: value for key, value in row.items() if key not in context.consumed}

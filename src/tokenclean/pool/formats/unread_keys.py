@@ -92,7 +92,7 @@ def check_unread(
     prefix: str = "",
     exempt: Collection[str] = (),
 ) -> list[str]:
-    """Keys of the row that hold something, are not ``read`` and not ``ignored``.
+    """Keys of the row that hold something and are not ``read``. ``ignored``: those that may mean anything.
 
     ``texts``: what was read of the row. A further prompt that repeats one of them, or holds the longest of them (a
     rendered prompt), is counted like any other key. ``prefix``: leads to the keys. ``exempt``: meanings that are no
@@ -102,9 +102,9 @@ def check_unread(
     """
     unread: list[str] = []
     for key, value in row.items():
-        if key in read or key in ignored or holds_nothing(value):
+        if key in read or holds_nothing(value):
             continue
-        meaning = changes_meaning(str(key), value)
+        meaning = "" if key in ignored else changes_meaning(str(key), value)
         if meaning and meaning not in exempt and not (meaning == SECOND_TEXT and _repeats(value, texts)):
             raise RowError(f"{prefix}{key}: {meaning}", remedy_of(str(key), meaning))
         unread.append(str(key))

@@ -99,6 +99,9 @@ def _entries(settings: SourceSettings, vocabulary: Vocabulary, counts: RowCounts
         for row, record in zip(stream_sources([settings], is_first_reading=False), records, strict=False):
             count += 1
             usable += isinstance(row, Conversation)
+            if isinstance(row, RejectedRow) and row.is_chosen:
+                counts.read.add(row)  # left out by choice, which is no fault of the data
+                continue
             yield _entry(row, record, settings, vocabulary, counts)
     except PoolError:
         if usable or not count:

@@ -141,6 +141,8 @@ def _find_special(row: AuditRow, facts: Facts, *, is_control: bool) -> Verdict:
     tokens = {vocabulary.special[i]: i for i in present if (i in vocabulary.control) == is_control}
     for turn in _told(row):
         for text in _texts(turn):
+            if row.kind == "completion" and text.rstrip().endswith(tuple(tokens)):
+                text = text.rstrip().removesuffix(next(token for token in tokens if text.rstrip().endswith(token)))
             if found := [token for token in tokens if token in text]:
                 names = ", ".join(found)
                 return Finding(f"the {turn.role} turn's text holds {names}", _spans_of(row, text, found[0]))

@@ -93,8 +93,9 @@ class Vocabulary:
     @cached_property
     def end_texts(self) -> tuple[str, ...]:
         """Texts that may end an answer that was rendered here: of every control token, since a template may end one
-        by any of them (Llama 3 some calls by ``<|eom_id|>``, GLM by the tag of the next turn)."""
-        return tuple({*self.special.values(), str(self.tokenizer.eos_token)})
+        by any of them (Llama 3 some calls by ``<|eom_id|>``, GLM by the tag of the next turn), and of the ends of known
+        templates, which another tokenizer spells out."""
+        return tuple({*self.special.values(), *KNOWN_ENDS, str(self.tokenizer.eos_token)})
 
     def _piece(self, number: int) -> str:
         piece = self._pieces.get(number)
