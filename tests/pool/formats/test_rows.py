@@ -110,8 +110,8 @@ def test_detect_format_goes_by_keys_with_a_value(row, name):
 
 
 def test_detect_format_lists_what_was_found_and_what_is_needed():
-    reason = read_reason({"story": "x", "prompt": None})
-    assert "found 'story', 'prompt' (null)" in reason
+    reason = read_reason({"stories": "x", "prompt": None})
+    assert "found 'stories', 'prompt' (null)" in reason
     for need in ("messages needs messages", "alpaca needs instruction and output or response", "text needs text"):
         assert need in reason
 
@@ -125,8 +125,8 @@ def test_detect_format_describes_any_row():
 def test_detect_format_never_guesses():
     assert "alpaca and prompt_completion: name the format" in read_reason(ALPACA | PROMPT)
     assert "messages and tokens: name the format" in read_reason(TOKENS | TEXT | {"messages": [QUESTION, ANSWER]})
-    assert parse_row(ALPACA | PROMPT, "alpaca") == parse_row(ALPACA)
-    assert parse_row(ALPACA | PROMPT, "prompt_completion") == parse_row(PROMPT)
+    assert parse_row(ALPACA | PROMPT, "alpaca").turns == parse_row(ALPACA).turns
+    assert parse_row(ALPACA | PROMPT, "prompt_completion").turns == parse_row(PROMPT).turns
 
 
 @pytest.mark.parametrize(

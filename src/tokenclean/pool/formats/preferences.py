@@ -17,7 +17,7 @@ from typing import Any
 
 from tokenclean.pool.formats.context import RowContext
 from tokenclean.pool.formats.fields import Row, RowError, decode_json, holds_nothing, name_type
-from tokenclean.pool.formats.unread_keys import PREFERENCE, changes_meaning, is_preference_label, remedy_of
+from tokenclean.pool.formats.unread_keys import PREFERENCE, changes_meaning, is_preference_label, remedy_of, shown_key
 
 _CHOSEN = ("chosen", "chosen_response", "chosen_message", "chosen_messages", "preferred_output")
 _REJECTED = (
@@ -29,10 +29,12 @@ _CHOSEN_NOTE = "preference row: the chosen answer trained"
 
 
 def refuse_preferences(row: Row, context: RowContext) -> None:
-    """Raise RowError for a row with a preference label or with chosen and rejected answers."""
+    """Raise RowError for a row with chosen and rejected answers, whose other keys may fit no format or a wrong one."""
     for key, value in row.items():
-        if key not in context.names.ignored and changes_meaning(str(key), value) == PREFERENCE:
-            raise RowError(f"{key}: {PREFERENCE}", remedy_of(str(key), PREFERENCE))
+        if key in context.names.ignored or is_preference_label(str(key), value):
+            continue
+        if changes_meaning(str(key), value) == PREFERENCE:
+            raise RowError(f"{shown_key(key)}: {PREFERENCE}", remedy_of(shown_key(key), PREFERENCE))
 
 
 def take_chosen(row: Row, context: RowContext) -> Row:
@@ -62,16 +64,17 @@ def take_chosen(row: Row, context: RowContext) -> Row:
         return _with_text(given, row[chosen], chosen, context)
     prompt = _shared(answer, None if rejected is None else _messages(row[rejected], rejected))
     key = next((key for key in _PROMPTS if not holds_nothing(given.get(key))), None)
+    context.consumed.update(key for key in _PROMPTS if key in given)
+    rest = {name: value for name, value in given.items() if name not in _PROMPTS}
     if key is not None:
-        context.consumed.add(key)
-        asked = _messages(given.pop(key), key)
+        asked = _messages(given[key], key)
         if asked is not None and answer[: len(asked)] != asked:
             prompt, answer = asked, [*asked, *answer]
         elif asked is not None:
             prompt = asked
         elif not prompt:
             raise RowError(f"{chosen}: messages that do not repeat the question under {key}; expected a text, or all")
-    return {**given, "prompt": prompt, "completion": answer[len(prompt) :]}
+    return {**rest, "prompt": prompt, "completion": answer[len(prompt) :]}
 
 
 def _with_text(row: dict[str, Any], answer: object, key: str, context: RowContext) -> Row:

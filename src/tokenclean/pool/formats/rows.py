@@ -51,6 +51,7 @@ from tokenclean.pool.formats.columns import (
     describe_groups,
     map_columns,
     maps_rows,
+    read_column,
 )
 from tokenclean.pool.formats.context import ROLE_NAMES, Names, RowContext
 from tokenclean.pool.formats.fields import (
@@ -161,7 +162,7 @@ def parse_row(row: Row, options: RowOptions = _DEFAULT, *, is_padded: bool = Fal
         turns, tools = drop_padding(parsed.turns, parsed.tools, context)
         parsed = replace(parsed, turns=turns, tools=tools)
     parsed = _weigh(parsed, row, context)
-    original_id = _original_id(content if is_mapped and "id" in columns else row, context)
+    original_id = _original_id({"id": read_column(row, columns["id"], "id")} if "id" in columns else row, context)
     unread = _unread(row, format, options, parsed, context)
     return replace(parsed, original_id=original_id, unread=unread, notes=tuple(context.notes))
 
@@ -216,6 +217,7 @@ def _unread(row: Row, format: str, options: RowOptions, parsed: Parsed, context:
     """Keys of the row, and of its messages, that hold something and were not used. Raises as ``check_unread``."""
     columns = dict(options.columns)
     exempt: tuple[str, ...] = ()
+    ignored = context.names.ignored
     if maps_rows(columns):
         places = frozenset(columns.values())
         read = {*COMMON_KEYS, *places, *(place.split(".", 1)[0] for place in places)}
@@ -223,10 +225,10 @@ def _unread(row: Row, format: str, options: RowOptions, parsed: Parsed, context:
     else:
         read = _read_keys(format, parsed.kind) | context.consumed
         if options.format != "auto":  # the user has chosen between the formats that the keys fit
-            read |= _keys_of_others(frozenset(key for key in _TELLING_KEYS if row.get(key) is not None), format)
+            ignored |= _keys_of_others(frozenset(key for key in _TELLING_KEYS if row.get(key) is not None), format)
         if parsed.kind in ("text", "tokens"):
             exempt = (SECOND_TEXT, PREFERENCE, TOOLS)
-    unread = check_unread(row, read, context.names.ignored, [turn.content for turn in parsed.turns], exempt=exempt)
+    unread = check_unread(row, read, ignored, [turn.content for turn in parsed.turns], exempt=exempt)
     if not isinstance(row.get("source"), str) and not holds_nothing(row.get("source")):
         unread.append("source")
     return (*unread, *context.unread)

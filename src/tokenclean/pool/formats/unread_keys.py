@@ -44,6 +44,7 @@ _MEANINGS = (
     (TOOLS, r"tools|functions|(tool|function)_(call|definition|schema|spec)s"),
 )
 _PATTERNS = tuple((meaning, re.compile(pattern)) for meaning, pattern in _MEANINGS)
+_KEY_CHARACTERS = 80
 _LABELS = ("label", "is_good", "is_chosen", "desirable", "kto_tag")
 
 
@@ -106,9 +107,20 @@ def check_unread(
             continue
         meaning = "" if key in ignored else changes_meaning(str(key), value)
         if meaning and meaning not in exempt and not (meaning == SECOND_TEXT and _repeats(value, texts)):
-            raise RowError(f"{prefix}{key}: {meaning}", remedy_of(str(key), meaning))
-        unread.append(str(key))
+            raise RowError(f"{prefix}{shown_key(key)}: {meaning}", remedy_of(shown_key(key), meaning))
+        unread.append(shown_key(key))
     return unread
+
+
+def shown_key(key: object) -> str:
+    """A key as a message and a document can show it: short, and escaped where it cannot be printed."""
+    name = str(key)
+    name = name if name.isprintable() and name.strip() else repr(name)
+    return (
+        (name if len(name) <= _KEY_CHARACTERS else name[:_KEY_CHARACTERS] + "…")
+        .encode("utf-8", "backslashreplace")
+        .decode()
+    )
 
 
 def _repeats(value: object, texts: Sequence[str]) -> bool:

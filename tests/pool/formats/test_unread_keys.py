@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from parsing import parse_row
+
+from tokenclean.pool import Turn
+from tokenclean.pool.formats import RowError
+from tokenclean.pool.formats.unread_keys import MEDIA, PREFERENCE, SECOND_TEXT, TOOLS, WEIGHT
+
+QUESTION = {"role": "user", "content": "Why?"}
+ANSWER = {"role": "assistant", "content": "Because."}
+CHAT: dict[str, Any] = {"messages": [QUESTION, ANSWER]}
+ALPACA = {"instruction": "Add.", "output": "3"}
+
+
+def refusal(row: dict[str, Any], **options: Any) -> RowError:
+    with pytest.raises(RowError) as caught:
+        parse_row(row, **options)
+    return caught.value
+
+
+@pytest.mark.parametrize("row", [CHAT, ALPACA, {"prompt": "a", "completion": "b"}, {"text": "a"}])
+def test_every_other_key_that_holds_something_is_counted(row):
+    more = {"score": 4, "category": "x", "empty": "", "none": None, "nothing": [], "nan": float("nan")}
+    assert parse_row(row | more).unread == ("score", "category")
+    assert parse_row(row | {"id": 3, "source": "web", "original_id": "x"}).unread == ()
+
+
+def test_keys_of_messages_are_counted_too():
+    messages = [QUESTION | {"name": "Ann", "time": 3}, ANSWER | {"model": "x", "time": 4}]
+    assert parse_row({"messages": messages}).unread == ("messages[].time", "messages[].name", "messages[].model")
+    parts = [{"type": "text", "text": "Why?", "cache_control": {"type": "ephemeral"}}]
+    assert parse_row({"messages": [QUESTION | {"content": parts}, ANSWER]}).unread == (
+        "messages[].content[].cache_control",
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "meaning"),
+    [
+        ("label", True, PREFERENCE),
+        ("label", "false", PREFERENCE),
+        ("label", 0, PREFERENCE),
+        ("kto_tag", True, PREFERENCE),
+        ("rejected", "no", PREFERENCE),
+        ("rejected_response", "no", PREFERENCE),
+        ("chosen", [ANSWER], PREFERENCE),
+        ("image", "a.png", MEDIA),
+        ("images", ["a.png"], MEDIA),
+        ("videos", ["a.mp4"], MEDIA),
+        ("audio_path", "a.wav", MEDIA),
+        ("Image-URL", "http://x", MEDIA),
+        ("loss_mask", [0, 1], WEIGHT),
+        ("assistant_masks", [1], WEIGHT),
+        ("mask", "assistant", WEIGHT),
+        ("train_on_input", True, WEIGHT),
+        ("question", "And what is 2 + 2?", SECOND_TEXT),
+        ("context", "The sky is green.", SECOND_TEXT),
+        ("history", [["a", "b"]], SECOND_TEXT),
+        ("tool_definitions", [{"name": "add"}], TOOLS),
+    ],
+)
+def test_keys_that_change_what_is_trained_are_refused_by_name_and_may_be_ignored(key, value, meaning):
+    error = refusal(CHAT | {key: value})
+    assert str(error) == f"{key}: {meaning}"
+    assert f"--ignore {key}" in error.remedy
+    assert ("--preferences chosen" in error.remedy) == (meaning == PREFERENCE)
+    assert parse_row(CHAT | {key: value}, ignore=(key,)).unread == (key,)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("label", "positive"),
+        ("label", 3),
+        ("chosen_rating", 4.5),
+        ("rejected_score", 1),
+        ("preferred_language", "en"),
+        ("image_caption", "x"),
+        ("special_tokens_mask", [1, 0]),
+        ("question_id", "q1"),
+        ("prompt_id", "p1"),
+        ("weighting", 3),
+        ("loss", 1.7),
+        ("images", []),
+        ("tool_count", 2),
+    ],
+)
+def test_keys_that_only_resemble_those_are_counted(key, value):
+    assert set(parse_row(CHAT | {key: value}).unread) <= {key}
+
+
+def test_a_second_prompt_that_repeats_what_is_read_is_counted():
+    assert parse_row(CHAT | {"prompt": "Why?", "prompt_id": 3}).unread == ("prompt", "prompt_id")
+    rendered = "### Instruction:\nBecause.\n### Response:"
+    assert parse_row(CHAT | {"prompt": rendered}).unread == ("prompt",)
+    assert str(refusal(CHAT | {"prompt": "Hi"})).startswith("prompt: ")
+
+
+def test_a_format_named_by_the_user_leaves_the_keys_of_the_other_formats_out():
+    both = ALPACA | {"prompt": "x", "completion": "y"}
+    assert parse_row(both, "alpaca").unread == ("prompt", "completion")
+
+
+def test_of_text_and_of_tokens_a_label_and_a_prompt_mean_nothing():
+    assert parse_row({"text": "A film.", "label": 1, "question": "Good?"}).unread == ("label", "question")
+    tokens = {"input_ids": [5, 6], "labels": [-100, 6], "messages": None, "prompt": "x"}
+    assert parse_row(tokens).unread == ("prompt",)
+
+
+def test_under_a_map_of_columns_what_is_not_mapped_is_counted_but_labels_images_and_masks():
+    row = {"q": "Why?", "a": "Because.", "context": "x", "meta": {"n": 1}}
+    columns = {"instruction": "q", "output": "a"}
+    assert parse_row(row, columns=columns).unread == ("context", "meta")
+    for key, value in (("label", False), ("images", ["x"]), ("loss_mask", [1])):
+        assert str(refusal(row | {key: value}, columns=columns)).startswith(f"{key}: ")
+    chosen = {"question": "Why?", "chosen": "Because.", "rejected": "No."}
+    parsed = parse_row(chosen, columns={"instruction": "question", "output": "chosen"})
+    assert parsed.unread == ("rejected",)
+
+
+def test_older_and_other_keys_are_obeyed():
+    functions = [{"name": "add", "parameters": {"type": "object"}}]
+    parsed = parse_row(CHAT | {"functions": functions})
+    assert parsed.tools == '[{"type":"function","function":{"name":"add","parameters":{"type":"object"}}}]'
+    assert parsed.notes == ("functions read as tools",)
+    assert str(refusal(CHAT | {"functions": functions, "tools": functions})).startswith("functions: given, and so is")
+    assert parse_row({"instruction": "Teach.", "query": "What?", "response": "This."}).turns[0] == Turn(
+        "user", "Teach.\nWhat?"
+    )
+    assert parse_row(CHAT | {"system_prompt": "Be terse."}).turns[0] == Turn("system", "Be terse.")
+    assert parse_row(ALPACA | {"reasoning": "Hm."}).turns[1] == Turn("assistant", "3", reasoning="Hm.")
+
+
+def test_texts_with_a_system_or_tools_are_no_completion():
+    for key, value in (("system", "Be terse."), ("tools", [{"name": "add"}])):
+        assert str(refusal({"prompt": "a", "completion": "b", key: value})).startswith(f"{key}: ")
+
+
+def test_a_rows_own_id_is_kept_as_text():
+    assert [parse_row(CHAT | {"id": value}).original_id for value in (7, "7", "x", None, "")] == ["7", "7", "x", "", ""]
+    assert parse_row(CHAT | {"id": {"$oid": "3"}}).unread == ("id",)
+    assert parse_row(CHAT | {"id": "a", "original_id": "b"}).original_id == "b"
+    assert (
+        parse_row({"q": "x", "a": "y", "key": 5}, columns={"instruction": "q", "output": "a", "id": "key"}).original_id
+        == "5"
+    )
+    assert parse_row(CHAT | {"source": ["a", "b"]}).unread == ("source",)
