@@ -173,7 +173,9 @@ def test_unreadable_file(tmp_path, monkeypatch):
 def test_nothing_usable(tmp_path):
     error = read_error(write_lines(tmp_path / "a.jsonl", b"null", b"", b"{", b"1", b"2"))
     assert "no usable row (4 set aside)" in error
-    assert f"  2 × expected a JSON object or a list of messages, found number (first: {tmp_path / 'a.jsonl'}:4)" in error
+    assert (
+        f"  2 × expected a JSON object or a list of messages, found a number (first: {tmp_path / 'a.jsonl'}:4)" in error
+    )
     assert f"(first: {tmp_path / 'a.jsonl'}:3)" in error
     assert "holds no row" in read_error(write_lines(tmp_path / "b.jsonl", b" "))
 
