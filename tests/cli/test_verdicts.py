@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Said
 
 from tokenclean.tokens import read_table
 
@@ -21,10 +20,10 @@ def chat(number: int, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def judge(command, tiny_model_folder: Path, tmp_path: Path) -> Callable[..., Said]:
+def judge(command, tiny_model_folder: Path, tmp_path: Path) -> Callable[..., Any]:
     """Run one command on rows, with options for reading them."""
 
-    def run(name: str, rows: Sequence[Any] | str, *options: str, suffix: str = ".jsonl") -> Said:
+    def run(name: str, rows: Sequence[Any] | str, *options: str, suffix: str = ".jsonl") -> Any:
         data = tmp_path / f"rows{suffix}"
         text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
         data.write_text(text, encoding="utf-8")

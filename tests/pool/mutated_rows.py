@@ -11,11 +11,16 @@ from random import Random
 from typing import Any
 
 from tokenclean.pool import Conversation, Pool
+from tokenclean.pool.formats.columns import COMMON_KEYS, ROW_KEYS, ROW_WEIGHT_KEYS
+from tokenclean.pool.formats.fields import holds_nothing
+from tokenclean.pool.formats.rows import SYSTEM_KEYS
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "required": ["a"]}}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": [2.5, None]}}}
 QUESTION = {"role": "user", "content": 'Grüße 🌍, "wie" geht\'s?\n}, {'}
 ANSWER = {"role": "assistant", "content": "Gut.\u2028", "reasoning_content": "Think.", "weight": 1}
+THINKING = {"role": "assistant", "content": "<think>\nHm.\n</think>\n\nGut.", "loss_weight": 0.5, "name": None}
+PADDED = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": None, "c": {"d": None}}}}
 
 SOUND: dict[str, tuple[dict[str, Any], ...]] = {
     "messages": (
@@ -29,6 +34,14 @@ SOUND: dict[str, tuple[dict[str, Any], ...]] = {
             ],
             "system": "Be brief.",
             "tools": [TOOL],
+        },
+        {
+            "messages": [QUESTION, {"role": "assistant", "content": None, "tool_calls": [PADDED]}, THINKING],
+            "tools": [TOOL],
+            "id": 7,
+            "score": 0.5,
+            "images": None,
+            "rejected": "",
         },
     ),
     "sharegpt": (
@@ -67,9 +80,14 @@ _TEXTS = {
 _VALUES = (
     *("", " ", "\t\u00a0", "\0", "\ufeff", "\ud800", "\udcff", "\r", "\r\n", '"', "'", ",", "null", "NaN", "[]", "{}"),
     *("[[", '[{"role":', '["\\ud800"]', "[1e999]", "assistant", "function_call", "x" * 3000),
+    *("</think>", "<think>", "<think>a</think>", "\u200b", "Assistant", "[{'role': 'user'}]"),
     *(None, True, False, 0, 1, -100, -1, 0.5, 1e308, float("nan"), float("-inf"), 2**63, -(2**64), 10**400),
 )
-_KEYS = (*dict.fromkeys(key for row in ROWS for key in row), "role", "from", "context", "", "\ud800")
+_KEYS = (
+    *dict.fromkeys(key for row in ROWS for key in row),
+    *("role", "from", "context", "", "\ud800", "chosen", "label", "loss_mask", "query", "functions", "system_prompt"),
+    *("train_detail", "mask", "reasoning", "completion_mask", "token_weight", "unknown", "value", "</think>"),
+)
 
 _INSERTED = (
     *(b"\xef\xbb\xbf", b"\0", b"\r", b"\n", b"\xff", b"\xed\xa0\x80", b"\\ud800", b"\\", b'"', b"'", b",", b":", b" "),
@@ -126,6 +144,8 @@ def check_pool(pool: Pool, file: str) -> None:
         assert len(row.text) <= 200
         (row.reason + row.text).encode()
     for conversation in pool:
+        assert all(name.isprintable() for name in conversation.unread)
+        (conversation.original_id + "".join(conversation.unread)).encode()
         assert conversation.file == file
         assert conversation.line > 0
         (conversation.id + conversation.tools).encode()
@@ -136,9 +156,22 @@ def check_pool(pool: Pool, file: str) -> None:
                 assert isinstance(json.loads(call.arguments), dict)
         if conversation.tokens is None:
             assert any(turn.role == "assistant" and turn.is_trained for turn in conversation.turns)
+            for turn in conversation.turns:
+                assert 0 <= turn.weight <= 1
+                assert all(0 <= start < end <= len(turn.content) for start, end, _ in turn.spans)
+                assert all(0 <= weight <= 1 for _, _, weight in turn.spans)
         else:
             assert len(conversation.tokens.input_ids) == len(conversation.tokens.is_response) >= 2
             assert conversation.tokens.is_response.any()
+
+
+def find_unaccounted(row: dict[str, Any], conversation: Conversation) -> set[str]:
+    """Keys of a row that hold something, are no key of its format, and are not named as unread."""
+    formats = {"chat": ("messages", "sharegpt", "alpaca", "prompt_completion"), "completion": ("prompt_completion",)}
+    names = formats.get(conversation.kind, (conversation.kind,))
+    known = {*COMMON_KEYS, *ROW_WEIGHT_KEYS, *SYSTEM_KEYS, "functions", "loss", "mask"}
+    known.update(key for name in names for key in ROW_KEYS[name])
+    return {key for key, value in row.items() if not holds_nothing(value)} - known - set(conversation.unread)
 
 
 def _iterate_places(value: Any) -> Iterator[tuple[Any, Any]]:

@@ -17,11 +17,20 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from mutated_rows import SOUND, change_row, check_pool, damage_bytes, describe_content, encode, write_json
+from mutated_rows import (
+    SOUND,
+    change_row,
+    check_pool,
+    damage_bytes,
+    describe_content,
+    encode,
+    find_unaccounted,
+    write_json,
+)
 
 from tokenclean.errors import PoolError
-from tokenclean.pool import FORMATS, load_pool, write_rejected
-from tokenclean.pool.formats import detect_format
+from tokenclean.pool import FORMATS, Conversation, load_pool, write_rejected
+from tokenclean.pool.formats import RowError, detect_format, parse_row
 
 FILE_ROWS = 1000
 DAMAGED_ROWS_EACH = 2000  # of every format in every kind of file
@@ -268,3 +277,20 @@ def test_fuzzing_finds_nothing_and_leaves_nothing(tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Done 100000 runs" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_key_of_a_usable_row_is_passed_over():
+    random = Random(5)
+    accepted = 0
+    for _ in range(20_000):
+        row = change_row(random, random.choice([row for rows in SOUND.values() for row in rows]))
+        if not isinstance(row, dict):
+            continue
+        row |= {random.choice(("score", "label", "note", "images", "question")): random.choice((None, "", [], 3, "x"))}
+        with suppress(RowError):
+            parsed = parse_row(row, is_padded=random.random() < 0.5)
+            conversation = Conversation("s:1:x", "s", parsed.turns, parsed.kind, unread=parsed.unread)
+            printable = {key: value for key, value in row.items() if key.isprintable() and key.strip()}
+            assert not find_unaccounted(printable, conversation), row
+            accepted += 1
+    assert accepted > 4_000

@@ -23,6 +23,7 @@ _TYPE_NAMES: dict[type, str] = {str: "text", bool: "true or false", int: "number
 
 _VISIBLE_ASCII = re.compile(r"[!-~]")
 _INVISIBLE = ("Cf", "Cc", "Zs", "Zl", "Zp")  # format and control characters, separators
+_NOTHING = ("", "null", "none", "nan", "[]", "{}")
 _LITERALS_LIMIT = 1 << 20
 
 
@@ -60,10 +61,12 @@ def is_blank(text: str) -> bool:
 
 def holds_nothing(value: object) -> bool:
     """Whether a key with this value says as much as one that is missing: null, NaN, blank text, an empty list or
-    object."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return True
-    return not value.strip() if isinstance(value, str) else isinstance(value, list | dict | tuple) and not value
+    object, and the text that a CSV has for these."""
+    if isinstance(value, str):
+        return not value or value.strip().lower() in _NOTHING
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, list | dict | tuple) and not value)
 
 
 def read_text(row: Row, key: str, prefix: str = "") -> str:

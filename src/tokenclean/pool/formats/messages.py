@@ -48,6 +48,7 @@ _REASONING_PARTS = ("reasoning", "thinking")
 _CALL_PARTS = ("tool_call", "tool_calls", "function_call")
 _PART_KEYS = frozenset(("type", "text", "value", "content", *_REASONING_PARTS, *WEIGHT_KEYS))
 _KNOWN_KEYS = frozenset(MESSAGE_KEYS)
+_PLAIN_KEYS = frozenset(("role", "content", "from", "value"))
 
 OPEN, CLOSE = "<think>", "</think>"
 
@@ -61,7 +62,7 @@ def parse_messages(messages: Sequence[object], key: str, context: RowContext) ->
     turns: list[Turn] = []
     for index, message in enumerate(messages):
         turn = _parse_message(message, f"{key}[{index}]", context)
-        if turns and _may_join(turns[-1], turn):
+        if turn.tool_calls and turns and _may_join(turns[-1], turn):
             context.note("consecutive tool calls joined in one turn")
             turn = replace(turns[-1], tool_calls=turns.pop().tool_calls + turn.tool_calls)
         turns.append(turn)
@@ -107,10 +108,12 @@ def _parse_message(message: object, where: str, context: RowContext) -> Turn:
             f"{where}.{role_key}: unknown role {quote(row[role_key])}; known are {', '.join(names.roles)}",
             f"--role {_as_option(role_name)}=user (or assistant, system, tool)",
         )
-    if not row.keys() <= _KNOWN_KEYS:
+    if not _KNOWN_KEYS.issuperset(row):
         texts = [text for text in (row.get(content_key),) if isinstance(text, str)]
         unread = check_unread(row, _KNOWN_KEYS, names.ignored, texts, prefix=f"{where}.")
         context.unread.update(dict.fromkeys(f"messages[].{key}" for key in unread))
+    if _PLAIN_KEYS.issuperset(row) and isinstance(row.get(content_key), str) and role_name != "function_call":
+        return _parse_plain(role, row[content_key], f"{where}.{content_key}", context)
     if role == "assistant":
         return _parse_assistant(row, role_name, content_key, where, context)
     if read_weight(row, where):
@@ -126,6 +129,24 @@ def _parse_message(message: object, where: str, context: RowContext) -> Turn:
     if role == "user" and is_blank(content):
         raise RowError(f"{where}.{content_key}: blank user turn")
     return Turn(role, content)
+
+
+def _parse_plain(role: Role, text: str, where: str, context: RowContext) -> Turn:
+    """A message that is its text alone, as most are."""
+    check_text(text, where)
+    if role == "assistant":
+        if is_blank(text):
+            return _keep_blank(Turn(role, text), where, context)
+        return _with_thoughts(Turn(role, text), context)
+    if role == "user" and is_blank(text):
+        raise RowError(f"{where}: blank user turn")
+    return Turn(role, text)
+
+
+def _keep_blank(turn: Turn, where: str, context: RowContext) -> Turn:
+    context.blank_answers.append(where)
+    context.note("blank answer kept as context, not trained")
+    return replace(turn, is_trained=False, weight=1.0, spans=())
 
 
 def _parse_assistant(row: Row, role_name: str, content_key: str, where: str, context: RowContext) -> Turn:
@@ -155,11 +176,7 @@ def _parse_assistant(row: Row, role_name: str, content_key: str, where: str, con
     turn = Turn("assistant", content.text, reasoning or content.reasoning, calls, weight=weight)
     turn = _with_spans(turn, details or content.spans)
     turn = _with_thoughts(turn, context)
-    if not calls and is_blank(content.text):
-        context.blank_answers.append(f"{where}.{content_key}")
-        context.note("blank answer kept as context, not trained")
-        return replace(turn, is_trained=False, weight=1.0, spans=())
-    return turn
+    return _keep_blank(turn, f"{where}.{content_key}", context) if not calls and is_blank(content.text) else turn
 
 
 def _with_spans(turn: Turn, spans: Sequence[Span]) -> Turn:
@@ -171,8 +188,8 @@ def _with_spans(turn: Turn, spans: Sequence[Span]) -> Turn:
 
 def _with_thoughts(turn: Turn, context: RowContext) -> Turn:
     """The turn, its lone ``</think>`` repaired where that is asked for, else noted."""
-    first, closing = turn.content.find(OPEN), turn.content.find(CLOSE)
-    if closing < 0 or 0 <= first < closing:
+    closing = turn.content.find(CLOSE)
+    if closing < 0 or 0 <= turn.content.find(OPEN) < closing:
         return turn
     if not context.names.repairs_thoughts:
         context.note(f"answer with {CLOSE} but no {OPEN} before it")

@@ -13,11 +13,19 @@ keys              what ``preferences: chosen`` trains
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from tokenclean.pool.formats.context import RowContext
 from tokenclean.pool.formats.fields import Row, RowError, decode_json, holds_nothing, name_type
-from tokenclean.pool.formats.unread_keys import PREFERENCE, changes_meaning, is_preference_label, remedy_of, shown_key
+from tokenclean.pool.formats.unread_keys import (
+    PREFERENCE,
+    changes_meaning,
+    is_preference_label,
+    meaning_of,
+    remedy_of,
+    shown_key,
+)
 
 _CHOSEN = ("chosen", "chosen_response", "chosen_message", "chosen_messages", "preferred_output")
 _REJECTED = (
@@ -30,11 +38,17 @@ _CHOSEN_NOTE = "preference row: the chosen answer trained"
 
 def refuse_preferences(row: Row, context: RowContext) -> None:
     """Raise RowError for a row with chosen and rejected answers, whose other keys may fit no format or a wrong one."""
-    for key, value in row.items():
+    for key in _suspects(tuple(row)):
+        value = row[key]
         if key in context.names.ignored or is_preference_label(str(key), value):
             continue
         if changes_meaning(str(key), value) == PREFERENCE:
             raise RowError(f"{shown_key(key)}: {PREFERENCE}", remedy_of(shown_key(key), PREFERENCE))
+
+
+@lru_cache(maxsize=256)
+def _suspects(keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(key for key in keys if meaning_of(str(key)) == PREFERENCE)
 
 
 def take_chosen(row: Row, context: RowContext) -> Row:

@@ -34,7 +34,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -83,10 +83,11 @@ from tokenclean.pool.formats.unread_keys import (
 from tokenclean.pool.formats.weights import read_weight
 
 _TELLING_KEYS = tuple(dict.fromkeys(key for groups in REQUIRED_KEYS.values() for group in groups for key in group))
+_WEIGHING_KEYS = frozenset((*ROW_WEIGHT_KEYS, "loss", "mask"))
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class Parsed:
     """What a row holds: a Conversation without its place. ``tools``: compact JSON text of a list, or empty.
     ``original_id``, ``unread``, ``notes``: as a Conversation has them."""
@@ -124,17 +125,22 @@ class RowOptions:
     def __post_init__(self) -> None:
         check_columns(self.format, dict(self.columns), dict(self.roles))
 
-    @property
+    @cached_property
     def names(self) -> Names:
         """The names and choices that messages are read with."""
-        return _names(self)
+        roles = cast("dict[str, Role]", {name.strip().lower(): role for name, role in self.roles})
+        columns = {key: column for key, column in self.columns if key in MESSAGE_KEYS}
+        return Names({**ROLE_NAMES, **roles}, columns, frozenset(self.ignore), self.repair_thoughts)
 
+    @cached_property
+    def column_of(self) -> dict[str, str]:
+        """Our key -> the row's column."""
+        return dict(self.columns)
 
-@lru_cache(maxsize=64)
-def _names(options: RowOptions) -> Names:
-    roles = cast("dict[str, Role]", {name.strip().lower(): role for name, role in options.roles})
-    columns = {key: column for key, column in options.columns if key in MESSAGE_KEYS}
-    return Names({**ROLE_NAMES, **roles}, columns, frozenset(options.ignore), options.repair_thoughts)
+    @cached_property
+    def maps_rows(self) -> bool:
+        """Whether only mapped keys of a row are read."""
+        return maps_rows(self.column_of)
 
 
 _DEFAULT = RowOptions()
@@ -149,22 +155,21 @@ def parse_row(row: Row, options: RowOptions = _DEFAULT, *, is_padded: bool = Fal
     if options.python_literals:
         row = {key: decode_literal(value) if isinstance(value, str) else value for key, value in row.items()}
     context = RowContext(options.names, is_padded)
-    columns = dict(options.columns)
-    is_mapped = maps_rows(columns)
-    content = map_columns(row, columns)
+    content = map_columns(row, options.column_of) if options.maps_rows else row
     if options.preferences == "chosen":
-        content = take_chosen(content if not is_mapped else {**_labels(row), **content}, context)
-    elif not is_mapped:
+        content = take_chosen({**_labels(row), **content} if options.maps_rows else content, context)
+    elif not options.maps_rows:
         refuse_preferences(row, context)
     format = detect_format(content, row) if options.format == "auto" else options.format
     parsed = FORMATS[format](content, context)
     if parsed.tools or any(turn.tool_calls for turn in parsed.turns):
-        turns, tools = drop_padding(parsed.turns, parsed.tools, context)
-        parsed = replace(parsed, turns=turns, tools=tools)
-    parsed = _weigh(parsed, row, context)
-    original_id = _original_id({"id": read_column(row, columns["id"], "id")} if "id" in columns else row, context)
-    unread = _unread(row, format, options, parsed, context)
-    return replace(parsed, original_id=original_id, unread=unread, notes=tuple(context.notes))
+        parsed.turns, parsed.tools = drop_padding(parsed.turns, parsed.tools, context)
+    _weigh(parsed, row, context)
+    column = options.column_of.get("id")
+    parsed.original_id = _original_id(row if column is None else {"id": read_column(row, column, "id")}, context)
+    parsed.unread = _unread(row, format, options, parsed, context)
+    parsed.notes = tuple(context.notes)
+    return parsed
 
 
 def detect_format(row: Row, raw: Row | None = None) -> str:
@@ -215,15 +220,17 @@ def _keys_of_others(given: frozenset[str], format: str) -> frozenset[str]:
 
 def _unread(row: Row, format: str, options: RowOptions, parsed: Parsed, context: RowContext) -> tuple[str, ...]:
     """Keys of the row, and of its messages, that hold something and were not used. Raises as ``check_unread``."""
-    columns = dict(options.columns)
     exempt: tuple[str, ...] = ()
     ignored = context.names.ignored
-    if maps_rows(columns):
-        places = frozenset(columns.values())
+    if options.maps_rows:
+        places = frozenset(options.column_of.values())
         read = {*COMMON_KEYS, *places, *(place.split(".", 1)[0] for place in places)}
         exempt = (SECOND_TEXT, *((PREFERENCE,) if any(meaning_of(place) == PREFERENCE for place in places) else ()))
     else:
-        read = _read_keys(format, parsed.kind) | context.consumed
+        read = _read_keys(format, parsed.kind)
+        if read.issuperset(row) and (row.get("source") is None or isinstance(row["source"], str)):
+            return tuple(context.unread)
+        read |= context.consumed
         if options.format != "auto":  # the user has chosen between the formats that the keys fit
             ignored |= _keys_of_others(frozenset(key for key in _TELLING_KEYS if row.get(key) is not None), format)
         if parsed.kind in ("text", "tokens"):
@@ -257,8 +264,10 @@ def _original_id(row: Row, context: RowContext) -> str:
     return ""
 
 
-def _weigh(parsed: Parsed, row: Row, context: RowContext) -> Parsed:
-    """The row with its own loss weight on everything it trains. Raises RowError for a weight of 0."""
+def _weigh(parsed: Parsed, row: Row, context: RowContext) -> None:
+    """Put the row's own loss weight on everything it trains. Raises RowError for a weight of 0."""
+    if _WEIGHING_KEYS.isdisjoint(row):
+        return
     stated = {key: row[key] for key in ROW_WEIGHT_KEYS if key in row and key not in context.names.ignored}
     if isinstance(row.get("loss"), bool):
         stated["loss"] = row["loss"]
@@ -269,20 +278,19 @@ def _weigh(parsed: Parsed, row: Row, context: RowContext) -> Parsed:
         stated = {key: value for key, value in stated.items() if not isinstance(value, list | np.ndarray)}
     weight = read_weight(stated, "")
     if weight is None or weight == 1:
-        return parsed
+        return
     if weight == 0:
         raise RowError(f"{' and '.join(stated)}: the row is marked as not trained", is_chosen=True)
     if parsed.tokens is not None:
         own = parsed.tokens.weight
         weights = np.full(len(parsed.tokens.input_ids), weight, dtype=np.float32)
-        return replace(parsed, tokens=replace(parsed.tokens, weight=weights if own is None else own * weights))
-    turns = (
+        parsed.tokens = replace(parsed.tokens, weight=weights if own is None else own * weights)
+    parsed.turns = tuple(
         replace(turn, weight=turn.weight * weight, spans=tuple((a, b, w * weight) for a, b, w in turn.spans))
         if turn.role == "assistant" and turn.is_trained
         else turn
         for turn in parsed.turns
     )
-    return replace(parsed, turns=tuple(turns))
 
 
 def _parse_messages(row: Row, context: RowContext) -> Parsed:
@@ -310,8 +318,8 @@ def _parse_alpaca(row: Row, context: RowContext) -> Parsed:
     response_key = _find_one(row, ("output", "response"))
     if response_key is None:
         raise RowError("output: missing, and so is response; expected one of them")
-    answer = {key: row[key] for key in REASONING_KEYS if row.get(key) is not None}
-    answer |= {"role": "assistant", "content": _read_response(row, response_key)}
+    answer = {"role": "assistant", "content": _read_response(row, response_key)}
+    answer |= {key: row[key] for key in REASONING_KEYS if row.get(key) is not None}
     question = "\n".join(text for text in (instruction, further) if not is_blank(text))
     earlier = () if row.get("history") is None else _parse_history(read_list(row, "history"))
     turns = (*earlier, Turn("user", question), *parse_messages([answer], response_key, context))

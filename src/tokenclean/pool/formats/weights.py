@@ -26,6 +26,7 @@ FLAG_KEYS = ("train", "training", "loss", "mask")
 NUMBER_KEYS = ("weight", "loss_weight", "loss_scale", "sample_weight")
 DETAIL_KEYS = ("train_detail", "training_detail")
 WEIGHT_KEYS = (*FLAG_KEYS, *NUMBER_KEYS, *DETAIL_KEYS)
+_STATING_KEYS = frozenset((*FLAG_KEYS, *NUMBER_KEYS))
 
 Span = tuple[int, int, float]
 """Characters [start, end) of a content, and their weight."""
@@ -36,6 +37,8 @@ def read_weight(row: Row, where: str) -> float | None:
 
     ``where``: leads to the keys. Raises RowError for a value that is no weight, and where two keys disagree.
     """
+    if _STATING_KEYS.isdisjoint(row):
+        return None
     prefix = f"{where}: " if where else ""
     flags, weights = _read_all(row, where, FLAG_KEYS), _read_all(row, where, NUMBER_KEYS)
     for stated in (flags, weights):
