@@ -33,6 +33,8 @@ def chosen(row: dict[str, Any]) -> Parsed:
         {"chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]},
         {"chosen": [*ASKED, GOOD], "rejected": "bad", "score_chosen": 4.0},
         {"messages": [*ASKED, GOOD], "rejected_response": "bad"},
+        {"input": {"messages": ASKED}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
+        {"instruction": "Q2", "history": [["Q1", "A1"]], "chosen": "good", "rejected": "bad"},
         {"prompt": "Q2", "messages": [*ASKED, GOOD], "chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]},
     ],
 )
@@ -63,6 +65,42 @@ def test_a_label_chooses_whole_rows(row, good):
     with pytest.raises(RowError, match="label: a rejected answer") as left_out:
         chosen(row | {"label": bad})
     assert left_out.value.is_chosen
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [
+        ("label", "1", "0.0"),
+        ("label", "good", "bad"),
+        ("label", 1, -1),
+        ("kto_tag", "True", "False"),
+        ("is_rejected", False, True),
+        ("preferred", True, False),
+        ("thumbs_up", 1, 0),
+    ],
+)
+def test_labels_in_other_words(key, good, bad):
+    row = {"prompt": "Q", "completion": "A"}
+    for value in (good, bad):
+        with pytest.raises(RowError, match="a preference label"):
+            parse_row(row | {key: value})
+    assert chosen(row | {key: good}).turns == parse_row(row).turns
+    with pytest.raises(RowError, match="a rejected answer"):
+        chosen(row | {key: bad})
+    mapped = {"q": "Q", "a": "A", key: good}
+    columns = {"instruction": "q", "output": "a"}
+    assert parse_row(mapped, columns=columns, preferences="chosen").turns[1] == Turn("assistant", "A")
+
+
+def test_an_answer_that_repeats_its_prompt_is_taken_without_it():
+    row = {"prompt": "Human: Hi?", "chosen": "Human: Hi? Assistant: good", "rejected": "Human: Hi? Assistant: bad"}
+    assert [turn.content for turn in chosen(row).turns] == ["Human: Hi?", " Assistant: good"]
+
+
+@pytest.mark.parametrize("key", ["response_rejected", "reject", "loser", "worse_response", "conversation_b"])
+def test_preferences_under_other_names_are_refused_even_then(key):
+    with pytest.raises(RowError, match="a preference label"):
+        chosen({"messages": [*ASKED, GOOD], key: "bad"})
 
 
 def test_rows_without_a_preference_are_read_as_ever():

@@ -159,9 +159,8 @@ def test_faults_of_alpaca(row, reason):
     ("row", "reason"),
     [
         ({"completion": "x"}, "prompt: missing"),
-        (PROMPT | {"prompt": []}, "completion: expected a list of messages as under prompt, found text"),
-        ({"prompt": [QUESTION]}, "completion: expected a list of messages as under prompt, found null"),
-        (PROMPT | {"completion": [ANSWER]}, "completion: expected text, found list"),
+        ({"prompt": [QUESTION]}, "completion: expected text or a list of messages, found null"),
+        (PROMPT | {"completion": [3]}, "completion[0]: expected an object, found number"),
         (PROMPT | {"completion": None}, "completion: missing"),
         (PROMPT | {"completion": 1.5}, "completion: expected text, found number"),
         (PROMPT | {"completion": " "}, "completion: blank response"),

@@ -7,7 +7,7 @@ from parsing import parse_row
 
 from tokenclean.pool import Turn
 from tokenclean.pool.formats import RowError
-from tokenclean.pool.formats.unread_keys import MEDIA, PREFERENCE, SECOND_TEXT, TOOLS, WEIGHT
+from tokenclean.pool.formats.unread_keys import MEDIA, PREFERENCE, SECOND_TEXT, TEMPLATE, TOOLS, WEIGHT
 
 QUESTION = {"role": "user", "content": "Why?"}
 ANSWER = {"role": "assistant", "content": "Because."}
@@ -60,6 +60,13 @@ def test_keys_of_messages_are_counted_too():
         ("context", "The sky is green.", SECOND_TEXT),
         ("history", [["a", "b"]], SECOND_TEXT),
         ("tool_definitions", [{"name": "add"}], TOOLS),
+        ("available_tools", '[{"name": "add"}]', TOOLS),
+        ("documents", [{"text": "x"}], SECOND_TEXT),
+        ("chat_template_kwargs", {"enable_thinking": True}, TEMPLATE),
+        ("audio_filepath", "a.wav", MEDIA),
+        ("imageUrl", "x", MEDIA),
+        ("image_0", "x", MEDIA),
+        ("is_masked", True, WEIGHT),
     ],
 )
 def test_keys_that_change_what_is_trained_are_refused_by_name_and_may_be_ignored(key, value, meaning):
@@ -86,10 +93,68 @@ def test_keys_that_change_what_is_trained_are_refused_by_name_and_may_be_ignored
         ("loss", 1.7),
         ("images", []),
         ("tool_count", 2),
+        ("function", "sort"),
+        ("label", "yes"),
     ],
 )
 def test_keys_that_only_resemble_those_are_counted(key, value):
     assert set(parse_row(CHAT | {key: value}).unread) <= {key}
+
+
+@pytest.mark.parametrize("key", ["trainable", "masked", "compute_loss", "no_loss", "content_mask", "is_target"])
+def test_masks_of_messages_under_other_names_are_refused(key):
+    error = refusal({"messages": [QUESTION, ANSWER | {key: False}]})
+    assert str(error) == f"messages[1].{key}: {WEIGHT}"
+
+
+def test_ignored_keys_of_messages_count_for_nothing_and_are_counted():
+    messages = [QUESTION | {"weight": 1}, ANSWER | {"loss": 0.3, "weight": 1}]
+    assert refusal({"messages": messages}).remedy.startswith("--ignore weight")
+    parsed = parse_row({"messages": messages}, ignore=("weight", "loss"))
+    assert parsed.turns[1] == Turn("assistant", "Because.")
+    assert set(parsed.unread) == {"messages[].weight", "messages[].loss"}
+
+
+def test_keys_of_calls_are_accounted_for():
+    def call(**function: Any) -> dict[str, Any]:
+        answer = {"role": "assistant", "tool_calls": [{"function": {"name": "f", **function}, "note": "x"}]}
+        return {"messages": [QUESTION, answer]}
+
+    for key in ("arguments", "parameters", "args", "input"):
+        parsed = parse_row(call(**{key: {"a": 1}}))
+        assert parsed.turns[1].tool_calls[0].arguments == '{"a": 1}'
+        assert parsed.unread == ("tool_calls[].note",)
+    assert "arguments and args are given" in str(refusal(call(arguments={"a": 1}, args={"a": 2})))
+
+
+def test_a_thought_stands_in_one_place():
+    def thinks(content: str, reasoning: str) -> dict[str, Any]:
+        return {"messages": [QUESTION, {"role": "assistant", "content": content, "reasoning_content": reasoning}]}
+
+    twice = parse_row(thinks("<think>\nHm.\n</think>\n\nSo.", "Hm."))
+    assert twice.turns[1] == Turn("assistant", "<think>\nHm.\n</think>\n\nSo.")
+    assert twice.notes == ("thought given in the content and as reasoning, taken once",)
+    assert "another one as reasoning" in str(refusal(thinks("<think>A</think>So.", "B")))
+    assert "holds the tag </think>" in str(refusal(thinks("So.", "Hm.</think>")))
+    assert parse_row(thinks("So.", "on")).turns[1].reasoning == ""
+
+
+@pytest.mark.parametrize("blank", ["\u2800", "\u3164\ufe0f", "<think>\n\n</think>\n", "\ufffc "])
+def test_answers_that_say_nothing(blank):
+    assert str(refusal({"messages": [QUESTION, ANSWER | {"content": blank}]})) == "messages[1].content: blank response"
+    assert str(refusal(ALPACA | {"output": blank})) == "output: blank response"
+
+
+def test_texts_that_came_rendered_or_stand_for_pictures_are_noted():
+    for text, note in (("[INST] Why? [/INST]", "is it rendered"), ("<image>\nWhat?", "placeholder")):
+        (found,) = parse_row({"messages": [{"role": "user", "content": text}, ANSWER]}).notes
+        assert note in found
+    assert parse_row({"messages": [QUESTION, ANSWER | {"content": "Because.</s>"}]}).notes
+
+
+def test_both_spellings_of_a_content_may_not_differ():
+    assert "content and value are given" in str(refusal({"messages": [QUESTION, ANSWER | {"value": "No."}]}))
+    assert parse_row({"messages": [QUESTION, ANSWER | {"value": "Because."}]}).turns[1].content == "Because."
 
 
 def test_a_second_prompt_that_repeats_what_is_read_is_counted():
@@ -97,6 +162,7 @@ def test_a_second_prompt_that_repeats_what_is_read_is_counted():
     rendered = "### Instruction:\nBecause.\n### Response:"
     assert parse_row(CHAT | {"prompt": rendered}).unread == ("prompt",)
     assert str(refusal(CHAT | {"prompt": "Hi"})).startswith("prompt: ")
+    assert str(refusal(CHAT | {"System": "y"})).startswith("System: ")  # a letter of what is read is no repetition
 
 
 def test_a_format_named_by_the_user_leaves_the_keys_of_the_other_formats_out():

@@ -19,7 +19,7 @@ REQUIRED_KEYS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sharegpt": (("conversations",),),
     "alpaca": (("instruction",), ("output", "response")),
     "prompt_completion": (("prompt",), ("completion",)),
-    "tokens": (("input_ids",), ("labels",)),
+    "tokens": (("input_ids",), ("labels", "completion_mask", "assistant_masks")),
     "text": (("text",),),
 }
 OPTIONAL_KEYS: dict[str, tuple[str, ...]] = {

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import math
 import re
 import reprlib
+import tokenize
 import unicodedata
 import warnings
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -23,6 +26,7 @@ _TYPE_NAMES: dict[type, str] = {str: "text", bool: "true or false", int: "number
 
 _VISIBLE_ASCII = re.compile(r"[!-~]")
 _INVISIBLE = ("Cf", "Cc", "Zs", "Zl", "Zp")  # format and control characters, separators
+_EMPTY_SIGNS = frozenset("\u2800\u3164\u115f\u1160\uffa0\u034f\ufffc" + "".join(map(chr, range(0xFE00, 0xFE10))))
 _NOTHING = ("", "null", "none", "nan", "[]", "{}")
 _LITERALS_LIMIT = 1 << 20
 
@@ -56,7 +60,7 @@ def is_blank(text: str) -> bool:
     """Whether nothing of the text can be seen: whitespace, zero-width and other format characters alone."""
     if _VISIBLE_ASCII.search(text):
         return False
-    return all(sign.isspace() or unicodedata.category(sign) in _INVISIBLE for sign in text)
+    return all(sign.isspace() or sign in _EMPTY_SIGNS or unicodedata.category(sign) in _INVISIBLE for sign in text)
 
 
 def holds_nothing(value: object) -> bool:
@@ -125,13 +129,32 @@ def decode_literal(text: str) -> Any:
     """The list or object that Python's ``repr`` wrote, or the text itself where it is none. Nothing is executed."""
     if len(text) > _LITERALS_LIMIT or not looks_like_literal(text):
         return text
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of invalid escapes in somebody's text
-            value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        return text
-    return value if isinstance(value, list | dict) else text
+    text = text.strip()
+    for written in (text, None):  # then as numpy prints a list of objects, without commas
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of invalid escapes in somebody's text
+                value = ast.literal_eval(_with_commas(text) if written is None else written)
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError, tokenize.TokenError):
+            continue
+        if isinstance(value, list | dict):
+            return value
+    return text
+
+
+def _with_commas(text: str) -> str:
+    """The literal with a comma between objects that stand side by side."""
+    lines = text.splitlines(keepends=True)
+    starts = [0, *accumulate(map(len, lines))]
+    places, before = [], None
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.string == "{" and before == "}":
+            places.append(starts[token.start[0] - 1] + token.start[1])
+        if token.type == tokenize.OP or token.string.strip():
+            before = token.string
+    for place in reversed(places):
+        text = f"{text[:place]}, {text[place:]}"
+    return text
 
 
 def encode_json(value: object, where: str, separators: tuple[str, str] = (", ", ": ")) -> str:

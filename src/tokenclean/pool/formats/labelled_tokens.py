@@ -20,15 +20,19 @@ def parse_labelled_tokens(row: Row) -> LabelledTokens:
     Each is a list of integers, its JSON text, or an integer array (L,). ``labels[t]`` is -100 or ``input_ids[t]``: a
     label stands on its own token, since only the model call shifts. Position 0 follows nothing, so it is never a
     target. Of TOKEN_MASKS (0 and 1) a 0 takes a label away, and so does a weight of 0 among TOKEN_WEIGHTS (numbers
-    from 0 to 1), which are the tokens' loss weights.
+    from 0 to 1), which are the tokens' loss weights. Without ``labels`` the masks alone say what is trained.
 
     Raises RowError, also where fewer than two tokens or no target are left.
     """
     input_ids = _read_integers(row, "input_ids")
-    labels = _read_integers(row, "labels", len(input_ids))
+    if row.get("labels") is None and any(row.get(key) is not None for key in TOKEN_MASKS):
+        labels = input_ids.copy()  # the masks say what is trained
+    else:
+        labels = _read_integers(row, "labels", len(input_ids))
     is_token = np.ones(len(input_ids), bool)
     if row.get("attention_mask") is not None:
         is_token = _read_mask(row, "attention_mask", len(labels))
+        labels = labels if row.get("labels") is not None else np.where(is_token, labels, UNTRAINED)
         if (position := _find_first(~is_token & (labels != UNTRAINED))) is not None:
             found = f"expected -100 where attention_mask is 0, found {labels[position]}"
             raise RowError(f"labels[{position}]: {found}")

@@ -19,11 +19,13 @@ A tool's message may name the tool (``name``) and the call it answers (``tool_ca
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tokenclean.pool.conversation import Role, ToolCall, Turn
-from tokenclean.pool.formats.columns import MESSAGE_KEYS, MISSING, find_column
+from tokenclean.pool.formats.columns import MESSAGE_KEYS, MISSING, REASONING_KEYS, find_column
 from tokenclean.pool.formats.context import RowContext
 from tokenclean.pool.formats.fields import (
     Row,
@@ -31,18 +33,20 @@ from tokenclean.pool.formats.fields import (
     check_object,
     check_text,
     describe_keys,
+    encode_json,
+    holds_nothing,
     is_blank,
     name_type,
     quote,
     read_optional_text,
     read_text,
 )
+from tokenclean.pool.formats.thoughts import lone_tag, says_nothing, thought_of
 from tokenclean.pool.formats.tool_calls import parse_function_call, read_tool_calls
-from tokenclean.pool.formats.unread_keys import MEDIA, check_unread, meaning_of
+from tokenclean.pool.formats.unread_keys import MEDIA, check_unread, meaning_of, shown_key
 from tokenclean.pool.formats.weights import WEIGHT_KEYS, Span, drop_default, read_details, read_weight
 
 _SPELLINGS = (("role", "content"), ("from", "value"))
-_REASONING = ("reasoning_content", "reasoning", "thinking")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING_PARTS = ("reasoning", "thinking")
 _CALL_PARTS = ("tool_call", "tool_calls", "function_call")
@@ -50,20 +54,32 @@ _PART_KEYS = frozenset(("type", "text", "value", "content", *_REASONING_PARTS, *
 _KNOWN_KEYS = frozenset(MESSAGE_KEYS)
 _PLAIN_KEYS = frozenset(("role", "content", "from", "value"))
 
-OPEN, CLOSE = "<think>", "</think>"
+_OF_ROLE = ("name", "tool_call_id", "train_detail")  # keys that mean something in a turn of one role alone
+_SWITCHES = ("on", "off", "true", "false", "enabled", "disabled", "none")
+_RENDERED = re.compile(
+    r"\A\s*(?:<s>\s*)?(?:\[INST\]|<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|(?:user|assistant|system)\|>)"
+    r"|(?:</s>|\[/INST\]|<\|im_end\|>|<\|eot_id\|>|<\|end\|>|<end_of_turn>|<\|endoftext\|>|<\|end_of_text\|>)\s*\Z"
+)
+_PLACEHOLDER = re.compile(
+    r"<(?:image|video|audio|img)>|<\|(?:image|video|audio|vision_start|image_pad|video_pad|audio_pad)\|>"
+    r"|!\[[^\]]*\]\(data:image"
+)
+
+CLOSE = "</think>"
 
 
 def parse_messages(messages: Sequence[object], key: str, context: RowContext) -> tuple[Turn, ...]:
     """The turns of a list of messages. ``key``: where the list stands in the row. Raises RowError.
 
     A blank system or tool turn is allowed, a blank user turn is not. A blank answer that calls no tool stays as
-    context and is not trained. Turns that only call, one right after the other, are one turn with all the calls.
+    context and is not trained. A turn that only calls, right behind another of the assistant's, belongs to that one:
+    two turns would teach to stop before the call.
     """
     turns: list[Turn] = []
     for index, message in enumerate(messages):
         turn = _parse_message(message, f"{key}[{index}]", context)
         if turn.tool_calls and turns and _may_join(turns[-1], turn):
-            context.note("consecutive tool calls joined in one turn")
+            context.note("calls of consecutive turns joined in one turn")
             turn = replace(turns[-1], tool_calls=turns.pop().tool_calls + turn.tool_calls)
         turns.append(turn)
     return tuple(turns)
@@ -89,7 +105,10 @@ def check_turns(turns: Sequence[Turn], key: str, context: RowContext) -> None:
 
 def _may_join(before: Turn, turn: Turn) -> bool:
     return (
-        all(t.role == "assistant" and t.tool_calls and is_blank(t.content) and not t.reasoning for t in (before, turn))
+        before.role == "assistant"
+        and (bool(before.tool_calls) or not is_blank(before.content))
+        and is_blank(turn.content)
+        and not turn.reasoning
         and before.is_trained == turn.is_trained
         and before.weight == turn.weight
     )
@@ -100,31 +119,47 @@ def _parse_message(message: object, where: str, context: RowContext) -> Turn:
     names = context.names
     if names.columns:
         row = _rename_keys(row, where, names.columns)
+    if names.ignored and not names.ignored.isdisjoint(row):
+        context.unread.update((f"messages[].{shown_key(key)}", None) for key in row if key in names.ignored)
+        row = {key: value for key, value in row.items() if key not in names.ignored}
     role_key, content_key = _find_spelling(row, where)
     role_name = read_text(row, role_key, f"{where}.").strip().lower()
     role = names.roles.get(role_name)
     if role is None:
         raise RowError(
             f"{where}.{role_key}: unknown role {quote(row[role_key])}; known are {', '.join(names.roles)}",
-            f"--role {_as_option(role_name)}=user (or assistant, system, tool)",
+            f"--role {shlex.quote(f'{role_name}={_likely_role(role_name)}')} (or user, assistant, system, tool)",
         )
+    other = "value" if content_key == "content" else "content"
+    if not (holds_nothing(row.get(other)) or holds_nothing(row.get(content_key)) or row[other] == row[content_key]):
+        raise RowError(f"{where}: {content_key} and {other} are given and differ; expected one of them")
     if not _KNOWN_KEYS.issuperset(row):
         texts = [text for text in (row.get(content_key),) if isinstance(text, str)]
         unread = check_unread(row, _KNOWN_KEYS, names.ignored, texts, prefix=f"{where}.")
         context.unread.update(dict.fromkeys(f"messages[].{key}" for key in unread))
-    if _PLAIN_KEYS.issuperset(row) and isinstance(row.get(content_key), str) and role_name != "function_call":
+    is_call = role_name in ("function_call", "tool_call")
+    if len(row) == 2 and _PLAIN_KEYS.issuperset(row) and isinstance(row.get(content_key), str) and not is_call:
         return _parse_plain(role, row[content_key], f"{where}.{content_key}", context)
+    for key in _OF_ROLE if role != "tool" else ("train_detail",):
+        if not holds_nothing(row.get(key)) and (key == "name" or role != "assistant" or key == "tool_call_id"):
+            context.unread[f"messages[].{key}"] = None
     if role == "assistant":
-        return _parse_assistant(row, role_name, content_key, where, context)
+        return _parse_assistant(row, is_call, content_key, where, context)
     if read_weight(row, where):
-        raise RowError(f"{where}: marked as trained; only an assistant's turn can be (tokens.targets: all trains all)")
+        stated = next(key for key in WEIGHT_KEYS if not holds_nothing(row.get(key)))
+        raise RowError(
+            f"{where}: marked as trained; only an assistant's turn can be (tokens.targets: all trains all)",
+            f"--ignore {stated} (trains every turn of the assistant's)",
+        )
     _check_only_speaks(row, role, where)
+    if role == "tool" and not isinstance(row.get(content_key), str | list):
+        value = row.get(content_key)
+        row = {**row, content_key: "" if value is None else encode_json(value, f"{where}.{content_key}")}
     content = _read_content(row, content_key, where, context).text
+    _note_tags(content, context)
     if role == "tool":
         name, call_id = (read_optional_text(row, key, f"{where}.") for key in ("name", "tool_call_id"))
         return Turn(role, content, name=name, call_id=call_id)
-    if row.get("name") is not None:
-        context.unread["messages[].name"] = None
     # A blank system turn says the same as none, and a tool may return nothing; a blank question has lost its text.
     if role == "user" and is_blank(content):
         raise RowError(f"{where}.{content_key}: blank user turn")
@@ -134,10 +169,12 @@ def _parse_message(message: object, where: str, context: RowContext) -> Turn:
 def _parse_plain(role: Role, text: str, where: str, context: RowContext) -> Turn:
     """A message that is its text alone, as most are."""
     check_text(text, where)
+    if "<" in text or "[" in text:
+        _note_tags(text, context)
     if role == "assistant":
-        if is_blank(text):
+        if says_nothing(text):
             return _keep_blank(Turn(role, text), where, context)
-        return _with_thoughts(Turn(role, text), context)
+        return with_thoughts(Turn(role, text), context)
     if role == "user" and is_blank(text):
         raise RowError(f"{where}: blank user turn")
     return Turn(role, text)
@@ -149,7 +186,7 @@ def _keep_blank(turn: Turn, where: str, context: RowContext) -> Turn:
     return replace(turn, is_trained=False, weight=1.0, spans=())
 
 
-def _parse_assistant(row: Row, role_name: str, content_key: str, where: str, context: RowContext) -> Turn:
+def _parse_assistant(row: Row, is_call: bool, content_key: str, where: str, context: RowContext) -> Turn:
     stated = read_weight(row, where)
     weight = 1.0 if stated is None else stated
     calls: tuple[ToolCall, ...] = () if row.get("tool_calls") is None else read_tool_calls(row, where, context)
@@ -157,7 +194,7 @@ def _parse_assistant(row: Row, role_name: str, content_key: str, where: str, con
         if calls:
             raise RowError(f"{where}.function_call: given, and so is tool_calls; expected one of them")
         calls = parse_function_call(row["function_call"], f"{where}.function_call", context)
-    if role_name == "function_call":
+    if is_call:
         if calls:
             raise RowError(f"{where}.tool_calls: given, and the content of a function_call turn is a call too")
         calls = parse_function_call(row.get(content_key), f"{where}.{content_key}", context)
@@ -166,7 +203,7 @@ def _parse_assistant(row: Row, role_name: str, content_key: str, where: str, con
         content = _Content()
     else:
         content = _read_content(row, content_key, where, context, weight)
-    reasoning = _read_reasoning(row, where)
+    reasoning = read_reasoning(row, where, context)
     if content.reasoning and reasoning and content.reasoning != reasoning:
         raise RowError(f"{where}: reasoning stands under a key of the message and in a part of its content")
     calls += content.calls
@@ -175,8 +212,25 @@ def _parse_assistant(row: Row, role_name: str, content_key: str, where: str, con
         raise RowError(f"{where}: parts of the content have weights, and so have spans of it; expected one of them")
     turn = Turn("assistant", content.text, reasoning or content.reasoning, calls, weight=weight)
     turn = _with_spans(turn, details or content.spans)
-    turn = _with_thoughts(turn, context)
-    return _keep_blank(turn, f"{where}.{content_key}", context) if not calls and is_blank(content.text) else turn
+    turn = with_thoughts(_with_one_thought(turn, where, context), context)
+    _note_tags(turn.content, context)
+    is_empty = not calls and says_nothing(content.text)
+    return _keep_blank(turn, f"{where}.{content_key}", context) if is_empty else turn
+
+
+def _with_one_thought(turn: Turn, where: str, context: RowContext) -> Turn:
+    """The turn, whose thought stands in its content or in its reasoning, not in both. RowError where both differ."""
+    if not turn.reasoning:
+        return turn
+    if (lone := lone_tag(turn.reasoning)) or CLOSE in turn.reasoning:
+        raise RowError(f"{where}: the reasoning holds the tag {lone or CLOSE}, which templates write; remove it")
+    inside = thought_of(turn.content)
+    if inside is None or is_blank(inside):
+        return turn
+    if inside.strip() != turn.reasoning.strip():
+        raise RowError(f"{where}: a thought in the content and another one as reasoning; expected one of them")
+    context.note("thought given in the content and as reasoning, taken once")
+    return replace(turn, reasoning="")
 
 
 def _with_spans(turn: Turn, spans: Sequence[Span]) -> Turn:
@@ -186,18 +240,37 @@ def _with_spans(turn: Turn, spans: Sequence[Span]) -> Turn:
     return replace(turn, spans=spans) if is_trained else replace(turn, is_trained=False, weight=1.0, spans=())
 
 
-def _with_thoughts(turn: Turn, context: RowContext) -> Turn:
-    """The turn, its lone ``</think>`` repaired where that is asked for, else noted."""
-    closing = turn.content.find(CLOSE)
-    if closing < 0 or 0 <= turn.content.find(OPEN) < closing:
+def with_thoughts(turn: Turn, context: RowContext) -> Turn:
+    """The turn, a lone ``</think>`` in it repaired where that is asked for, else noted."""
+    lone = lone_tag(turn.content)
+    if not lone:
         return turn
+    if not lone.startswith("</"):
+        context.note(f"answer with {lone} that never ends")
+        return turn
+    opening = lone.replace("/", "")
     if not context.names.repairs_thoughts:
-        context.note(f"answer with {CLOSE} but no {OPEN} before it")
+        context.note(f"answer with {lone} but no {opening} in front of it (--repair-thoughts adds it)")
         return turn
-    context.note(f"{OPEN} put in front of thoughts that only ended")
-    added = OPEN + "\n"
+    context.note(f"{opening} put in front of thoughts that only ended")
+    added = opening + "\n"
     spans = tuple((start + len(added), end + len(added), weight) for start, end, weight in turn.spans)
     return replace(turn, content=added + turn.content, spans=spans)
+
+
+def _note_tags(text: str, context: RowContext) -> None:
+    """Note a text that a template has rendered already, or that stands for a picture."""
+    if _RENDERED.search(text):
+        context.note("text with the tags of a chat template: is it rendered already?")
+    if _PLACEHOLDER.search(text):
+        context.note("text with a placeholder for an image, a sound or a video")
+
+
+def _likely_role(name: str) -> str:
+    if any(word in name for word in ("tool", "function", "result", "observation", "api")):
+        return "tool"
+    is_answer = any(word in name for word in ("assist", "bot", "model", "ai", "answer", "agent", "gpt"))
+    return "assistant" if is_answer else "user"
 
 
 def _find_spelling(row: Row, where: str) -> tuple[str, str]:
@@ -269,25 +342,29 @@ def _read_part(part: Row, where: str, *, is_assistant: bool) -> str:
     return check_text(part.get(given[0] if given else "text"), f"{where}.{given[0] if given else 'text'}")
 
 
-def _read_reasoning(row: Row, where: str) -> str:
-    given = [key for key in _REASONING if row.get(key) is not None]
-    texts = {key: text for key in given if (text := read_text(row, key, f"{where}.")).strip()}
+def read_reasoning(row: Row, where: str, context: RowContext) -> str:
+    """The thoughts under whichever key; a switch (on, off) is none. ``where``: leads to the keys, or is empty."""
+    prefix = f"{where}." if where else ""
+    texts: dict[str, str] = {}
+    for key in REASONING_KEYS:
+        if row.get(key) is None or is_blank(text := read_text(row, key, prefix)):
+            continue
+        if text.strip().lower() in _SWITCHES:
+            context.unread[f"messages[].{key}" if where else key] = None
+        else:
+            texts[key] = text
     if len(set(texts.values())) > 1:
-        raise RowError(f"{where}: {' and '.join(texts)} differ; expected one of them")
+        raise RowError(f"{where or 'row'}: {' and '.join(texts)} differ; expected one of them")
     return next(iter(texts.values()), "")
 
 
 def _check_only_speaks(row: Row, role: Role, where: str) -> None:
     """RowError where a turn that is not the assistant's has what only an assistant's has."""
-    for key in ("tool_calls", "function_call", *_REASONING):
+    for key in ("tool_calls", "function_call", *REASONING_KEYS):
         value = row.get(key)
         is_nothing = (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)
         if value is not None and not is_nothing:
             raise RowError(f"{where}.{key}: found {name_type(value)} in a {role} turn; only an assistant's turn has it")
-
-
-def _as_option(name: str) -> str:
-    return f"'{name}'" if " " in name else name
 
 
 def _rename_keys(message: Row, where: str, columns: Mapping[str, str]) -> Row:

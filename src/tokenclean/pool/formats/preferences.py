@@ -21,8 +21,8 @@ from tokenclean.pool.formats.fields import Row, RowError, decode_json, holds_not
 from tokenclean.pool.formats.unread_keys import (
     PREFERENCE,
     changes_meaning,
-    is_preference_label,
     meaning_of,
+    preference_label,
     remedy_of,
     shown_key,
 )
@@ -40,7 +40,7 @@ def refuse_preferences(row: Row, context: RowContext) -> None:
     """Raise RowError for a row with chosen and rejected answers, whose other keys may fit no format or a wrong one."""
     for key in _suspects(tuple(row)):
         value = row[key]
-        if key in context.names.ignored or is_preference_label(str(key), value):
+        if key in context.names.ignored or preference_label(str(key), value) is not None:
             continue
         if changes_meaning(str(key), value) == PREFERENCE:
             raise RowError(f"{shown_key(key)}: {PREFERENCE}", remedy_of(shown_key(key), PREFERENCE))
@@ -57,11 +57,14 @@ def take_chosen(row: Row, context: RowContext) -> Row:
     The keys that are dealt with are added to ``context.consumed``. Raises RowError for a rejected row
     (``is_chosen``), and for one whose chosen answer cannot be told.
     """
-    labels = {key: row[key] for key in row if is_preference_label(str(key), row[key])}
-    for key, value in labels.items():
+    labels = {key: said for key, value in row.items() if (said := preference_label(str(key), value)) is not None}
+    for key, is_good in labels.items():
         context.consumed.add(key)
-        if str(value).strip().lower() in ("false", "0", "0.0"):
-            raise RowError(f"{key}: a rejected answer", is_chosen=True)
+        if not is_good:
+            raise RowError(f"{shown_key(key)}: a rejected answer", is_chosen=True)
+    if isinstance(asked := row.get("input"), dict) and isinstance(asked.get("messages"), list):  # OpenAI's form
+        context.consumed.add("input")
+        row = {**{key: value for key, value in row.items() if key != "input"}, **asked}
     chosen = next((key for key in _CHOSEN if not holds_nothing(row.get(key))), None)
     rejected = next((key for key in _REJECTED if not holds_nothing(row.get(key))), None)
     context.consumed.update(key for key in (*_CHOSEN, *_REJECTED) if key in row)
@@ -97,13 +100,17 @@ def _with_text(row: dict[str, Any], answer: object, key: str, context: RowContex
         raise RowError(f"{key}: expected text, a message or a list of messages, found {name_type(answer)}")
     if not holds_nothing(row.get("instruction")):
         context.consumed.add("output")
+        context.history_is_context = True
         return {**row, "output": answer}
     for name in ("messages", "conversations"):
         if not holds_nothing(row.get(name)):
             context.consumed.add(name)
             asked = _messages(row.pop(name), name) or []
             return {**row, "prompt": asked, "completion": [{"role": "assistant", "content": answer}]}
-    asked = _messages(row.get("prompt"), "prompt")
+    prompt = row.get("prompt")
+    asked = _messages(prompt, "prompt")
+    if isinstance(prompt, str) and asked is None and not holds_nothing(prompt) and answer.startswith(prompt):
+        answer = answer[len(prompt) :]  # the answer repeats its prompt
     completion: object = answer if asked is None else [{"role": "assistant", "content": answer}]
     return {**row, "completion": completion}
 

@@ -43,7 +43,6 @@ from tokenclean.pool.conversation import Kind, LabelledTokens, Role, Turn
 from tokenclean.pool.formats.columns import (
     COMMON_KEYS,
     MESSAGE_KEYS,
-    REASONING_KEYS,
     REQUIRED_KEYS,
     ROW_KEYS,
     ROW_WEIGHT_KEYS,
@@ -58,27 +57,26 @@ from tokenclean.pool.formats.fields import (
     Row,
     RowError,
     check_text,
-    decode_literal,
     describe_keys,
     holds_nothing,
     is_blank,
     name_type,
-    read_list,
     read_optional_text,
     read_text,
 )
 from tokenclean.pool.formats.labelled_tokens import parse_labelled_tokens
-from tokenclean.pool.formats.messages import check_turns, parse_messages
+from tokenclean.pool.formats.messages import check_turns, parse_messages, read_reasoning, with_thoughts
 from tokenclean.pool.formats.preferences import refuse_preferences, take_chosen
 from tokenclean.pool.formats.suggestions import suggest_columns
+from tokenclean.pool.formats.thoughts import says_nothing
 from tokenclean.pool.formats.tool_calls import drop_padding, read_tools
 from tokenclean.pool.formats.unread_keys import (
     PREFERENCE,
     SECOND_TEXT,
     TOOLS,
     check_unread,
-    is_preference_label,
     meaning_of,
+    preference_label,
 )
 from tokenclean.pool.formats.weights import read_weight
 
@@ -108,7 +106,7 @@ class RowOptions:
     ``format``: a name in FORMATS, or ``auto`` to go by the row's keys (``detect_format``). ``columns``, ``roles``: as
     the module says, as pairs. ``ignore``: keys, and types of parts of a content, that are left unread on purpose.
     ``preferences``: ``refuse``, or ``chosen`` to train the chosen answer of preference rows and rows labelled true.
-    ``python_literals``: texts that hold a list or an object as Python writes it are read as such.
+    ``python_literals``: where a list or an object is expected, a text may hold it as Python writes it.
     ``repair_thoughts``: an answer with ``</think>`` alone gets the tag that opens the thoughts.
 
     Raises RecipeError for options that no row can fit.
@@ -130,7 +128,9 @@ class RowOptions:
         """The names and choices that messages are read with."""
         roles = cast("dict[str, Role]", {name.strip().lower(): role for name, role in self.roles})
         columns = {key: column for key, column in self.columns if key in MESSAGE_KEYS}
-        return Names({**ROLE_NAMES, **roles}, columns, frozenset(self.ignore), self.repair_thoughts)
+        return Names(
+            {**ROLE_NAMES, **roles}, columns, frozenset(self.ignore), self.repair_thoughts, self.python_literals
+        )
 
     @cached_property
     def column_of(self) -> dict[str, str]:
@@ -152,8 +152,6 @@ def parse_row(row: Row, options: RowOptions = _DEFAULT, *, is_padded: bool = Fal
     ``is_padded``: the row comes from an Arrow table, where keys that only other rows have hold null. Of a chat, at
     least one assistant turn says something or calls a tool, and is trained. Raises RowError where the row is at fault.
     """
-    if options.python_literals:
-        row = {key: decode_literal(value) if isinstance(value, str) else value for key, value in row.items()}
     context = RowContext(options.names, is_padded)
     content = map_columns(row, options.column_of) if options.maps_rows else row
     if options.preferences == "chosen":
@@ -208,7 +206,7 @@ def _fits(format: str, given: frozenset[str]) -> bool:
 
 def _labels(row: Row) -> Row:
     """The preference labels of a row whose columns are mapped."""
-    return {key: value for key, value in row.items() if is_preference_label(str(key), value)}
+    return {key: value for key, value in row.items() if preference_label(str(key), value) is not None}
 
 
 @lru_cache
@@ -230,12 +228,11 @@ def _unread(row: Row, format: str, options: RowOptions, parsed: Parsed, context:
         read = _read_keys(format, parsed.kind)
         if read.issuperset(row) and (row.get("source") is None or isinstance(row["source"], str)):
             return tuple(context.unread)
-        read |= context.consumed
         if options.format != "auto":  # the user has chosen between the formats that the keys fit
             ignored |= _keys_of_others(frozenset(key for key in _TELLING_KEYS if row.get(key) is not None), format)
         if parsed.kind in ("text", "tokens"):
             exempt = (SECOND_TEXT, PREFERENCE, TOOLS)
-    unread = check_unread(row, read, ignored, [turn.content for turn in parsed.turns], exempt=exempt)
+    unread = check_unread(row, read | context.consumed, ignored, [turn.content for turn in parsed.turns], exempt=exempt)
     if not isinstance(row.get("source"), str) and not holds_nothing(row.get("source")):
         unread.append("source")
     return (*unread, *context.unread)
@@ -255,6 +252,8 @@ def _original_id(row: Row, context: RowContext) -> str:
     if key is None:
         return ""
     value = row[key]
+    if isinstance(value, float) and value.is_integer():  # as pandas writes a column with gaps
+        value = int(value)
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         try:
             return check_text(str(value), key)
@@ -304,7 +303,11 @@ def _parse_sharegpt(row: Row, context: RowContext) -> Parsed:
 def _parse_chat(row: Row, key: str, context: RowContext) -> Parsed:
     if row.get(key) is None:
         raise RowError(f"{key}: missing")
-    turns = parse_messages(read_list(row, key), key, context)
+    messages = context.read_list(row, key)
+    if messages and all(isinstance(message, str) for message in messages):  # LIMA's conversations
+        context.note("list of texts read as user and assistant in turn")
+        messages = [{"role": "assistant" if n % 2 else "user", "content": text} for n, text in enumerate(messages)]
+    turns = parse_messages(messages, key, context)
     check_turns(turns, key, context)
     return Parsed("chat", _read_system(row, turns, f"{key}[0]") + turns, read_tools(row, context))
 
@@ -319,14 +322,15 @@ def _parse_alpaca(row: Row, context: RowContext) -> Parsed:
     if response_key is None:
         raise RowError("output: missing, and so is response; expected one of them")
     answer = {"role": "assistant", "content": _read_response(row, response_key)}
-    answer |= {key: row[key] for key in REASONING_KEYS if row.get(key) is not None}
+    if reasoning := read_reasoning(row, "", context):
+        answer["reasoning_content"] = reasoning
     question = "\n".join(text for text in (instruction, further) if not is_blank(text))
-    earlier = () if row.get("history") is None else _parse_history(read_list(row, "history"))
+    earlier = _parse_history(context.read_list(row, "history"), context)
     turns = (*earlier, Turn("user", question), *parse_messages([answer], response_key, context))
     return Parsed("chat", _read_system(row, turns, "history") + turns, read_tools(row, context))
 
 
-def _parse_history(pairs: Sequence[Any]) -> tuple[Turn, ...]:
+def _parse_history(pairs: Sequence[Any], context: RowContext) -> tuple[Turn, ...]:
     turns: list[Turn] = []
     for index, pair in enumerate(pairs):
         where = f"history[{index}]"
@@ -338,7 +342,8 @@ def _parse_history(pairs: Sequence[Any]) -> tuple[Turn, ...]:
             raise RowError(f"{where}[0]: blank user turn")
         if is_blank(answer):
             raise RowError(f"{where}[1]: blank response")
-        turns += Turn("user", question), Turn("assistant", answer)
+        answered = with_thoughts(Turn("assistant", answer, is_trained=not context.history_is_context), context)
+        turns += Turn("user", question), answered
     return tuple(turns)
 
 
@@ -349,13 +354,17 @@ def _parse_prompt_completion(row: Row, context: RowContext) -> Parsed:
         if texts[0] is not None and texts[1] is not None:  # cells of a CSV
             context.note("prompt and completion read as messages from their JSON text")
             prompt, completion = texts
+    if isinstance(prompt, list) and isinstance(completion, str):
+        completion = [{"role": "assistant", "content": completion}]
+    elif isinstance(completion, list) and isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
     if isinstance(prompt, list):
         if not isinstance(completion, list):
-            raise RowError(f"completion: expected a list of messages as under prompt, found {name_type(completion)}")
+            raise RowError(f"completion: expected text or a list of messages, found {name_type(completion)}")
         return _parse_prompt_messages(row, prompt, completion, context)
     # A blank prompt is plain text to continue from nothing, which is a sample; a blank completion is none.
-    turns = Turn("user", read_text(row, "prompt")), Turn("assistant", _read_response(row, "completion"))
-    return Parsed("completion", turns)
+    answer = with_thoughts(Turn("assistant", _read_response(row, "completion")), context)
+    return Parsed("completion", (Turn("user", read_text(row, "prompt")), answer))
 
 
 def _list_of_messages(text: str) -> list[Any] | None:
@@ -434,6 +443,6 @@ def _read_system(row: Row, turns: Sequence[Turn], where: str) -> tuple[Turn, ...
 
 def _read_response(row: Row, key: str) -> str:
     response = read_text(row, key)
-    if is_blank(response):
+    if says_nothing(response):
         raise RowError(f"{key}: blank response")
     return response

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from tokenclean.pool.formats.fields import Row
+from tokenclean.pool.formats.fields import Row, holds_nothing
+from tokenclean.pool.formats.unread_keys import PREFERENCE, meaning_of
 
-_QUESTIONS = ("instruction", "question", "query", "prompt", "problem", "input", "user", "human", "request", "q")
-_ANSWERS = (
-    *("output", "response", "answer", "completion", "solution", "assistant", "reply", "target", "chosen", "bot"),
-    *("gpt", "model", "a"),
+_QUESTIONS = (
+    *("instruction", "question", "query", "prompt", "problem", "input", "inputs", "user", "human", "request", "q"),
 )
+_ANSWERS = (
+    *("output", "response", "answer", "completion", "solution", "generated_solution", "assistant", "reply", "target"),
+    *("targets", "chosen", "bot", "gpt", "model", "a"),
+)
+_FURTHER = {
+    "system": ("system", "system_prompt", "system_message"),
+    "input": ("input", "context"),
+    "history": ("history",),
+    "tools": ("tools",),
+}
 _TEXTS = ("text", "content", "body", "document", "story", "raw")
 _SPEAKERS = ("role", "from", "speaker", "author", "who", "sender", "name", "type")
 _SAID = ("content", "value", "text", "said", "message", "utterance", "body")
@@ -20,18 +30,25 @@ _DEPTH = 3
 
 def suggest_columns(row: Row) -> str:
     """Options that map this row's columns to a format, or an empty text where none is plain to see."""
+    texts = {str(key): value for key, value in row.items() if isinstance(value, str)}
+    question, answer = _first(texts, _QUESTIONS), _first(texts, _ANSWERS)
     for path, messages in _lists_of_messages(row, "", _DEPTH):
         speaker, said = (_first(messages[0], names) for names in (_SPEAKERS, _SAID))
         if speaker is None or said is None:
             continue
+        if answer is not None and str(messages[-1].get(speaker)).lower() in ("user", "human"):
+            return _as_options([("prompt", path), ("completion", answer)])
         options = [("messages", path)]
         if (speaker, said) not in (("role", "content"), ("from", "value")):
             options += [("role", speaker), ("content", said)]
         return _as_options(options)
-    texts = {str(key): value for key, value in row.items() if isinstance(value, str)}
-    question, answer = _first(texts, _QUESTIONS), _first(texts, _ANSWERS)
     if question is not None and answer is not None and question != answer:
-        return _as_options([("instruction", question), ("output", answer)])
+        options = [("instruction", question), ("output", answer)]
+        for ours, names in _FURTHER.items():
+            theirs = _first({key: value for key, value in row.items() if not holds_nothing(value)}, names)
+            if theirs is not None and theirs not in (question, answer):
+                options.append((ours, theirs))
+        return _as_options(options)
     text = _first(texts, _TEXTS)
     if text is not None and not (question or answer):
         return _as_options([("text", text)])
@@ -48,6 +65,8 @@ def _lists_of_messages(value: Any, path: str, depth: int) -> Iterator[tuple[str,
     elif isinstance(value, list) and len(value) == 1:
         inner = [(f"{path}.0", value[0])]
     for name, item in inner:
+        if meaning_of(name.rsplit(".", 1)[-1]) == PREFERENCE:
+            continue
         if isinstance(item, list) and item and all(isinstance(entry, dict) for entry in item):
             yield name, item
         yield from _lists_of_messages(item, name, depth - 1)
@@ -60,8 +79,4 @@ def _first(found: Any, names: tuple[str, ...]) -> str | None:
 
 
 def _as_options(pairs: list[tuple[str, str]]) -> str:
-    return " ".join(f"--column {ours}={_quoted(theirs)}" for ours, theirs in pairs if ours != theirs)
-
-
-def _quoted(name: str) -> str:
-    return f"'{name}'" if " " in name else name
+    return " ".join(f"--column {shlex.quote(f'{ours}={theirs}')}" for ours, theirs in pairs)

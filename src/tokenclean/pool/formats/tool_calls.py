@@ -14,15 +14,17 @@ from tokenclean.pool.formats.fields import (
     RowError,
     check_object,
     check_text,
-    decode_json,
     encode_json,
+    holds_nothing,
     name_type,
     quote,
-    read_list,
     read_optional_text,
     read_text,
 )
+from tokenclean.pool.formats.unread_keys import shown_key
 
+_ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")  # OpenAI's, Llama 3's, LangChain's, Anthropic's
+_CALL_KEYS = frozenset(("type", "function", "id", "index", "name", *_ARGUMENT_KEYS))
 _NO_ARGUMENTS = "call without arguments taken as a call with none, {}"
 _SCHEMA_NULLS = ("default", "const", "example")  # keys of a JSON schema that may mean null
 
@@ -33,11 +35,11 @@ def read_tools(row: Row, context: RowContext) -> str:
     OpenAI's older ``functions`` are read as tools of type ``function``.
     """
     key = "tools"
-    tools = read_list(row, key)
-    if not tools and (functions := read_list(row, "functions")):
+    tools = _list_of_tools(row, key, context)
+    if not tools and (functions := _list_of_tools(row, "functions", context)):
         key, tools = "functions", [{"type": "function", "function": function} for function in functions]
         context.note("functions read as tools")
-    elif tools and read_list(row, "functions"):
+    elif tools and _list_of_tools(row, "functions", context):
         raise RowError("functions: given, and so is tools; expected one of them", "--ignore functions")
     for index, tool in enumerate(tools):
         check_object(tool if key == "tools" else tool["function"], f"{key}[{index}]")
@@ -47,20 +49,30 @@ def read_tools(row: Row, context: RowContext) -> str:
     return encoded
 
 
+def _list_of_tools(row: Row, key: str, context: RowContext) -> list[Any]:
+    """The list under ``key``, whose items may be JSON texts, or the one tool there."""
+    value = row.get(key)
+    if isinstance(value, str) and value.strip():
+        value = context.decode(value, key)
+    tools = [value] if isinstance(value, dict) else context.read_list({key: value}, key)
+    return [context.decode(tool, f"{key}[{n}]") if isinstance(tool, str) else tool for n, tool in enumerate(tools)]
+
+
 def read_tool_calls(message: Row, where: str, context: RowContext) -> tuple[ToolCall, ...]:
     """The message's ``tool_calls``, each ``{id, type: function, function: {name, arguments}}`` or that function alone.
 
     ``arguments``: an object or its JSON text; none at all count as an empty object. ``where``: place of the message.
     Raises RowError.
     """
-    calls = read_list(message, "tool_calls", f"{where}.")
+    value = message["tool_calls"]
+    calls = [value] if isinstance(value, dict) else context.read_list(message, "tool_calls", f"{where}.")
     return tuple(_parse_call(call, f"{where}.tool_calls[{index}]", context) for index, call in enumerate(calls))
 
 
 def parse_function_call(value: object, where: str, context: RowContext) -> tuple[ToolCall, ...]:
     """The calls of a ``function_call``, whose value at ``where`` is a call or a list of calls, or the JSON of these."""
     if isinstance(value, str):
-        value = decode_json(check_text(value, where), where)
+        value = context.decode(check_text(value, where), where)
     if isinstance(value, dict):
         return (_parse_call(value, where, context),)
     if not isinstance(value, list):
@@ -82,7 +94,14 @@ def _parse_call(call: object, where: str, context: RowContext) -> ToolCall:
     name = read_text(function, "name", f"{place}.")
     if not name.strip():
         raise RowError(f"{place}.name: blank")
-    arguments = _encode_arguments(function.get("arguments"), f"{place}.arguments", context)
+    for part in (call, function):
+        unknown = (key for key, value in part.items() if key not in _CALL_KEYS and not holds_nothing(value))
+        context.unread.update((f"tool_calls[].{shown_key(key)}", None) for key in unknown)
+    given = [key for key in _ARGUMENT_KEYS if not holds_nothing(function.get(key))]
+    if len(given) > 1:
+        raise RowError(f"{place}: {' and '.join(given)} are given; expected one of them")
+    key = given[0] if given else "arguments"
+    arguments = _encode_arguments(function.get(key), f"{place}.{key}", context)
     return ToolCall(name, arguments, read_optional_text(call, "id", f"{where}."))
 
 
@@ -92,7 +111,7 @@ def _encode_arguments(arguments: Any, where: str, context: RowContext) -> str:
         return "{}"
     is_text = isinstance(arguments, str)
     if is_text:
-        arguments = decode_json(arguments, where)
+        arguments = context.decode(arguments, where)
     encoded = encode_json(check_object(arguments, where), where)
     if is_text and context.is_padded:
         context.as_text.add(encoded)
@@ -122,6 +141,8 @@ def drop_padding(turns: Sequence[Turn], tools: str, context: RowContext) -> tupl
         else turn
         for turn in turns
     )
+    if any(call.name not in schemas and "null" in call.arguments for turn in found for call in turn.tool_calls):
+        context.note("null arguments of calls whose tools are not on offer kept as they are")
     if cleaned != offered or any(turn is not other and turn != other for turn, other in zip(turns, found, strict=True)):
         context.note("nulls that pad objects in an Arrow table left out of tools and calls")
     return found, encode_json(cleaned, "tools", (",", ":")) if cleaned else ""

@@ -7,6 +7,7 @@ list) is neither counted nor refused, and one that the user has named with ``ign
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
@@ -19,49 +20,76 @@ WEIGHT = "a mask or weight that is not read in this place, so what it masks woul
 SECOND_TEXT = "a further text of the prompt that the format does not read, so the answer would be trained without it"
 TOOLS = "tools or calls under a key that is not read"
 
+TEMPLATE = "an option for the chat template, which it is not given here"
+
 _ANSWERS = r"(response|output|answer|message|completion|text|conversation|reply|turn)s?"
+_MEDIA_FILES = r"(path|url|uri|file|filepath|file_path|filename|file_name|name|list|array|byte|data|base64|id)s?"
 _MEANINGS = (
     (
         PREFERENCE,
-        rf"(chosen|rejected|preferred|dispreferred|non_preferred)(_{_ANSWERS})?|kto_tag|winner|preference"
-        r"|(conversation|response|answer|output|completion)_[ab12]|label|is_good|is_chosen|desirable",
+        rf"(chosen|reject|rejected|preferred|dispreferred|non_preferred)(_{_ANSWERS})?|{_ANSWERS}_(chosen|rejected|[ab12])"
+        rf"|(better|worse|good|bad|winning|losing|best|worst)_{_ANSWERS}|winner|loser|preference"
+        r"|label|kto_(tag|label)|(is_)?(good|bad|chosen|rejected|preferred|accepted|desirable)|thumbs_up",
     ),
     (
         MEDIA,
-        r"(image|img|picture|photo|video|audio)s?(_(path|url|uri|file|byte|data|base64)s?)?|pixel_values"
-        r"|(sound|speech|media|frame|screenshot)s?_(path|url|uri|file|byte|data|base64)s?",
+        rf"((pil|decoded)_)?(image|img|picture|photo|video|audio|screenshot|wav|mp4|mp3|jpe?g|png)s?(_?\d+)?(_{_MEDIA_FILES})?"
+        rf"|pixel_values|attachments|media|frames|(sound|speech|media|frame)s?_{_MEDIA_FILES}",
     ),
     (
         WEIGHT,
         r"((loss|sample|example|token|train|training|response|answer|label|assistant|assistants|completion|prompt|user"
-        r"|turn|message)_)?(mask|weight)s?|loss_scale|train|training|train_on_\w+|train(ing)?_details?",
+        r"|turn|message|content)_)?(mask|weight)s?|loss_scale|train_on_\w+|train(ing)?_details?"
+        r"|((is|do)_)?(train(able|ed|ing)?|masked|target)"
+        r"|(compute|calculate|calc|with|need|has|no|ignore|include_in|output_with|mask|use)_loss",
     ),
     (
         SECOND_TEXT,
-        r"((user|system)_)?(prompt|question|query|instruction)|system|system_message|input|context|document|passage"
-        r"|history",
+        r"((user|system)_)?(prompt|question|query|instruction|input)s?|system|system_message|contexts?|documents?"
+        r"|passages?|article|evidence|preamble|history",
     ),
-    (TOOLS, r"tools|functions|(tool|function)_(call|definition|schema|spec)s"),
+    (
+        TOOLS,
+        r"((available|xml|python|json)_)?(tool|function|api)s?(_(list|json|call|definition|schema|spec)s?)?",
+    ),
+    (TEMPLATE, r"(chat_)?template_(kwargs|args|options)|enable_thinking|thinking_mode"),
 )
 _PATTERNS = tuple((meaning, re.compile(pattern)) for meaning, pattern in _MEANINGS)
 _KEY_CHARACTERS = 80
-_LABELS = ("label", "is_good", "is_chosen", "desirable", "kto_tag")
+_LABELS = re.compile(r"kto_(tag|label)|label|is_(good|bad|chosen|rejected|preferred|accepted|desirable)|thumbs_up")
+_ANSWERS_OR_LABELS = re.compile(r"good|bad|chosen|rejected|preferred|accepted|desirable")  # a text there is an answer
+_GOOD = ("true", "1", "1.0", "good", "chosen", "desirable", "accepted", "preferred")
+_BAD = ("false", "0", "0.0", "-1", "-1.0", "bad", "rejected", "undesirable")
 
 
 @lru_cache(maxsize=4096)
 def meaning_of(key: str) -> str:
     """Why a key of this name may not be passed over; empty where it may."""
-    name = re.sub(r"[\s\-.]+", "_", key.strip().lower())
+    name = _normal(key)
     return next((meaning for meaning, pattern in _PATTERNS if pattern.fullmatch(name)), "")
 
 
-def is_preference_label(key: str, value: object) -> bool:
-    """Whether ``key`` says whether an answer is good (KTO): true or false, as a value or a CSV's text, or 1 and 0."""
-    if key.strip().lower() not in _LABELS:
-        return False
-    if isinstance(value, str):
-        return value.strip().lower() in ("true", "false")
-    return isinstance(value, int | float) and value in (0, 1)
+def _normal(key: str) -> str:
+    """The key in small letters and underscores: imageUrl and Image-URL are image_url."""
+    key = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key.strip())
+    return re.sub(r"[\s\-.]+", "_", key.lower())
+
+
+def preference_label(key: str, value: object) -> bool | None:
+    """What a label says of an answer (KTO): True for a good one, False for a rejected one, None where it says neither.
+
+    Read are true and false, 1 and 0 (or −1), as values or a CSV's texts, and words such as good and bad.
+    """
+    name = _normal(key)
+    kinds = (str, int, float) if _LABELS.fullmatch(name) else (int, float)
+    if kinds == (int, float) and not _ANSWERS_OR_LABELS.fullmatch(name):
+        return None
+    if not isinstance(value, kinds):
+        return None
+    text = str(value).strip().lower()
+    if text not in _GOOD and text not in _BAD:
+        return None
+    return (text in _GOOD) != name.endswith(("bad", "rejected"))
 
 
 def changes_meaning(key: str, value: Any) -> str:
@@ -69,16 +97,20 @@ def changes_meaning(key: str, value: Any) -> str:
     meaning = meaning_of(key)
     if not meaning or holds_nothing(value):
         return ""
-    if meaning == PREFERENCE and key.strip().lower() in _LABELS:
-        return meaning if is_preference_label(key, value) else ""
+    if meaning == PREFERENCE and preference_label(key, value) is not None:
+        return meaning
+    if meaning == PREFERENCE and _LABELS.fullmatch(_normal(key)):
+        return ""  # a class, such as news or sports
     if meaning in (PREFERENCE, SECOND_TEXT, TOOLS) and not isinstance(value, str | list | dict):
         return ""  # a figure or a switch beside the texts
+    if meaning == TOOLS and isinstance(value, str) and not value.lstrip().startswith(("[", "{")):
+        return ""  # the name of one
     return meaning
 
 
 def remedy_of(key: str, meaning: str) -> str:
     """The option that lets a row with such a key through."""
-    ignore = f"--ignore {key}"
+    ignore = f"--ignore {shlex.quote(key)}"
     if meaning == PREFERENCE:
         return f"--preferences chosen (trains the chosen answers alone), or {ignore}"
     return f"{ignore} (trains the text alone)" if meaning == MEDIA else ignore
@@ -128,5 +160,5 @@ def _repeats(value: object, texts: Sequence[str]) -> bool:
         return all(_repeats(item, texts) for item in value)
     if not isinstance(value, str) or not texts:
         return False
-    said = value.strip()
-    return any(said in text for text in texts) or max(texts, key=len).strip() in said
+    said = re.compile(rf"(?<!\w){re.escape(value.strip())}(?!\w)")
+    return any(said.search(text) for text in texts) or max(texts, key=len).strip() in value

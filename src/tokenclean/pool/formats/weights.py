@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from tokenclean.pool.formats.fields import Row, RowError, check_object, quote, read_list
+from tokenclean.pool.formats.fields import Row, RowError, check_object, holds_nothing, quote, read_list
 
 FLAG_KEYS = ("train", "training", "loss", "mask")
 NUMBER_KEYS = ("weight", "loss_weight", "loss_scale", "sample_weight")
@@ -86,10 +86,12 @@ def drop_default(spans: Sequence[Span], weight: float) -> tuple[Span, ...]:
 def _read_all(row: Row, where: str, keys: Sequence[str]) -> dict[str, float]:
     """Key -> weight, of the keys that have a value."""
     prefix = f"{where}." if where else ""
-    return {key: _read_one(row[key], key, f"{prefix}{key}") for key in keys if row.get(key) is not None}
+    return {key: _read_one(row[key], key, f"{prefix}{key}") for key in keys if not holds_nothing(row.get(key))}
 
 
 def _read_one(value: object, key: str, place: str) -> float:
+    if isinstance(value, str):
+        value = _from_text(value)
     if isinstance(value, bool):
         return float(value != (key == "mask"))
     if key == "mask":
@@ -108,6 +110,17 @@ def _read_one(value: object, key: str, place: str) -> float:
     if not value <= 1:  # NaN too
         raise RowError(f"{place}: expected a number from 0 to 1, found {quote(value)}")
     return float(value)
+
+
+def _from_text(text: str) -> object:
+    """What a cell of a CSV says: true, false or a number; else the text itself."""
+    word = text.strip().lower()
+    if word in ("true", "false"):
+        return word == "true"
+    try:
+        return float(word)
+    except ValueError:
+        return text
 
 
 def _read_offset(detail: Row, key: str, place: str) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tokenclean.pool.conversation import Turn
-from tokenclean.pool.formats.messages import CLOSE, OPEN
+from tokenclean.pool.formats.thoughts import lone_tag
 from tokenclean.tokens.audit.facts import Facts
 from tokenclean.tokens.audit.findings import NO_MARKERS, Finding, Unjudged, Verdict
 from tokenclean.tokens.audit.rows import AuditRow, runs_of
@@ -64,26 +64,18 @@ def find_special_in_text(row: AuditRow, facts: Facts) -> Verdict:
 def find_lone_thought_tag(row: AuditRow, facts: Facts) -> Verdict:
     """Trained answers with a tag of thoughts that has no partner."""
     for turn in row.turns:
-        if turn.role == "assistant" and turn.is_trained and (lone := _lone_tag(turn.content)):
+        if turn.role == "assistant" and turn.is_trained and (lone := lone_tag(turn.content)):
             return Finding(f"an answer with {lone} alone", _spans_of(row, turn.content, lone))
     if row.kind != "tokens":
         return None
     for answer in row.answers or ():
         # The prompt may have opened the thoughts.
-        begun = OPEN if row.text[answer.head : answer.start].rstrip().endswith(OPEN) else ""
+        begun = "<think>" if row.text[answer.head : answer.start].rstrip().endswith("<think>") else ""
         inside = row.tokens_in(answer.start, answer.end) & row.is_response
-        if inside.any() and (lone := _lone_tag(begun + row.text[answer.start : answer.closing])):
+        if inside.any() and (lone := lone_tag(begun + row.text[answer.start : answer.closing])):
             start = row.text.find(lone, answer.start)
             return Finding(f"an answer with {lone} alone", tuple(runs_of(row.tokens_in(start, start + len(lone)))))
     return None
-
-
-def _lone_tag(text: str) -> str:
-    """The tag of thoughts that lacks its partner: one that closes what was not opened, or that never closes."""
-    opened, closed = text.find(OPEN), text.find(CLOSE)
-    if closed >= 0 and not 0 <= opened < closed:
-        return CLOSE
-    return OPEN if opened >= 0 and closed < 0 and text.lstrip().startswith(OPEN) else ""
 
 
 def find_duplicate(row: AuditRow, facts: Facts) -> Verdict:
