@@ -114,3 +114,22 @@ def test_from_scores_to_the_kept_weights_and_the_cleaned_rows(tmp_path: Path):
     assert cleaned.rows.column("original_id").to_pylist() == ["mine"]
     cleaned.write_row_ids(tmp_path / "row_ids.csv")
     assert (tmp_path / "row_ids.csv").read_text().split() == ["row,id,original_id,source", "0,s:1:x,mine,s"]
+
+
+QWEN = """{% for m in messages %}{% if m.role == 'assistant' %}{% set why = '' %}{% set said = m.content %}\
+{% if m.reasoning_content is string %}{% set why = m.reasoning_content %}{% elif '</think>' in said %}\
+{% set why = said.split('</think>')[0].split('<think>')[-1].strip() %}{% set said = said.split('</think>')[-1].strip() %}\
+{% endif %}{{ '<|im_start|>assistant\n<think>\n' + why + '\n</think>\n\n' + said + '<|im_end|>\n' }}{% else %}\
+{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+
+
+def test_a_weight_on_a_thought_that_the_template_rewrites_is_refused():
+    tokenizer = byte_level(chat_template=QWEN)
+    masked = Turn("assistant", "<think>bad</think>good", spans=((0, 18, 0.0),))
+    (fault,) = tokenize_pool([answered(masked)], tokenizer, template="tokenizer").unusable
+    assert "a loss weight lies on a thought in the content" in fault.reason
+    assert weights_of(answered(masked)) == [*((letter, 1.0) for letter in "good"), ("</s>", 1.0)]
+    plain = Turn("assistant", "<think>ok</think>good", spans=((17, 19, 0.5),))
+    tokens = tokenize_pool([answered(plain)], tokenizer, template="tokenizer")
+    assert not tokens.unusable

@@ -100,7 +100,7 @@ _PARAMETERS: dict[str, tuple[Any, Any]] = {
     ),
     "repair_thoughts": (
         Annotated[
-            bool, _option("--repair-thoughts", help="Put <think> in front of an answer that holds </think> alone.")
+            bool, _option("--repair-thoughts", help="Put `<think>` in front of an answer that holds `</think>` alone.")
         ],
         False,
     ),

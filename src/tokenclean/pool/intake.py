@@ -47,9 +47,9 @@ class LeftOutThoughts:
     def __str__(self) -> str:
         return (
             f"{self.rows:,} row{'s' * (self.rows != 1)}: the chat template leaves out the thoughts of "
-            f"{self.turns:,} earlier turn{'s' * (self.turns != 1)} ({self.tokens:,} tokens), and those answers are "
-            "trained without them; to train the last answer alone: --targets last_turn; to keep all thoughts: "
-            "--template tulu"
+            f"{self.turns:,} earlier turn{'s' * (self.turns != 1)} ({self.tokens:,} token{'s' * (self.tokens != 1)}), "
+            "and those answers are trained without them; tokens.targets: last_turn trains the last answer alone, "
+            "tokens.template: tulu keeps all thoughts"
         )
 
 

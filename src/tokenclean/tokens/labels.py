@@ -52,11 +52,28 @@ def label_text(
     ``turns``: of the conversation, where any of them has a loss weight of its own; a token whose weight is 0 is no
     target, and one that touches texts of two weights takes the smaller.
     """
+    if lost := _unplaced_span(rendered, turns):
+        return empty_row(lost)
     labels = np.ones(len(input_ids), bool) if targets == "all" else _inside(spans, rendered.targets)
     weight = _weights(spans, rendered, turns) if turns else None
     if weight is not None:
         labels &= weight > 0
     return _cut(LabelledRow(input_ids, labels, spans, rendered.contents, weight=weight), max_length)
+
+
+def _unplaced_span(rendered: Rendered, turns: Sequence[Turn]) -> str:
+    """Why a span with a weight of its own cannot be placed: it lies in a thought that the template writes its own way.
+    Empty where all can be."""
+    for content in rendered.contents:
+        if not 0 <= content.turn < len(turns):
+            continue
+        turn = turns[content.turn]
+        if any(turn.content[start : min(end, content.skipped)].strip() for start, end, _ in turn.spans):
+            return (
+                f"turns[{content.turn}]: a loss weight lies on a thought in the content, which the chat template "
+                "writes its own way; use template: tulu, or leave the weight out"
+            )
+    return ""
 
 
 def _weights(spans: np.ndarray, rendered: Rendered, turns: Sequence[Turn]) -> np.ndarray:

@@ -118,11 +118,17 @@ def _render_text(conversation: Conversation, tokenizer: PreTrainedTokenizerBase)
     return replace(_end(content, 0, tokenizer), contents=(ContentSpan(0, 0, len(content), 0),))
 
 
+def _is_end(text: str, eos: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the text ends with an end token of this tokenizer; that of another one is a text like any other."""
+    known = tokenizer.get_added_vocab()
+    return any(text.endswith(end) for end in (eos, *(end for end in KNOWN_ENDS if end in known)))
+
+
 def _end(text: str, start: int, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     """The text, trained from ``start``, with the EOS where it does not end already."""
     eos, bos = _eos(tokenizer), tokenizer.bos_token
     adds_bos = not (bos and text.startswith(str(bos)))
     ended = text.rstrip()
-    if start < len(ended) and ended.endswith((eos, *KNOWN_ENDS)):
+    if start < len(ended) and ended.endswith((eos, *KNOWN_ENDS)) and _is_end(ended, eos, tokenizer):
         return Rendered(text, ((start, len(ended)),), (), adds_bos, (NOTE_RENDERED,))
     return Rendered(text + eos, ((start, len(text) + len(eos)),), (), adds_bos)

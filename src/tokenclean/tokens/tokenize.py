@@ -138,7 +138,8 @@ def tokenize_pool(
         for conversation, text in zip(batch, texts, strict=True):
             if isinstance(text, Rendered):
                 notes.update(dict.fromkeys(text.notes, 1))
-                left_out.update(_count_left_out(backend, text))
+                if targets != "last_turn":  # earlier answers are context then, as at inference
+                    left_out.update(_count_left_out(backend, text))
                 turns = conversation.turns if conversation.has_weights else ()
                 row = label_text(*next(encodings), text, max_length=max_length, targets=targets, turns=turns)
             elif isinstance(text, LabelledTokens):

@@ -202,7 +202,11 @@ def test_older_and_other_keys_are_obeyed():
 
 def test_texts_with_a_system_or_tools_are_no_completion():
     for key, value in (("system", "Be terse."), ("tools", [{"name": "add"}])):
-        assert str(refusal({"prompt": "a", "completion": "b", key: value})).startswith(f"{key}: ")
+        row = {"prompt": "a", "completion": "b", key: value}
+        error = refusal(row)
+        assert str(error).startswith(f"{key}: given beside a prompt")
+        columns = dict(part.split("=") for part in error.remedy.split() if "=" in part)
+        assert parse_row(row, columns=columns).kind == "chat"
 
 
 def test_a_rows_own_id_is_kept_as_text():

@@ -56,7 +56,6 @@ def test_a_quote_that_never_closes_names_its_line(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a,,c\n1,2,3", "line 1: the header has no name for column 2"),
         (b"\na,b,a\n1,2,3", "line 2: the header names the column 'a' twice"),
         (b"a,\xff\n", "line 1: the header cannot be read: not UTF-8"),
         (b"a\rb\r", "line 1: the header cannot be read: broken CSV"),
@@ -97,3 +96,14 @@ def test_a_delimiter_is_for_sheets_only(tmp_path, name):
 def test_an_open_quote_is_found_with_another_delimiter(tmp_path):
     with pytest.raises(PoolError, match="the quote that opens on line 3 never closes"):
         read(tmp_path, b'a;b\n1;2\n1;"2\n3;4\n', ";")
+
+
+def test_what_spreadsheets_leave_behind(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"sep=;\n; instruction ;output;\n0;a;b;\n;;;\n1;c;d;x\n")
+    rows = [record.row for record in read_csv(path, ",")]
+    assert rows == [
+        {"column 1": "0", "instruction": "a", "output": "b", "column 4": ""},
+        {"column 1": "1", "instruction": "c", "output": "d", "column 4": "x"},
+    ]
+    assert [record.line for record in read_csv(path, ",")] == [3, 5]

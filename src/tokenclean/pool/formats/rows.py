@@ -232,10 +232,24 @@ def _unread(row: Row, format: str, options: RowOptions, parsed: Parsed, context:
             ignored |= _keys_of_others(frozenset(key for key in _TELLING_KEYS if row.get(key) is not None), format)
         if parsed.kind in ("text", "tokens"):
             exempt = (SECOND_TEXT, PREFERENCE, TOOLS)
+    if parsed.kind == "completion" and not options.maps_rows:
+        _refuse_in_completion(row, ignored)
     unread = check_unread(row, read | context.consumed, ignored, [turn.content for turn in parsed.turns], exempt=exempt)
     if not isinstance(row.get("source"), str) and not holds_nothing(row.get("source")):
         unread.append("source")
     return (*unread, *context.unread)
+
+
+def _refuse_in_completion(row: Row, ignored: frozenset[str]) -> None:
+    """Raise RowError where a prompt and completion of text, which are joined without tags, have what needs a chat."""
+    further = [key for key in (*SYSTEM_KEYS, "tools") if key not in ignored and not holds_nothing(row.get(key))]
+    if further:
+        columns = {"instruction": "prompt", "output": "completion"} | {
+            "tools" if key == "tools" else "system": key for key in further
+        }
+        options = " ".join(f"--column {ours}={theirs}" for ours, theirs in columns.items())
+        reason = f"{further[0]}: given beside a prompt and a completion of text, which are joined without tags"
+        raise RowError(reason, f"{options} (reads the row as a chat)")
 
 
 @lru_cache

@@ -13,29 +13,41 @@ from tokenclean.pool.reading.text_lines import TextLines
 
 _FIELD_BYTES_LIMIT = 2**31 - 1  # the most that csv takes on every platform
 _DELIMITERS = ",;\t|"  # what an option is suggested for
+_SEPARATOR = re.compile(r'"?sep=([^"])"?', re.IGNORECASE)
 _QUOTED_FIELD = re.compile(r'"(?:[^"]++|"")*+"')
 
 
 def read_csv(path: Path, delimiter: str, encoding: str | None = None) -> Iterator[Record]:
-    """The rows below the header line, each cell a text; blank lines are skipped and not counted as rows.
+    """The rows below the header line, each cell a text; lines without a text are skipped and not counted as rows.
 
-    ``delimiter``: one character that separates the cells, none of those that ``check_delimiter`` refuses.
+    ``delimiter``: one character that separates the cells, none of those that ``check_delimiter`` refuses; a first line
+    ``sep=;``, as Excel writes it, goes before it. Names of columns are taken without blanks around them, and a column
+    without a name (an index, or what a spreadsheet leaves behind) is called by its number.
 
     A row that has not as many fields as the header, cannot be decoded, holds a NUL or quotes its cells wrongly is a
     record with a fault. Raises PoolError as ``TextLines`` does, for a header that cannot name the columns, and for a
     quote that never closes, since it takes all the rows behind it for one cell.
     """
-    rows = _Rows(path, delimiter, encoding)
     header: Sequence[str] | None = None
     number = 0
-    for line, fields, fault, content in rows:
+    for line, fields, fault, content in _Rows(path, _named_delimiter(path, encoding) or delimiter, encoding):
         if header is None:
-            header = _check_header(path, line, fields, fault)
+            if not (line == 1 and _SEPARATOR.fullmatch(content.decode("utf-8", "replace"))):
+                header = _check_header(path, line, fields, fault)
+            continue
+        if not fault and not any(map(str.strip, fields)):
             continue
         number += 1
         if not fault and len(fields) != len(header):
             fault = f"another number of fields than the header has (expected {len(header)}, found {len(fields)})"
         yield Record(number, line, None if fault else dict(zip(header, fields, strict=True)), fault, content)
+
+
+def _named_delimiter(path: Path, encoding: str | None) -> str:
+    """What the first line names as the delimiter; empty where it names none."""
+    first = next(iter(TextLines(path, encoding)), b"").decode("utf-8", "replace")
+    named = _SEPARATOR.fullmatch(first.strip("\r\n"))
+    return named[1] if named else ""
 
 
 def check_delimiter(path: Path, delimiter: str) -> str:
@@ -121,9 +133,7 @@ def _check_header(path: Path, line: int, fields: list[str], fault: str) -> Seque
     place = f"{path}: line {line}: the header"
     if fault:
         raise PoolError(f"{place} cannot be read: {fault}; expected the names of the columns")
-    blank = [number for number, name in enumerate(fields, start=1) if not name.strip()]
-    if blank:
-        raise PoolError(f"{place} has no name for column {blank[0]}; give every column a name")
+    fields = [name.strip() or f"column {number}" for number, name in enumerate(fields, start=1)]
     repeated = [name for index, name in enumerate(fields) if name in fields[:index]]
     if repeated:
         raise PoolError(f"{place} names the column {repeated[0]!r} twice; give each column a name of its own")

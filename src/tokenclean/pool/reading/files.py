@@ -36,7 +36,7 @@ _STARTS = {
     b"PAR1": ("Parquet data", "let its name end in .parquet"),
     b"ARROW1": ("Arrow data", "write it as Parquet"),
     b"\xff\xff\xff\xff": ("Arrow data", "name the folder that save_to_disk wrote, or write it as Parquet"),
-    b"PK\x03\x04": ("a zip archive", "unpack it with unzip"),
+    b"PK\x03\x04": ("a zip archive", "unpack it with unzip; save a spreadsheet (.xlsx) as CSV"),
     b"BZh": ("bzip2 data", "unpack it with bunzip2"),
     b"\xfd7zXZ": ("xz data", "unpack it with unxz"),
 }
