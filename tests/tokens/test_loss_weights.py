@@ -118,7 +118,8 @@ def test_from_scores_to_the_kept_weights_and_the_cleaned_rows(tmp_path: Path):
 
 QWEN = """{% for m in messages %}{% if m.role == 'assistant' %}{% set why = '' %}{% set said = m.content %}\
 {% if m.reasoning_content is string %}{% set why = m.reasoning_content %}{% elif '</think>' in said %}\
-{% set why = said.split('</think>')[0].split('<think>')[-1].strip() %}{% set said = said.split('</think>')[-1].strip() %}\
+{% set why = said.split('</think>')[0].split('<think>')[-1].strip() %}\
+{% set said = said.split('</think>')[-1].strip() %}\
 {% endif %}{{ '<|im_start|>assistant\n<think>\n' + why + '\n</think>\n\n' + said + '<|im_end|>\n' }}{% else %}\
 {{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}\
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""

@@ -120,8 +120,8 @@ def _render_text(conversation: Conversation, tokenizer: PreTrainedTokenizerBase)
 
 def _is_end(text: str, eos: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the text ends with an end token of this tokenizer; that of another one is a text like any other."""
-    known = tokenizer.get_added_vocab()
-    return any(text.endswith(end) for end in (eos, *(end for end in KNOWN_ENDS if end in known)))
+    known = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    return text.endswith((eos, *known.intersection(KNOWN_ENDS)))
 
 
 def _end(text: str, start: int, tokenizer: PreTrainedTokenizerBase) -> Rendered:
