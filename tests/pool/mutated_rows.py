@@ -13,7 +13,7 @@ from typing import Any
 from tokenclean.pool import Conversation, Pool
 from tokenclean.pool.formats.columns import COMMON_KEYS, ROW_KEYS, ROW_WEIGHT_KEYS
 from tokenclean.pool.formats.fields import holds_nothing
-from tokenclean.pool.formats.rows import SYSTEM_KEYS
+from tokenclean.pool.formats.parsers import SYSTEM_KEYS
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "required": ["a"]}}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": [2.5, None]}}}

@@ -1,0 +1,225 @@
+"""The shapes a pool's row may have, and what each one gives.
+
+=====================  =======================================================  ============================
+format                 keys                                                     kind
+=====================  =======================================================  ============================
+``messages``           ``messages``: list of ``{role, content}``;               ``chat``
+                       optional ``system``, ``tools`` (or ``functions``)
+``sharegpt``           ``conversations``: list of ``{from, value}``;            ``chat``
+                       optional ``system``, ``tools``
+``alpaca``             ``instruction``, ``output`` or ``response``; optional    ``chat``
+                       ``input``, ``context`` or ``query``, ``system``,
+                       ``tools``, ``reasoning_content``, ``history`` (list
+                       of ``[question, answer]``)
+``prompt_completion``  ``prompt``, ``completion``: both texts, or both lists    ``completion``, and ``chat``
+                       of messages (then optional ``tools``, ``system``)        for lists of messages
+``tokens``             ``input_ids``, ``labels``: integers; optional            ``tokens``
+                       ``attention_mask``, masks and weights of tokens
+``text``               ``text``                                                 ``text``
+=====================  =======================================================  ============================
+
+Every format may have ``source``, ``id`` and a loss weight of the row (``weight``, ``train``, …). ``messages.py`` says
+how a message is read; each may be spelled either way under either key. ``tools`` is a list of objects. A key whose
+value is ``null`` counts as missing. Any other key that holds something is returned as unread, and refused where
+leaving it out would change what is trained (``unread_keys``). A list may stand as its JSON text (a CSV cell), save
+under ``prompt`` and ``completion``, where a text is a text. Texts are kept as they stand.
+
+A pool with other names maps them: ``columns`` (our key -> the row's column, a dot leading into an object; then only
+mapped keys of the row are read) and ``roles`` (role name -> ``system``, ``user``, ``assistant`` or ``tool``, going
+before the names that are known anyway).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tokenclean.pool.conversation import Kind, LabelledTokens, Turn
+from tokenclean.pool.formats.context import RowContext
+from tokenclean.pool.formats.fields import (
+    Row,
+    RowError,
+    check_text,
+    is_blank,
+    name_type,
+    read_optional_text,
+    read_text,
+)
+from tokenclean.pool.formats.labelled_tokens import parse_labelled_tokens
+from tokenclean.pool.formats.messages import check_turns, parse_messages, read_reasoning, with_thoughts
+from tokenclean.pool.formats.thoughts import says_nothing
+from tokenclean.pool.formats.tool_calls import read_tools
+
+SYSTEM_KEYS = ("system", "system_prompt", "system_message")
+
+
+@dataclass(unsafe_hash=True)
+class Parsed:
+    """What a row holds: a Conversation without its place. ``tools``: compact JSON text of a list, or empty.
+    ``original_id``, ``unread``, ``notes``: as a Conversation has them."""
+
+    kind: Kind
+    turns: tuple[Turn, ...] = ()
+    tools: str = ""
+    tokens: LabelledTokens | None = None
+    original_id: str = ""
+    unread: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _parse_messages(row: Row, context: RowContext) -> Parsed:
+    return _parse_chat(row, "messages", context)
+
+
+def _parse_sharegpt(row: Row, context: RowContext) -> Parsed:
+    return _parse_chat(row, "conversations", context)
+
+
+def _parse_chat(row: Row, key: str, context: RowContext) -> Parsed:
+    if row.get(key) is None:
+        raise RowError(f"{key}: missing")
+    messages = context.read_list(row, key)
+    if messages and all(isinstance(message, str) for message in messages):  # LIMA's conversations
+        context.note("list of texts read as user and assistant in turn")
+        messages = [{"role": "assistant" if n % 2 else "user", "content": text} for n, text in enumerate(messages)]
+    turns = parse_messages(messages, key, context)
+    check_turns(turns, key, context)
+    return Parsed("chat", _read_system(row, turns, f"{key}[0]") + turns, read_tools(row, context))
+
+
+def _parse_alpaca(row: Row, context: RowContext) -> Parsed:
+    instruction = read_text(row, "instruction")
+    context_key = _find_one(row, ("input", "context", "query"))
+    further = read_text(row, context_key) if context_key else ""
+    if is_blank(instruction) and is_blank(further):
+        raise RowError(f"instruction: blank, and there is no {context_key or 'input'} either")
+    response_key = _find_one(row, ("output", "response"))
+    if response_key is None:
+        raise RowError("output: missing, and so is response; expected one of them")
+    answer = {"role": "assistant", "content": _read_response(row, response_key)}
+    if reasoning := read_reasoning(row, "", context):
+        answer["reasoning_content"] = reasoning
+    question = "\n".join(text for text in (instruction, further) if not is_blank(text))
+    earlier = _parse_history(context.read_list(row, "history"), context)
+    turns = (*earlier, Turn("user", question), *parse_messages([answer], response_key, context))
+    return Parsed("chat", _read_system(row, turns, "history") + turns, read_tools(row, context))
+
+
+def _parse_history(pairs: Sequence[Any], context: RowContext) -> tuple[Turn, ...]:
+    turns: list[Turn] = []
+    for index, pair in enumerate(pairs):
+        where = f"history[{index}]"
+        if not isinstance(pair, list) or len(pair) != 2:
+            found = f"{len(pair)} entries" if isinstance(pair, list) else name_type(pair)
+            raise RowError(f"{where}: expected a list of a question and its answer, found {found}")
+        question, answer = (check_text(text, f"{where}[{side}]") for side, text in enumerate(pair))
+        if is_blank(question):
+            raise RowError(f"{where}[0]: blank user turn")
+        if is_blank(answer):
+            raise RowError(f"{where}[1]: blank response")
+        answered = with_thoughts(Turn("assistant", answer, is_trained=not context.history_is_context), context)
+        turns += Turn("user", question), answered
+    return tuple(turns)
+
+
+def _parse_prompt_completion(row: Row, context: RowContext) -> Parsed:
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, str) and isinstance(completion, str):
+        texts = _list_of_messages(prompt), _list_of_messages(completion)
+        if texts[0] is not None and texts[1] is not None:  # cells of a CSV
+            context.note("prompt and completion read as messages from their JSON text")
+            prompt, completion = texts
+    if isinstance(prompt, list) and isinstance(completion, str):
+        completion = [{"role": "assistant", "content": completion}]
+    elif isinstance(completion, list) and isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if isinstance(prompt, list):
+        if not isinstance(completion, list):
+            raise RowError(f"completion: expected text or a list of messages, found {name_type(completion)}")
+        return _parse_prompt_messages(row, prompt, completion, context)
+    # A blank prompt is plain text to continue from nothing, which is a sample; a blank completion is none.
+    answer = with_thoughts(Turn("assistant", _read_response(row, "completion")), context)
+    return Parsed("completion", (Turn("user", read_text(row, "prompt")), answer))
+
+
+def _list_of_messages(text: str) -> list[Any] | None:
+    """The messages whose JSON text this is; None for any other text."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_list = isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    return value if is_list and value and all("role" in item or "from" in item for item in value) else None
+
+
+def _parse_prompt_messages(row: Row, prompt: list[Any], completion: list[Any], context: RowContext) -> Parsed:
+    # An assistant's turn of the prompt is context, whatever its weight says.
+    asked = tuple(
+        replace(turn, is_trained=False, weight=1.0, spans=()) if turn.role == "assistant" else turn
+        for turn in parse_messages(prompt, "prompt", context)
+    )
+    context.blank_answers.clear()
+    answered = parse_messages(completion, "completion", context)
+    if not any(turn.role == "assistant" for turn in answered):
+        raise RowError("completion: no assistant turn, so there is no response to train on")
+    turns = asked + answered
+    check_turns(turns, "completion", context)
+    return Parsed("chat", _read_system(row, turns, "prompt[0]") + turns, read_tools(row, context))
+
+
+def _parse_tokens(row: Row, _context: RowContext) -> Parsed:
+    return Parsed("tokens", tokens=parse_labelled_tokens(row))
+
+
+def _parse_text(row: Row, _context: RowContext) -> Parsed:
+    text = read_text(row, "text")
+    if is_blank(text):
+        raise RowError("text: blank")
+    return Parsed("text", (Turn("assistant", text),))
+
+
+FORMATS: dict[str, Callable[[Row, RowContext], Parsed]] = {
+    "messages": _parse_messages,
+    "sharegpt": _parse_sharegpt,
+    "alpaca": _parse_alpaca,
+    "prompt_completion": _parse_prompt_completion,
+    "tokens": _parse_tokens,
+    "text": _parse_text,
+}
+
+
+def _find_one(row: Row, keys: Sequence[str]) -> str | None:
+    """The one of the keys that is given, None where none is; RowError where two say something."""
+    given = [key for key in keys if row.get(key) is not None]
+    if len(given) > 1:
+        raise RowError(f"{given[0]}: given, and so is {given[1]}; expected one of them")
+    return given[0] if given else None
+
+
+def _read_system(row: Row, turns: Sequence[Turn], where: str) -> tuple[Turn, ...]:
+    """The row's own system text as a turn; none where it is blank or repeats the first turn, a system turn.
+
+    ``where``: the place of the first turn. Raises RowError where both are given and differ.
+    """
+    texts = {key: text for key in SYSTEM_KEYS if not is_blank(text := read_optional_text(row, key))}
+    if len(set(texts.values())) > 1:
+        raise RowError(f"{' and '.join(texts)} differ; expected one of them")
+    if not texts:
+        return ()
+    key, text = next(iter(texts.items()))
+    if turns[0].role != "system":
+        return (Turn("system", text),)
+    if turns[0].content.strip() == text.strip():
+        return ()
+    raise RowError(f"{key}: given, and {where} is a system turn too; expected one of them", f"--ignore {key}")
+
+
+def _read_response(row: Row, key: str) -> str:
+    response = read_text(row, key)
+    if says_nothing(response):
+        raise RowError(f"{key}: blank response")
+    return response
