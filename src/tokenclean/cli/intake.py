@@ -38,13 +38,16 @@ class Preferences(StrEnum):
     chosen = "chosen"
 
 
-def _option(*names: str, help: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=_PANEL)
+def _option(name: str, *, help: str, metavar: str | None = None) -> Any:
+    return typer.Option(name, help=help, metavar=metavar, rich_help_panel=_PANEL)
 
 
 # Key of SourceSettings -> how the command line takes it, and its default there.
 _PARAMETERS: dict[str, tuple[Any, Any]] = {
-    "format": (Annotated[Format | None, _option(help="Form of the rows; auto (the default) detects it by row.")], None),
+    "format": (
+        Annotated[Format | None, _option("--format", help="Form of the rows; auto (the default) detects it by row.")],
+        None,
+    ),
     "columns": (
         Annotated[
             list[str] | None,
@@ -64,30 +67,41 @@ _PARAMETERS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "split": (
-        Annotated[str | None, _option(help="Split of a Hub dataset, a save_to_disk folder or a JSON file.")],
+        Annotated[str | None, _option("--split", help="Split of a Hub dataset, a save_to_disk folder or a JSON file.")],
         None,
     ),
     "delimiter": (
         Annotated[
-            str | None, _option(metavar="SIGN", help="What parts the columns of a CSV file, such as ';' or tab.")
+            str | None,
+            _option("--delimiter", metavar="SIGN", help="What parts the columns of a CSV file, such as ';' or tab."),
         ],
         None,
     ),
     "encoding": (
-        Annotated[str | None, _option(metavar="NAME", help="Encoding of a text file, such as cp1252 or gb18030.")],
+        Annotated[
+            str | None,
+            _option("--encoding", metavar="NAME", help="Encoding of a text file, such as cp1252 or gb18030."),
+        ],
         None,
     ),
     "ignore": (
         Annotated[
             list[str] | None,
-            _option(metavar="KEY", help="Leave this key (or type of content part) unread on purpose; repeatable."),
+            _option(
+                "--ignore",
+                metavar="KEY",
+                help="Leave this key (or type of content part) unread on purpose; repeatable.",
+            ),
         ],
         None,
     ),
     "preferences": (
         Annotated[
             Preferences | None,
-            _option(help="Rows with preference labels: refuse (the default), or train the chosen answers alone."),
+            _option(
+                "--preferences",
+                help="Rows with preference labels: refuse (the default), or train the chosen answers alone.",
+            ),
         ],
         None,
     ),
@@ -112,9 +126,7 @@ def takes_intake(command: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(command, eval_str=True)
     own = [parameter for name, parameter in signature.parameters.items() if name != "intake"]
     added = [
-        inspect.Parameter(
-            f"intake_{key}", inspect.Parameter.KEYWORD_ONLY, default=default, annotation=_named(key, kind)
-        )
+        inspect.Parameter(f"intake_{key}", inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         for key, (kind, default) in _PARAMETERS.items()
     ]
 
@@ -126,14 +138,6 @@ def takes_intake(command: Callable[..., Any]) -> Callable[..., Any]:
     vars(wrapped)["__signature__"] = signature.replace(parameters=[*own, *added])
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *added)}
     return wrapped
-
-
-def _named(key: str, kind: Any) -> Any:
-    """The annotation, with the option's name where the key alone gives it."""
-    option = kind.__metadata__[0]
-    if not option.param_decls:
-        option.param_decls = (f"--{key.replace('_', '-')}",)
-    return kind
 
 
 def _intake_of(given: Mapping[str, Any]) -> IntakeOptions:
