@@ -87,3 +87,14 @@ def test_a_pool_without_a_token_to_train_is_not_usable():
     intake = Intake.of(map(usable, range(3))).after_rendering(RenderedRows(3, (), {}, 0))
     with pytest.raises(PoolError, match="no row has a token to train on"):
         check_usable(intake, 1.0)
+
+
+def test_reasons_and_keys_of_every_row_do_not_fill_the_memory():
+    intake = Intake()
+    for number in range(3000):
+        intake.add(rejected(number, f"messages[0].role: unknown role 'r{number}'"))
+        intake.add(usable(number, unread=(f"key-{number}", "score")))
+    assert len(intake.reasons) <= 501
+    assert intake.set_aside == 3000
+    assert len(intake.unread["s"]) <= 501
+    assert intake.unread["s"]["score"] == 3000

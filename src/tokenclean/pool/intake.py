@@ -19,7 +19,10 @@ _PLACES = re.compile(r"\[\d+\]")
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\d[\d,.]*")
 _QUOTED = re.compile(r"('[^']*'|\"[^\"]*\")")
 _SHOWN = 8
+_GROUPS = 500  # of reasons, and of keys of a source: rows with keys or values of their own must not fill the memory
+_FURTHER = "further keys"
 _REASON_CHARACTERS = 300
+_SHORT = 40
 
 
 @dataclass
@@ -145,12 +148,15 @@ class Intake:
         self.readable += 1
         self.weighted += row.has_weights
         if row.unread:
-            self.unread.setdefault(row.source, Counter()).update(set(row.unread))
+            keys = self.unread.setdefault(row.source, Counter())
+            keys.update({key if key in keys or len(keys) < _GROUPS else _FURTHER for key in row.unread})
         if row.notes:
             self.notes.update(set(row.notes))
 
     def _add_reason(self, row: RejectedRow) -> None:
         key = group_key(row.reason)
+        if key not in self.reasons and len(self.reasons) >= _GROUPS:
+            key = _QUOTED.sub("''", key)[:_SHORT]
         group = self.reasons.get(key)
         if group is None:
             group = self.reasons[key] = ReasonGroup(row.reason, f"{row.file}:{row.line}", row.remedy, row.is_chosen)
