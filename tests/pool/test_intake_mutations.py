@@ -271,11 +271,11 @@ def test_the_text_of_a_rejected_table_row_is_utf8(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("atheris") is None, reason="needs atheris (on Linux, with a Python that it supports)")
 def test_fuzzing_finds_nothing_and_leaves_nothing(tmp_path):
-    command = [sys.executable, str(Path(__file__).with_name("fuzz_intake.py")), "-runs=100000", "-seed=1"]
+    command = [sys.executable, str(Path(__file__).with_name("fuzz_intake.py")), "-runs=50000", "-seed=1"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", timeout=600)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", timeout=1500)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert "Done 100000 runs" in done.stderr
+    assert "Done 50000 runs" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
