@@ -26,6 +26,9 @@ def chosen(row: dict[str, Any]) -> Parsed:
     "row",
     [
         {"messages": ASKED, "chosen": GOOD, "rejected": BAD},
+        {"messages": [*ASKED, said("assistant", "draft")], "chosen": GOOD, "rejected": BAD},
+        {"messages": [*ASKED, GOOD], "chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD], "label": 0},
+        {"prompt": "Q2", "messages": [*ASKED, BAD], "chosen": "good", "rejected": "bad"},
         {"messages": ASKED, "chosen": "good", "rejected": "bad"},
         {"conversations": ASKED, "chosen": [GOOD], "rejected": [BAD]},
         {"prompt": ASKED, "chosen": [GOOD], "rejected": [BAD]},
@@ -104,8 +107,16 @@ def test_preferences_under_other_names_are_refused_even_then(key):
 
 
 def test_rows_without_a_preference_are_read_as_ever():
-    row = {"messages": [*ASKED, GOOD], "label": "news"}
+    row = {"messages": [*ASKED, GOOD], "rating": "news"}
     assert chosen(row) == parse_row(row)
+    with pytest.raises(RowError, match="label: 'news' says neither good nor rejected"):
+        chosen(row | {"label": "news"})
+    for word, is_good in (("yes", True), ("negative", False), ("unsafe", False)):
+        if is_good:
+            assert chosen(row | {"label": word}).turns == parse_row(row).turns
+        else:
+            with pytest.raises(RowError, match="a rejected answer"):
+                chosen(row | {"label": word})
 
 
 def test_a_chosen_answer_that_cannot_be_told_is_refused():

@@ -61,7 +61,7 @@ def test_alpaca_puts_system_and_history_in_front():
     assert parse_row(ALPACA | {"system": " ", "history": [], "tools": ""}) == parse_row(ALPACA)
 
 
-@pytest.mark.parametrize("prompt", ["Once", "", "  ", '[{"role": "user", "content": "x"}]'])
+@pytest.mark.parametrize("prompt", ["Once", "", "  ", "[1, 2]", '[{"a": "user", "content": "x"}]'])
 def test_a_prompt_that_is_text_stays_text(prompt):
     row = {"prompt": prompt, "completion": " upon"}
     assert parse_row(row) == Parsed("completion", (Turn("user", prompt), Turn("assistant", " upon")))
@@ -137,7 +137,7 @@ def test_detect_format_never_guesses():
         (ALPACA | {"instruction": " ", "input": ""}, "instruction: blank, and there is no input either"),
         (ALPACA | {"input": {}}, "input: expected text, found object"),
         (ALPACA | {"input": "\udc00"}, "input: lone surrogate at character 1"),
-        (ALPACA | {"input": "x", "context": ""}, "input: given, and so is context; expected one of them"),
+        (ALPACA | {"input": "x", "context": "y"}, "input: given, and so is context; expected one of them"),
         ({"instruction": "Add."}, "output: missing, and so is response; expected one of them"),
         (ALPACA | {"response": "3"}, "output: given, and so is response; expected one of them"),
         (ALPACA | {"output": ""}, "output: blank response"),

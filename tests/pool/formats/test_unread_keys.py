@@ -124,7 +124,10 @@ def test_keys_of_calls_are_accounted_for():
         parsed = parse_row(call(**{key: {"a": 1}}))
         assert parsed.turns[1].tool_calls[0].arguments == '{"a": 1}'
         assert parsed.unread == ("tool_calls[].note",)
-    assert "arguments and args are given" in str(refusal(call(arguments={"a": 1}, args={"a": 2})))
+    assert "function.args are given" in str(refusal(call(arguments={"a": 1}, args={"a": 2})))
+    beside = [{"function": {"name": "f"}, "arguments": {"a": 1}}]
+    turn = parse_row({"messages": [QUESTION, {"role": "assistant", "tool_calls": beside}]}).turns[1]
+    assert turn.tool_calls[0].arguments == '{"a": 1}'
 
 
 def test_a_thought_stands_in_one_place():
@@ -185,6 +188,48 @@ def test_under_a_map_of_columns_what_is_not_mapped_is_counted_but_labels_images_
     chosen = {"question": "Why?", "chosen": "Because.", "rejected": "No."}
     parsed = parse_row(chosen, columns={"instruction": "question", "output": "chosen"})
     assert parsed.unread == ("rejected",)
+
+
+def test_keys_beside_a_mapped_column_are_accounted_for_too():
+    inside = {"messages": [QUESTION, ANSWER], "score": 3}
+    columns = {"messages": "data.messages"}
+    assert parse_row({"data": inside}, columns=columns).unread == ("data.score",)
+    for key, value in (("label", False), ("images", ["x"]), ("rejected", "no"), ("loss_mask", [0])):
+        assert str(refusal({"data": inside | {key: value}}, columns=columns)).startswith(f"data.{key}: ")
+    for key, ours in (("tools", "tools"), ("system", "system")):
+        error = refusal({"data": inside | {key: [{"name": "f"}] if key == "tools" else "Be terse."}}, columns=columns)
+        assert error.remedy.startswith(f"--column {ours}=data.{key}")
+
+
+def test_harmless_keys_are_no_alarm():
+    row = CHAT | {
+        "target": "4",
+        "image": False,
+        "images": 0,
+        "media": "newspaper",
+        "chat_template_kwargs": {"custom_instructions": "", "xml_tools": []},
+        "best_answer": "x",
+        "turn_2": "y",
+        "is_train": "no",
+    }
+    assert {"target", "best_answer", "turn_2"} <= set(parse_row(row).unread)
+    question = {"instruction": "Write a function", "input": "for lists", "output": "def f(): ..."}
+    rendered = "Below is an instruction.\n### Instruction:\nWrite a function\n### Input:\nfor lists\n### Output:"
+    assert parse_row(question | {"prompt": rendered}).unread == ("prompt",)
+    assert parse_row({"instruction": "a", "input": "", "context": "doc", "output": "b"}).turns[0].content == "a\ndoc"
+
+
+def test_what_is_ignored_is_ignored_before_anything_is_read():
+    row = {"messages": [{"role": "system", "content": "A"}, QUESTION, ANSWER], "system": "B"}
+    assert refusal(row).remedy == "--ignore system"
+    assert parse_row(row, ignore=("system",)).unread == ("system",)
+    assert parse_row(ALPACA | {"response": "4"}, ignore=("response",)).turns[1].content == "3"
+
+
+def test_a_long_repeated_prompt_costs_no_time():
+    text = "word " * 200_000
+    row = {"messages": [{"role": "user", "content": text}, ANSWER], "prompt": text.strip(), "question": text[5:]}
+    assert parse_row(row).unread == ("prompt", "question")
 
 
 def test_older_and_other_keys_are_obeyed():

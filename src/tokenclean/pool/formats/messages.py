@@ -156,7 +156,7 @@ def _parse_message(message: object, where: str, context: RowContext) -> Turn:
         value = row.get(content_key)
         row = {**row, content_key: "" if value is None else encode_json(value, f"{where}.{content_key}")}
     content = _read_content(row, content_key, where, context).text
-    _note_tags(content, context)
+    note_tags(content, context)
     if role == "tool":
         name, call_id = (read_optional_text(row, key, f"{where}.") for key in ("name", "tool_call_id"))
         return Turn(role, content, name=name, call_id=call_id)
@@ -170,7 +170,7 @@ def _parse_plain(role: Role, text: str, where: str, context: RowContext) -> Turn
     """A message that is its text alone, as most are."""
     check_text(text, where)
     if "<" in text or "[" in text:
-        _note_tags(text, context)
+        note_tags(text, context)
     if role == "assistant":
         if says_nothing(text):
             return _keep_blank(Turn(role, text), where, context)
@@ -213,7 +213,7 @@ def _parse_assistant(row: Row, is_call: bool, content_key: str, where: str, cont
     turn = Turn("assistant", content.text, reasoning or content.reasoning, calls, weight=weight)
     turn = _with_spans(turn, details or content.spans)
     turn = with_thoughts(_with_one_thought(turn, where, context), context)
-    _note_tags(turn.content, context)
+    note_tags(turn.content, context)
     is_empty = not calls and says_nothing(content.text)
     return _keep_blank(turn, f"{where}.{content_key}", context) if is_empty else turn
 
@@ -258,7 +258,7 @@ def with_thoughts(turn: Turn, context: RowContext) -> Turn:
     return replace(turn, content=added + turn.content, spans=spans)
 
 
-def _note_tags(text: str, context: RowContext) -> None:
+def note_tags(text: str, context: RowContext) -> None:
     """Note a text that a template has rendered already, or that stands for a picture."""
     if _RENDERED.search(text):
         context.note("text with the tags of a chat template: is it rendered already?")

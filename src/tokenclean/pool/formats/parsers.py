@@ -31,7 +31,6 @@ before the names that are known anyway).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,11 +47,10 @@ from tokenclean.pool.formats.fields import (
     read_text,
 )
 from tokenclean.pool.formats.labelled_tokens import parse_labelled_tokens
-from tokenclean.pool.formats.messages import check_turns, parse_messages, read_reasoning, with_thoughts
+from tokenclean.pool.formats.messages import check_turns, note_tags, parse_messages, read_reasoning, with_thoughts
 from tokenclean.pool.formats.thoughts import says_nothing
 from tokenclean.pool.formats.tool_calls import read_tools
-
-SYSTEM_KEYS = ("system", "system_prompt", "system_message")
+from tokenclean.pool.formats.unread_keys import SYSTEM_KEYS
 
 
 @dataclass(unsafe_hash=True)
@@ -127,10 +125,11 @@ def _parse_history(pairs: Sequence[Any], context: RowContext) -> tuple[Turn, ...
 def _parse_prompt_completion(row: Row, context: RowContext) -> Parsed:
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, str) and isinstance(completion, str):
-        texts = _list_of_messages(prompt), _list_of_messages(completion)
-        if texts[0] is not None and texts[1] is not None:  # cells of a CSV
-            context.note("prompt and completion read as messages from their JSON text")
-            prompt, completion = texts
+        asked = _list_of_messages(prompt, context)
+        if asked is not None:  # cells of a CSV
+            context.note("prompt and completion read as messages from the text of a list")
+            answered = _list_of_messages(completion, context)
+            prompt, completion = asked, completion if answered is None else answered
     if isinstance(prompt, list) and isinstance(completion, str):
         completion = [{"role": "assistant", "content": completion}]
     elif isinstance(completion, list) and isinstance(prompt, str):
@@ -141,16 +140,19 @@ def _parse_prompt_completion(row: Row, context: RowContext) -> Parsed:
         return _parse_prompt_messages(row, prompt, completion, context)
     # A blank prompt is plain text to continue from nothing, which is a sample; a blank completion is none.
     answer = with_thoughts(Turn("assistant", _read_response(row, "completion")), context)
-    return Parsed("completion", (Turn("user", read_text(row, "prompt")), answer))
+    question = Turn("user", read_text(row, "prompt"))
+    for text in (question.content, answer.content):
+        note_tags(text, context)
+    return Parsed("completion", (question, answer))
 
 
-def _list_of_messages(text: str) -> list[Any] | None:
+def _list_of_messages(text: str, context: RowContext) -> list[Any] | None:
     """The messages whose JSON text this is; None for any other text."""
     if not text.lstrip().startswith("["):
         return None
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = context.decode(text, "prompt")
+    except RowError:
         return None
     is_list = isinstance(value, list) and all(isinstance(item, dict) for item in value)
     return value if is_list and value and all("role" in item or "from" in item for item in value) else None
@@ -194,7 +196,8 @@ FORMATS: dict[str, Callable[[Row, RowContext], Parsed]] = {
 
 def _find_one(row: Row, keys: Sequence[str]) -> str | None:
     """The one of the keys that is given, None where none is; RowError where two say something."""
-    given = [key for key in keys if row.get(key) is not None]
+    present = [key for key in keys if row.get(key) is not None]
+    given = [key for key in present if not (isinstance(row[key], str) and is_blank(row[key]))] or present[:1]
     if len(given) > 1:
         raise RowError(f"{given[0]}: given, and so is {given[1]}; expected one of them")
     return given[0] if given else None

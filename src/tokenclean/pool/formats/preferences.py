@@ -13,14 +13,16 @@ keys              what ``preferences: chosen`` trains
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
 from tokenclean.pool.formats.context import RowContext
-from tokenclean.pool.formats.fields import Row, RowError, decode_json, holds_nothing, name_type
+from tokenclean.pool.formats.fields import Row, RowError, holds_nothing, name_type
 from tokenclean.pool.formats.unread_keys import (
     PREFERENCE,
     changes_meaning,
+    chosen_label,
     meaning_of,
     preference_label,
     remedy_of,
@@ -57,11 +59,19 @@ def take_chosen(row: Row, context: RowContext) -> Row:
     The keys that are dealt with are added to ``context.consumed``. Raises RowError for a rejected row
     (``is_chosen``), and for one whose chosen answer cannot be told.
     """
-    labels = {key: said for key, value in row.items() if (said := preference_label(str(key), value)) is not None}
+    ignored = context.names.ignored
+    has_answers = any(isinstance(row.get(key), str | list | dict) and row[key] for key in (*_CHOSEN, *_REJECTED))
+    labels = {
+        key: said
+        for key, value in row.items()
+        if key not in ignored and not has_answers and (said := chosen_label(str(key), value)) is not None
+    }
     for key, is_good in labels.items():
         context.consumed.add(key)
         if not is_good:
             raise RowError(f"{shown_key(key)}: a rejected answer", is_chosen=True)
+    if has_answers:  # a label says which of the two it is, which their names say already
+        context.consumed.update(key for key, value in row.items() if preference_label(str(key), value) is not None)
     if isinstance(asked := row.get("input"), dict) and isinstance(asked.get("messages"), list):  # OpenAI's form
         context.consumed.add("input")
         row = {**{key: value for key, value in row.items() if key != "input"}, **asked}
@@ -76,15 +86,15 @@ def take_chosen(row: Row, context: RowContext) -> Row:
     given = {key: value for key, value in row.items() if key not in context.consumed}
     if chosen is None:
         return _last_answer(given, context)
-    answer = _messages(row[chosen], chosen)
+    answer = _messages(row[chosen], chosen, context)
     if answer is None:
         return _with_text(given, row[chosen], chosen, context)
-    prompt = _shared(answer, None if rejected is None else _messages(row[rejected], rejected))
+    prompt = _shared(answer, None if rejected is None else _messages(row[rejected], rejected, context))
     key = next((key for key in _PROMPTS if not holds_nothing(given.get(key))), None)
     context.consumed.update(key for key in _PROMPTS if key in given)
     rest = {name: value for name, value in given.items() if name not in _PROMPTS}
     if key is not None:
-        asked = _messages(given[key], key)
+        asked = _questions(given[key], key, context)
         if asked is not None and answer[: len(asked)] != asked:
             prompt, answer = asked, [*asked, *answer]
         elif asked is not None:
@@ -105,10 +115,10 @@ def _with_text(row: dict[str, Any], answer: object, key: str, context: RowContex
     for name in ("messages", "conversations"):
         if not holds_nothing(row.get(name)):
             context.consumed.add(name)
-            asked = _messages(row.pop(name), name) or []
+            asked = _questions(row.pop(name), name, context) or []
             return {**row, "prompt": asked, "completion": [{"role": "assistant", "content": answer}]}
     prompt = row.get("prompt")
-    asked = _messages(prompt, "prompt")
+    asked = _questions(prompt, "prompt", context)
     if isinstance(prompt, str) and asked is None and not holds_nothing(prompt) and answer.startswith(prompt):
         answer = answer[len(prompt) :]  # the answer repeats its prompt
     completion: object = answer if asked is None else [{"role": "assistant", "content": answer}]
@@ -118,7 +128,7 @@ def _with_text(row: dict[str, Any], answer: object, key: str, context: RowContex
 def _last_answer(row: dict[str, Any], context: RowContext) -> Row:
     """A row whose messages hold the chosen answer as their last one."""
     for name in ("messages", "conversations"):
-        messages = _messages(row.get(name), name)
+        messages = _messages(row.get(name), name, context)
         if messages:
             context.consumed.add(name)
             del row[name]
@@ -126,10 +136,22 @@ def _last_answer(row: dict[str, Any], context: RowContext) -> Row:
     return row
 
 
-def _messages(value: object, key: str) -> list[Any] | None:
+def _questions(value: object, key: str, context: RowContext) -> list[Any] | None:
+    """The messages before the answer: without an answer at their end, which is the chosen or the rejected one."""
+    messages = _messages(value, key, context)
+    while messages and context.names.roles.get(_role(messages[-1])) == "assistant":
+        messages = messages[:-1]
+    return messages
+
+
+def _role(message: dict[str, Any]) -> str:
+    return str(message.get("role") or message.get("from") or "").strip().lower()
+
+
+def _messages(value: object, key: str, context: RowContext) -> list[Any] | None:
     """A message or a list of messages as a list; None for anything else, such as text."""
-    if isinstance(value, str) and value.lstrip()[:2] in ("[{", '{"'):
-        value = decode_json(value, key)
+    if isinstance(value, str) and re.match(r"\s*(\[\s*)?\{\s*['\"]", value):
+        value = context.decode(value, key)
     if isinstance(value, dict):
         return [value]
     return value if isinstance(value, list) and all(isinstance(item, dict) for item in value) else None

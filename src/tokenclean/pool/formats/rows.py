@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import cast
@@ -17,6 +18,7 @@ from tokenclean.pool.formats.columns import (
     ROW_WEIGHT_KEYS,
     check_columns,
     describe_groups,
+    find_column,
     map_columns,
     maps_rows,
     read_column,
@@ -102,6 +104,8 @@ def parse_row(row: Row, options: RowOptions = _DEFAULT, *, is_padded: bool = Fal
     """
     context = RowContext(options.names, is_padded)
     content = map_columns(row, options.column_of) if options.maps_rows else row
+    if not context.names.ignored.isdisjoint(content) and not options.maps_rows:
+        content = {key: value for key, value in content.items() if key not in context.names.ignored}
     if options.preferences == "chosen":
         content = take_chosen({**_labels(row), **content} if options.maps_rows else content, context)
     elif not options.maps_rows:
@@ -167,25 +171,45 @@ def _keys_of_others(given: frozenset[str], format: str) -> frozenset[str]:
 def _unread(row: Row, format: str, options: RowOptions, parsed: Parsed, context: RowContext) -> tuple[str, ...]:
     """Keys of the row, and of its messages, that hold something and were not used. Raises as ``check_unread``."""
     exempt: tuple[str, ...] = ()
-    ignored = context.names.ignored
+    ignored, places = context.names.ignored, frozenset[str]()
     if options.maps_rows:
         places = frozenset(options.column_of.values())
         read = {*COMMON_KEYS, *places, *(place.split(".", 1)[0] for place in places)}
+        read -= {place for place in places if place in ignored}
         exempt = (SECOND_TEXT, *((PREFERENCE,) if any(meaning_of(place) == PREFERENCE for place in places) else ()))
     else:
         read = _read_keys(format, parsed.kind)
-        if read.issuperset(row) and (row.get("source") is None or isinstance(row["source"], str)):
+        if (
+            read.issuperset(row)
+            and ignored.isdisjoint(row)
+            and (row.get("source") is None or isinstance(row["source"], str))
+        ):
             return tuple(context.unread)
         if options.format != "auto":  # the user has chosen between the formats that the keys fit
             ignored |= _keys_of_others(frozenset(key for key in _TELLING_KEYS if row.get(key) is not None), format)
         if parsed.kind in ("text", "tokens"):
-            exempt = (SECOND_TEXT, PREFERENCE, TOOLS)
+            exempt = (SECOND_TEXT, TOOLS, *((PREFERENCE,) if parsed.kind == "text" else ()))
     if parsed.kind == "completion" and not options.maps_rows:
         _refuse_in_completion(row, ignored)
-    unread = check_unread(row, read | context.consumed, ignored, [turn.content for turn in parsed.turns], exempt=exempt)
+    texts = [turn.content for turn in parsed.turns]
+    unread = check_unread(row, read | context.consumed, ignored, texts, exempt=exempt, is_mapped=options.maps_rows)
+    for parent, read_there in _parents(places if options.maps_rows else ()).items():
+        if isinstance(inner := find_column(row, parent), dict):
+            found = check_unread(inner, read_there, ignored, texts, prefix=f"{parent}.", exempt=exempt, is_mapped=True)
+            unread += [f"{parent}.{key}" for key in found]
     if not isinstance(row.get("source"), str) and not holds_nothing(row.get("source")):
         unread.append("source")
     return (*unread, *context.unread)
+
+
+def _parents(places: Iterable[str]) -> dict[str, set[str]]:
+    """Objects that mapped columns lead into -> the keys of theirs that are read."""
+    found: dict[str, set[str]] = {}
+    for place in places:
+        parts = place.split(".")
+        for depth in range(1, len(parts)):
+            found.setdefault(".".join(parts[:depth]), set()).add(parts[depth])
+    return found
 
 
 def _refuse_in_completion(row: Row, ignored: frozenset[str]) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tokenclean.pool.formats.fields import Row, holds_nothing
+from tokenclean.pool.formats.fields import Row
 from tokenclean.pool.formats.unread_keys import PREFERENCE, meaning_of
 
 _QUESTIONS = (
@@ -18,7 +18,8 @@ _ANSWERS = (
 )
 _FURTHER = {
     "system": ("system", "system_prompt", "system_message"),
-    "input": ("input", "context"),
+    "input": ("input", "context", "passage", "article"),
+    "reasoning_content": ("reasoning_content", "reasoning", "thinking"),
     "history": ("history",),
     "tools": ("tools",),
 }
@@ -36,23 +37,26 @@ def suggest_columns(row: Row) -> str:
         speaker, said = (_first(messages[0], names) for names in (_SPEAKERS, _SAID))
         if speaker is None or said is None:
             continue
-        if answer is not None and str(messages[-1].get(speaker)).lower() in ("user", "human"):
-            return _as_options([("prompt", path), ("completion", answer)])
+        if answer is not None and str(messages[-1].get(speaker)).lower() in ("user", "human", "system"):
+            return _as_options([("prompt", path), ("completion", answer), *_further(row, ("system", "tools"), path)])
         options = [("messages", path)]
         if (speaker, said) not in (("role", "content"), ("from", "value")):
             options += [("role", speaker), ("content", said)]
-        return _as_options(options)
+        return _as_options([*options, *_further(row, ("system", "tools"), path)])
     if question is not None and answer is not None and question != answer:
-        options = [("instruction", question), ("output", answer)]
-        for ours, names in _FURTHER.items():
-            theirs = _first({key: value for key, value in row.items() if not holds_nothing(value)}, names)
-            if theirs is not None and theirs not in (question, answer):
-                options.append((ours, theirs))
-        return _as_options(options)
+        return _as_options([("instruction", question), ("output", answer), *_further(row, _FURTHER, question, answer)])
     text = _first(texts, _TEXTS)
     if text is not None and not (question or answer):
         return _as_options([("text", text)])
     return ""
+
+
+def _further(row: Row, ours: Iterable[str], *taken: str) -> Iterator[tuple[str, str]]:
+    """Further keys that the row has, though this one may hold nothing there; each column once."""
+    for name in ours:
+        theirs = _first(row, _FURTHER[name])
+        if theirs is not None and theirs not in taken:
+            yield name, theirs
 
 
 def _lists_of_messages(value: Any, path: str, depth: int) -> Iterator[tuple[str, list[Any]]]:

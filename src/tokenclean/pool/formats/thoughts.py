@@ -6,7 +6,7 @@ import re
 
 from tokenclean.pool.formats.fields import is_blank
 
-_TAG = re.compile(r"<(/?)(think|thinking|thought)>", re.IGNORECASE)
+_TAG = re.compile(r"(?<!`)<(/?)(think|thinking|thought)>(?!`)", re.IGNORECASE)
 _EMPTY = re.compile(r"\A\s*<(think|thinking|thought)>\s*</\1>", re.IGNORECASE)
 _WHOLE = re.compile(r"\A\s*<(think|thinking|thought)>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 

@@ -23,7 +23,8 @@ from tokenclean.pool.formats.fields import (
 )
 from tokenclean.pool.formats.unread_keys import shown_key
 
-_ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")  # OpenAI's, Llama 3's, LangChain's, Anthropic's
+# OpenAI's, Llama 3's, LangChain's, Anthropic's, and others'.
+_ARGUMENT_KEYS = ("arguments", "parameters", "args", "input", "kwargs", "params")
 _CALL_KEYS = frozenset(("type", "function", "id", "index", "name", *_ARGUMENT_KEYS))
 _NO_ARGUMENTS = "call without arguments taken as a call with none, {}"
 _SCHEMA_NULLS = ("default", "const", "example")  # keys of a JSON schema that may mean null
@@ -97,11 +98,16 @@ def _parse_call(call: object, where: str, context: RowContext) -> ToolCall:
     for part in (call, function):
         unknown = (key for key, value in part.items() if key not in _CALL_KEYS and not holds_nothing(value))
         context.unread.update((f"tool_calls[].{shown_key(key)}", None) for key in unknown)
-    given = [key for key in _ARGUMENT_KEYS if not holds_nothing(function.get(key))]
+    given = {
+        f"{path}.{key}": part[key]
+        for path, part in {where: call, place: function}.items()
+        for key in _ARGUMENT_KEYS
+        if not holds_nothing(part.get(key))
+    }
     if len(given) > 1:
-        raise RowError(f"{place}: {' and '.join(given)} are given; expected one of them")
-    key = given[0] if given else "arguments"
-    arguments = _encode_arguments(function.get(key), f"{place}.{key}", context)
+        raise RowError(f"{' and '.join(given)} are given; expected one of them")
+    path, value = next(iter(given.items()), (f"{place}.arguments", function.get("arguments")))
+    arguments = _encode_arguments(value, path, context)
     return ToolCall(name, arguments, read_optional_text(call, "id", f"{where}."))
 
 

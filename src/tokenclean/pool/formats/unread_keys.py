@@ -22,26 +22,32 @@ TOOLS = "tools or calls under a key that is not read"
 
 TEMPLATE = "an option for the chat template, which it is not given here"
 
+SYSTEM_KEYS = ("system", "system_prompt", "system_message")
+
 _ANSWERS = r"(response|output|answer|message|completion|text|conversation|reply|turn)s?"
 _MEDIA_FILES = r"(path|url|uri|file|filepath|file_path|filename|file_name|name|list|array|byte|data|base64|id)s?"
 _MEANINGS = (
     (
         PREFERENCE,
-        rf"(chosen|reject|rejected|preferred|dispreferred|non_preferred)(_{_ANSWERS})?|{_ANSWERS}_(chosen|rejected|[ab12])"
-        rf"|(better|worse|good|bad|winning|losing|best|worst)_{_ANSWERS}|winner|loser|preference"
-        r"|label|kto_(tag|label)|(is_)?(good|bad|chosen|rejected|preferred|accepted|desirable)|thumbs_up",
+        rf"(chosen|reject|rejected|preferred|dispreferred|non_preferred)(_{_ANSWERS})?|{_ANSWERS}_(chosen|rejected)"
+        r"|(response|answer|output|completion|conversation)_[ab]|(response|completion)_?[12]"
+        rf"|(better|worse|winning|losing|worst)_{_ANSWERS}|winner|loser|(overall_)?preference"
+        r"|good|bad|accepted|desirable",
     ),
     (
         MEDIA,
-        rf"((pil|decoded)_)?(image|img|picture|photo|video|audio|screenshot|wav|mp4|mp3|jpe?g|png)s?(_?\d+)?(_{_MEDIA_FILES})?"
+        r"((pil|decoded)_)?(image|img|picture|photo|video|audio|screenshot|wav|mp4|mp3|jpe?g|png)s?(_?\d+)?"
+        rf"(_{_MEDIA_FILES})?"
         rf"|pixel_values|attachments|media|frames|(sound|speech|media|frame)s?_{_MEDIA_FILES}",
     ),
     (
         WEIGHT,
         r"((loss|sample|example|token|train|training|response|answer|label|assistant|assistants|completion|prompt|user"
         r"|turn|message|content)_)?(mask|weight)s?|loss_scale|train_on_\w+|train(ing)?_details?"
-        r"|((is|do)_)?(train(able|ed|ing)?|masked|target)"
-        r"|(compute|calculate|calc|with|need|has|no|ignore|include_in|output_with|mask|use)_loss",
+        r"|((is|do)_)?(train(able|ed|ing)?|masked|target)|is_response|labels_mask|target_mask|mask_history"
+        r"|(compute|calculate|calc|with|need|has|no|ignore|include_in|output_with|mask|use|apply|only_last_turn)_loss"
+        r"|loss_enabled|(should|to|no|not|do_not)_train(ed)?|train_this|untrained|(used?|exclude(d)?)_(for|from)_training"
+        r"|supervised|learn|skip|exclude|ignore",
     ),
     (
         SECOND_TEXT,
@@ -56,16 +62,24 @@ _MEANINGS = (
 )
 _PATTERNS = tuple((meaning, re.compile(pattern)) for meaning, pattern in _MEANINGS)
 _KEY_CHARACTERS = 80
-_LABELS = re.compile(r"kto_(tag|label)|label|is_(good|bad|chosen|rejected|preferred|accepted|desirable)|thumbs_up")
+_TELLING_CHARACTERS = 10  # a shorter text stands in others by chance
+_LABELS = re.compile(
+    r"kto|(kto|preference)_(tag|label)|label(_bool)?|thumbs_(up|down)|(dis)?like|good_response"
+    r"|is_(good|bad|best|correct|winner|chosen|rejected|preferred|accepted|(un)?desir(ed|able))(_answer|_response)?"
+)
 _ANSWERS_OR_LABELS = re.compile(r"good|bad|chosen|rejected|preferred|accepted|desirable")  # a text there is an answer
-_GOOD = ("true", "1", "1.0", "good", "chosen", "desirable", "accepted", "preferred")
-_BAD = ("false", "0", "0.0", "-1", "-1.0", "bad", "rejected", "undesirable")
+_GOOD = ("true", "1", "1.0", "good", "chosen", "desirable", "desired", "accepted", "preferred", "t")
+_BAD = ("false", "0", "0.0", "0.00", "-1", "-1.0", "bad", "rejected", "reject", "undesirable", "undesired", "f")
+_MORE_GOOD = ("yes", "y", "positive", "safe", "correct", "pass", "like")  # where the user has said that labels choose
+_MORE_BAD = ("no", "n", "negative", "unsafe", "incorrect", "fail", "dislike")
 
 
 @lru_cache(maxsize=4096)
 def meaning_of(key: str) -> str:
     """Why a key of this name may not be passed over; empty where it may."""
     name = _normal(key)
+    if _LABELS.fullmatch(name):
+        return PREFERENCE
     return next((meaning for meaning, pattern in _PATTERNS if pattern.fullmatch(name)), "")
 
 
@@ -75,32 +89,69 @@ def _normal(key: str) -> str:
     return re.sub(r"[\s\-.]+", "_", key.lower())
 
 
+def says_nothing_at_all(value: object) -> bool:
+    """Whether nothing within the value holds anything."""
+    if isinstance(value, dict):
+        return all(map(says_nothing_at_all, value.values()))
+    if isinstance(value, list):
+        return all(map(says_nothing_at_all, value))
+    return holds_nothing(value)
+
+
+def _may_be_media(key: str, value: object) -> bool:
+    """Whether the value may be a picture: a path, an address, bytes or a structure; not a switch, figure or word."""
+    if isinstance(value, bool | int | float):
+        return bool(re.search(r"_ids?$", _normal(key))) and not isinstance(value, bool)
+    if isinstance(value, str) and _normal(key) in ("media", "frames", "photo", "picture", "video", "audio", "image"):
+        return bool(re.search(r"[./:]", value)) or len(value) > 100
+    return True
+
+
 def preference_label(key: str, value: object) -> bool | None:
     """What a label says of an answer (KTO): True for a good one, False for a rejected one, None where it says neither.
 
     Read are true and false, 1 and 0 (or −1), as values or a CSV's texts, and words such as good and bad.
     """
     name = _normal(key)
-    kinds = (str, int, float) if _LABELS.fullmatch(name) else (int, float)
-    if kinds == (int, float) and not _ANSWERS_OR_LABELS.fullmatch(name):
+    if not isinstance(value, (str, int, float) if _LABELS.fullmatch(name) else bool):
         return None
-    if not isinstance(value, kinds):
+    if not (_LABELS.fullmatch(name) or _ANSWERS_OR_LABELS.fullmatch(name)):
         return None
     text = str(value).strip().lower()
     if text not in _GOOD and text not in _BAD:
         return None
-    return (text in _GOOD) != name.endswith(("bad", "rejected"))
+    return (text in _GOOD) != bool(re.search(r"bad|rejected|undesir|thumbs_down|dislike", name))
+
+
+def chosen_label(key: str, value: object) -> bool | None:
+    """``preference_label`` of a source whose labels are known to choose, so that more words say good or bad.
+
+    Raises RowError for a label that says neither.
+    """
+    said = preference_label(key, value)
+    if said is not None or not _LABELS.fullmatch(_normal(key)) or holds_nothing(value):
+        return said
+    text = str(value).strip().lower()
+    if text not in _MORE_GOOD and text not in _MORE_BAD:
+        raise RowError(
+            f"{shown_key(key)}: {value!r:.80} says neither good nor rejected", f"--ignore {shlex.quote(key)}"
+        )
+    return text in _MORE_GOOD
 
 
 def changes_meaning(key: str, value: Any) -> str:
     """Why the key may not be passed over with this value; empty where it may."""
     meaning = meaning_of(key)
-    if not meaning or holds_nothing(value):
+    if not meaning or says_nothing_at_all(value):
         return ""
     if meaning == PREFERENCE and preference_label(key, value) is not None:
         return meaning
     if meaning == PREFERENCE and _LABELS.fullmatch(_normal(key)):
         return ""  # a class, such as news or sports
+    if meaning == MEDIA and not _may_be_media(key, value):
+        return ""
+    if meaning == WEIGHT and not re.search(r"mask|weight|loss|scale|detail|train_on", _normal(key)):
+        return meaning if isinstance(value, bool | list) else ""  # else a figure or a word beside the texts
     if meaning in (PREFERENCE, SECOND_TEXT, TOOLS) and not isinstance(value, str | list | dict):
         return ""  # a figure or a switch beside the texts
     if meaning == TOOLS and isinstance(value, str) and not value.lstrip().startswith(("[", "{")):
@@ -108,9 +159,12 @@ def changes_meaning(key: str, value: Any) -> str:
     return meaning
 
 
-def remedy_of(key: str, meaning: str) -> str:
-    """The option that lets a row with such a key through."""
+def remedy_of(key: str, meaning: str, place: str = "") -> str:
+    """The option that lets a row with such a key through. ``place``: of the key in a row whose columns are mapped."""
     ignore = f"--ignore {shlex.quote(key)}"
+    ours = "tools" if meaning == TOOLS else "system" if _normal(key) in SYSTEM_KEYS else ""
+    if place and ours:
+        return f"--column {shlex.quote(f'{ours}={place}')}, or {ignore}"
     if meaning == PREFERENCE:
         return f"--preferences chosen (trains the chosen answers alone), or {ignore}"
     return f"{ignore} (trains the text alone)" if meaning == MEDIA else ignore
@@ -124,6 +178,7 @@ def check_unread(
     *,
     prefix: str = "",
     exempt: Collection[str] = (),
+    is_mapped: bool = False,
 ) -> list[str]:
     """Keys of the row that hold something and are not ``read``. ``ignored``: those that may mean anything.
 
@@ -135,11 +190,13 @@ def check_unread(
     """
     unread: list[str] = []
     for key, value in row.items():
-        if key in read or holds_nothing(value):
+        if (key in read and key not in ignored) or holds_nothing(value):
             continue
         meaning = "" if key in ignored else changes_meaning(str(key), value)
-        if meaning and meaning not in exempt and not (meaning == SECOND_TEXT and _repeats(value, texts)):
-            raise RowError(f"{prefix}{shown_key(key)}: {meaning}", remedy_of(shown_key(key), meaning))
+        is_exempt = meaning in exempt and not (is_mapped and _normal(str(key)) in SYSTEM_KEYS)
+        if meaning and not is_exempt and not (meaning == SECOND_TEXT and _repeats(value, texts)):
+            remedy = remedy_of(shown_key(key), meaning, place=f"{prefix}{key}" if is_mapped else "")
+            raise RowError(f"{prefix}{shown_key(key)}: {meaning}", remedy)
         unread.append(shown_key(key))
     return unread
 
@@ -158,7 +215,24 @@ def shown_key(key: object) -> str:
 def _repeats(value: object, texts: Sequence[str]) -> bool:
     if isinstance(value, list):
         return all(_repeats(item, texts) for item in value)
-    if not isinstance(value, str) or not texts:
+    if not isinstance(value, str):
         return False
-    said = re.compile(rf"(?<!\w){re.escape(value.strip())}(?!\w)")
-    return any(said.search(text) for text in texts) or max(texts, key=len).strip() in value
+    said = value.strip()
+    if not texts or any(_stands_in(said, text) for text in texts):
+        return bool(texts)
+    longest = max(texts, key=len)
+    long = [text for text in texts if len(text) >= _TELLING_CHARACTERS] or [longest]
+    return any(all(line.strip() in value for line in text.split("\n")) for text in long)
+
+
+def _stands_in(said: str, text: str) -> bool:
+    """Whether the text holds ``said`` as words of its own."""
+    if said == text:
+        return True
+    at = text.find(said)
+    while at >= 0:
+        end = at + len(said)
+        if not (text[at - 1 : at].isalnum() or text[end : end + 1].isalnum()):
+            return True
+        at = text.find(said, at + 1)
+    return False
