@@ -56,13 +56,14 @@ def test_sound_data_and_warnings_are_an_exit_code_of_0(command, token_rows, tiny
     assert (said.code, said.err) == (0, "")
     assert "nothing found" in said.out
     pool = write_lines([*ALPACA, ALPACA[1], {"instruction": "a", "output": " "}], tmp_path / "b.jsonl")
-    said = command("audit", pool, "--model", tiny_model_folder)
+    said = command("audit", pool, "--model", tiny_model_folder, "--max-rejected-share", 0.2)
     assert said.code == 0
     assert "warning: duplicated, 1 row" in said.out
     assert "warning: empty_answer, 1 row" in said.out
     assert "output: blank response" in said.out
     said = command("audit", pool, "--model", tiny_model_folder, "--max-rows", 3)
     assert "nothing found" in said.out
+    assert command("audit", pool, "--model", tiny_model_folder).code == 2  # a run would refuse it
 
 
 def test_json_is_one_document(command, token_rows, tiny_model_folder, tmp_path):

@@ -92,7 +92,7 @@ def test_a_pool_is_built_written_and_described(recipe, command, tmp_path):
         "contamination  exact  near  not drawn",
         "boolq",
         "22 rows in pool.jsonl",
-        "1 rows cannot be used",
+        "1 of 66 rows set aside",
     ):
         assert text in said.out
 
@@ -133,7 +133,7 @@ def test_statistics_of_a_recipe_a_pool_and_a_table(recipe, command, tiny_model_f
     assert of_recipe.code == 0, of_recipe.err
     assert "Statistics of the pool" in of_recipe.out
     assert "43 usable rows left out" in of_recipe.out
-    assert "1 rows cannot be used" in of_recipe.out
+    assert "1 of 66 rows set aside" in of_recipe.out
     assert command("pool", recipe, "-o", tmp_path / "built").code == 0
     assert csv.read_bytes() == (tmp_path / "built" / "statistics.csv").read_bytes()
 

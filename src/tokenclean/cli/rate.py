@@ -157,7 +157,7 @@ def _read_pool(sources: Sequence[SourceSettings], output: Path, max_rejected_sha
     print_intake(counted)
     if pool.rejected:
         write_rejected(pool.rejected, listing)
-        note(f"rows set aside are listed in {listing}")
+        note(f"{len(pool.rejected):,} rows set aside, listed in {listing}")
     check_usable(counted, max_rejected_share, listing=listing if pool.rejected else None, are_reasons_shown=True)
     return pool.conversations
 

@@ -156,8 +156,8 @@ def _check_reference(
 
 def _print(outcome: PassOutcome, output: Path, listing: Path) -> None:
     print_intake(outcome.intake)
-    if outcome.intake.set_aside:
-        note(f"rows set aside are listed in {listing}")
+    if count := outcome.intake.set_aside:
+        note(f"{count:,} rows set aside, listed in {listing}")
     table = outcome.table
     out.print(f"{output}: {table.rows:,} conversations, {table.response_tokens:,} response tokens", soft_wrap=True)
     out.print(f"  {outcome.made} shards computed, {outcome.found} found in {outcome.folder}", soft_wrap=True)
