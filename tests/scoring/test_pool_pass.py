@@ -138,7 +138,7 @@ def test_every_shard_has_the_losses_of_its_rows_alone(passes):
     for name, values in expected.items():
         assert table[name].values.dtype == values.dtype, name
         np.testing.assert_array_equal(table[name].values, values, name)
-    assert (outcome.made, outcome.found, outcome.set_aside) == (2 * len(shards), 0, 0)
+    assert (outcome.made, outcome.found, outcome.intake.set_aside) == (2 * len(shards), 0, 0)
     assert (outcome.table.rows, outcome.table.response_tokens) == (len(pool), table["is_response"].values.sum())
     for name, mean in outcome.table.means.items():
         assert mean == pytest.approx(np.nanmean(table[name].values.astype(np.float64)))
@@ -342,7 +342,7 @@ def test_rows_without_a_target_are_counted_and_listed_behind_the_broken_ones(pas
     passes.pool = pool_with_bad_rows(tmp_path, passes.pool, range(10, 12), range(14, 15))
     for _ in range(2):  # given again, the command lists no row twice
         outcome = passes.run(max_rejected_share=3 / ROWS)
-        assert (outcome.set_aside, outcome.table.rows) == (3, ROWS - 1)
+        assert (outcome.intake.set_aside, outcome.table.rows) == (3, ROWS - 1)
         assert listed(tmp_path / "s.rejected.jsonl") == [(14, "broken"), (10, "plain"), (11, "plain")]
 
 
@@ -353,18 +353,18 @@ def test_too_many_rows_without_a_target_stop_the_pass_as_soon_as_they_are(passes
     with pytest.raises(PoolError) as stopped:
         passes.run(max_rejected_share=2 / ROWS)
     assert f"{first + 1} of {ROWS} rows cannot be used" in str(stopped.value)
-    assert f"{passes.pool}:{ROWS}: broken JSON" in str(stopped.value)
+    assert f"(first: {passes.pool}:{ROWS})" in str(stopped.value)
     expected = [(ROWS, "broken"), *((number, "plain") for number in range(1, first + 1))]
     assert listed(tmp_path / "s.rejected.jsonl") == expected
     assert len(passes.stages("tokens")) == 1
     assert not (tmp_path / "s.parquet").exists()
 
 
-def test_a_pool_without_any_target_gives_a_table_without_losses(passes, tmp_path):
+def test_a_pool_without_any_target_is_refused_whatever_the_share(passes, tmp_path):
     passes.pool = pool_with_bad_rows(tmp_path, passes.pool, range(1, ROWS + 1))
-    outcome = passes.run(max_rejected_share=1.0)
-    assert (outcome.table.rows, outcome.table.response_tokens, outcome.set_aside) == (ROWS, 0, ROWS)
-    assert np.isnan(outcome.table.means["score"])
+    with pytest.raises(PoolError, match=f"no usable row \\({ROWS} set aside"):
+        passes.run(max_rejected_share=1.0)
+    assert not (tmp_path / "s.parquet").exists()
 
 
 def test_a_pool_that_changes_meanwhile_is_refused(passes, monkeypatch, tmp_path):

@@ -521,7 +521,8 @@ def test_templated_messages(message: str):
 def test_a_prompt_that_comes_templated_is_meant(by_bytes):
     prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert audit(by_bytes, completion(prompt, "Yo")).counts == {}
-    assert audit(by_bytes, completion(prompt, "Yo</s>")).counts == {"control_in_text": 1}
+    assert audit(by_bytes, completion(prompt, "Yo</s>")).counts == {}  # its end came rendered too
+    assert audit(by_bytes, completion(prompt, "Yo</s> and")).counts == {"control_in_text": 1}
 
 
 def test_a_template_without_an_end_token():

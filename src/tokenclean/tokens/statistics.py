@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -67,7 +67,7 @@ class PoolStatistics:
     block."""
 
     sources: tuple[SourceStatistics, ...]
-    rendered: tuple[RenderedRows, ...] = ()
+    rendered: tuple[RenderedRows, ...] = field(default=(), compare=False)
 
     @property
     def total(self) -> SourceStatistics:
