@@ -133,8 +133,7 @@ def test_rows_before_damage_are_kept(folder, shape, data):
 @given(rows=st.lists(st.fixed_dictionaries({"prompt": TEXT, "completion": TEXT}), min_size=1, max_size=8))
 @settings(max_examples=25, deadline=None)
 def test_texts_are_read_back_from_sheets(folder, name, rows):
-    said = [row for row in rows if any(map(str.strip, row.values()))]
-    assert [record.row for record in read_records(write(folder / name, rows))] == said
+    assert [record.row for record in read_records(write(folder / name, rows))] == rows
 
 
 @given(rows=ROWS)

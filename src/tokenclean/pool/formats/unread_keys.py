@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -91,11 +91,18 @@ def _normal(key: str) -> str:
 
 def says_nothing_at_all(value: object) -> bool:
     """Whether nothing within the value holds anything."""
-    if isinstance(value, dict):
-        return all(map(says_nothing_at_all, value.values()))
-    if isinstance(value, list):
-        return all(map(says_nothing_at_all, value))
-    return holds_nothing(value)
+    return all(holds_nothing(item) for item in _leaves(value))
+
+
+def _leaves(value: object) -> Iterator[object]:
+    """What stands in the objects and lists of a value, however deep."""
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict | list):
+            todo += item.values() if isinstance(item, dict) else item
+        else:
+            yield item
 
 
 def _may_be_media(key: str, value: object) -> bool:
@@ -214,7 +221,7 @@ def shown_key(key: object) -> str:
 
 def _repeats(value: object, texts: Sequence[str]) -> bool:
     if isinstance(value, list):
-        return all(_repeats(item, texts) for item in value)
+        return all(isinstance(item, str) and _repeats(item, texts) for item in _leaves(value))
     if not isinstance(value, str):
         return False
     said = value.strip()

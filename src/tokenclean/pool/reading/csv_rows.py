@@ -18,7 +18,7 @@ _QUOTED_FIELD = re.compile(r'"(?:[^"]++|"")*+"')
 
 
 def read_csv(path: Path, delimiter: str, encoding: str | None = None) -> Iterator[Record]:
-    """The rows below the header line, each cell a text; lines without a text are skipped and not counted as rows.
+    """The rows below the header line, each cell a text; blank lines are skipped and not counted as rows.
 
     ``delimiter``: one character that separates the cells, none of those that ``check_delimiter`` refuses; a first line
     ``sep=;``, as Excel writes it, goes before it. Names of columns are taken without blanks around them, and a column
@@ -34,8 +34,6 @@ def read_csv(path: Path, delimiter: str, encoding: str | None = None) -> Iterato
         if header is None:
             if not (line == 1 and _SEPARATOR.fullmatch(content.decode("utf-8", "replace"))):
                 header = _check_header(path, line, fields, fault)
-            continue
-        if not fault and not any(map(str.strip, fields)):
             continue
         number += 1
         if not fault and len(fields) != len(header):
