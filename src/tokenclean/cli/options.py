@@ -50,7 +50,7 @@ TargetsOption = Annotated[
 ]
 DateOption = Annotated[
     str,
-    typer.Option(metavar="YYYY-MM-DD", help="What a chat template that asks for today's date is told, for all rows."),
+    typer.Option(metavar="YYYY-MM-DD", help="The date to give a chat template that asks for today's."),
 ]
 LengthOption = Annotated[int, typer.Option(min=2, help="Cut conversations at this many tokens.")]
 RejectedShareOption = Annotated[

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,6 @@ from tokenclean.pool import (
     Intake,
     PoolSurvey,
     RejectedRow,
-    RenderedRows,
     check_usable,
     join_rejected,
     read_rejected,
@@ -233,24 +232,22 @@ class _Unusable:
 
     def __init__(self, pool: PoolToScore, survey: PoolSurvey) -> None:
         self._pool, self._survey = pool, survey
-        self._read = survey.intake
+        self._intake = survey.intake
         if survey.rows and not survey.intake.rows:  # another process has read the pool
-            self._read = Intake(readable=survey.rows - survey.rejected)
+            self._intake = Intake(readable=survey.rows - survey.rejected)
             for row in read_rejected(pool.listing) if survey.rejected else ():
-                self._read.add(row)
-        self._parts: list[RenderedRows] = []
+                self._intake.add(row)
         self._listings = [pool.listing] if survey.rejected else []
 
     @property
     def intake(self) -> Intake:
         """As far as shards were met."""
-        intake = self._read.after_rendering(*self._parts)
-        intake.rendered = self._read.readable  # what the shards to come will hold counts as usable
-        return intake
+        # What the shards to come will hold counts as usable.
+        return replace(self._intake, rendered=self._intake.readable)
 
     def add(self, shard: TokenShard) -> None:
         """Count the shard's. Raises PoolError, after writing the listing, where they are too many by now."""
-        self._parts.append(shard.rendered_rows)
+        self._intake = self._intake.after_rendering(shard.rendered_rows)
         if not shard.count("unusable"):
             return
         self._listings.append(shard.unusable)

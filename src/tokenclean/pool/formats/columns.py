@@ -63,7 +63,7 @@ def find_column(row: Row, column: str) -> Any:
     """The value of a column, MISSING where there is none.
 
     A dot leads into an object (``meta.question``) or to an element of a list (``dialogue.0``), unless a column bears
-    the whole name. Null on the way is null.
+    the whole name. A null along the path gives null.
     """
     if column in row:
         return row[column]

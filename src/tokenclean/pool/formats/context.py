@@ -1,4 +1,4 @@
-"""What a row is read with: the names and choices of its source, and what is noted about it on the way."""
+"""The state of reading one row: its source's names and options, and the notes made while parsing."""
 
 from __future__ import annotations
 

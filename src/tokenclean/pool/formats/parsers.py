@@ -159,7 +159,7 @@ def _list_of_messages(text: str, context: RowContext) -> list[Any] | None:
 
 
 def _parse_prompt_messages(row: Row, prompt: list[Any], completion: list[Any], context: RowContext) -> Parsed:
-    # An assistant's turn of the prompt is context, whatever its weight says.
+    # Assistant turns in the prompt are context, whatever weight they state.
     asked = tuple(
         replace(turn, is_trained=False, weight=1.0, spans=()) if turn.role == "assistant" else turn
         for turn in parse_messages(prompt, "prompt", context)
