@@ -50,10 +50,10 @@ def audit(
     """Look for faults of the labels that a training would learn: prompts trained on, answers without an end, labels
     shifted by one, templates applied twice, and more.
 
-    Conversations are rendered, tokenized and labelled as a run would do it; rows of input_ids and labels are
-    checked as they are, whichever tool wrote them. Every fault has a count, three examples and a remedy; rows set aside, keys not
-    used and what was done to rows are counted. Exit code 2 where a run would refuse the data, else 1 where an error is
-    found, 0 for none or warnings only.
+    Conversations are rendered, tokenized and labelled as a run would do it; rows of input_ids and labels are checked
+    as they are, whichever tool wrote them. Every fault has a count, three examples and a remedy; rows set aside, keys
+    not used and what was done to rows are counted. Exit code 2 where a run would refuse the data, else 1 where an
+    error is found, 0 for none or warnings only.
 
     Example: tokenclean audit my.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --template tokenizer
     """
