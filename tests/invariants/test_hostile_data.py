@@ -91,9 +91,12 @@ def read_by_every_command(pool: Path, model: Path, folder: Path) -> str:
     """Inspect and score the pool; what they said, and where they connected to."""
     log, connections = folder / "log.txt", folder / "connections.txt"
     connections.touch()
+    text_alone = [
+        f"--ignore={key}" for key in ("image", "images", "image_url", "input_audio", "audio", "sound", "video")
+    ]
     for arguments in (
-        ["inspect", pool, "--model", model, "--rows", "100"],
-        ["score", pool, "--base", model, "-o", folder / "s.parquet", "--max-rejected-share", "1"],
+        ["inspect", pool, "--model", model, "--rows", "100", *text_alone],
+        ["score", pool, "--base", model, "-o", folder / "s.parquet", *text_alone],
     ):
         code, said = finish(arguments, log, connections=connections)
         assert code == 0, said
