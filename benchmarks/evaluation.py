@@ -21,8 +21,8 @@ import numpy as np
 from benchmarks import machine
 from tokenclean.cli.console import quiet_libraries
 from tokenclean.evaluation.evaluate import Evaluation, evaluate
-from tokenclean.evaluation.packed_lm import PackedLM
-from tokenclean.evaluation.tasks import LoadedBenchmark, load_benchmarks
+from tokenclean.evaluation.harness_model import PackedLM
+from tokenclean.evaluation.task_data import LoadedBenchmark, load_benchmarks
 from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer
 

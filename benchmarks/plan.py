@@ -31,7 +31,7 @@ class Cost:
 def planned(recipe_path: str, settings: list[str]) -> Cost:
     """What the plan says; in a process of its own, as the command has."""
     from tokenclean.cli.console import quiet_libraries
-    from tokenclean.experiment.plan import plan
+    from tokenclean.experiment.planning.plan import plan
     from tokenclean.recipe import load_recipe
 
     quiet_libraries()

@@ -55,7 +55,7 @@ from tokenclean.cli.console import quiet_libraries
 from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import ModelSource, resolve_source
 from tokenclean.models.precision import PRECISIONS
-from tokenclean.scoring.engine import COMPILE
+from tokenclean.scoring.scorer import COMPILE
 
 CHECKED_ROWS = 2 * NAIVE_BATCH
 

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks import machine
 from tokenclean import Pool, Ragged, TokenizedPool, __version__, tokenize_pool
 from tokenclean.experiment.demo import pool_path
-from tokenclean.models.cache import cache_folder
+from tokenclean.models.cache_folder import cache_folder
 from tokenclean.models.device import cpu_multiplies_bf16
 from tokenclean.models.kernels import cpu as cpu_kernels
 from tokenclean.models.loading.load import (
@@ -34,7 +34,7 @@ from tokenclean.models.loading.load import (
     source_fingerprint,
 )
 from tokenclean.recipe import training_from
-from tokenclean.scoring.engine import Scorer
+from tokenclean.scoring.scorer import Scorer
 from tokenclean.store import array_hash, fingerprint
 
 SEED = 0
@@ -308,7 +308,7 @@ def trained_reference(
     source: ModelSource, tokens: TokenizedPool, device: str, *, quantization: str = "none", seed: int = SEED
 ) -> Path:
     """A LoRA that the product trained on ``tokens`` for a few steps, from the cache where it was made before."""
-    from tokenclean.training.trainer import train
+    from tokenclean.training.fine_tune import train
 
     settings = training_from(REFERENCE_TRAINING | {"quantization": quantization})
     ids, labels = tokens.input_ids, tokens.is_response

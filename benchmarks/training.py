@@ -41,7 +41,7 @@ from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import resolve_source
 from tokenclean.recipe import LoraSettings, TrainingSettings
 from tokenclean.training.adapters import add_fresh_lora
-from tokenclean.training.step import TrainingStep
+from tokenclean.training.train_step import TrainingStep
 
 TOLERANCE = 1e-3
 """Largest difference of loss and gradient norm, relative, between the naive way and ``exact``, dropout off."""

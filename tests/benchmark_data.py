@@ -18,8 +18,8 @@ def write_lines(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def write_benchmarks(folder: Path) -> Path:
     """Three to six questions a part of a benchmark, into an empty folder."""
-    from tokenclean.evaluation.benchmarks import LANGUAGES, benchmark_named
-    from tokenclean.evaluation.tasks import parts_of
+    from tokenclean.evaluation.task_data import parts_of
+    from tokenclean.evaluation.tasks import LANGUAGES, benchmark_named
 
     draw = random.Random(0)
 

@@ -432,7 +432,7 @@ class TestScoringCommand:
         def refuse(*_arguments, **_options):
             raise AssertionError("trained again")
 
-        monkeypatch.setattr("tokenclean.training.trainer.train", refuse)
+        monkeypatch.setattr("tokenclean.training.fine_tune.train", refuse)
         call(monkeypatch, scoring, *options, "--precisions", "exact")
         monkeypatch.setattr(ways, "REFERENCE_TRAINING", {"learning_rate": 1e-5})
         with pytest.raises(AssertionError, match="trained again"):

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tokenclean import recipe as module
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import PRESETS, STRATEGIES, Recipe, TrainingSettings, load_recipe, recipe_from, training_from
-from tokenclean.report.published import published_average
+from tokenclean.report.published_tables import published_average
 
 REQUIRED = ("pool.sources.0.path=pool.jsonl", "model.base=org/model")
 SMALL = {"pool": {"sources": [{"path": "pool.jsonl"}]}, "model": {"base": "org/model"}}

@@ -10,18 +10,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tokenclean.cleaning import STRATEGIES, Workshop, curation
-from tokenclean.ds2 import select_best
+from tokenclean.cleaning import STRATEGIES, Workshop
+from tokenclean.ds2 import curated_pool, select_best
 from tokenclean.errors import RecipeError
 from tokenclean.experiment.curate import curate
-from tokenclean.experiment.finished_run import find_run
-from tokenclean.experiment.plan import plan
+from tokenclean.experiment.finished.finished_run import find_run
+from tokenclean.experiment.planning.plan import plan
 from tokenclean.experiment.reporting.report import make_report
 from tokenclean.experiment.run import run
 from tokenclean.pool import load_pool
 from tokenclean.recipe import Recipe, recipe_from
 from tokenclean.store import Store
-from tokenclean.tokens import read_table
+from tokenclean.token_table import read_table
 
 DS2_ROWS = 12
 
@@ -39,8 +39,8 @@ def embedded(monkeypatch) -> list[int]:
         vectors[np.arange(len(texts)), is_long.astype(int)] += 1
         return vectors.astype(np.float32)
 
-    monkeypatch.setattr(curation, "embed", embed)
-    monkeypatch.setattr(curation, "embedding_model", lambda name: name)
+    monkeypatch.setattr(curated_pool, "embed", embed)
+    monkeypatch.setattr(curated_pool, "embedding_model", lambda name: name)
     return calls
 
 

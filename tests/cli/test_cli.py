@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenclean.tokens import read_table, write_table
+from tokenclean.token_table import read_table, write_table
 
 COMMANDS = (
     "demo",

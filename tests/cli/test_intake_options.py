@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tokenclean.tokens import TokenTable, read_table
+from tokenclean.token_table import TokenTable, read_table
 
 QUESTIONS = [("Why is the sky blue?", "Air scatters blue light."), ('Say "a, b"', "a, b;\nc"), ("What is 2 + 2?", "4")]
 ALPACA = [{"instruction": question, "output": answer} for question, answer in QUESTIONS]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokenclean.models.loading.load import load_model, load_tokenizer
-from tokenclean.tokens import read_table, write_table
+from tokenclean.token_table import read_table, write_table
 
 
 def logits(model) -> torch.Tensor:

@@ -78,7 +78,7 @@ def test_the_strategies_shown_can_be_chosen(command, finished_run, tmp_path):
 
 def test_without_the_tokenizer_no_token_is_told(command, run_folder, tmp_path, monkeypatch):
     from tokenclean.errors import ModelError
-    from tokenclean.experiment import pages
+    from tokenclean.experiment.finished import viewer_tables as pages
 
     def gone(source):
         raise ModelError("there is no such model")
@@ -124,8 +124,8 @@ def test_results_of_an_earlier_version_say_how_to_go_on(command, tmp_path):
 @pytest.mark.slow
 def test_a_comparison_and_a_sweep_are_told(tiny_model_folder, small_pool, data_dir, tmp_path, command):
     from tokenclean.cleaning import Workshop
-    from tokenclean.experiment.compare import compare
-    from tokenclean.experiment.sweep import sweep
+    from tokenclean.experiment.comparing.compare import compare
+    from tokenclean.experiment.comparing.sweep import sweep
     from tokenclean.recipe import recipe_from
 
     values = {

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenclean.tokens import read_table
+from tokenclean.token_table import read_table
 
 CHARACTERS = 1500
 LONGEST_SECONDS = 120
@@ -54,7 +54,7 @@ def undisturbed(arguments, command, one_thread, tmp_path: Path) -> bytes:
     return (tmp_path / "whole.parquet").read_bytes()
 
 
-ALONE = [sys.executable, "-m", "tokenclean"]
+SINGLE_PROCESS = [sys.executable, "-m", "tokenclean"]
 TWO = [sys.executable, "-m", *["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tokenclean"]]
 
 
@@ -95,7 +95,7 @@ def counts_in(said: str) -> tuple[int, int]:
 @pytest.mark.slow
 def test_a_pass_killed_in_the_middle_goes_on_to_the_same_table(undisturbed, arguments, command, tmp_path):
     output = tmp_path / "s.parquet"
-    process = start(ALONE, arguments(output))
+    process = start(SINGLE_PROCESS, arguments(output))
     wait_for_losses(process, tmp_path / "s.shards", 7)
     process.kill()
     process.communicate()

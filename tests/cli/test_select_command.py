@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tokenclean.ragged import Ragged
-from tokenclean.tokens import TableWriter, TokenTable, read_table, write_table
+from tokenclean.token_table import TableWriter, TokenTable, read_table, write_table
 
 
 def part_of(first_row: int, sources: str, rows: list[list[float]]) -> TokenTable:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tokenclean.tokens import read_table
+from tokenclean.token_table import read_table
 
 COMMANDS = ("inspect", "audit", "score", "plan", "run", "pool")
 QUESTION = {"role": "user", "content": "Why?"}

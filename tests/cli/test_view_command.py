@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenclean.tokens import TokenTable, read_table, write_table
+from tokenclean.token_table import TokenTable, read_table, write_table
 
 
 def results_of(run: Path) -> Path:

@@ -12,7 +12,7 @@ from fed_rows import LENGTHS, Row, rows_fed
 
 from tokenclean.exporting import Card, CleanedCounts, ModelName, write_cleaned
 from tokenclean.ragged import Ragged
-from tokenclean.tokens.table import TokenTable
+from tokenclean.token_table import TokenTable
 
 
 @pytest.fixture(scope="session")

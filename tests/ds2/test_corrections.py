@@ -13,7 +13,7 @@ from tokenclean.ds2 import (
     estimate_transition,
     nearest_neighbours,
 )
-from tokenclean.ds2.corrections import neighbour_votes
+from tokenclean.ds2.label_correction import neighbour_votes
 from tokenclean.ds2.neighbours import Neighbours, draw_samples, needed_neighbours
 
 

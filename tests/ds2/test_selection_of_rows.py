@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenclean.ds2 import classes_of, long_tail_scores, select_best
-from tokenclean.ds2.agreement import pair_agreements, rank_correlation, shared_selection
 from tokenclean.ds2.neighbours import Neighbours
+from tokenclean.ds2.rater_agreement import pair_agreements, rank_correlation, shared_selection
 
 
 def test_classes_are_ratings_with_both_ends_cut():

@@ -7,9 +7,9 @@ import pytest
 from planted import CLASSES, MATRIX, SHARES, plant
 
 from tokenclean.ds2 import Transition, count_consensus, estimate_transition, nearest_neighbours, second_opinion
-from tokenclean.ds2.corrections import neighbour_votes
+from tokenclean.ds2.label_correction import neighbour_votes
 from tokenclean.ds2.neighbours import Neighbours, needed_neighbours
-from tokenclean.ds2.transition import consensus_of
+from tokenclean.ds2.transition_matrix import consensus_of
 
 
 def test_consensus_of_a_matrix_is_its_definition():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tokenclean.evaluation.comparison import compare, holm
-from tokenclean.evaluation.crossed import TaskValues, critical, limits, resampled_deviations, spread_of
+from tokenclean.evaluation.intervals import TaskValues, critical, limits, resampled_deviations, spread_of
 from tokenclean.evaluation.item_scores import ItemScores
 from tokenclean.scoring.student import t_quantile
 

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from tokenclean.evaluation.crossed import TaskValues, critical, limits, resampled_deviations, spread_of
+from tokenclean.evaluation.intervals import TaskValues, critical, limits, resampled_deviations, spread_of
 from tokenclean.scoring.student import t_quantile
 
 REPEATS = 2000

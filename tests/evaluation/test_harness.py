@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tokenclean.errors import EvaluationError
-from tokenclean.evaluation.benchmarks import BENCHMARKS, TABLE_1, benchmark_named
 from tokenclean.evaluation.evaluate import evaluate, item_scores
-from tokenclean.evaluation.packed_lm import PackedLM
-from tokenclean.evaluation.tasks import load_benchmarks
+from tokenclean.evaluation.harness_model import PackedLM
+from tokenclean.evaluation.task_data import load_benchmarks
+from tokenclean.evaluation.tasks import BENCHMARKS, TABLE_1, benchmark_named
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

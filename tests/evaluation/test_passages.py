@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenclean.errors import EvaluationError
-from tokenclean.evaluation.benchmarks import LANGUAGES
-from tokenclean.evaluation.passages import (
+from tokenclean.evaluation.extractive_qa import (
     FORMS,
     answer_f1,
     cut_passage,
@@ -16,6 +15,7 @@ from tokenclean.evaluation.passages import (
     read_tydiqa,
     sample,
 )
+from tokenclean.evaluation.tasks import LANGUAGES
 
 
 def question(number: int, answer: str = "in May") -> dict:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tokenclean.evaluation.comparison import AgainstControl, Comparison, Difference, Score, compare
-from tokenclean.evaluation.crossed import Spread
+from tokenclean.evaluation.intervals import Spread
 from tokenclean.evaluation.item_scores import ItemScores
-from tokenclean.evaluation.verdict import half_width, needed, points, verdict
+from tokenclean.evaluation.significance import half_width, needed, points, verdict
 
 
 def against(value: float, half: float, *, items=4e-4, interaction=0.0, of_seeds=0.0, seeds=1, p=0.2, holm_p=0.4):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tokenclean import Ragged, TokenizedPool
-from tokenclean.experiment.memory import (
+from tokenclean.experiment.planning.memory import (
     model_shape,
     model_without_content,
     process_bytes,
@@ -24,9 +24,9 @@ from tokenclean.experiment.memory import (
 )
 from tokenclean.models.loading.load import ModelSource, load_config, load_model
 from tokenclean.recipe import LoraSettings, Recipe, TrainingSettings
-from tokenclean.scoring.engine import Scorer
+from tokenclean.scoring.scorer import Scorer
 from tokenclean.training.adapters import add_fresh_lora
-from tokenclean.training.step import TrainingStep
+from tokenclean.training.train_step import TrainingStep
 
 ROWS, LENGTH = 16, 128
 

@@ -15,8 +15,8 @@ from test_runs import recipe_of as run_recipe
 from tokenclean.cleaning import STRATEGIES, Workshop
 from tokenclean.errors import EvaluationError, RecipeError, WeakReferenceError
 from tokenclean.evaluation.comparison import Difference
-from tokenclean.experiment.compare import CompareResult, compare, trend
-from tokenclean.experiment.judge import judged_tokens, measure_heldout, source_gains_table
+from tokenclean.experiment.comparing.compare import CompareResult, compare, trend
+from tokenclean.experiment.comparing.judge_losses import judged_tokens, measure_heldout, source_gains_table
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
 from tokenclean.store import Store

@@ -4,8 +4,8 @@ import pytest
 from test_runs import recipe_of
 
 from tokenclean.errors import RecipeError
-from tokenclean.experiment.hardware import GPUS, Hardware, parse_all
-from tokenclean.experiment.plan import plan
+from tokenclean.experiment.planning.hardware import GPUS, Hardware, parse_all
+from tokenclean.experiment.planning.plan import plan
 
 
 @pytest.mark.parametrize(

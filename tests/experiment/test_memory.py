@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import FalconConfig, LlamaConfig, LlamaForCausalLM
 
-from tokenclean.experiment.memory import training_memory
+from tokenclean.experiment.planning.memory import training_memory
 from tokenclean.recipe import LoraSettings, TrainingSettings
 
 PROGRAM = Path(__file__).with_name("memory_program.py")

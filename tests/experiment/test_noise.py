@@ -12,12 +12,12 @@ from test_runs import recipe_of
 from tokenclean.cleaning import Workshop
 from tokenclean.cleaning.workshop import Observer
 from tokenclean.errors import RecipeError
-from tokenclean.experiment.noise import condition_table
-from tokenclean.experiment.plan import plan
+from tokenclean.experiment.noise_tables import condition_table
+from tokenclean.experiment.planning.plan import plan
 from tokenclean.experiment.run import run
 from tokenclean.exporting import read_cleaned
 from tokenclean.selection import LabelNoise, find_repetition, surprisal_table, token_posterior
-from tokenclean.tokens import read_table
+from tokenclean.token_table import read_table
 
 BOILERPLATE = "As the humble assistant of this house I am glad to help you today."
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tokenclean.experiment.finished_run import FinishedRun
-from tokenclean.experiment.reporting.results import comparisons, results
+from tokenclean.experiment.finished.finished_run import FinishedRun
+from tokenclean.experiment.reporting.results_section import comparisons, results
 from tokenclean.report.report_page import PlotBlock
 from tokenclean.report.tables import Table
 

@@ -12,18 +12,18 @@ import pytest
 from rich.console import Console
 from test_runs import recipe_of as run_recipe
 
-from tokenclean.cleaning import STRATEGIES, Outcome, Workshop
+from tokenclean.cleaning import STRATEGIES, StrategyResult, Workshop
 from tokenclean.cleaning import workshop as workshop_module
 from tokenclean.cleaning.rounds import Round, reaching
 from tokenclean.cleaning.workshop import Observer
-from tokenclean.experiment.plan import plan
+from tokenclean.experiment.planning.plan import plan
 from tokenclean.experiment.rounds import RoundByRound, measure_rounds, rounds_document, rounds_table
 from tokenclean.experiment.run import RunResult, run
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
 from tokenclean.selection import kept_count
 from tokenclean.store import array_hash
-from tokenclean.tokens import read_table
+from tokenclean.token_table import read_table
 
 CONTROLS = ("full_tokens", "full_tokens_from_warmup")
 MODELS = ("warm-up", "reference-1", "reference-2", "reference-3")
@@ -43,7 +43,7 @@ def recipe_of(pool: Path, model: Path, output: Path, controls: tuple[str, ...] =
     return run_recipe(pool, model, output, cleaning={"splits": 4, **cleaning}, evaluation={"controls": list(controls)})
 
 
-def self_evolving_of(result: RunResult) -> Outcome:
+def self_evolving_of(result: RunResult) -> StrategyResult:
     return next(o for o in result.outcomes if o.strategy == "self_evolving")
 
 

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tokenclean.errors import RecipeError, RunFolderError, TableError
-from tokenclean.experiment.export import export_dataset, find_dataset
-from tokenclean.experiment.results import name_latest
+from tokenclean.experiment.finished.export import export_dataset, find_dataset
+from tokenclean.experiment.results_folder import name_latest
 from tokenclean.exporting import WRITERS, write_cleaned
 from tokenclean.ragged import Ragged
 from tokenclean.store import Store
-from tokenclean.tokens import TokenTable, write_table
+from tokenclean.token_table import TokenTable, write_table
 
 MADE_BY = {"models": {"base": {"name": "org/base", "revision": None}}, "template": "tulu"}
 

@@ -12,7 +12,7 @@ from test_runs import recipe_of
 
 from tokenclean.cleaning import Workshop
 from tokenclean.errors import MissingExtraError
-from tokenclean.experiment.plan import plan
+from tokenclean.experiment.planning.plan import plan
 from tokenclean.experiment.run import run
 from tokenclean.models.loading.load import load_model, resolve_source
 from tokenclean.models.nf4_linear import Nf4Linear

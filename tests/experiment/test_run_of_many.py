@@ -21,7 +21,7 @@ from tokenclean.experiment.run import run
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import load_recipe
 from tokenclean.selection import jaccard
-from tokenclean.tokens import read_table
+from tokenclean.token_table import read_table
 
 pytestmark = pytest.mark.slow
 

@@ -17,15 +17,15 @@ from tokenclean.cleaning import STRATEGIES, Workshop
 from tokenclean.cleaning import workshop as workshop_module
 from tokenclean.cleaning.workshop import CHECKPOINTS, Model, Observer
 from tokenclean.errors import ModelError
-from tokenclean.experiment.plan import plan
+from tokenclean.experiment.finished.status import describe_run
+from tokenclean.experiment.planning.plan import plan
 from tokenclean.experiment.run import run
-from tokenclean.experiment.status import describe_run
 from tokenclean.models.loading.load import load_model, resolve_source
 from tokenclean.recipe import Recipe
 from tokenclean.scoring import token_losses
 from tokenclean.store import fingerprint
-from tokenclean.training.moments import MOMENTS
-from tokenclean.training.steps import plan_steps
+from tokenclean.training.optimizer_state import MOMENTS
+from tokenclean.training.step_plan import plan_steps
 
 CONTROL = "full_tokens_from_warmup"
 CONTROLS = ("fixed_model", CONTROL)

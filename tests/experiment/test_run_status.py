@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tokenclean.cleaning.workshop import CHECKPOINTS, STAGE_VERSIONS
-from tokenclean.experiment import status
-from tokenclean.experiment.status import RunStatus, describe_run
+from tokenclean.experiment.finished import status
+from tokenclean.experiment.finished.status import RunStatus, describe_run
 from tokenclean.store import Store
 from tokenclean.training.checkpoint import save_checkpoint
 

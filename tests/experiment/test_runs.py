@@ -13,17 +13,17 @@ from tokenclean.cleaning import STRATEGIES, Workshop
 from tokenclean.cleaning.workshop import Model, Observer
 from tokenclean.errors import PolicyMismatchError, RecipeError, WeakReferenceError
 from tokenclean.experiment.demo import SUBSET_TOKENS, demo_recipe, run_demo, write_pages
-from tokenclean.experiment.plan import plan
+from tokenclean.experiment.planning.plan import plan
 from tokenclean.experiment.run import run
 from tokenclean.exporting import read_cleaned
 from tokenclean.models.loading.load import load_model, resolve_source
 from tokenclean.recipe import Recipe, recipe_from
 from tokenclean.report.tables import Table
 from tokenclean.scoring import token_losses
-from tokenclean.scoring.engine import Scorer
+from tokenclean.scoring.scorer import Scorer
 from tokenclean.selection import kept_count
 from tokenclean.store import check_stage
-from tokenclean.tokens import read_table
+from tokenclean.token_table import read_table
 
 
 def recipe_of(pool: Path, model: Path, output: Path, /, **sections: dict) -> Recipe:

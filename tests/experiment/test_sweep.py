@@ -10,7 +10,7 @@ from test_runs import recipe_of as run_recipe
 
 from tokenclean.cleaning import Workshop
 from tokenclean.errors import RecipeError
-from tokenclean.experiment.sweep import SweepResult, grid, parse_axis, plot_sweep, sweep
+from tokenclean.experiment.comparing.sweep import SweepResult, grid, parse_axis, plot_sweep, sweep
 from tokenclean.recipe import Recipe
 from tokenclean.store import Store
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tokenclean.evaluation.comparison import Comparison, compare
 from tokenclean.evaluation.item_scores import ItemScores
-from tokenclean.experiment.table_1 import beside_paper, table_1, table_1_values
+from tokenclean.experiment.comparing.table_1 import beside_paper, table_1, table_1_values
 from tokenclean.report.tables import Cell
 
 

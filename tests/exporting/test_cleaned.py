@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenclean.errors import TableError
 from tokenclean.exporting import read_cleaned, write_cleaned
 from tokenclean.ragged import Ragged
-from tokenclean.tokens.table import TokenTable
+from tokenclean.token_table import TokenTable
 
 
 def table_of(rows: list[list[tuple[int, bool, float]]], **columns: Ragged) -> TokenTable:

@@ -13,7 +13,7 @@ import yaml
 from tokenclean.errors import MissingExtraError, RecipeError, RunFolderError, TableError
 from tokenclean.exporting import WRITERS, Card, CleanedCounts, ModelName, export, write_cleaned
 from tokenclean.ragged import Ragged
-from tokenclean.tokens.table import TokenTable
+from tokenclean.token_table import TokenTable
 
 CARD = Card("Rows", ModelName("org/base"), "rho", CleanedCounts(()), "tulu", 2048, "0.1.0")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tokenclean.models.attention.choice import RECTANGLES, AttentionCall, attention_by_definition, select_kernel
+from tokenclean.models.attention.backend_choice import RECTANGLES, AttentionCall, attention_by_definition, select_kernel
 from tokenclean.models.attention.segments import segment_attention, segments
 from tokenclean.models.attention.varlen import FLASH_ATTN, FLEX, TORCH_VARLEN, installed_kernels, varlen_attention
 

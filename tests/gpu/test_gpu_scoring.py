@@ -11,8 +11,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 from transformers import MistralForCausalLM as Mistral
 
 from tokenclean.ragged import Ragged
-from tokenclean.scoring.continuations import ContinuationScorer
-from tokenclean.scoring.engine import Scorer
+from tokenclean.scoring.continuation_likelihoods import ContinuationScorer
+from tokenclean.scoring.scorer import Scorer
 from tokenclean.tokens.tokenize import TokenizedPool
 
 VOCABULARY = 211

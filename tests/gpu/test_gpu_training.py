@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import TrainingSettings
 from tokenclean.training.adapters import add_fresh_lora
-from tokenclean.training.step import TrainingStep
+from tokenclean.training.train_step import TrainingStep
 
 VOCABULARY = 20_000
 LENGTHS = [230, 90, 11, 400, 170, 20, 310, 120]

@@ -16,7 +16,7 @@ LONGEST_SECONDS = 120
 PRELOADED = [
     "tokenclean.cli.main",
     "tokenclean.experiment.run",
-    "tokenclean.training.trainer",
+    "tokenclean.training.fine_tune",
     "transformers.models.llama.modeling_llama",
     "peft",
     "accelerate",

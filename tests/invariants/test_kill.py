@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tokenclean.tokens import read_table
+from tokenclean.token_table import read_table
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 
 from tokenclean.models.loading.load import load_tokenizer
 from tokenclean.pool import load_pool
-from tokenclean.tokens import TokenTable, tokenize_pool, write_table
+from tokenclean.token_table import write_table
+from tokenclean.tokens import tokenize_pool
 from tokenclean.training.journal import JOURNAL, read_journal
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ STEPS = 30
 def table(small_pool, tiny_model_folder, tmp_path_factory) -> Path:
     tokens = tokenize_pool(load_pool(small_pool), load_tokenizer(str(tiny_model_folder)), max_length=512)
     path = tmp_path_factory.mktemp("table") / "kept.parquet"
-    write_table(TokenTable.of_tokens(tokens, {"template": "tulu"}), path)
+    write_table(tokens.table({"template": "tulu"}), path)
     return path
 
 

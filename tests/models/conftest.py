@@ -10,7 +10,7 @@ import transformers
 from torch.nn.functional import cross_entropy
 
 from tokenclean.models import precision
-from tokenclean.models.attention import choice as attention_choice
+from tokenclean.models.attention import backend_choice as attention_choice
 from tokenclean.models.kernels.cpu import missing_kernels
 
 VOCABULARY = 211

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenclean.models.packing import plan_packs, useful_lengths
+from tokenclean.models.packing import plan_packs, trimmed_lengths
 from tokenclean.ragged import Ragged
 
 LENGTHS = st.lists(st.integers(0, 40), max_size=40).map(lambda lengths: np.array(lengths, dtype=np.int64))
@@ -59,6 +59,6 @@ def test_a_budget_below_one_token_is_refused(budget):
 def test_useful_lengths_end_behind_the_last_target(rows):
     column = Ragged.from_rows(rows, dtype=bool)
     expected = [max((i + 1 for i, is_target in enumerate(row) if is_target), default=0) for row in rows]
-    found = useful_lengths(column.values, column.offsets)
+    found = trimmed_lengths(column.values, column.offsets)
     assert found.dtype == np.int64
     assert found.tolist() == expected

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenclean.errors import MissingExtraError
 from tokenclean.pool import Conversation, Duplicate, LabelledTokens, ToolCall, Turn, exact_duplicates, near_duplicates
 from tokenclean.pool.duplicates import MISSED_SHARE, SHINGLE_PIECES, choose_bands, jaccard_index, shingles
-from tokenclean.pool.words import pieces_of
+from tokenclean.pool.word_ngrams import pieces_of
 
 quick = settings(max_examples=60, deadline=None)
 

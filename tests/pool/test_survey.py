@@ -25,7 +25,7 @@ from tokenclean.pool import (
     stream_sources,
     survey_pool,
 )
-from tokenclean.pool.survey import SHARD_ROWS
+from tokenclean.pool.shards import SHARD_ROWS
 from tokenclean.recipe import source_from
 
 

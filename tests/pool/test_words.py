@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenclean.pool import Conversation, ToolCall, Turn
-from tokenclean.pool.words import WordHashes, ngram_hashes, pieces_of, texts_of, words_of
+from tokenclean.pool.word_ngrams import WordHashes, ngram_hashes, pieces_of, texts_of, words_of
 from tokenclean.ragged import Ragged
 
 quick = settings(max_examples=80, deadline=None)
@@ -71,7 +71,7 @@ def test_an_ngram_of_no_word_is_refused():
 
 def test_hashes_are_the_same_in_every_process():
     code = (
-        "from tokenclean.pool.words import *; h = WordHashes(); h['z'];"
+        "from tokenclean.pool.word_ngrams import *; h = WordHashes(); h['z'];"
         "print(ngram_hashes(h.of_texts([['x', 'y', 'z']]), 2).values.tolist())"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mutated_rows import SOUND
 
 from tokenclean.pool import Conversation, Pool, ToolCall, Turn, load_pool, write_row
-from tokenclean.pool.formats.fields import is_blank
+from tokenclean.pool.formats.field_types import is_blank
 
 
 def written(pool: Pool, path: Path) -> Pool:

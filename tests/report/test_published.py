@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from tokenclean.report.published import (
+from tokenclean.report.published_tables import (
     COARSE_AVERAGE,
     TASKS,
     WRONG_AVERAGE,

@@ -38,10 +38,10 @@ from tokenclean.report.report_page import (
     write_figures,
     write_report,
 )
-from tokenclean.report.selection_summary import SelectionSummary, summarize
+from tokenclean.report.selection_statistics import SelectionSummary, summarize
 from tokenclean.report.tables import Cell, Table
-from tokenclean.report.token_spans import SpanDecoder
-from tokenclean.tokens import write_table
+from tokenclean.report.viewer.token_spans import SpanDecoder
+from tokenclean.token_table import write_table
 
 HOSTILE = "<script>alert(1)</script></style></textarea>\u202e & \"quoted\" 'single' {{ 7 * 7 }}"
 DIFFERENCE = {"difference": -0.01, "low": -0.02, "high": 0.0}

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from viewer_tables import byte_level, encode, prose, table_of
 
 from tokenclean.ragged import Ragged
-from tokenclean.report.selection_summary import BINS, Share, overlap, standing_out, summarize
-from tokenclean.report.token_spans import SpanDecoder
-from tokenclean.report.viewer_pool import take_rows
+from tokenclean.report.selection_statistics import BINS, Share, overlap, standing_out, summarize
+from tokenclean.report.viewer.ranked_table import take_rows
+from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.selection import jaccard
-from tokenclean.tokens import TokenTable, write_table
-from tokenclean.tokens.table import TableWriter
+from tokenclean.token_table import TableWriter, TokenTable, write_table
 
 
 def answers_of(is_response: np.ndarray) -> list[list[int]]:

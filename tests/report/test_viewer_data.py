@@ -16,11 +16,9 @@ from viewer_tables import byte_fallback, byte_level, encode, prose, table_of
 
 from tokenclean.errors import MissingExtraError, TableError
 from tokenclean.ragged import Ragged
-from tokenclean.report.terminal_view import terminal_text
-from tokenclean.report.token_spans import SpanDecoder
-from tokenclean.report.viewer import render_page, script_json, write_page
-from tokenclean.report.viewer_data import ViewedTable, open_view, page_data
-from tokenclean.report.viewer_pool import (
+from tokenclean.report.viewer.page import render_page, script_json, write_page
+from tokenclean.report.viewer.page_data import ViewedTable, open_view, page_data
+from tokenclean.report.viewer.ranked_table import (
     NOT_RANKED,
     STEPS,
     choose_rows,
@@ -29,8 +27,10 @@ from tokenclean.report.viewer_pool import (
     survey_table,
     take_rows,
 )
+from tokenclean.report.viewer.terminal import terminal_text
+from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.selection import kept_count, select_tokens
-from tokenclean.tokens import TableWriter, TokenTable
+from tokenclean.token_table import TableWriter, TokenTable
 
 FAMILY = "👨‍👩‍👧‍👦"
 TEXTS = (

@@ -13,10 +13,10 @@ import pytest
 from viewer_tables import byte_level, prose, table_of
 
 from tokenclean.ragged import Ragged
-from tokenclean.report.viewer import write_page
-from tokenclean.report.viewer_data import View, ViewedTable, open_view
+from tokenclean.report.viewer.page import write_page
+from tokenclean.report.viewer.page_data import View, ViewedTable, open_view
 from tokenclean.selection import select_tokens
-from tokenclean.tokens import TokenTable
+from tokenclean.token_table import TokenTable
 
 pytestmark = pytest.mark.slow
 

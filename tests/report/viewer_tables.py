@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenclean.ragged import Ragged
 from tokenclean.selection import select_tokens
-from tokenclean.tokens import TokenTable
+from tokenclean.token_table import TokenTable
 
 WORDS = (" the", " of", " and", "ing", " water", " garden", "Question", "Answer", "\n\n", " 水", "水")
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tokenclean.scoring.ahead import read_ahead
+from tokenclean.scoring.prefetch import read_ahead
 
 
 def threads() -> list[threading.Thread]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from tokenclean.scoring.continuations import ContinuationScorer
+from tokenclean.scoring.continuation_likelihoods import ContinuationScorer
 
 VOCABULARY = 61
 

@@ -17,7 +17,7 @@ from tokenclean.models.kernels.cpu import missing_kernels
 from tokenclean.pool.conversation import Conversation, Turn
 from tokenclean.ragged import Ragged
 from tokenclean.scoring import token_losses
-from tokenclean.scoring.engine import Scorer, flat_pack
+from tokenclean.scoring.scorer import Scorer, flat_pack
 from tokenclean.tokens.tokenize import TokenizedPool, tokenize_pool
 
 VOCABULARY = 97

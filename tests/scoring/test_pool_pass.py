@@ -12,19 +12,20 @@ import pytest
 
 from tokenclean.errors import PolicyMismatchError, PoolError, RunFolderError
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.loading import resident
+from tokenclean.models.loading import model_cache as resident
 from tokenclean.models.loading.load import load_model, load_tokenizer, resolve_source
-from tokenclean.models.loading.resident import ResidentModels
+from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.pool import count_characters, load_pool, shard_stream, survey_pool
-from tokenclean.ranks import Ranks
+from tokenclean.processes import Processes
 from tokenclean.recipe import source_from
 from tokenclean.scoring import loss_shards, pool_pass, token_shards
-from tokenclean.scoring.engine import Scorer
 from tokenclean.scoring.loss_shards import ScoringPolicy
 from tokenclean.scoring.pool_pass import PassOutcome, PoolToScore, score_pool
+from tokenclean.scoring.scorer import Scorer
 from tokenclean.scoring.token_shards import Tokenization, TokenShards, tokenizer_fingerprint
 from tokenclean.store import Store
-from tokenclean.tokens import iter_table, read_metadata, read_table, tokenize_pool
+from tokenclean.token_table import iter_table, read_metadata, read_table
+from tokenclean.tokens import tokenize_pool
 
 CHARACTERS = 900
 ROWS = 16
@@ -112,7 +113,7 @@ def no_model(monkeypatch):
     def refuse(self, source):
         raise AssertionError(f"{source} was loaded")
 
-    return lambda: monkeypatch.setattr(ResidentModels, "using", refuse)
+    return lambda: monkeypatch.setattr(ModelCache, "using", refuse)
 
 
 def test_every_shard_has_the_losses_of_its_rows_alone(passes):
@@ -389,9 +390,9 @@ def test_a_second_pass_into_the_same_folder_is_refused(passes):
 
 
 def test_the_ranks_together_make_what_one_makes(passes, monkeypatch):
-    """Two ranks one after the other, whose meetings are left out; see test_score_command for real ones."""
+    """Two processes one after the other, whose meetings are left out; see test_score_command for real ones."""
     whole = passes.run("whole")
-    monkeypatch.setattr(Ranks, "total", lambda self, numbers: list(numbers))
+    monkeypatch.setattr(Processes, "total", lambda self, numbers: list(numbers))
     sources = (source_from({"path": str(passes.pool)}),)
     listing = passes.folder / "s.rejected.jsonl"
     survey = survey_pool(sources, CHARACTERS, listing, 0.05)
@@ -404,7 +405,7 @@ def test_the_ranks_together_make_what_one_makes(passes, monkeypatch):
             passes.folder / "s.parquet",
             tokenization=Tokenization(),
             policy=POLICY,
-            ranks=Ranks(rank, 2, rank),
+            processes=Processes(rank, 2, rank),
         )
         assert (outcome is None) == (rank == 1)
         made.append(len(passes.stages("losses")) - sum(made))
@@ -414,8 +415,8 @@ def test_the_ranks_together_make_what_one_makes(passes, monkeypatch):
 
 
 def test_a_shard_that_a_rank_has_lost_is_told(passes, monkeypatch):
-    monkeypatch.setattr(Ranks, "total", lambda self, numbers: list(numbers))
-    monkeypatch.setattr(Ranks, "owns", lambda self, number: number % 2 == 0)
+    monkeypatch.setattr(Processes, "total", lambda self, numbers: list(numbers))
+    monkeypatch.setattr(Processes, "owns", lambda self, number: number % 2 == 0)
     with pytest.raises(RunFolderError, match="the tokens of shard 2 was computed, but is not there whole"):
         passes.run()
 

@@ -17,7 +17,7 @@ from tokenclean.models.loading.load import load_model, load_tokenizer
 from tokenclean.pool import load_pool
 from tokenclean.ragged import Ragged, offsets_of
 from tokenclean.scoring import shards, token_losses
-from tokenclean.scoring.engine import Scorer
+from tokenclean.scoring.scorer import Scorer
 from tokenclean.scoring.shards import plan_shards, sharded_losses
 from tokenclean.store import Stage, Store, array_hash
 from tokenclean.tokens import TokenizedPool, tokenize_pool

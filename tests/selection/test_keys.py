@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays, from_dtype
 
-from tokenclean.selection.keys import order_keys, radix_select, score_of_key
+from tokenclean.selection.sortable_keys import order_keys, radix_select, score_of_key
 
 NUMBERS = st.sampled_from(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]).map(np.dtype)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenclean.errors import RunFolderError
-from tokenclean.selection.shards import RandomRanks, StoredScores
+from tokenclean.selection.score_shards import RandomRanks, StoredScores
 from tokenclean.selection.streaming import CHUNK_SCORES, SAMPLED_FROM_SCORES, find_cut, mask_of, radix_cut
 
 

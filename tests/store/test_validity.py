@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenclean.store.validity import StageState, judge
+from tokenclean.store.stage_report import StageState, judge
 
 VERSIONS = {"training": 2, "losses": 1}
 

@@ -12,7 +12,7 @@ from small_tokenizers import byte_level
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, ToolCall, Turn
 from tokenclean.tokens import render
-from tokenclean.tokens.rendered import Rendered
+from tokenclean.tokens.rendered_text import Rendered
 
 QWEN_2_5 = """{% if tools %}{{ '<|im_start|>system\n' }}{% if messages[0].role == 'system' %}\
 {{ messages[0].content }}{% else %}{{ 'Hi.' }}{% endif %}\

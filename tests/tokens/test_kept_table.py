@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tokenclean.errors import NonFiniteError, RunFolderError, TableError
 from tokenclean.ragged import Ragged
 from tokenclean.selection import lowest_kept, select_tokens
+from tokenclean.selection import select_table as module
+from tokenclean.selection.select_table import SourceKept, select_table
 from tokenclean.selection.streaming import SAMPLED_FROM_SCORES
-from tokenclean.tokens import SourceKept, TableWriter, TokenTable, iter_table, read_table, select_table, write_table
-from tokenclean.tokens import kept_table as module
+from tokenclean.token_table import TableWriter, TokenTable, iter_table, read_table, write_table
 
 LEVELS = ("global", "sample", "source", "random")
 # Few distinct values force ties; 1e-45 is the smallest denormal of float32, the last its largest number.
@@ -252,7 +253,8 @@ import sys
 import numpy as np, pyarrow as pa
 from pathlib import Path
 from tokenclean.ragged import Ragged
-from tokenclean.tokens import TableWriter, TokenTable, select_table
+from tokenclean.token_table import TableWriter, TokenTable
+from tokenclean.selection.select_table import select_table
 
 folder, rows, row_tokens = Path(sys.argv[1]), 20, 400
 random = np.random.default_rng(0)

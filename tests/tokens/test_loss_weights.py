@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_tokenizers import byte_level
 
-from tokenclean.exporting.cleaned import read_cleaned, write_cleaned
+from tokenclean.exporting.cleaned_file import read_cleaned, write_cleaned
 from tokenclean.pool import Conversation, Turn
 from tokenclean.pool.conversation import LabelledTokens
 from tokenclean.selection import select_tokens
-from tokenclean.tokens import TokenTable, read_table, tokenize_pool, write_table
-from tokenclean.tokens.kept_table import select_table
+from tokenclean.selection.select_table import select_table
+from tokenclean.token_table import read_table, write_table
+from tokenclean.tokens import tokenize_pool
 
 CHATML = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}{% endfor %}"
 QUESTION = Turn("user", "ask")
@@ -100,7 +101,7 @@ def test_from_scores_to_the_kept_weights_and_the_cleaned_rows(tmp_path: Path):
     conversation = answered(Turn("assistant", "abcd", spans=((0, 2, 0.5),)))
     tokens = tokenize_pool([conversation], byte_level())
     score = tokens.input_ids.map_values(lambda ids: np.where(np.arange(len(ids)) % 2, 1.0, 0.0).astype(np.float32))
-    table = TokenTable.of_tokens(tokens, {}, score=score)
+    table = tokens.table({}, score=score)
     write_table(table, tmp_path / "scores.parquet")
     assert read_table(tmp_path / "scores.parquet").original_ids == ("mine",)
     select_table(tmp_path / "scores.parquet", tmp_path / "kept.parquet", proportion=0.6)

@@ -8,7 +8,7 @@ from small_tokenizers import byte_level
 
 from tokenclean.pool import Conversation, LabelledTokens, Pool, Turn
 from tokenclean.report.pool_tables import statistics_csv, statistics_table
-from tokenclean.tokens import TokenTable, tokenize_pool
+from tokenclean.tokens import tokenize_pool
 from tokenclean.tokens.statistics import PoolStatistics, SourceStatistics, pool_statistics, table_statistics
 
 
@@ -61,7 +61,7 @@ def test_blocks_do_not_matter_and_progress_is_told(tokenizer, monkeypatch):
 
 
 def test_a_table_of_the_pool_gives_the_same(tokenizer):
-    found = table_statistics(TokenTable.of_tokens(tokenize_pool(POOL, tokenizer), {}))
+    found = table_statistics(tokenize_pool(POOL, tokenizer).table({}))
     assert found == pool_statistics(POOL, tokenizer)
 
 

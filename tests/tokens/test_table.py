@@ -14,15 +14,8 @@ from small_tokenizers import byte_level
 from tokenclean.errors import RunFolderError, TableError
 from tokenclean.pool import Conversation, Pool, Turn
 from tokenclean.ragged import Ragged
-from tokenclean.tokens import (
-    TableWriter,
-    TokenTable,
-    iter_table,
-    read_metadata,
-    read_table,
-    tokenize_pool,
-    write_table,
-)
+from tokenclean.token_table import TableWriter, TokenTable, iter_table, read_metadata, read_table, write_table
+from tokenclean.tokens import tokenize_pool
 
 COLUMNS = {
     "id": pa.array(["s:1:é", "s:2:x"]),
@@ -101,7 +94,7 @@ def test_of_tokens_and_with_columns(tmp_path):
     conversation = Conversation("i", "s", (Turn("user", "a"), Turn("assistant", "b")))
     tokens = tokenize_pool(Pool((conversation,)), byte_level())
     loss = tokens.input_ids.map_values(lambda v: v.astype(np.float32))
-    table = TokenTable.of_tokens(tokens, {"a": 1}, base_loss=loss)
+    table = tokens.table({"a": 1}, base_loss=loss)
     assert len(table) == 1
     assert list(table.columns) == ["input_ids", "is_response", "base_loss"]
     more = table.with_columns({"b": 2}, score=loss, base_loss=loss - loss)
@@ -117,7 +110,7 @@ def test_columns_that_do_not_fit(table):
     conversation = Conversation("i", "s", (Turn("user", "a"), Turn("assistant", "b")))
     tokens = tokenize_pool(Pool((conversation,)), byte_level())
     with pytest.raises(TableError, match=r"column 'score': .* differ in row 0"):
-        TokenTable.of_tokens(tokens, {}, score=short)
+        tokens.table({}, score=short)
     with pytest.raises(TableError, match=r"column 'score': .* 3 and 1 rows"):
         table.with_columns({}, score=short)
     with pytest.raises(TableError, match="no column 'score'; it has input_ids, is_response, base_loss, is_kept"):

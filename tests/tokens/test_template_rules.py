@@ -10,10 +10,10 @@ from small_tokenizers import EOS, adding, byte_level
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, ToolCall, Turn
 from tokenclean.tokens import render, tokenize_pool
-from tokenclean.tokens.chat import DEFAULT_DATE, Chat, reads_clock
+from tokenclean.tokens.chat_messages import DEFAULT_DATE, Chat, reads_clock
 from tokenclean.tokens.chat_template import NOTE_MOVED, NOTE_TAGS
-from tokenclean.tokens.rendered import Rendered
-from tokenclean.tokens.served_template import end_token_ids
+from tokenclean.tokens.inference_template import end_token_ids
+from tokenclean.tokens.rendered_text import Rendered
 from tokenclean.tokens.template import NOTE_RENDERED, check_template
 
 CALL = ToolCall("weather", '{"city": "Rome"}')

@@ -16,7 +16,7 @@ from tokenclean.selection import NoisePrior, surprisal_table
 from tokenclean.training.adapters import add_fresh_lora
 from tokenclean.training.collate import batch_packs
 from tokenclean.training.online_mixture import OnlineMixture
-from tokenclean.training.step import TrainingStep, batch_loss
+from tokenclean.training.train_step import TrainingStep, batch_loss
 
 LENGTHS = [23, 9, 1, 40, 17, 2, 31, 12]
 ONE_PACK, MANY_PACKS, ONE_ROW_A_PACK = 10_000, 45, 1

@@ -12,7 +12,7 @@ from tokenclean.models.causal_lm import body_of
 from tokenclean.models.frozen_linear import hold_frozen
 from tokenclean.recipe import LoraSettings
 from tokenclean.training.adapters import add_fresh_lora, save_rounds
-from tokenclean.training.lora_products import _Product, join_lora_products
+from tokenclean.training.fused_lora import _Product, join_lora_products
 from tokenclean.training.shared_dropout import share_dropout
 
 IDS = torch.randint(3, 61, (1, 12), generator=torch.Generator().manual_seed(0))

@@ -20,8 +20,8 @@ from tokenclean.models.loading.load import ModelSource, load_model
 from tokenclean.models.nf4_linear import Nf4Linear
 from tokenclean.recipe import LoraSettings, TrainingSettings
 from tokenclean.training.adapters import add_fresh_lora
-from tokenclean.training.step import TrainingStep
-from tokenclean.training.trainer import train, training_inputs
+from tokenclean.training.fine_tune import train, training_inputs
+from tokenclean.training.train_step import TrainingStep
 
 INPUT_IDS = random_rows([12, 7, 20, 5, 9, 16, 3, 11, 8, 14, 6])
 WEIGHTS = weights_from(INPUT_IDS, share=0.8)

@@ -19,10 +19,10 @@ from tokenclean.models.loading.load import ModelSource, load_model
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import LoraSettings, TrainingSettings
 from tokenclean.training.checkpoint import last_checkpoint
+from tokenclean.training.fine_tune import TrainingResult, train
 from tokenclean.training.journal import JOURNAL, read_journal
-from tokenclean.training.moments import MOMENTS
-from tokenclean.training.steps import SchedulePart, plan_parts
-from tokenclean.training.trainer import TrainingResult, train
+from tokenclean.training.optimizer_state import MOMENTS
+from tokenclean.training.step_plan import SchedulePart, plan_parts
 
 LENGTHS = [12, 7, 20, 5, 9, 16, 3, 11, 8, 14, 6, 10, 13, 4, 18, 9]
 INPUT_IDS = random_rows(LENGTHS)

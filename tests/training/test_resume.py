@@ -20,9 +20,9 @@ from tokenclean.recipe import LoraSettings, TrainingSettings
 from tokenclean.selection import surprisal_table
 from tokenclean.training import checkpoint
 from tokenclean.training.checkpoint import last_checkpoint, saved_states
+from tokenclean.training.fine_tune import train
 from tokenclean.training.journal import JOURNAL, read_journal
 from tokenclean.training.online_mixture import OnlineMixture
-from tokenclean.training.trainer import train
 
 INPUT_IDS = random_rows([12, 7, 20, 5, 9, 16, 3, 11, 8, 14, 6])
 WEIGHTS = weights_from(INPUT_IDS, share=0.8)

@@ -52,7 +52,7 @@ def test_nothing_is_dropped_in_eval_mode_or_at_rate_0():
 def test_nothing_is_held_after_letting_go():
     dropout = SharedDropout(0.5)
     dropout(torch.ones(3))
-    dropout.let_go()
+    dropout.unload()
     assert dropout._last is None
 
 

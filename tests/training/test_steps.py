@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import get_scheduler
 
 from tokenclean.recipe import TrainingSettings
-from tokenclean.training.steps import SchedulePart, StepPlan, plan_parts, plan_steps
+from tokenclean.training.step_plan import SchedulePart, StepPlan, plan_parts, plan_steps
 
 SCHEDULES = ["linear", "cosine", "constant_with_warmup"]
 

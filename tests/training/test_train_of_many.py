@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ranks_program import train_job
+from processes_program import train_job
 from safetensors.numpy import load_file
 from small_llama import random_rows, weights_from
 
-from tokenclean.ranks import Ranks
+from tokenclean.processes import Processes
 from tokenclean.training.checkpoint import last_checkpoint
 from tokenclean.training.collate import batch_packs, share_rows
-from tokenclean.training.moments import MOMENTS
+from tokenclean.training.optimizer_state import MOMENTS
 
-PROGRAM = Path(__file__).with_name("ranks_program.py")
+PROGRAM = Path(__file__).with_name("processes_program.py")
 
 
 @given(lengths=st.lists(st.integers(0, 50), max_size=40), count=st.integers(1, 6))
@@ -42,7 +42,7 @@ def test_the_ranks_packs_are_as_many_and_together_the_batchs(loss_normalisation,
     weights = weights_from(ids, share=0.3)
     options: dict[str, Any] = {"pack_tokens": tokens, "loss_normalisation": loss_normalisation}
     alone = batch_packs(ids, weights, rows, **options)
-    shared = [batch_packs(ids, weights, rows, **options, ranks=Ranks(rank, count, 0)) for rank in range(count)]
+    shared = [batch_packs(ids, weights, rows, **options, processes=Processes(rank, count, 0)) for rank in range(count)]
     assert len({len(packs) for packs in shared}) == 1
     entries = [
         sorted(
@@ -99,7 +99,7 @@ def launch(base: Path, place: Path, jobs: dict[str, Any]) -> subprocess.Complete
 
 
 def told(place: Path, name: str) -> dict[str, Any]:
-    """What both ranks told, which is the same."""
+    """What both processes told, which is the same."""
     first, second = (json.loads((place / f"{name}.{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     return first

@@ -17,9 +17,9 @@ from tokenclean.errors import TrainingError
 from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer, resolve_source
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import LoraSettings, TrainingSettings
-from tokenclean.training import step as training_step
-from tokenclean.training.steps import plan_steps
-from tokenclean.training.trainer import TrainingResult, train
+from tokenclean.training import train_step as training_step
+from tokenclean.training.fine_tune import TrainingResult, train
+from tokenclean.training.step_plan import plan_steps
 
 INPUT_IDS = random_rows([12, 7, 20, 5, 9, 16, 3, 11, 8, 14, 6])
 WEIGHTS = weights_from(INPUT_IDS, share=0.8)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from tokenclean.cleaning import baselines
 from tokenclean.cleaning.fixed_model import fixed_model
 from tokenclean.cleaning.noise import noise_mixture, repetition
-from tokenclean.cleaning.outcome import Outcome
 from tokenclean.cleaning.self_evolving import self_evolving
+from tokenclean.cleaning.strategy_result import StrategyResult
 from tokenclean.cleaning.workshop import Workshop
 
-STRATEGIES: dict[str, Callable[[Workshop], Outcome]] = {
+STRATEGIES: dict[str, Callable[[Workshop], StrategyResult]] = {
     "none": baselines.none,
     "ds2": baselines.ds2,
     "full_tokens": baselines.full_tokens,
@@ -22,4 +22,4 @@ STRATEGIES: dict[str, Callable[[Workshop], Outcome]] = {
     "repetition": repetition,
 }
 
-__all__ = ["STRATEGIES", "Outcome", "Workshop"]
+__all__ = ["STRATEGIES", "StrategyResult", "Workshop"]

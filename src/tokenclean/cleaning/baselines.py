@@ -6,18 +6,18 @@ from __future__ import annotations
 import numpy as np
 
 from tokenclean.cleaning.fixed_model import clean_with_fixed_reference
-from tokenclean.cleaning.outcome import Outcome, weights_of
+from tokenclean.cleaning.strategy_result import StrategyResult, weights_of
 from tokenclean.cleaning.workshop import Workshop
 from tokenclean.ragged import Ragged
 from tokenclean.selection import select_tokens
 
 
-def none(workshop: Workshop) -> Outcome:
+def none(workshop: Workshop) -> StrategyResult:
     """BASE: the base model as it is."""
-    return Outcome("none", workshop.base)
+    return StrategyResult("none", workshop.base)
 
 
-def ds2(workshop: Workshop) -> Outcome:
+def ds2(workshop: Workshop) -> StrategyResult:
     """DS²: every response token of the ``cleaning.ds2_rows`` best-rated rows. With ``cleaning.warmup: ds2`` this is the
     warm-up."""
     labels, rows = workshop.tokens.is_response, workshop.best_rated
@@ -25,15 +25,15 @@ def ds2(workshop: Workshop) -> Outcome:
     places = workshop.places(rows)
     kept[places] = labels.values[places]
     model = workshop.train("ds2", workshop.base, weights_of(labels), rows)
-    return Outcome("ds2", model, labels.with_values(kept), rounds=(model,))
+    return StrategyResult("ds2", model, labels.with_values(kept), rounds=(model,))
 
 
-def full_tokens(workshop: Workshop) -> Outcome:
+def full_tokens(workshop: Workshop) -> StrategyResult:
     """FULL TOKENS: every response token is trained."""
     return given_labels(workshop, "full_tokens", workshop.tokens.is_response)
 
 
-def full_tokens_from_warmup(workshop: Workshop) -> Outcome:
+def full_tokens_from_warmup(workshop: Workshop) -> StrategyResult:
     """The control that starts where self-evolving starts: θ_1 fine-tuned on D̃_1 … D̃_T with full tokens.
 
     One training takes the rows split by split, as self-evolving sees them. With ``cleaning.adapters: one`` there is a
@@ -48,10 +48,10 @@ def full_tokens_from_warmup(workshop: Workshop) -> Outcome:
     for number, (rows, part) in enumerate(later, start=1):
         of_round = name if number == len(later) else f"{name}-{number}"
         rounds.append(workshop.train(of_round, rounds[-1], weights_of(labels), rows, part=part))
-    return Outcome(name, rounds[-1], labels, rounds=tuple(rounds))
+    return StrategyResult(name, rounds[-1], labels, rounds=tuple(rounds))
 
 
-def random(workshop: Workshop) -> Outcome:
+def random(workshop: Workshop) -> StrategyResult:
     """UNIFORM RANDOM: k % of the pool's response tokens without replacement, seeded."""
     recipe = workshop.recipe
     kept = select_tokens(
@@ -60,12 +60,12 @@ def random(workshop: Workshop) -> Outcome:
     return given_labels(workshop, "random", kept)
 
 
-def rho(workshop: Workshop) -> Outcome:
+def rho(workshop: Workshop) -> StrategyResult:
     """RHO: the score of Eq. 3, ranked within each sample."""
     return clean_with_fixed_reference(workshop, "rho", "sample")
 
 
-def given_labels(workshop: Workshop, strategy: str, kept: Ragged) -> Outcome:
+def given_labels(workshop: Workshop, strategy: str, kept: Ragged) -> StrategyResult:
     """Train the base on the tokens labelled True (bool, aligned with the pool's tokens)."""
     model = workshop.train(strategy, workshop.base, weights_of(kept))
-    return Outcome(strategy, model, kept, rounds=(model,))
+    return StrategyResult(strategy, model, kept, rounds=(model,))

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from tokenclean.cleaning.outcome import Outcome, weights_of
+from tokenclean.cleaning.strategy_result import StrategyResult, weights_of
 from tokenclean.cleaning.workshop import NOISE_RATES, Model, Workshop
 from tokenclean.ragged import Ragged
 from tokenclean.selection import NoiseRates
-from tokenclean.training.steps import SchedulePart
+from tokenclean.training.step_plan import SchedulePart
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Trained:
     row_rates: np.ndarray | None = None
 
 
-def noise_mixture(workshop: Workshop) -> Outcome:
+def noise_mixture(workshop: Workshop) -> StrategyResult:
     """Every response token, weighed by the posterior that it is no noise (``cleaning.noise_mixture``).
 
     ``noise_mixture.with_repetition`` drops repeated passages too, in this strategy alone.
@@ -46,20 +46,20 @@ def noise_mixture(workshop: Workshop) -> Outcome:
     return _alone(workshop, "noise_mixture", *(("repetition",) if with_repetition else ()))
 
 
-def repetition(workshop: Workshop) -> Outcome:
+def repetition(workshop: Workshop) -> StrategyResult:
     """Every response token but those of passages that many rows share (``cleaning.repetition``)."""
     return _alone(workshop, "repetition")
 
 
-def _alone(workshop: Workshop, name: str, *further: str) -> Outcome:
+def _alone(workshop: Workshop, name: str, *further: str) -> StrategyResult:
     methods = {name, *further, *workshop.recipe.cleaning.also}
     trained = train_without_noise(workshop, name, workshop.base, workshop.tokens.is_response, methods=methods)
     return outcome_of(workshop, name, trained)
 
 
-def outcome_of(workshop: Workshop, strategy: str, trained: Trained, **found: Any) -> Outcome:
-    """The outcome of a strategy with one training. ``found``: further fields of ``Outcome``."""
-    return Outcome(
+def outcome_of(workshop: Workshop, strategy: str, trained: Trained, **found: Any) -> StrategyResult:
+    """The outcome of a strategy with one training. ``found``: further fields of ``StrategyResult``."""
+    return StrategyResult(
         strategy,
         trained.model,
         trained.kept,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from tokenclean.cleaning.noise import fractions_of, noise_found, train_without_noise
-from tokenclean.cleaning.outcome import Outcome
 from tokenclean.cleaning.reference import check_reference
 from tokenclean.cleaning.rounds import record_rounds
+from tokenclean.cleaning.strategy_result import StrategyResult
 from tokenclean.cleaning.workshop import Model, Workshop
 from tokenclean.scoring import mean_loss
 from tokenclean.selection import select_tokens
 
 
-def self_evolving(workshop: Workshop) -> Outcome:
+def self_evolving(workshop: Workshop) -> StrategyResult:
     """Warm up θ_1 on D̃_0 with full tokens; for t = 1 … T score D̃_t with θ_t, keep its top k %, train θ_{t+1} from θ_t.
 
     Scores are against the fixed θ_0 (``score_against: base``) or against θ_{t−1} (``previous``, the listing). Each
@@ -69,7 +69,7 @@ def self_evolving(workshop: Workshop) -> Outcome:
             places = workshop.places(workshop.splits[record.split])
             kept[places], weights[places] = False, 0
     subtracted = "base_loss" if settings.score_against == "base" else "previous_loss"
-    return Outcome(
+    return StrategyResult(
         "self_evolving",
         reference,
         labels.with_values(kept),

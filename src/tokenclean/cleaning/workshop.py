@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokenclean.cleaning import curation
-from tokenclean.cleaning.one_adapter import check_base, schedule_parts
-from tokenclean.cleaning.pool_noise import PoolNoise
+from tokenclean.cleaning.noise_estimates import PoolNoise
 from tokenclean.cleaning.rows import (
     check_best_rated,
     check_rendered,
@@ -29,6 +27,8 @@ from tokenclean.cleaning.rows import (
     take_rows,
     tokens_options,
 )
+from tokenclean.cleaning.schedule import check_base, schedule_parts
+from tokenclean.ds2 import curated_pool as curation
 from tokenclean.ds2 import select_best
 from tokenclean.errors import PoolError, RecipeError, RunFolderError
 from tokenclean.models.device import give_back_memory, resolve_device
@@ -39,22 +39,22 @@ from tokenclean.models.loading.load import (
     resolve_source,
     source_fingerprint,
 )
-from tokenclean.models.loading.resident import ResidentModels
+from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.models.loading.tokenizer_identity import check_same_tokenizer
 from tokenclean.models.nf4_linear import bitsandbytes_functions
 from tokenclean.pool import Intake, Mixture, Pool, RejectedRow
+from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
-from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import Recipe
 from tokenclean.scoring import PairedDifference, paired_difference
-from tokenclean.scoring.policy import check_same_policy
+from tokenclean.scoring.policy_check import check_same_policy
 from tokenclean.scoring.shards import LOSSES_VERSION, sharded_losses
 from tokenclean.scoring.token_shards import TOKENS_VERSION
 from tokenclean.store import Stage, Store, fingerprint, write_json
 from tokenclean.tokens import TokenizedPool, tokenize_pool
+from tokenclean.training.fine_tune import TRAINING_VERSION, train, training_inputs
 from tokenclean.training.online_mixture import OnlineMixture
-from tokenclean.training.steps import SchedulePart
-from tokenclean.training.trainer import TRAINING_VERSION, train, training_inputs
+from tokenclean.training.step_plan import SchedulePart
 
 if TYPE_CHECKING:
     import torch
@@ -123,8 +123,8 @@ class Model:
 class Workshop:
     """Stages of one experiment over one pool (see the module's text).
 
-    ``tokens``: the training rows; ``heldout``: rows on which models are compared and nothing is trained. ``ranks``: the
-    processes that go through the same strategies side by side, sharing passes and trainings; the first writes.
+    ``tokens``: the training rows; ``heldout``: rows on which models are compared and nothing is trained. ``processes``:
+    those that go through the same strategies side by side, sharing passes and trainings; the first writes.
     ``curated``: the whole pool's ratings, corrected, where the recipe has ratings. ``mixture``: what the rows were
     taken from, by default they are the whole pool.
     """
@@ -137,11 +137,11 @@ class Workshop:
         heldout_pool: Pool,
         tokenizer: Any = None,
         observer: Observer | None = None,
-        ranks: Ranks = ALONE,
+        processes: Processes = SINGLE_PROCESS,
         curated: curation.CuratedPool | None = None,
         mixture: Mixture | None = None,
     ) -> None:
-        self.ranks, self.curated = ranks, curated
+        self.processes, self.curated = processes, curated
         self.recipe, self.store, self.pool, self.heldout_pool = recipe, store, pool, heldout_pool
         self.observer = observer or Observer()
         self.base_source = resolve_source(
@@ -151,7 +151,9 @@ class Workshop:
         if recipe.training.quantization == "nf4":
             bitsandbytes_functions()  # missing, it is told before hours of scoring
         self.tokenizer = tokenizer or load_tokenizer(self.base_source)
-        self.device = resolve_device(recipe.model.device, local_rank=ranks.local_rank if ranks.count > 1 else None)
+        self.device = resolve_device(
+            recipe.model.device, local_rank=processes.local_rank if processes.count > 1 else None
+        )
         self.tokens = tokenize_pool(pool, self.tokenizer, **tokens_options(recipe))
         self.heldout = tokenize_pool(heldout_pool, self.tokenizer, **tokens_options(recipe))
         unusable = (*self.tokens.unusable, *self.heldout.unusable)
@@ -167,7 +169,7 @@ class Workshop:
             if not tokens.is_response.values.any():
                 reasons = "; ".join(str(row) for row in tokens.unusable[:3])
                 raise PoolError(f"no {name} row has a response token to train on. {reasons}")
-        self._models = ResidentModels(self.device)
+        self._models = ModelCache(self.device)
         self._policies: dict[tuple[Any, ...], Mapping[str, Any]] = {}
         self.made: list[str] = []
         self._found: set[str] = set()
@@ -176,7 +178,11 @@ class Workshop:
 
     @classmethod
     def open(
-        cls, recipe: Recipe, observer: Observer | None = None, store: Store | None = None, ranks: Ranks = ALONE
+        cls,
+        recipe: Recipe,
+        observer: Observer | None = None,
+        store: Store | None = None,
+        processes: Processes = SINGLE_PROCESS,
     ) -> Workshop:
         """Load the recipe's pool, filtered and drawn as it says, and set the held-out rows aside.
 
@@ -188,20 +194,24 @@ class Workshop:
         mixture = open_mixture(recipe, listing=store.root / "rejected.jsonl", note=observer.note)
         pool, curated = mixture.pool, None
         if (settings := recipe.pool.curation) is not None:
-            curated = cls._curated(pool, recipe, store, observer, ranks)
+            curated = cls._curated(pool, recipe, store, observer, processes)
             if settings.rows is not None and settings.rows < len(pool):
                 pool = pool.take(np.sort(curated.selection(settings.rows)))
         training, heldout = split_heldout(take_rows(pool, recipe), recipe)
-        return cls(recipe, store, training, heldout, observer=observer, ranks=ranks, curated=curated, mixture=mixture)
+        return cls(
+            recipe, store, training, heldout, observer=observer, processes=processes, curated=curated, mixture=mixture
+        )
 
     @staticmethod
-    def _curated(pool: Pool, recipe: Recipe, store: Store, observer: Observer, ranks: Ranks) -> curation.CuratedPool:
-        """The pool's curated ratings; where ranks share the run, the others wait until the first has made them."""
-        if not ranks.is_first:
-            ranks.barrier()
+    def _curated(
+        pool: Pool, recipe: Recipe, store: Store, observer: Observer, processes: Processes
+    ) -> curation.CuratedPool:
+        """The pool's curated ratings; where processes share the run, the others wait until the first has made them."""
+        if not processes.is_first:
+            processes.barrier()
         curated = curation.curate_pool(pool, recipe, store, note=observer.note, progress=observer.progress)
-        if ranks.is_first:
-            ranks.barrier()
+        if processes.is_first:
+            processes.barrier()
         return curated
 
     def afresh(self) -> Workshop:
@@ -214,10 +224,10 @@ class Workshop:
         return other
 
     def model(self, source: ModelSource) -> AbstractContextManager[torch.nn.Module]:
-        """A block with the model loaded, as ``ResidentModels.using``."""
+        """A block with the model loaded, as ``ModelCache.using``."""
         return self._models.using(source)
 
-    def let_go(self) -> None:
+    def unload(self) -> None:
         """Free the memory of the models loaded, which another workshop may need."""
         self._models.clear()
 
@@ -352,17 +362,17 @@ class Workshop:
                 mixture=mixture,
                 checkpoints=checkpoints,
                 row_names=[tokens.ids[row] for row in rows],
-                ranks=self.ranks,
+                processes=self.processes,
                 name=name,
                 part=part,
             )
             give_back_memory()
-            if mixture is not None and self.ranks.is_first:
+            if mixture is not None and self.processes.is_first:
                 write_json(folder / NOISE_RATES, [trained.row_rates.get(row) for row in range(len(rows))])
             return {"what": name, **trained.as_manifest()}
 
         stage = self._stage_of_all("training", inputs, make)
-        if self.ranks.is_first:
+        if self.processes.is_first:
             shutil.rmtree(checkpoints, ignore_errors=True)
         source = (
             replace(self.base_source, adapter=str(stage.path))
@@ -423,7 +433,7 @@ class Workshop:
             {"model": model.identity, "device": self._device_kind},
             what=f"{what} under {model.name}",
             progress=self.observer.progress(f"score {what} with {model.name}", "token"),
-            ranks=self.ranks,
+            processes=self.processes,
             **options,
         )
 
@@ -449,24 +459,24 @@ class Workshop:
         return self.device.partition(":")[0]
 
     def _stage_of_all(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Stage:
-        """The stage ``name``, found, or made by all ranks together; the folder of the first is kept."""
-        if self.ranks.count == 1:
+        """The stage ``name``, found, or made by all processes together; the folder of the first is kept."""
+        if self.processes.count == 1:
             return self.stage(name, inputs, make)
-        if not self.ranks.is_first:
-            if self.ranks.gather(None)[0]:
+        if not self.processes.is_first:
+            if self.processes.gather(None)[0]:
                 with tempfile.TemporaryDirectory() as scratch:
                     make(Path(scratch))
-            self.ranks.barrier()
+            self.processes.barrier()
             return self._stage_of_first(name, inputs)
 
         def make_with_all(folder: Path) -> Mapping[str, Any]:
-            self.ranks.gather(True)
+            self.processes.gather(True)
             return make(folder)
 
         stage = self.stage(name, inputs, make_with_all)
         if stage.was_reused:
-            self.ranks.gather(False)
-        self.ranks.barrier()
+            self.processes.gather(False)
+        self.processes.barrier()
         return stage
 
     def _stage_of_first(self, name: str, inputs: Mapping[str, Any]) -> Stage:
@@ -474,8 +484,8 @@ class Workshop:
 
         def missing(folder: Path) -> Mapping[str, Any]:
             raise RunFolderError(
-                f"{self.store.root}: rank {self.ranks.rank} does not see the stage {name} that rank 0 has made; all "
-                "ranks need the same run folder, on a disk that they share"
+                f"{self.store.root}: rank {self.processes.rank} does not see the stage {name} that rank 0 has made; "
+                "all processes need the same run folder, on a disk that they share"
             )
 
         deadline = time.monotonic() + _PATIENCE_SECONDS

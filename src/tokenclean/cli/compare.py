@@ -62,7 +62,7 @@ def compare(
     store = Store(loaded.folder, note=note)
     with store.lock():
         from tokenclean.cleaning.workshop import Observer, Workshop
-        from tokenclean.experiment.compare import compare as run_comparison
+        from tokenclean.experiment.comparing.compare import compare as run_comparison
 
         quiet_libraries()
         observer = Observer(note, progress)

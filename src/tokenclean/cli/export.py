@@ -48,7 +48,7 @@ def export(
 
     if not err.is_terminal:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    from tokenclean.experiment.export import export_dataset, find_dataset
+    from tokenclean.experiment.finished.export import export_dataset, find_dataset
     from tokenclean.exporting import push_folder
 
     folder = output or Path(f"{run.resolve().stem}-{to.value}")

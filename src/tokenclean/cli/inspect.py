@@ -28,7 +28,7 @@ from tokenclean.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from tokenclean.pool import Pool, RenderedRows
-    from tokenclean.tokens import TokenTable
+    from tokenclean.token_table import TokenTable
 
 STYLES = {"prompt": "dim", "target": "bold green", "kept": "bold green", "dropped": "red strike"}
 PLAIN = {"prompt": ("", ""), "target": ("⟦", "⟧"), "kept": ("⟦", "⟧"), "dropped": ("~", "~")}
@@ -83,7 +83,7 @@ def inspect(
 
     from tokenclean.models.loading.load import load_tokenizer, resolve_source
     from tokenclean.pool import Intake, check_usable
-    from tokenclean.tokens import is_table, read_table
+    from tokenclean.token_table import is_table, read_table
 
     quiet_libraries()
     if recipe is not None:
@@ -175,10 +175,10 @@ def _print_statistics(table: Any, text: str, csv: Path | None) -> None:
 def _print_pool_samples(
     data: str, pool: Pool, tokenizer: Any, options: dict[str, Any], rows: int, start: int
 ) -> RenderedRows:
-    from tokenclean.tokens import TokenTable, tokenize_pool
+    from tokenclean.tokens import tokenize_pool
 
     tokens = tokenize_pool(pool, tokenizer, **options)
-    _print_samples(data, tokenizer, TokenTable.of_tokens(tokens, {}), rows, start)
+    _print_samples(data, tokenizer, tokens.table({}), rows, start)
     return tokens.rendered_rows
 
 

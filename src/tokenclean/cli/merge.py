@@ -51,7 +51,7 @@ def merge(
 
     Example: tokenclean merge runs/quick --dtype bfloat16 -o merged
     """
-    from tokenclean.experiment.merge import find_model, merge_model
+    from tokenclean.experiment.finished.merge import find_model, merge_model
 
     quiet_libraries()
     folder = output or Path(f"{Path(model).name}-merged")

@@ -24,8 +24,8 @@ def plan(recipe: RecipeArgument, set_: SetOption = None, on: OnOption = "", *, i
     """
     loaded = load_recipe(recipe, list(set_ or []), intake)
 
-    from tokenclean.experiment.hardware import parse_all
-    from tokenclean.experiment.plan import plan as make_plan
+    from tokenclean.experiment.planning.hardware import parse_all
+    from tokenclean.experiment.planning.plan import plan as make_plan
 
     quiet_libraries()
     planned = make_plan(loaded, on=parse_all(on) if on else ())

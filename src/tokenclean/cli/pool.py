@@ -30,7 +30,7 @@ def pool(
     """
     loaded = load_recipe(recipe, list(set_ or []), intake)
 
-    from tokenclean.experiment.mixture import build_pool
+    from tokenclean.experiment.pool_folder import build_pool
 
     quiet_libraries()
     built = build_pool(loaded, output, note=note, progress=progress)

@@ -41,8 +41,8 @@ def report(
 
     Example: tokenclean report runs/quick runs/other -o report.html
     """
-    from tokenclean.experiment.finished_run import find_run
-    from tokenclean.experiment.pages import decoder_of, with_names
+    from tokenclean.experiment.finished.finished_run import find_run
+    from tokenclean.experiment.finished.viewer_tables import decoder_of, with_names
     from tokenclean.experiment.reporting.report import make_report
     from tokenclean.report.report_page import write_figures, write_report
 

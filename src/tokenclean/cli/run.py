@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.distributed import sharing
 from tokenclean.cli.intake import IntakeOptions, takes_intake
-from tokenclean.cli.sharing import sharing
 from tokenclean.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -49,28 +49,28 @@ def run(
         overrides.append("cleaning.allow_weak_reference=true")
     loaded = load_recipe(recipe, overrides, intake)
 
-    from tokenclean.ranks import Ranks
+    from tokenclean.processes import Processes
     from tokenclean.store import Store
 
-    ranks = Ranks.from_environment()
-    with sharing(ranks):
-        store = Store(loaded.folder, note=note if ranks.is_first else _say_nothing)
+    processes = Processes.from_environment()
+    with sharing(processes):
+        store = Store(loaded.folder, note=note if processes.is_first else _say_nothing)
         # The lock first, so that a second run is refused before torch is loaded and a large pool read.
-        with store.lock() if ranks.is_first else nullcontext():
-            ranks.barrier()
+        with store.lock() if processes.is_first else nullcontext():
+            processes.barrier()
             from tokenclean.cleaning.workshop import Observer, Workshop
             from tokenclean.experiment.run import run as run_experiment
 
             quiet_libraries()
-            observer = Observer(note, progress) if ranks.is_first else Observer(_say_nothing)
-            result = run_experiment(Workshop.open(loaded, observer, store, ranks))
-    if ranks.is_first:
+            observer = Observer(note, progress) if processes.is_first else Observer(_say_nothing)
+            result = run_experiment(Workshop.open(loaded, observer, store, processes))
+    if processes.is_first:
         print_result(result)
         out.print(f"see it: tokenclean view {loaded.folder}; tokenclean report {loaded.folder}", soft_wrap=True)
 
 
 def _say_nothing(text: str) -> None:
-    """What the first of several ranks says already."""
+    """What the first of several processes says already."""
 
 
 def print_result(result: RunResult) -> None:

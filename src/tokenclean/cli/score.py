@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.distributed import sharing
 from tokenclean.cli.intake import IntakeOptions, print_intake, sources_of, takes_intake
 from tokenclean.cli.options import (
     DEFAULT_DATE,
@@ -27,7 +28,6 @@ from tokenclean.cli.options import (
     TemplateOption,
     TrustOption,
 )
-from tokenclean.cli.sharing import sharing
 from tokenclean.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -89,29 +89,29 @@ def score(
     Example: tokenclean score my.jsonl --base HuggingFaceTB/SmolLM2-135M --reference runs/warm-up -o scores.parquet
     """
     from tokenclean.pool import survey_pool
-    from tokenclean.ranks import Ranks
+    from tokenclean.processes import Processes
     from tokenclean.scoring.loss_shards import ScoringPolicy
     from tokenclean.scoring.pool_pass import PoolToScore, score_pool
     from tokenclean.scoring.token_shards import Tokenization
 
-    ranks = Ranks.from_environment()
+    processes = Processes.from_environment()
     policy = ScoringPolicy(precision.value, pack_tokens, _further_columns(columns), compile.value)
     sources = tuple(sources_of(pool, intake))
     listing = output.with_suffix(".rejected.jsonl")
-    with sharing(ranks):
+    with sharing(processes):
         survey = None
-        if ranks.is_first:  # before the seconds that torch takes to load
+        if processes.is_first:  # before the seconds that torch takes to load
             survey = survey_pool(sources, shard_characters, listing, max_rejected_share)
 
         from tokenclean.models.device import resolve_device
         from tokenclean.models.loading.load import load_tokenizer, resolve_source
 
         quiet_libraries()
-        device = resolve_device(device, local_rank=ranks.local_rank if ranks.count > 1 else None)
+        device = resolve_device(device, local_rank=processes.local_rank if processes.count > 1 else None)
         names = {"base": base} if reference is None else {"base": base, "reference": reference}
         models = {name: resolve_source(model, trusted=tuple(trust_remote_code or ())) for name, model in names.items()}
         tokenizer = load_tokenizer(models["base"])
-        if reference is not None and ranks.is_first:
+        if reference is not None and processes.is_first:
             _check_reference(models["reference"], tokenizer, sources, template.value)
         outcome = score_pool(
             PoolToScore(sources, survey, listing, shard_characters, max_rejected_share),
@@ -121,9 +121,9 @@ def score(
             tokenization=Tokenization(template.value, max_length, targets.value, date),
             policy=policy,
             device=device,
-            ranks=ranks,
-            note=note if ranks.is_first else lambda text: note(f"rank {ranks.rank}: {text}"),
-            progress=progress if ranks.is_first else lambda label, unit: lambda done, total: None,
+            processes=processes,
+            note=note if processes.is_first else lambda text: note(f"rank {processes.rank}: {text}"),
+            progress=progress if processes.is_first else lambda label, unit: lambda done, total: None,
         )
     if outcome is not None:
         _print(outcome, output, listing)
@@ -131,7 +131,7 @@ def score(
 
 def _further_columns(given: list[str] | None) -> tuple[str, ...]:
     """The names of ``--columns``, in the order in which the table has them. Raises RecipeError for an unknown one."""
-    from tokenclean.scoring.engine import FURTHER_COLUMNS
+    from tokenclean.scoring.scorer import FURTHER_COLUMNS
 
     names = [name.strip() for names in given or [] for name in names.split(",")]
     if unknown := [name for name in names if name not in FURTHER_COLUMNS]:

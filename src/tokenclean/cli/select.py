@@ -32,7 +32,7 @@ def select(
 
     Example: tokenclean select scores.parquet --proportion 0.6 -o kept.parquet
     """
-    from tokenclean.tokens.kept_table import select_table
+    from tokenclean.selection.select_table import select_table
 
     if not 0 < proportion <= 1:
         raise RecipeError(f"--proportion: expected a share above 0 and at most 1, found {proportion:g}", "select")

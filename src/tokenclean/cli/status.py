@@ -23,7 +23,7 @@ def status(
     if not (run / "stages").is_dir():
         raise RunFolderError(f"{run}: is no run folder; give the recipe's output/name, such as runs/quick")
 
-    from tokenclean.experiment.status import describe_run
+    from tokenclean.experiment.finished.status import describe_run
 
     described = describe_run(run)
     out.print(described.headline, soft_wrap=True)

@@ -38,7 +38,7 @@ def sweep(
     Example: tokenclean sweep recipes/quick.yaml --over cleaning.proportion=0.3:1.0:0.1
     --set cleaning.strategy=fixed_model --set pool.sources.0.path=my.jsonl
     """
-    from tokenclean.experiment.sweep import check_plot, grid, parse_axis
+    from tokenclean.experiment.comparing.sweep import check_plot, grid, parse_axis
     from tokenclean.store import Store
 
     recipes: dict[tuple[str, ...], Recipe | RecipeError] = {}
@@ -59,8 +59,8 @@ def sweep(
     store = Store(folders.pop(), note=note)
     with store.lock():
         from tokenclean.cleaning.workshop import Observer, Workshop
-        from tokenclean.experiment.sweep import plot_sweep
-        from tokenclean.experiment.sweep import sweep as run_sweep
+        from tokenclean.experiment.comparing.sweep import plot_sweep
+        from tokenclean.experiment.comparing.sweep import sweep as run_sweep
 
         quiet_libraries()
         observer = Observer(note, progress)

@@ -87,16 +87,16 @@ def train(
     """
     import numpy as np
 
-    from tokenclean.experiment.merge import only_template, write_record
+    from tokenclean.experiment.finished.merge import only_template, write_record
     from tokenclean.models.device import resolve_device
     from tokenclean.models.loading.load import resolve_source, source_fingerprint
     from tokenclean.models.merging import write_merged
     from tokenclean.recipe import training_from
     from tokenclean.store import atomic_folder, fingerprint
-    from tokenclean.tokens import read_table
+    from tokenclean.token_table import read_table
     from tokenclean.training.checkpoint import states_beside
-    from tokenclean.training.trainer import TRAINING_VERSION, training_inputs
-    from tokenclean.training.trainer import train as fine_tune
+    from tokenclean.training.fine_tune import TRAINING_VERSION, training_inputs
+    from tokenclean.training.fine_tune import train as fine_tune
 
     settings = training_from(
         {

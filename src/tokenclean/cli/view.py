@@ -14,7 +14,7 @@ from tokenclean.cli.options import TrustOption
 from tokenclean.errors import RecipeError
 
 if TYPE_CHECKING:
-    from tokenclean.report.viewer_data import View
+    from tokenclean.report.viewer.page_data import View
 
 _PAGE_CONVERSATIONS = 2_000
 _TERMINAL_CONVERSATIONS = 3
@@ -68,13 +68,13 @@ def view(
     """
     if proportion is not None and not terminal and abs(proportion * 1000 - round(proportion * 1000)) > 1e-9:
         raise RecipeError(f"--proportion: the page cuts at thousandths such as 0.625, found {proportion:g}", "view")
-    from tokenclean.experiment.finished_run import find_table
+    from tokenclean.experiment.finished.finished_run import find_table
 
     places = [find_table(run, strategy)]
     if other is not None or diff is not None:
         places.append(find_table(run if other is None else other, diff))
 
-    from tokenclean.experiment.pages import open_tables, view_title
+    from tokenclean.experiment.finished.viewer_tables import open_tables, view_title
 
     quiet_libraries()
     opened = open_tables(
@@ -88,7 +88,7 @@ def view(
     if terminal:
         _print(opened, proportion, by)
         return
-    from tokenclean.report.viewer import write_page
+    from tokenclean.report.viewer.page import write_page
 
     page = output or Path(f"{run.resolve().stem}.html")
     write_page(opened, page, title=view_title(opened), proportion=proportion)
@@ -103,7 +103,7 @@ def view(
 
 
 def _print(opened: View, proportion: float | None, by: PaintedBy) -> None:
-    from tokenclean.report.terminal_view import terminal_text, visible
+    from tokenclean.report.viewer.terminal import terminal_text, visible
 
     is_coloured = out.is_terminal and "NO_COLOR" not in os.environ
     paint = "score" if by is PaintedBy.score else "kept"

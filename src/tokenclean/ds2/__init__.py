@@ -4,12 +4,12 @@ Ratings become classes, a score transition matrix tells how raters err, neighbou
 and the best-rated, then the rarest conversations are selected.
 """
 
-from tokenclean.ds2.classes import CLASSES, classes_of
-from tokenclean.ds2.corrections import Curation, Detection, correct_labels, detect_errors
 from tokenclean.ds2.diversity import long_tail_scores, select_best
+from tokenclean.ds2.label_correction import Curation, Detection, correct_labels, detect_errors
 from tokenclean.ds2.neighbours import Neighbours, nearest_neighbours
+from tokenclean.ds2.rating_classes import CLASSES, classes_of
 from tokenclean.ds2.ratings import Ratings, load_ratings, read_ratings, write_ratings
-from tokenclean.ds2.transition import Consensus, Transition, count_consensus, estimate_transition, second_opinion
+from tokenclean.ds2.transition_matrix import Consensus, Transition, count_consensus, estimate_transition, second_opinion
 
 __all__ = [
     "CLASSES",

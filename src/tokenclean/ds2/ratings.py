@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tokenclean.ds2.classes import CLASSES, classes_of
+from tokenclean.ds2.rating_classes import CLASSES, classes_of
 from tokenclean.ds2.rating_prompt import HIGHEST_RATING, LOWEST_RATING, Rating
 from tokenclean.errors import RecipeError, TableError
 from tokenclean.pool.reading import Record, read_records

@@ -39,7 +39,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenclean.evaluation.crossed import (
+from tokenclean.evaluation.intervals import (
     Spread,
     TaskValues,
     column_of,

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from tokenclean.errors import EvaluationError
-from tokenclean.evaluation.packed_lm import PackedLM
-from tokenclean.evaluation.tasks import LoadedBenchmark, quiet_harness
+from tokenclean.evaluation.harness_model import PackedLM
+from tokenclean.evaluation.task_data import LoadedBenchmark, quiet_harness
 
 SCHEMA = pa.schema(
     [

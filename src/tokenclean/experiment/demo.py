@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from tokenclean.cleaning import Outcome, Workshop
+from tokenclean.cleaning import StrategyResult, Workshop
 from tokenclean.cleaning.baselines import given_labels
 from tokenclean.cleaning.rows import open_mixture, split_heldout, take_rows, tokens_options
 from tokenclean.cleaning.workshop import Observer
 from tokenclean.errors import PoolError
-from tokenclean.experiment.finished_run import KEPT, find_run
-from tokenclean.experiment.noise import condition_table
-from tokenclean.experiment.pages import decoder_of, open_tables, view_title
+from tokenclean.experiment.finished.finished_run import KEPT, find_run
+from tokenclean.experiment.finished.viewer_tables import decoder_of, open_tables, view_title
+from tokenclean.experiment.noise_tables import condition_table
 from tokenclean.experiment.reporting.report import make_report
-from tokenclean.experiment.results import Measured, kept_share
+from tokenclean.experiment.results_folder import Measured, kept_share
 from tokenclean.experiment.run import RunResult, run
 from tokenclean.lab import NoiseSettings, NoiseSpan, plant
 from tokenclean.models.loading.convert import smollm2_folder
@@ -29,7 +29,7 @@ from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe, recipe_from
 from tokenclean.report.report_page import write_report
 from tokenclean.report.tables import Table, difference_text, share_text
-from tokenclean.report.viewer import write_page
+from tokenclean.report.viewer.page import write_page
 from tokenclean.selection import LabelNoise, auroc, label_noise
 from tokenclean.store import Store
 from tokenclean.theory import CorollaryCheck, cleaning_helps
@@ -87,7 +87,7 @@ def run_demo(recipe: Recipe, *, full: bool, observer: Observer | None = None) ->
     workshop = Workshop(recipe, store, planted.pool, heldout, tokenizer, observer)
     is_noise = noise_tokens(workshop, planted.spans)
 
-    def finish(outcomes: list[Outcome], measured: list[Measured]) -> tuple[list[Table], dict[str, Any]]:
+    def finish(outcomes: list[StrategyResult], measured: list[Measured]) -> tuple[list[Table], dict[str, Any]]:
         cleaned = [measure_cleaning(outcome, workshop, is_noise) for outcome in outcomes]
         document = [asdict(c) | {"kept_share": kept_share(o, workshop)} for c, o in zip(cleaned, outcomes, strict=True)]
         found = [(c.strategy, c.noise) for c in cleaned if c.noise is not None]
@@ -130,17 +130,17 @@ def noise_tokens(workshop: Workshop, spans: tuple[NoiseSpan, ...]) -> Ragged:
     return tokens_touching(workshop.tokens, ((s.row, s.turn, s.start, s.end) for s in spans))
 
 
-def oracle(is_noise: Ragged) -> Callable[[Workshop], Outcome]:
+def oracle(is_noise: Ragged) -> Callable[[Workshop], StrategyResult]:
     """A strategy that keeps exactly the clean tokens: what perfect cleaning would give."""
 
-    def strategy(workshop: Workshop) -> Outcome:
+    def strategy(workshop: Workshop) -> StrategyResult:
         labels = workshop.tokens.is_response
         return given_labels(workshop, "oracle", labels.with_values(labels.values & ~is_noise.values))
 
     return strategy
 
 
-def measure_cleaning(outcome: Outcome, workshop: Workshop, is_noise: Ragged) -> Cleaned:
+def measure_cleaning(outcome: StrategyResult, workshop: Workshop, is_noise: Ragged) -> Cleaned:
     """Label noise before and after (§5.1), Corollary 5.1.1, and the score's AUROC (clean tokens above noise)."""
     if outcome.kept is None:
         return Cleaned(outcome.strategy, None, None, None)

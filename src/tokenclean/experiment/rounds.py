@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tokenclean.cleaning import Outcome, Workshop
+from tokenclean.cleaning import StrategyResult, Workshop
 from tokenclean.cleaning.rounds import HeldoutLoss, Round, first_selection, heldout_loss
 from tokenclean.cleaning.workshop import Model
 from tokenclean.report.tables import Table, share_text
@@ -40,7 +40,7 @@ class RoundByRound:
     agreement: tuple[tuple[float, ...], ...]
 
 
-def measure_rounds(workshop: Workshop, outcomes: Sequence[Outcome]) -> RoundByRound | None:
+def measure_rounds(workshop: Workshop, outcomes: Sequence[StrategyResult]) -> RoundByRound | None:
     """The rounds of self-evolving cleaning and what they are held against; None where it did not run."""
     records = next((outcome.round_records for outcome in outcomes if outcome.round_records), None)
     if records is None:

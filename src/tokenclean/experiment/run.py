@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from tokenclean.cleaning import STRATEGIES, Outcome, Workshop
+from tokenclean.cleaning import STRATEGIES, StrategyResult, Workshop
 from tokenclean.cleaning.workshop import Model
 from tokenclean.experiment.curate import CURATION, curation_document
-from tokenclean.experiment.noise import noise_document, noise_table
-from tokenclean.experiment.results import Measured, kept_share, write_results
+from tokenclean.experiment.noise_tables import noise_document, noise_table
+from tokenclean.experiment.results_folder import Measured, kept_share, write_results
 from tokenclean.experiment.rounds import measure_rounds, rounds_document, rounds_table
 from tokenclean.ragged import Ragged
 from tokenclean.report.tables import Table, difference_text, jaccard_table, share_text
@@ -28,20 +28,20 @@ class RunResult:
     another it is the run folder. ``outcomes``: one a strategy. ``tables``: to be shown."""
 
     folder: Path
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[StrategyResult, ...]
     measured: tuple[Measured, ...]
     tables: tuple[Table, ...]
     stages_made: int
     stages_reused: int
 
 
-Finish = Callable[[list[Outcome], list[Measured]], tuple[list[Table], Mapping[str, Any]]]
+Finish = Callable[[list[StrategyResult], list[Measured]], tuple[list[Table], Mapping[str, Any]]]
 """Further tables, shown first, and further JSON documents by file name."""
 
 
 def run(
     workshop: Workshop,
-    further: Mapping[str, Callable[[Workshop], Outcome]] | None = None,
+    further: Mapping[str, Callable[[Workshop], StrategyResult]] | None = None,
     finish: Finish | None = None,
 ) -> RunResult:
     """Run the recipe's strategies (and ``further`` ones), measure each model, write models, kept tokens and tables.
@@ -49,7 +49,7 @@ def run(
     The run folder is locked meanwhile: RunFolderError where another run holds it. Among several ranks the first writes
     the results, and the others give the same tables.
     """
-    with workshop.store.lock() if workshop.ranks.is_first else nullcontext():
+    with workshop.store.lock() if workshop.processes.is_first else nullcontext():
         started = time.time()
         recipe = workshop.recipe
         _tell_pool(workshop)
@@ -77,14 +77,14 @@ def run(
             documents = {**documents, CURATION: curation_document(workshop.curated, count)}
         tables = [*further_tables, *tables]
         folder = workshop.store.root
-        if workshop.ranks.is_first:
+        if workshop.processes.is_first:
             told = rounds and rounds_document(rounds)
             folder = write_results(workshop, outcomes, measured, told, tables, documents, time.time() - started)
         made, reused = len(workshop.made), len(workshop.reused)
         return RunResult(folder, tuple(outcomes), tuple(measured), tuple(tables), made, reused)
 
 
-def measure(workshop: Workshop, outcomes: list[Outcome]) -> list[Measured]:
+def measure(workshop: Workshop, outcomes: list[StrategyResult]) -> list[Measured]:
     """Held-out losses of the base, of every model trained on the way, and of every final model, in that order.
 
     A final model that was a reference on the way, as after a rollback, has one line, as the final one.

@@ -1,11 +1,11 @@
 """The cleaned data for other trainers: one canonical file, and one small writer a trainer."""
 
-from tokenclean.exporting.card import Card
-from tokenclean.exporting.cleaned import CleanedDataset, read_cleaned, write_cleaned
-from tokenclean.exporting.counts import CleanedCounts, SourceCounts
+from tokenclean.exporting.cleaned_file import CleanedDataset, read_cleaned, write_cleaned
+from tokenclean.exporting.dataset_card import Card
 from tokenclean.exporting.export import WRITERS, ExportResult, export
-from tokenclean.exporting.hub import push_folder
+from tokenclean.exporting.kept_counts import CleanedCounts, SourceCounts
 from tokenclean.exporting.model_name import ModelName
+from tokenclean.exporting.upload import push_folder
 
 __all__ = [
     "WRITERS",

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tokenclean.exporting.card import Card
-from tokenclean.exporting.cleaned import CleanedDataset
+from tokenclean.exporting.cleaned_file import CleanedDataset
+from tokenclean.exporting.dataset_card import Card
 
 _CONFIG = """\
 # Fine-tune on these token labels with axolotl, from inside this folder: axolotl train train.yaml

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tokenclean.errors import RecipeError
 from tokenclean.exporting.axolotl import write_axolotl
-from tokenclean.exporting.card import Card
-from tokenclean.exporting.cleaned import CleanedDataset, read_cleaned
-from tokenclean.exporting.hf import write_hf
+from tokenclean.exporting.cleaned_file import CleanedDataset, read_cleaned
+from tokenclean.exporting.dataset_card import Card
+from tokenclean.exporting.huggingface import write_hf
 from tokenclean.exporting.llamafactory import write_llamafactory
 from tokenclean.exporting.trl import write_trl
 from tokenclean.store import atomic_folder

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 from tokenclean.errors import MissingExtraError
-from tokenclean.exporting.card import Card
-from tokenclean.exporting.cleaned import CleanedDataset
+from tokenclean.exporting.cleaned_file import CleanedDataset
+from tokenclean.exporting.dataset_card import Card
 
 _CONFIG = """\
 # Fine-tune on these token labels with LLaMA-Factory, from inside this folder: llamafactory-cli train train.yaml

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenclean.exporting.card import Card
-from tokenclean.exporting.cleaned import CleanedDataset
+from tokenclean.exporting.cleaned_file import CleanedDataset
+from tokenclean.exporting.dataset_card import Card
 
 _SCRIPT = '''\
 """Fine-tune on these token labels with TRL: python train.py [--packing] [--model NAME] [--output FOLDER].

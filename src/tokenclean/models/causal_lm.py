@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
 from tokenclean.errors import ModelError
-from tokenclean.models.attention.prefixes import KeptPrefixes, prefix_pass
 from tokenclean.models.attention.segments import attention_kernel, current_segments, segments
-from tokenclean.models.bf16_products import gives_float32
+from tokenclean.models.attention.shared_prefixes import KeptPrefixes, prefix_pass
+from tokenclean.models.bf16_matmul import gives_float32
 from tokenclean.models.compiled import CompiledLayers, decoder_layers
 from tokenclean.models.head import Head, Measures, head_of, measures_of_logits
 from tokenclean.models.precision import CopyOfWeight, multiplies_bf16, packed_copy, precision_policy, uses_kernels

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from tokenclean.models.bf16_products import product, product_back
+from tokenclean.models.bf16_matmul import product, product_back
 from tokenclean.models.device import cpu_multiplies_bf16
 from tokenclean.models.kernels.cpu import has_bf16_kernels, pack
 from tokenclean.models.kernels.cpu import linear as packed_linear

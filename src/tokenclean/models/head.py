@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from tokenclean.errors import ModelError
-from tokenclean.models.bf16_products import product
+from tokenclean.models.bf16_matmul import product
 from tokenclean.models.kernels import cpu as cpu_kernels
 
 CHUNK_POSITIONS = 256

@@ -17,10 +17,10 @@ import torch
 from transformers import PreTrainedModel
 
 from tokenclean.errors import ModelError
-from tokenclean.models.loading.hub import read_json
+from tokenclean.models.loading.hub_models import read_json
 from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer
 from tokenclean.store import atomic_folder, write_json
-from tokenclean.tokens.served_template import end_token_ids, give_template
+from tokenclean.tokens.inference_template import end_token_ids, give_template
 
 MergedDtype = Literal["float32", "bfloat16"]
 

@@ -30,7 +30,7 @@ def plan_packs(lengths: np.ndarray, pack_tokens: int, rows: np.ndarray | None = 
     return packs
 
 
-def useful_lengths(is_target: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def trimmed_lengths(is_target: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Length of each row up to its last target (int64, shape (N,)); 0 for a row without one.
 
     In a causal model nothing behind the last target bears on any loss.

@@ -23,7 +23,7 @@ from typing import Literal, get_args
 
 import torch
 
-from tokenclean.models.bf16_products import product
+from tokenclean.models.bf16_matmul import product
 from tokenclean.models.device import cpu_multiplies_bf16
 from tokenclean.models.kernels.cpu import has_bf16_kernels, missing_kernels, pack
 from tokenclean.models.kernels.cpu import linear as packed_linear

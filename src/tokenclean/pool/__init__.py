@@ -4,14 +4,14 @@ from tokenclean.pool.contamination import BenchmarkOverlap, Contamination, Overl
 from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, RejectedRow, RemovedRow, ToolCall, Turn
 from tokenclean.pool.duplicates import Duplicate, exact_duplicates, near_duplicates
 from tokenclean.pool.formats import FORMATS
-from tokenclean.pool.formats.written import write_row
+from tokenclean.pool.formats.json_text import write_row
 from tokenclean.pool.intake import Intake, LeftOutThoughts, RenderedRows, check_usable
 from tokenclean.pool.mixture import FILTERS, Mixture, SourceCounts, load_mixture, mix_pools
 from tokenclean.pool.rejected import join_rejected, read_rejected, write_rejected
 from tokenclean.pool.removed import write_removed
+from tokenclean.pool.shards import SHARD_CHARACTERS, PoolSurvey, count_characters, shard_stream, survey_pool
 from tokenclean.pool.sources import load_pool, load_sources, merge_pools, stream_sources
 from tokenclean.pool.splits import contiguous_splits, heldout_rows, stratified_splits
-from tokenclean.pool.survey import SHARD_CHARACTERS, PoolSurvey, count_characters, shard_stream, survey_pool
 
 __all__ = [
     "FILTERS",

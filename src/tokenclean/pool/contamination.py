@@ -21,7 +21,7 @@ from tokenclean.errors import PoolError
 from tokenclean.pool.conversation import Conversation
 from tokenclean.pool.reading.files import split_name
 from tokenclean.pool.reading.text_lines import read_lines
-from tokenclean.pool.words import WordHashes, ngram_hashes, texts_of, words_of
+from tokenclean.pool.word_ngrams import WordHashes, ngram_hashes, texts_of, words_of
 from tokenclean.ragged import Ragged
 
 NGRAM_WORDS = 13

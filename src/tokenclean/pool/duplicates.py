@@ -19,7 +19,7 @@ import numpy as np
 
 from tokenclean.errors import MissingExtraError
 from tokenclean.pool.conversation import Conversation
-from tokenclean.pool.words import WordHashes, ngram_hashes, pieces_of, texts_of
+from tokenclean.pool.word_ngrams import WordHashes, ngram_hashes, pieces_of, texts_of
 from tokenclean.ragged import Ragged
 
 SHINGLE_PIECES = 5

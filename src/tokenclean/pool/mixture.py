@@ -24,8 +24,8 @@ from tokenclean.pool.contamination import Contamination, find_contamination
 from tokenclean.pool.conversation import Conversation, Pool, RemovedRow
 from tokenclean.pool.duplicates import Duplicate, exact_duplicates, near_duplicates
 from tokenclean.pool.intake import Intake
+from tokenclean.pool.shards import count_characters
 from tokenclean.pool.sources import load_sources, merge_pools
-from tokenclean.pool.survey import count_characters
 from tokenclean.recipe import FiltersSettings, PoolSettings, SourceSettings
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from tokenclean.recipe.base_settings import Names, Section
 from tokenclean.recipe.ready_sources import expand_ready
-from tokenclean.recipe.section import Names, Section
 
 _ROUNDED_SHARES = Fraction(1, 500)  # 0.333 three times is meant to be everything
 

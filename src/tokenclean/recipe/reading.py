@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tokenclean.errors import RecipeError
-from tokenclean.recipe.faults import did_you_mean, explain_all
+from tokenclean.recipe.error_messages import did_you_mean, explain_all
 from tokenclean.recipe.pool_settings import SourceSettings
 from tokenclean.recipe.settings import Recipe, TrainingSettings
 from tokenclean.redaction import holds_secret

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from tokenclean.recipe.base_settings import Limits, Section
 from tokenclean.recipe.pool_settings import PoolSettings
-from tokenclean.recipe.section import Limits, Section
 
 _UNICODE_BREAKS = {"\x85", "\u2028", "\u2029"}
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tokenclean.report.pages import render, write_text
+from tokenclean.report.html import render, write_text
 from tokenclean.report.plots.style import Plot
-from tokenclean.report.selection_summary import TokenExample
+from tokenclean.report.selection_statistics import TokenExample
 from tokenclean.report.tables import Table
 from tokenclean.store import atomic_path
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokenclean.models.loading.load import ModelSource, source_fingerprint
-from tokenclean.models.loading.resident import ResidentModels
+from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.ragged import Ragged
-from tokenclean.scoring.engine import PACK_TOKENS, Progress, Scorer
+from tokenclean.scoring.scorer import PACK_TOKENS, Progress, Scorer
 from tokenclean.scoring.shards import LOSSES_VERSION
 from tokenclean.scoring.token_shards import TokenShard, gone
 from tokenclean.store import Stage, Store
-from tokenclean.tokens.table import read_column, write_column
+from tokenclean.token_table import read_column, write_column
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ class LossShards:
     """Losses of shards under the models of one pass.
 
     ``sources``: by the names under which the table will have them. Models are loaded when their first missing shard
-    comes, on ``device``, and stay with their scorers until ``let_go``. ``expected_tokens``: of the whole pool, about,
+    comes, on ``device``, and stay with their scorers until ``unload``. ``expected_tokens``: of the whole pool, about,
     whatever is missing of it and whoever shares it: a stopped pass must go on with the kernels that it began with.
     """
 
@@ -67,7 +67,7 @@ class LossShards:
         self.fingerprints = {name: source_fingerprint(source) for name, source in sources.items()}
         self.policy, self._expected_tokens = policy, expected_tokens
         self._sources, self._store, self._device = sources, store, device
-        self._models = ResidentModels(device)
+        self._models = ModelCache(device)
         self._scorers: dict[str, Scorer] = {}
         self._stay_loaded = len({(source.base, source.revision) for source in sources.values()}) == 1
 
@@ -95,7 +95,7 @@ class LossShards:
         """The shard's losses under a model, made before. Raises RunFolderError where they are gone or damaged."""
         return LossShard(self._stage(name, shard, gone(f"shard {shard.plan.number + 1} under {name}")))
 
-    def let_go(self) -> None:
+    def unload(self) -> None:
         """Free the memory of all models and scorers."""
         self._scorers.clear()
         self._models.clear()

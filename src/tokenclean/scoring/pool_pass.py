@@ -1,8 +1,8 @@
-"""A pass over a pool larger than memory: shard by shard, in stages that a stopped pass finds again, among ranks.
+"""A pass over a pool larger than memory: shard by shard, in stages that a stopped pass finds again, among processes.
 
 Each shard goes through three stages: its tokens, its losses under the base, its losses under the reference. One thread
 reads and tokenizes while the shards before are scored. Which shards there are depends on the rows alone, and a shard's
-losses on nothing but the shard, so the table is the same however often the pass was stopped and however many ranks
+losses on nothing but the shard, so the table is the same however often the pass was stopped and however many processes
 shared it.
 """
 
@@ -29,13 +29,13 @@ from tokenclean.pool import (
     shard_stream,
     stream_sources,
 )
-from tokenclean.ranks import ALONE, Ranks
+from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.recipe import SourceSettings
-from tokenclean.scoring.ahead import read_ahead
-from tokenclean.scoring.engine import Progress
 from tokenclean.scoring.loss_shards import LossShard, LossShards, ScoringPolicy
-from tokenclean.scoring.policy import check_same_policy
+from tokenclean.scoring.policy_check import check_same_policy
+from tokenclean.scoring.prefetch import read_ahead
 from tokenclean.scoring.scored_table import TableCounts, write_scored_table
+from tokenclean.scoring.scorer import Progress
 from tokenclean.scoring.token_shards import PlannedShard, Tokenization, TokenShard, TokenShards
 from tokenclean.store import Store
 
@@ -85,32 +85,32 @@ def score_pool(
     tokenization: Tokenization,
     policy: ScoringPolicy,
     device: str = "cpu",
-    ranks: Ranks = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     note: Note = logger.warning,
     progress: ShowProgress = lambda label, unit: lambda done, total: None,
 ) -> PassOutcome | None:
     """Write the losses of a whole pool, and its scores, as one table, in memory that does not grow with the pool.
 
     ``models``: ``base`` and, maybe, ``reference``. ``tokenizer``: the base's. The stages lie in ``<output>.shards``;
-    what is whole there is not made again. Among several ``ranks`` each scores its share of the shards; the first then
-    writes the table, and the others get None.
+    what is whole there is not made again. Among several ``processes`` each scores its share of the shards; the first
+    then writes the table, and the others get None.
 
     Raises PoolError where more than ``pool.max_rejected_share`` of the rows cannot be used, PolicyMismatchError where
     base and reference losses were not computed in the same way, RunFolderError where another run holds the folder or
     the disk refuses, RankError where another rank has ended; and as ``tokenize_pool`` and ``Scorer.score``.
     """
     store = Store(output.with_suffix(".shards"), note=note)
-    with store.lock() if ranks.is_first else nullcontext():
+    with store.lock() if processes.is_first else nullcontext():
         # The sum is rank 0's survey; that the lock is held and old leftovers are cleared is known to all by then.
-        survey = _shared_survey(pool.survey, ranks)
+        survey = _shared_survey(pool.survey, processes)
         losses = LossShards(models, policy, store, device, survey.expected_tokens)
         if "reference" in models:
             check_two_models(losses.fingerprints["base"], losses.fingerprints["reference"])
-        one_pass = _Pass(pool, survey, TokenShards(tokenizer, tokenization, store), losses, ranks, progress)
+        one_pass = _Pass(pool, survey, TokenShards(tokenizer, tokenization, store), losses, processes, progress)
         one_pass.score(tuple(models))
-        losses.let_go()
-        made, found = ranks.total(one_pass.counts)
-        if not ranks.is_first:
+        losses.unload()
+        made, found = processes.all_reduce_sum(one_pass.counts)
+        if not processes.is_first:
             return None
         intake = one_pass.list_unusable()
         check_usable(intake, pool.max_rejected_share, listing=pool.listing if intake.set_aside else None)
@@ -129,9 +129,11 @@ def score_pool(
         return PassOutcome(table, made, found, intake, store.root)
 
 
-def _shared_survey(survey: PoolSurvey | None, ranks: Ranks) -> PoolSurvey:
+def _shared_survey(survey: PoolSurvey | None, processes: Processes) -> PoolSurvey:
     """The first rank's survey, of which the others get the numbers."""
-    rows, rejected, shards, characters, weighted = ranks.total((0,) * 5 if survey is None else survey.counts)
+    rows, rejected, shards, characters, weighted = processes.all_reduce_sum(
+        (0,) * 5 if survey is None else survey.counts
+    )
     return survey or PoolSurvey(rows, rejected, shards, characters, weighted)
 
 
@@ -144,10 +146,10 @@ class _Pass:
         survey: PoolSurvey,
         tokens: TokenShards,
         losses: LossShards,
-        ranks: Ranks,
+        processes: Processes,
         progress: ShowProgress,
     ) -> None:
-        self._pool, self._survey, self._ranks, self._progress = pool, survey, ranks, progress
+        self._pool, self._survey, self._processes, self._progress = pool, survey, processes, progress
         self._tokens, self._losses = tokens, losses
         self._plan: list[PlannedShard] = []
         self._was_made: dict[str, bool] = {}
@@ -219,9 +221,9 @@ class _Pass:
         for number, shard_rows in enumerate(shard_stream(rows, self._pool.shard_characters)):
             plan = self._tokens.plan(number, before, shard_rows)
             before += plan.characters
-            if self._ranks.is_first:
+            if self._processes.is_first:
                 self._plan.append(plan)
-            if self._ranks.owns(number):
+            if self._processes.owns(number):
                 shard = self._tokens.make(plan, _usable(shard_rows, check))
                 unusable.add(shard)
                 yield shard

@@ -11,9 +11,9 @@ import numpy as np
 
 from tokenclean.ragged import Ragged
 from tokenclean.scoring.loss_shards import LossShard
-from tokenclean.scoring.policy import check_same_policy, merge_policies
+from tokenclean.scoring.policy_check import check_same_policy, merge_policies
 from tokenclean.scoring.token_shards import TokenShard
-from tokenclean.tokens import TableWriter, TokenTable
+from tokenclean.token_table import TableWriter, TokenTable
 
 
 @dataclass(frozen=True)

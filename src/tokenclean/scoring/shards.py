@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokenclean.models.packing import useful_lengths
+from tokenclean.models.packing import trimmed_lengths
+from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
-from tokenclean.ranks import ALONE, Ranks
-from tokenclean.scoring.engine import Progress, Scorer
+from tokenclean.scoring.scorer import Progress, Scorer
 from tokenclean.store import Stage, array_hash
+from tokenclean.token_table import read_column, write_column
 from tokenclean.tokens import TokenizedPool
-from tokenclean.tokens.table import read_column, write_column
 
 if TYPE_CHECKING:
     import torch
@@ -59,14 +59,14 @@ def sharded_losses(
     what: str,
     shard_tokens: int = SHARD_TOKENS,
     progress: Progress | None = None,
-    ranks: Ranks = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     **options: Any,
 ) -> Ragged:
     """The losses of the whole pool, shard by shard; shards that are whole are not computed again.
 
-    Among several ``ranks`` each computes its share of the shards, and all get all losses.
+    Among several ``processes`` each computes its share of the shards, and all get all losses.
 
-    ``make_stage``: of the run folder. ``using``: gives the block with the model (``ResidentModels.using``), entered
+    ``make_stage``: of the run folder. ``using``: gives the block with the model (``ModelCache.using``), entered
     where the first shard is missing and left with the pass. ``model``: what identifies its weights and the kind of its
     device. ``what``: a few words for the manifests, which tell the scorer's policy too. ``options``: ``precision`` and
     ``pack_tokens`` of ``Scorer``, which compiles the layers where the pool is large enough. Returns float32 nats, NaN
@@ -93,11 +93,11 @@ def sharded_losses(
             made.append(not stage.was_reused)
             return stage
 
-        if ranks.count > 1:
+        if processes.count > 1:
             for number, rows in enumerate(shards):
-                if ranks.owns(number):
+                if processes.owns(number):
                     stage_of(number, rows)
-            ranks.barrier()  # a shard that another rank has finished by now is found below
+            processes.barrier()  # a shard that another rank has finished by now is found below
         for number, rows in enumerate(shards):
             stage = stage_of(number, rows)
             first, last = int(offsets[rows[0]]), int(offsets[rows[-1] + 1])
@@ -120,7 +120,7 @@ def _make_shard(
 
 def _longest_row(tokens: TokenizedPool) -> int:
     """Of the pool, not of a shard: a resumed pass then judges the model's sliding window as the whole pass does."""
-    return int(useful_lengths(tokens.is_response.values, tokens.is_response.offsets).max(initial=0))
+    return int(trimmed_lengths(tokens.is_response.values, tokens.is_response.offsets).max(initial=0))
 
 
 def _from(progress: Progress, done_before: int, total: int) -> Progress:

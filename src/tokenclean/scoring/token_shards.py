@@ -13,8 +13,9 @@ import numpy as np
 from tokenclean.errors import RunFolderError
 from tokenclean.pool import Conversation, LeftOutThoughts, RenderedRows, count_characters, read_rejected, write_rejected
 from tokenclean.store import Stage, Store, array_hash, fingerprint
-from tokenclean.tokens import TokenizedPool, TokenTable, read_table, tokenize_pool, write_table
-from tokenclean.tokens.chat import DEFAULT_DATE, reads_clock
+from tokenclean.token_table import TokenTable, read_table, write_table
+from tokenclean.tokens import TokenizedPool, tokenize_pool
+from tokenclean.tokens.chat_messages import DEFAULT_DATE, reads_clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -129,7 +130,7 @@ class TokenShards:
 
         def make(folder: Path) -> Mapping[str, Any]:
             tokens = tokenize_pool(rows, self._tokenizer, **self._options)
-            write_table(TokenTable.of_tokens(tokens, self._options), folder / _TABLE)
+            write_table(tokens.table(self._options), folder / _TABLE)
             write_rejected(tokens.unusable, folder / _UNUSABLE)
             return {
                 "what": f"tokens of shard {plan.number + 1}",

@@ -1,7 +1,6 @@
 """From scores to cleaned token labels: pure functions over per-token columns (section 4.2)."""
 
-from tokenclean.selection.agreement import LabelNoise, auroc, jaccard, label_noise
-from tokenclean.selection.keys import order_keys
+from tokenclean.selection.label_metrics import LabelNoise, auroc, jaccard, label_noise
 from tokenclean.selection.noise_mixture import (
     NoiseEstimate,
     NoisePrior,
@@ -11,9 +10,10 @@ from tokenclean.selection.noise_mixture import (
     token_posterior,
     unigram_surprisal,
 )
+from tokenclean.selection.ranking import kept_count, lowest_kept, select_tokens
 from tokenclean.selection.repetition import RepeatedNgram, Repetition, find_repetition
-from tokenclean.selection.selectors import kept_count, lowest_kept, select_tokens
-from tokenclean.selection.shards import RandomRanks, Shard, StoredScores
+from tokenclean.selection.score_shards import RandomRanks, Shard, StoredScores
+from tokenclean.selection.sortable_keys import order_keys
 from tokenclean.selection.streaming import Cut, find_cut, mask_of, write_kept
 
 __all__ = [

@@ -20,7 +20,7 @@ import numpy as np
 
 from tokenclean.errors import NonFiniteError
 from tokenclean.ragged import Ragged, offsets_of
-from tokenclean.selection.columns import check_ids, check_whole, response_places, row_and_position
+from tokenclean.selection.column_checks import check_ids, check_whole, response_indices, row_and_position
 
 # Response tokens fitted together: rows are independent, and a block's arrays should stay in the processor's cache.
 _BLOCK_TOKENS = 1 << 16
@@ -105,7 +105,7 @@ def surprisal_table(input_ids: Ragged, is_response: Ragged, vocabulary: int) -> 
     ValueError for columns that are not aligned or of another dtype, a vocabulary of no id, and an id outside the
     vocabulary, prompt tokens included.
     """
-    places = response_places(is_response, input_ids)
+    places = response_indices(is_response, input_ids)
     _check_vocabulary(input_ids, vocabulary)
     counts = np.bincount(input_ids.values[places].astype(np.int64, copy=False), minlength=vocabulary)
     return (math.log(len(places) + vocabulary) - np.log(counts + 1)).astype(np.float32)
@@ -136,7 +136,7 @@ def token_posterior(
     columns that are not aligned or an ``is_response`` that is not bool, NonFiniteError for NaN or inf on a response
     token.
     """
-    places = response_places(is_response, losses, surprisal)
+    places = response_indices(is_response, losses, surprisal)
     row_R = is_response.row_of_value()[places]
     lengths = np.bincount(row_R, minlength=len(is_response))
     log_ratio = _finite("loss", losses, places) - _finite("unigram surprisal", surprisal, places)
@@ -161,7 +161,7 @@ def noise_rates(estimate: NoiseEstimate, is_response: Ragged, sources: Sequence[
     ``is_response`` as for ``token_posterior``; ``sources`` gives one name a row. Raises ValueError where these do not
     fit the estimate.
     """
-    places = response_places(is_response, estimate.weights)
+    places = response_indices(is_response, estimate.weights)
     rows = len(is_response)
     if not len(sources) == len(estimate.row_rates) == rows:
         raise ValueError(

@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 
 from tokenclean.ragged import Ragged
-from tokenclean.selection.columns import check_ids, check_whole, response_places
+from tokenclean.selection.column_checks import check_ids, check_whole, response_indices
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def find_repetition(
     check_whole("minimum_rows", minimum_rows)
     if not 0 <= row_share <= 1:  # also False for NaN
         raise ValueError(f"row_share must lie in [0, 1], got {row_share}")
-    places = response_places(is_response, input_ids)
+    places = response_indices(is_response, input_ids)
     check_ids(input_ids)
 
     row_R = is_response.row_of_value()[places]

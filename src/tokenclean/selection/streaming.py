@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from tokenclean.errors import NonFiniteError
-from tokenclean.selection.keys import order_keys, radix_select, score_of_key
-from tokenclean.selection.selectors import kept_count
-from tokenclean.selection.shards import Shard
+from tokenclean.selection.ranking import kept_count
+from tokenclean.selection.score_shards import Shard
+from tokenclean.selection.sortable_keys import order_keys, radix_select, score_of_key
 from tokenclean.store import atomic_path
 
 CHUNK_SCORES = 1 << 17

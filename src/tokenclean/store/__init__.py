@@ -10,8 +10,8 @@ from tokenclean.store.files import (
     write_json,
 )
 from tokenclean.store.manifest import MANIFEST, check_stage, read_manifest, seal_folder
+from tokenclean.store.stage_report import StageState, judge
 from tokenclean.store.stages import DAMAGED, RESULTS, STAGES, Stage, Store
-from tokenclean.store.validity import StageState, judge
 
 __all__ = [
     "DAMAGED",

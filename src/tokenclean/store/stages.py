@@ -24,7 +24,7 @@ from tokenclean.errors import RunFolderError
 from tokenclean.store.files import disk_refusal, fingerprint, flush_folder
 from tokenclean.store.lock import RunLock, read_holder
 from tokenclean.store.manifest import MANIFEST, check_stage, describe_software, folder_bytes, read_manifest, seal_folder
-from tokenclean.store.validity import SHORT_KEY, StageState
+from tokenclean.store.stage_report import SHORT_KEY, StageState
 
 STAGES, RESULTS, DAMAGED = "stages", "results", "damaged"
 

@@ -25,15 +25,15 @@ What it leaves out:
 """
 
 from tokenclean.theory.bounds import LOG_TWO_MODELS, error_bound, error_bound_of_class
-from tokenclean.theory.condition import (
+from tokenclean.theory.corollary import (
     CorollaryCheck,
     break_even_kept_share,
     cleaning_helps,
     least_tokens,
     margin,
 )
-from tokenclean.theory.label_rates import data_quality, possible_noise
-from tokenclean.theory.lookup_tables import LookupTables, learn_lookup_tables
+from tokenclean.theory.lookup_counterexample import LookupTables, learn_lookup_tables
+from tokenclean.theory.noise_rates import data_quality, possible_noise
 
 __all__ = [
     "LOG_TWO_MODELS",

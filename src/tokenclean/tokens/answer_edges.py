@@ -18,9 +18,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from tokenclean.errors import TemplateError
-from tokenclean.tokens.chat import Chat, Message
-from tokenclean.tokens.markers import KNOWN_ENDS
+from tokenclean.tokens.chat_messages import Chat, Message
 from tokenclean.tokens.outline import CONTENT, Mark, Outline
+from tokenclean.tokens.role_markers import KNOWN_ENDS
 from tokenclean.tokens.skeleton import Skeleton
 
 if TYPE_CHECKING:

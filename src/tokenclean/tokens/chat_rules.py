@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Turn
-from tokenclean.tokens.chat import Chat
+from tokenclean.tokens.chat_messages import Chat
 from tokenclean.tokens.frames import Frame
 from tokenclean.tokens.outline import CONTENT, KEY, THOUGHT_TAGS, VALUE, Mark, Outline
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation
 from tokenclean.tokens.answer_edges import Edges, unlocated
-from tokenclean.tokens.chat import DEFAULT_DATE, Chat, open_chat
+from tokenclean.tokens.chat_messages import DEFAULT_DATE, Chat, open_chat
 from tokenclean.tokens.chat_rules import check_marks, rewritten
 from tokenclean.tokens.frames import Frame, frames_of
 from tokenclean.tokens.outline import (
@@ -37,7 +37,7 @@ from tokenclean.tokens.outline import (
     outline_of,
     thought_in,
 )
-from tokenclean.tokens.rendered import ContentSpan, Rendered
+from tokenclean.tokens.rendered_text import ContentSpan, Rendered
 from tokenclean.tokens.skeleton import Failure, Skeleton, Span, escaped_forms, fill, stripped_forms
 
 if TYPE_CHECKING:

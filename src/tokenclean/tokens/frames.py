@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tokenclean.tokens.answer_edges import EdgeFinder, Edges
-from tokenclean.tokens.chat import Chat, Message, template_texts
+from tokenclean.tokens.chat_messages import Chat, Message, template_texts
 from tokenclean.tokens.outline import Mark, Outline
 from tokenclean.tokens.skeleton import Skeleton
 

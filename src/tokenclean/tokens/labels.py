@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from tokenclean.pool.conversation import LabelledTokens, Turn
-from tokenclean.tokens.rendered import ContentSpan, Rendered
+from tokenclean.tokens.rendered_text import ContentSpan, Rendered
 
 Targets = Literal["response", "last_turn", "all"]
 TARGETS: tuple[str, ...] = get_args(Targets)

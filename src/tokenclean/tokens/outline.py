@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tokenclean.pool.conversation import Turn
-from tokenclean.tokens.chat import Chat, Message
+from tokenclean.tokens.chat_messages import Chat, Message
 
 CONTENT, REASONING, THOUGHT, KEY, VALUE = "crtkv"
 """Kinds of marks: a turn's content, its reasoning field, a thought inside its content, a call's argument."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, ToolCall, Turn
-from tokenclean.tokens.chat import DEFAULT_DATE, check_chat_template
+from tokenclean.tokens.chat_messages import DEFAULT_DATE, check_chat_template
 from tokenclean.tokens.chat_template import render_chat_template
-from tokenclean.tokens.markers import KNOWN_ENDS
-from tokenclean.tokens.rendered import ContentSpan, Rendered
+from tokenclean.tokens.rendered_text import ContentSpan, Rendered
+from tokenclean.tokens.role_markers import KNOWN_ENDS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,9 +15,10 @@ from tokenclean.errors import PoolError, TemplateError
 from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, RejectedRow
 from tokenclean.pool.intake import LeftOutThoughts, RenderedRows
 from tokenclean.ragged import Ragged
-from tokenclean.tokens.chat import DEFAULT_DATE, reads_clock
+from tokenclean.token_table import TokenTable
+from tokenclean.tokens.chat_messages import DEFAULT_DATE, reads_clock
 from tokenclean.tokens.labels import TARGETS, LabelledRow, empty_row, label_text, label_tokens
-from tokenclean.tokens.rendered import ContentSpan, Rendered
+from tokenclean.tokens.rendered_text import ContentSpan, Rendered
 from tokenclean.tokens.template import check_template, render
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ class TokenizedPool:
         """What became of the rows."""
         targets = int(np.count_nonzero(self.is_response.values))
         return RenderedRows(len(self), self.unusable, self.notes, targets, self.left_out)
+
+    def table(self, metadata: Mapping[str, object], **columns: Ragged) -> TokenTable:
+        """A table of these rows and further columns aligned with them."""
+        everything = {"input_ids": self.input_ids, "is_response": self.is_response}
+        everything |= {"loss_weight": self.weight} if self.weight is not None else {}
+        return TokenTable(self.ids, self.sources, {**everything, **columns}, metadata, self.original_ids)
 
     def take(self, rows: np.ndarray | list[int]) -> TokenizedPool:
         """The given rows in the given order."""

@@ -17,9 +17,9 @@ import torch
 from transformers import PreTrainedModel
 
 from tokenclean.errors import MissingExtraError, ModelError
-from tokenclean.models.loading.hub import hub_options
+from tokenclean.models.loading.hub_models import hub_options
 from tokenclean.models.loading.weights import adapter_folder
-from tokenclean.ranks import ALONE, Ranks
+from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.recipe import LoraSettings
 from tokenclean.training.checkpoint import whole
 
@@ -109,7 +109,7 @@ def _check_summable(model: Any, earlier: Path) -> None:
         )
     config = model.peft_config[EARLIER]
     if config.rank_pattern or config.alpha_pattern or config.bias != "none":
-        raise ModelError(f"{earlier}: has ranks, alphas or biases of single modules; merge it into its base first")
+        raise ModelError(f"{earlier}: has processes, alphas or biases of single modules; merge it into its base first")
 
 
 def _parameters_of(model: torch.nn.Module, adapter: str) -> set[str]:
@@ -118,28 +118,28 @@ def _parameters_of(model: torch.nn.Module, adapter: str) -> set[str]:
     return {".".join(part for part in parts if part != adapter) for parts in names if adapter in parts}
 
 
-def save_rounds(model: Any, folder: Path, *, base: str, ranks: Ranks = ALONE) -> None:
+def save_rounds(model: Any, folder: Path, *, base: str, processes: Processes = SINGLE_PROCESS) -> None:
     """Write the sum of the earlier adapter, if there is one, and the round's LoRA as one adapter on ``base``.
 
-    All ``ranks`` have to call it, since each may hold a part; the first writes.
+    All ``processes`` have to call it, since each may hold a part; the first writes.
     """
     state, rank = _unit_scale_state(model, ROUND)
     if EARLIER in model.peft_config:
         before, earlier_rank = _unit_scale_state(model, EARLIER)
         state = {k: torch.cat([before[k], v], dim=0 if _LORA_A.search(k) else 1) for k, v in state.items()}
         rank += earlier_rank
-    if ranks.is_first:
+    if processes.is_first:
         _write_adapter(folder, state, model.peft_config[ROUND], base, r=rank, lora_alpha=rank, use_rslora=False)
 
 
-def save_lora(model: Any, folder: Path, *, base: str, ranks: Ranks = ALONE) -> None:
+def save_lora(model: Any, folder: Path, *, base: str, processes: Processes = SINGLE_PROCESS) -> None:
     """Write the LoRA as an adapter on ``base``, its tensors as they were trained: ``go_on_with_lora`` takes up exactly
-    these, and the optimizer's moments belong to their scale. ``ranks``: as of ``save_rounds``."""
+    these, and the optimizer's moments belong to their scale. ``processes``: as of ``save_rounds``."""
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(model, adapter_name=ROUND, save_embedding_layers=False)
     state = {k: whole(v).cpu() for k, v in state.items()}
-    if ranks.is_first:
+    if processes.is_first:
         _write_adapter(folder, state, model.peft_config[ROUND], base)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from tokenclean.errors import RunFolderError
-from tokenclean.ranks import ALONE, Ranks
+from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.store import MANIFEST, check_stage, disk_refusal, seal_folder, write_json
 from tokenclean.store.lock import RunLock
 
@@ -95,13 +95,13 @@ def save_checkpoint(
     scheduler: Any,
     record: Mapping[str, Any],
     further: Callable[[Path], None] = lambda folder: None,
-    ranks: Ranks = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> None:
     """Write ``place/step-N`` and delete older ones. ``record``: JSON, given back by ``read_record``. ``further``:
     writes other files into the folder.
 
-    All ``ranks`` have to call it; the first writes, and all go on once the checkpoint is whole. OSError, say of a full
-    disk, leaves the checkpoint before as the last.
+    All ``processes`` have to call it; the first writes, and all go on once the checkpoint is whole. OSError, say of a
+    full disk, leaves the checkpoint before as the last.
     """
     from safetensors.torch import save_file
 
@@ -112,9 +112,9 @@ def save_checkpoint(
         for number, tensors in state["state"].items()
         for name, tensor in tensors.items()
     }
-    random_states = _random_states(ranks)
-    if not ranks.is_first:
-        ranks.barrier()
+    random_states = _random_states(processes)
+    if not processes.is_first:
+        processes.barrier()
         return
     final = place / f"{_PREFIX}{step}"
     temporary = place / f".{final.name}.{os.getpid()}"
@@ -135,7 +135,7 @@ def save_checkpoint(
     for older in _checkpoints(place):
         if older != final:
             shutil.rmtree(older, ignore_errors=True)
-    ranks.barrier()
+    processes.barrier()
 
 
 def last_checkpoint(place: Path) -> Path | None:
@@ -184,17 +184,17 @@ def load_optimizer(path: Path, optimizer: Any, scheduler: Any) -> None:
     scheduler.load_state_dict(document["schedule"])
 
 
-def load_random(path: Path, ranks: Ranks = ALONE) -> None:
+def load_random(path: Path, processes: Processes = SINGLE_PROCESS) -> None:
     """Put torch's random number generators back, of this rank's CPU and GPU.
 
-    Where the checkpoint is of fewer ranks, one that it does not know goes on with the numbers it has, and says so.
+    Where the checkpoint is of fewer processes, one that it does not know goes on with the numbers it has, and says so.
     """
     from safetensors.torch import load_file
 
     states = load_file(path / _RANDOM)
-    own = {name: states[key] for name in ("cpu", "cuda") if (key := f"{ranks.rank}.{name}") in states}
+    own = {name: states[key] for name in ("cpu", "cuda") if (key := f"{processes.rank}.{name}") in states}
     if not own:
-        logger.warning("%s knows no rank %d: dropout goes on with other random numbers", path, ranks.rank)
+        logger.warning("%s knows no rank %d: dropout goes on with other random numbers", path, processes.rank)
     if "cpu" in own:
         torch.set_rng_state(own["cpu"])
     if "cuda" in own and torch.cuda.is_available():
@@ -232,12 +232,12 @@ def _checkpoints(place: Path) -> list[Path]:
     return [path for path in place.iterdir() if path.is_dir() and path.name.removeprefix(_PREFIX).isdecimal()]
 
 
-def _random_states(ranks: Ranks) -> dict[str, torch.Tensor]:
+def _random_states(processes: Processes) -> dict[str, torch.Tensor]:
     """Of every rank: its CPU's state as ``RANK.cpu``, and its GPU's, if it uses one, as ``RANK.cuda``."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state()
-    told = ranks.gather({name: bytes(state.tolist()).hex() for name, state in states.items()})
+    told = processes.gather({name: bytes(state.tolist()).hex() for name, state in states.items()})
     return {
         f"{rank}.{name}": torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
         for rank, texts in enumerate(told)

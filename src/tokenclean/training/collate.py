@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenclean.models.packing import plan_packs, useful_lengths
+from tokenclean.models.packing import plan_packs, trimmed_lengths
+from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
-from tokenclean.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def selected_lengths(weights: Ragged) -> np.ndarray:
     starts = weights.offsets[:-1][weights.lengths > 0]
     if np.any(values[starts]):
         raise ValueError("the first token of a row has nothing before it and so no loss; its weight must be 0")
-    return useful_lengths(values != 0, weights.offsets)
+    return trimmed_lengths(values != 0, weights.offsets)
 
 
 def share_rows(lengths_N: np.ndarray, count: int) -> list[np.ndarray]:
@@ -75,7 +75,7 @@ def batch_packs(
     *,
     pack_tokens: int,
     loss_normalisation: str,
-    ranks: Ranks = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> list[Pack]:
     """Packs of one optimizer batch, whatever their number: their losses sum to the batch's loss.
 
@@ -83,9 +83,9 @@ def batch_packs(
     Σ_j w_j ℓ_j / Σ_j |w_j| (§5.1). Rows with nothing selected count in neither. ``weights``: float, aligned with
     ``input_ids``; a token of negative weight is unlearned.
 
-    Among several ``ranks`` these are the rank's own, of about as many tokens as any other's: the sum over all ranks is
-    the batch's loss. All have the same number of packs, since ranks may have to meet in each: fillers of two tokens,
-    whose one coefficient is 0, stand for what a rank has too few of.
+    Among several ``processes`` these are the rank's own, of about as many tokens as any other's: the sum over all
+    ranks is the batch's loss. All have the same number of packs, since ranks may have to meet in each: fillers of two
+    tokens, whose one coefficient is 0, stand for what a rank has too few of.
     """
     chosen = np.asarray(rows, dtype=np.int64)
     ids, weight = input_ids.take(chosen), weights.take(chosen)
@@ -97,9 +97,9 @@ def batch_packs(
         divisors = sums * np.count_nonzero(lengths)
     else:
         raise ValueError(f"unknown loss_normalisation {loss_normalisation!r}; known: token, sample")
-    plans = [plan_packs(lengths, pack_tokens, share) for share in share_rows(lengths, ranks.count)]
+    plans = [plan_packs(lengths, pack_tokens, share) for share in share_rows(lengths, processes.count)]
     packs = []
-    for members in plans[ranks.rank]:
+    for members in plans[processes.rank]:
         places = np.concatenate(
             [np.arange(s, s + n) for s, n in zip(ids.offsets[members], lengths[members], strict=True)]
         )

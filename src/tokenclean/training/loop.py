@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, SequentialSampler
 
 from tokenclean.errors import MissingExtraError, RecipeError, TrainingError
+from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
-from tokenclean.ranks import ALONE, Ranks
 from tokenclean.recipe import TrainingSettings
 from tokenclean.store import disk_refusal
 from tokenclean.training.checkpoint import (
@@ -30,12 +30,12 @@ from tokenclean.training.checkpoint import (
 )
 from tokenclean.training.collate import selected_lengths
 from tokenclean.training.journal import JOURNAL, Journal
-from tokenclean.training.moments import load_moments, save_moments
 from tokenclean.training.online_mixture import OnlineMixture
+from tokenclean.training.optimizer_state import load_moments, save_moments
 from tokenclean.training.sharding import shard
-from tokenclean.training.step import NonFiniteLossError, TrainingStep
-from tokenclean.training.steps import StepPlan
-from tokenclean.training.termination import termination
+from tokenclean.training.sigterm import termination
+from tokenclean.training.step_plan import StepPlan
+from tokenclean.training.train_step import NonFiniteLossError, TrainingStep
 
 logger = logging.getLogger(__name__)
 
@@ -89,13 +89,13 @@ def run_steps(
     mixture: OnlineMixture | None,
     place: Path,
     saves: bool,
-    ranks: Ranks = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     moments_from: Path | None = None,
     moments_to: Path | None = None,
 ) -> Done:
     """Take all steps, or those that are left after the last state in ``place``; the model is trained in place.
 
-    ``place``: folder of the journal and, where it ``saves``, of the state. ``ranks``: the processes that share each
+    ``place``: folder of the journal and, where it ``saves``, of the state. ``processes``: the processes that share each
     batch; the first writes. ``moments_from``, ``moments_to``: folders whose moments the optimizer starts with, and to
     which it hands them at the end. Raises as ``trainer.train``, and RecipeError for a tracker of ``report_to`` that is
     not installed.
@@ -110,19 +110,19 @@ def run_steps(
     if missing := sorted(set(settings.report_to) - set(get_available_reporting_integrations())):
         raise RecipeError(f"training.report_to: {missing[0]} is not installed: pip install {missing[0]}")
     longest = int(data.input_ids.lengths.max(initial=0))
-    step = TrainingStep(model, settings, device=device, longest_row=longest, mixture=mixture, ranks=ranks)
-    if ranks.count > 1:
+    step = TrainingStep(model, settings, device=device, longest_row=longest, mixture=mixture, processes=processes)
+    if processes.count > 1:
         for parameter in model.parameters():
             if parameter.requires_grad:
-                ranks.take_first(parameter.data)
+                processes.broadcast(parameter.data)
         if settings.sharding == "fsdp2":
-            shard(step, ranks)
+            shard(step, processes)
     # The first looks for all: a state must not be whole for one and damaged for another.
-    found = str(last_checkpoint(place) or "") if saves and ranks.is_first else ""
-    last = Path(found) if (found := ranks.gather(found)[0]) else None
+    found = str(last_checkpoint(place) or "") if saves and processes.is_first else ""
+    last = Path(found) if (found := processes.gather(found)[0]) else None
     done = Done() if last is None else _from_record(read_record(last))
     step.row_rates = done.row_rates
-    journal = Journal(place / JOURNAL, steps.steps, len(done.losses)) if ranks.is_first else None
+    journal = Journal(place / JOURNAL, steps.steps, len(done.losses)) if processes.is_first else None
     if last is not None:
         logger.info("going on after step %d of %d", len(done.losses), steps.steps)
 
@@ -143,15 +143,15 @@ def run_steps(
         def get_train_dataloader(self) -> Any:
             """Every rank gets every whole batch, of which it then takes its share."""
             loader = super().get_train_dataloader()
-            if ranks.count > 1:
+            if processes.count > 1:
                 batches: Any = loader.batch_sampler
                 batches.num_processes, batches.process_index, batches.even_batches = 1, 0, False
-                torch.manual_seed(seed + ranks.rank)  # of the dropout masks; the order of the rows is drawn by now
+                torch.manual_seed(seed + processes.rank)  # of the dropout masks; the order of the rows is drawn by now
             return loader
 
         def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
             """Another object says that the model is wrapped already: the step itself brings the gradients together."""
-            return model if ranks.count == 1 else step.model
+            return model if processes.count == 1 else step.model
 
         def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
             packs = inputs["packs"]
@@ -207,7 +207,7 @@ def run_steps(
                     self.lr_scheduler,
                     record,
                     lambda folder: self.state.save_to_json(str(folder / "trainer_state.json")),
-                    ranks,
+                    processes,
                 )
             except OSError as error:
                 raise TrainingError(
@@ -224,7 +224,7 @@ def run_steps(
 
         def _load_rng_state(self, checkpoint: str | None) -> None:
             if checkpoint is not None:
-                load_random(Path(checkpoint), ranks)
+                load_random(Path(checkpoint), processes)
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return (
@@ -250,7 +250,9 @@ def run_steps(
             if progress is not None:
                 progress(number, steps.steps)
             is_due = time.monotonic() - self._saved >= 60 * settings.checkpoint_minutes
-            told = ranks.gather([self._is_stopping(), is_due])  # the first rank's clock counts, and any rank's SIGTERM
+            told = processes.gather(
+                [self._is_stopping(), is_due]
+            )  # the first rank's clock counts, and any rank's SIGTERM
             is_stopping, is_due = any(stops for stops, _ in told), told[0][1]
             if saves and (is_stopping or (is_due and number < steps.steps)):
                 trainer.save_state_at(number)
@@ -280,9 +282,9 @@ def run_steps(
             dataloader_pin_memory=False,
             use_cpu=device == "cpu",
         )
-        if arguments.world_size != ranks.count:
+        if arguments.world_size != processes.count:
             raise TrainingError(
-                f"{arguments.world_size} processes were started, but the training knows of {ranks.count}; start "
+                f"{arguments.world_size} processes were started, but the training knows of {processes.count}; start "
                 "tokenclean run with torchrun or accelerate launch, or a single process without them"
             )
         arguments._n_gpu = min(arguments.n_gpu, 1)  # one device; the Trainer would wrap the model in DataParallel
@@ -308,7 +310,7 @@ def run_steps(
         if parameter.requires_grad and not torch.isfinite(parameter).all():
             raise TrainingError(f"{name} is not finite after training; lower training.learning_rate")
     if moments_to is not None:
-        save_moments(moments_to, model, trainer.optimizer, ranks)
+        save_moments(moments_to, model, trainer.optimizer, processes)
     return done
 
 

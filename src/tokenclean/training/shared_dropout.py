@@ -39,7 +39,7 @@ class SharedDropout(torch.nn.Module):
         self._last = x, x._version, has_gradient, dropped
         return dropped
 
-    def let_go(self) -> None:
+    def unload(self) -> None:
         """Free the last input and result."""
         self._last = None
 

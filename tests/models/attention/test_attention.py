@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from tokenclean.models.attention import segments as attention
-from tokenclean.models.attention.choice import attention_by_definition
-from tokenclean.models.attention.rectangles import starts_of
+from tokenclean.models.attention.backend_choice import attention_by_definition
+from tokenclean.models.attention.length_buckets import starts_of
 from tokenclean.models.attention.segments import NAME, attention_kernel, segment_attention, segments
 from tokenclean.models.attention.varlen import FLASH_ATTN
 from tokenclean.models.causal_lm import CausalLM
@@ -252,8 +252,8 @@ def test_a_gpu_kernel_gets_the_flat_pack_and_the_leave_to_round(allow_bf16, monk
 
 def test_the_kernel_in_words(monkeypatch):
     assert attention_kernel(torch.device("cpu"), torch.float32, allow_bf16=True) == "rectangles, SDPA"
-    monkeypatch.setattr("tokenclean.models.attention.choice.installed_kernels", lambda device: {FLASH_ATTN})
-    monkeypatch.setattr("tokenclean.models.attention.choice.passes_trial", lambda kernel, call: True)
+    monkeypatch.setattr("tokenclean.models.attention.backend_choice.installed_kernels", lambda device: {FLASH_ATTN})
+    monkeypatch.setattr("tokenclean.models.attention.backend_choice.passes_trial", lambda kernel, call: True)
     assert attention_kernel(torch.device("cuda"), torch.float32, allow_bf16=True) == "flash_attn varlen"
     assert attention_kernel(torch.device("cuda"), torch.float32) == "rectangles, SDPA"
 

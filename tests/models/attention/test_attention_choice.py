@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
-from tokenclean.models.attention import choice as attention_choice
-from tokenclean.models.attention.choice import (
+from tokenclean.models.attention import backend_choice as attention_choice
+from tokenclean.models.attention.backend_choice import (
     BLOCK_PRODUCTS,
     RECTANGLES,
     AttentionCall,

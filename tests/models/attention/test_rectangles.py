@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenclean.models.attention.rectangles import Rectangle, plan_rectangles, starts_of
+from tokenclean.models.attention.length_buckets import Rectangle, plan_rectangles, starts_of
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=30).map(tuple)
 

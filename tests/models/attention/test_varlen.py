@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.attention.varlen import varlen_attn
 
 from tokenclean.models.attention import varlen
-from tokenclean.models.attention.choice import attention_by_definition
+from tokenclean.models.attention.backend_choice import attention_by_definition
 from tokenclean.models.attention.varlen import (
     FLASH_ATTN,
     FLEX,

@@ -16,7 +16,7 @@ import pytest
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from tokenclean.errors import ModelError
-from tokenclean.models.loading.hub import find_file, hub_options, list_files
+from tokenclean.models.loading.hub_models import find_file, hub_options, list_files
 from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer, resolve_source, source_fingerprint
 
 COMMIT = "0123456789" * 4

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from tokenclean.errors import ModelError
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.loading import resident
+from tokenclean.models.loading import model_cache as resident
 from tokenclean.models.loading.load import ModelSource, attach_adapter, load_model
-from tokenclean.models.loading.resident import ResidentModels
+from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.models.precision import PRECISIONS
 
 LINEAR = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}
@@ -142,7 +142,7 @@ def test_base_and_adapter_in_turn_give_the_bits_they_give_alone(kind, base_of, t
     expected = {source: logits(model, pack) for source, model in alone.items()}
     assert not torch.equal(expected[base], expected[adapted])
     parts = [(name, type(module)) for name, module in alone[base].named_modules()]
-    models = ResidentModels()
+    models = ModelCache()
     for source in (base, adapted, base, adapted, base):
         with models.using(source) as model:
             assert torch.equal(logits(model, pack), expected[source])
@@ -165,7 +165,7 @@ def test_scorers_kept_over_the_switches_give_the_same_bits_under_every_policy(
     base = base_of(family)
     sources = [base, *(save_adapter(base, tmp_path / str(s), config(), seed=s) for s in (1, 2))]
     expected = [losses(CausalLM(load_model(source)), pack, policy) for source in sources]
-    models, scorers = ResidentModels(), {}
+    models, scorers = ModelCache(), {}
     for source in [*reversed(sources), *sources, base]:
         with models.using(source) as model:
             if source not in scorers:
@@ -183,7 +183,7 @@ def expected(lora, pack) -> list[torch.Tensor]:
 @settings(max_examples=8, deadline=None)
 @given(turns=st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=2, max_size=5))
 def test_no_order_of_use_and_no_failure_leaves_a_trace(turns, lora, expected, pack):
-    models, first = ResidentModels(), {}
+    models, first = ModelCache(), {}
     for number, fails in turns:
         with suppress(KeyboardInterrupt), models.using(lora[number]) as model:
             assert first.setdefault(number, model) is model
@@ -194,7 +194,7 @@ def test_no_order_of_use_and_no_failure_leaves_a_trace(turns, lora, expected, pa
 
 def test_only_one_source_of_a_base_is_in_use_at_a_time(lora, expected, pack):
     base, one, other = lora
-    models = ResidentModels()
+    models = ModelCache()
     with models.using(one) as outer:
         for source in (base, other):
             with pytest.raises(RuntimeError, match=r"its base is in use as .*; leave that block first"):
@@ -210,7 +210,7 @@ def test_only_one_source_of_a_base_is_in_use_at_a_time(lora, expected, pack):
 
 def test_the_least_recently_used_base_goes_before_another_is_loaded(base_of, lora, loads):
     llama, qwen, tied = base_of("llama"), base_of("qwen2"), lora[0]
-    models, alive = ResidentModels(keep=2), {}
+    models, alive = ModelCache(keep=2), {}
 
     def use(source: ModelSource) -> None:
         with models.using(source) as model:
@@ -227,7 +227,7 @@ def test_the_least_recently_used_base_goes_before_another_is_loaded(base_of, lor
     models.clear()
     assert not any(model() is not None for model in alive.values())
     with pytest.raises(ValueError, match="at least 1"):
-        ResidentModels(keep=0)
+        ModelCache(keep=0)
 
 
 def test_an_adapter_that_changes_its_base_never_makes_two_loads_at_once(base_of, tmp_path, loads):
@@ -243,7 +243,7 @@ def test_an_adapter_that_changes_its_base_never_makes_two_loads_at_once(base_of,
     loads.after = note
     loads.before = lambda: alive.append(sum(model() is not None for model in made))
     alive: list[int] = []
-    models = ResidentModels()
+    models = ModelCache()
     for source in (adapted, base, adapted, adapted):
         with models.using(source):
             pass
@@ -260,7 +260,7 @@ def test_an_adapter_that_removes_a_part_of_its_base_gets_a_load_of_its_own(lora,
         return attached
 
     monkeypatch.setattr(resident, "attach_adapter", attach)
-    models = ResidentModels()
+    models = ModelCache()
     for number in (0, 1, 0):
         with models.using(lora[number]) as model:
             assert torch.equal(logits(model, pack), expected[number])
@@ -273,7 +273,7 @@ def test_what_changed_on_disk_is_loaded_anew(lora, pack, tmp_path, loads):
         shutil.copytree((lora[0].base, lora[1].adapter)[number], tmp_path / name)
     base = ModelSource(str(tmp_path / "base"))
     adapted = replace(base, adapter=str(tmp_path / "adapter"))
-    models = ResidentModels()
+    models = ModelCache()
 
     def used(source: ModelSource) -> torch.Tensor:
         with models.using(source) as model:
@@ -299,7 +299,7 @@ def add_to(path: Path, number: float) -> None:
 def test_one_folder_under_two_names_is_loaded_once(lora, loads, monkeypatch):
     folder = Path(lora[0].base)
     monkeypatch.chdir(folder.parent)
-    models = ResidentModels()
+    models = ModelCache()
     with models.using(lora[0]) as first, models.using(ModelSource(folder.name)) as again:
         assert first is again
     with models.using(replace(lora[1], base=f"./{folder.name}")) as model:
@@ -313,7 +313,7 @@ def test_an_adapter_that_cannot_be_attached_leaves_nothing_behind(lora, expected
     weights = load_file(tmp_path / "damaged" / "adapter_model.safetensors")
     del weights[max(weights)]
     save_file(weights, tmp_path / "damaged" / "adapter_model.safetensors", {"format": "pt"})
-    models = ResidentModels()
+    models = ModelCache()
     for _ in range(2):
         with pytest.raises(ModelError, match="missing adapter keys"):
             models.using(damaged).__enter__()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenclean.pool.formats.fields import RowError
+from tokenclean.pool.formats.field_types import RowError
 from tokenclean.pool.formats.labelled_tokens import parse_labelled_tokens
 
 

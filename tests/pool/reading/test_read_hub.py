@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tokenclean.errors import MissingExtraError, PoolError
-from tokenclean.pool.reading.hub import read_hub
+from tokenclean.pool.reading.hub_datasets import read_hub
 from tokenclean.pool.reading.record import Record
 
 ROWS = [{"prompt": str(index), "turns": [{"role": "user"}]} for index in range(1100)]
@@ -130,7 +130,7 @@ def test_a_hub_that_gives_no_sign_of_life_is_asked_for_nothing_else(hub, monkeyp
 
     for module in (config, constants):
         monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("tokenclean.pool.reading.hub.why_unreachable", lambda: "cannot reach the Hub")
+    monkeypatch.setattr("tokenclean.pool.reading.hub_datasets.why_unreachable", lambda: "cannot reach the Hub")
     monkeypatch.setattr(datasets, "load_dataset", look_into_the_cache)
     assert "cannot be read: cannot reach the Hub; not in the cache. Check" in refusal()
     assert not config.HF_HUB_OFFLINE

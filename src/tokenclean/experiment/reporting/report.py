@@ -10,16 +10,16 @@ import numpy as np
 
 from tokenclean.errors import RecipeError
 from tokenclean.experiment.curate import CURATION
-from tokenclean.experiment.finished_run import FinishedRun
-from tokenclean.experiment.reporting.results import comparisons, results, sweeps
-from tokenclean.experiment.reporting.runs import name_of, prefix_of, table_blocks, times, what_was_run
-from tokenclean.experiment.reporting.tokens import pool, scores, standing_out, what_was_kept
+from tokenclean.experiment.finished.finished_run import FinishedRun
+from tokenclean.experiment.reporting.results_section import comparisons, results, sweeps
+from tokenclean.experiment.reporting.runs_section import name_of, prefix_of, table_blocks, times, what_was_run
+from tokenclean.experiment.reporting.tokens_section import pool, scores, standing_out, what_was_kept
 from tokenclean.report.plots.ratings import ratings_plot, transition_plot
 from tokenclean.report.plots.trainings import agreement_plot, loss_curves, rounds_plot
 from tokenclean.report.report_page import Block, PlotBlock, Report, Section
-from tokenclean.report.selection_summary import SelectionSummary, summarize
+from tokenclean.report.selection_statistics import SelectionSummary, summarize
 from tokenclean.report.tables import Table, share_text
-from tokenclean.report.token_spans import SpanDecoder
+from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.training.journal import JOURNAL, read_journal
 
 EXAMPLES = 15

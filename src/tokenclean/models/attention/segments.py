@@ -16,8 +16,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tokenclean.models.attention.choice import BLOCK_PRODUCTS, RECTANGLES, AttentionCall, select_kernel
-from tokenclean.models.attention.rectangles import plan_rectangles
+from tokenclean.models.attention.backend_choice import BLOCK_PRODUCTS, RECTANGLES, AttentionCall, select_kernel
+from tokenclean.models.attention.length_buckets import plan_rectangles
 from tokenclean.models.attention.varlen import varlen_attention
 from tokenclean.models.kernels import cpu as cpu_kernels
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tokenclean.models.attention.rectangles import starts_of
+from tokenclean.models.attention.length_buckets import starts_of
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from tokenclean.errors import ModelError
-from tokenclean.models.cache import cache_folder
+from tokenclean.models.cache_folder import cache_folder
 from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer
 from tokenclean.store import file_hash
 

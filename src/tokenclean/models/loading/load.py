@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenclean.errors import MissingExtraError, ModelError
 from tokenclean.hub import why_unreachable
-from tokenclean.models.loading.hub import find_file, hub_options, not_loadable, read_json
+from tokenclean.models.loading.hub_models import find_file, hub_options, not_loadable, read_json
 from tokenclean.models.loading.remote_code import (
     asks_for_trust,
     check_code_is_trusted,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenclean.errors import ModelError
-from tokenclean.models.loading.hub import find_file, read_json
+from tokenclean.models.loading.hub_models import find_file, read_json
 from tokenclean.store import file_hash
 
 _USED_CLASSES = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")

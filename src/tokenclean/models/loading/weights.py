@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tokenclean.errors import ModelError
-from tokenclean.models.loading.hub import find_file, list_files, read_json
+from tokenclean.models.loading.hub_models import find_file, list_files, read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 

@@ -1,9 +1,9 @@
 """The shapes a pool's row may have, and the conversation that each one gives."""
 
-from tokenclean.pool.formats.columns import check_columns, read_column
-from tokenclean.pool.formats.fields import Row, RowError, check_text
+from tokenclean.pool.formats.column_mapping import check_columns, read_column
+from tokenclean.pool.formats.field_types import Row, RowError, check_text
 from tokenclean.pool.formats.parsers import FORMATS, Parsed
-from tokenclean.pool.formats.rows import RowOptions, detect_format, parse_row
+from tokenclean.pool.formats.registry import RowOptions, detect_format, parse_row
 
 __all__ = [
     "FORMATS",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenclean.pool.conversation import Role
-from tokenclean.pool.formats.fields import Row, decode_json, decode_literal, read_list
+from tokenclean.pool.formats.field_types import Row, decode_json, decode_literal, read_list
 
 ROLE_NAMES: dict[str, Role] = {
     "system": "system",

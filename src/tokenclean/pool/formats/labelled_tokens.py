@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tokenclean.pool.conversation import LabelledTokens
-from tokenclean.pool.formats.fields import Row, RowError, quote, read_list
+from tokenclean.pool.formats.field_types import Row, RowError, quote, read_list
 
 UNTRAINED = -100
 TOKEN_MASKS = ("loss_mask", "completion_mask", "assistant_masks", "assistant_mask", "response_mask")

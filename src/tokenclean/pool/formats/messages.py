@@ -25,9 +25,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tokenclean.pool.conversation import Role, ToolCall, Turn
-from tokenclean.pool.formats.columns import MESSAGE_KEYS, MISSING, REASONING_KEYS, find_column
+from tokenclean.pool.formats.column_mapping import MESSAGE_KEYS, MISSING, REASONING_KEYS, find_column
 from tokenclean.pool.formats.context import RowContext
-from tokenclean.pool.formats.fields import (
+from tokenclean.pool.formats.field_types import (
     Row,
     RowError,
     check_object,

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tokenclean.pool.formats.fields import Row, RowError, check_text, name_type, quote
+from tokenclean.pool.formats.field_types import Row, RowError, check_text, name_type, quote
 from tokenclean.pool.reading.record import Record
 
 ROLES = {"prompter": "user", "assistant": "assistant"}

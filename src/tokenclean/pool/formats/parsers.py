@@ -37,7 +37,7 @@ from typing import Any
 
 from tokenclean.pool.conversation import Kind, LabelledTokens, Turn
 from tokenclean.pool.formats.context import RowContext
-from tokenclean.pool.formats.fields import (
+from tokenclean.pool.formats.field_types import (
     Row,
     RowError,
     check_text,

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from tokenclean.pool.formats.context import RowContext
-from tokenclean.pool.formats.fields import Row, RowError, holds_nothing, name_type
+from tokenclean.pool.formats.field_types import Row, RowError, holds_nothing, name_type
 from tokenclean.pool.formats.unread_keys import (
     PREFERENCE,
     changes_meaning,

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tokenclean.pool.formats.fields import Row
+from tokenclean.pool.formats.field_types import Row
 from tokenclean.pool.formats.unread_keys import PREFERENCE, meaning_of
 
 _QUESTIONS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tokenclean.pool.formats.fields import is_blank
+from tokenclean.pool.formats.field_types import is_blank
 
 _TAG = re.compile(r"(?<!`)<(/?)(think|thinking|thought)>(?!`)", re.IGNORECASE)
 _EMPTY = re.compile(r"\A\s*<(think|thinking|thought)>\s*</\1>", re.IGNORECASE)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenclean.pool.conversation import ToolCall, Turn
 from tokenclean.pool.formats.context import RowContext
-from tokenclean.pool.formats.fields import (
+from tokenclean.pool.formats.field_types import (
     Row,
     RowError,
     check_object,

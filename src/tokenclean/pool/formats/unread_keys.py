@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from tokenclean.pool.formats.fields import Row, RowError, holds_nothing
+from tokenclean.pool.formats.field_types import Row, RowError, holds_nothing
 
 PREFERENCE = "a preference label; training on every answer would train the rejected ones"
 MEDIA = "an image, a sound or a video, which the model would learn to talk about without being given it"

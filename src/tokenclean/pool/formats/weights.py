@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from tokenclean.pool.formats.fields import Row, RowError, check_object, holds_nothing, quote, read_list
+from tokenclean.pool.formats.field_types import Row, RowError, check_object, holds_nothing, quote, read_list
 
 FLAG_KEYS = ("train", "training", "loss", "mask")
 NUMBER_KEYS = ("weight", "loss_weight", "loss_scale", "sample_weight")

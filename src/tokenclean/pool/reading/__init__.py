@@ -1,6 +1,6 @@
 """Rows out of files and datasets, in whatever form they lie."""
 
-from tokenclean.pool.reading.hub import read_hub
+from tokenclean.pool.reading.hub_datasets import read_hub
 from tokenclean.pool.reading.record import Record
 from tokenclean.pool.reading.records import read_records
 

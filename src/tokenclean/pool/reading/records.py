@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenclean.errors import PoolError
 from tokenclean.pool.reading.csv_rows import check_delimiter, read_csv
 from tokenclean.pool.reading.files import PACKINGS, split_name
-from tokenclean.pool.reading.hub import read_hub
+from tokenclean.pool.reading.hub_datasets import read_hub
 from tokenclean.pool.reading.json_rows import read_json
 from tokenclean.pool.reading.record import EXCERPT_CHARACTERS, Record
 from tokenclean.pool.reading.tables import read_parquet, read_saved_dataset

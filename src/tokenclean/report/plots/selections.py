@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tokenclean.report.plots.style import DROPPED, FAINT, INK, KEPT, WIDE, Plot, draw, legend_below, series_style
-from tokenclean.report.selection_summary import ScoreHistogram, SelectionSummary, Share
+from tokenclean.report.selection_statistics import ScoreHistogram, SelectionSummary, Share
 from tokenclean.report.tables import share_text
 
 _MOST_SOURCES = 6

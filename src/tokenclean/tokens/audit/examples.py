@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tokenclean.tokens.audit.findings import Finding
-from tokenclean.tokens.audit.rows import AuditRow
+from tokenclean.tokens.audit.audit_row import AuditRow
+from tokenclean.tokens.audit.finding import Finding
 from tokenclean.tokens.audit.vocabulary import Vocabulary
 
 _TOKENS_BEFORE, _TOKENS_BEHIND, _TOKENS_AT_FAULT = 12, 8, 24

@@ -17,15 +17,15 @@ from tokenclean.errors import PoolError, TemplateError
 from tokenclean.pool import Conversation, Intake, Pool, RejectedRow, RenderedRows, stream_sources
 from tokenclean.pool.conversation import Kind
 from tokenclean.pool.formats import RowError, detect_format, read_column
-from tokenclean.pool.formats.columns import map_columns
-from tokenclean.pool.formats.fields import read_list
+from tokenclean.pool.formats.column_mapping import map_columns
+from tokenclean.pool.formats.field_types import read_list
 from tokenclean.pool.reading import Record
 from tokenclean.pool.sources import read_source
 from tokenclean.recipe import SourceSettings
-from tokenclean.tokens.audit.rows import UNTRAINED, Answer, AuditRow
+from tokenclean.tokens.audit.audit_row import UNTRAINED, Answer, AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
-from tokenclean.tokens.markers import find_headers
-from tokenclean.tokens.rendered import Rendered
+from tokenclean.tokens.rendered_text import Rendered
+from tokenclean.tokens.role_markers import find_headers
 from tokenclean.tokens.template import render
 from tokenclean.tokens.tokenize import TokenizedPool, tokenize_pool
 

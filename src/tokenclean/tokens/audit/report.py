@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from tokenclean.errors import RecipeError
 from tokenclean.pool import Conversation, Intake, Pool
 from tokenclean.recipe import SourceSettings
+from tokenclean.tokens.audit.audit_row import AuditRow
 from tokenclean.tokens.audit.checks import CHECKS
+from tokenclean.tokens.audit.dataset_facts import Facts
 from tokenclean.tokens.audit.examples import Example, make_example
-from tokenclean.tokens.audit.facts import Facts
-from tokenclean.tokens.audit.findings import Finding, Severity, Unjudged
+from tokenclean.tokens.audit.finding import Finding, Severity, Unjudged
 from tokenclean.tokens.audit.reading import RowCounts, rows_of_pool, rows_of_sources
-from tokenclean.tokens.audit.rows import AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
-from tokenclean.tokens.chat import DEFAULT_DATE
+from tokenclean.tokens.chat_messages import DEFAULT_DATE
 from tokenclean.tokens.template import check_template
 
 if TYPE_CHECKING:

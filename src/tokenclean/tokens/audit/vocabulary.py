@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokenclean.errors import PoolError, TemplateError
-from tokenclean.tokens.markers import KNOWN_ENDS, KNOWN_OPENERS
-from tokenclean.tokens.served_template import end_token_ids
+from tokenclean.tokens.inference_template import end_token_ids
+from tokenclean.tokens.role_markers import KNOWN_ENDS, KNOWN_OPENERS
 from tokenclean.tokens.template import check_template
 
 if TYPE_CHECKING:

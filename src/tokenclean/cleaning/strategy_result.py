@@ -1,0 +1,43 @@
+"""What a strategy hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tokenclean.cleaning.reference import ReferenceCheck
+from tokenclean.cleaning.rounds import Round
+from tokenclean.cleaning.workshop import Model
+from tokenclean.ragged import Ragged
+from tokenclean.selection import NoiseRates
+
+
+@dataclass(frozen=True)
+class StrategyResult:
+    """The result of one strategy over the training pool.
+
+    ``model``: the final model. ``kept``: bool, aligned with the pool's tokens (ŷ); None where nothing was trained.
+    ``scores``: float32 nats, NaN where no score was needed; None for a strategy without scores. ``losses``: by the name
+    of their column the two that a score subtracts. ``checks``: every reference it used. ``rounds``: the models trained
+    on the way, the final one last. ``round_records``: what each round of self-evolving cleaning did, a rolled-back one
+    too; empty for the other strategies. ``weights``: float32, of the kept tokens, where they are not all 1. ``noise``:
+    what a noise mixture found.
+    """
+
+    strategy: str
+    model: Model
+    kept: Ragged | None = None
+    scores: Ragged | None = None
+    losses: Mapping[str, Ragged] = field(default_factory=dict)
+    checks: tuple[ReferenceCheck, ...] = ()
+    rounds: tuple[Model, ...] = ()
+    round_records: tuple[Round, ...] = ()
+    weights: Ragged | None = None
+    noise: NoiseRates | None = None
+
+
+def weights_of(kept: Ragged) -> Ragged:
+    """Token weights 1.0 for kept and 0.0 for dropped, float32."""
+    return kept.map_values(lambda labels: labels.astype(np.float32))

@@ -1,0 +1,1 @@
+"""Strategies and settings against each other."""

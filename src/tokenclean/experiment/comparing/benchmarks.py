@@ -1,0 +1,87 @@
+"""Models of an experiment on benchmarks: a stage for each model and benchmark, so none is asked twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenclean.cleaning import Workshop
+from tokenclean.cleaning.workshop import Model
+from tokenclean.evaluation.task_data import LoadedBenchmark, load_benchmarks
+
+QUESTIONS = "questions.parquet"
+
+
+@dataclass(frozen=True)
+class BenchmarkScores:
+    """A model on a benchmark. ``scores``: float64, a number an item; ``groups``: the part of each item, where there are
+    several; ``questions``: every answer (``evaluation.evaluate.SCHEMA``); ``manifest``: what was counted."""
+
+    scores: np.ndarray
+    groups: np.ndarray | None
+    questions: pa.Table
+    manifest: Mapping[str, Any]
+
+
+def load_recipe_benchmarks(workshop: Workshop) -> list[LoadedBenchmark]:
+    """The benchmarks of ``evaluation.tasks`` with their data; before any model is loaded.
+
+    Raises EvaluationError and MissingExtraError as ``load_benchmarks``.
+    """
+    settings = workshop.recipe.evaluation
+    return load_benchmarks(
+        settings.tasks,
+        workshop.tokenizer,
+        data_dir=settings.data_dir,
+        limits=dict(settings.limits),
+        limit=settings.limit,
+    )
+
+
+def benchmark_scores(workshop: Workshop, model: Model, loaded: LoadedBenchmark) -> BenchmarkScores:
+    """The model's answers to the benchmark's questions, found or made."""
+    from tokenclean.evaluation.evaluate import evaluate, harness_version, item_scores
+    from tokenclean.evaluation.harness_model import PackedLM
+
+    scoring, name = workshop.recipe.scoring, loaded.benchmark.name
+    inputs = {
+        "model": model.identity,
+        "benchmark": name,
+        "parts": {part: [loaded.part_identity(part), count] for part, count in loaded.items.items()},
+        "few_shot": loaded.benchmark.few_shot,
+        "harness": harness_version(),
+        "precision": scoring.precision,
+        "pack_tokens": scoring.pack_tokens,
+        "device": workshop.device.partition(":")[0],
+    }
+
+    def make(folder: Path) -> dict[str, Any]:
+        workshop.observer.note(f"{loaded.benchmark.title} with {model.name}: {sum(loaded.items.values()):,} questions")
+        with workshop.model(model.source) as module:
+            lm = PackedLM(
+                module,
+                workshop.tokenizer,
+                precision=scoring.precision,
+                pack_tokens=scoring.pack_tokens,
+                progress=workshop.observer.progress(f"{loaded.benchmark.title} with {model.name}", "token"),
+            )
+            found = evaluate(lm, loaded)
+        pq.write_table(found.questions, folder / QUESTIONS, compression="zstd")
+        return {
+            "what": f"{name} with {model.name}",
+            "versions": dict(found.versions),
+            "harness": harness_version(),
+            "requested_tokens": found.requested_tokens,
+            "computed_tokens": found.computed_tokens,
+        }
+
+    stage = workshop.stage("evaluation", inputs, make)
+    questions = pq.read_table(stage.path / QUESTIONS)
+    scores, groups = item_scores(questions, loaded)
+    return BenchmarkScores(scores, groups, questions, stage.manifest["results"])

@@ -1,0 +1,280 @@
+"""Strategies against each other: the paper's Table 1 under several seeds, on benchmarks and on held-out rows.
+
+Every strategy runs for itself and finds what another has made already: tokens, base losses, the warm-up, and what
+trains on the same tokens. The seeds share pool and held-out rows, so that all models answer the same questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenclean.cleaning import STRATEGIES, StrategyResult, Workshop
+from tokenclean.cleaning.workshop import Model
+from tokenclean.errors import RecipeError, RunError
+from tokenclean.evaluation.comparison import Comparison, Difference
+from tokenclean.evaluation.comparison import compare as compare_scores
+from tokenclean.evaluation.item_scores import ItemScores
+from tokenclean.evaluation.significance import Verdict, points, verdict
+from tokenclean.evaluation.task_data import LoadedBenchmark
+from tokenclean.experiment.comparing.benchmarks import BenchmarkScores, benchmark_scores, load_recipe_benchmarks
+from tokenclean.experiment.comparing.judge_losses import (
+    HeldoutMeasures,
+    heldout_table,
+    judged_tokens,
+    measure_heldout,
+    source_gains_table,
+)
+from tokenclean.experiment.comparing.sample_answers import answers, answers_markdown, heldout_prompts
+from tokenclean.experiment.comparing.table_1 import STRATEGY_NAMES, beside_paper, table_1, table_1_values
+from tokenclean.experiment.results_folder import TABLES
+from tokenclean.ragged import Ragged
+from tokenclean.recipe import Recipe
+from tokenclean.report.tables import Table
+from tokenclean.store import write_json
+
+BASE = "base"
+"""What tables call the strategy ``none``."""
+
+WARM_UP, SELF_EVOLVING = "warm-up", "self_evolving"
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """``tables``: to be shown, Table 1 first; ``sentences``: what is real and what would settle the rest, then what was
+    shared; ``failed``: strategy -> why it has no line; ``folder``: all of it as files."""
+
+    folder: Path
+    comparison: Comparison
+    verdict: Verdict
+    heldout: tuple[HeldoutMeasures, ...]
+    tables: tuple[Table, ...]
+    sentences: tuple[str, ...]
+    failed: Mapping[str, str]
+
+
+@dataclass
+class _Run:
+    """What one seed gave. ``models``: line of the table -> model; ``used``: strategy -> names of its stages."""
+
+    workshop: Workshop
+    models: dict[str, Model] = field(default_factory=dict)
+    used: dict[str, set[str]] = field(default_factory=dict)
+    scores: dict[str, dict[str, BenchmarkScores]] = field(default_factory=dict)
+    losses: dict[str, Ragged] = field(default_factory=dict)
+
+
+def compare(
+    recipe: Recipe,
+    strategies: Sequence[str],
+    seeds: Sequence[int],
+    open_workshop: Callable[[Recipe], Workshop],
+    *,
+    control: str = "full_tokens",
+    references: bool = False,
+) -> CompareResult:
+    """Train every strategy under every seed and evaluate the final models; the base has its line too.
+
+    ``open_workshop``: opens a recipe's pool on the run folder that all share. ``control``: the strategy that
+    differences are taken from, or ``base``. ``references``: the models on the way have lines too. A strategy that fails
+    under some seed is told and left out.
+
+    Raises RecipeError for an unknown strategy, a control that is not among them, or a seed given twice; RunError where
+    the control fails; EvaluationError, before any model is loaded, where a benchmark's data cannot be had.
+    """
+    strategies = [strategy for strategy in strategies if strategy != "none"]  # the base, which has its line
+    _check(recipe, strategies, seeds, control)
+    failed: dict[str, str] = {}
+    runs: dict[int, _Run] = {}
+    loaded: list[LoadedBenchmark] = []
+    for seed in seeds:
+        of_seed = recipe.model_copy(
+            update={"seed": seed, "pool": recipe.pool.model_copy(update={"seed": recipe.pool_seed})}
+        )
+        run = runs[seed] = _Run(open_workshop(of_seed))
+        run.models[BASE] = run.workshop.base
+        if not loaded:
+            loaded = load_recipe_benchmarks(run.workshop)
+        for strategy in strategies:
+            if strategy in failed:
+                continue
+            try:
+                outcome = _outcome(run, strategy, seed)
+            except RunError as error:
+                failed[strategy] = f"seed {seed}: {error}"
+                run.workshop.observer.note(f"{strategy} failed under seed {seed} and is left out: {error}")
+                if strategy == control:
+                    raise
+                continue
+            if references:
+                run.models |= {m.name: m for m in outcome.rounds if m.key != outcome.model.key}
+            run.models[strategy] = outcome.model
+        run.workshop.unload()
+    lines = [
+        name for name in runs[seeds[0]].models if name not in failed and all(name in r.models for r in runs.values())
+    ]
+    for run in runs.values():
+        for benchmark in loaded:
+            for name in lines:
+                scores = benchmark_scores(run.workshop, run.models[name], benchmark)
+                run.scores.setdefault(name, {})[benchmark.benchmark.name] = scores
+        run.losses = {name: run.workshop.heldout_losses(run.models[name]) for name in lines}
+        run.workshop.unload()
+    return _result(recipe, runs, lines, loaded, control, failed)
+
+
+def _check(recipe: Recipe, strategies: Sequence[str], seeds: Sequence[int], control: str) -> None:
+    problems = [
+        f"--strategies: unknown {name}; known: {', '.join(STRATEGIES)}" for name in strategies if name not in STRATEGIES
+    ]
+    if "ds2" in strategies and recipe.pool.curation is None:
+        problems.append("--strategies: ds2 needs the pool's ratings; name their file in pool.curation")
+    if control not in (BASE, *strategies):
+        problems.append(f"--control: {control} is neither base nor among the strategies {', '.join(strategies)}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        problems.append(f"--seeds: expected different numbers, found {', '.join(map(str, seeds)) or 'none'}")
+    if problems:
+        raise RecipeError(problems, "comparison")
+
+
+def _outcome(run: _Run, strategy: str, seed: int) -> StrategyResult:
+    workshop = run.workshop.afresh()
+    workshop.observer.note(f"strategy {strategy}, seed {seed}")
+    outcome = STRATEGIES[strategy](workshop)
+    run.used[strategy] = workshop.used
+    return outcome
+
+
+def _result(
+    recipe: Recipe,
+    runs: Mapping[int, _Run],
+    lines: Sequence[str],
+    loaded: Sequence[LoadedBenchmark],
+    control: str,
+    failed: Mapping[str, str],
+) -> CompareResult:
+    first = next(iter(runs.values()))
+    groups = {name: scores.groups for name, scores in first.scores[lines[0]].items() if scores.groups is not None}
+    items = ItemScores(
+        {
+            line: {seed: {name: s.scores for name, s in run.scores[line].items()} for seed, run in runs.items()}
+            for line in lines
+        },
+        groups,
+    )
+    comparison = compare_scores(items, control)
+    said = verdict(comparison, STRATEGY_NAMES)
+    titles = {b.benchmark.name: b.benchmark.title for b in loaded}
+    is_kept = judged_tokens(first.workshop)
+    losses = {line: [run.losses[line] for run in runs.values()] for line in lines}
+    heldout = measure_heldout(losses, is_kept, control)
+    names = dict(STRATEGY_NAMES)
+    tables = (
+        table_1(comparison, titles),
+        heldout_table(heldout, control, len(runs), names),
+        *filter(
+            None,
+            (
+                trends_table(items, titles) if {WARM_UP, SELF_EVOLVING} <= set(lines) else None,
+                source_gains_table(losses, first.workshop.heldout.sources, BASE, names),
+                beside_paper(comparison, recipe.model.base, recipe.cleaning.proportion),
+            ),
+        ),
+    )
+    sentences = (said.summary, *said.strategies.values(), _shared(runs), _prefixes(runs))
+    prompts = heldout_prompts(first.workshop)
+    given = {names.get(line, line): answers(first.workshop, first.models[line], prompts) for line in lines}
+    inputs = {
+        "recipe": recipe.model_dump(mode="json"),
+        "seeds": list(runs),
+        "control": control,
+        "models": {line: [run.models[line].identity for run in runs.values()] for line in lines},
+        "benchmarks": {b.benchmark.name: [b.part_identity(part) for part in b.tasks] for b in loaded},
+        "failed": dict(failed),
+    }
+
+    def make(folder: Path) -> dict[str, Any]:
+        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        text = "\n".join([*(table.to_markdown() for table in tables), *(f"- {s}" for s in sentences)]) + "\n"
+        (folder / "tables.md").write_text(text, encoding="utf-8")
+        write_json(folder / TABLES, [table.to_document() for table in tables])
+        (folder / "table_1.csv").write_text(tables[0].to_csv(), encoding="utf-8")
+        (folder / "table_1.tex").write_text(tables[0].to_latex("tab:main"), encoding="utf-8")
+        (folder / "heldout.tex").write_text(tables[1].to_latex("tab:heldout"), encoding="utf-8")
+        (folder / "values.csv").write_text(table_1_values(comparison), encoding="utf-8")
+        (folder / "answers.md").write_text(answers_markdown(prompts, given), encoding="utf-8")
+        pq.write_table(_questions(runs, lines), folder / "questions.parquet", compression="zstd")
+        write_json(folder / "comparison.json", {**inputs, "sentences": sentences, "stages": _stages(runs)})
+        return {"what": f"comparison of {', '.join(lines)}"}
+
+    folder = first.workshop.stage("comparison", inputs, make).path
+    return CompareResult(folder, comparison, said, tuple(heldout), tables, sentences, failed)
+
+
+def trend(difference: Difference) -> str:
+    """How a task went over the rounds (§5.2): ``rich`` (got richer) where the output is better than the warm-up by a
+    real difference, ``poor`` where it is worse by one, else ``intermediate``."""
+    if not difference.is_real:
+        return "intermediate"
+    return "rich" if difference.value > 0 else "poor"
+
+
+def trends_table(items: ItemScores, titles: Mapping[str, str]) -> Table:
+    """Each task's trend over the rounds of self-evolving cleaning; the rounds' scores are lines of Table 1."""
+    of_two = {line: items.scores[line] for line in (WARM_UP, SELF_EVOLVING)}
+    compared = compare_scores(ItemScores(of_two, items.groups), WARM_UP)
+    against = compared.differences[SELF_EVOLVING]
+    lines = [*((titles.get(task, task), d) for task, d in against.tasks.items()), ("Avg", against.average)]
+    return Table(
+        "Rich, poor or intermediate: self-evolving cleaning's output against its warm-up",
+        ("task", "output minus warm-up", "trend"),
+        tuple((name, f"{points(d.value)} ±{100 * d.half_width:.2f}", trend(d)) for name, d in lines),
+        "points, ± half the 95 % interval; rich: better by a real difference, poor: worse by one, else intermediate",
+        text_columns=(0, 2),
+    )
+
+
+def _questions(runs: Mapping[int, _Run], lines: Sequence[str]) -> pa.Table:
+    """Every answer of every model, with its strategy, seed and benchmark."""
+    parts = []
+    for seed, run in runs.items():
+        for line in lines:
+            for name, scores in run.scores[line].items():
+                count = len(scores.questions)
+                told = {"strategy": [line] * count, "seed": [seed] * count, "benchmark": [name] * count}
+                columns = pa.table(told)
+                for column in scores.questions.column_names:
+                    columns = columns.append_column(column, scores.questions[column])
+                parts.append(columns)
+    return pa.concat_tables(parts)
+
+
+def _stages(runs: Mapping[int, _Run]) -> dict[str, int]:
+    """``alone``: stages that all strategies would have made by themselves; ``needed``: different ones among them."""
+    used = [stages for run in runs.values() for stages in run.used.values()]
+    return {"alone": sum(map(len, used)), "needed": len(set().union(*used))}
+
+
+def _shared(runs: Mapping[int, _Run]) -> str:
+    stages = _stages(runs)
+    made = len({name for run in runs.values() for name in run.workshop.made})
+    return (
+        f"The strategies alone would have made {stages['alone']} stages (losses, trainings), together they need "
+        f"{stages['needed']}: {stages['alone'] - stages['needed']} shared. {made} stages of any kind were made now."
+    )
+
+
+def _prefixes(runs: Mapping[int, _Run]) -> str:
+    told = [s.manifest for run in runs.values() for tasks in run.scores.values() for s in tasks.values()]
+    requested, computed = (sum(int(m[f"{kind}_tokens"]) for m in told) for kind in ("requested", "computed"))
+    if not requested:
+        return "No benchmark asked for log-likelihoods."
+    return (
+        f"Benchmarks asked for log-likelihoods over {requested:,} tokens; {computed:,} were computed "
+        f"({computed / requested:.0%}), since shared beginnings are computed once."
+    )

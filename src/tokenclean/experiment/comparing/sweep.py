@@ -1,0 +1,259 @@
+"""One strategy under many recipes: each cell of a grid trained and evaluated once, in one run folder.
+
+With ``cleaning.proportion`` it is the paper's Figure 2 and Tables 6 and 7, with ``model.reference`` Tables 3 and 8.
+Cells share every stage that does not depend on what is swept, and a cell found whole is not made again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tokenclean.cleaning import STRATEGIES, Workshop
+from tokenclean.cleaning.workshop import Model
+from tokenclean.errors import EvaluationError, MissingExtraError, RecipeError, TokencleanError
+from tokenclean.evaluation.comparison import Comparison
+from tokenclean.evaluation.comparison import compare as compare_scores
+from tokenclean.evaluation.item_scores import ItemScores
+from tokenclean.experiment.comparing.benchmarks import BenchmarkScores, benchmark_scores, load_recipe_benchmarks
+from tokenclean.experiment.comparing.table_1 import table_1, table_1_values
+from tokenclean.experiment.results_folder import TABLES, kept_share
+from tokenclean.recipe import Recipe
+from tokenclean.report.tables import Table, difference_text, share_text
+from tokenclean.scoring import PairedDifference
+from tokenclean.store import atomic_path, write_json
+
+BASE = "base"
+CELLS = "cells.json"
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A recipe key and its values, as they are written in a recipe."""
+
+    key: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """``settings``: key=value of each axis. ``failure``: why it has no figures, else empty."""
+
+    settings: tuple[str, ...]
+    model: Model | None = None
+    kept_share: float | None = None
+    heldout: PairedDifference | None = None
+    scores: Mapping[str, BenchmarkScores] | None = None
+    failure: str = ""
+
+    @property
+    def name(self) -> str:
+        """The last part of each key and its value: ``proportion=0.6``."""
+        return ", ".join(map(_short, self.settings))
+
+
+def _short(setting: str) -> str:
+    key, _, value = setting.partition("=")
+    return f"{key.rpartition('.')[2]}={value}"
+
+
+def parse_axis(text: str) -> Axis:
+    """``key=0.3:1.0:0.1`` (from, to, step; both ends taken) or ``key=a,b,c``. Raises RecipeError for anything else."""
+    key, equals, values = text.partition("=")
+    if not equals or not key or not values:
+        raise RecipeError([f"--over {text}: expected key=value,value or key=from:to:step"], "sweep")
+    parts = values.split(":")
+    if len(parts) != 3:
+        return Axis(key, tuple(value.strip() for value in values.split(",")))
+    try:
+        start, stop, step = map(Decimal, parts)
+    except InvalidOperation:
+        return Axis(key, (values,))
+    if step <= 0 or stop < start:
+        raise RecipeError([f"--over {text}: expected from <= to and a step above 0"], "sweep")
+    count = int((stop - start) / step) + 1
+    return Axis(key, tuple(str(start + number * step) for number in range(count)))
+
+
+def grid(axes: Sequence[Axis]) -> list[tuple[str, ...]]:
+    """The settings of every cell, the last axis running fastest."""
+    return list(itertools.product(*([f"{axis.key}={value}" for value in axis.values] for axis in axes)))
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """``comparison``: of the cells that have figures, against the base; None where none has. ``tables``: a line a cell,
+    then Table 1 of them."""
+
+    folder: Path
+    cells: tuple[Cell, ...]
+    comparison: Comparison | None
+    tables: tuple[Table, ...]
+    stages_made: int
+    stages_reused: int
+
+
+def sweep(
+    recipes: Mapping[tuple[str, ...], Recipe | TokencleanError],
+    open_workshop: Callable[[Recipe], Workshop],
+) -> SweepResult:
+    """Run ``cleaning.strategy`` of every cell's recipe, and evaluate its model on the benchmarks and held-out rows.
+
+    ``recipes``: settings of a cell -> its recipe, or what is wrong with it. A cell that fails is shown as failed and
+    the others go on. Raises RecipeError where no cell has a recipe, EvaluationError where the benchmarks' data cannot
+    be had.
+    """
+    good = [recipe for recipe in recipes.values() if isinstance(recipe, Recipe)]
+    if not good:
+        raise RecipeError([str(error) for error in recipes.values()], "sweep")
+    first = open_workshop(good[0])
+    loaded = load_recipe_benchmarks(first)
+    cells, workshops = [], []
+    for settings, recipe in recipes.items():
+        if isinstance(recipe, TokencleanError):
+            cells.append(Cell(settings, failure=str(recipe)))
+            continue
+        try:
+            workshop = first if recipe is good[0] else open_workshop(recipe)
+            workshops.append(workshop)
+            workshop.observer.note(f"cell {', '.join(settings)}")
+            outcome = STRATEGIES[recipe.cleaning.strategy](workshop)
+            scores = {b.benchmark.name: benchmark_scores(workshop, outcome.model, b) for b in loaded}
+            against = None if outcome.model.key == workshop.base.key else workshop.against(outcome.model, workshop.base)
+        except TokencleanError as error:
+            cells.append(Cell(settings, failure=str(error)))
+            first.observer.note(f"cell {', '.join(settings)} failed: {error}")
+            continue
+        workshop.unload()
+        cells.append(Cell(settings, outcome.model, kept_share(outcome, workshop), against, scores))
+    whole = [cell for cell in cells if cell.scores is not None]
+    base = {b.benchmark.name: benchmark_scores(first, first.base, b) for b in loaded}
+    comparison = _comparison(base, whole) if whole and loaded else None
+    tables = [cells_table(cells, comparison)]
+    if comparison is not None:
+        tables.append(table_1(comparison, {b.benchmark.name: b.benchmark.title for b in loaded}))
+    inputs = {
+        "cells": {", ".join(c.settings): c.model.identity if c.model else c.failure for c in cells},
+        "recipe": good[0].model_dump(mode="json"),
+        "benchmarks": {b.benchmark.name: [b.part_identity(part) for part in b.tasks] for b in loaded},
+    }
+
+    def make(folder: Path) -> dict[str, Any]:
+        (folder / "tables.md").write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
+        write_json(folder / TABLES, [table.to_document() for table in tables])
+        write_json(folder / CELLS, cells_document(cells, comparison))
+        for number, table in enumerate(tables, start=1):
+            (folder / f"table-{number}.csv").write_text(table.to_csv(), encoding="utf-8")
+            (folder / f"table-{number}.tex").write_text(table.to_latex(f"tab:sweep-{number}"), encoding="utf-8")
+        if comparison is not None:
+            (folder / "values.csv").write_text(table_1_values(comparison), encoding="utf-8")
+        (folder / "recipe.yaml").write_text(good[0].to_yaml(), encoding="utf-8")
+        write_json(folder / "sweep.json", inputs)
+        return {"what": f"sweep of {len(cells)} cells"}
+
+    folder = first.stage("sweep", inputs, make).path
+    made = len({name for workshop in workshops for name in workshop.made})
+    reused = len({name for workshop in workshops for name in workshop.reused})
+    return SweepResult(folder, tuple(cells), comparison, tuple(tables), made, reused)
+
+
+def _comparison(base: Mapping[str, BenchmarkScores], cells: Sequence[Cell]) -> Comparison:
+    lines = {BASE: base} | {cell.name: cell.scores or {} for cell in cells}
+    groups = {name: scores.groups for name, scores in base.items() if scores.groups is not None}
+    return compare_scores(
+        ItemScores({line: {0: {n: s.scores for n, s in scores.items()}} for line, scores in lines.items()}, groups),
+        BASE,
+    )
+
+
+def cells_table(cells: Sequence[Cell], comparison: Comparison | None) -> Table:
+    """A line a cell: kept share, held-out loss against the base, average of the benchmarks; why a failed one failed."""
+    rows, notes = [], []
+    for cell in cells:
+        if cell.failure:
+            notes.append(f"{cell.name} failed: {' '.join(cell.failure.split())}")
+            rows.append((cell.name, "failed", "–", "–", "–"))
+            continue
+        average = comparison.averages.get(cell.name) if comparison else None
+        rows.append(
+            (
+                cell.name,
+                share_text(cell.kept_share),
+                f"{cell.heldout.loss:.4f}" if cell.heldout else "–",
+                difference_text(cell.heldout) if cell.heldout else "–",
+                f"{100 * average.value:.2f} ±{100 * average.error:.2f}" if average else "–",
+            )
+        )
+    note = (
+        "loss: nats a held-out response token; ± half the 95 % interval over conversations, of Avg the standard error"
+    )
+    return Table(
+        "Cells of the sweep",
+        ("cell", "kept", "loss", "minus base ± 95%", "Avg × 100"),
+        tuple(rows),
+        ". ".join([note, *notes]),
+    )
+
+
+def cells_document(cells: Sequence[Cell], comparison: Comparison | None) -> dict[str, Any]:
+    """Every cell's figures, unrounded, for a report, of a failed one only why; and the base's average."""
+    base = comparison and comparison.averages[BASE]
+    document = []
+    for cell in cells:
+        average = comparison.averages.get(cell.name) if comparison and not cell.failure else None
+        document.append(
+            {
+                "name": cell.name,
+                "settings": list(cell.settings),
+                "failure": cell.failure,
+                "kept_share": cell.kept_share,
+                "heldout": cell.heldout and asdict(cell.heldout),
+                "average": average and {"value": average.value, "error": average.error},
+            }
+        )
+    return {"base": base and {"value": base.value, "error": base.error}, "cells": document}
+
+
+def check_plot(axes: Sequence[Axis], file: Path) -> None:
+    """Before any cell is run: raise RecipeError where ``plot_sweep`` cannot draw these axes into such a file,
+    MissingExtraError without matplotlib."""
+    if file.suffix.lower() not in PLOT_SUFFIXES:
+        raise RecipeError([f"--plot {file}: expected a file ending in {', '.join(PLOT_SUFFIXES)}"], "sweep")
+    if len(axes) != 1 or not all(isinstance(yaml.safe_load(value), (int, float)) for value in axes[0].values):
+        raise RecipeError(["--plot: expected one axis, of numbers"], "sweep")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report", "sweep --plot") from error
+
+
+def plot_sweep(result: SweepResult, file: Path) -> None:
+    """The paper's Figure 2: the benchmarks' average over the values of one axis, with standard errors.
+
+    For axes that ``check_plot`` passes. Raises EvaluationError where no cell has figures on benchmarks.
+    """
+    from matplotlib.figure import Figure
+
+    cells = [cell for cell in result.cells if not cell.failure]
+    if result.comparison is None:
+        raise EvaluationError("--plot: there is nothing to draw, since no cell has figures on benchmarks")
+    values = [yaml.safe_load(cell.settings[0].partition("=")[2]) for cell in cells]
+    averages = [result.comparison.averages[cell.name] for cell in cells]
+    base = result.comparison.averages[BASE]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.errorbar(values, [100 * a.value for a in averages], [100 * a.error for a in averages], fmt="o-", capsize=3)
+    axes.axhline(100 * base.value, color="#8a8a8a", linestyle=":", label="base")
+    axes.set_xlabel(cells[0].settings[0].partition("=")[0])
+    axes.set_ylabel("average score × 100, ± its standard error")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper right", frameon=False)
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, format=file.suffix[1:].lower(), dpi=150)

@@ -1,0 +1,77 @@
+"""From a run, or a table of selected tokens, to one trainer's form of the cleaned dataset."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenclean
+from tokenclean.errors import RecipeError, TableError
+from tokenclean.experiment.finished.finished_run import results_of, strategy_folder
+from tokenclean.exporting import Card, CleanedDataset, ExportResult, ModelName, export, read_cleaned, write_cleaned
+from tokenclean.token_table import is_table, read_table
+
+CLEANED = "cleaned.parquet"
+
+
+def find_dataset(run: Path, strategy: str | None = None) -> Path:
+    """The cleaned dataset of a run folder (of its last run) or a results folder; a file is taken as it is.
+
+    ``strategy``: which of a run's strategies, by default the recipe's own. Raises RunFolderError for a damaged or
+    missing results folder, RecipeError for a strategy it has not, or one beside a file, which has none.
+    """
+    if run.is_dir():
+        results = results_of(run)
+        return strategy_folder(results, strategy, CLEANED, "no strategy of this run selects tokens") / CLEANED
+    if strategy is not None:
+        raise RecipeError(f"--strategy {strategy}: {run} is a file, which has no strategies; leave it out", "export")
+    return run
+
+
+def export_dataset(path: Path, to: str, folder: Path) -> ExportResult:
+    """Export a ``.parquet`` file: a cleaned dataset, or a table with ``is_kept`` or ``weight``.
+
+    Raises what ``exporting.export`` raises, and TableError for a table that does not name its base model.
+    """
+    if not is_table(path):
+        return _export_cleaned(path, to, folder)
+    table = read_table(path)
+    with tempfile.TemporaryDirectory() as scratch:
+        cleaned = Path(scratch) / CLEANED
+        try:
+            write_cleaned(table, cleaned)
+            return _export_cleaned(cleaned, to, folder)
+        except TableError as error:  # of a file that its user has never seen
+            raise TableError(f"{path}: {str(error).removeprefix(f'{cleaned}: ')}") from error
+
+
+def card_of(cleaned: CleanedDataset) -> Card:
+    """The card of a cleaned dataset, from the metadata that came with its tokens."""
+    metadata = cleaned.metadata
+    selection: Mapping[str, Any] = metadata.get("selection") or {}
+    models = {name: ModelName(m["name"], m.get("revision")) for name, m in metadata.get("models", {}).items()}
+    base = models.pop("base", None)
+    if base is None:
+        raise TableError(f"{cleaned.path}: does not say which base model its tokens belong to; score the pool again")
+    strategy = metadata.get("strategy") or f"score, top tokens by level {selection.get('level', 'global')}"
+    return Card(
+        title=metadata.get("name", "cleaned tokens"),
+        base=base,
+        strategy=strategy,
+        counts=cleaned.counts,
+        template=metadata.get("template", ""),
+        max_length=cleaned.max_length,
+        tokenclean_version=tokenclean.__version__,
+        references=tuple(models.values()),
+        proportion=selection.get("proportion"),
+        threshold=selection.get("threshold"),
+        level=selection.get("level"),
+        licences=metadata.get("licenses", {}),
+        recipe=metadata.get("recipe", ""),
+    )
+
+
+def _export_cleaned(path: Path, to: str, folder: Path) -> ExportResult:
+    return export(path, to, folder, card_of(read_cleaned(path)))

@@ -1,0 +1,202 @@
+"""How much memory the passes of a run will take at their peak, before any weight is loaded.
+
+Weights, optimizer and one pack's activations are counted tensor by tensor; what a training pass keeps for its backward
+pass is seen by running the model's own code on tensors without content. On a CPU comes what the heap loses in holes
+between tensors of different sizes, which no tensor shows: that was measured, with glibc, and put in proportion to what
+is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from tokenclean.models.attention.segments import segments
+from tokenclean.models.causal_lm import body_of, lm_of
+from tokenclean.models.compiled import compiling_pays
+from tokenclean.models.device import cpu_multiplies_bf16
+from tokenclean.models.head import CHUNK_POSITIONS
+from tokenclean.models.kernels.cpu import has_bf16_kernels, missing_kernels
+from tokenclean.models.nf4_linear import BLOCK
+from tokenclean.recipe import Recipe, TrainingSettings
+from tokenclean.training.adapters import add_fresh_lora
+from tokenclean.training.train_step import prepare_layers
+
+_COMPILER_BYTES = 300 << 20
+"""Of torch's compiler, its modules and what it keeps of its work."""
+
+_PRODUCTS_BYTES = 380 << 20
+"""What torch's bf16 products on a CPU (oneDNN's) keep by themselves: code and scratch for every shape that came by."""
+
+_FLOAT = 4
+
+_KEPT_NUMBERS = 34
+"""A token, layer and hidden unit: what a Llama kept for its backward pass by plain code."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PassMemory:
+    """Bytes that a pass holds at its peak, beside those of the process that runs it.
+
+    ``weights``: of the model, in every form that is held. ``state``: of what is trained (its weights beside their
+    gradients and Adam's two moments). ``pack``: of one pack's tensors.
+    """
+
+    weights: int
+    state: int
+    pack: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.state + self.pack
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Parameters of the linear layers below the head (``linear``) and of all (``total``, tied ones once); the head's
+    (V, H); ``layer_features``: numbers a token that the linear layers of one decoder layer give."""
+
+    linear: int
+    total: int
+    vocabulary: int
+    hidden: int
+    layer_features: int
+
+
+def scoring_memory(
+    config: Any, shape: ModelShape, recipe: Recipe, device_type: str, tokens: int, pass_tokens: int
+) -> PassMemory:
+    """Of a pass that scores packs of ``tokens`` tokens, ``pass_tokens`` in all. ``shape``: that of ``config``."""
+    precision, on_cpu = recipe.scoring.precision, device_type == "cpu"
+    uses_kernels = on_cpu and missing_kernels() is None
+    copies = 0
+    if uses_kernels:
+        width = 2 if precision != "exact" and has_bf16_kernels() else _FLOAT
+        copies = width * (shape.linear + shape.vocabulary * shape.hidden)
+    elif precision == "fast":
+        copies = 2 * shape.linear
+    logits = 0 if uses_kernels else 2 * CHUNK_POSITIONS * shape.vocabulary
+    pack = _FLOAT * (tokens * (4 * shape.hidden + shape.layer_features) + logits)
+    if on_cpu and compiling_pays(config, device_type, pass_tokens):
+        pack += _COMPILER_BYTES
+    return PassMemory(_FLOAT * shape.total + copies, 0, pack)
+
+
+def training_memory(config: Any, settings: TrainingSettings, device_type: str, tokens: int) -> PassMemory:
+    """Of a training in packs of ``tokens`` tokens.
+
+    A model whose code does not run without content is told in the log, and what it keeps is estimated. Raises
+    MissingExtraError and ModelError as ``add_fresh_lora``, which the training would raise too.
+    """
+    model = model_without_content(config)
+    shape = model_shape(model)
+    is_lora = settings.method == "lora"
+    if is_lora:
+        model = add_fresh_lora(model, settings.lora, None)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    held = _held_per_frozen_weight(settings, device_type) if is_lora else _FLOAT
+    weights = _FLOAT * (shape.total - shape.linear) + int(held * shape.linear)
+    layers = config.get_text_config().num_hidden_layers
+    try:
+        # Every form of a frozen layer keeps the same, and 4-bit weights cannot be made without content.
+        kept = _kept_for_backward(model, settings.model_copy(update={"quantization": "none"}), tokens)
+    except (NotImplementedError, TypeError, RuntimeError, AttributeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        logger.warning(
+            "what %s keeps for its backward pass is estimated from its width, since it does not run on tensors without "
+            "content (%s); its peak memory may be far from what is told",
+            type(lm_of(model)).__name__,
+            reason,
+        )
+        kept = _FLOAT * _KEPT_NUMBERS * layers * shape.hidden * tokens
+    of_a_layer = kept // layers
+    if settings.activation_checkpointing:
+        kept = _FLOAT * layers * tokens * shape.hidden + of_a_layer
+    # The head's logits with one tensor of their size; the gradients of one layer, about as large as what it keeps.
+    passing = _FLOAT * 2 * CHUNK_POSITIONS * shape.vocabulary + of_a_layer
+    heap = 0
+    if device_type == "cpu":
+        # Both were measured as one: where the heap is large, what the products keep lies in its holes.
+        by_products = _PRODUCTS_BYTES if settings.precision != "exact" and cpu_multiplies_bf16() else 0
+        heap = max(kept * 3 // 4, 5 * of_a_layer, by_products)
+    # Where weights are replaced, all of them lie in memory beside what replaces them for a moment.
+    loaded = _FLOAT * (shape.total + trained) + (int(held * shape.linear) if held != _FLOAT else 0)
+    state = 4 * _FLOAT * trained - (0 if is_lora else _FLOAT * trained)
+    return PassMemory(weights, state, max(kept + passing + heap, loaded - weights - state))
+
+
+def process_bytes() -> int:
+    """Resident memory of this process once it has imported what a training does; 0 where the system does not tell."""
+    from transformers import Trainer  # noqa: F401  # and with it accelerate, datasets and pandas
+
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def model_without_content(config: Any) -> Any:
+    """The transformers causal LM of a configuration on the meta device, where no weight takes memory."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    return model
+
+
+def model_shape(model: Any) -> ModelShape:
+    """Of ``model_without_content``."""
+    head, body = model.get_output_embeddings(), body_of(model)
+    layers = [m for m in body.modules() if isinstance(m, torch.nn.Linear)]
+    count = model.config.get_text_config().num_hidden_layers
+    return ModelShape(
+        linear=sum(layer.weight.numel() for layer in layers),
+        total=sum(p.numel() for p in model.parameters()),
+        vocabulary=head.weight.shape[0],
+        hidden=head.weight.shape[1],
+        layer_features=sum(layer.out_features for layer in layers) // count,
+    )
+
+
+def _held_per_frozen_weight(settings: TrainingSettings, device_type: str) -> float:
+    """Bytes of a frozen weight as ``prepare_layers`` holds it: packed twice where our CPU kernels serve."""
+    if settings.quantization == "nf4":
+        return 0.5 + _FLOAT / BLOCK
+    kernels = device_type == "cpu" and missing_kernels() is None
+    if settings.precision == "mixed":
+        return 4 if kernels and has_bf16_kernels() else 2
+    if settings.precision in ("exact", "safe") and settings.sharding == "none" and kernels:
+        return 4 if settings.precision == "safe" and has_bf16_kernels() else 8
+    return _FLOAT
+
+
+def _kept_for_backward(model: torch.nn.Module, settings: TrainingSettings, tokens: int) -> int:
+    """Bytes that one pack's forward pass keeps, weights left out; a storage counts once."""
+    prepare_layers(model, settings)
+    body, weights = body_of(model), {_storage(t) for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if _storage(tensor) not in weights:
+            kept[_storage(tensor)] = tensor
+        return tensor
+
+    ids = torch.zeros(1, tokens, dtype=torch.int64, device="meta")
+    model.train()
+    with saved_tensors_hooks(keep, lambda tensor: tensor), segments(lm_of(model), [tokens]):
+        body(input_ids=ids, position_ids=torch.zeros_like(ids), use_cache=False)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata

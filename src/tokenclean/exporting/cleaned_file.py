@@ -1,0 +1,263 @@
+"""The canonical cleaned data set: one Parquet file that every trainer's form is derived from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tokenclean.errors import TableError
+from tokenclean.exporting.kept_counts import CleanedCounts, SourceCounts, count_sources
+from tokenclean.ragged import Ragged
+from tokenclean.store import atomic_path
+from tokenclean.token_table import TokenTable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+UNTRAINED = -100  # the label that every trainer's cross-entropy ignores
+_METADATA_KEY = b"tokenclean"
+_VERSION = 1
+_ROWS_A_GROUP = 1000
+_LENGTH_STEP = 8  # maximum lengths are rounded up to this many tokens
+_COLUMN_TYPES = {
+    "input_ids": "list<int32>",
+    "attention_mask": "list<int8>",
+    "labels": "list<int64>",
+    "completion_mask": "list<int8>",
+    "token_weight": "list<float>",
+    "id": "string",
+    "source": "string",
+}
+_ORIGINAL_ID = "original_id"  # the row's own id, null where it has none; files of older versions lack the column
+_TOKEN_COLUMNS = tuple(name for name, kind in _COLUMN_TYPES.items() if kind.startswith("list"))
+
+
+@dataclass(frozen=True)
+class CleanedDataset:
+    """A canonical file in memory.
+
+    ``rows``: Arrow table with the columns of ``write_cleaned``. ``counts``: what was kept and dropped.
+    ``dropped_ids``: the rows left out because no token of theirs was kept. ``metadata``: that of the table it was
+    made from.
+    """
+
+    path: Path
+    rows: pa.Table
+    counts: CleanedCounts
+    dropped_ids: tuple[str, ...]
+    metadata: Mapping[str, Any]
+
+    @property
+    def longest_row_tokens(self) -> int:
+        """Tokens of the longest row."""
+        return int(_lengths(self.rows, "input_ids").max())
+
+    @property
+    def max_length(self) -> int:
+        """The maximum length a trainer must be given so that it cuts no row: the longest row, rounded up to eights."""
+        return -(-self.longest_row_tokens // _LENGTH_STEP) * _LENGTH_STEP
+
+    def check_binary(self, trainer: str) -> None:
+        """Raise TableError unless every token weight is 0 or 1, for trainers that take labels only."""
+        weights = _flat(self.rows, "token_weight")
+        other = np.flatnonzero((weights != 0) & (weights != 1))
+        if len(other):
+            row = self.rows.column("id")[_row_of(self.rows, int(other[0]))].as_py()
+            raise TableError(
+                f"{self.path}: row {row!r} has a token weight of {weights[other[0]]:g} ({len(other):,} such tokens); "
+                f"{trainer} takes 0/1 labels only. Export with --to hf, which keeps the weights, or clean with a "
+                "method that keeps or drops whole tokens"
+            )
+
+    def write_row_ids(self, path: Path) -> None:
+        """Write a CSV with the number (from 0), id, own id and source of every row, in the order of the dataset."""
+        import csv
+
+        own = self.rows.column(_ORIGINAL_ID) if _ORIGINAL_ID in self.rows.column_names else [None] * len(self.rows)
+        columns = (self.rows.column("id"), own, self.rows.column("source"))
+        values = zip(*([str(v) if v is not None else "" for v in column] for column in columns), strict=True)
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("row", "id", "original_id", "source"))
+            writer.writerows((number, *row) for number, row in enumerate(values))
+
+    def write_columns(self, names: Sequence[str], path: Path, *, with_counts: bool = False) -> None:
+        """Write these columns as Parquet; ``with_counts`` adds counts and dropped ids, never paths of this machine."""
+        import pyarrow.parquet as pq
+
+        cleaned = _metadata(self.counts, self.dropped_ids, {}) if with_counts else None
+        selected = self.rows.select(list(names)).replace_schema_metadata(cleaned)
+        with atomic_path(path) as temporary:
+            pq.write_table(selected, temporary, compression="zstd", row_group_size=_ROWS_A_GROUP)
+
+
+def write_cleaned(table: TokenTable, path: Path | str) -> CleanedCounts:
+    """Write the cleaned tokens of a table as Parquet (zstd) and return what was kept and dropped.
+
+    The table's ``weight`` (float32) counts where it has one, else ``is_kept`` (bool) as 1 and 0, times the data's
+    ``loss_weight``. Columns, all lists of one row's length: ``input_ids`` int32; ``attention_mask`` int8, all 1;
+    ``labels`` int64, the id where the weight is above 0, else −100; ``completion_mask`` int8, 1 where there is a label;
+    ``token_weight`` float32; then ``id``, ``source`` and ``original_id`` (string, the row's own id or null). Rows with
+    nothing kept are left out, counted, and their ids listed in the file's metadata beside the table's.
+
+    Raises TableError for a table with neither column, with nothing kept at all, or with a weight that no trainer can
+    follow: negative, NaN, infinite, on a row's first token (which has no loss) or on a token that is no response.
+    """
+    import pyarrow.parquet as pq
+
+    weights = _checked_weights(table)
+    kept_tokens = weights.map_values(lambda values: values > 0).row_sums().astype(np.int64)
+    chosen = np.flatnonzero(kept_tokens)
+    if not len(chosen):
+        raise TableError(f"no token of the {len(table):,} rows is kept, so there is nothing to train on or export")
+    counts = count_sources(table, kept_tokens)
+    dropped = [table.ids[row] for row in np.flatnonzero(kept_tokens == 0)]
+    metadata = _metadata(counts, dropped, table.metadata)
+    starts = range(0, len(chosen), _ROWS_A_GROUP)
+    with atomic_path(path) as temporary:
+        groups = (_rows(table, weights, chosen[start : start + _ROWS_A_GROUP]) for start in starts)
+        first = next(groups).replace_schema_metadata(metadata)
+        with pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
+            writer.write_table(first)
+            for group in groups:
+                writer.write_table(group.replace_schema_metadata(metadata))
+    return counts
+
+
+def read_cleaned(path: Path | str) -> CleanedDataset:
+    """Read what ``write_cleaned`` wrote. Raises TableError naming the file and the column or row that is wrong."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.is_file():
+        raise TableError(f"{path}: no such file; `tokenclean run` and `tokenclean select` write a cleaned data set")
+    try:
+        rows = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TableError(f"{path}: not a readable Parquet file ({error})") from error
+    _check_columns(rows, path)
+    try:
+        stored = json.loads((rows.schema.metadata or {})[_METADATA_KEY])
+        version = stored["cleaned"]["version"]
+        counts = CleanedCounts(tuple(SourceCounts(**source) for source in stored["cleaned"]["sources"]))
+        dropped = tuple(stored["cleaned"]["dropped_ids"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise TableError(f"{path}: not the metadata of a cleaned data set ({error!r}); write it again") from error
+    if version != _VERSION:
+        raise TableError(f"{path}: written in form {version}, expected {_VERSION}; write it with this tokenclean")
+    if counts.rows != len(rows):
+        raise TableError(f"{path}: holds {len(rows):,} rows, but its metadata counts {counts.rows:,}; write it again")
+    return CleanedDataset(path, rows, counts, dropped, stored.get("table", {}))
+
+
+def _checked_weights(table: TokenTable) -> Ragged:
+    if "weight" in table.columns:
+        weights = table["weight"].map_values(lambda values: values.astype(np.float32))
+    elif "is_kept" in table.columns:
+        weights = table.weighed(table["is_kept"].map_values(lambda values: values.astype(np.float32)))
+    else:
+        raise TableError(
+            f"this table has neither is_kept nor weight; it has {', '.join(table.columns)}. "
+            "`tokenclean select` adds is_kept"
+        )
+    values, offsets = weights.values, weights.offsets
+    is_first = np.zeros(len(values), dtype=bool)
+    is_first[offsets[:-1][weights.lengths > 0]] = True
+    faults = (
+        (~(np.isfinite(values) & (values >= 0)), "a weight must be finite and at least 0"),
+        ((values > 0) & is_first, "the first token of a row has nothing before it and so no loss"),
+        ((values > 0) & ~table["is_response"].values, "a token that is no response is no training target"),
+    )
+    for wrong, reason in faults:
+        if wrong.any():
+            token = int(np.flatnonzero(wrong)[0])
+            row = int(np.searchsorted(offsets, token, side="right")) - 1
+            raise TableError(
+                f"row {table.ids[row]!r}, token {token - offsets[row]}: weight {values[token]:g}, but {reason}; "
+                f"{int(wrong.sum()):,} such tokens. Mend the column that the labels came from"
+            )
+    return weights
+
+
+def _rows(table: TokenTable, weights: Ragged, chosen: np.ndarray) -> pa.Table:
+    import pyarrow as pa
+
+    ids, weight = table["input_ids"].take(chosen), weights.take(chosen)
+    is_kept = weight.values > 0
+    offsets = pa.array(ids.offsets.astype(np.int32))
+    columns = {
+        "input_ids": ids.values.astype(np.int32),
+        "attention_mask": np.ones(len(ids.values), np.int8),
+        "labels": np.where(is_kept, ids.values, UNTRAINED).astype(np.int64),
+        "completion_mask": is_kept.astype(np.int8),
+        "token_weight": weight.values,
+    }
+    arrays: dict[str, pa.Array] = {
+        name: pa.ListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()
+    }
+    arrays["id"] = pa.array([table.ids[row] for row in chosen], pa.string())
+    arrays["source"] = pa.array([table.sources[row] for row in chosen], pa.string())
+    own = table.original_ids or ("",) * len(table)
+    arrays[_ORIGINAL_ID] = pa.array([own[row] or None for row in chosen], pa.string())
+    return pa.table(arrays)
+
+
+def _metadata(counts: CleanedCounts, dropped: Sequence[str], table: Mapping[str, object]) -> dict[bytes, bytes]:
+    cleaned = {"version": _VERSION, "sources": [asdict(s) for s in counts.sources], "dropped_ids": list(dropped)}
+    return {_METADATA_KEY: json.dumps({"cleaned": cleaned, "table": dict(table)}, sort_keys=True).encode()}
+
+
+def _check_columns(rows: pa.Table, path: Path) -> None:
+    for name, expected in _COLUMN_TYPES.items():
+        if name not in rows.column_names:
+            raise TableError(f"{path}: no column {name!r}; a cleaned data set has {', '.join(_COLUMN_TYPES)}")
+        kind = str(rows.schema.field(name).type)
+        if kind.replace("element: ", "").replace("item: ", "") != expected:
+            raise TableError(f"{path}: column {name!r} holds {kind}, expected {expected}")
+        if any(chunk.null_count or _values(chunk).null_count for chunk in rows.column(name).chunks):
+            raise TableError(f"{path}: column {name!r} holds nulls; every row and token needs a value")
+    if not len(rows):
+        raise TableError(f"{path}: holds no row, so there is nothing to export")
+    lengths = {name: _lengths(rows, name) for name in _TOKEN_COLUMNS}
+    for name in _TOKEN_COLUMNS:
+        different = np.flatnonzero(lengths[name] != lengths["input_ids"])
+        if len(different):
+            row = int(different[0])
+            raise TableError(
+                f"{path}: row {rows.column('id')[row].as_py()!r}: {name} has {lengths[name][row]} values "
+                f"for {lengths['input_ids'][row]} input_ids"
+            )
+    flat = {name: _flat(rows, name) for name in _TOKEN_COLUMNS}
+    is_kept = flat["token_weight"] > 0
+    expected_values = {
+        "attention_mask": np.ones_like(flat["attention_mask"]),
+        "labels": np.where(is_kept, flat["input_ids"], UNTRAINED),
+        "completion_mask": is_kept,
+    }
+    for name, expected_value in expected_values.items():
+        wrong = np.flatnonzero(flat[name] != expected_value)
+        if len(wrong):
+            row = rows.column("id")[_row_of(rows, int(wrong[0]))].as_py()
+            raise TableError(f"{path}: row {row!r}: {name} does not follow from input_ids and token_weight")
+
+
+def _values(chunk: pa.Array) -> pa.Array:
+    return chunk.flatten() if str(chunk.type).startswith("list") else chunk
+
+
+def _flat(rows: pa.Table, name: str) -> np.ndarray:
+    return np.concatenate([_values(chunk).to_numpy(zero_copy_only=False) for chunk in rows.column(name).chunks])
+
+
+def _lengths(rows: pa.Table, name: str) -> np.ndarray:
+    return np.concatenate([chunk.value_lengths().to_numpy() for chunk in rows.column(name).chunks])
+
+
+def _row_of(rows: pa.Table, token: int) -> int:
+    return int(np.searchsorted(np.cumsum(_lengths(rows, "input_ids")), token, side="right"))

@@ -1,0 +1,180 @@
+"""The card (README.md) of a cleaned data set: where it came from, what its labels mean, how to train on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from tokenclean.exporting.kept_counts import CleanedCounts
+from tokenclean.exporting.model_name import ModelName, public_name
+
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+# The Hub refuses a card whose `license` it does not know; any other goes under `license_name`.
+_HUB_LICENCES = """
+apache-2.0 mit isc unlicense bsd-2-clause bsd-3-clause mpl-2.0 gpl-3.0 lgpl-3.0 agpl-3.0 cc0-1.0 cc-by-3.0
+cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0
+cc-by-nc-nd-4.0 odc-by odbl pddl openrail cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 llama2 llama3
+llama3.1 llama3.2 llama3.3 gemma
+"""
+_TRAINING = """\
+Every row is one conversation in tokens. `labels` holds the token's id where the token is trained and −100 where it is
+not; `labels[t]` belongs to `input_ids[t]`, and the model shifts. `completion_mask` is 1 at the same places,
+`token_weight` is the weight of the token's loss (0 where it is not trained), `attention_mask` is 1 everywhere.
+
+```python
+from datasets import load_dataset
+
+rows = load_dataset("FOLDER_OR_REPOSITORY", split="train")
+```
+
+Train with the base model's own tokenizer, apply no chat template and add no token: the ids are final. Set the trainer's
+maximum length to at least {max_length} tokens (no row is longer); many trainers cut longer rows without a word. A
+trainer that reads `input_ids`, `attention_mask` and `labels` needs nothing else; fractions in `token_weight` need a
+loss of your own."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card says.
+
+    ``threshold``: the lowest score that was kept (nats); None for a strategy without scores. ``counts``: of the
+    cleaned file. ``licences``: source name -> licence, None where none was stated. ``recipe``: the recipe as YAML.
+    """
+
+    title: str
+    base: ModelName
+    strategy: str
+    counts: CleanedCounts
+    template: str
+    max_length: int
+    tokenclean_version: str
+    references: tuple[ModelName, ...] = ()
+    proportion: float | None = None
+    threshold: float | None = None
+    level: str | None = None
+    licences: Mapping[str, str | None] = field(default_factory=dict)
+    recipe: str = ""
+
+    def to_markdown(self, data_files: str | None) -> str:
+        """README.md of a Hub data-set repository: YAML front matter, then plain sections.
+
+        ``data_files``: the Parquet file in the repository, None where it holds none. Names of local files and folders
+        lose their folder, also in the recipe: a card tells nothing of a machine.
+        """
+        matter = yaml.safe_dump(self._front_matter(data_files), sort_keys=False, allow_unicode=True, width=1000)
+        training = _TRAINING.format(max_length=f"{self.max_length:,}")
+        parts = [
+            f"---\n{matter}---",
+            f"# {_inline(self.title)}",
+            "Token labels for supervised fine-tuning, cleaned with tokenclean "
+            f"{_inline(self.tokenclean_version)}: the tokens worth training on are kept, all others are context only "
+            "([Token Cleaning](https://arxiv.org/abs/2502.01968)).",
+            "## How the tokens were chosen\n\n" + _table(("", ""), self._choice()),
+            "## What is in it\n\n" + self._counts_table(),
+            "## Labels and training\n\n" + training,
+            "## Licences\n\n" + self._licence_text(),
+        ]
+        if self.recipe:
+            parts.append("## Recipe\n\n" + _fenced(without_folders(self.recipe)))
+        return "\n\n".join(parts) + "\n"
+
+    def _front_matter(self, data_files: str | None) -> dict[str, Any]:
+        matter: dict[str, Any] = {"pretty_name": " ".join(self.title.split())}
+        licence = self._common_licence()
+        if licence:
+            slug = re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-")
+            matter |= {"license": slug} if slug in _HUB_LICENCES.split() else {"license": "other", "license_name": slug}
+        rows = self.counts.rows
+        if data_files is not None:
+            split = {"split": "train", "path": data_files}
+            matter["configs"] = [{"config_name": "default", "data_files": [split]}]
+        return matter | {
+            "task_categories": ["text-generation"],
+            "tags": ["token-cleaning", "sft", "tokenclean"],
+            "size_categories": [next((name for limit, name in _SIZES if rows < limit), "10M<n<100M")],
+        }
+
+    def _common_licence(self) -> str | None:
+        """The licence that all sources state, or None where one states none or another."""
+        stated = {self.licences.get(source.source) for source in self.counts.sources}
+        return stated.pop() if len(stated) == 1 else None
+
+    def _choice(self) -> list[tuple[str, str]]:
+        optional = {
+            "Selected token proportion": None if self.proportion is None else f"{self.proportion:g}",
+            "Lowest kept score": None if self.threshold is None else f"{self.threshold:.6g} nats",
+            "Level": self.level,
+        }
+        return [
+            ("Strategy", _inline(self.strategy)),
+            ("Base model", _model(self.base)),
+            *(("Reference model", _model(reference)) for reference in self.references),
+            *((name, _inline(value)) for name, value in optional.items() if value is not None),
+            ("Chat template", _inline(self.template)),
+            ("Maximum length", f"{self.max_length:,} tokens"),
+        ]
+
+    def _counts_table(self) -> str:
+        names = ("source", "rows", "rows left out", "tokens", "response tokens", "kept tokens", "kept share")
+        rows = [
+            (_inline(s.source), s.rows, s.dropped_rows, s.tokens, s.response_tokens, s.kept_tokens)
+            for s in self.counts.sources
+        ]
+        c = self.counts
+        rows.append(("all", c.rows, c.dropped_rows, c.tokens, c.response_tokens, c.kept_tokens))
+        text = [
+            (name, *(f"{n:,}" for n in numbers), f"{numbers[-1] / numbers[-2]:.1%}" if numbers[-2] else "–")
+            for name, *numbers in rows
+        ]
+        return _table(names, text) + (
+            "\n\nRows are left out where no token of theirs was kept; the Parquet file's metadata lists their ids. "
+            "Response tokens count the rows left out too."
+        )
+
+    def _licence_text(self) -> str:
+        named = [(s.source, self.licences.get(s.source)) for s in self.counts.sources]
+        lines = [f"- {_inline(source)}: {_inline(licence) if licence else 'not stated'}" for source, licence in named]
+        return "Each row keeps the licence of its source.\n\n" + "\n".join(lines)
+
+
+def without_folders(recipe: str) -> str:
+    """The recipe's YAML with every local path cut to its last part."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, dict):
+            # A source's `path` is local by definition, be it relative or not.
+            return {
+                k: PurePosixPath(v).name if k == "path" and isinstance(v, str) else cut(v) for k, v in value.items()
+            }
+        if isinstance(value, list):
+            return [cut(inner) for inner in value]
+        return public_name(value) if isinstance(value, str) else value
+
+    return yaml.safe_dump(cut(yaml.safe_load(recipe)), sort_keys=False, allow_unicode=True)
+
+
+def _model(model: ModelName) -> str:
+    name = _inline(public_name(model.name))
+    return f"{name}, revision {_inline(model.revision)}" if model.revision else name
+
+
+def _table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    head = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    return "\n".join(head + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def _inline(text: str) -> str:
+    """Text that stays text in Markdown, on one line and in one cell of a table."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(text.split()))
+
+
+def _fenced(text: str) -> str:
+    """A code block whose fence is longer than any run of backticks in the text."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}yaml\n{text.rstrip()}\n{fence}"

@@ -1,0 +1,256 @@
+"""Models that stay in memory between passes: each base once, whatever stands on it.
+
+An adapter works by putting modules of its own into its base. Here they come and go: they are put in for a pass with the
+adapter, and after it the base's own modules stand in their places again. So the base is scored as the very object that
+was loaded, with nothing in it that would have to be told to do nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenclean.models.device import give_back_memory
+from tokenclean.models.loading.load import ModelSource, adapter_fingerprint, attach_adapter, load_model
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+_ABSENT: Any = object()
+_MODEL_FILES = (".safetensors", ".json", ".gguf", ".py")
+_ELEMENTS_AT_ONCE = 1 << 22
+
+
+class ModelCache:
+    """Models kept in memory between passes: a base is loaded once and serves itself and every adapter on it.
+
+    ``device``: where they are loaded. ``keep``: how many loads of weights stay in memory. Before another is loaded,
+    the one used least recently goes, so ``keep`` is the peak as well. An adapter that changes the weights of its base
+    when it is attached (trained biases, the initialisation of PiSSA) gets a load of its own.
+
+    For one thread. Raises ValueError for ``keep`` < 1.
+    """
+
+    def __init__(self, device: str | torch.device = "cpu", keep: int = 1) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
+        self._device, self._keep = device, keep
+        self._loads: dict[_Key, _Load] = {}  # the one used last stands last
+        self._changes_base: set[tuple[_Key, str]] = set()
+        self._has_garbage = False
+
+    @contextmanager
+    def using(self, source: ModelSource) -> Iterator[torch.nn.Module]:
+        """Run a block with the source's model: float32, in eval mode, its parameters without gradient.
+
+        Without an adapter it is the plain transformers causal LM; with one, the PEFT model around that same object,
+        unmerged. A source gives the same object each time, as long as it stays in memory and its files do not change:
+        an adapter's folder is compared by content each time, a base's by sizes and times, and what came from the Hub
+        stays as it was loaded. Outside of its block the object must not be called: another adapter may stand in it.
+
+        Raises ModelError and MissingExtraError as ``load_model`` does, RuntimeError inside a block that uses another
+        source on the same base, or where all of ``keep`` are in use.
+        """
+        load, attached = self._resident(source)
+        load.user, load.blocks = source, load.blocks + 1
+        try:
+            _put_in(attached.changes)
+            yield attached.model
+        finally:
+            load.blocks -= 1
+            if not load.blocks:
+                _take_out(attached.changes)
+
+    def clear(self) -> None:
+        """Let go of all memory (training needs it). What a caller still holds stays until it lets go of it too.
+
+        Raises RuntimeError inside a block of ``using``.
+        """
+        self._drop(*self._loads)
+        self._free()
+
+    def _resident(self, source: ModelSource) -> tuple[_Load, _Attached]:
+        base, adapter = replace(source, adapter=None), _key(source).adapter
+        if (used := self._used(base)) is not None:
+            if used.user is None or _key(used.user) != _key(source):
+                raise RuntimeError(f"{source}: its base is in use as {used.user}; leave that block first")
+            return used, used.attached[adapter]
+        content = adapter_fingerprint(adapter) if adapter is not None and Path(adapter).exists() else ""
+        if adapter is not None and (_key(source), content) not in self._changes_base:
+            attached = self._loaded(base).attached.get(adapter)
+            if attached is None or attached.content != content:
+                attached = self._attach(source, content)
+            if attached is not None:
+                return self._loads[_key(base)], attached
+        load = self._loaded(source, content)
+        return load, load.attached[adapter]
+
+    def _used(self, base: ModelSource) -> _Load | None:
+        """The load of this base, or of an adapter on it, that an open block uses."""
+        loads = ((replace(key, adapter=None), load) for key, load in self._loads.items())
+        return next((load for key, load in loads if load.blocks and key == _key(base)), None)
+
+    def _loaded(self, source: ModelSource, content: str = "") -> _Load:
+        """The load of just this source. ``content``: of the adapter that has it for itself."""
+        key, files = _key(source), (_stamps(source.base), content)
+        if key in self._loads and self._loads[key].files == files:
+            self._loads[key] = self._loads.pop(key)
+            return self._loads[key]
+        if key in self._loads:
+            self._drop(key)
+        while len(self._loads) >= self._keep:
+            unused = [key for key, load in self._loads.items() if not load.blocks]
+            if not unused:
+                users = " and ".join(str(load.user) for load in self._loads.values())
+                raise RuntimeError(f"{source}: {users} in use, and keep={self._keep}; leave a block first or keep more")
+            self._drop(unused[0])
+        self._free()
+        model = load_model(source, device=self._device)
+        model.requires_grad_(False)
+        self._loads[key] = _Load(model, files, {key.adapter: _Attached(model, content)})
+        return self._loads[key]
+
+    def _attach(self, source: ModelSource, content: str) -> _Attached | None:
+        """Put the adapter on its base and take it out again; None, and the base is gone, where that left traces."""
+        key, base = _key(source), _key(replace(source, adapter=None))
+        load = self._loads[base]
+        load.attached.pop(key.adapter, None)
+        weights = [*load.model.parameters(), *load.model.buffers()]
+        sums, entries = _checksums(weights), _entries(load.model)
+        try:
+            model = attach_adapter(load.model, str(source.adapter)).to(self._device).eval().requires_grad_(False)
+        except BaseException:
+            self._drop(base)  # it may be left half attached
+            raise
+        changes = _changes(entries)
+        _take_out(changes)
+        if any(change.after is _ABSENT for change in changes) or _checksums(weights) != sums:
+            logger.warning("%s changes its base when it is attached; it gets a load of its own", source.adapter)
+            self._changes_base.add((key, content))
+            self._drop(base)
+            return None
+        load.attached[key.adapter] = _Attached(model, content, tuple(changes))
+        return load.attached[key.adapter]
+
+    def _drop(self, *keys: _Key) -> None:
+        if users := [str(self._loads[key].user) for key in keys if self._loads[key].blocks]:
+            raise RuntimeError(f"{' and '.join(users)} in use; leave its block before letting go of its memory")
+        for key in keys:
+            del self._loads[key]
+            self._has_garbage = True
+
+    def _free(self) -> None:
+        """Collect what was dropped; not yet in ``_drop``, whose callers may still hold it."""
+        if self._has_garbage:
+            give_back_memory()
+            self._has_garbage = False
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What tells one load from another; local paths are absolute."""
+
+    base: str
+    adapter: str | None
+    revision: str | None
+    trusted: bool
+
+
+@dataclass(frozen=True)
+class _Change:
+    """One entry that attaching an adapter changes, in the attributes of a module or in one of its tables."""
+
+    table: dict[Any, Any]
+    name: Any
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
+class _Attached:
+    """A model to score with. ``content``: hash of its adapter's files; ``changes``: what puts the adapter in."""
+
+    model: torch.nn.Module
+    content: str = ""
+    changes: tuple[_Change, ...] = ()
+
+
+@dataclass
+class _Load:
+    """Weights in memory. ``files``: what they were loaded from; ``attached``: by adapter, None for the plain base;
+    ``user``: the source of the open blocks of ``using``, of which there are ``blocks``."""
+
+    model: PreTrainedModel
+    files: tuple[Any, str]
+    attached: dict[str | None, _Attached] = field(default_factory=dict)
+    user: ModelSource | None = None
+    blocks: int = 0
+
+
+def _key(source: ModelSource) -> _Key:
+    adapter = None if source.adapter is None else _place(source.adapter)
+    return _Key(_place(source.base), adapter, source.revision, source.trusted)
+
+
+def _place(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _stamps(base: str) -> list[tuple[Any, ...]]:
+    """Sizes and times of a local base's files; hashing them would take longer than a switch may."""
+    path = Path(base)
+    files = sorted(p for p in path.iterdir() if p.suffix in _MODEL_FILES) if path.is_dir() else [path]
+    found = [(file.name, file.stat()) for file in files if file.is_file()]
+    return [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_dev, s.st_ino) for name, s in found]
+
+
+def _entries(model: PreTrainedModel) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
+    """The attributes of all modules and of the configuration, and the tables among them (children, parameters,
+    hooks, …): each as it lives, with a copy."""
+    tables = [vars(part) for part in (*model.modules(), model.config)]
+    tables += [value for table in list(tables) for value in table.values() if isinstance(value, dict)]
+    return [(table, dict(table)) for table in tables]
+
+
+def _changes(entries: Sequence[tuple[dict[Any, Any], dict[Any, Any]]]) -> list[_Change]:
+    """How the tables differ from their copies."""
+    return [
+        _Change(table, name, copy.get(name, _ABSENT), table.get(name, _ABSENT))
+        for table, copy in entries
+        for name in {**copy, **table}
+        if copy.get(name, _ABSENT) is not table.get(name, _ABSENT)
+    ]
+
+
+def _put_in(changes: Sequence[_Change]) -> None:
+    for change in changes:
+        change.table[change.name] = change.after
+
+
+def _take_out(changes: Sequence[_Change]) -> None:
+    for change in changes:
+        if change.before is _ABSENT:
+            change.table.pop(change.name, None)
+        else:
+            change.table[change.name] = change.before
+
+
+def _checksums(tensors: Sequence[torch.Tensor]) -> list[list[int]]:
+    """Sums of each tensor's bits mod 2^64, with odd factors, so that no change of a single element escapes."""
+    import torch
+
+    found = []
+    for tensor in tensors:
+        flat = tensor.detach().flatten()
+        bits = flat.view(torch.int32 if flat.element_size() % 4 == 0 else torch.uint8)
+        odd = torch.arange(min(len(bits), _ELEMENTS_AT_ONCE), device=bits.device) * 2 + 1
+        sums = [(part.long() * odd[: len(part)]).sum() for part in bits.split(_ELEMENTS_AT_ONCE)]
+        found.append(torch.stack(sums).tolist())
+    return found

@@ -1,0 +1,154 @@
+"""Which keys of a row are read, and the columns they are read from where a pool names them otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, Final, get_args
+
+from tokenclean.errors import RecipeError
+from tokenclean.pool.conversation import Role
+from tokenclean.pool.formats.field_types import Row, RowError, describe_keys, quote
+from tokenclean.pool.formats.labelled_tokens import TOKEN_MASKS, TOKEN_WEIGHTS
+from tokenclean.pool.formats.weights import NUMBER_KEYS, WEIGHT_KEYS
+
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+# What a format needs: every group, and of a group exactly one key.
+REQUIRED_KEYS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "messages": (("messages",),),
+    "sharegpt": (("conversations",),),
+    "alpaca": (("instruction",), ("output", "response")),
+    "prompt_completion": (("prompt",), ("completion",)),
+    "tokens": (("input_ids",), ("labels", "completion_mask", "assistant_masks")),
+    "text": (("text",),),
+}
+OPTIONAL_KEYS: dict[str, tuple[str, ...]] = {
+    "messages": ("system", "tools"),
+    "sharegpt": ("system", "tools"),
+    "alpaca": ("input", "context", "query", "system", "history", "tools", *REASONING_KEYS),
+    "prompt_completion": ("tools", "system"),
+    "tokens": ("attention_mask", *TOKEN_MASKS, *TOKEN_WEIGHTS),
+    "text": (),
+}
+MESSAGE_KEYS: tuple[str, ...] = (
+    *("role", "content", "from", "value", "tool_calls", *REASONING_KEYS, "function_call", "name", "tool_call_id"),
+    *WEIGHT_KEYS,
+)
+# Keys that any row may have, beside those of its format.
+COMMON_KEYS = ("source", "original_id", "id")
+ROW_WEIGHT_KEYS = ("train", "training", *NUMBER_KEYS)
+ROW_KEYS: dict[str, frozenset[str]] = {
+    name: frozenset(key for group in groups for key in group) | frozenset(OPTIONAL_KEYS[name])
+    for name, groups in REQUIRED_KEYS.items()
+}
+ROLES: tuple[Role, ...] = get_args(Role)
+MISSING: Final = object()
+
+_FORMATS_OF_MESSAGES = ("messages", "sharegpt", "prompt_completion")
+_ALL_ROW_KEYS = frozenset[str]().union(*ROW_KEYS.values())
+_ROW_KEYS_ALONE = _ALL_ROW_KEYS - {*MESSAGE_KEYS}  # reasoning, say, may stand in a message too
+
+
+def check_columns(format: str, columns: Mapping[str, str] | None, roles: Mapping[str, str] | None) -> None:
+    """RecipeError, with every fault at once, where the options of ``parse_row`` cannot fit any row."""
+    problems = _check_format(format)
+    if columns and not problems:
+        problems += _check_keys(format, columns)
+    problems += _check_roles(roles or {})
+    if problems:
+        raise RecipeError(problems, source="options")
+
+
+def find_column(row: Row, column: str) -> Any:
+    """The value of a column, MISSING where there is none.
+
+    A dot leads into an object (``meta.question``) or to an element of a list (``dialogue.0``), unless a column bears
+    the whole name. A null along the path gives null.
+    """
+    if column in row:
+        return row[column]
+    value: Any = row
+    for part in column.split("."):
+        if value is None:
+            return None
+        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, Mapping) and part in value:
+            value = value[part]
+        else:
+            return MISSING
+    return value
+
+
+def maps_rows(columns: Mapping[str, str]) -> bool:
+    """Whether keys of the row are mapped, so that only these are read; else at most keys of messages are."""
+    return any(key in _ROW_KEYS_ALONE for key in columns)
+
+
+def map_columns(row: Row, columns: Mapping[str, str]) -> Row:
+    """The row under our keys: only those mapped, or the row as it is where ``columns`` maps keys of messages alone.
+
+    Raises RowError where a mapped column is missing.
+    """
+    if not maps_rows(columns):
+        return row
+    return {key: read_column(row, column, key) for key, column in columns.items() if key in _ALL_ROW_KEYS}
+
+
+def read_column(row: Row, column: str, key: str) -> Any:
+    """The value of ``column``, which stands for our ``key``; RowError naming both where it is missing."""
+    value = find_column(row, column)
+    if value is MISSING:
+        raise RowError(f"{key}: no column {quote(column)}; found {describe_keys(row)}")
+    return value
+
+
+def describe_groups(groups: tuple[tuple[str, ...], ...]) -> str:
+    """What a format needs, in words."""
+    return " and ".join(" or ".join(group) for group in groups)
+
+
+def _check_format(format: str) -> list[str]:
+    known = ("auto", *REQUIRED_KEYS)
+    if format in known:
+        return []
+    return [f"format: expected one of {', '.join(known)}, found {_name_close(format, known)}"]
+
+
+def _check_keys(format: str, columns: Mapping[str, str]) -> list[str]:
+    known = {*_ALL_ROW_KEYS, *MESSAGE_KEYS, *COMMON_KEYS}
+    problems = [f"columns: no key of ours is {_name_close(key, known)}" for key in columns if key not in known]
+    problems += [
+        f"columns.{key}: expected the name of a column, found {quote(column)}"
+        for key, column in columns.items()
+        if not isinstance(column, str) or not column.strip()
+    ]
+    if {"role", "content"} & columns.keys() and {"from", "value"} & columns.keys():
+        problems.append("columns: expected role and content, or from and value, found keys of both")
+    mapped = columns.keys() & _ALL_ROW_KEYS
+    names = list(REQUIRED_KEYS) if format == "auto" else [format]
+    if maps_rows(columns) and not problems and not any(_is_complete(name, mapped) for name in names):
+        needs = "; ".join(f"{name} needs {describe_groups(REQUIRED_KEYS[name])}" for name in names)
+        problems.append(f"columns: only mapped keys are read, and {', '.join(sorted(mapped))} is not enough: {needs}")
+    if format != "auto":
+        used = {*COMMON_KEYS, *ROW_KEYS[format], *(MESSAGE_KEYS if format in _FORMATS_OF_MESSAGES else ())}
+        problems += [f"columns.{key}: the format {format} does not read it" for key in columns if key in known - used]
+    return problems
+
+
+def _check_roles(roles: Mapping[str, str]) -> list[str]:
+    problems = ["roles: a role's name is blank" for name in roles if not isinstance(name, str) or not name.strip()]
+    return problems + [
+        f"roles.{name}: expected one of {', '.join(ROLES)}, found {_name_close(role, ROLES)}"
+        for name, role in roles.items()
+        if role not in ROLES
+    ]
+
+
+def _is_complete(format: str, mapped: Iterable[str]) -> bool:
+    return all(any(key in mapped for key in group) for group in REQUIRED_KEYS[format])
+
+
+def _name_close(name: object, known: Iterable[str]) -> str:
+    close = get_close_matches(name, sorted(known), n=1) if isinstance(name, str) else []
+    return f"{quote(name)}; did you mean {close[0]!r}?" if close else quote(name)

@@ -1,0 +1,130 @@
+"""The processes of one command that share its work, as ``torchrun`` and ``accelerate launch`` start them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from tokenclean.errors import RankError
+
+if TYPE_CHECKING:
+    import torch
+
+# A rank may be done days before the slowest one; that a rank has died is the launcher's to see.
+_TIMEOUT = timedelta(days=30)
+_ADVICE = "start all of them with torchrun or accelerate launch"
+
+
+@dataclass(frozen=True)
+class Processes:
+    """``rank``: this process, from 0, of ``count``; ``local_rank``: its number among those of its machine.
+
+    Nothing is initialised with one process, and with several at their first meeting only.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.rank < self.count and 0 <= self.local_rank < self.count):
+            raise RankError(
+                f"rank {self.rank} (of its machine: {self.local_rank}) of {self.count} processes: expected numbers "
+                f"from 0 to {self.count - 1}; {_ADVICE}, or unset RANK, WORLD_SIZE and LOCAL_RANK"
+            )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Processes:
+        """What RANK, WORLD_SIZE and LOCAL_RANK say; one process without WORLD_SIZE. Raises RankError where they are
+        no such numbers."""
+        if environment.get("WORLD_SIZE", "1") == "1":
+            return cls()
+        values = {name: environment.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+        wrong = [f"{name}={value}" if value else f"no {name}" for name, value in values.items() if not value.isdigit()]
+        if wrong:
+            raise RankError(f"{', '.join(wrong)} in the environment, expected a number; {_ADVICE}, or unset WORLD_SIZE")
+        return cls(int(values["RANK"]), int(values["WORLD_SIZE"]), int(values["LOCAL_RANK"]))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which speaks and writes for all."""
+        return self.rank == 0
+
+    def owns(self, number: int) -> bool:
+        """Whether the piece of work of this number, from 0, is this rank's."""
+        return number % self.count == self.rank
+
+    def barrier(self) -> None:
+        """Wait until every rank is here. Raises RankError where one cannot be met or has ended."""
+        self.all_reduce_sum([0])
+
+    def all_reduce_sum(self, numbers: Sequence[int]) -> list[int]:
+        """The sums over all processes (int64), each of which gives as many numbers. Waits as ``barrier`` does."""
+        if self.count == 1:
+            return list(numbers)
+        import torch
+
+        sums = torch.tensor(numbers, dtype=torch.int64)
+        self._meet(lambda distributed: distributed.all_reduce(sums))
+        return sums.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's JSON value, in order of rank; floats come as they are. Waits as ``barrier`` does."""
+        if self.count == 1:
+            return [value]
+        import torch
+
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = self.all_reduce_sum([len(text) if rank == self.rank else 0 for rank in range(self.count)])
+        longest = max(lengths)
+        filled = torch.zeros(longest, dtype=torch.uint8)
+        filled[: len(text)] = text
+        found = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.count)]
+        self._meet(lambda distributed: distributed.all_gather(found, filled))
+        return [json.loads(bytes(part[:n].tolist())) for part, n in zip(found, lengths, strict=True)]
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        """Put the sum over all processes into each rank's tensor, on whichever device. Waits as ``barrier`` does."""
+        if self.count > 1:
+            self._meet(lambda distributed: distributed.all_reduce(tensor))
+
+    def broadcast(self, tensor: torch.Tensor) -> None:
+        """Put rank 0's content into each rank's tensor, on whichever device. Waits as ``barrier`` does."""
+        if self.count > 1:
+            self._meet(lambda distributed: distributed.broadcast(tensor, src=0))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Leave, when the block ends, the group that its first meeting has formed."""
+        try:
+            yield
+        finally:
+            distributed = sys.modules.get("torch.distributed")  # a command that fails early has not loaded torch
+            if self.count > 1 and distributed is not None and distributed.is_initialized():
+                distributed.destroy_process_group()
+
+    def _meet(self, action: Callable) -> None:
+        import torch
+        import torch.distributed as distributed
+
+        try:
+            if not distributed.is_initialized():
+                backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+                distributed.init_process_group(backend, rank=self.rank, world_size=self.count, timeout=_TIMEOUT)
+            action(distributed)
+        except (RuntimeError, ValueError) as error:  # ValueError: no MASTER_ADDR and MASTER_PORT
+            reason = str(error).splitlines()[0].partition(". ")[0]
+            raise RankError(
+                f"cannot meet the other processes ({reason}); where one of them failed, its own message says why; else "
+                f"{_ADVICE}"
+            ) from error
+
+
+SINGLE_PROCESS = Processes()
+"""One process."""

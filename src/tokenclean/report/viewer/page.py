@@ -1,0 +1,36 @@
+"""The token viewer: one HTML file with everything in it, which works from disk and asks no network for anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tokenclean.report.html import render, write_text
+from tokenclean.report.viewer.page_data import View, page_data
+
+
+def write_page(view: View, path: Path | str, *, title: str, proportion: float | None = None) -> None:
+    """Write the page that shows a view. ``proportion``: where its slider starts, by default at the table's labels.
+
+    Raises MissingExtraError without jinja2, RunFolderError where the file cannot be written.
+    """
+    write_text(render_page(view, title=title, proportion=proportion), path)
+
+
+def render_page(view: View, *, title: str, proportion: float | None = None) -> str:
+    """The page as text."""
+    return render(
+        "viewer.html.j2",
+        "the token viewer",
+        style="viewer.css",
+        script="viewer.js",
+        title=title,
+        tables=[{"name": table.name, "has_slider": table.ranks_R is not None} for table in view.tables],
+        raw={"data": script_json(page_data(view, proportion=proportion))},
+    )
+
+
+def script_json(value: object) -> str:
+    """JSON that a ``<script>`` element holds as it is, whatever its texts say: no ``<`` in it ends the element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,0 +1,189 @@
+"""The whole pool behind the conversations that a viewer shows: what it holds, its ranking, and every cut of it.
+
+A page re-cuts by rank: at proportion p it keeps the ranks below ``kept_count(n, p)``, which are the tokens that
+``select_tokens`` keeps at level ``global``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tokenclean.errors import TableError
+from tokenclean.ragged import Ragged, offsets_of
+from tokenclean.selection import kept_count, order_keys
+from tokenclean.token_table import TokenTable
+
+STEPS = 1_000
+"""Cuts are counted at the proportions 0/1000 … 1000/1000."""
+NOT_RANKED = 0xFFFFFFFF
+"""The rank of a response token without a finite score."""
+
+
+@dataclass(frozen=True)
+class RankedPool:
+    """A whole table without its tokens: N rows, R response tokens in the order of (row, position).
+
+    ``ids``/``sources``: one a row. ``lengths``: int64 (N,), tokens of each row. ``responses``: int64 (N + 1,), offsets
+    of the rows among the response tokens. ``scores_R``: as stored, None for a table without scores. ``kept_R``: bool
+    (ŷ), None for a table without labels. ``digests``: a hash of each row's ids.
+    """
+
+    ids: tuple[str, ...]
+    sources: tuple[str, ...]
+    lengths: np.ndarray
+    responses: np.ndarray
+    scores_R: np.ndarray | None
+    kept_R: np.ndarray | None
+    digests: tuple[bytes, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def row_R(self) -> np.ndarray:
+        """The row of each response token, int64 (R,)."""
+        return np.repeat(np.arange(len(self.ids)), np.diff(self.responses))
+
+    def of_rows(self, values_R: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Of a value for each response token, those of the given rows, row after row."""
+        return Ragged(values_R, self.responses).take(rows).values
+
+
+def survey_table(parts: Iterable[TokenTable], name: str = "this table") -> RankedPool:
+    """Read a table once, part after part. Raises TableError, with its name, for scores that are not real numbers."""
+    ids: list[str] = []
+    sources: list[str] = []
+    digests: list[bytes] = []
+    lengths: list[np.ndarray] = []
+    counts: list[np.ndarray] = []
+    scores: list[np.ndarray] = []
+    kept: list[np.ndarray] = []
+    metadata: Mapping[str, Any] = {}
+    for part in parts:
+        is_response = part["is_response"]
+        ids += part.ids
+        sources += part.sources
+        digests += (hashlib.blake2b(row.tobytes(), digest_size=12).digest() for row in part["input_ids"])
+        lengths.append(is_response.lengths)
+        counts.append(is_response.row_sums().astype(np.int64))
+        metadata = part.metadata
+        if "score" in part.columns:
+            scores.append(part["score"].values[is_response.values])
+            if scores[-1].dtype.kind not in "iuf":
+                raise TableError(f"{name}: column 'score': scores must be real numbers, found {scores[-1].dtype}")
+        if "is_kept" in part.columns:
+            kept.append(part["is_kept"].values[is_response.values])
+    return RankedPool(
+        tuple(ids),
+        tuple(sources),
+        np.concatenate(lengths) if lengths else np.empty(0, np.int64),
+        offsets_of(np.concatenate(counts) if counts else np.empty(0, np.int64)),
+        np.concatenate(scores) if scores else None,
+        np.concatenate(kept) if kept else None,
+        tuple(digests),
+        metadata,
+    )
+
+
+def pool_ranks(scores_R: np.ndarray) -> np.ndarray:
+    """Place of each response token among those with a finite score, best first, uint32, shape (R,).
+
+    ``scores_R``: real numbers in the order of (row, position), which breaks ties. A token without a finite score has
+    ``NOT_RANKED``.
+    """
+    ranks_R = np.full(len(scores_R), NOT_RANKED, dtype=np.uint32)
+    ranked = np.flatnonzero(np.isfinite(scores_R))
+    best_first = np.argsort(~order_keys(scores_R[ranked]), kind="stable")
+    ranks_R[ranked[best_first]] = np.arange(len(ranked), dtype=np.uint32)
+    return ranks_R
+
+
+@dataclass(frozen=True)
+class CutTable:
+    """What every cut keeps, at the proportions 0/1000 … 1000/1000.
+
+    ``kept``: int64, shape (1001, S), ranked tokens kept of each of S sources. ``thresholds``: float32 (1001,), the
+    lowest kept score (τ of Eq. 4), NaN where nothing is kept.
+    """
+
+    kept: np.ndarray
+    thresholds: np.ndarray
+
+
+def cut_table(scores_R: np.ndarray, ranks_R: np.ndarray, source_R: np.ndarray, source_count: int) -> CutTable:
+    """Count every cut. ``source_R``: int (R,), the number of each response token's source."""
+    is_ranked = ranks_R != NOT_RANKED
+    ranked = ranks_R[is_ranked].astype(np.int64)
+    kept_counts = np.array([kept_count(len(ranked), step / STEPS) for step in range(STEPS + 1)])
+    # A rank is kept from the first step on whose count lies above it.
+    first_step = np.searchsorted(kept_counts, ranked, side="right")
+    cells = first_step * source_count + source_R[is_ranked]
+    newly_kept = np.bincount(cells, minlength=(STEPS + 1) * source_count).reshape(STEPS + 1, source_count)
+    best_first = np.empty(len(ranked), dtype=np.float32)
+    best_first[ranked] = scores_R[is_ranked]
+    thresholds = np.full(STEPS + 1, np.nan, dtype=np.float32)
+    keeps_any = kept_counts > 0
+    thresholds[keeps_any] = best_first[kept_counts[keeps_any] - 1]
+    return CutTable(np.cumsum(newly_kept, axis=0), thresholds)
+
+
+def choose_rows(
+    sources: Sequence[str], lengths: np.ndarray, *, max_conversations: int, max_tokens: int, seed: int
+) -> np.ndarray:
+    """Rows to show, int64, rising: all where they fit, else a seeded sample in which each source has its share.
+
+    ``lengths``: int (N,), tokens of each row. Every source gives one row before any gives a second. A row longer than
+    ``max_tokens`` by itself is never taken. The sample ends before the first row that does not fit any more, so that
+    long rows are not passed over for short ones.
+    """
+    rows = np.flatnonzero(lengths <= max_tokens)
+    if len(rows) <= max_conversations and int(lengths[rows].sum()) <= max_tokens:
+        return rows
+    shuffled = np.random.default_rng(seed).permutation(rows)
+    names: list[str] = [str(sources[row]) for row in shuffled.tolist()]
+    sizes, seen = Counter(names), Counter[str]()
+    place = np.empty(len(shuffled))
+    for at, name in enumerate(names):
+        # Row i of a source with m rows stands at i / m of the way, so a source has its share of any beginning.
+        place[at] = seen[name] / sizes[name]
+        seen[name] += 1
+    ordered = shuffled[np.argsort(place, kind="stable")]
+    fitting = int(np.count_nonzero(np.cumsum(lengths[ordered]) <= max_tokens))
+    return np.sort(ordered[: min(max_conversations, fitting)])
+
+
+def take_rows(parts: Iterable[TokenTable], rows: np.ndarray) -> TokenTable:
+    """The given rows, numbered over all parts, in the given order, as one table in memory."""
+    order = np.argsort(rows, kind="stable")
+    rising = rows[order]
+    ids: list[str] = []
+    sources: list[str] = []
+    columns: dict[str, list[Ragged]] = {}
+    metadata: Mapping[str, Any] = {}
+    original_ids: list[str] = []
+    first = 0
+    for part in parts:
+        here = rising[np.searchsorted(rising, first) : np.searchsorted(rising, first + len(part))] - first
+        first += len(part)
+        metadata = part.metadata
+        ids += (part.ids[row] for row in here.tolist())
+        sources += (part.sources[row] for row in here.tolist())
+        original_ids += ((part.original_ids[row] if part.original_ids else "") for row in here.tolist())
+        for name, column in part.columns.items():
+            columns.setdefault(name, []).append(column.take(here))
+    back = np.argsort(order, kind="stable")
+    return TokenTable(
+        tuple(ids[row] for row in back.tolist()),
+        tuple(sources[row] for row in back.tolist()),
+        {name: _joined(column).take(back) for name, column in columns.items()},
+        metadata,
+        tuple(original_ids[row] for row in back.tolist()) if any(original_ids) else (),
+    )
+
+
+def _joined(parts: Sequence[Ragged]) -> Ragged:
+    lengths = np.concatenate([part.lengths for part in parts])
+    return Ragged(np.concatenate([part.values for part in parts]), offsets_of(lengths))

@@ -1,0 +1,166 @@
+"""One pass of one model over a pool: the loss of every response token."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tokenclean.errors import NonFiniteError
+from tokenclean.models.packing import plan_packs, trimmed_lengths
+from tokenclean.ragged import Ragged
+from tokenclean.tokens.tokenize import TokenizedPool
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+PACK_TOKENS = 4096
+
+FURTHER_COLUMNS = ("entropy", "is_top1", "probability")
+"""What a pass can tell beside the loss: entropy of the model's next-token distribution (float32, nats), whether no
+other token is likelier (bool), probability of the token, e^−loss (float32)."""
+
+COMPILE = ("auto", "on", "off")
+
+Progress = Callable[[int, int], None]
+"""Called after each pack with (tokens done, tokens in all)."""
+
+
+class Scorer:
+    """A model made ready to score pools, for as many passes as wanted.
+
+    ``model``: a loaded float32 transformers causal LM, or the PEFT model around one; it is scored in eval mode and
+    left as it was. ``precision``: ``exact``, ``safe`` or ``fast`` (see ``models.precision``). ``pack_tokens``: tokens
+    in one forward pass. ``columns``: names in FURTHER_COLUMNS. ``longest_row``: tokens of the longest row to come
+    (see ``CausalLM``); a longer one met later is checked then. ``compile``: ``on``, ``off``, or ``auto``, which
+    compiles the layers where ``expected_tokens``, those of the whole pass, are enough for it to pay.
+
+    Raises ValueError for an unknown precision, column or compile, or a budget below one token.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        *,
+        precision: str = "exact",
+        pack_tokens: int = PACK_TOKENS,
+        columns: Sequence[str] = (),
+        longest_row: int = 0,
+        compile: str = "auto",
+        expected_tokens: int = 0,
+    ) -> None:
+        from tokenclean.models.causal_lm import CausalLM
+        from tokenclean.models.compiled import compiling_pays
+        from tokenclean.models.precision import check_precision
+
+        check_precision(precision)
+        if pack_tokens < 1:
+            raise ValueError(f"pack_tokens must be at least 1, got {pack_tokens}")
+        if unknown := sorted(set(columns) - set(FURTHER_COLUMNS)):
+            raise ValueError(f"unknown columns {', '.join(unknown)}; known: {', '.join(FURTHER_COLUMNS)}")
+        if compile not in COMPILE:
+            raise ValueError(f"compile must be one of {', '.join(COMPILE)}, got {compile!r}")
+        self.model, self.precision, self.pack_tokens, self.columns = model, precision, pack_tokens, tuple(columns)
+        self._causal_lm = causal_lm = CausalLM(model, longest_row=longest_row)
+        may_pay = compile == "auto" and causal_lm.is_packed
+        pays = may_pay and compiling_pays(causal_lm.lm.config, causal_lm.device.type, expected_tokens)
+        self._has_to_compile = compile == "on" or pays
+
+    @property
+    def policy(self) -> dict[str, Any]:
+        """What the losses depend on beside weights and text, to be recorded with them: scores of two policies are
+        never subtracted."""
+        with self._causal_lm.precision(self.precision):
+            kernel = self._causal_lm.kernel
+        return {"precision": self.precision, "pack_tokens": self.pack_tokens, "kernel": kernel}
+
+    def score(self, tokens: TokenizedPool, progress: Progress | None = None) -> dict[str, Ragged]:
+        """ℓ(x_j | x_:j; θ) of each response token (§3.1), aligned with ``tokens.input_ids``, and the further columns.
+
+        Returns ``loss``, float32 nats, finite exactly where ``is_response`` is True and NaN elsewhere (``loss[t]``
+        belongs to ``input_ids[t]`` given the tokens before it), then the columns asked for, NaN or False off the
+        response. Raises NonFiniteError naming the row where the model gives NaN or inf, ValueError for token ids
+        outside the model's vocabulary.
+        """
+        import torch
+
+        from tokenclean.models.causal_lm import evaluating
+
+        causal_lm, labels = self._causal_lm, tokens.is_response
+        lengths = trimmed_lengths(labels.values, labels.offsets)
+        causal_lm.expect_rows_of(int(lengths.max(initial=0)))
+        self._check_vocabulary(tokens)
+        measures = ("loss", *(name for name in self.columns if name != "probability"))
+        found = {name: np.full(len(labels.values), np.nan, dtype=np.float32) for name in measures}
+        packs = plan_packs(lengths, self.pack_tokens)
+        total, done = int(lengths.sum()), 0
+        logger.info("scoring %d tokens in %d packs, %s, %s", total, len(packs), self.precision, causal_lm.kernel)
+
+        with evaluating(self.model), torch.no_grad(), causal_lm.precision(self.precision):
+            causal_lm.make_copies()
+            if self._has_to_compile:
+                causal_lm.compile_layers(self.pack_tokens)
+                self._has_to_compile = False
+            for rows in packs:
+                ids, targets = flat_pack(tokens, rows, lengths[rows])
+                positions = np.flatnonzero(labels.values[targets])
+                measured = causal_lm.measures(
+                    torch.from_numpy(ids).to(causal_lm.device),
+                    lengths[rows].tolist(),
+                    torch.from_numpy(positions).to(causal_lm.device),
+                    measures,
+                )
+                for name, values in measured.items():
+                    found[name][targets[positions]] = values.cpu().numpy()
+                done += int(lengths[rows].sum())
+                if progress is not None:
+                    progress(done, total)
+        _check_finite(found["loss"], labels, tokens)
+        columns = {"loss": found["loss"]}
+        for name in self.columns:
+            columns[name] = np.exp(-found["loss"]) if name == "probability" else found[name]
+            if name == "is_top1":
+                columns[name] = columns[name] == 1
+        return {name: Ragged(values, labels.offsets) for name, values in columns.items()}
+
+    def _check_vocabulary(self, tokens: TokenizedPool) -> None:
+        size = self._causal_lm.vocabulary_size
+        largest = int(tokens.input_ids.values.max(initial=0))
+        if largest >= size:
+            raise ValueError(
+                f"token id {largest} is outside the model's {size} embeddings: tokenizer and model do not fit"
+            )
+
+
+def token_losses(
+    model: torch.nn.Module,
+    tokens: TokenizedPool,
+    *,
+    precision: str = "exact",
+    pack_tokens: int = PACK_TOKENS,
+    progress: Progress | None = None,
+) -> Ragged:
+    """The losses of one pass: ``Scorer(model, …).score(tokens)["loss"]``."""
+    return Scorer(model, precision=precision, pack_tokens=pack_tokens).score(tokens, progress)["loss"]
+
+
+def flat_pack(tokens: TokenizedPool, rows: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first ``lengths`` tokens of ``rows``, flat: their ids (int64) and their places in the pool's flat columns."""
+    starts = tokens.input_ids.offsets[rows]
+    places = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
+    return tokens.input_ids.values[places], places
+
+
+def _check_finite(losses: np.ndarray, labels: Ragged, tokens: TokenizedPool) -> None:
+    bad = labels.values & ~np.isfinite(losses)
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        row = int(np.searchsorted(labels.offsets, first, side="right")) - 1
+        raise NonFiniteError(
+            f"the model gives a loss of {losses[first]} in row {row} ({tokens.ids[row]}), token "
+            f"{first - labels.offsets[row]}, and {int(bad.sum())} such losses in all; are its weights damaged?"
+        )

@@ -1,0 +1,230 @@
+"""Eq. 4 over a table on disk, in the memory of one row group: a pass finds the cuts, a second writes the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tokenclean.errors import TableError
+from tokenclean.ragged import Ragged
+from tokenclean.selection.ranking import (
+    Level,
+    check_level,
+    check_proportion,
+    check_seed,
+    lowest_kept,
+    not_scored,
+    select_tokens,
+)
+from tokenclean.selection.score_shards import RandomRanks, StoredScores
+from tokenclean.selection.sortable_keys import order_keys, score_of_key
+from tokenclean.selection.streaming import find_cut, mask_of
+from tokenclean.token_table import TableWriter, TokenTable, iter_table, read_metadata
+
+_Labels = Callable[[TokenTable], Ragged]
+"""``is_kept`` of the next part of a table, part after part from the first."""
+
+
+@dataclass(frozen=True)
+class SourceKept:
+    """Response tokens of one source, and how many of them are kept."""
+
+    response_tokens: int
+    kept_tokens: int
+
+    @property
+    def kept_share(self) -> float:
+        """In [0, 1]; 0 without a response token."""
+        return self.kept_tokens / self.response_tokens if self.response_tokens else 0.0
+
+
+@dataclass(frozen=True)
+class KeptCounts:
+    """What a selection kept."""
+
+    sources: Mapping[str, SourceKept]
+    """By name, sorted."""
+    emptied_rows: int
+    """Rows with response tokens none of which is kept."""
+    threshold: float | None
+    """The lowest kept score (nats); None for level ``random`` and where nothing is kept."""
+
+    @property
+    def response_tokens(self) -> int:
+        return sum(source.response_tokens for source in self.sources.values())
+
+    @property
+    def kept_tokens(self) -> int:
+        return sum(source.kept_tokens for source in self.sources.values())
+
+
+def select_table(
+    table: Path | str,
+    output: Path | str,
+    *,
+    proportion: float,
+    level: Level = "global",
+    seed: int | None = None,
+) -> KeptCounts:
+    """Write the table with ``is_kept`` (Eq. 4), row group by row group: the labels that ``select_tokens`` gives. Where
+    the data state loss weights, ``weight`` is that of each kept token.
+
+    ``proportion``, ``level``, ``seed``: as ``select_tokens``, over the column ``score``. The metadata get an entry
+    ``selection``. The scores of the levels ``global`` and ``source`` lie in a temporary file beside ``output``
+    meanwhile, 4 bytes a response token (8 where they are not float32). ``output`` may be the table itself.
+
+    Raises TableError for a table that cannot be read, lacks the column or is changed meanwhile; NonFiniteError for
+    NaN or inf on a response token; RunFolderError where ``output`` cannot be written; ValueError as
+    ``select_tokens``.
+    """
+    check_level(level)
+    check_proportion(proportion)
+    metadata, state = read_metadata(table), _state(table)
+    if level == "random":
+        labels, threshold = _random_labels(table, proportion, check_seed(seed)), None
+    elif level == "sample":
+        labels, threshold = _row_labels(table, proportion)
+    else:
+        labels, threshold = _cut_labels(table, output, proportion, by_source=level == "source")
+    if _state(table) != state:
+        raise TableError(f"{table}: changed while its scores were read; select again when nothing writes it")
+
+    selection = {"proportion": proportion, "level": level, "threshold": threshold}
+    selection |= {"seed": seed} if level == "random" else {}
+    tally = _Tally()
+    with TableWriter(output, {**metadata, "selection": selection}) as writer:
+        for part in iter_table(table):
+            is_kept = labels(part)
+            tally.add(part, is_kept)
+            columns = {"is_kept": is_kept}
+            if "loss_weight" in part.columns:
+                columns["weight"] = part.weighed(is_kept.map_values(lambda kept: kept.astype(np.float32)))
+            writer.write(part.with_columns({}, **columns))
+    return tally.counts(threshold)
+
+
+def _random_labels(table: Path | str, proportion: float, seed: int) -> _Labels:
+    total = sum(int(np.count_nonzero(part["is_response"].values)) for part in iter_table(table, []))
+    ranks = RandomRanks(total, seed)
+    cut = find_cut([ranks], proportion)
+    seen = ties_taken = 0
+
+    def labels(part: TokenTable) -> Ragged:
+        nonlocal seen, ties_taken
+        count = int(np.count_nonzero(part["is_response"].values))
+        kept_R, ties_taken = mask_of(ranks[seen : seen + count], cut, ties_taken)
+        seen += count
+        return _on_response(part, kept_R)
+
+    return labels
+
+
+def _row_labels(table: Path | str, proportion: float) -> tuple[_Labels, float | None]:
+    def labels(part: TokenTable) -> Ragged:
+        return select_tokens(part["score"], part["is_response"], proportion=proportion, level="sample")
+
+    thresholds = (lowest_kept(part["score"], labels(part)) for part in _scored_parts(table))
+    return labels, min((threshold for threshold in thresholds if threshold is not None), default=None)
+
+
+def _cut_labels(
+    table: Path | str, output: Path | str, proportion: float, *, by_source: bool
+) -> tuple[_Labels, float | None]:
+    numbers: dict[str, int] | None = {} if by_source else None
+    dtype = np.dtype(np.float32)
+    with StoredScores(beside=output) as stored:
+        for part in _scored_parts(table):
+            dtype = part["score"].values.dtype
+            scores_R = _ranked(part)
+            for group, places in _groups(part, numbers):
+                stored.append(group, scores_R[places])
+        cuts = {group: find_cut(shards, proportion) for group, shards in stored.groups().items()}
+    ties_taken = dict.fromkeys(cuts, 0)
+
+    def labels(part: TokenTable) -> Ragged:
+        scores_R = _ranked(part)
+        kept_R = np.zeros(len(scores_R), dtype=bool)
+        for group, places in _groups(part, numbers):
+            kept_R[places], ties_taken[group] = mask_of(scores_R[places], cuts[group], ties_taken[group])
+        return _on_response(part, kept_R)
+
+    thresholds = [cut.threshold for cut in cuts.values() if cut.kept]
+    if not thresholds:
+        return labels, None
+    lowest = min(thresholds)
+    return labels, lowest if dtype == np.float32 else score_of_key(int(lowest), dtype)
+
+
+def _scored_parts(table: Path | str) -> Iterator[TokenTable]:
+    """The parts with their scores, up to the first that is not finite; the error at the end counts all of those."""
+    first_fault: tuple[str, int, float] | None = None
+    faults = total = rows = 0
+    for part in iter_table(table, ["score"]):
+        scores, is_response = part["score"].values, part["is_response"].values
+        if scores.dtype.kind not in "iuf":
+            raise TableError(f"{table}: column 'score': scores must be real numbers, found {scores.dtype}")
+        at_fault = np.flatnonzero(is_response & ~np.isfinite(scores))
+        if len(at_fault) and first_fault is None:
+            token = int(at_fault[0])
+            row = int(np.searchsorted(part["score"].offsets, token, side="right")) - 1
+            position = token - int(part["score"].offsets[row])
+            first_fault = f"row {rows + row} ({part.ids[row]!r})", position, float(scores[token])
+        faults += len(at_fault)
+        total += int(np.count_nonzero(is_response))
+        rows += len(part)
+        if first_fault is None:
+            yield part
+    if first_fault is not None:
+        raise not_scored(*first_fault, faults, total, file=f"{table}: ")
+
+
+def _ranked(part: TokenTable) -> np.ndarray:
+    """Scores of the response tokens as a cut takes them: float32 as they are, any other dtype as uint64 keys."""
+    scores_R = part["score"].values[part["is_response"].values]
+    return scores_R if scores_R.dtype == np.float32 else order_keys(scores_R)
+
+
+def _groups(part: TokenTable, numbers: dict[str, int] | None) -> Iterator[tuple[int, np.ndarray | slice]]:
+    """Each group of response tokens and their places among those of the part, in order; new names get new numbers."""
+    if numbers is None:
+        yield 0, slice(None)
+        return
+    number_of_row = np.array([numbers.setdefault(name, len(numbers)) for name in part.sources], dtype=np.int64)
+    group_R = number_of_row[part["is_response"].row_of_value()[part["is_response"].values]]
+    by_group = np.argsort(group_R, kind="stable")
+    groups, starts = np.unique(group_R[by_group], return_index=True)
+    yield from zip(groups.tolist(), np.split(by_group, starts[1:]), strict=False)
+
+
+def _on_response(part: TokenTable, kept_R: np.ndarray) -> Ragged:
+    is_kept = np.zeros(len(part["is_response"].values), dtype=bool)
+    is_kept[part["is_response"].values] = kept_R
+    return part["is_response"].with_values(is_kept)
+
+
+def _state(table: Path | str) -> tuple[int, int, int]:
+    state = Path(table).stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+class _Tally:
+    """Counts over parts, as ``KeptCounts`` has them."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, list[int]] = {}
+        self._emptied_rows = 0
+
+    def add(self, part: TokenTable, is_kept: Ragged) -> None:
+        response_N, kept_N = (column.row_sums().astype(np.int64) for column in (part["is_response"], is_kept))
+        self._emptied_rows += int(np.count_nonzero((response_N > 0) & (kept_N == 0)))
+        for name, response, kept in zip(part.sources, response_N.tolist(), kept_N.tolist(), strict=True):
+            counts = self._sources.setdefault(name, [0, 0])
+            counts[0] += response
+            counts[1] += kept
+
+    def counts(self, threshold: float | None) -> KeptCounts:
+        sources = {name: SourceKept(*self._sources[name]) for name in sorted(self._sources)}
+        return KeptCounts(sources, self._emptied_rows, threshold)

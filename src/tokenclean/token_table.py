@@ -1,0 +1,309 @@
+"""Per-token columns on disk: one Parquet file, a row a conversation, that every stage reads and adds to."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from tokenclean.errors import TableError
+from tokenclean.ragged import Ragged
+from tokenclean.store import atomic_path
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_Read = TypeVar("_Read")
+
+ROW_COLUMNS = ("id", "source", "original_id")
+"""Columns with one value a row; every other column has one a token."""
+
+_METADATA_KEY = b"tokenclean"
+# What a column is read as, and the numpy kinds it may be stored in; any other column holds numbers of any kind.
+_COLUMN_DTYPES = {"input_ids": (np.int64, "iu"), "is_response": (np.bool_, "biu"), "is_kept": (np.bool_, "biu")}
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """Rows with per-token columns.
+
+    ``ids``/``sources``: one a row. ``columns``: name to Ragged, all with equal offsets; always ``input_ids`` (int64)
+    and ``is_response`` (bool), then ``base_loss``, ``reference_loss``, ``score`` (float32, nats, NaN off the
+    response), ``is_kept`` (bool), ``weight`` (float32) as stages add them, and ``loss_weight`` (float32) where the
+    data state loss weights: ``weight`` is what a training uses, ``loss_weight`` what it has to be multiplied by.
+    ``metadata``: how it was made. ``original_ids``: the rows' own ids, none or one a row, empty texts for none.
+
+    Raises TableError naming the column that is missing or does not fit the others.
+    """
+
+    ids: tuple[str, ...]
+    sources: tuple[str, ...]
+    columns: Mapping[str, Ragged]
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    original_ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("input_ids", "is_response"):
+            self[name]
+        if self.original_ids and len(self.original_ids) != len(self.ids):
+            raise TableError(f"this table has {len(self.ids)} ids and {len(self.original_ids)} original ids")
+        if not len(self.ids) == len(self.sources) == len(self["input_ids"]):
+            counts = f"{len(self.ids)} ids, {len(self.sources)} sources and {len(self['input_ids'])} rows of input_ids"
+            raise TableError(f"this table has {counts}; they must be as many")
+        for name, column in self.columns.items():
+            try:
+                self["input_ids"].check_aligned(column)
+            except ValueError as error:
+                raise TableError(f"column {name!r}: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, name: str) -> Ragged:
+        if name not in self.columns:
+            raise TableError(f"this table has no column {name!r}; it has {', '.join(self.columns)}")
+        return self.columns[name]
+
+    def with_columns(self, metadata: Mapping[str, object], **columns: Ragged) -> TokenTable:
+        """The same rows with further or replaced columns and metadata."""
+        return TokenTable(
+            self.ids, self.sources, {**self.columns, **columns}, {**self.metadata, **metadata}, self.original_ids
+        )
+
+    def weighed(self, weights: Ragged) -> Ragged:
+        """Token weights (float32) times the loss weights of the data, where these have any."""
+        if "loss_weight" not in self.columns:
+            return weights
+        return weights.with_values(weights.values * self["loss_weight"].values)
+
+
+class TableWriter:
+    """Writes a table part by part, in the memory of one part; the file appears whole or not at all.
+
+    For a ``with`` block: the file takes its name when the block ends well, and nothing is left of it after an error.
+    ``metadata`` may be replaced up to then. A block without any part writes a table of no rows. Raises RunFolderError
+    where the file cannot be written.
+    """
+
+    def __init__(self, path: Path | str, metadata: Mapping[str, object]) -> None:
+        self.path = Path(path)
+        self.metadata = metadata
+        self._ending = ExitStack()
+        self._temporary: Path | None = None
+        self._file: pq.ParquetWriter | None = None
+        self._parts = 0
+
+    def __enter__(self) -> TableWriter:
+        self._temporary = self._ending.enter_context(atomic_path(self.path))
+        self._ending.push(self._close)
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._ending.__exit__(*raised)
+
+    def write(self, part: TokenTable) -> None:
+        """Append the rows as one row group (zstd). The part's own metadata are left aside.
+
+        Raises TableError naming the column that is not as in the first part, ValueError outside the ``with`` block.
+        """
+        import pyarrow.parquet as pq
+
+        if self._temporary is None:
+            raise ValueError(
+                f"{self.path}: parts are written inside a block: with TableWriter(path, metadata) as writer"
+            )
+        stored = _to_arrow(part)
+        if self._file is None:
+            schema = stored.schema.with_metadata({_METADATA_KEY: _encoded(self.metadata)})
+            self._file = pq.ParquetWriter(self._temporary, schema, compression="zstd")
+        else:
+            self._check_columns(self._file.schema, stored.schema)
+        self._file.write_table(stored.select(self._file.schema.names), row_group_size=max(1, len(part)))
+        self._parts += 1
+
+    def _check_columns(self, first: pa.Schema, here: pa.Schema) -> None:
+        for name in dict.fromkeys([*first.names, *here.names]):
+            expected, found = (
+                str(schema.field(name).type) if name in schema.names else "no such column" for schema in (first, here)
+            )
+            if found != expected:
+                raise TableError(
+                    f"{self.path}: column {name!r}: expected {expected} as in the first part, found {found} in part "
+                    f"{self._parts + 1}; all parts of a table need the same columns and dtypes"
+                )
+
+    def _close(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._file is None:
+            no_tokens = Ragged.from_rows([], np.int64)
+            nothing = {"input_ids": no_tokens, "is_response": no_tokens.map_values(lambda v: v.astype(bool))}
+            self.write(TokenTable((), (), nothing))
+        self._temporary = None
+        if self._file is None:
+            return
+        if kind is not None:
+            with suppress(OSError, ValueError):  # the block's error is the one to report
+                self._file.close()
+            return
+        try:
+            # What the schema holds was written with the first part; readers of the file's own metadata see this.
+            self._file.add_key_value_metadata({_METADATA_KEY: _encoded(self.metadata)})
+        finally:
+            self._file.close()
+
+
+def write_table(table: TokenTable, path: Path | str) -> None:
+    """Write the table as Parquet (zstd, one row group), under a temporary name first, then renamed."""
+    with TableWriter(path, table.metadata) as writer:
+        writer.write(table)
+
+
+def _to_arrow(table: TokenTable) -> pa.Table:
+    import pyarrow as pa
+
+    arrays: dict[str, pa.Array] = {
+        "id": pa.array(table.ids, pa.string()),
+        "source": pa.array(table.sources, pa.string()),
+        "original_id": pa.array([own or None for own in table.original_ids] or [None] * len(table), pa.string()),
+    }
+    for name, column in table.columns.items():
+        stored = column.map_values(lambda v: v.astype(np.int32)) if name == "input_ids" else column
+        arrays[name] = stored.to_arrow()
+    return pa.table(arrays)
+
+
+def _encoded(metadata: Mapping[str, object]) -> bytes:
+    return json.dumps(dict(metadata), sort_keys=True).encode()
+
+
+def is_table(path: Path | str) -> bool:
+    """Whether the file is a Parquet table of per-token columns that ``write_table`` wrote."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(path).names
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return {"input_ids", "is_response"} <= set(names)
+
+
+def read_table(path: Path | str) -> TokenTable:
+    """Read a whole table. Raises TableError naming the file and what is missing or damaged."""
+    with _opened(path) as file:
+        return _from_arrow(_read(path, file.read), _metadata(file, path), None, str(path))
+
+
+def iter_table(path: Path | str, columns: Sequence[str] | None = None) -> Iterator[TokenTable]:
+    """The table row group by row group, in the memory of one; a table of no rows gives one part of none.
+
+    ``columns``: names of the columns that are wanted, None for all; ``input_ids`` and ``is_response`` always come.
+    Each part has the metadata of the whole. Raises TableError as ``read_table``, and for a column that is not there.
+    """
+    wanted = None if columns is None else tuple(dict.fromkeys(["input_ids", "is_response", *columns]))
+    with _opened(path) as file:
+        if wanted is not None and (missing := [name for name in wanted if name not in file.schema_arrow.names]):
+            there = ", ".join(name for name in file.schema_arrow.names if name not in ROW_COLUMNS)
+            raise TableError(f"{path}: this table has no column {missing[0]!r}; it has {there}")
+        own = ["original_id"] if "original_id" in file.schema_arrow.names else []
+        stored_names = None if wanted is None else ["id", "source", *own, *wanted]
+        metadata = _metadata(file, path)
+        if file.num_row_groups == 0:
+            yield _from_arrow(file.schema_arrow.empty_table(), metadata, wanted, str(path))
+        for group in range(file.num_row_groups):
+            where = f"{path}, row group {group}" if file.num_row_groups > 1 else str(path)
+            stored = _read(path, partial(file.read_row_group, group, columns=stored_names))
+            yield _from_arrow(stored, metadata, wanted, where)
+
+
+def read_metadata(path: Path | str) -> dict[str, Any]:
+    """How the table was made, without reading a row of it. Raises TableError naming the file."""
+    with _opened(path) as file:
+        return _metadata(file, path)
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[pq.ParquetFile]:
+    import pyarrow.parquet as pq
+
+    if not Path(path).is_file():
+        raise TableError(f"{path}: no such file; `tokenclean score` writes one")
+    with _read(path, partial(pq.ParquetFile, path)) as file:
+        names = file.schema_arrow.names
+        if missing := {"id", "source", "input_ids", "is_response"} - set(names):
+            raise TableError(f"{path}: no column {', '.join(sorted(missing))}; `tokenclean score` writes such a table")
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise TableError(f"{path}: more than one column {', '.join(map(repr, twice))}; leave one of that name")
+        yield file
+
+
+def _read(path: Path | str, read: Callable[[], _Read]) -> _Read:
+    import pyarrow as pa
+
+    try:
+        return read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TableError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+def _metadata(file: pq.ParquetFile, path: Path | str) -> dict[str, Any]:
+    # Arrow's copy in the schema may be older: it is written with the first row group, this with the last.
+    stored = file.metadata.metadata or {}
+    try:
+        return json.loads(stored.get(_METADATA_KEY, b"{}"))
+    except ValueError as error:
+        raise TableError(f"{path}: its metadata is not JSON ({error})") from error
+
+
+def _from_arrow(
+    stored: pa.Table, metadata: Mapping[str, object], wanted: Sequence[str] | None, where: str
+) -> TokenTable:
+    names = [name for name in stored.column_names if name not in ROW_COLUMNS] if wanted is None else wanted
+    columns: dict[str, Ragged] = {}
+    for name in names:
+        try:
+            columns[name] = _read_column(name, stored.column(name))
+        except ValueError as error:
+            raise TableError(f"{where}: column {name!r}: {error}") from error
+    ids, sources = (tuple(stored.column(name).to_pylist()) for name in ("id", "source"))
+    own = stored.column("original_id").to_pylist() if "original_id" in stored.column_names else []
+    original_ids = tuple(text or "" for text in own) if any(own) else ()
+    try:
+        return TokenTable(ids, sources, columns, metadata, original_ids)
+    except TableError as error:
+        raise TableError(f"{where}: {error}") from error
+
+
+def _read_column(name: str, stored: pa.ChunkedArray) -> Ragged:
+    column = Ragged.from_arrow(stored)
+    dtype, kinds = _COLUMN_DTYPES.get(name, (column.values.dtype, "biuf"))
+    if column.values.dtype.kind not in kinds:
+        raise ValueError(f"expected {np.dtype(dtype)} values, found {stored.type}")
+    return column.with_values(column.values.astype(dtype, copy=False))
+
+
+def write_column(column: Ragged, name: str, path: Path) -> None:
+    """Write one per-token column as Parquet (``list``, zstd), atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table({name: column.to_arrow()}), temporary, compression="zstd")
+
+
+def read_column(name: str, path: Path) -> Ragged:
+    """Read what ``write_column`` wrote. Raises TableError naming the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return Ragged.from_arrow(pq.read_table(path, columns=[name]).column(name))
+    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+        raise TableError(f"{path}: cannot read column {name!r} ({error})") from error

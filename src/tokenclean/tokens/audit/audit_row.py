@@ -1,0 +1,147 @@
+"""A row as the checks see it: its tokens, its labels as they stand, and where in its text the answers lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tokenclean.pool.conversation import Kind, Turn
+from tokenclean.tokens.role_markers import Header
+
+UNTRAINED = -100
+
+_NEARLY_ALL = 0.9  # share of the labels that a shift has to explain
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One assistant turn in the characters of the row's text.
+
+    [head, start) is the role marker in front of it (empty where it is not known), [start, end) what the model has to
+    write, of which [closing, end) is the end token. ``closing == end`` where none closes the answer.
+    """
+
+    head: int
+    start: int
+    end: int
+    closing: int
+
+    @property
+    def is_closed(self) -> bool:
+        return self.closing < self.end
+
+
+@dataclass(frozen=True, eq=False)
+class AuditRow:
+    """One row of the data under audit, L tokens without padding.
+
+    ``id``/``place``: its id and ``file:line``. ``input_ids``, ``labels``: int64 (L,), the labels as a trainer gets
+    them, −100 for no target. ``spans``: int64 (L, 2), the characters of ``text`` that each token stands for.
+    ``answers``: the assistant turns that are to be trained, or, of a row that came tokenized, all that its role markers
+    show; None where it has no markers, so that nobody can say where its answers are. ``headers``: the role markers
+    found in a tokenized row. ``turns``: of a conversation. ``is_cut``: tokenization cut it at the maximum length.
+    ``padding_targets``: labelled positions among the padding, which was taken off. ``fault``: why it cannot be used at
+    all; it then has no tokens, and ``text`` is the first of what stood in the file. ``twin``: the id of an earlier row
+    that holds the same.
+    """
+
+    id: str
+    place: str
+    kind: Kind
+    input_ids: np.ndarray
+    labels: np.ndarray
+    spans: np.ndarray
+    text: str
+    answers: tuple[Answer, ...] | None = None
+    headers: tuple[Header, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    is_cut: bool = False
+    padding_targets: int = 0
+    fault: str = ""
+    twin: str = ""
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @cached_property
+    def shift(self) -> int:
+        """Where the labels are those of another token: 1 for ``labels[t] == input_ids[t + 1]`` (nearly always), −1
+        for ``labels[t] == input_ids[t − 1]``, 0 for neither or where the labels need no explanation."""
+        own = self._agreement(0)
+        if own == 1.0:
+            return 0
+        return next((shift for shift in (1, -1) if self._agreement(shift) >= max(_NEARLY_ALL, own + 1e-9)), 0)
+
+    def _agreement(self, shift: int) -> float:
+        """Share of the labels that are the id ``shift`` positions on; 1 where there is no label."""
+        targets = np.flatnonzero(self.labels != UNTRAINED)
+        if not len(targets):
+            return 1.0
+        targets = targets[(targets + shift >= 0) & (targets + shift < len(self))]
+        return float((self.labels[targets] == self.input_ids[targets + shift]).mean()) if len(targets) else 0.0
+
+    @cached_property
+    def is_foreign(self) -> np.ndarray:
+        """bool (L,), True where a label is neither −100 nor the id of its token, nor explained by a shift."""
+        foreign = (self.labels != UNTRAINED) & (self.labels != self.input_ids)
+        return foreign & (self.shift == 0)
+
+    @cached_property
+    def ignored_label(self) -> int | None:
+        """The one value (−1, 0, the pad id) that stands wherever a label is foreign, as if it were −100."""
+        values = self.labels[self.is_foreign]
+        return int(values[0]) if len(values) > 1 and (values == values[0]).all() else None
+
+    @cached_property
+    def is_response(self) -> np.ndarray:
+        """bool (L,), the tokens that are meant as targets: a shift is undone and another value for −100 taken as such,
+        so that each is told once and not by every check. Never True at position 0, which follows nothing."""
+        is_label = self.labels != UNTRAINED
+        if self.ignored_label is not None:
+            is_label &= ~self.is_foreign
+        targets = np.flatnonzero(is_label) + self.shift
+        meant = np.zeros(len(self), dtype=bool)
+        meant[targets[(targets > 0) & (targets < len(self))]] = True
+        if self.shift == -1 and not self.is_blank[-1]:  # the label of the last token was pushed off the row
+            meant[-1] |= meant[-2]
+        return meant
+
+    @cached_property
+    def is_blank(self) -> np.ndarray:
+        """bool (L,), True for a token whose characters are all whitespace (and at least one)."""
+        return np.array([self.text[start:end].isspace() for start, end in self.spans.tolist()], dtype=bool)
+
+    @property
+    def covered(self) -> int:
+        """How many characters of the text the tokens reach: fewer than all where the row was cut."""
+        return int(self.spans[:, 1].max()) if len(self) else 0
+
+    def tokens_in(self, start: int, end: int) -> np.ndarray:
+        """bool (L,), True for the tokens that share a character with [start, end)."""
+        return (self.spans[:, 0] < end) & (self.spans[:, 1] > start)
+
+    @cached_property
+    def has_gaps(self) -> bool:
+        """Whether masked tokens stand between the targets of one answer, as token selection leaves them.
+
+        Without role markers an answer is a run of targets; more runs than end tokens would then be gaps, which only
+        ``facts`` can count, so this is False.
+        """
+        for answer in self.answers or ():
+            inside = np.flatnonzero(self.tokens_in(answer.start, answer.end))
+            trained = inside[self.is_response[inside]]
+            if len(trained) and not self.is_response[inside[(inside >= trained[0]) & (inside <= trained[-1])]].all():
+                return True
+        return False
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Token spans [start, end) of the runs of targets."""
+        return runs_of(self.is_response)
+
+
+def runs_of(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Spans [start, end) of the runs of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

@@ -1,0 +1,62 @@
+"""The optimizer's moments, beside a model whose training another one goes on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokenclean.errors import TrainingError
+from tokenclean.processes import SINGLE_PROCESS, Processes
+from tokenclean.training.checkpoint import as_part_of, whole
+
+MOMENTS = "optimizer.safetensors"
+"""File of a training that is part of a longer one: ``<moment>.<parameter>`` -> tensor, as the optimizer holds them."""
+
+
+def save_moments(folder: Path, model: torch.nn.Module, optimizer: Any, processes: Processes = SINGLE_PROCESS) -> None:
+    """Write the moments of the ``optimizer`` over trained parameters of ``model`` into the folder.
+
+    All ``processes`` have to call it, since each may hold a part; the first writes.
+    """
+    from safetensors.torch import save_file
+
+    names = list(_trained(model, optimizer))
+    tensors = {
+        f"{moment}.{names[number]}": whole(tensor)
+        for number, moments in optimizer.state_dict()["state"].items()
+        for moment, tensor in moments.items()
+    }
+    if processes.is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / MOMENTS)
+
+
+def load_moments(folder: Path, model: torch.nn.Module, optimizer: Any) -> None:
+    """Put them into an ``optimizer`` that has taken no step yet; its learning rate and other options stay as they are.
+
+    Raises TrainingError where the folder has none, or those of other parameters.
+    """
+    from safetensors.torch import load_file
+
+    path = folder / MOMENTS
+    if not path.is_file():
+        raise TrainingError(f"{path}: missing; a training can only go on from one that was itself part of a longer one")
+    parameters = _trained(model, optimizer)
+    numbers = {name: number for number, name in enumerate(parameters)}
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in load_file(path).items():
+        moment, _, name = key.partition(".")
+        if name not in parameters or (tensor.ndim and tensor.shape != parameters[name].shape):
+            raise TrainingError(f"{path}: {key} belongs to no trained parameter of this shape; keep lora.* as it was")
+        state.setdefault(numbers[name], {})[moment] = as_part_of(parameters[name], tensor)
+    if missing := [name for name, number in numbers.items() if number not in state]:
+        raise TrainingError(f"{path}: has nothing for {missing[0]}; keep lora.* as it was")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _trained(model: torch.nn.Module, optimizer: Any) -> dict[str, torch.Tensor]:
+    """The optimizer's parameters by their names, in the order in which its ``state_dict`` numbers them."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(parameter)]: parameter for group in optimizer.param_groups for parameter in group["params"]}
