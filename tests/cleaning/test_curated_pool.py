@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tokenclean.cleaning import STRATEGIES, Workshop
+from tokenclean.cleaning import run_strategy
+from tokenclean.cleaning.open_run import open_run
 from tokenclean.ds2 import curated_pool, select_best
 from tokenclean.errors import RecipeError
 from tokenclean.experiment.curate import curate
@@ -81,14 +82,14 @@ def values_of(pool: Path, model: Path, ratings: Path, output: Path, **cleaning) 
 
 
 def test_ds2_trains_every_token_of_the_best_rated_rows(recipe):
-    workshop = Workshop.open(recipe)
-    outcome = STRATEGIES["ds2"](workshop)
-    labels, long_tail = workshop._ratings
+    opened = open_run(recipe)
+    outcome = run_strategy(opened.context, "ds2")
+    labels, long_tail = opened.context.data._ratings
     best = np.sort(select_best(labels, long_tail, DS2_ROWS))
-    np.testing.assert_array_equal(workshop.best_rated, best)
+    np.testing.assert_array_equal(opened.context.data.best_rated, best)
     kept = outcome.kept.row_sums()
-    expected = np.zeros(len(workshop.tokens), dtype=np.int64)
-    expected[best] = workshop.tokens.is_response.row_sums()[best]
+    expected = np.zeros(len(opened.context.tokens), dtype=np.int64)
+    expected[best] = opened.context.tokens.is_response.row_sums()[best]
     np.testing.assert_array_equal(kept, expected)
     assert labels[best].min() >= np.delete(labels, best).max()
 
@@ -97,20 +98,22 @@ def test_a_warm_up_by_ds2_is_the_strategy_ds2_and_all_share_it(
     small_pool, tiny_model_folder, ratings_file, tmp_path, embedded
 ):
     values = values_of(small_pool, tiny_model_folder, ratings_file, tmp_path, warmup="ds2")
-    workshop = Workshop.open(recipe_from(values))
-    np.testing.assert_array_equal(workshop.splits[0], workshop.best_rated)
-    rows = np.sort(np.concatenate(workshop.splits))
-    np.testing.assert_array_equal(rows, np.arange(len(workshop.tokens)))
-    result = run(workshop)
-    outcomes = {outcome.strategy: outcome for outcome in result.outcomes}
-    assert outcomes["ds2"].model.key == workshop.warmup.key == outcomes["self_evolving"].rounds[0].key
-    assert outcomes["fixed_model"].checks[0].model.key == workshop.warmup.key
-    assert sum(name.startswith("training-") for name in workshop.made) == 1 + 1 + 2  # warm-up, fixed_model, two rounds
+    opened = open_run(recipe_from(values))
+    np.testing.assert_array_equal(opened.context.data.splits[0], opened.context.data.best_rated)
+    rows = np.sort(np.concatenate(opened.context.data.splits))
+    np.testing.assert_array_equal(rows, np.arange(len(opened.context.tokens)))
+    result = run(opened)
+    outcomes = {outcome.strategy: outcome for outcome in result.results}
+    assert outcomes["ds2"].model.key == opened.context.warmup.key == outcomes["self_evolving"].rounds[0].key
+    assert outcomes["fixed_model"].checks[0].model.key == opened.context.warmup.key
+    assert (
+        sum(name.startswith("training-") for name in opened.stages.computed) == 1 + 1 + 2
+    )  # warm-up, fixed_model, two rounds
 
 
 def test_everything_is_made_once(recipe, embedded):
-    first = Workshop.open(recipe)
-    again = Workshop.open(recipe)
+    first = open_run(recipe)
+    again = open_run(recipe)
     assert embedded == [60]
     assert first.curated.by_id == again.curated.by_id
     names = {path.name.rpartition("-")[0] for path in (recipe.folder / "stages").iterdir()}
@@ -121,10 +124,10 @@ def test_the_pool_is_cut_to_its_best_rows(small_pool, tiny_model_folder, ratings
     values = values_of(small_pool, tiny_model_folder, ratings_file, tmp_path)
     values["pool"]["curation"]["rows"] = 40
     recipe = recipe_from(values)
-    workshop = Workshop.open(recipe)
-    assert len(workshop.tokens) + len(workshop.heldout) == 40
-    chosen = {*workshop.tokens.ids, *workshop.heldout.ids}
-    rated = workshop.curated.by_id
+    opened = open_run(recipe)
+    assert len(opened.context.tokens) + len(opened.context.heldout) == 40
+    chosen = {*opened.context.tokens.ids, *opened.context.heldout.ids}
+    rated = opened.context.data.rated.by_id
     left = [label for row, (label, _) in rated.items() if row not in chosen]
     assert max(left) <= min(rated[row][0] for row in chosen)
     planned = plan(recipe)
@@ -137,10 +140,10 @@ def test_sample_weights_multiply_the_token_labels(small_pool, tiny_model_folder,
         small_pool, tiny_model_folder, ratings_file, tmp_path, sample_weights="rating", strategy="random"
     )
     values["evaluation"]["controls"] = []
-    workshop = Workshop.open(recipe_from(values))
-    result = run(workshop)
-    (outcome,) = result.outcomes
-    factors = (workshop._ratings[0] + 1.0) / (workshop._ratings[0] + 1.0).mean()
+    opened = open_run(recipe_from(values))
+    result = run(opened)
+    (outcome,) = result.results
+    factors = (opened.context.data._ratings[0] + 1.0) / (opened.context.data._ratings[0] + 1.0).mean()
     weights = read_table(result.folder / "random" / "kept.parquet")["weight"]
     for row, given in enumerate(weights):
         is_kept = outcome.kept[row]
@@ -183,4 +186,4 @@ def test_without_ratings_what_needs_them_is_told(asked, small_pool, tiny_model_f
 def test_more_best_rows_than_there_are_is_told(small_pool, tiny_model_folder, ratings_file, tmp_path, embedded):
     values = values_of(small_pool, tiny_model_folder, ratings_file, tmp_path, ds2_rows=50)
     with pytest.raises(RecipeError, match=r"cleaning\.ds2_rows: the 50 best-rated of 50 training rows are all"):
-        STRATEGIES["ds2"](Workshop.open(recipe_from(values)))
+        run_strategy(open_run(recipe_from(values)).context, "ds2")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.reference import ReferenceCheck
-from tokenclean.cleaning.workshop import Model
 from tokenclean.models.loading.load import ModelSource
 from tokenclean.scoring import PairedDifference
 

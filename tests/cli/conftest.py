@@ -46,7 +46,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture(scope="session")
 def finished_run(small_pool: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a small run with the strategies full_tokens and fixed_model, the recipe's own."""
-    from tokenclean.cleaning import Workshop
+    from tokenclean.cleaning.open_run import open_run
     from tokenclean.experiment.run import run
     from tokenclean.recipe import recipe_from
 
@@ -60,7 +60,7 @@ def finished_run(small_pool: Path, tiny_model_folder: Path, tmp_path_factory: py
         "evaluation": {"controls": ["full_tokens"]},
     }
     recipe = recipe_from(values)
-    run(Workshop.open(recipe))
+    run(open_run(recipe))
     return recipe.folder
 
 

@@ -105,14 +105,14 @@ def test_a_pool_is_built_written_and_described(recipe, command, tmp_path):
 
 
 def test_a_run_opens_the_rows_that_the_command_writes_and_lists_those_left_out(recipe, command, tmp_path):
-    from tokenclean.cleaning import Workshop
+    from tokenclean.cleaning.open_run import open_run
     from tokenclean.experiment.run import run
 
     folder = tmp_path / "built"
     assert command("pool", recipe, "-o", folder, "--set", "pool.max_rows=12").code == 0
     written = {row["id"] for row in read_lines(folder / "pool.jsonl")}
     assert len(written) == 12
-    result = run(Workshop.open(load_recipe(recipe, ["pool.max_rows=12", "pool.heldout.max_share=0.4"])))
+    result = run(open_run(load_recipe(recipe, ["pool.max_rows=12", "pool.heldout.max_share=0.4"])))
     document = json.loads((result.folder / "result.json").read_text())
     assert {*document["training_rows"], *document["heldout_rows"]} == written
     assert document["counts"]["removed_rows"] == 43

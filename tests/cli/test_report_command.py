@@ -123,7 +123,7 @@ def test_results_of_an_earlier_version_say_how_to_go_on(command, tmp_path):
 
 @pytest.mark.slow
 def test_a_comparison_and_a_sweep_are_told(tiny_model_folder, small_pool, data_dir, tmp_path, command):
-    from tokenclean.cleaning import Workshop
+    from tokenclean.cleaning.open_run import open_run
     from tokenclean.experiment.comparing.compare import compare
     from tokenclean.experiment.comparing.sweep import sweep
     from tokenclean.recipe import recipe_from
@@ -139,9 +139,9 @@ def test_a_comparison_and_a_sweep_are_told(tiny_model_folder, small_pool, data_d
     }
     recipe = recipe_from(values)
     store = Store(recipe.folder)
-    compare(recipe, ["full_tokens", "random"], [0], lambda r: Workshop.open(r, store=store))
+    compare(recipe, ["full_tokens", "random"], [0], lambda r: open_run(r, store=store))
     cells = {(f"cleaning.proportion={k}",): recipe_from(values, [f"cleaning.proportion={k}"]) for k in ("0.4", "0.8")}
-    sweep(cells, lambda r: Workshop.open(r, store=store))
+    sweep(cells, lambda r: open_run(r, store=store))
     said = command("report", recipe.folder, "-o", tmp_path / "report.html")
     assert said.code == 0
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from test_runs import recipe_of as run_recipe
 
-from tokenclean.cleaning import STRATEGIES, Workshop
+from tokenclean.cleaning import baselines, run_strategy
+from tokenclean.cleaning.open_run import OpenRun, open_run
+from tokenclean.cleaning.trainings import ModelTrainings
 from tokenclean.errors import EvaluationError, RecipeError, WeakReferenceError
 from tokenclean.evaluation.comparison import Difference
 from tokenclean.experiment.comparing.compare import CompareResult, compare, trend
@@ -31,18 +33,18 @@ def recipe(small_pool: Path, tiny_model_folder: Path, data_dir: Path, tmp_path_f
     return run_recipe(small_pool, tiny_model_folder, tmp_path_factory.mktemp("runs"), evaluation=evaluation)
 
 
-def compared(recipe: Recipe, strategies=CHOSEN, seeds=(0, 1), **how) -> tuple[CompareResult, list[Workshop]]:
+def compared(recipe: Recipe, strategies=CHOSEN, seeds=(0, 1), **how) -> tuple[CompareResult, list[OpenRun]]:
     store, opened = Store(recipe.folder), []
 
-    def open_workshop(of_seed: Recipe) -> Workshop:
-        opened.append(Workshop.open(of_seed, store=store))
+    def open_opened(of_seed: Recipe) -> OpenRun:
+        opened.append(open_run(of_seed, store=store))
         return opened[-1]
 
-    return compare(recipe, strategies, seeds, open_workshop, **how), opened
+    return compare(recipe, strategies, seeds, open_opened, **how), opened
 
 
 @pytest.fixture(scope="module")
-def finished(recipe: Recipe) -> tuple[CompareResult, list[Workshop]]:
+def finished(recipe: Recipe) -> tuple[CompareResult, list[OpenRun]]:
     return compared(recipe)
 
 
@@ -75,30 +77,30 @@ def test_scores_are_means_of_the_answers_kept(finished):
 @pytest.mark.slow
 def test_seeds_share_pool_and_held_out_rows_and_nothing_that_is_drawn(finished):
     _, (first, second) = finished
-    assert first.heldout.ids == second.heldout.ids
-    assert first.tokens.ids == second.tokens.ids
-    assert any(not np.array_equal(a, b) for a, b in zip(first.splits, second.splits, strict=True))
+    assert first.context.heldout.ids == second.heldout.ids
+    assert first.context.tokens.ids == second.tokens.ids
+    assert any(not np.array_equal(a, b) for a, b in zip(first.context.data.splits, second.splits, strict=True))
 
 
 @pytest.mark.slow
 def test_no_seed_s_models_stay_in_memory(finished):
-    _, workshops = finished
-    assert not workshops[1]._models._loads
+    _, runs = finished
+    assert not runs[1].models._loads
 
 
 @pytest.mark.slow
 def test_what_is_shared_is_counted(finished):
     """rho and fixed_model share the warm-up and both losses of every split; counted by hand from the stages' names."""
-    result, workshops = finished
+    result, runs = finished
     stages = json.loads((result.folder / "comparison.json").read_text())["stages"]
     alone = 0
     union: set[str] = set()
-    for workshop in workshops:
+    for opened in runs:
         for strategy in CHOSEN:
-            view = workshop.afresh()
-            STRATEGIES[strategy](view)
-            alone += len(view.used)
-            union |= view.used
+            view = opened.for_strategy()
+            run_strategy(view.context, strategy)
+            alone += len(view.stages.used)
+            union |= view.stages.used
     assert stages == {"alone": alone, "needed": len(union)}
     assert stages["alone"] > stages["needed"]
     assert f"{stages['alone'] - stages['needed']} shared" in " ".join(result.sentences)
@@ -107,13 +109,13 @@ def test_what_is_shared_is_counted(finished):
 @pytest.mark.slow
 def test_again_nothing_is_made_and_another_seed_makes_its_own(finished, recipe):
     first, _ = finished
-    again, workshops = compared(recipe)
-    assert [workshop.made for workshop in workshops] == [[], []]
+    again, runs = compared(recipe)
+    assert [opened.stages.computed for opened in runs] == [[], []]
     assert again.folder == first.folder
-    more, workshops = compared(recipe, seeds=(0, 1, 2))
-    made = {name.rsplit("-", 1)[0] for name in workshops[0].made + workshops[1].made}
+    more, runs = compared(recipe, seeds=(0, 1, 2))
+    made = {name.rsplit("-", 1)[0] for name in runs[0].made + runs[1].made}
     assert made <= {"comparison"}
-    assert "training" in {name.rsplit("-", 1)[0] for name in workshops[2].made}
+    assert "training" in {name.rsplit("-", 1)[0] for name in runs[2].made}
     assert more.comparison.seeds == (0, 1, 2)
 
 
@@ -142,10 +144,10 @@ def test_references_have_lines_where_asked_for(recipe):
 
 @pytest.mark.slow
 def test_a_strategy_that_fails_is_told_and_left_out(recipe, monkeypatch):
-    def weak(workshop):
+    def weak(context):
         raise WeakReferenceError("the reference is no better than the base")
 
-    monkeypatch.setitem(STRATEGIES, "rho", weak)
+    monkeypatch.setattr(baselines, "rho", weak)
     result, _ = compared(recipe, ("full_tokens", "rho"), (0,))
     assert result.comparison.strategies == ("base", "full_tokens")
     assert "no better than the base" in result.failed["rho"]
@@ -164,7 +166,7 @@ def test_what_is_wrong_is_told_at_once(recipe):
 
 def test_missing_data_stops_before_any_model_is_loaded(recipe, tmp_path, monkeypatch):
     evaluation = recipe.evaluation.model_copy(update={"data_dir": str(tmp_path)})
-    monkeypatch.setattr(Workshop, "train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr(ModelTrainings, "train", lambda *a, **k: pytest.fail("trained"))
     with pytest.raises(EvaluationError, match="missing; put the data there"):
         compared(recipe.model_copy(update={"evaluation": evaluation}))
 
@@ -225,25 +227,27 @@ def test_the_base_can_be_what_differences_are_taken_from(recipe):
 @pytest.mark.slow
 def test_judges_never_score_what_they_learned(finished, monkeypatch):
     """Each judge trains on one half of the held-out rows; a token's label comes from the other one's losses."""
-    _, (workshop, _) = finished
+    _, (opened, _) = finished
     trained = []
-    train = Workshop.train
+    train = ModelTrainings.train
 
-    def watched(self, name, start, weights, rows=None, **how):
-        model = train(self, name, start, weights, rows, **how)
-        trained.append((model, set(np.asarray(rows).tolist())))
+    numbers = {row: number for number, row in enumerate(opened.context.heldout.ids)}
+
+    def watched(self, job):
+        model = train(self, job)
+        trained.append((model, {numbers[row] for row in job.tokens.ids}))
         return model
 
-    monkeypatch.setattr(Workshop, "train", watched)
-    kept = judged_tokens(workshop)
+    monkeypatch.setattr(ModelTrainings, "train", watched)
+    kept = judged_tokens(opened.context)
     (first, even), (second, odd) = trained
-    assert even | odd == set(range(len(workshop.heldout)))
+    assert even | odd == set(range(len(opened.context.heldout)))
     assert not even & odd
-    base = workshop.heldout_losses(workshop.base)
-    scores = [base - workshop.heldout_losses(model) for model in (first, second)]
-    chosen = np.concatenate([scores[0 if row in odd else 1][row] for row in range(len(workshop.heldout))])
-    labels = workshop.heldout.is_response.values
-    count = int(labels.sum() * workshop.recipe.cleaning.proportion)
+    base = opened.context.heldout_losses(opened.context.base)
+    scores = [base - opened.context.heldout_losses(model) for model in (first, second)]
+    chosen = np.concatenate([scores[0 if row in odd else 1][row] for row in range(len(opened.context.heldout))])
+    labels = opened.context.heldout.is_response.values
+    count = int(labels.sum() * opened.context.recipe.cleaning.proportion)
     lowest = np.sort(chosen[labels])[::-1][count - 1]
     assert kept.values.sum() == count
     assert (chosen[kept.values] >= lowest).all()

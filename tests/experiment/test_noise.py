@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from test_runs import recipe_of
 
-from tokenclean.cleaning import Workshop
-from tokenclean.cleaning.workshop import Observer
+from tokenclean.cleaning.open_run import OpenRun, open_run
 from tokenclean.errors import RecipeError
 from tokenclean.experiment.noise_tables import condition_table
 from tokenclean.experiment.planning.plan import plan
 from tokenclean.experiment.run import run
 from tokenclean.exporting import read_cleaned
+from tokenclean.observer import Observer
 from tokenclean.selection import LabelNoise, find_repetition, surprisal_table, token_posterior
 from tokenclean.token_table import read_table
 
@@ -33,14 +33,14 @@ def noisy_pool(small_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
-def opened(pool: Path, model: Path, output: Path, **sections) -> tuple[Workshop, list[str]]:
+def opened_run(pool: Path, model: Path, output: Path, **sections) -> tuple[OpenRun, list[str]]:
     notes: list[str] = []
     sections.setdefault("evaluation", {"controls": ["full_tokens"]})
-    return Workshop.open(recipe_of(pool, model, output, **sections), Observer(note=notes.append)), notes
+    return open_run(recipe_of(pool, model, output, **sections), Observer(note=notes.append)), notes
 
 
 def outcome_of(result, strategy: str):
-    return next(o for o in result.outcomes if o.strategy == strategy)
+    return next(o for o in result.results if o.strategy == strategy)
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +49,15 @@ def online(noisy_pool, tiny_model_folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("online")
     cleaning = {"strategy": "noise_mixture", "also": ["repetition"]}
     controls = {"controls": ["full_tokens", "random", "repetition", "rho", "self_evolving"]}
-    workshop, notes = opened(noisy_pool, tiny_model_folder, output, cleaning=cleaning, evaluation=controls)
-    return workshop, run(workshop), notes
+    opened, notes = opened_run(noisy_pool, tiny_model_folder, output, cleaning=cleaning, evaluation=controls)
+    return opened, run(opened), notes
 
 
 def test_repetition_drops_the_stock_phrase_and_says_so(online):
-    workshop, result, notes = online
-    found = find_repetition(workshop.tokens.input_ids, workshop.tokens.is_response)
+    opened, result, notes = online
+    found = find_repetition(opened.context.tokens.input_ids, opened.context.tokens.is_response)
     assert found.is_repeated.values.any()
-    labels = workshop.tokens.is_response.values
+    labels = opened.context.tokens.is_response.values
     kept = outcome_of(result, "repetition").kept.values
     assert np.array_equal(kept, labels & ~found.is_repeated.values)
     assert np.array_equal(outcome_of(result, "noise_mixture").kept.values, kept)
@@ -66,9 +66,9 @@ def test_repetition_drops_the_stock_phrase_and_says_so(online):
 
 
 def test_also_cleans_what_selecting_strategies_keep_and_leaves_baselines_alone(online):
-    workshop, result, _ = online
-    repeated = workshop.noise.repetition.is_repeated.values
-    warmup = workshop.places(workshop.splits[0])
+    opened, result, _ = online
+    repeated = opened.context.noise.repetition.is_repeated.values
+    warmup = opened.context.data.indices(opened.context.data.splits[0])
     later = np.ones(len(repeated), dtype=bool)
     later[warmup] = False
     assert not np.any(outcome_of(result, "rho").kept.values & repeated)
@@ -78,7 +78,7 @@ def test_also_cleans_what_selecting_strategies_keep_and_leaves_baselines_alone(o
 
 
 def test_the_noise_rates_are_told_stored_and_one_a_row(online):
-    workshop, result, _ = online
+    opened, result, _ = online
     noise = outcome_of(result, "noise_mixture").noise
     rates = noise.rows
     counted = ~np.isnan(rates)
@@ -91,36 +91,36 @@ def test_the_noise_rates_are_told_stored_and_one_a_row(online):
     assert table.rows[0][:2] == ("noise_mixture", "pool")
     document = json.loads((result.folder / "noise.json").read_text())
     assert document["noise_mixture"]["pool"] == pytest.approx(noise.pool)
-    assert set(document["noise_mixture"]["rows"]) == set(workshop.tokens.ids)
+    assert set(document["noise_mixture"]["rows"]) == set(opened.context.tokens.ids)
     assert any(BOILERPLATE[:30] in passage["text"] for passage in document["repetition"]["passages"])
 
 
 def test_repetition_may_go_with_the_mixture_alone(noisy_pool, tiny_model_folder, tmp_path):
     cleaning = {"strategy": "noise_mixture", "noise_mixture": {"with_repetition": True}}
     controls = {"controls": ["full_tokens", "rho"]}
-    workshop, _ = opened(noisy_pool, tiny_model_folder, tmp_path, cleaning=cleaning, evaluation=controls)
-    result = run(workshop)
-    repeated = workshop.noise.repetition.is_repeated.values
+    opened, _ = opened_run(noisy_pool, tiny_model_folder, tmp_path, cleaning=cleaning, evaluation=controls)
+    result = run(opened)
+    repeated = opened.context.noise.repetition.is_repeated.values
     assert not np.any(outcome_of(result, "noise_mixture").kept.values & repeated)
     assert np.any(outcome_of(result, "rho").kept.values & repeated)
 
 
 def test_a_second_run_makes_nothing(online):
-    workshop, result, _ = online
-    again = run(Workshop.open(workshop.recipe))
+    opened, result, _ = online
+    again = run(open_run(opened.context.recipe))
     assert again.stages_made == 0
     assert outcome_of(again, "noise_mixture").noise.pool == outcome_of(result, "noise_mixture").noise.pool
 
 
 def test_offline_weights_are_the_posterior_under_the_base_and_reach_the_export(noisy_pool, tiny_model_folder, tmp_path):
     cleaning = {"strategy": "noise_mixture", "noise_mixture": {"mode": "offline", "mean": 0.2}}
-    workshop, _ = opened(noisy_pool, tiny_model_folder, tmp_path, cleaning=cleaning)
-    result = run(workshop)
-    outcome, tokens = outcome_of(result, "noise_mixture"), workshop.tokens
-    table = surprisal_table(tokens.input_ids, tokens.is_response, len(workshop.tokenizer))
+    opened, _ = opened_run(noisy_pool, tiny_model_folder, tmp_path, cleaning=cleaning)
+    result = run(opened)
+    outcome, tokens = outcome_of(result, "noise_mixture"), opened.context.tokens
+    table = surprisal_table(tokens.input_ids, tokens.is_response, len(opened.context.data.tokenizer))
     surprisal = tokens.input_ids.with_values(table[tokens.input_ids.values])
     estimate = token_posterior(
-        workshop.losses(workshop.base), surprisal, tokens.is_response, workshop.noise.mixture.prior
+        opened.context.losses(opened.context.base), surprisal, tokens.is_response, opened.context.noise.mixture.prior
     )
     assert np.array_equal(outcome.weights.values, estimate.weights.values)
     assert 0 < outcome.weights.values[tokens.is_response.values].min() < 0.99
@@ -135,15 +135,15 @@ def test_offline_weights_are_the_posterior_under_the_base_and_reach_the_export(n
 
 def test_a_mixture_on_top_of_a_selection(noisy_pool, tiny_model_folder, tmp_path):
     cleaning = {"strategy": "self_evolving", "also": ["noise_mixture"], "noise_mixture": {"mode": "offline"}}
-    workshop, _ = opened(noisy_pool, tiny_model_folder, tmp_path, cleaning=cleaning)
-    outcome = outcome_of(run(workshop), "self_evolving")
-    warmup = workshop.places(workshop.splits[0])
+    opened, _ = opened_run(noisy_pool, tiny_model_folder, tmp_path, cleaning=cleaning)
+    outcome = outcome_of(run(opened), "self_evolving")
+    warmup = opened.context.data.indices(opened.context.data.splits[0])
     assert np.array_equal(outcome.weights.values > 0, outcome.kept.values)
     assert set(outcome.weights.values[warmup].tolist()) == {0.0, 1.0}
     later = np.setdiff1d(np.arange(len(outcome.kept.values)), warmup)
     assert np.any((outcome.weights.values[later] > 0) & (outcome.weights.values[later] < 1))
-    assert np.isnan(outcome.noise.rows[workshop.splits[0]]).all()
-    assert np.isfinite(outcome.noise.rows[workshop.splits[1]]).any()
+    assert np.isnan(outcome.noise.rows[opened.context.data.splits[0]]).all()
+    assert np.isfinite(outcome.noise.rows[opened.context.data.splits[1]]).any()
 
 
 def test_a_plan_counts_the_passes(noisy_pool, tiny_model_folder, tmp_path):

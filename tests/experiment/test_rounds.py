@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 from test_runs import recipe_of as run_recipe
 
-from tokenclean.cleaning import STRATEGIES, StrategyResult, Workshop
-from tokenclean.cleaning import workshop as workshop_module
+from tokenclean.cleaning import StrategyResult, run_strategy, trainings
+from tokenclean.cleaning.open_run import open_run
 from tokenclean.cleaning.rounds import Round, reaching
-from tokenclean.cleaning.workshop import Observer
 from tokenclean.experiment.planning.plan import plan
 from tokenclean.experiment.rounds import RoundByRound, measure_rounds, rounds_document, rounds_table
 from tokenclean.experiment.run import RunResult, run
+from tokenclean.observer import Observer
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
 from tokenclean.selection import kept_count
@@ -44,7 +44,7 @@ def recipe_of(pool: Path, model: Path, output: Path, controls: tuple[str, ...] =
 
 
 def self_evolving_of(result: RunResult) -> StrategyResult:
-    return next(o for o in result.outcomes if o.strategy == "self_evolving")
+    return next(o for o in result.results if o.strategy == "self_evolving")
 
 
 def lines_of(result: RunResult) -> dict[str, dict]:
@@ -55,15 +55,15 @@ def lines_of(result: RunResult) -> dict[str, dict]:
 @pytest.fixture(scope="module", params=["global", "source"])
 def finished(request, pool: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     recipe = recipe_of(pool, tiny_model_folder, tmp_path_factory.mktemp("runs"), level=request.param)
-    workshop = Workshop.open(recipe)
-    return workshop, run(workshop)
+    opened = open_run(recipe)
+    return opened, run(opened)
 
 
 # --- records -----------------------------------------------------------------------------------------------------
 
 
 def test_every_round_is_recorded_with_what_it_kept(finished):
-    workshop, result = finished
+    opened, result = finished
     outcome = self_evolving_of(result)
     records = outcome.round_records
     assert tuple(r.model.name for r in records) == MODELS
@@ -71,42 +71,42 @@ def test_every_round_is_recorded_with_what_it_kept(finished):
     assert [r.reference and r.reference.name for r in records] == [None, *MODELS[:-1]]
     assert not any(r.is_rolled_back for r in records)
     assert records[0].selection.threshold is None
-    for record, rows in zip(records, workshop.splits, strict=True):
-        kept, labels = outcome.kept.take(rows), workshop.tokens.is_response.take(rows)
+    for record, rows in zip(records, opened.context.data.splits, strict=True):
+        kept, labels = outcome.kept.take(rows), opened.context.tokens.is_response.take(rows)
         scores = outcome.scores.take(rows)
         assert record.selection.kept_share == kept.values.sum() / labels.values.sum()
         if record.split > 0:
             assert record.selection.threshold == scores.values[kept.values].min()
             assert scores.values[kept.values].max() > record.selection.threshold
         for source in ("even", "odd"):
-            own = [n for n, row in enumerate(rows) if workshop.tokens.sources[row] == source]
+            own = [n for n, row in enumerate(rows) if opened.context.tokens.sources[row] == source]
             share = sum(kept[n].sum() for n in own) / sum(labels[n].sum() for n in own)
             assert record.selection.source_shares[source] == share
-            if workshop.recipe.cleaning.level == "source" and record.split > 0:
+            if opened.context.recipe.cleaning.level == "source" and record.split > 0:
                 lowest = min(scores[n][kept[n]].min() for n in own if kept[n].any())
                 assert record.selection.source_thresholds[source] == lowest
-    if workshop.recipe.cleaning.level == "global":
+    if opened.context.recipe.cleaning.level == "global":
         assert all(r.selection.source_thresholds == {} for r in records)
 
 
 def test_losses_are_means_over_the_tokens_that_the_first_selection_keeps_and_drops(finished):
-    workshop, result = finished
+    opened, result = finished
     first = self_evolving_of(result).round_records[1].selection
-    base, warm = (workshop.heldout_losses(m) for m in (workshop.base, workshop.warmup))
+    base, warm = (opened.context.heldout_losses(m) for m in (opened.context.base, opened.context.warmup))
     keeps, drops = [], []
-    for row, source in enumerate(workshop.heldout.sources):
+    for row, source in enumerate(opened.context.heldout.sources):
         threshold = first.source_thresholds[source] if first.source_thresholds else first.threshold
-        for position in np.flatnonzero(workshop.heldout.is_response[row]):
+        for position in np.flatnonzero(opened.context.heldout.is_response[row]):
             is_kept = base[row][position] - warm[row][position] >= threshold
             (keeps if is_kept else drops).append(int(base.offsets[row]) + int(position))
     assert len(keeps) > 20
     assert len(drops) > 20
-    models = {"base": workshop.base} | {r.model.name: r.model for r in self_evolving_of(result).round_records}
-    models |= {o.strategy: o.model for o in result.outcomes if o.strategy in CONTROLS}
+    models = {"base": opened.context.base} | {r.model.name: r.model for r in self_evolving_of(result).round_records}
+    models |= {o.strategy: o.model for o in result.results if o.strategy in CONTROLS}
     lines = lines_of(result)
     assert list(lines) == ["base", *MODELS, *CONTROLS]
     for name, model in models.items():
-        losses = workshop.heldout_losses(model).values
+        losses = opened.context.heldout_losses(model).values
         told = lines[name]["heldout_nats"]
         expected = [np.nanmean(losses), np.nanmean(losses[keeps]), np.nanmean(losses[drops])]
         np.testing.assert_allclose(
@@ -117,15 +117,15 @@ def test_losses_are_means_over_the_tokens_that_the_first_selection_keeps_and_dro
 
 
 def test_agreement_is_between_what_each_model_would_keep_of_the_held_out_tokens(finished):
-    workshop, result = finished
+    opened, result = finished
     told = json.loads((result.folder / "result.json").read_text())["rounds"]["agreement"]
     assert told["models"] == list(MODELS)
-    base = workshop.heldout_losses(workshop.base).values
-    places = np.flatnonzero(workshop.heldout.is_response.values)
-    count = kept_count(len(places), workshop.recipe.cleaning.proportion)
+    base = opened.context.heldout_losses(opened.context.base).values
+    places = np.flatnonzero(opened.context.heldout.is_response.values)
+    count = kept_count(len(places), opened.context.recipe.cleaning.proportion)
     kept = []
     for record in self_evolving_of(result).round_records:
-        scores = (base - workshop.heldout_losses(record.model).values)[places]
+        scores = (base - opened.context.heldout_losses(record.model).values)[places]
         kept.append(set(sorted(range(len(places)), key=lambda i: (-scores[i], i))[:count]))
     expected = [[len(one & other) / len(one | other) for other in kept] for one in kept]
     np.testing.assert_allclose(told["jaccard"], expected)
@@ -163,11 +163,11 @@ def test_the_table_has_a_line_a_model_and_stands_beside_the_others(finished):
 
 
 def test_no_model_is_scored_twice_and_the_same_run_again_makes_nothing(finished):
-    workshop, result = finished
-    assert len(workshop.made) == len(set(workshop.made))
-    again = Workshop.open(workshop.recipe)
+    opened, result = finished
+    assert len(opened.stages.computed) == len(set(opened.stages.computed))
+    again = open_run(opened.context.recipe)
     second = run(again)
-    assert again.made == []
+    assert again.stages.computed == []
     assert second.folder == result.folder
     assert second.tables == result.tables
 
@@ -185,8 +185,8 @@ def many_sources(rounds: RoundByRound, count: int) -> RoundByRound:
 
 @pytest.mark.parametrize(("count", "shown"), [(1, 0), (2, 2), (4, 4), (5, 0)])
 def test_sources_have_columns_where_there_are_two_to_four(finished, count, shown):
-    workshop, result = finished
-    rounds = many_sources(measure_rounds(workshop, result.outcomes), count)
+    opened, result = finished
+    rounds = many_sources(measure_rounds(opened.context, result.results), count)
     table = rounds_table(rounds)
     assert sum(column.startswith("source ") for column in table.columns) == shown
     assert all(len(row) == len(table.columns) for row in table.rows)
@@ -195,8 +195,8 @@ def test_sources_have_columns_where_there_are_two_to_four(finished, count, shown
 
 
 def test_a_terminal_of_eighty_columns_shows_every_figure(finished):
-    workshop, result = finished
-    tables = [result.tables[0], rounds_table(many_sources(measure_rounds(workshop, result.outcomes), 1))]
+    opened, result = finished
+    tables = [result.tables[0], rounds_table(many_sources(measure_rounds(opened.context, result.results), 1))]
     for table in tables:
         stream = io.StringIO()
         Console(file=stream, width=80).print(table.to_rich())
@@ -206,7 +206,7 @@ def test_a_terminal_of_eighty_columns_shows_every_figure(finished):
 
 def test_without_self_evolving_there_are_no_rounds(pool, tiny_model_folder, tmp_path):
     recipe = recipe_of(pool, tiny_model_folder, tmp_path, controls=(), strategy="full_tokens")
-    result = run(Workshop.open(recipe))
+    result = run(open_run(recipe))
     assert json.loads((result.folder / "result.json").read_text())["rounds"] is None
     assert "round by round" not in (result.folder / "table.md").read_text()
 
@@ -225,17 +225,17 @@ def test_what_reaches_a_threshold():
 
 
 def test_the_control_goes_on_from_the_warm_up_with_the_rows_of_all_later_splits(finished):
-    workshop, result = finished
-    outcome = next(o for o in result.outcomes if o.strategy == "full_tokens_from_warmup")
-    np.testing.assert_array_equal(outcome.kept.values, workshop.tokens.is_response.values)
-    assert outcome.rounds == (workshop.warmup, outcome.model)
+    opened, result = finished
+    outcome = next(o for o in result.results if o.strategy == "full_tokens_from_warmup")
+    np.testing.assert_array_equal(outcome.kept.values, opened.context.tokens.is_response.values)
+    assert outcome.rounds == (opened.context.warmup, outcome.model)
     inputs = json.loads((Path(outcome.model.source.adapter) / "manifest.json").read_text())["inputs"]
-    assert inputs["start"] == workshop.warmup.identity
-    rows = np.concatenate(workshop.splits[1:])
-    assert sorted([*rows, *workshop.splits[0]]) == list(range(len(workshop.tokens)))
-    ids = workshop.tokens.input_ids.take(rows)
+    assert inputs["start"] == opened.context.warmup.identity
+    rows = np.concatenate(opened.context.data.splits[1:])
+    assert sorted([*rows, *opened.context.data.splits[0]]) == list(range(len(opened.context.tokens)))
+    ids = opened.context.tokens.input_ids.take(rows)
     assert inputs["input_ids"] == array_hash(ids.values, ids.offsets)
-    weights = workshop.tokens.is_response.take(rows).values.astype(np.float32)
+    weights = opened.context.tokens.is_response.take(rows).values.astype(np.float32)
     assert inputs["weights"] == array_hash(weights)
     assert outcome.model.training["trained_rows"] == len(rows)
     for name in ("warm-up", "model"):
@@ -244,14 +244,14 @@ def test_the_control_goes_on_from_the_warm_up_with_the_rows_of_all_later_splits(
 
 def test_the_control_alone_needs_the_warm_up_and_the_plan_counts_both(pool, tiny_model_folder, tmp_path):
     recipe = recipe_of(pool, tiny_model_folder, tmp_path, controls=(), strategy="full_tokens_from_warmup")
-    workshop = Workshop.open(recipe)
-    run(workshop)
+    opened = open_run(recipe)
+    run(opened)
     planned = [step for step in plan(recipe, flop_per_second=1e9).steps if step.optimizer_steps]
     assert [step.name for step in planned] == [
         *("train warm-up on D0, full tokens", "train full_tokens_from_warmup on D1 to D3")
     ]
-    assert sum(name.startswith("training-") for name in workshop.made) == 2
-    assert planned[1].rows == len(workshop.tokens) - len(workshop.splits[0])
+    assert sum(name.startswith("training-") for name in opened.stages.computed) == 2
+    assert planned[1].rows == len(opened.context.tokens) - len(opened.context.data.splits[0])
 
 
 # --- stopping ----------------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def test_the_control_alone_needs_the_warm_up_and_the_plan_counts_both(pool, tiny
 
 def spoil_training(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let the training with this number, from 0, take steps so large that the model is ruined."""
-    train, calls = workshop_module.train, []
+    train, calls = trainings.train, []
 
     def spoiled(source, ids, weights, settings, *args, **options):
         if len(calls) == number:
@@ -267,7 +267,7 @@ def spoil_training(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         calls.append(number)
         return train(source, ids, weights, settings, *args, **options)
 
-    monkeypatch.setattr(workshop_module, "train", spoiled)
+    monkeypatch.setattr(trainings, "train", spoiled)
 
 
 @pytest.mark.parametrize("worse", [1, 2, 3])
@@ -275,8 +275,8 @@ def test_a_round_that_raises_the_held_out_loss_is_rolled_back(pool, tiny_model_f
     spoil_training(monkeypatch, worse)
     notes: list[str] = []
     recipe = recipe_of(pool, tiny_model_folder, tmp_path, controls=(), stop_when="held_out_loss_rises")
-    workshop = Workshop.open(recipe, Observer(note=notes.append))
-    result = run(workshop)
+    opened = open_run(recipe, Observer(note=notes.append))
+    result = run(opened)
     outcome = self_evolving_of(result)
     best, bad = MODELS[worse - 1], MODELS[worse]
     assert outcome.model.name == best
@@ -286,7 +286,7 @@ def test_a_round_that_raises_the_held_out_loss_is_rolled_back(pool, tiny_model_f
     losses = {r.model.name: r.heldout.all_tokens for r in outcome.round_records}
     assert losses[bad] > losses[best] == min(losses.values())
 
-    for number, rows in enumerate(workshop.splits):
+    for number, rows in enumerate(opened.context.data.splits):
         assert outcome.kept.take(rows).values.any() == (number < worse)
         assert np.isfinite(outcome.scores.take(rows).values).any() == (1 <= number <= worse)
     table = read_table(result.folder / "self_evolving" / "kept.parquet")
@@ -314,17 +314,17 @@ def test_a_round_that_raises_the_held_out_loss_is_rolled_back(pool, tiny_model_f
     assert written == (Path(outcome.model.source.adapter) / "adapter_model.safetensors").read_bytes()
     assert not (folder / bad).exists()
 
-    again = Workshop.open(recipe)
+    again = open_run(recipe)
     assert run(again).folder == result.folder
-    assert again.made == []
+    assert again.stages.computed == []
 
 
 def test_it_stops_at_the_first_rise_and_not_before(pool, tiny_model_folder, tmp_path):
     recipe = recipe_of(pool, tiny_model_folder, tmp_path, controls=())
-    records = STRATEGIES["self_evolving"](Workshop.open(recipe)).round_records
+    records = run_strategy(open_run(recipe).context, "self_evolving").round_records
     losses = [r.heldout.all_tokens for r in records]
     rises = [number for number in range(1, len(losses)) if losses[number] > losses[number - 1]]
-    stopping = Workshop.open(recipe_of(pool, tiny_model_folder, tmp_path, controls=(), stop_when="held_out_loss_rises"))
-    outcome = STRATEGIES["self_evolving"](stopping)
+    stopping = open_run(recipe_of(pool, tiny_model_folder, tmp_path, controls=(), stop_when="held_out_loss_rises"))
+    outcome = run_strategy(stopping.context, "self_evolving")
     assert outcome.model.name == MODELS[rises[0] - 1 if rises else -1]
-    assert stopping.made == []
+    assert stopping.stages.computed == []

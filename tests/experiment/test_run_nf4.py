@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_runs import recipe_of
 
-from tokenclean.cleaning import Workshop
+from tokenclean.cleaning.open_run import open_run
 from tokenclean.errors import MissingExtraError
 from tokenclean.experiment.planning.plan import plan
 from tokenclean.experiment.run import run
@@ -38,13 +38,13 @@ def test_rounds_are_trained_on_the_4_bit_base_and_scored_on_the_base_as_it_is(
     made = []
     real = Nf4Linear.__init__
     monkeypatch.setattr(Nf4Linear, "__init__", lambda self, *a, **k: made.append(self) or real(self, *a, **k))
-    workshop = Workshop.open(nf4_recipe(small_pool, tiny_model_folder, tmp_path, adapters=adapters))
-    result = run(workshop)
-    (outcome,) = result.outcomes
+    opened = open_run(nf4_recipe(small_pool, tiny_model_folder, tmp_path, adapters=adapters))
+    result = run(opened)
+    (outcome,) = result.results
     assert len(made) == len(outcome.rounds) * 2 * 7  # each training quantizes two layers' seven products
-    for model in (workshop.base, *outcome.rounds):
-        plain = token_losses(load_model(model.source, device=workshop.device), workshop.heldout)
-        np.testing.assert_array_equal(plain.values, workshop.heldout_losses(model).values)
+    for model in (opened.context.base, *outcome.rounds):
+        plain = token_losses(load_model(model.source, device=opened.device), opened.context.heldout)
+        np.testing.assert_array_equal(plain.values, opened.context.heldout_losses(model).values)
     copied = resolve_source(str(result.folder / "self_evolving" / "model"))
     assert copied.base == str(tiny_model_folder)
     assert (result.folder / "recipe.yaml").read_text().count("quantization: nf4") == 1
@@ -52,10 +52,10 @@ def test_rounds_are_trained_on_the_4_bit_base_and_scored_on_the_base_as_it_is(
 
 def test_both_kinds_of_training_share_the_bases_losses_and_no_training(small_pool, tiny_model_folder, tmp_path):
     opened = {
-        quantization: Workshop.open(nf4_recipe(small_pool, tiny_model_folder, tmp_path, quantization))
+        quantization: open_run(nf4_recipe(small_pool, tiny_model_folder, tmp_path, quantization))
         for quantization in ("none", "nf4")
     }
-    losses = {name: workshop.losses(workshop.base).values for name, workshop in opened.items()}
+    losses = {name: opened.context.losses(opened.context.base).values for name, opened in opened.items()}
     np.testing.assert_array_equal(losses["none"], losses["nf4"])
     assert opened["none"].made
     assert not opened["nf4"].made
@@ -66,7 +66,7 @@ def test_a_missing_package_is_told_before_anything_is_scored(small_pool, tiny_mo
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes.functional", None)
     with pytest.raises(MissingExtraError, match=r"training\.quantization: nf4 needs the package 'bitsandbytes'"):
-        Workshop.open(nf4_recipe(small_pool, tiny_model_folder, tmp_path))
+        open_run(nf4_recipe(small_pool, tiny_model_folder, tmp_path))
 
 
 def test_a_plan_knows_that_training_takes_less_memory(small_pool, tiny_model_folder, tmp_path):

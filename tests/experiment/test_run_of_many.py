@@ -16,7 +16,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from tokenclean.cleaning import Workshop
+from tokenclean.cleaning.open_run import open_run
 from tokenclean.experiment.run import run
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import load_recipe
@@ -91,7 +91,7 @@ def together(small_pool, tiny_model_folder, tmp_path_factory) -> tuple[Path, str
 
 def test_two_processes_make_what_one_makes(together, small_pool, tiny_model_folder, tmp_path):
     alone = recipe_file(small_pool, tiny_model_folder, tmp_path / "runs")
-    run(Workshop.open(load_recipe(str(alone))))
+    run(open_run(load_recipe(str(alone))))
     ours, theirs = results_in(together[0]), results_in(alone)
     for name, kept in kept_in(theirs).items():
         assert jaccard(kept, kept_in(ours)[name]) >= 0.99, name

@@ -13,14 +13,16 @@ from safetensors.torch import load_file, save_file
 from test_rounds import lines_of, self_evolving_of
 from test_runs import recipe_of as run_recipe
 
-from tokenclean.cleaning import STRATEGIES, Workshop
-from tokenclean.cleaning import workshop as workshop_module
-from tokenclean.cleaning.workshop import CHECKPOINTS, Model, Observer
+from tokenclean.cleaning import run_strategy, trainings
+from tokenclean.cleaning.model import Model
+from tokenclean.cleaning.open_run import open_run
+from tokenclean.cleaning.trainings import CHECKPOINTS
 from tokenclean.errors import ModelError
 from tokenclean.experiment.finished.status import describe_run
 from tokenclean.experiment.planning.plan import plan
 from tokenclean.experiment.run import run
 from tokenclean.models.loading.load import load_model, resolve_source
+from tokenclean.observer import Observer
 from tokenclean.recipe import Recipe
 from tokenclean.scoring import token_losses
 from tokenclean.store import fingerprint
@@ -58,21 +60,21 @@ def manifest_of(model: Model) -> dict:
 
 @pytest.fixture(scope="module")
 def finished(small_pool: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
-    workshop = Workshop.open(recipe_of(small_pool, tiny_model_folder, tmp_path_factory.mktemp("runs"), CONTROLS))
-    return workshop, run(workshop)
+    opened = open_run(recipe_of(small_pool, tiny_model_folder, tmp_path_factory.mktemp("runs"), CONTROLS))
+    return opened, run(opened)
 
 
 def test_each_round_goes_on_with_the_adapter_and_the_moments_of_the_one_before(finished):
-    workshop, result = finished
+    opened, result = finished
     rounds = self_evolving_of(result).rounds
     assert tuple(model.name for model in rounds) == MODELS
     steps = [model.training["steps"] for model in rounds]
     planned = [
-        plan_steps(len(rows), workshop.recipe.training, part).steps
-        for rows, part in zip(workshop.splits, workshop.parts, strict=True)
+        plan_steps(len(rows), opened.context.recipe.training, part).steps
+        for rows, part in zip(opened.context.data.splits, opened.context.data.parts, strict=True)
     ]
     total, start, taken = sum(planned), 0, 0
-    before = workshop.base
+    before = opened.context.base
     for number, model in enumerate(rounds):
         inputs = manifest_of(model)["inputs"]
         assert inputs["start"] == before.identity
@@ -97,20 +99,20 @@ def test_the_moments_are_part_of_what_a_training_starts_from(finished):
 
 
 def test_the_results_hold_ordinary_adapters_and_no_moments(finished):
-    workshop, result = finished
+    opened, result = finished
     outcome = self_evolving_of(result)
     assert not list(result.folder.rglob(MOMENTS))
     for name in (*MODELS[:-1], "model"):
         folder = result.folder / "self_evolving" / name
         assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", ADAPTER, "journal.jsonl"]
     copied = resolve_source(str(result.folder / "self_evolving" / "model"))
-    assert copied.base == workshop.recipe.model.base
-    losses = token_losses(load_model(copied, device=workshop.device), workshop.heldout)
-    np.testing.assert_array_equal(losses.values, workshop.heldout_losses(outcome.model).values)
+    assert copied.base == opened.context.recipe.model.base
+    losses = token_losses(load_model(copied, device=opened.device), opened.context.heldout)
+    np.testing.assert_array_equal(losses.values, opened.context.heldout_losses(outcome.model).values)
 
 
 def test_rounds_are_recorded_and_shown_as_ever(finished):
-    workshop, result = finished
+    opened, result = finished
     records = self_evolving_of(result).round_records
     assert tuple(r.model.name for r in records) == MODELS
     assert list(lines_of(result)) == ["base", *MODELS, CONTROL]
@@ -118,8 +120,8 @@ def test_rounds_are_recorded_and_shown_as_ever(finished):
     assert [row[:2] for row in table.rows][:5] == [("base", "–"), *((m, f"D{n}") for n, m in enumerate(MODELS))]
     # What the first selection would keep of the held-out rows is told by the reference that made it.
     first = records[1].selection
-    scores = workshop.heldout_losses(workshop.base) - workshop.heldout_losses(records[0].model)
-    kept = int((scores.values[workshop.heldout.is_response.values] >= first.threshold).sum())
+    scores = opened.context.heldout_losses(opened.context.base) - opened.context.heldout_losses(records[0].model)
+    kept = int((scores.values[opened.context.heldout.is_response.values] >= first.threshold).sum())
     written = json.loads((result.folder / "result.json").read_text())
     assert written["rounds"]["heldout_tokens"]["kept_first"] == kept
     assert written["training"].keys() >= {*MODELS, "warm-up", CONTROL, f"{CONTROL}-1", f"{CONTROL}-2"}
@@ -128,48 +130,50 @@ def test_rounds_are_recorded_and_shown_as_ever(finished):
 def test_other_strategies_keep_the_warm_up_that_they_have_without_the_option(
     finished, small_pool, tiny_model_folder, tmp_path
 ):
-    workshop, result = finished
-    assert workshop.warmup.key != workshop.initial_reference.key
-    assert "part" not in manifest_of(workshop.warmup)["inputs"]
-    fixed = next(o for o in result.outcomes if o.strategy == "fixed_model")
-    assert [check.model.key for check in fixed.checks] == [workshop.warmup.key]
-    fresh = Workshop.open(recipe_of(small_pool, tiny_model_folder, tmp_path, adapters="fresh"))
-    assert fresh.warmup.identity == fresh.initial_reference.identity == workshop.warmup.identity
+    opened, result = finished
+    assert opened.context.warmup.key != opened.context.initial_reference.key
+    assert "part" not in manifest_of(opened.context.warmup)["inputs"]
+    fixed = next(o for o in result.results if o.strategy == "fixed_model")
+    assert [check.model.key for check in fixed.checks] == [opened.context.warmup.key]
+    fresh = open_run(recipe_of(small_pool, tiny_model_folder, tmp_path, adapters="fresh"))
+    assert fresh.context.warmup.identity == fresh.context.initial_reference.identity == opened.context.warmup.identity
 
 
 def test_the_control_takes_the_rest_of_the_same_schedule_from_the_same_start(finished):
-    workshop, result = finished
-    control = next(o for o in result.outcomes if o.strategy == CONTROL)
+    opened, result = finished
+    control = next(o for o in result.results if o.strategy == CONTROL)
     assert control.rounds[0].identity == self_evolving_of(result).rounds[0].identity
     assert [m.name for m in control.rounds] == ["reference-0", f"{CONTROL}-1", f"{CONTROL}-2", CONTROL]
     parts = [manifest_of(model)["inputs"]["part"] for model in control.rounds]
-    assert parts == [asdict(part) for part in workshop.parts]
-    assert [m.training["trained_rows"] for m in control.rounds] == [len(rows) for rows in workshop.splits]
-    assert sum(m.training["steps"] for m in control.rounds) == workshop.parts[-1].total
+    assert parts == [asdict(part) for part in opened.context.data.parts]
+    assert [m.training["trained_rows"] for m in control.rounds] == [len(rows) for rows in opened.context.data.splits]
+    assert sum(m.training["steps"] for m in control.rounds) == opened.context.data.parts[-1].total
     assert control.model is control.rounds[-1]
-    np.testing.assert_array_equal(control.kept.values, workshop.tokens.is_response.values)
+    np.testing.assert_array_equal(control.kept.values, opened.context.tokens.is_response.values)
 
 
 def test_with_everything_kept_self_evolving_and_the_control_are_one(small_pool, tiny_model_folder, tmp_path):
-    workshop = Workshop.open(recipe_of(small_pool, tiny_model_folder, tmp_path, proportion=1.0))
-    outcomes = [STRATEGIES[name](workshop) for name in ("self_evolving", CONTROL)]
+    opened = open_run(recipe_of(small_pool, tiny_model_folder, tmp_path, proportion=1.0))
+    outcomes = [run_strategy(opened.context, name) for name in ("self_evolving", CONTROL)]
     assert outcomes[0].model.identity == outcomes[1].model.identity
-    assert sum(name.startswith("training-") for name in workshop.made) == 4
+    assert sum(name.startswith("training-") for name in opened.stages.computed) == 4
 
 
 def test_the_same_run_again_makes_nothing_and_every_stage_is_valid(finished):
-    workshop, result = finished
-    again = Workshop.open(workshop.recipe)
+    opened, result = finished
+    again = open_run(opened.context.recipe)
     assert run(again).folder == result.folder
-    assert again.made == []
-    described = describe_run(workshop.store.root)
+    assert again.stages.computed == []
+    described = describe_run(opened.stages.store.root)
     assert {row[-1] for row in described.table.rows} == {"valid"}
-    assert not (workshop.store.root / CHECKPOINTS).exists() or not list((workshop.store.root / CHECKPOINTS).iterdir())
+    assert not (opened.stages.store.root / CHECKPOINTS).exists() or not list(
+        (opened.stages.store.root / CHECKPOINTS).iterdir()
+    )
 
 
 def test_the_plan_counts_every_training_of_the_run(finished):
-    workshop, result = finished
-    planned = plan(workshop.recipe, flop_per_second=1e9)
+    opened, result = finished
+    planned = plan(opened.context.recipe, flop_per_second=1e9)
     trainings = {step.name: step for step in planned.steps if step.optimizer_steps}
     assert list(trainings) == [
         "train warm-up on D0, full tokens",
@@ -178,12 +182,12 @@ def test_the_plan_counts_every_training_of_the_run(finished):
         "train fixed_model",
         *(f"train reference-{number} on D{number}" for number in (1, 2, 3)),
     ]
-    assert len(trainings) == sum(name.startswith("training-") for name in workshop.made)
-    for number, part in enumerate(workshop.parts):
+    assert len(trainings) == sum(name.startswith("training-") for name in opened.stages.computed)
+    for number, part in enumerate(opened.context.data.parts):
         name = f"train reference-{number} on D{number}" + (", full tokens" if number == 0 else "")
         assert trainings[name].optimizer_steps == part.end - part.start
         assert trainings[name].rate_steps == part.end - part.start - (number == 0)
-    control = next(o for o in result.outcomes if o.strategy == CONTROL)
+    control = next(o for o in result.results if o.strategy == CONTROL)
     told = [trainings[f"train {CONTROL} on D{n}"] for n in (1, 2, 3)]
     assert [step.optimizer_steps for step in told] == [m.training["steps"] for m in control.rounds[1:]]
     assert [step.rate_steps for step in told] == [m.training["effective_steps"] for m in control.rounds[1:]]
@@ -208,10 +212,10 @@ def test_a_run_killed_inside_a_later_round_ends_bit_equal(finished, small_pool, 
         return told
 
     with pytest.raises(Stopped):
-        STRATEGIES["self_evolving"](Workshop.open(recipe, Observer(progress=progress)))
+        run_strategy(open_run(recipe, Observer(progress=progress)).context, "self_evolving")
     ((state,),) = [list(place.glob("step-*")) for place in (recipe.folder / CHECKPOINTS).iterdir()]
     assert state.name == "step-2"
-    outcome = STRATEGIES["self_evolving"](Workshop.open(recipe))
+    outcome = run_strategy(open_run(recipe).context, "self_evolving")
     for expected, found in zip(self_evolving_of(undisturbed).rounds, outcome.rounds, strict=True):
         assert expected.identity == found.identity
         for file in sorted(expected.folder.glob("*.safetensors")):
@@ -222,7 +226,7 @@ def test_a_run_killed_inside_a_later_round_ends_bit_equal(finished, small_pool, 
 
 def ruin_training(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let the training with this number, from 0, end with an adapter that is torn apart."""
-    train, calls = workshop_module.train, []
+    train, calls = trainings.train, []
 
     def ruined(source, ids, weights, settings, folder, **options):
         trained = train(source, ids, weights, settings, folder, **options)
@@ -232,7 +236,7 @@ def ruin_training(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         calls.append(number)
         return trained
 
-    monkeypatch.setattr(workshop_module, "train", ruined)
+    monkeypatch.setattr(trainings, "train", ruined)
 
 
 @pytest.mark.parametrize("worse", [1, 3])
@@ -241,8 +245,8 @@ def test_a_round_that_raises_the_held_out_loss_is_rolled_back(
 ):
     ruin_training(monkeypatch, worse)
     recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, stop_when="held_out_loss_rises")
-    workshop = Workshop.open(recipe)
-    result = run(workshop)
+    opened = open_run(recipe)
+    result = run(opened)
     outcome = self_evolving_of(result)
     assert outcome.model.name == MODELS[worse - 1]
     assert tuple(m.name for m in outcome.rounds) == MODELS[:worse]
@@ -255,14 +259,14 @@ def test_a_round_that_raises_the_held_out_loss_is_rolled_back(
 def test_a_base_that_is_an_adapter_is_refused_before_anything_is_trained(finished, small_pool, tmp_path):
     _, result = finished
     recipe = recipe_of(small_pool, result.folder / "self_evolving" / "model", tmp_path)
-    for opened in (Workshop.open, plan):
+    for opened in (open_run, plan):
         with pytest.raises(ModelError, match=r"is an adapter, but cleaning\.adapters: one .*or take adapters: fresh"):
             opened(recipe)
 
 
 def test_with_noise_mixture_and_repetition_on_top_too(small_pool, tiny_model_folder, tmp_path):
     recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, also=["noise_mixture", "repetition"])
-    outcome = STRATEGIES["self_evolving"](Workshop.open(recipe))
+    outcome = run_strategy(open_run(recipe).context, "self_evolving")
     assert all("mixture" in manifest_of(model)["inputs"] for model in outcome.rounds[1:])
     assert outcome.noise is not None
     assert {t.shape[0] for k, t in load_file(outcome.model.folder / ADAPTER).items() if "lora_A" in k} == {4}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokenclean.cleaning.workshop import CHECKPOINTS, STAGE_VERSIONS
+from tokenclean.cleaning.stages import STAGE_VERSIONS
+from tokenclean.cleaning.trainings import CHECKPOINTS
 from tokenclean.experiment.finished import status
 from tokenclean.experiment.finished.status import RunStatus, describe_run
 from tokenclean.store import Store

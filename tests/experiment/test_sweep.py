@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_runs import recipe_of as run_recipe
 
-from tokenclean.cleaning import Workshop
+from tokenclean.cleaning.open_run import OpenRun, open_run
 from tokenclean.errors import RecipeError
 from tokenclean.experiment.comparing.sweep import SweepResult, grid, parse_axis, plot_sweep, sweep
 from tokenclean.recipe import Recipe
@@ -47,16 +47,16 @@ def test_a_grid_runs_its_last_axis_fastest():
     assert cells == [("a=1", "b=x"), ("a=1", "b=y"), ("a=2", "b=x"), ("a=2", "b=y")]
 
 
-def swept(recipes) -> tuple[SweepResult, list[Workshop]]:
-    opened: list[Workshop] = []
+def swept(recipes) -> tuple[SweepResult, list[OpenRun]]:
+    opened: list[OpenRun] = []
     folder = next(recipe for recipe in recipes.values() if isinstance(recipe, Recipe)).folder
     store = Store(folder)
 
-    def open_workshop(recipe: Recipe) -> Workshop:
-        opened.append(Workshop.open(recipe, store=store))
+    def open_opened(recipe: Recipe) -> OpenRun:
+        opened.append(open_run(recipe, store=store))
         return opened[-1]
 
-    return sweep(recipes, open_workshop), opened
+    return sweep(recipes, open_opened), opened
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +72,16 @@ def recipes(small_pool: Path, tiny_model_folder: Path, data_dir: Path, tmp_path_
 
 
 @pytest.fixture(scope="module")
-def finished(recipes) -> tuple[SweepResult, list[Workshop]]:
+def finished(recipes) -> tuple[SweepResult, list[OpenRun]]:
     return swept(recipes)
 
 
 @pytest.mark.slow
 def test_another_proportion_scores_nothing_of_the_pool_again(finished):
-    result, workshops = finished
+    result, openeds = finished
     assert [cell.name for cell in result.cells] == ["proportion=0.3", "proportion=0.6", "proportion=1.0"]
-    for workshop in workshops[1:]:
-        made = [name.rsplit("-", 1)[0] for name in workshop.made]
+    for opened in openeds[1:]:
+        made = [name.rsplit("-", 1)[0] for name in opened.stages.computed]
         assert made.count("training") == 1
         assert made.count("losses") == 1  # of the held-out rows under the new model
         assert made.count("evaluation") == 2
@@ -93,8 +93,8 @@ def test_another_proportion_scores_nothing_of_the_pool_again(finished):
 
 @pytest.mark.slow
 def test_finished_cells_are_never_run_again(finished, recipes):
-    again, workshops = swept(recipes)
-    assert [workshop.made for workshop in workshops] == [[], [], []]
+    again, openeds = swept(recipes)
+    assert [opened.stages.computed for opened in openeds] == [[], [], []]
     assert again.folder == finished[0].folder
     assert json.loads((again.folder / "sweep.json").read_text())["cells"].keys() == {key for (key,) in recipes}
     for name in ("tables.md", "table-1.csv", "table-2.tex", "values.csv"):

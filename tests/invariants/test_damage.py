@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tokenclean.cleaning import Workshop
-from tokenclean.cleaning.workshop import Observer
+from tokenclean.cleaning.open_run import open_run
 from tokenclean.experiment.run import run
+from tokenclean.observer import Observer
 from tokenclean.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ def test_any_damage_is_found_named_and_made_good(demo_rows, small_recipe, tmp_pa
 
     def run_again() -> tuple[list[str], object]:
         notes: list[str] = []
-        result = run(Workshop.open(recipe, Observer(note=notes.append)))
+        result = run(open_run(recipe, Observer(note=notes.append)))
         return notes, (result.measured, json.loads((result.folder / "result.json").read_text())["measured"])
 
     _, measured = run_again()

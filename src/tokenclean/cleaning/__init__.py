@@ -1,25 +1,36 @@
 """The cleaning strategies; the only code that knows a loop."""
 
-from collections.abc import Callable
+from dataclasses import replace
 
-from tokenclean.cleaning import baselines
-from tokenclean.cleaning.fixed_model import fixed_model
-from tokenclean.cleaning.noise import noise_mixture, repetition
-from tokenclean.cleaning.self_evolving import self_evolving
+from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.noise import keep_best
 from tokenclean.cleaning.strategy_result import StrategyResult
-from tokenclean.cleaning.workshop import Workshop
+from tokenclean.errors import RecipeError
+from tokenclean.ragged import Ragged
+from tokenclean.recipe import Strategy, find_strategy
 
-STRATEGIES: dict[str, Callable[[Workshop], StrategyResult]] = {
-    "none": baselines.none,
-    "ds2": baselines.ds2,
-    "full_tokens": baselines.full_tokens,
-    "full_tokens_from_warmup": baselines.full_tokens_from_warmup,
-    "random": baselines.random,
-    "rho": baselines.rho,
-    "fixed_model": fixed_model,
-    "self_evolving": self_evolving,
-    "noise_mixture": noise_mixture,
-    "repetition": repetition,
-}
 
-__all__ = ["STRATEGIES", "StrategyResult", "Workshop"]
+def run_strategy(context: RunContext, strategy: str | Strategy) -> StrategyResult:
+    """Run a strategy, by name or by its record.
+
+    Its function returns a ``StrategyResult``, or only scores: float, one a token aligned with ``context.tokens``, NaN
+    for a token without one. Then the top ``cleaning.proportion`` of them is kept, ranked where ``cleaning.level`` says,
+    and the base trained on it. Raises RecipeError for a strategy that cannot be imported or returns something else.
+    """
+    try:
+        record = find_strategy(strategy) if isinstance(strategy, str) else strategy
+        function = record.load()
+    except ValueError as error:
+        raise RecipeError([str(error)], "cleaning.strategy") from error
+    result = function(context)
+    if isinstance(result, Ragged):
+        result = keep_best(context, record.name, result)
+    if not isinstance(result, StrategyResult):
+        raise RecipeError(
+            [f"{record.function} returned {type(result).__name__}, expected a StrategyResult, or scores as a Ragged"],
+            "cleaning.strategy",
+        )
+    return replace(result, strategy=record.name)
+
+
+__all__ = ["RunContext", "StrategyResult", "run_strategy"]

@@ -2,12 +2,11 @@
 
 Noise mixture weighs each token by the posterior that it is no noise; repetition drops the passages that many rows share
 word for word. ``cleaning.also`` adds either to every selecting strategy; ``none``, ``random``, full tokens, the control
-and the warm-up stay as they are, to be compared with.
+and the warm-up are left unchanged, for comparison.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.strategy_result import StrategyResult, weights_of
-from tokenclean.cleaning.workshop import NOISE_RATES, Model, Workshop
 from tokenclean.ragged import Ragged
-from tokenclean.selection import NoiseRates
+from tokenclean.selection import NoiseRates, select_tokens
+from tokenclean.selection.ranking import Level
 from tokenclean.training.step_plan import SchedulePart
 
 
@@ -37,41 +38,59 @@ class Trained:
     row_rates: np.ndarray | None = None
 
 
-def noise_mixture(workshop: Workshop) -> StrategyResult:
+def noise_mixture(context: RunContext) -> StrategyResult:
     """Every response token, weighed by the posterior that it is no noise (``cleaning.noise_mixture``).
 
     ``noise_mixture.with_repetition`` drops repeated passages too, in this strategy alone.
     """
-    with_repetition = workshop.recipe.cleaning.noise_mixture.with_repetition
-    return _alone(workshop, "noise_mixture", *(("repetition",) if with_repetition else ()))
+    with_repetition = context.recipe.cleaning.noise_mixture.with_repetition
+    return _alone(context, "noise_mixture", *(("repetition",) if with_repetition else ()))
 
 
-def repetition(workshop: Workshop) -> StrategyResult:
+def repetition(context: RunContext) -> StrategyResult:
     """Every response token but those of passages that many rows share (``cleaning.repetition``)."""
-    return _alone(workshop, "repetition")
+    return _alone(context, "repetition")
 
 
-def _alone(workshop: Workshop, name: str, *further: str) -> StrategyResult:
-    methods = {name, *further, *workshop.recipe.cleaning.also}
-    trained = train_without_noise(workshop, name, workshop.base, workshop.tokens.is_response, methods=methods)
-    return outcome_of(workshop, name, trained)
+def _alone(context: RunContext, name: str, *further: str) -> StrategyResult:
+    methods = {name, *further, *context.recipe.cleaning.also}
+    trained = train_without_noise(context, name, context.base, context.tokens.is_response, methods=methods)
+    return result_of(context, name, trained)
 
 
-def outcome_of(workshop: Workshop, strategy: str, trained: Trained, **found: Any) -> StrategyResult:
-    """The outcome of a strategy with one training. ``found``: further fields of ``StrategyResult``."""
+def result_of(context: RunContext, strategy: str, trained: Trained, **found: Any) -> StrategyResult:
+    """The result of a strategy with one training. ``found``: further fields of ``StrategyResult``."""
     return StrategyResult(
         strategy,
         trained.model,
         trained.kept,
         rounds=(trained.model,),
         weights=fractions_of(trained.weights),
-        noise=noise_found(workshop, trained.kept, trained.row_rates),
+        noise=noise_found(context, trained.kept, trained.row_rates),
         **found,
     )
 
 
+def keep_best(
+    context: RunContext, name: str, scores: Ragged, level: Level | None = None, **found: Any
+) -> StrategyResult:
+    """Keep the top ``cleaning.proportion`` of the response tokens by ``scores`` (nats; NaN is never kept) and train the
+    base on them. ``level``: where tokens are ranked, by default as ``cleaning.level`` says. ``found``: further fields
+    of the result."""
+    settings = context.recipe.cleaning
+    kept = select_tokens(
+        scores,
+        context.tokens.is_response,
+        proportion=settings.proportion,
+        level=level or settings.level,
+        sources=context.tokens.sources,
+    )
+    trained = train_without_noise(context, name, context.base, kept)
+    return result_of(context, name, trained, scores=scores, **found)
+
+
 def train_without_noise(
-    workshop: Workshop,
+    context: RunContext,
     name: str,
     start: Model,
     kept: Ragged,
@@ -83,25 +102,25 @@ def train_without_noise(
 
     ``kept``: bool, aligned with the pool's tokens. ``methods``: of ``noise_mixture`` and ``repetition``, by default
     those of ``cleaning.also``. Online the mixture weighs tokens in the training itself, by the model's own losses;
-    offline by the losses of ``model.reference``, else of the base. ``part``: as of ``Workshop.train``.
+    offline by the losses of ``model.reference``, else of the base. ``part``: see ``TrainingJob``.
     """
-    methods = workshop.recipe.cleaning.also if methods is None else methods
-    chosen = np.arange(len(workshop.tokens)) if rows is None else rows
+    methods = context.recipe.cleaning.also if methods is None else methods
+    chosen = np.arange(len(context.tokens)) if rows is None else rows
     if "repetition" in methods:
-        kept = kept.with_values(kept.values & ~workshop.noise.repetition.is_repeated.values)
-    weights, row_rates, mixture = weights_of(kept), None, None
-    if "noise_mixture" in methods:
-        row_rates = np.full(len(workshop.tokens), np.nan)
-        if workshop.recipe.cleaning.noise_mixture.mode == "online":
-            mixture = workshop.noise.mixture
-        else:
-            estimate = workshop.noise.estimate
-            weights = weights.with_values(weights.values * estimate.weights.values)
-            row_rates[chosen] = estimate.row_rates[chosen]
-    model = workshop.train(name, start, weights, rows, mixture, part)
-    if mixture is not None and row_rates is not None:
-        found = json.loads((model.folder / NOISE_RATES).read_text(encoding="utf-8"))
-        row_rates[chosen] = [np.nan if rate is None else rate for rate in found]
+        kept = kept.with_values(kept.values & ~context.noise.repetition.is_repeated.values)
+    weights = weights_of(kept)
+    if "noise_mixture" not in methods:
+        return Trained(context.train(name, start, weights, rows, part=part), kept, weights)
+    row_rates = np.full(len(context.tokens), np.nan)
+    if context.recipe.cleaning.noise_mixture.mode == "online":
+        job = context.training_job(name, start, weights, rows, mixture=context.noise.mixture, part=part)
+        model = context.trainings.train(job)
+        row_rates[chosen] = context.trainings.noise_rates(job, model)
+    else:
+        estimate = context.noise.estimate
+        weights = weights.with_values(weights.values * estimate.weights.values)
+        row_rates[chosen] = estimate.row_rates[chosen]
+        model = context.train(name, start, weights, rows, part=part)
     return Trained(model, kept, weights, row_rates)
 
 
@@ -110,17 +129,17 @@ def fractions_of(weights: Ragged) -> Ragged | None:
     return weights if np.any((weights.values != 0) & (weights.values != 1)) else None
 
 
-def noise_found(workshop: Workshop, kept: Ragged, row_rates: np.ndarray | None) -> NoiseRates | None:
+def noise_found(context: RunContext, kept: Ragged, row_rates: np.ndarray | None) -> NoiseRates | None:
     """The rows' rates with those of the pool and its sources, in which each row counts by its kept tokens."""
     if row_rates is None:
         return None
     tokens = np.where(np.isnan(row_rates), 0, kept.row_sums())
     noise = np.where(np.isnan(row_rates), 0.0, row_rates) * tokens
-    names = np.array(workshop.tokens.sources)
+    names = np.array(context.tokens.sources)
 
     def share(is_counted: np.ndarray) -> float:
         total = tokens[is_counted].sum()
         return float(noise[is_counted].sum() / total) if total else math.nan
 
-    sources = {name: share(names == name) for name in dict.fromkeys(workshop.tokens.sources)}
+    sources = {name: share(names == name) for name in dict.fromkeys(context.tokens.sources)}
     return NoiseRates(share(np.ones(len(tokens), dtype=bool)), sources, row_rates)

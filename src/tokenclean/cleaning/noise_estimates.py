@@ -1,4 +1,4 @@
-"""What is known of noise in the training pool: its repeated passages, and the noise mixture over it."""
+"""Noise in the training pool: its repeated passages, and the noise mixture over it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tokenclean.selection import (
 from tokenclean.tokens import TokenizedPool
 from tokenclean.training.online_mixture import OnlineMixture
 
-_TOLD_PASSAGES, _TOLD_CHARACTERS = 5, 80
+_NOTED_PASSAGES, _NOTED_CHARACTERS = 5, 80
 
 
 @dataclass(frozen=True)
 class PoolNoise:
     """Of the training rows ``tokens``, each part found when it is first asked for.
 
-    ``note``: where what was found is told. ``losses``: of the model to which the mixture is fitted offline, aligned
+    ``note``: shows what was found. ``losses``: of the model to which the mixture is fitted offline, aligned
     with the tokens, computed when they are asked for.
     """
 
@@ -43,11 +43,11 @@ class PoolNoise:
         settings = self.recipe.cleaning.repetition.model_dump()
         found = find_repetition(self.tokens.input_ids, self.tokens.is_response, **settings)
         tokens, total = int(found.is_repeated.values.sum()), int(self.tokens.is_response.values.sum())
-        told = f"repetition: {tokens:,} of {total:,} response tokens ({tokens / total:.1%}) in passages of"
-        self.note(f"{told} {found.needed_rows} or more rows{'; the most frequent:' if found.passages else ''}")
-        for passage in found.passages[:_TOLD_PASSAGES]:
+        found_text = f"repetition: {tokens:,} of {total:,} response tokens ({tokens / total:.1%}) in passages of"
+        self.note(f"{found_text} {found.needed_rows} or more rows{'; the most frequent:' if found.passages else ''}")
+        for passage in found.passages[:_NOTED_PASSAGES]:
             text = " ".join(str(self.tokenizer.decode(list(passage.input_ids))).split())
-            self.note(f"  {passage.rows} rows: {text[:_TOLD_CHARACTERS]}")
+            self.note(f"  {passage.rows} rows: {text[:_NOTED_CHARACTERS]}")
         return found
 
     @property

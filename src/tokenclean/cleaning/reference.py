@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenclean.cleaning.workshop import Model, Workshop
+from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.model import Model
 from tokenclean.errors import WeakReferenceError
 from tokenclean.ragged import Ragged
 from tokenclean.scoring import PairedDifference
@@ -49,23 +50,26 @@ class ReferenceCheck:
         )
 
 
-def check_reference(workshop: Workshop, reference: Model, scores: Ragged, rows: np.ndarray) -> ReferenceCheck:
-    """Measure a reference on the held-out rows and on the ``scores`` (nats) it gave to ``rows``, and tell.
+def check_reference(context: RunContext, reference: Model, scores: Ragged, rows: np.ndarray) -> ReferenceCheck:
+    """Measure a reference on the held-out rows and on the ``scores`` (nats) it gave to ``rows``, and note the result.
 
     Raises WeakReferenceError with the remedy for a weak one, unless ``cleaning.allow_weak_reference``.
     """
     values = scores.values[np.isfinite(scores.values)].astype(np.float64)
     check = ReferenceCheck(
         reference,
-        workshop.against(reference, workshop.base),
+        context.against(reference, context.base),
         float(values.std()),
-        workshop.score_error(reference, rows),
+        context.score_error(reference, rows),
     )
-    workshop.observer.note(str(check))
+    context.note(str(check))
     if not check.faults:
         return check
-    if workshop.recipe.cleaning.allow_weak_reference:
-        workshop.observer.note(f"weak reference {reference.name}: {'; '.join(check.faults)}; going on as told")
+    if context.recipe.cleaning.allow_weak_reference:
+        context.note(
+            f"weak reference {reference.name}: {'; '.join(check.faults)}; "
+            "continuing because cleaning.allow_weak_reference is set"
+        )
         return check
     steps = (reference.training or {}).get("effective_steps")
     remedy = (
@@ -76,5 +80,6 @@ def check_reference(workshop: Workshop, reference: Model, scores: Ragged, rows: 
     )
     raise WeakReferenceError(
         f"the reference {reference.name} is weak: {'; '.join(check.faults)}. Its scores would select noise. {remedy}; "
-        "hold out more rows to see small gains, or choose a finer scoring.precision; --allow-weak-reference goes on"
+        "hold out more rows to see small gains, or choose a finer scoring.precision; continue with "
+        "--allow-weak-reference"
     )

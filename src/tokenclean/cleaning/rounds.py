@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenclean.cleaning.workshop import Model, Workshop
+from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.model import Model
 from tokenclean.ragged import Ragged
 from tokenclean.scoring import mean_loss
 from tokenclean.selection import lowest_kept
@@ -57,7 +58,7 @@ class Round:
 
 
 def record_rounds(
-    workshop: Workshop, trained: Sequence[Model], kept: Ragged, scores: Ragged, output: Model
+    context: RunContext, trained: Sequence[Model], kept: Ragged, scores: Ragged, output: Model
 ) -> tuple[Round, ...]:
     """The warm-up and every round.
 
@@ -65,8 +66,8 @@ def record_rounds(
     all splits they were trained on, aligned with the pool's tokens. ``output``: the model handed over; those trained
     after it are rolled back.
     """
-    selections = [split_selection(workshop, rows, kept, scores) for rows in workshop.splits[: len(trained)]]
-    is_kept_first = first_selection(workshop, selections[1])
+    selections = [split_selection(context, rows, kept, scores) for rows in context.data.splits[: len(trained)]]
+    is_kept_first = first_selection(context, selections[1])
     last = trained.index(output)
     return tuple(
         Round(
@@ -74,16 +75,16 @@ def record_rounds(
             number,
             trained[number - 1] if number else None,
             selections[number],
-            heldout_loss(workshop, model, is_kept_first),
+            heldout_loss(context, model, is_kept_first),
             number > last,
         )
         for number, model in enumerate(trained)
     )
 
 
-def split_selection(workshop: Workshop, rows: np.ndarray, kept: Ragged, scores: Ragged) -> SplitSelection:
+def split_selection(context: RunContext, rows: np.ndarray, kept: Ragged, scores: Ragged) -> SplitSelection:
     """What was kept of the split with these rows; ``kept`` and ``scores`` are aligned with the pool's tokens."""
-    labels, sources = workshop.tokens.is_response, workshop.tokens.sources
+    labels, sources = context.tokens.is_response, context.tokens.sources
     of_source: dict[str, list[int]] = {}
     for row in rows.tolist():
         of_source.setdefault(sources[row], []).append(row)
@@ -94,7 +95,7 @@ def split_selection(workshop: Workshop, rows: np.ndarray, kept: Ragged, scores: 
     def threshold(rows: Sequence[int] | np.ndarray) -> float | None:
         return lowest_kept(scores.take(rows), kept.take(rows))
 
-    has_own = workshop.recipe.cleaning.level == "source"
+    has_own = context.recipe.cleaning.level == "source"
     return SplitSelection(
         threshold(rows),
         {name: threshold(part) for name, part in sorted(of_source.items())} if has_own else {},
@@ -103,15 +104,15 @@ def split_selection(workshop: Workshop, rows: np.ndarray, kept: Ragged, scores: 
     )
 
 
-def first_selection(workshop: Workshop, first: SplitSelection) -> Ragged:
+def first_selection(context: RunContext, first: SplitSelection) -> Ragged:
     """The held-out response tokens that the first selection would keep (bool, aligned with the held-out tokens).
 
     A held-out token's score is its loss under the base minus that under the warm-up θ_1, as D̃_1 was scored; it would
     be kept where that is at least the first round's threshold; at level ``source`` that is the threshold of its own
     source, and the lowest of all for a source of which D̃_1 has no row.
     """
-    heldout = workshop.heldout
-    scores = workshop.heldout_losses(workshop.base) - workshop.heldout_losses(workshop.initial_reference)
+    heldout = context.heldout
+    scores = context.heldout_losses(context.base) - context.heldout_losses(context.initial_reference)
     return reaching(scores, heldout.is_response, heldout.sources, first.threshold, first.source_thresholds)
 
 
@@ -124,7 +125,7 @@ def reaching(
 ) -> Ragged:
     """The response tokens whose score (nats) is at least the threshold (nats), bool, aligned with ``is_response``.
 
-    A row whose source, one name a row in ``sources``, has a threshold of its own is held against that one. A threshold
+    A row whose source, one name a row in ``sources``, has a threshold of its own is compared with that one. A threshold
     of None belongs to a selection that kept nothing, and no token reaches it.
     """
     own = (source_thresholds.get(name, threshold) for name in sources)
@@ -133,10 +134,10 @@ def reaching(
     return is_response.with_values(is_response.values & is_high)
 
 
-def heldout_loss(workshop: Workshop, model: Model, is_kept_first: Ragged) -> HeldoutLoss:
+def heldout_loss(context: RunContext, model: Model, is_kept_first: Ragged) -> HeldoutLoss:
     """Mean held-out losses of a model; ``is_kept_first``: see ``first_selection``."""
-    losses, kept = workshop.heldout_losses(model), is_kept_first.values
-    dropped = workshop.heldout.is_response.values & ~kept
+    losses, kept = context.heldout_losses(model), is_kept_first.values
+    dropped = context.heldout.is_response.values & ~kept
     return HeldoutLoss(mean_loss(losses), _mean(losses.values[kept]), _mean(losses.values[dropped]))
 
 

@@ -27,7 +27,7 @@ def schedule_parts(recipe: Recipe, tokens: TokenizedPool, splits: Sequence[np.nd
 
 
 def check_base(recipe: Recipe, source: ModelSource) -> None:
-    """Raise ModelError for a base that is an adapter itself, where one adapter is to stand on it through all rounds."""
+    """Raise ModelError for a base that is an adapter itself, where ``cleaning.adapters: one`` needs a plain base."""
     if recipe.cleaning.adapters == "one" and source.adapter is not None:
         raise ModelError(
             f"model.base: {source.adapter} is an adapter, but cleaning.adapters: one keeps one adapter on a plain "

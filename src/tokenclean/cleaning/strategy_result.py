@@ -1,4 +1,4 @@
-"""What a strategy hands over."""
+"""What a strategy returns."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.reference import ReferenceCheck
 from tokenclean.cleaning.rounds import Round
-from tokenclean.cleaning.workshop import Model
 from tokenclean.ragged import Ragged
 from tokenclean.selection import NoiseRates
 
@@ -20,8 +20,8 @@ class StrategyResult:
 
     ``model``: the final model. ``kept``: bool, aligned with the pool's tokens (ŷ); None where nothing was trained.
     ``scores``: float32 nats, NaN where no score was needed; None for a strategy without scores. ``losses``: by the name
-    of their column the two that a score subtracts. ``checks``: every reference it used. ``rounds``: the models trained
-    on the way, the final one last. ``round_records``: what each round of self-evolving cleaning did, a rolled-back one
+    of their column the two that a score subtracts. ``checks``: every reference it used. ``rounds``: all models
+    trained, the final one last. ``round_records``: what each round of self-evolving cleaning did, a rolled-back one
     too; empty for the other strategies. ``weights``: float32, of the kept tokens, where they are not all 1. ``noise``:
     what a noise mixture found.
     """

@@ -61,8 +61,9 @@ def compare(
 
     store = Store(loaded.folder, note=note)
     with store.lock():
-        from tokenclean.cleaning.workshop import Observer, Workshop
+        from tokenclean.cleaning.open_run import open_run
         from tokenclean.experiment.comparing.compare import compare as run_comparison
+        from tokenclean.observer import Observer
 
         quiet_libraries()
         observer = Observer(note, progress)
@@ -70,7 +71,7 @@ def compare(
             loaded,
             names,
             numbers,
-            lambda of_seed: Workshop.open(of_seed, observer, store),
+            lambda of_seed: open_run(of_seed, observer, store),
             control=control,
             references=references,
         )

@@ -26,8 +26,8 @@ def curate(recipe: RecipeArgument, set_: SetOption = None, *, intake: IntakeOpti
     quiet_libraries()
     store = Store(loaded.folder, note=note)
     with store.lock():
-        from tokenclean.cleaning.workshop import Observer
         from tokenclean.experiment.curate import curate as run_curate
+        from tokenclean.observer import Observer
 
         result = run_curate(loaded, store, Observer(note, progress))
     for table in result.tables:

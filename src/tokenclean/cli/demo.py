@@ -27,8 +27,8 @@ def demo(
     Runs base, full tokens, random, fixed-model, self-evolving, noise mixture and an oracle that knows the planted
     noise. Ten to twenty-five minutes on two cores, the fewer where the processor has bf16 instructions.
     """
-    from tokenclean.cleaning.workshop import Observer
     from tokenclean.experiment.demo import demo_recipe, run_demo, write_pages
+    from tokenclean.observer import Observer
 
     quiet_libraries()
     started = time.monotonic()

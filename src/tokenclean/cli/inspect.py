@@ -110,10 +110,10 @@ def inspect(
             "date": date,
         }
     else:
-        from tokenclean.cleaning.rows import open_mixture, take_rows, tokens_options
+        from tokenclean.pool.recipe_pool import open_mixture, take_rows
 
         mixture = open_mixture(recipe)
-        pool, options = take_rows(mixture.pool, recipe), tokens_options(recipe)
+        pool, options = take_rows(mixture.pool, recipe), recipe.tokens.model_dump()
         counted, share = mixture.intake, recipe.pool.max_rejected_share
     if statistics:
         rendered = _print_pool_statistics(pool, tokenizer, options, model, csv)

@@ -58,12 +58,13 @@ def run(
         # The lock first, so that a second run is refused before torch is loaded and a large pool read.
         with store.lock() if processes.is_first else nullcontext():
             processes.barrier()
-            from tokenclean.cleaning.workshop import Observer, Workshop
+            from tokenclean.cleaning.open_run import open_run
             from tokenclean.experiment.run import run as run_experiment
+            from tokenclean.observer import Observer
 
             quiet_libraries()
             observer = Observer(note, progress) if processes.is_first else Observer(_say_nothing)
-            result = run_experiment(Workshop.open(loaded, observer, store, processes))
+            result = run_experiment(open_run(loaded, observer, store, processes))
     if processes.is_first:
         print_result(result)
         out.print(f"see it: tokenclean view {loaded.folder}; tokenclean report {loaded.folder}", soft_wrap=True)
@@ -79,7 +80,7 @@ def print_result(result: RunResult) -> None:
         out.print(table.to_rich())
         out.print()
     lines = [f"results: {result.folder} ({result.stages_made} stages made, {result.stages_reused} reused)"]
-    for outcome in result.outcomes:
+    for outcome in result.results:
         if outcome.kept is not None:
             lines.append(f"  {outcome.strategy}: model/, kept.parquet, cleaned.parquet")
     for line in lines:

@@ -143,9 +143,8 @@ def _check_reference(
     source: ModelSource, tokenizer: PreTrainedTokenizerBase, sources: Sequence[SourceSettings], template: str
 ) -> None:
     """Raise TokenizerMismatchError unless the reference has the base's tokenizer, also on texts of the first rows."""
-    from tokenclean.cleaning.rows import sample_texts
     from tokenclean.models.loading.load import load_tokenizer
-    from tokenclean.models.loading.tokenizer_identity import check_same_tokenizer
+    from tokenclean.models.loading.tokenizer_identity import check_same_tokenizer, sample_texts
     from tokenclean.pool import Conversation, Pool, stream_sources
 
     rows = (row for row in stream_sources(sources, is_first_reading=False) if isinstance(row, Conversation))

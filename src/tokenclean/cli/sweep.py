@@ -58,13 +58,14 @@ def sweep(
 
     store = Store(folders.pop(), note=note)
     with store.lock():
-        from tokenclean.cleaning.workshop import Observer, Workshop
+        from tokenclean.cleaning.open_run import open_run
         from tokenclean.experiment.comparing.sweep import plot_sweep
         from tokenclean.experiment.comparing.sweep import sweep as run_sweep
+        from tokenclean.observer import Observer
 
         quiet_libraries()
         observer = Observer(note, progress)
-        result = run_sweep(recipes, lambda of_cell: Workshop.open(of_cell, observer, store))
+        result = run_sweep(recipes, lambda of_cell: open_run(of_cell, observer, store))
     for table in result.tables:
         out.print(table.to_rich())
         out.print()

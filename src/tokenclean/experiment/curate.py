@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenclean.cleaning.rows import open_mixture
-from tokenclean.cleaning.workshop import Observer
 from tokenclean.ds2 import CLASSES, Transition, second_opinion
 from tokenclean.ds2.curated_pool import CuratedPool, CuratedRatings, curate_pool
 from tokenclean.ds2.label_correction import neighbour_votes
 from tokenclean.ds2.rater_agreement import pair_agreements, shared_selection
 from tokenclean.errors import MissingExtraError
+from tokenclean.observer import Observer
+from tokenclean.pool.recipe_pool import open_mixture
 from tokenclean.recipe import Recipe
 from tokenclean.report.plots.ratings import ratings_plot, transition_plot
 from tokenclean.report.tables import Table, share_text

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tokenclean.cleaning import StrategyResult, Workshop
+from tokenclean.cleaning import StrategyResult
 from tokenclean.cleaning.baselines import given_labels
-from tokenclean.cleaning.rows import open_mixture, split_heldout, take_rows, tokens_options
-from tokenclean.cleaning.workshop import Observer
+from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.open_run import open_run_on
+from tokenclean.cleaning.run_data import tokenize_run_data
 from tokenclean.errors import PoolError
 from tokenclean.experiment.finished.finished_run import KEPT, find_run
 from tokenclean.experiment.finished.viewer_tables import decoder_of, open_tables, view_title
@@ -24,7 +25,9 @@ from tokenclean.experiment.run import RunResult, run
 from tokenclean.lab import NoiseSettings, NoiseSpan, plant
 from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import load_tokenizer, resolve_source
+from tokenclean.observer import Observer
 from tokenclean.pool import Pool
+from tokenclean.pool.recipe_pool import open_mixture, split_heldout, take_rows
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe, recipe_from
 from tokenclean.report.report_page import write_report
@@ -84,17 +87,18 @@ def run_demo(recipe: Recipe, *, full: bool, observer: Observer | None = None) ->
     planted = plant(clean, NOISE, seed=recipe.seed)
     observer = observer or Observer()
     store = Store(recipe.folder, note=observer.note)
-    workshop = Workshop(recipe, store, planted.pool, heldout, tokenizer, observer)
-    is_noise = noise_tokens(workshop, planted.spans)
+    opened = open_run_on(tokenize_run_data(recipe, planted.pool, heldout, tokenizer=tokenizer), store, observer)
+    context = opened.context
+    is_noise = noise_tokens(context, planted.spans)
 
-    def finish(outcomes: list[StrategyResult], measured: list[Measured]) -> tuple[list[Table], dict[str, Any]]:
-        cleaned = [measure_cleaning(outcome, workshop, is_noise) for outcome in outcomes]
-        document = [asdict(c) | {"kept_share": kept_share(o, workshop)} for c, o in zip(cleaned, outcomes, strict=True)]
+    def finish(results: list[StrategyResult], measured: list[Measured]) -> tuple[list[Table], dict[str, Any]]:
+        cleaned = [measure_cleaning(result, context, is_noise) for result in results]
+        document = [asdict(c) | {"kept_share": kept_share(o, context)} for c, o in zip(cleaned, results, strict=True)]
         found = [(c.strategy, c.noise) for c in cleaned if c.noise is not None]
-        response_tokens = int(workshop.tokens.is_response.values.sum())
+        response_tokens = int(context.tokens.is_response.values.sum())
         return [demo_table(cleaned, measured), condition_table(found, response_tokens)], {"demo.json": document}
 
-    return run(workshop, {"oracle": oracle(is_noise)}, finish)
+    return run(opened, {"oracle": oracle(is_noise)}, finish)
 
 
 def write_pages(recipe: Recipe, results: Path, note: Callable[[str], None]) -> tuple[Path, Path]:
@@ -113,7 +117,7 @@ def write_pages(recipe: Recipe, results: Path, note: Callable[[str], None]) -> t
 def subset(pool: Pool, tokenizer: Any, recipe: Recipe) -> Pool:
     """The most rows, in seeded order, that hold at most 20,000 tokens once the noise is planted; in file order."""
     order = np.random.Generator(np.random.PCG64(recipe.seed)).permutation(len(pool))
-    options = tokens_options(recipe)
+    options = recipe.tokens.model_dump()
     lengths = tokenize_pool(pool, tokenizer, **options).input_ids.lengths[order]
     count = int(np.searchsorted(np.cumsum(lengths), SUBSET_TOKENS, side="right"))
     while count > 1:
@@ -125,34 +129,34 @@ def subset(pool: Pool, tokenizer: Any, recipe: Recipe) -> Pool:
     raise PoolError(f"no two rows of the pool fit into {SUBSET_TOKENS:,} tokens")
 
 
-def noise_tokens(workshop: Workshop, spans: tuple[NoiseSpan, ...]) -> Ragged:
+def noise_tokens(context: RunContext, spans: tuple[NoiseSpan, ...]) -> Ragged:
     """The planted truth as token labels: True for a response token that touches planted noise."""
-    return tokens_touching(workshop.tokens, ((s.row, s.turn, s.start, s.end) for s in spans))
+    return tokens_touching(context.tokens, ((s.row, s.turn, s.start, s.end) for s in spans))
 
 
-def oracle(is_noise: Ragged) -> Callable[[Workshop], StrategyResult]:
+def oracle(is_noise: Ragged) -> Callable[[RunContext], StrategyResult]:
     """A strategy that keeps exactly the clean tokens: what perfect cleaning would give."""
 
-    def strategy(workshop: Workshop) -> StrategyResult:
-        labels = workshop.tokens.is_response
-        return given_labels(workshop, "oracle", labels.with_values(labels.values & ~is_noise.values))
+    def strategy(context: RunContext) -> StrategyResult:
+        labels = context.tokens.is_response
+        return given_labels(context, "oracle", labels.with_values(labels.values & ~is_noise.values))
 
     return strategy
 
 
-def measure_cleaning(outcome: StrategyResult, workshop: Workshop, is_noise: Ragged) -> Cleaned:
+def measure_cleaning(result: StrategyResult, context: RunContext, is_noise: Ragged) -> Cleaned:
     """Label noise before and after (§5.1), Corollary 5.1.1, and the score's AUROC (clean tokens above noise)."""
-    if outcome.kept is None:
-        return Cleaned(outcome.strategy, None, None, None)
-    labels = workshop.tokens.is_response
-    noise = label_noise(outcome.kept, labels, is_noise)
+    if result.kept is None:
+        return Cleaned(result.strategy, None, None, None)
+    labels = context.tokens.is_response
+    noise = label_noise(result.kept, labels, is_noise)
     tokens = int(labels.values.sum())
     corollary = cleaning_helps(noise.eta_full, noise.eta_cleaned, noise.kept_share, tokens)
     area = None
-    if outcome.scores is not None:
-        scored = labels.values & np.isfinite(outcome.scores.values)
-        area = auroc(outcome.scores.values[scored], ~is_noise.values[scored])
-    return Cleaned(outcome.strategy, noise, area, corollary)
+    if result.scores is not None:
+        scored = labels.values & np.isfinite(result.scores.values)
+        area = auroc(result.scores.values[scored], ~is_noise.values[scored])
+    return Cleaned(result.strategy, noise, area, corollary)
 
 
 def demo_table(cleaned: list[Cleaned], measured: Sequence[Measured]) -> Table:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tokenclean.cleaning import StrategyResult, Workshop
+from tokenclean.cleaning import StrategyResult
+from tokenclean.cleaning.context import RunContext
 from tokenclean.report.tables import Table, share_text
 from tokenclean.selection import LabelNoise
 from tokenclean.theory import cleaning_helps
@@ -14,19 +15,19 @@ from tokenclean.theory import cleaning_helps
 _SHOWN_SOURCES, _SHOWN_ROWS = 4, 5
 
 
-def noise_table(workshop: Workshop, outcomes: Sequence[StrategyResult]) -> Table | None:
+def noise_table(context: RunContext, results: Sequence[StrategyResult]) -> Table | None:
     """The estimated share of noise by strategy, source and worst rows; None where no mixture was fitted."""
-    found = [(outcome.strategy, outcome.noise) for outcome in outcomes if outcome.noise is not None]
+    found = [(result.strategy, result.noise) for result in results if result.noise is not None]
     if not found:
         return None
     rows = []
     for strategy, rates in found:
         shown = list(rates.sources.items())[:_SHOWN_SOURCES] if len(rates.sources) > 1 else []
-        worst = [f"{workshop.tokens.ids[row]} {rate:.0%}" for row, rate in rates.worst(_SHOWN_ROWS)]
+        worst = [f"{context.tokens.ids[row]} {rate:.0%}" for row, rate in rates.worst(_SHOWN_ROWS)]
         rows.append((strategy, "pool", share_text(rates.pool)))
         rows += [("", f"source {name}", share_text(rate)) for name, rate in shown]
         rows += [("", f"row {text.rpartition(' ')[0]}", text.rpartition(" ")[2]) for text in worst]
-    expected = workshop.recipe.cleaning.noise_mixture.mean
+    expected = context.recipe.cleaning.noise_mixture.mean
     note = (
         "share of the trained tokens that look as if drawn from the pool's unigram distribution, not by the model; of "
         f"rows the highest. Where a row shows no noise its rate ends below {expected:.1%} and its tokens weigh almost 1"
@@ -34,20 +35,20 @@ def noise_table(workshop: Workshop, outcomes: Sequence[StrategyResult]) -> Table
     return Table("Noise found", ("strategy", "of", "estimated noise"), tuple(rows), note, text_columns=(0, 1))
 
 
-def noise_document(workshop: Workshop, outcomes: Sequence[StrategyResult]) -> dict[str, Any]:
+def noise_document(context: RunContext, results: Sequence[StrategyResult]) -> dict[str, Any]:
     """By strategy: the rates of the pool and its sources, and every row's by its id; and the repeated passages."""
     document: dict[str, Any] = {}
-    for outcome in outcomes:
-        if outcome.noise is not None:
-            rates = dict(zip(workshop.tokens.ids, outcome.noise.rows.tolist(), strict=True))
-            document[outcome.strategy] = {**outcome.noise.as_document(), "rows": rates}
-    if workshop.noise.has_looked_for_repetition:
-        found = workshop.noise.repetition
+    for result in results:
+        if result.noise is not None:
+            rates = dict(zip(context.tokens.ids, result.noise.rows.tolist(), strict=True))
+            document[result.strategy] = {**result.noise.as_document(), "rows": rates}
+    if context.noise.has_looked_for_repetition:
+        found = context.noise.repetition
         document["repetition"] = {
             "tokens": int(found.is_repeated.values.sum()),
             "needed_rows": found.needed_rows,
             "passages": [
-                {"rows": p.rows, "occurrences": p.occurrences, "text": workshop.tokenizer.decode(list(p.input_ids))}
+                {"rows": p.rows, "occurrences": p.occurrences, "text": context.data.tokenizer.decode(list(p.input_ids))}
                 for p in found.passages
             ],
         }

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenclean.cleaning.rows import check_rendered, open_mixture, take_rows, tokens_options
 from tokenclean.models.loading.load import load_tokenizer, resolve_source
 from tokenclean.pool import Intake, Mixture, Pool, RejectedRow, write_rejected, write_removed, write_row
+from tokenclean.pool.recipe_pool import check_rendered, open_mixture, take_rows
 from tokenclean.recipe import Recipe
 from tokenclean.report.pool_tables import contamination_table, mixture_table, statistics_csv, statistics_table
 from tokenclean.report.tables import Table
@@ -54,15 +54,15 @@ def build_pool(
         source = resolve_source(
             recipe.model.base, revision=recipe.model.revision, trusted=recipe.model.trust_remote_code
         )
-        tokenizer = load_tokenizer(source)  # a model that is not there is told before the pool is read
+        tokenizer = load_tokenizer(source)  # a missing model is reported before the pool is read
         listing = folder.with_name(f"{folder.name}.rejected.jsonl")
         mixture = open_mixture(recipe, listing=listing, note=note)
         pool = take_rows(mixture.pool, recipe)
         if recipe.pool.curation is not None and recipe.pool.curation.rows is not None:
-            note("pool.curation.rows is not applied here; tokenclean curate tells which rows it selects")
+            note("pool.curation.rows is not applied here; tokenclean curate shows which rows it selects")
         note(f"counting the tokens of {len(pool):,} rows")
-        told = progress("tokenize", "row")  # its clock starts here
-        statistics = pool_statistics(pool, tokenizer, **tokens_options(recipe), progress=told)
+        report = progress("tokenize", "row")  # its clock starts here
+        statistics = pool_statistics(pool, tokenizer, **recipe.tokens.model_dump(), progress=report)
         intake = check_rendered(mixture, recipe, *statistics.rendered, listing=listing)
         unusable = tuple(row for part in statistics.rendered for row in part.unusable)
         _write_rows(pool, mixture, unusable, place)

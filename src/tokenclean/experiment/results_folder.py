@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenclean.cleaning import StrategyResult, Workshop
+from tokenclean.cleaning import StrategyResult
+from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.noise import fractions_of
+from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.cleaning.strategy_result import weights_of
-from tokenclean.cleaning.workshop import Model
 from tokenclean.exporting import write_cleaned
 from tokenclean.pool import write_rejected, write_removed
-from tokenclean.recipe import Recipe
+from tokenclean.recipe import STRATEGIES, Recipe
 from tokenclean.report.tables import Table
 from tokenclean.scoring import PairedDifference
 from tokenclean.selection import lowest_kept
@@ -35,7 +37,7 @@ TABLES = "tables.json"
 class Measured:
     """A model on the held-out rows: against the base, and against full tokens where that was trained.
 
-    ``reference``: of a strategy's final model, the reference on the way that it is, after a rollback.
+    ``reference``: after a rollback, the name of the reference that became the strategy's final model.
     """
 
     name: str
@@ -47,16 +49,16 @@ class Measured:
     reference: str = ""
 
 
-def kept_share(outcome: StrategyResult, workshop: Workshop) -> float | None:
+def kept_share(result: StrategyResult, context: RunContext) -> float | None:
     """Kept tokens over response tokens of the training pool (r̂); None where nothing was selected."""
-    if outcome.kept is None:
+    if result.kept is None:
         return None
-    return float(outcome.kept.values.sum() / workshop.tokens.is_response.values.sum())
+    return float(result.kept.values.sum() / context.tokens.is_response.values.sum())
 
 
 def write_results(
-    workshop: Workshop,
-    outcomes: Sequence[StrategyResult],
+    opened: OpenRun,
+    results: Sequence[StrategyResult],
     measured: Sequence[Measured],
     rounds: Mapping[str, Any] | None,
     tables: Sequence[Table],
@@ -67,43 +69,44 @@ def write_results(
     ``documents``: further JSON by file name.
 
     Its name hashes the recipe, the pool's tokens, the models and the kept tokens. It holds for each strategy the final
-    model, the references on the way, ``kept.parquet`` (losses, scores and labels of every token) and
+    model, the intermediate references, ``kept.parquet`` (losses, scores and labels of every token) and
     ``cleaned.parquet`` (the dataset for a trainer), then recipe, tables, rejected rows and ``result.json``.
     """
-    tokens = workshop.tokens
+    context = opened.context
+    tokens = context.tokens
     inputs = {
-        "recipe": workshop.recipe.model_dump(mode="json"),
+        "recipe": context.recipe.model_dump(mode="json"),
         "tokens": array_hash(tokens.input_ids.values, tokens.is_response.values),
-        "models": {m.name: m.identity for o in outcomes for m in _models_of(o)},
-        "kept": {o.strategy: array_hash(o.kept.values) for o in outcomes if o.kept is not None},
-        "rejected": len(workshop.rejected),
-        "removed": len(workshop.pool.removed),
+        "models": {m.name: m.identity for o in results for m in _models_of(o)},
+        "kept": {o.strategy: array_hash(o.kept.values) for o in results if o.kept is not None},
+        "rejected": len(context.data.rejected),
+        "removed": len(context.data.pool.removed),
     }
 
     def make(folder: Path) -> dict[str, Any]:
-        for outcome in outcomes:
-            _write_strategy(workshop, outcome, folder / outcome.strategy)
-        write_rejected(workshop.rejected, folder / "rejected.jsonl")
-        if workshop.pool.removed:
-            write_removed(workshop.pool.removed, folder / "removed.jsonl")
-        (folder / "recipe.yaml").write_text(workshop.recipe.to_yaml(), encoding="utf-8")
+        for result in results:
+            _write_strategy(context, result, folder / result.strategy)
+        write_rejected(context.data.rejected, folder / "rejected.jsonl")
+        if context.data.pool.removed:
+            write_removed(context.data.pool.removed, folder / "removed.jsonl")
+        (folder / "recipe.yaml").write_text(context.recipe.to_yaml(), encoding="utf-8")
         (folder / "table.md").write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
         write_json(folder / TABLES, [table.to_document() for table in tables])
         for name, document in documents.items():
             write_json(folder / name, document)
-        write_json(folder / "result.json", _result(workshop, outcomes, measured, rounds, seconds))
-        strategies = [outcome.strategy for outcome in outcomes]
+        write_json(folder / "result.json", _result_document(opened, results, measured, rounds, seconds))
+        strategies = [result.strategy for result in results]
         return {"what": ", ".join(strategies), "strategies": strategies}
 
-    folder = workshop.stage("results", inputs, make, within=RESULTS).path
+    folder = opened.stages.stage("results", inputs, make, within=RESULTS).path
     name_latest(folder)
     return folder
 
 
-def _models_of(outcome: StrategyResult) -> list[Model]:
-    """Every model that the results tell of, which a rolled-back one is too."""
-    told = (*(check.model for check in outcome.checks), *(record.model for record in outcome.round_records))
-    return [*outcome.rounds, *told, outcome.model]
+def _models_of(result: StrategyResult) -> list[Model]:
+    """Every model that the results mention, rolled-back ones included."""
+    further = (*(check.model for check in result.checks), *(record.model for record in result.round_records))
+    return [*result.rounds, *further, result.model]
 
 
 def name_latest(results: Path) -> None:
@@ -112,30 +115,31 @@ def name_latest(results: Path) -> None:
         temporary.write_text(results.name + "\n", encoding="utf-8")
 
 
-def _write_strategy(workshop: Workshop, outcome: StrategyResult, place: Path) -> None:
-    if outcome.kept is not None:
-        columns = {"is_kept": outcome.kept} | ({"score": outcome.scores} if outcome.scores is not None else {})
-        columns |= outcome.losses
-        weights = workshop.weighted(weights_of(outcome.kept) if outcome.weights is None else outcome.weights)
+def _write_strategy(context: RunContext, result: StrategyResult, place: Path) -> None:
+    if result.kept is not None:
+        columns = {"is_kept": result.kept} | ({"score": result.scores} if result.scores is not None else {})
+        columns |= result.losses
+        weights = context.data.weighted(weights_of(result.kept) if result.weights is None else result.weights)
         columns |= {"weight": weights} if fractions_of(weights) is not None else {}
-        table = workshop.tokens.table(_metadata(workshop, outcome), **columns)
+        table = context.tokens.table(_metadata(context, result), **columns)
         write_table(table, place / "kept.parquet")
         write_cleaned(table, place / "cleaned.parquet")
-    for number, model in enumerate(outcome.rounds):
-        is_final = number == len(outcome.rounds) - 1
+    for number, model in enumerate(result.rounds):
+        is_final = number == len(result.rounds) - 1
         _place_model(model, place / ("model" if is_final else model.name), as_copy=is_final)
 
 
-def _metadata(workshop: Workshop, outcome: StrategyResult) -> dict[str, Any]:
+def _metadata(context: RunContext, result: StrategyResult) -> dict[str, Any]:
     """What a dataset card says, in the terms of ``tokenclean score`` and ``select``."""
-    recipe: Recipe = workshop.recipe
-    scored = outcome.scores is not None
-    references = [check.model for check in outcome.checks]
-    models = {"base": workshop.base, **{reference.name: reference for reference in references}}
-    level = {"random": "random", "rho": "sample"}.get(outcome.strategy, recipe.cleaning.level)
-    selected = scored or outcome.strategy == "random"
+    recipe: Recipe = context.recipe
+    scored = result.scores is not None
+    references = [check.model for check in result.checks]
+    models = {"base": context.base, **{reference.name: reference for reference in references}}
+    record = STRATEGIES.get(result.strategy)
+    level = (record and record.level) or recipe.cleaning.level
+    selected = scored or result.strategy == "random"
     return {
-        "strategy": outcome.strategy,
+        "strategy": result.strategy,
         "template": recipe.tokens.template,
         "max_length": recipe.tokens.max_length,
         "targets": recipe.tokens.targets,
@@ -147,21 +151,21 @@ def _metadata(workshop: Workshop, outcome: StrategyResult) -> dict[str, Any]:
         "selection": {
             "proportion": recipe.cleaning.proportion,
             "level": level,
-            "threshold": lowest_kept(outcome.scores, outcome.kept),
+            "threshold": lowest_kept(result.scores, result.kept),
         }
-        if outcome.kept is not None and selected
+        if result.kept is not None and selected
         else {},
-        "licenses": _licenses(workshop),
+        "licenses": _licenses(context),
         "name": recipe.name,
         "recipe": recipe.to_yaml(),
     }
 
 
-def _licenses(workshop: Workshop) -> dict[str, str | None]:
+def _licenses(context: RunContext) -> dict[str, str | None]:
     """Source name -> the licences that the recipe states for the places its rows came from; None for none."""
-    stated = {s.place: s.license for s in workshop.recipe.pool.sources}
+    stated = {s.place: s.license for s in context.recipe.pool.sources}
     found: dict[str, set[str]] = {}
-    for conversation in workshop.pool:
+    for conversation in context.data.pool:
         licenses = found.setdefault(conversation.source, set())
         if license := stated.get(conversation.file):
             licenses.add(license)
@@ -173,32 +177,33 @@ def _name_of(model: Model) -> str:
     return str(model.source) if model.training is None else f"{model.source.base} + {model.name}"
 
 
-def _result(
-    workshop: Workshop,
-    outcomes: Sequence[StrategyResult],
+def _result_document(
+    opened: OpenRun,
+    results: Sequence[StrategyResult],
     measured: Sequence[Measured],
     rounds: Mapping[str, Any] | None,
     seconds: float,
 ) -> dict[str, Any]:
+    context, stages = opened.context, opened.stages
     return {
         "seconds": round(seconds, 1),
-        "seed": workshop.recipe.seed,
-        "base": str(workshop.base_source),
-        "pool_files": _pool_files(workshop.recipe),
-        "training_rows": list(workshop.tokens.ids),
-        "heldout_rows": list(workshop.heldout.ids),
+        "seed": context.recipe.seed,
+        "base": str(context.data.base_source),
+        "pool_files": _pool_files(context.recipe),
+        "training_rows": list(context.tokens.ids),
+        "heldout_rows": list(context.heldout.ids),
         "counts": {
-            "training_rows": len(workshop.tokens),
-            "heldout_rows": len(workshop.heldout),
-            "rejected_rows": len(workshop.rejected),
-            "removed_rows": len(workshop.pool.removed),
-            "truncated_rows": int(workshop.tokens.is_truncated.sum()),
-            "tokens": len(workshop.tokens.input_ids.values),
-            "response_tokens": int(workshop.tokens.is_response.values.sum()),
+            "training_rows": len(context.tokens),
+            "heldout_rows": len(context.heldout),
+            "rejected_rows": len(context.data.rejected),
+            "removed_rows": len(context.data.pool.removed),
+            "truncated_rows": int(context.tokens.is_truncated.sum()),
+            "tokens": len(context.tokens.input_ids.values),
+            "response_tokens": int(context.tokens.is_response.values.sum()),
         },
-        "intake": workshop.intake.to_json(),
+        "intake": context.data.intake.to_json(),
         "measured": [asdict(m) for m in measured],
-        "training": {m.name: dict(m.training) for o in outcomes for m in _models_of(o) if m.training},
+        "training": {m.name: dict(m.training) for o in results for m in _models_of(o) if m.training},
         "references": [
             {
                 "strategy": o.strategy,
@@ -208,11 +213,11 @@ def _result(
                 "score_error_nats": c.score_error,
                 "faults": c.faults,
             }
-            for o in outcomes
+            for o in results
             for c in o.checks
         ],
         "rounds": rounds,
-        "stages": {"made": workshop.made, "reused": workshop.reused},
+        "stages": {"made": stages.computed, "reused": stages.reused},
     }
 
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tokenclean.cleaning import StrategyResult, Workshop
+from tokenclean.cleaning import StrategyResult
+from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.rounds import HeldoutLoss, Round, first_selection, heldout_loss
-from tokenclean.cleaning.workshop import Model
+from tokenclean.recipe import STRATEGIES
 from tokenclean.report.tables import Table, share_text
 from tokenclean.selection import jaccard, select_tokens
 
-CONTROLS = ("full_tokens", "full_tokens_from_warmup")
 _MOST_SOURCES_SHOWN = 4
 
 
@@ -40,26 +41,26 @@ class RoundByRound:
     agreement: tuple[tuple[float, ...], ...]
 
 
-def measure_rounds(workshop: Workshop, outcomes: Sequence[StrategyResult]) -> RoundByRound | None:
-    """The rounds of self-evolving cleaning and what they are held against; None where it did not run."""
-    records = next((outcome.round_records for outcome in outcomes if outcome.round_records), None)
+def measure_rounds(context: RunContext, results: Sequence[StrategyResult]) -> RoundByRound | None:
+    """The rounds of self-evolving cleaning and what they are compared with; None where it did not run."""
+    records = next((result.round_records for result in results if result.round_records), None)
     if records is None:
         return None
-    is_kept_first = first_selection(workshop, records[1].selection)
-    lines = [RoundLine("base", None, heldout_loss(workshop, workshop.base, is_kept_first))]
+    is_kept_first = first_selection(context, records[1].selection)
+    lines = [RoundLine("base", None, heldout_loss(context, context.base, is_kept_first))]
     lines += [RoundLine(r.model.name, r.selection.kept_share, r.heldout, r) for r in records]
-    for outcome in outcomes:
-        if outcome.strategy in CONTROLS:
-            lines.append(RoundLine(outcome.strategy, 1.0, heldout_loss(workshop, outcome.model, is_kept_first)))
+    for result in results:
+        if (record := STRATEGIES.get(result.strategy)) and record.trains == "all tokens":
+            lines.append(RoundLine(result.strategy, 1.0, heldout_loss(context, result.model, is_kept_first)))
     kept = int(is_kept_first.values.sum())
-    dropped = int(workshop.heldout.is_response.values.sum()) - kept
-    return RoundByRound(tuple(lines), kept, dropped, _agreement(workshop, [record.model for record in records]))
+    dropped = int(context.heldout.is_response.values.sum()) - kept
+    return RoundByRound(tuple(lines), kept, dropped, _agreement(context, [record.model for record in records]))
 
 
-def _agreement(workshop: Workshop, models: Sequence[Model]) -> tuple[tuple[float, ...], ...]:
-    base, labels = workshop.heldout_losses(workshop.base), workshop.heldout.is_response
-    proportion = workshop.recipe.cleaning.proportion
-    kept = [select_tokens(base - workshop.heldout_losses(m), labels, proportion=proportion) for m in models]
+def _agreement(context: RunContext, models: Sequence[Model]) -> tuple[tuple[float, ...], ...]:
+    base, labels = context.heldout_losses(context.base), context.heldout.is_response
+    proportion = context.recipe.cleaning.proportion
+    kept = [select_tokens(base - context.heldout_losses(m), labels, proportion=proportion) for m in models]
     return tuple(tuple(jaccard(one, other) for other in kept) for one in kept)
 
 

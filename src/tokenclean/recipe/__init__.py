@@ -10,13 +10,8 @@ from tokenclean.recipe.pool_settings import (
 )
 from tokenclean.recipe.reading import PRESETS, load_recipe, recipe_from, source_from, training_from
 from tokenclean.recipe.ready_sources import READY_SOURCES
-from tokenclean.recipe.settings import (
-    STRATEGIES,
-    LoraSettings,
-    Recipe,
-    Strategy,
-    TrainingSettings,
-)
+from tokenclean.recipe.settings import LoraSettings, Recipe, ScoringSettings, TrainingSettings
+from tokenclean.recipe.strategies import STRATEGIES, Strategy, find_strategy
 
 __all__ = [
     "PRESETS",
@@ -29,9 +24,11 @@ __all__ = [
     "PoolSettings",
     "RatingsSettings",
     "Recipe",
+    "ScoringSettings",
     "SourceSettings",
     "Strategy",
     "TrainingSettings",
+    "find_strategy",
     "load_recipe",
     "recipe_from",
     "source_from",

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from datetime import date as Date
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from tokenclean.recipe.base_settings import Limits, Section
 from tokenclean.recipe.pool_settings import PoolSettings
+from tokenclean.recipe.strategies import STRATEGIES, find_strategy
 
 _UNICODE_BREAKS = {"\x85", "\u2028", "\u2029"}
 
-Strategy = Literal[
-    "none",
-    "ds2",
-    "full_tokens",
-    "full_tokens_from_warmup",
-    "random",
-    "rho",
-    "fixed_model",
-    "self_evolving",
-    "noise_mixture",
-    "repetition",
-]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+def _check_strategy(name: str) -> str:
+    find_strategy(name)
+    return name
+
+
+StrategyName = Annotated[str, AfterValidator(_check_strategy)]
 Targets = Literal["response", "last_turn", "all"]
 
 
@@ -82,7 +77,8 @@ class RepetitionSettings(Section):
 
 
 class CleaningSettings(Section):
-    strategy: Strategy = "self_evolving"
+    strategy: StrategyName = "self_evolving"
+    """One of the strategies of ``tokenclean.recipe.STRATEGIES``, one of an installed package, or module:function."""
     proportion: float = Field(default=0.6, gt=0, le=1)
     """k of Eq. 4: the share of response tokens kept."""
     level: Literal["global", "source"] = "global"
@@ -205,7 +201,7 @@ class TrainingSettings(Section):
 
 
 class EvaluationSettings(Section):
-    controls: tuple[Strategy, ...] = ()
+    controls: tuple[StrategyName, ...] = ()
     """Further strategies to train for comparison; they share tokens, base losses and warm-up."""
     tasks: tuple[str, ...] = ("mmlu", "truthfulqa", "tydiqa", "hellaswag", "arc_challenge", "boolq", "logiqa")
     """Benchmarks of ``compare``: these seven of the paper, xquad, arc_easy, or any task of lm-evaluation-harness."""
@@ -244,7 +240,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check_curation(self) -> Recipe:
         wanted = {
-            "the strategy ds2": "ds2" in self.strategies,
+            "the strategy ds2": any(find_strategy(name).needs_ratings for name in self.strategies),
             "cleaning.warmup: ds2": self.cleaning.warmup == "ds2",
             "cleaning.sample_weights: rating": self.cleaning.sample_weights == "rating",
         }
@@ -255,7 +251,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check_together(self) -> Recipe:
-        if self.model.reference and "self_evolving" in self.strategies and len(self.strategies) == 1:
+        if self.model.reference and all(find_strategy(name).trains_references for name in self.strategies):
             raise ValueError(
                 "model.reference: self_evolving trains its own references; leave it out, or use rho or fixed_model"
             )
@@ -267,10 +263,10 @@ class Recipe(Section):
         return self
 
     @property
-    def strategies(self) -> tuple[Strategy, ...]:
-        """The strategy and its controls, each once, in the order in which they are run."""
-        wanted = {self.cleaning.strategy, *self.evaluation.controls}
-        return tuple(s for s in STRATEGIES if s in wanted)
+    def strategies(self) -> tuple[str, ...]:
+        """The strategy and its controls, each once, in the order in which they are run: ours first."""
+        wanted = dict.fromkeys((self.cleaning.strategy, *self.evaluation.controls))
+        return tuple(dict.fromkeys((*(name for name in STRATEGIES if name in wanted), *wanted)))
 
     @property
     def pool_seed(self) -> int:

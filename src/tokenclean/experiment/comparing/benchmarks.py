@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenclean.cleaning import Workshop
-from tokenclean.cleaning.workshop import Model
+from tokenclean.cleaning.model import Model
+from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.evaluation.task_data import LoadedBenchmark, load_benchmarks
 
 QUESTIONS = "questions.parquet"
@@ -29,27 +29,27 @@ class BenchmarkScores:
     manifest: Mapping[str, Any]
 
 
-def load_recipe_benchmarks(workshop: Workshop) -> list[LoadedBenchmark]:
+def load_recipe_benchmarks(opened: OpenRun) -> list[LoadedBenchmark]:
     """The benchmarks of ``evaluation.tasks`` with their data; before any model is loaded.
 
     Raises EvaluationError and MissingExtraError as ``load_benchmarks``.
     """
-    settings = workshop.recipe.evaluation
+    settings = opened.context.recipe.evaluation
     return load_benchmarks(
         settings.tasks,
-        workshop.tokenizer,
+        opened.context.data.tokenizer,
         data_dir=settings.data_dir,
         limits=dict(settings.limits),
         limit=settings.limit,
     )
 
 
-def benchmark_scores(workshop: Workshop, model: Model, loaded: LoadedBenchmark) -> BenchmarkScores:
+def benchmark_scores(opened: OpenRun, model: Model, loaded: LoadedBenchmark) -> BenchmarkScores:
     """The model's answers to the benchmark's questions, found or made."""
     from tokenclean.evaluation.evaluate import evaluate, harness_version, item_scores
     from tokenclean.evaluation.harness_model import PackedLM
 
-    scoring, name = workshop.recipe.scoring, loaded.benchmark.name
+    scoring, name = opened.context.recipe.scoring, loaded.benchmark.name
     inputs = {
         "model": model.identity,
         "benchmark": name,
@@ -58,18 +58,18 @@ def benchmark_scores(workshop: Workshop, model: Model, loaded: LoadedBenchmark) 
         "harness": harness_version(),
         "precision": scoring.precision,
         "pack_tokens": scoring.pack_tokens,
-        "device": workshop.device.partition(":")[0],
+        "device": opened.device.partition(":")[0],
     }
 
     def make(folder: Path) -> dict[str, Any]:
-        workshop.observer.note(f"{loaded.benchmark.title} with {model.name}: {sum(loaded.items.values()):,} questions")
-        with workshop.model(model.source) as module:
+        opened.observer.note(f"{loaded.benchmark.title} with {model.name}: {sum(loaded.items.values()):,} questions")
+        with opened.models.using(model.source) as module:
             lm = PackedLM(
                 module,
-                workshop.tokenizer,
+                opened.context.data.tokenizer,
                 precision=scoring.precision,
                 pack_tokens=scoring.pack_tokens,
-                progress=workshop.observer.progress(f"{loaded.benchmark.title} with {model.name}", "token"),
+                progress=opened.observer.progress(f"{loaded.benchmark.title} with {model.name}", "token"),
             )
             found = evaluate(lm, loaded)
         pq.write_table(found.questions, folder / QUESTIONS, compression="zstd")
@@ -81,7 +81,7 @@ def benchmark_scores(workshop: Workshop, model: Model, loaded: LoadedBenchmark) 
             "computed_tokens": found.computed_tokens,
         }
 
-    stage = workshop.stage("evaluation", inputs, make)
+    stage = opened.stages.stage("evaluation", inputs, make)
     questions = pq.read_table(stage.path / QUESTIONS)
     scores, groups = item_scores(questions, loaded)
     return BenchmarkScores(scores, groups, questions, stage.manifest["results"])

@@ -14,8 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenclean.cleaning import STRATEGIES, StrategyResult, Workshop
-from tokenclean.cleaning.workshop import Model
+from tokenclean.cleaning import StrategyResult, run_strategy
+from tokenclean.cleaning.model import Model
+from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.errors import RecipeError, RunError
 from tokenclean.evaluation.comparison import Comparison, Difference
 from tokenclean.evaluation.comparison import compare as compare_scores
@@ -34,7 +35,7 @@ from tokenclean.experiment.comparing.sample_answers import answers, answers_mark
 from tokenclean.experiment.comparing.table_1 import STRATEGY_NAMES, beside_paper, table_1, table_1_values
 from tokenclean.experiment.results_folder import TABLES
 from tokenclean.ragged import Ragged
-from tokenclean.recipe import Recipe
+from tokenclean.recipe import Recipe, find_strategy
 from tokenclean.report.tables import Table
 from tokenclean.store import write_json
 
@@ -62,7 +63,7 @@ class CompareResult:
 class _Run:
     """What one seed gave. ``models``: line of the table -> model; ``used``: strategy -> names of its stages."""
 
-    workshop: Workshop
+    opened: OpenRun
     models: dict[str, Model] = field(default_factory=dict)
     used: dict[str, set[str]] = field(default_factory=dict)
     scores: dict[str, dict[str, BenchmarkScores]] = field(default_factory=dict)
@@ -73,16 +74,16 @@ def compare(
     recipe: Recipe,
     strategies: Sequence[str],
     seeds: Sequence[int],
-    open_workshop: Callable[[Recipe], Workshop],
+    open_seed: Callable[[Recipe], OpenRun],
     *,
     control: str = "full_tokens",
     references: bool = False,
 ) -> CompareResult:
     """Train every strategy under every seed and evaluate the final models; the base has its line too.
 
-    ``open_workshop``: opens a recipe's pool on the run folder that all share. ``control``: the strategy that
-    differences are taken from, or ``base``. ``references``: the models on the way have lines too. A strategy that fails
-    under some seed is told and left out.
+    ``open_seed``: opens a recipe's pool on the run folder that all share. ``control``: the strategy that
+    differences are taken from, or ``base``. ``references``: intermediate models have lines too. A strategy that fails
+    under some seed is reported and left out.
 
     Raises RecipeError for an unknown strategy, a control that is not among them, or a seed given twice; RunError where
     the control fails; EvaluationError, before any model is loaded, where a benchmark's data cannot be had.
@@ -96,44 +97,46 @@ def compare(
         of_seed = recipe.model_copy(
             update={"seed": seed, "pool": recipe.pool.model_copy(update={"seed": recipe.pool_seed})}
         )
-        run = runs[seed] = _Run(open_workshop(of_seed))
-        run.models[BASE] = run.workshop.base
+        run = runs[seed] = _Run(open_seed(of_seed))
+        run.models[BASE] = run.opened.context.base
         if not loaded:
-            loaded = load_recipe_benchmarks(run.workshop)
+            loaded = load_recipe_benchmarks(run.opened)
         for strategy in strategies:
             if strategy in failed:
                 continue
             try:
-                outcome = _outcome(run, strategy, seed)
+                result = _run_strategy(run, strategy, seed)
             except RunError as error:
                 failed[strategy] = f"seed {seed}: {error}"
-                run.workshop.observer.note(f"{strategy} failed under seed {seed} and is left out: {error}")
+                run.opened.observer.note(f"{strategy} failed under seed {seed} and is left out: {error}")
                 if strategy == control:
                     raise
                 continue
             if references:
-                run.models |= {m.name: m for m in outcome.rounds if m.key != outcome.model.key}
-            run.models[strategy] = outcome.model
-        run.workshop.unload()
+                run.models |= {m.name: m for m in result.rounds if m.key != result.model.key}
+            run.models[strategy] = result.model
+        run.opened.models.clear()
     lines = [
         name for name in runs[seeds[0]].models if name not in failed and all(name in r.models for r in runs.values())
     ]
     for run in runs.values():
         for benchmark in loaded:
             for name in lines:
-                scores = benchmark_scores(run.workshop, run.models[name], benchmark)
+                scores = benchmark_scores(run.opened, run.models[name], benchmark)
                 run.scores.setdefault(name, {})[benchmark.benchmark.name] = scores
-        run.losses = {name: run.workshop.heldout_losses(run.models[name]) for name in lines}
-        run.workshop.unload()
+        run.losses = {name: run.opened.context.heldout_losses(run.models[name]) for name in lines}
+        run.opened.models.clear()
     return _result(recipe, runs, lines, loaded, control, failed)
 
 
 def _check(recipe: Recipe, strategies: Sequence[str], seeds: Sequence[int], control: str) -> None:
-    problems = [
-        f"--strategies: unknown {name}; known: {', '.join(STRATEGIES)}" for name in strategies if name not in STRATEGIES
-    ]
-    if "ds2" in strategies and recipe.pool.curation is None:
-        problems.append("--strategies: ds2 needs the pool's ratings; name their file in pool.curation")
+    problems = []
+    for name in strategies:
+        try:
+            if find_strategy(name).needs_ratings and recipe.pool.curation is None:
+                problems.append(f"--strategies: {name} needs the pool's ratings; name their file in pool.curation")
+        except ValueError as error:
+            problems.append(f"--strategies: {error}")
     if control not in (BASE, *strategies):
         problems.append(f"--control: {control} is neither base nor among the strategies {', '.join(strategies)}")
     if not seeds or len(set(seeds)) < len(seeds):
@@ -142,12 +145,12 @@ def _check(recipe: Recipe, strategies: Sequence[str], seeds: Sequence[int], cont
         raise RecipeError(problems, "comparison")
 
 
-def _outcome(run: _Run, strategy: str, seed: int) -> StrategyResult:
-    workshop = run.workshop.afresh()
-    workshop.observer.note(f"strategy {strategy}, seed {seed}")
-    outcome = STRATEGIES[strategy](workshop)
-    run.used[strategy] = workshop.used
-    return outcome
+def _run_strategy(run: _Run, strategy: str, seed: int) -> StrategyResult:
+    opened = run.opened.for_strategy()
+    opened.observer.note(f"strategy {strategy}, seed {seed}")
+    result = run_strategy(opened.context, strategy)
+    run.used[strategy] = opened.stages.used
+    return result
 
 
 def _result(
@@ -170,7 +173,7 @@ def _result(
     comparison = compare_scores(items, control)
     said = verdict(comparison, STRATEGY_NAMES)
     titles = {b.benchmark.name: b.benchmark.title for b in loaded}
-    is_kept = judged_tokens(first.workshop)
+    is_kept = judged_tokens(first.opened.context)
     losses = {line: [run.losses[line] for run in runs.values()] for line in lines}
     heldout = measure_heldout(losses, is_kept, control)
     names = dict(STRATEGY_NAMES)
@@ -181,14 +184,14 @@ def _result(
             None,
             (
                 trends_table(items, titles) if {WARM_UP, SELF_EVOLVING} <= set(lines) else None,
-                source_gains_table(losses, first.workshop.heldout.sources, BASE, names),
+                source_gains_table(losses, first.opened.context.heldout.sources, BASE, names),
                 beside_paper(comparison, recipe.model.base, recipe.cleaning.proportion),
             ),
         ),
     )
     sentences = (said.summary, *said.strategies.values(), _shared(runs), _prefixes(runs))
-    prompts = heldout_prompts(first.workshop)
-    given = {names.get(line, line): answers(first.workshop, first.models[line], prompts) for line in lines}
+    prompts = heldout_prompts(first.opened)
+    given = {names.get(line, line): answers(first.opened, first.models[line], prompts) for line in lines}
     inputs = {
         "recipe": recipe.model_dump(mode="json"),
         "seeds": list(runs),
@@ -212,7 +215,7 @@ def _result(
         write_json(folder / "comparison.json", {**inputs, "sentences": sentences, "stages": _stages(runs)})
         return {"what": f"comparison of {', '.join(lines)}"}
 
-    folder = first.workshop.stage("comparison", inputs, make).path
+    folder = first.opened.stages.stage("comparison", inputs, make).path
     return CompareResult(folder, comparison, said, tuple(heldout), tables, sentences, failed)
 
 
@@ -245,12 +248,10 @@ def _questions(runs: Mapping[int, _Run], lines: Sequence[str]) -> pa.Table:
     for seed, run in runs.items():
         for line in lines:
             for name, scores in run.scores[line].items():
-                count = len(scores.questions)
-                told = {"strategy": [line] * count, "seed": [seed] * count, "benchmark": [name] * count}
-                columns = pa.table(told)
-                for column in scores.questions.column_names:
-                    columns = columns.append_column(column, scores.questions[column])
-                parts.append(columns)
+                table = scores.questions
+                for position, (column, value) in enumerate((("strategy", line), ("seed", seed), ("benchmark", name))):
+                    table = table.add_column(position, column, [[value] * len(table)])
+                parts.append(table)
     return pa.concat_tables(parts)
 
 
@@ -262,7 +263,7 @@ def _stages(runs: Mapping[int, _Run]) -> dict[str, int]:
 
 def _shared(runs: Mapping[int, _Run]) -> str:
     stages = _stages(runs)
-    made = len({name for run in runs.values() for name in run.workshop.made})
+    made = len({name for run in runs.values() for name in run.opened.stages.computed})
     return (
         f"The strategies alone would have made {stages['alone']} stages (losses, trainings), together they need "
         f"{stages['needed']}: {stages['alone'] - stages['needed']} shared. {made} stages of any kind were made now."
@@ -270,8 +271,8 @@ def _shared(runs: Mapping[int, _Run]) -> str:
 
 
 def _prefixes(runs: Mapping[int, _Run]) -> str:
-    told = [s.manifest for run in runs.values() for tasks in run.scores.values() for s in tasks.values()]
-    requested, computed = (sum(int(m[f"{kind}_tokens"]) for m in told) for kind in ("requested", "computed"))
+    manifests = [s.manifest for run in runs.values() for tasks in run.scores.values() for s in tasks.values()]
+    requested, computed = (sum(int(m[f"{kind}_tokens"]) for m in manifests) for kind in ("requested", "computed"))
     if not requested:
         return "No benchmark asked for log-likelihoods."
     return (

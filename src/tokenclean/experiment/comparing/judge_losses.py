@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenclean.cleaning import Workshop
+from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.trainings import TrainingJob
 from tokenclean.ragged import Ragged
 from tokenclean.report.tables import Table, difference_text
 from tokenclean.scoring import PairedDifference, paired_difference
@@ -34,24 +35,27 @@ class HeldoutMeasures:
     against: tuple[PairedDifference, ...] | None
 
 
-def judged_tokens(workshop: Workshop) -> Ragged:
+def judged_tokens(context: RunContext) -> Ragged:
     """Held-out response tokens that the judges keep: the top ``cleaning.proportion`` of all by base − judge loss.
 
     Bool, aligned with the held-out tokens. The split into halves is that of the rows' order, even and odd.
     """
-    tokens = workshop.heldout
+    tokens = context.heldout
     labels = tokens.is_response
     weights = labels.map_values(lambda values: values.astype(np.float32))
-    base = workshop.heldout_losses(workshop.base)
+    base = context.heldout_losses(context.base)
     scores = np.full(len(labels.values), np.nan, dtype=np.float32)
     rows = np.arange(len(tokens))
     for half in (0, 1):
-        judge = workshop.train(f"judge-{half + 1}", workshop.base, weights, rows[rows % 2 == half], tokens=tokens)
-        judged = workshop.heldout_losses(judge)
+        own = rows[rows % 2 == half]
+        judge = context.trainings.train(
+            TrainingJob(f"judge-{half + 1}", context.base, tokens.take(own), weights.take(own))
+        )
+        judged = context.heldout_losses(judge)
         row_of = np.repeat(rows, labels.lengths)
         is_other = row_of % 2 != half
         scores[is_other] = (base.values - judged.values)[is_other]
-    return select_tokens(labels.with_values(scores), labels, proportion=workshop.recipe.cleaning.proportion)
+    return select_tokens(labels.with_values(scores), labels, proportion=context.recipe.cleaning.proportion)
 
 
 def measure_heldout(losses: Mapping[str, Sequence[Ragged]], is_kept: Ragged, control: str) -> list[HeldoutMeasures]:

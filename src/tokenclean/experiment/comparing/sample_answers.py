@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tokenclean.cleaning import Workshop
-from tokenclean.cleaning.workshop import Model
+from tokenclean.cleaning.model import Model
+from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.store import array_hash, write_json
 
 ANSWERS = "answers.json"
@@ -27,18 +27,18 @@ class Prompt:
     reference: str
 
 
-def heldout_prompts(workshop: Workshop) -> list[Prompt]:
+def heldout_prompts(opened: OpenRun) -> list[Prompt]:
     """Of the first ``evaluation.samples`` held-out rows with a prompt."""
-    tokens, found = workshop.heldout, []
+    tokens, found = opened.context.heldout, []
     for number in range(len(tokens)):
         ids, labels = tokens.input_ids[number], tokens.is_response[number]
         targets = np.flatnonzero(labels)
-        if len(found) == workshop.recipe.evaluation.samples:
+        if len(found) == opened.context.recipe.evaluation.samples:
             break
         if not len(targets) or not targets[0]:
             continue
         before, answer = ids[: targets[0]], ids[targets]
-        decode: Any = workshop.tokenizer.decode
+        decode: Any = opened.context.data.tokenizer.decode
         found.append(
             Prompt(
                 tokens.ids[number], tuple(map(int, before)), decode(before), decode(answer, skip_special_tokens=True)
@@ -47,34 +47,34 @@ def heldout_prompts(workshop: Workshop) -> list[Prompt]:
     return found
 
 
-def answers(workshop: Workshop, model: Model, prompts: Sequence[Prompt]) -> list[str]:
+def answers(opened: OpenRun, model: Model, prompts: Sequence[Prompt]) -> list[str]:
     """Greedy answers of at most ``evaluation.sample_tokens`` tokens, found or made."""
-    most = workshop.recipe.evaluation.sample_tokens
+    most = opened.context.recipe.evaluation.sample_tokens
     flat = np.concatenate([np.asarray(prompt.ids) for prompt in prompts]) if prompts else np.zeros(0, dtype=np.int64)
     inputs = {
         "model": model.identity,
         "prompts": array_hash(flat, np.array([len(prompt.ids) for prompt in prompts])),
         "tokens": most,
-        "device": workshop.device.partition(":")[0],
+        "device": opened.device.partition(":")[0],
     }
 
     def make(folder: Path) -> dict[str, Any]:
         import torch
         from transformers import GenerationConfig
 
-        tokenizer, texts = workshop.tokenizer, []
+        tokenizer, texts = opened.context.data.tokenizer, []
         end = tokenizer.eos_token_id
         greedy = GenerationConfig(do_sample=False, max_new_tokens=most, eos_token_id=end, pad_token_id=end)
-        with workshop.model(model.source) as module, torch.no_grad():
+        with opened.models.using(model.source) as module, torch.no_grad():
             generate: Any = module.generate
             for prompt in prompts:
-                ids = torch.tensor([prompt.ids], device=workshop.device)
+                ids = torch.tensor([prompt.ids], device=opened.device)
                 made = generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=greedy)
                 texts.append(tokenizer.decode(made[0, len(prompt.ids) :], skip_special_tokens=True))
         write_json(folder / ANSWERS, texts)
         return {"what": f"answers of {model.name}"}
 
-    stage = workshop.stage("samples", inputs, make)
+    stage = opened.stages.stage("samples", inputs, make)
     return json.loads((stage.path / ANSWERS).read_text(encoding="utf-8"))
 
 

@@ -1,7 +1,7 @@
 """One strategy under many recipes: each cell of a grid trained and evaluated once, in one run folder.
 
 With ``cleaning.proportion`` it is the paper's Figure 2 and Tables 6 and 7, with ``model.reference`` Tables 3 and 8.
-Cells share every stage that does not depend on what is swept, and a cell found whole is not made again.
+Cells share every stage that does not depend on what is swept, and finished cells are not computed again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
-from tokenclean.cleaning import STRATEGIES, Workshop
-from tokenclean.cleaning.workshop import Model
+from tokenclean.cleaning import run_strategy
+from tokenclean.cleaning.model import Model
+from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.errors import EvaluationError, MissingExtraError, RecipeError, TokencleanError
 from tokenclean.evaluation.comparison import Comparison
 from tokenclean.evaluation.comparison import compare as compare_scores
@@ -102,7 +103,7 @@ class SweepResult:
 
 def sweep(
     recipes: Mapping[tuple[str, ...], Recipe | TokencleanError],
-    open_workshop: Callable[[Recipe], Workshop],
+    open_cell: Callable[[Recipe], OpenRun],
 ) -> SweepResult:
     """Run ``cleaning.strategy`` of every cell's recipe, and evaluate its model on the benchmarks and held-out rows.
 
@@ -113,28 +114,29 @@ def sweep(
     good = [recipe for recipe in recipes.values() if isinstance(recipe, Recipe)]
     if not good:
         raise RecipeError([str(error) for error in recipes.values()], "sweep")
-    first = open_workshop(good[0])
+    first = open_cell(good[0])
     loaded = load_recipe_benchmarks(first)
-    cells, workshops = [], []
+    cells, runs = [], []
     for settings, recipe in recipes.items():
         if isinstance(recipe, TokencleanError):
             cells.append(Cell(settings, failure=str(recipe)))
             continue
         try:
-            workshop = first if recipe is good[0] else open_workshop(recipe)
-            workshops.append(workshop)
-            workshop.observer.note(f"cell {', '.join(settings)}")
-            outcome = STRATEGIES[recipe.cleaning.strategy](workshop)
-            scores = {b.benchmark.name: benchmark_scores(workshop, outcome.model, b) for b in loaded}
-            against = None if outcome.model.key == workshop.base.key else workshop.against(outcome.model, workshop.base)
+            opened = first if recipe is good[0] else open_cell(recipe)
+            runs.append(opened)
+            opened.observer.note(f"cell {', '.join(settings)}")
+            context = opened.context
+            result = run_strategy(context, recipe.cleaning.strategy)
+            scores = {b.benchmark.name: benchmark_scores(opened, result.model, b) for b in loaded}
+            against = None if result.model.key == context.base.key else context.against(result.model, context.base)
         except TokencleanError as error:
             cells.append(Cell(settings, failure=str(error)))
             first.observer.note(f"cell {', '.join(settings)} failed: {error}")
             continue
-        workshop.unload()
-        cells.append(Cell(settings, outcome.model, kept_share(outcome, workshop), against, scores))
+        opened.models.clear()
+        cells.append(Cell(settings, result.model, kept_share(result, context), against, scores))
     whole = [cell for cell in cells if cell.scores is not None]
-    base = {b.benchmark.name: benchmark_scores(first, first.base, b) for b in loaded}
+    base = {b.benchmark.name: benchmark_scores(first, first.context.base, b) for b in loaded}
     comparison = _comparison(base, whole) if whole and loaded else None
     tables = [cells_table(cells, comparison)]
     if comparison is not None:
@@ -158,9 +160,9 @@ def sweep(
         write_json(folder / "sweep.json", inputs)
         return {"what": f"sweep of {len(cells)} cells"}
 
-    folder = first.stage("sweep", inputs, make).path
-    made = len({name for workshop in workshops for name in workshop.made})
-    reused = len({name for workshop in workshops for name in workshop.reused})
+    folder = first.stages.stage("sweep", inputs, make).path
+    made = len({name for opened in runs for name in opened.stages.computed})
+    reused = len({name for opened in runs for name in opened.stages.reused})
     return SweepResult(folder, tuple(cells), comparison, tuple(tables), made, reused)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from tokenclean.evaluation.comparison import Comparison, Difference, Score
 from tokenclean.evaluation.significance import points
+from tokenclean.recipe import STRATEGIES
 from tokenclean.report.published_tables import published, published_average, published_score
 from tokenclean.report.tables import Cell, Table
 
@@ -25,15 +26,7 @@ TASK_NAMES = {
 }
 """How the paper's columns are headed. XQuAD is not TyDi QA and goes by its own name."""
 
-STRATEGY_NAMES = {
-    "base": "Base",
-    "ds2": "DS²",
-    "full_tokens": "Full tokens",
-    "random": "Uniform random",
-    "rho": "RHO",
-    "fixed_model": "Fixed-model cleaning",
-    "self_evolving": "Self-evolving cleaning",
-}
+STRATEGY_NAMES = {"base" if name == "none" else name: record.title for name, record in STRATEGIES.items()}
 """The paper's rows; other strategies go by their names in a recipe."""
 
 _VALUE_COLUMNS = (
@@ -75,8 +68,8 @@ def table_1(
 def beside_paper(comparison: Comparison, base_model: str, proportion: float) -> Table | None:
     """Ours beside the paper's, as ``ours | theirs``: a line a strategy that the paper trained on this base model.
 
-    Scores × 100; the paper's averages are recomputed, and faults of what is shown stand below. None where it prints
-    nothing of the model.
+    Scores × 100; the paper's averages are recomputed, and faults of what is shown are listed below. None where the
+    paper prints nothing about the model.
     """
     rows, faults = [], dict[str, None]()
     for strategy in comparison.strategies:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenclean.cleaning.workshop import CHECKPOINTS, STAGE_VERSIONS
+from tokenclean.cleaning.stages import STAGE_VERSIONS
+from tokenclean.cleaning.trainings import CHECKPOINTS
 from tokenclean.report.tables import Table, size_text
 from tokenclean.store import DAMAGED, MANIFEST, RESULTS, STAGES, StageState, Store, judge
 from tokenclean.training.checkpoint import saved_states

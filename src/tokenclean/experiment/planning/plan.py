@@ -7,20 +7,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from tokenclean.cleaning.rows import (
-    check_best_rated,
-    check_rendered,
-    open_mixture,
-    split_heldout,
-    split_rows,
-    take_rows,
-    tokens_options,
-)
-from tokenclean.cleaning.schedule import check_base, schedule_parts
+from tokenclean.cleaning.run_data import RunData
+from tokenclean.experiment.planning.dry_run import Recorded, RecordedPass, RecordedTraining, dry_run
 from tokenclean.experiment.planning.hardware import Hardware
 from tokenclean.experiment.planning.memory import (
     model_shape,
@@ -30,18 +23,19 @@ from tokenclean.experiment.planning.memory import (
     training_memory,
 )
 from tokenclean.models.device import resolve_device
-from tokenclean.models.loading.load import load_config, load_tokenizer, resolve_source
+from tokenclean.models.loading.load import load_config
 from tokenclean.recipe import Recipe
 from tokenclean.report.tables import Table
-from tokenclean.tokens import TokenizedPool, tokenize_pool
-from tokenclean.training.step_plan import SchedulePart, plan_steps
 
 USEFUL_SHARE = 0.45
 """Share of the measured matrix-product speed that a pass makes useful; the estimate's only constant."""
 
 
-_ON_FULL_TOKENS = ("full_tokens", "noise_mixture", "repetition")
-"""Strategies that train every response token, or about as many."""
+_SUMMED = {
+    "held-out": "score held-out rows, {} models",
+    "sample": "score samples for the reference checks, {} passes",
+}
+"""Passes that are one line for all models."""
 
 
 @dataclass(frozen=True)
@@ -88,45 +82,48 @@ class Plan:
 
 
 def plan(recipe: Recipe, *, flop_per_second: float | None = None, on: Sequence[Hardware] = ()) -> Plan:
-    """Read pool, tokenizer and configuration, and lay out the run. ``flop_per_second``: measured here by default.
+    """Read pool, tokenizer and configuration, and run the strategies dry.
 
-    ``on``: other hardware to lay it out for.
+    ``flop_per_second``: measured here by default. ``on``: other hardware to plan for.
     """
-    mixture = open_mixture(recipe)
-    pool = mixture.pool
-    settings = recipe.pool.curation
-    if settings is not None and settings.rows is not None and settings.rows < len(pool):
-        pool = pool.take(_in_place_of_best(len(pool), settings.rows))
-    pool, heldout_pool = split_heldout(take_rows(pool, recipe), recipe)
-    trusted = recipe.model.trust_remote_code
-    source = resolve_source(recipe.model.base, revision=recipe.model.revision, trusted=trusted)
-    check_base(recipe, source)
-    tokenizer = load_tokenizer(source)
-    tokens, heldout = (tokenize_pool(p, tokenizer, **tokens_options(recipe)) for p in (pool, heldout_pool))
-    intake = check_rendered(mixture, recipe, tokens.rendered_rows, heldout.rendered_rows)
-    config = load_config(source)
-    size = model_size(config, recipe)
     device_type = resolve_device(recipe.model.device).partition(":")[0]
-    memory_of = partial(_Memory, config, recipe, lora=size.lora)
-    steps = _steps(recipe, tokens, heldout, size, memory_of(device_type))
-    speed = flop_per_second or measure_speed(recipe)
-    flop = sum(step.flop for step in steps)
-    seconds = flop / (speed * USEFUL_SHARE)
+    data, recorded = dry_run(recipe, device_type)
+    config = load_config(data.base_source)
+    size = model_size(config, recipe)
+
+    def steps_on(device_type: str) -> list[Step]:
+        return _steps(recorded, recipe, size, _Memory(config, recipe, device_type, size.lora))
+
+    steps = steps_on(device_type)
+    speed = (flop_per_second or measure_speed(recipe)) * USEFUL_SHARE
     own = process_bytes() if device_type == "cpu" else 0
     memory = own + max(step.memory_bytes for step in steps)
-    response = int(tokens.is_response.values.sum())
+    flop = sum(step.flop for step in steps)
+    elsewhere = _elsewhere(recipe, steps_on("cuda"), on) if on else None
     summary = (
-        f"pool: {len(tokens):,} training rows, {len(tokens.input_ids.values):,} tokens, {response:,} of them response; "
-        f"{len(heldout):,} held-out rows, {intake.set_aside:,} rows set aside",
-        *intake.lines(),
-        f"kept: {recipe.cleaning.proportion:.0%} of the response tokens; splits: {recipe.cleaning.splits} "
-        f"({recipe.cleaning.split_kind})",
+        *_pool_lines(recipe, data),
         f"model: {size.total:,} parameters, {size.lora:,} trained"
         if recipe.training.method == "lora"
         else f"model: {size.total:,} parameters, all trained",
-        f"in all {flop / 1e15:.2f} PFLOP; peak memory about {memory / 2**30:.1f} GiB; about {_minutes(seconds)} at "
-        f"{speed * USEFUL_SHARE / 1e9:,.0f} useful GFLOP/s (matrix products measured here, {USEFUL_SHARE:.0%} of them)",
+        f"in all {flop / 1e15:.2f} PFLOP; peak memory about {memory / 2**30:.1f} GiB; about {_minutes(flop / speed)} "
+        f"at {speed / 1e9:,.0f} useful GFLOP/s (matrix products measured here, {USEFUL_SHARE:.0%} of them)",
     )
+    return Plan(summary, tuple(steps), memory, flop / speed, _steps_table(steps, own, speed), elsewhere)
+
+
+def _pool_lines(recipe: Recipe, data: RunData) -> tuple[str, ...]:
+    response = int(data.tokens.is_response.values.sum())
+    return (
+        f"pool: {len(data.tokens):,} training rows, {len(data.tokens.input_ids.values):,} tokens, {response:,} of them "
+        f"response; {len(data.heldout):,} held-out rows, {data.intake.set_aside:,} rows set aside",
+        *data.intake.lines(),
+        f"kept: {recipe.cleaning.proportion:.0%} of the response tokens; splits: {recipe.cleaning.splits} "
+        f"({recipe.cleaning.split_kind})",
+    )
+
+
+def _steps_table(steps: Sequence[Step], own: int, speed: float) -> Table:
+    """``own``: the process's own memory in bytes; ``speed``: useful FLOP/s."""
     rows = tuple(
         (
             s.name,
@@ -136,16 +133,11 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None, on: Sequence[H
             f"{s.batch_size}" if s.batch_size else "–",
             f"{(own + s.memory_bytes) / 2**30:,.1f}",
             f"{s.flop / 1e12:,.1f}",
-            _minutes(s.flop / (speed * USEFUL_SHARE)),
+            _minutes(s.flop / speed),
         )
         for s in steps
     )
-    columns = ("pass", "rows", "tokens", "steps", "batch", "GiB", "TFLOP", "time")
-    elsewhere = None
-    if on:
-        there = steps if device_type == "cuda" else _steps(recipe, tokens, heldout, size, memory_of("cuda"))
-        elsewhere = _elsewhere(recipe, there, on)
-    return Plan(summary, tuple(steps), memory, seconds, Table("Passes of the run", columns, rows), elsewhere)
+    return Table("Passes of the run", ("pass", "rows", "tokens", "steps", "batch", "GiB", "TFLOP", "time"), rows)
 
 
 def _elsewhere(recipe: Recipe, steps: Sequence[Step], on: Sequence[Hardware]) -> Table:
@@ -225,100 +217,57 @@ class _Memory:
         return self._training(pack).total + 4 * earlier_rounds * self._lora
 
 
-def _steps(
-    recipe: Recipe, tokens: TokenizedPool, heldout: TokenizedPool, size: ModelSize, memory: _Memory
-) -> list[Step]:
-    everything = np.arange(len(tokens))
-    has_ds2 = "ds2" in recipe.strategies or recipe.cleaning.warmup == "ds2"
-    best_rated = np.zeros(0, dtype=np.int64)
-    if has_ds2:
-        check_best_rated(recipe.cleaning.ds2_rows, len(tokens))
-        best_rated = _in_place_of_best(len(tokens), recipe.cleaning.ds2_rows)
-    splits = split_rows(tokens.sources, recipe, best_rated if recipe.cleaning.warmup == "ds2" else None)
-    parts = schedule_parts(recipe, tokens, splits)
-    unseen = np.concatenate(splits[1:])
+def _steps(recorded: Sequence[Recorded], recipe: Recipe, size: ModelSize, memory: _Memory) -> list[Step]:
+    """A line for each training and each pass over training rows; those over held-out rows and samples come last."""
     steps: list[Step] = []
-    measured = 1
-
-    def score(name: str, of: TokenizedPool, rows: np.ndarray) -> None:
-        lengths, responses = of.input_ids.lengths[rows], of.is_response.row_sums()[rows]
-        flop, held = _forward(size, lengths, responses), memory.scoring(lengths)
-        steps.append(Step(f"score {name}", len(rows), int(lengths.sum()), flop, memory_bytes=held))
-
-    def train(
-        name: str, rows: np.ndarray, share: float, part: SchedulePart | None = None, earlier_rounds: int = 0
-    ) -> None:
-        nonlocal measured
-        measured += 1
-        lengths = tokens.input_ids.lengths[rows]
-        responses = tokens.is_response.row_sums()[rows] * share
-        usable = int((tokens.is_response.row_sums()[rows] > 0).sum())
-        backward = 1.0 if recipe.training.method == "lora" else 2.0
-        flop = _forward(size, lengths, responses) * (1 + backward) + 2 * size.head * float(responses.sum())
-        if recipe.training.method == "lora":
-            flop += 6 * size.lora * float(lengths.sum())
-        planned = plan_steps(max(usable - recipe.training.eval_rows, 1), recipe.training, part)
-        epochs = recipe.training.epochs
-        steps.append(
-            Step(
-                f"train {name}",
-                len(rows),
-                int(lengths.sum()) * epochs,
-                flop * epochs,
-                planned.steps,
-                planned.effective_steps,
-                planned.batch_size,
-                memory.training(lengths, planned.batch_size, earlier_rounds if part is None else 0),
-            )
-        )
-
-    strategies, k = recipe.strategies, recipe.cleaning.proportion
-    is_warmup_ds2 = recipe.cleaning.warmup == "ds2"
-    is_fixed = bool({"rho", "fixed_model"} & set(strategies))
-    uses_mixture = "noise_mixture" in strategies or "noise_mixture" in recipe.cleaning.also
-    scores_noise = uses_mixture and recipe.cleaning.noise_mixture.mode == "offline"
-    has_reference = recipe.model.reference is not None
-    starts_warm = bool({"full_tokens_from_warmup", "self_evolving"} & set(strategies))
-    has_own_warmup = starts_warm and parts[0] is not None
-    has_warmup = (starts_warm and not has_own_warmup) or (is_fixed and not has_reference)
-    needs_base = is_fixed or (scores_noise and not has_reference)
-    if needs_base or "self_evolving" in strategies:
-        score("pool with the base", tokens, everything if needs_base else unseen)
-    if has_warmup:
-        train("warm-up on D0, full tokens", splits[0], 1.0)
-    if has_own_warmup:
-        train("reference-0 on D0, full tokens", splits[0], 1.0, parts[0])
-    if is_fixed or (scores_noise and has_reference):
-        score("pool with the reference", tokens, everything)
-    for name in strategies:
-        if name == "self_evolving":
-            for number, rows in enumerate(splits[1:], start=1):
-                if number > 1 or has_own_warmup or not is_fixed:
-                    score(f"D{number} with its reference", tokens, rows)
-                train(f"reference-{number} on D{number}", rows, k, parts[number], number)
-        elif name == "full_tokens_from_warmup" and has_own_warmup:
-            for number, rows in enumerate(splits[1:], start=1):
-                train(f"{name} on D{number}", rows, 1.0, parts[number])
-            measured -= len(splits) - 2  # its last model alone
-        elif name == "full_tokens_from_warmup":
-            train(f"{name} on D1 to D{len(splits) - 1}", unseen, 1.0, earlier_rounds=1)
-        elif name == "ds2":
-            if not (is_warmup_ds2 and has_warmup):  # else it is the warm-up
-                train(name, best_rated, 1.0)
-        elif name != "none":
-            train(name, everything, 1.0 if name in _ON_FULL_TOKENS else k)
-    count = len(heldout) * measured
-    lengths, responses = heldout.input_ids.lengths, heldout.is_response.row_sums()
-    flop = _forward(size, lengths, responses) * measured
-    name = f"score held-out rows, {measured} models"
-    held = memory.scoring(lengths)
-    steps.append(Step(name, count, int(lengths.sum()) * measured, flop, memory_bytes=held))
+    for _, same in groupby(recorded, key=_group):
+        items = list(same)
+        passes = [item for item in items if isinstance(item, RecordedPass)]
+        if passes and passes[0].what not in _SUMMED:
+            whats = [item.what for item in passes]
+            what = whats[0] if len(whats) == 1 else f"{whats[0]} to {whats[-1]}"
+            steps.append(_scoring_step(f"score {what} under {passes[0].model}", passes, size, memory))
+        steps += [_training_step(item, recipe, size, memory) for item in items if isinstance(item, RecordedTraining)]
+    for what, name in _SUMMED.items():
+        passes = [item for item in recorded if isinstance(item, RecordedPass) and item.what == what]
+        if passes:
+            steps.append(_scoring_step(name.format(len(passes)), passes, size, memory))
     return steps
 
 
-def _in_place_of_best(rows: int, count: int) -> np.ndarray:
-    """Rows drawn at random, where DS² would choose the best: a plan does not embed the pool."""
-    return np.sort(np.random.Generator(np.random.PCG64(0)).choice(rows, count, replace=False))
+def _group(item: Recorded) -> tuple[str, str]:
+    """Passes over several splits under one model, one after the other, are one line."""
+    if isinstance(item, RecordedTraining):
+        return "train", item.name
+    return ("score " + item.what, "") if item.what in _SUMMED else ("score", item.model)
+
+
+def _scoring_step(name: str, passes: Sequence[RecordedPass], size: ModelSize, memory: _Memory) -> Step:
+    return Step(
+        name,
+        sum(len(p.lengths) for p in passes),
+        sum(int(p.lengths.sum()) for p in passes),
+        sum(_forward(size, p.lengths, p.responses) for p in passes),
+        memory_bytes=max(memory.scoring(p.lengths) for p in passes),
+    )
+
+
+def _training_step(training: RecordedTraining, recipe: Recipe, size: ModelSize, memory: _Memory) -> Step:
+    settings, lengths = recipe.training, training.lengths
+    backward = 1.0 if settings.method == "lora" else 2.0
+    flop = _forward(size, lengths, training.selected) * (1 + backward) + 2 * size.head * float(training.selected.sum())
+    if settings.method == "lora":
+        flop += 6 * size.lora * float(lengths.sum())
+    return Step(
+        f"train {training.name}",
+        len(lengths),
+        int(lengths.sum()) * settings.epochs,
+        flop * settings.epochs,
+        training.steps.steps,
+        training.steps.effective_steps,
+        training.steps.batch_size,
+        memory.training(lengths, training.steps.batch_size, training.adapters),
+    )
 
 
 def _forward(size: ModelSize, lengths: np.ndarray, responses: np.ndarray) -> float:

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from tokenclean.errors import TokenizerMismatchError
+from tokenclean.errors import TemplateError, TokenizerMismatchError
+from tokenclean.pool import Pool
+from tokenclean.tokens import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SEGMENTING_PARTS = ("normalizer", "pre_tokenizer")
 _ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+_SAMPLE_TEXTS = 200
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+def sample_texts(pool: Pool, tokenizer: PreTrainedTokenizerBase, template: str) -> list[str]:
+    """Texts of the pool's first rows, on which two tokenizers are compared; tokenized rows are decoded, and rows that
+    the template refuses left out."""
+    texts = []
+    for conversation in pool.conversations[:_SAMPLE_TEXTS]:
+        if conversation.tokens is not None:
+            texts.append(str(tokenizer.decode(conversation.tokens.input_ids)))
+            continue
+        with suppress(TemplateError):
+            texts.append(render(conversation, tokenizer, template).text)
+    return texts
 
 
 def check_same_tokenizer(

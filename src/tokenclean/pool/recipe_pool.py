@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tokenclean.errors import PoolError, RecipeError, TemplateError
-from tokenclean.pool import (
-    Intake,
-    Mixture,
-    Pool,
-    RejectedRow,
-    RenderedRows,
-    check_usable,
-    contiguous_splits,
-    heldout_rows,
-    load_mixture,
-    stratified_splits,
-    write_rejected,
-)
+from tokenclean.errors import PoolError, RecipeError
+from tokenclean.pool.conversation import Pool, RejectedRow
+from tokenclean.pool.intake import Intake, RenderedRows, check_usable
+from tokenclean.pool.mixture import Mixture, load_mixture
+from tokenclean.pool.rejected import write_rejected
+from tokenclean.pool.splits import contiguous_splits, heldout_rows, stratified_splits
 from tokenclean.recipe import Recipe
-from tokenclean.tokens import render
-
-_IDENTITY_TEXTS = 200
-
-
-def tokens_options(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's arguments of ``tokenize_pool``."""
-    tokens = recipe.tokens
-    return {
-        "template": tokens.template,
-        "max_length": tokens.max_length,
-        "targets": tokens.targets,
-        "date": tokens.date,
-    }
-
-
-def sample_texts(pool: Pool, tokenizer: Any, template: str) -> list[str]:
-    """Texts of the pool's first rows, on which two tokenizers are compared; tokenized rows are decoded, and rows that
-    the template refuses left out."""
-    texts = []
-    for conversation in pool.conversations[:_IDENTITY_TEXTS]:
-        if conversation.tokens is not None:
-            texts.append(tokenizer.decode(conversation.tokens.input_ids))
-            continue
-        with suppress(TemplateError):
-            texts.append(render(conversation, tokenizer, template).text)
-    return texts
 
 
 def open_mixture(
@@ -67,8 +30,8 @@ def open_mixture(
 
     mixture = load_mixture(recipe.pool, recipe.pool_seed, check=check, note=note)
     if removed := mixture.removed_by_filter:
-        told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in removed.items())
-        note(f"mixture: {len(mixture.pool):,} rows taken, {sum(removed.values()):,} left out ({told})")
+        reasons = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in removed.items())
+        note(f"mixture: {len(mixture.pool):,} rows taken, {sum(removed.values()):,} left out ({reasons})")
     return mixture
 
 

@@ -1,0 +1,78 @@
+"""A run that is open: its context on real models, with its run folder, device and loaded models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.passes import ModelPasses
+from tokenclean.cleaning.run_data import RunData, read_run_data
+from tokenclean.cleaning.stages import Stages
+from tokenclean.cleaning.trainings import ModelTrainings
+from tokenclean.ds2.curated_pool import CuratedPool, curate_pool
+from tokenclean.models.device import resolve_device
+from tokenclean.models.loading.model_cache import ModelCache
+from tokenclean.models.nf4_linear import bitsandbytes_functions
+from tokenclean.observer import Observer
+from tokenclean.pool import Pool
+from tokenclean.processes import SINGLE_PROCESS, Processes
+from tokenclean.recipe import Recipe
+from tokenclean.store import Store
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """``context``: for strategies; the rest for what is computed and written around them. ``device``: a torch device.
+    ``models``: those in memory."""
+
+    context: RunContext
+    stages: Stages
+    observer: Observer
+    device: str
+    models: ModelCache
+
+    def for_strategy(self) -> OpenRun:
+        """The same run for one more strategy: ``stages.used`` then names what that strategy would compute alone."""
+        return _assemble(self.context.data, self.stages.for_strategy(), self.observer, self.device, self.models)
+
+
+def open_run(
+    recipe: Recipe,
+    observer: Observer | None = None,
+    store: Store | None = None,
+    processes: Processes = SINGLE_PROCESS,
+) -> OpenRun:
+    """Read the recipe's pool and open its run folder; no model is loaded.
+
+    ``store``: the recipe's run folder, where the caller holds its lock already. Raises as ``read_run_data``.
+    """
+    observer = observer or Observer()
+    store = store or Store(recipe.folder, note=observer.note)
+
+    def rate(pool: Pool) -> CuratedPool:
+        if not processes.is_first:  # the first process computes the ratings, the others then find them
+            processes.barrier()
+        curated = curate_pool(pool, recipe, store, note=observer.note, progress=observer.progress)
+        if processes.is_first:
+            processes.barrier()
+        return curated
+
+    data = read_run_data(recipe, rate, listing=store.root / "rejected.jsonl", note=observer.note)
+    return open_run_on(data, store, observer, processes)
+
+
+def open_run_on(
+    data: RunData, store: Store, observer: Observer | None = None, processes: Processes = SINGLE_PROCESS
+) -> OpenRun:
+    """A run on rows that are there already."""
+    recipe = data.recipe
+    if recipe.training.quantization == "nf4":
+        bitsandbytes_functions()  # if it is missing, say so before hours of scoring
+    device = resolve_device(recipe.model.device, local_rank=processes.local_rank if processes.count > 1 else None)
+    return _assemble(data, Stages(store, processes), observer or Observer(), device, ModelCache(device))
+
+
+def _assemble(data: RunData, stages: Stages, observer: Observer, device: str, models: ModelCache) -> OpenRun:
+    passes = ModelPasses(data.recipe.scoring, stages, observer, device, models)
+    trainings = ModelTrainings(data.recipe, data.base_source, stages, observer, device, models)
+    return OpenRun(RunContext(data, passes, trainings, observer.note), stages, observer, device, models)

@@ -1,0 +1,73 @@
+"""Losses of rows under a model: computed and stored shard by shard, so that no pass is done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tokenclean.cleaning.model import Model
+from tokenclean.cleaning.stages import Compute, Stages
+from tokenclean.models.loading.load import ModelSource, source_fingerprint
+from tokenclean.models.loading.model_cache import ModelCache
+from tokenclean.observer import Observer
+from tokenclean.ragged import Ragged
+from tokenclean.recipe import ScoringSettings
+from tokenclean.scoring.policy_check import check_same_policy
+from tokenclean.scoring.shards import sharded_losses
+from tokenclean.store import Stage
+from tokenclean.tokens import TokenizedPool
+
+
+class Passes(Protocol):
+    """What gives a run its models' losses; a plan has one that only records what would be computed."""
+
+    def model(self, name: str, source: ModelSource) -> Model:
+        """A model that was not trained in this run, with its hash."""
+        ...
+
+    def losses(self, model: Model, tokens: TokenizedPool, what: str, **policy: Any) -> Ragged:
+        """Losses of the rows' response tokens, float32 nats, NaN elsewhere. ``what``: a few words on the rows, for
+        progress and manifests. ``policy``: replaces keys of the recipe's ``scoring`` section."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelPasses:
+    """Passes of real models over rows, kept as stages.
+
+    ``device``: a torch device. ``policies``: how the losses of each set of rows were computed so far, which must be the
+    same for all models.
+    """
+
+    settings: ScoringSettings
+    stages: Stages
+    observer: Observer
+    device: str
+    models: ModelCache
+    policies: dict[tuple[str, str, int], Mapping[str, Any]] = field(default_factory=dict)
+
+    def model(self, name: str, source: ModelSource) -> Model:
+        return Model(name, source, source_fingerprint(source))
+
+    def losses(self, model: Model, tokens: TokenizedPool, what: str, **policy: Any) -> Ragged:
+        options = {**self.settings.model_dump(mode="json"), **policy}
+        return sharded_losses(
+            self._stage,
+            lambda: self.models.using(model.source),
+            tokens,
+            {"model": model.identity, "device": self.device.partition(":")[0]},
+            what=f"{what} under {model.name}",
+            progress=self.observer.progress(f"score {what} with {model.name}", "token"),
+            processes=self.stages.processes,
+            **options,
+        )
+
+    def _stage(self, inputs: Mapping[str, Any], compute: Compute) -> Stage:
+        """The stage of one shard. Raises PolicyMismatchError where its losses were computed in another way than another
+        model's on the same tokens (say, in a run that moved to another machine midway)."""
+        stage = self.stages.stage("losses", inputs, compute)
+        key = (inputs["tokens"], inputs["precision"], inputs["pack_tokens"])
+        policy = stage.manifest["results"]["policy"]
+        check_same_policy(self.policies.setdefault(key, policy), policy)
+        return stage

@@ -1,0 +1,160 @@
+"""The rows of a run: training rows, held-out rows and splits, in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from tokenclean.cleaning.schedule import check_base, schedule_parts
+from tokenclean.ds2 import select_best
+from tokenclean.errors import PoolError, RecipeError
+from tokenclean.models.loading.load import ModelSource, load_tokenizer, resolve_source
+from tokenclean.pool import Intake, Mixture, Pool, RejectedRow
+from tokenclean.pool.recipe_pool import (
+    check_best_rated,
+    check_rendered,
+    open_mixture,
+    split_heldout,
+    split_rows,
+    take_rows,
+)
+from tokenclean.ragged import Ragged
+from tokenclean.recipe import Recipe
+from tokenclean.tokens import TokenizedPool, tokenize_pool
+from tokenclean.training.step_plan import SchedulePart
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class RatedPool(Protocol):
+    """A pool with ratings: what DS² has corrected, or for a plan random ones."""
+
+    @property
+    def by_id(self) -> Mapping[str, tuple[int, float]]:
+        """Row id -> curated label, long-tail score."""
+        ...
+
+    def selection(self, count: int) -> np.ndarray:
+        """Row numbers of the ``count`` best."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunData:
+    """``tokens``: the training rows, of ``pool``; ``heldout``: rows on which models are compared and that nothing is
+    trained on, of ``heldout_pool``. ``intake``: what became of all rows that were read. ``rated``: the pool's ratings;
+    None where the recipe names none."""
+
+    recipe: Recipe
+    base_source: ModelSource
+    tokenizer: PreTrainedTokenizerBase
+    pool: Pool
+    heldout_pool: Pool
+    tokens: TokenizedPool
+    heldout: TokenizedPool
+    intake: Intake
+    rated: RatedPool | None = None
+
+    @property
+    def rejected(self) -> tuple[RejectedRow, ...]:
+        """All rows set aside: those that could not be read, then those without a target."""
+        return (*self.pool.rejected, *self.tokens.unusable, *self.heldout.unusable)
+
+    @cached_property
+    def splits(self) -> list[np.ndarray]:
+        """Rows of D̃_0 … D̃_T (§4.3.2)."""
+        first = self.best_rated if self.recipe.cleaning.warmup == "ds2" else None
+        return split_rows(self.tokens.sources, self.recipe, first)
+
+    @cached_property
+    def parts(self) -> list[SchedulePart | None]:
+        """What the training on each split takes of the one schedule over all rounds (``cleaning.adapters: one``); None
+        where it has a schedule of its own."""
+        return schedule_parts(self.recipe, self.tokens, self.splits)
+
+    @cached_property
+    def best_rated(self) -> np.ndarray:
+        """The ``cleaning.ds2_rows`` best-rated training rows by DS², ascending. Raises RecipeError without ratings, or
+        where that would be all rows."""
+        count = self.recipe.cleaning.ds2_rows
+        check_best_rated(count, len(self.tokens))
+        return np.sort(select_best(*self._ratings, count))
+
+    @cached_property
+    def _ratings(self) -> tuple[np.ndarray, np.ndarray]:
+        """Curated label, int64, and long-tail score of each training row; RecipeError without ratings."""
+        if self.rated is None:
+            raise RecipeError("pool.curation: DS² needs the pool's ratings; name their file and column there")
+        by_id = self.rated.by_id
+        labels, long_tail = zip(*(by_id[row] for row in self.tokens.ids), strict=True)
+        return np.array(labels, dtype=np.int64), np.array(long_tail)
+
+    def weighted(self, weights: Ragged) -> Ragged:
+        """Token weights of the training rows times the data's own loss weights, and with ``cleaning.sample_weights:
+        rating`` times the row's curated label + 1, scaled to a mean of 1 over the rows."""
+        if self.tokens.weight is not None:
+            weights = weights.with_values(weights.values * self.tokens.weight.values)
+        if self.recipe.cleaning.sample_weights == "none":
+            return weights
+        of_row = self._ratings[0] + 1.0
+        factors = np.repeat(of_row / of_row.mean(), weights.lengths)
+        return weights.map_values(lambda values: (values * factors).astype(np.float32))
+
+    def indices(self, rows: np.ndarray) -> np.ndarray:
+        """Indices of all tokens of training ``rows`` into the flat columns, int64."""
+        offsets = self.tokens.input_ids.offsets
+        return np.concatenate([np.arange(int(offsets[row]), int(offsets[row + 1])) for row in rows])
+
+
+def read_run_data(
+    recipe: Recipe,
+    rate: Callable[[Pool], RatedPool],
+    *,
+    listing: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> RunData:
+    """Read the recipe's pool, filter and draw rows as it says, hold some out, and tokenize.
+
+    ``rate``: gives the pool's ratings, called where the recipe has a ``pool.curation`` section. ``listing``: where rows
+    that cannot be used are listed if there are too many. No model is loaded. Raises PoolError where more than
+    ``pool.max_rejected_share`` of the rows cannot be used.
+    """
+    mixture = open_mixture(recipe, listing=listing, note=note)
+    pool, rated = mixture.pool, None
+    if (settings := recipe.pool.curation) is not None:
+        rated = rate(pool)
+        if settings.rows is not None and settings.rows < len(pool):
+            pool = pool.take(np.sort(rated.selection(settings.rows)))
+    training, heldout = split_heldout(take_rows(pool, recipe), recipe)
+    return tokenize_run_data(recipe, training, heldout, mixture=mixture, rated=rated, listing=listing)
+
+
+def tokenize_run_data(
+    recipe: Recipe,
+    pool: Pool,
+    heldout_pool: Pool,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    mixture: Mixture | None = None,
+    rated: RatedPool | None = None,
+    listing: Path | None = None,
+) -> RunData:
+    """The given training and held-out rows in tokens. ``mixture``: what the rows were taken from; by default they are
+    all there is. Raises ModelError for a base that the recipe cannot use, PoolError where nothing can be trained."""
+    source = resolve_source(recipe.model.base, revision=recipe.model.revision, trusted=recipe.model.trust_remote_code)
+    check_base(recipe, source)
+    tokenizer = tokenizer or load_tokenizer(source)
+    tokens, heldout = (tokenize_pool(p, tokenizer, **recipe.tokens.model_dump()) for p in (pool, heldout_pool))
+    mixture = mixture or Mixture(pool, (), Intake.of((*pool, *heldout_pool, *pool.rejected)))
+    intake = check_rendered(mixture, recipe, tokens.rendered_rows, heldout.rendered_rows, listing=listing)
+    for name, part in (("training", tokens), ("held-out", heldout)):
+        if not part.is_response.values.any():
+            reasons = "; ".join(str(row) for row in part.unusable[:3])
+            raise PoolError(f"no {name} row has a response token to train on. {reasons}")
+    return RunData(recipe, source, tokenizer, pool, heldout_pool, tokens, heldout, intake, rated)

@@ -1,0 +1,138 @@
+"""A run without models: the strategies themselves, with passes and trainings that only record what they would compute.
+
+A strategy does what it does in a real run; only the numbers differ: losses are seeded random ones, drawn so that every
+training lowers the mean (so that no strategy stops early), and weak references are allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tokenclean.cleaning import RunContext
+from tokenclean.cleaning.model import Model
+from tokenclean.cleaning.run_data import RunData, read_run_data
+from tokenclean.cleaning.trainings import TrainingJob
+from tokenclean.experiment.run import take_strategies
+from tokenclean.models.loading.load import ModelSource
+from tokenclean.pool import Pool
+from tokenclean.ragged import Ragged
+from tokenclean.recipe import Recipe
+from tokenclean.store import array_hash, fingerprint
+from tokenclean.tokens import TokenizedPool
+from tokenclean.training.step_plan import StepPlan, plan_steps
+
+_MEAN_LOSS, _GAIN = 10.0, 0.01
+_RATINGS = 6
+
+
+@dataclass(frozen=True)
+class RecordedPass:
+    """Rows to be scored: ``what`` they are, under which model, and the tokens and response tokens of each (N,)."""
+
+    what: str
+    model: str
+    lengths: np.ndarray
+    responses: np.ndarray
+    policy: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RecordedTraining:
+    """Rows to be trained on. ``lengths``, ``selected``: tokens, and tokens trained on, of each row (N,). ``steps``: the
+    training's optimizer steps. ``adapters``: LoRAs that the trained model has below its own."""
+
+    name: str
+    lengths: np.ndarray
+    selected: np.ndarray
+    steps: StepPlan
+    adapters: int
+
+
+Recorded = RecordedPass | RecordedTraining
+
+
+@dataclass(frozen=True)
+class DryModels:
+    """Passes and trainings that compute nothing; ``recorded``: each different one, in the order of the run."""
+
+    recipe: Recipe
+    device_type: str
+    recorded: list[Recorded] = field(default_factory=list)
+    _trained: dict[str, Model] = field(default_factory=dict)
+    _passes: set[str] = field(default_factory=set)
+    _adapters: dict[str, int] = field(default_factory=dict)
+
+    def model(self, name: str, source: ModelSource) -> Model:
+        """As of ``cleaning.passes.Passes``; the weights are not read."""
+        return Model(name, source, fingerprint([name, str(source)]))
+
+    def losses(self, model: Model, tokens: TokenizedPool, what: str, **policy: Any) -> Ragged:
+        """As of ``cleaning.passes.Passes``: random losses."""
+        labels = tokens.is_response
+        rows = array_hash(tokens.input_ids.values, labels.offsets, labels.values)
+        key = fingerprint([model.key, rows, policy])
+        if key not in self._passes:
+            self._passes.add(key)
+            self.recorded.append(
+                RecordedPass(what, model.name, tokens.input_ids.lengths, labels.row_sums(), dict(policy))
+            )
+        seed = int(fingerprint([model.key, rows])[:16], 16)
+        losses = np.full(len(labels.values), np.nan, dtype=np.float32)
+        drawn = np.random.default_rng(seed).standard_exponential(int(labels.values.sum()), dtype=np.float32)
+        age = list(self._trained).index(model.key) + 1 if model.key in self._trained else 0
+        losses[labels.values] = drawn - drawn.mean(dtype=np.float64) + _MEAN_LOSS - _GAIN * age
+        return labels.with_values(losses)
+
+    def train(self, job: TrainingJob) -> Model:
+        """As of ``cleaning.trainings.Trainings``."""
+        key = fingerprint(job.inputs(self.recipe, self.device_type))
+        if key in self._trained:
+            return self._trained[key]
+        selected = job.weights.map_values(lambda weights: weights != 0).row_sums()
+        settings = self.recipe.training
+        below = self._adapters.get(job.start.key, 0)
+        steps = plan_steps(max(int((selected > 0).sum()) - settings.eval_rows, 1), settings, job.part)
+        lengths = job.tokens.input_ids.lengths
+        self.recorded.append(RecordedTraining(job.name, lengths, selected, steps, below if job.part is None else 0))
+        model = Model(job.name, job.start.source, key, training={"effective_steps": steps.effective_steps})
+        self._trained[key] = model
+        self._adapters[key] = below + 1
+        return model
+
+    def noise_rates(self, job: TrainingJob, model: Model) -> np.ndarray:
+        """As of ``cleaning.trainings.Trainings``: no noise."""
+        return np.zeros(len(job.tokens))
+
+
+class RandomRatings:
+    """Ratings drawn at random in place of DS²'s, for which a plan would have to embed the pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._ids = [row.id for row in pool]
+        self._random = np.random.default_rng(0)
+        labels = self._random.integers(_RATINGS, size=len(pool)).tolist()
+        rated = zip(labels, self._random.random(len(pool)).tolist(), strict=True)
+        self._by_id = dict(zip(self._ids, rated, strict=True))
+
+    @property
+    def by_id(self) -> Mapping[str, tuple[int, float]]:
+        """Row id -> label, long-tail score."""
+        return self._by_id
+
+    def selection(self, count: int) -> np.ndarray:
+        """Row numbers in place of the ``count`` best."""
+        return self._random.choice(len(self._ids), count, replace=False)
+
+
+def dry_run(recipe: Recipe, device_type: str) -> tuple[RunData, list[Recorded]]:
+    """The rows of a run of the recipe, and every pass and training that it takes on a device of this type."""
+    cleaning = recipe.cleaning.model_copy(update={"allow_weak_reference": True})
+    recipe = recipe.model_copy(update={"cleaning": cleaning})
+    data = read_run_data(recipe, RandomRatings)
+    models = DryModels(recipe, device_type)
+    take_strategies(RunContext(data, models, models, note=lambda text: None), {})
+    return data, models.recorded

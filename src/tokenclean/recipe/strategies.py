@@ -1,0 +1,95 @@
+"""The cleaning strategies by name: what recipes, results, reports and comparisons have to know of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+ENTRY_POINTS = "tokenclean.strategies"
+"""Entry-point group by which an installed package offers a strategy."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """``name``: in recipes and tables; ``title``: in Table 1. ``function``: ``module:name`` of what runs it, a function
+    of a ``RunContext`` that returns a ``StrategyResult``, or only scores (see ``cleaning.run_strategy``).
+
+    ``trains``: what its model is trained on: ``nothing``, ``all tokens`` (every response token), ``rows`` (every
+    response token of the rows that it selects) or ``tokens`` (those that it selects). ``level``: where it ranks, if not
+    where ``cleaning.level`` says.
+    ``needs_ratings``: uses DS². ``trains_references``: trains references of its own, so a given one is of no use to it.
+    """
+
+    name: str
+    title: str
+    function: str
+    trains: Literal["nothing", "all tokens", "rows", "tokens"] = "tokens"
+    level: Literal["random", "sample"] | None = None
+    needs_ratings: bool = False
+    trains_references: bool = False
+
+    def load(self) -> Callable[[Any], Any]:
+        """Import the function. Raises ValueError where it cannot be imported."""
+        module, _, name = self.function.partition(":")
+        try:
+            return getattr(import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"strategy {self.name}: cannot import {self.function} ({error}); its folder has to be on PYTHONPATH"
+            ) from error
+
+
+_OURS = "tokenclean.cleaning"
+
+STRATEGIES: dict[str, Strategy] = {
+    strategy.name: strategy
+    for strategy in (
+        Strategy("none", "Base", f"{_OURS}.baselines:none", trains="nothing"),
+        Strategy("ds2", "DS²", f"{_OURS}.baselines:ds2", trains="rows", needs_ratings=True),
+        Strategy("full_tokens", "Full tokens", f"{_OURS}.baselines:full_tokens", trains="all tokens"),
+        Strategy(
+            "full_tokens_from_warmup",
+            "full_tokens_from_warmup",
+            f"{_OURS}.baselines:full_tokens_from_warmup",
+            trains="all tokens",
+        ),
+        Strategy("random", "Uniform random", f"{_OURS}.baselines:random", level="random"),
+        Strategy("rho", "RHO", f"{_OURS}.baselines:rho", level="sample"),
+        Strategy("fixed_model", "Fixed-model cleaning", f"{_OURS}.fixed_model:fixed_model"),
+        Strategy(
+            "self_evolving",
+            "Self-evolving cleaning",
+            f"{_OURS}.self_evolving:self_evolving",
+            trains_references=True,
+        ),
+        Strategy("noise_mixture", "noise_mixture", f"{_OURS}.noise:noise_mixture"),
+        Strategy("repetition", "repetition", f"{_OURS}.noise:repetition"),
+    )
+}
+"""The strategies that tokenclean brings, in the order in which a run takes them."""
+
+
+def find_strategy(name: str) -> Strategy:
+    """The strategy of this name: one of ours, one that an installed package offers, or ``module:function``.
+
+    Raises ValueError, naming those there are, for an unknown one.
+    """
+    if name in STRATEGIES:
+        return STRATEGIES[name]
+    module, colon, function = name.partition(":")
+    if colon and module and function.isidentifier():
+        return Strategy(function, function, name)
+    offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name in offered:
+        return _of_entry_point(offered[name])
+    known = ", ".join((*STRATEGIES, *sorted(offered)))
+    raise ValueError(f"unknown strategy {name!r}; expected one of {known}, or module:function of your own")
+
+
+def _of_entry_point(point: EntryPoint) -> Strategy:
+    """A package's own record where its entry point is one, else a record of its function."""
+    found = point.load()
+    return found if isinstance(found, Strategy) else Strategy(point.name, point.name, point.value)

@@ -1,0 +1,95 @@
+"""A plan records the passes and trainings that the real run then does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from test_runs import recipe_of
+
+from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.open_run import open_run
+from tokenclean.cleaning.passes import Passes
+from tokenclean.cleaning.trainings import Trainings
+from tokenclean.experiment.planning.dry_run import RecordedPass, dry_run
+from tokenclean.experiment.run import take_strategies
+from tokenclean.recipe import STRATEGIES, Recipe
+from tokenclean.store import array_hash
+
+WITHOUT_RATINGS = [name for name in STRATEGIES if name != "ds2"]
+OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "one adapter": {"cleaning": {"adapters": "one"}},
+    "against previous": {"cleaning": {"score_against": "previous"}},
+    "two splits": {"cleaning": {"splits": 2, "split_kind": "contiguous"}},
+    "within sources": {"cleaning": {"level": "source"}},
+    "noise removed too": {"cleaning": {"also": ["noise_mixture", "repetition"]}},
+    "offline mixture": {"cleaning": {"also": ["noise_mixture"], "noise_mixture": {"mode": "offline"}}},
+    "given reference": {"model": {}},
+    "epochs, rows set aside": {"training": {"epochs": 2, "eval_rows": 3, "warmup_ratio": 0.1}},
+    "full fine-tuning": {"training": {"method": "full", "learning_rate": 1e-4}},
+}
+
+
+@dataclass
+class Watched:
+    """Real passes and trainings, each different one noted as the dry run notes it."""
+
+    passes: Passes
+    trainings: Trainings
+    done: dict[tuple, tuple] = field(default_factory=dict)
+
+    def model(self, name, source):
+        return self.passes.model(name, source)
+
+    def losses(self, model, tokens, what, **policy):
+        rows = array_hash(tokens.input_ids.values, tokens.is_response.offsets, tokens.is_response.values)
+        key = (model.key, rows, tuple(sorted(policy.items())))
+        self.done.setdefault(key, ("score", what, model.name, tuple(tokens.input_ids.lengths), len(policy)))
+        return self.passes.losses(model, tokens, what, **policy)
+
+    def train(self, job):
+        model = self.trainings.train(job)
+        lengths = tuple(job.tokens.input_ids.lengths)
+        self.done.setdefault((model.key,), ("train", model.name, lengths, model.training["steps"]))
+        return model
+
+    def noise_rates(self, job, model):
+        return self.trainings.noise_rates(job, model)
+
+
+def planned(recipe: Recipe) -> list[tuple]:
+    return [
+        ("score", item.what, item.model, tuple(item.lengths), len(item.policy))
+        if isinstance(item, RecordedPass)
+        else ("train", item.name, tuple(item.lengths), item.steps.steps)
+        for item in dry_run(recipe, "cpu")[1]
+    ]
+
+
+def done(recipe: Recipe) -> list[tuple]:
+    opened = open_run(recipe)
+    watched = Watched(opened.context.passes, opened.context.trainings)
+    take_strategies(RunContext(opened.context.data, watched, watched, opened.observer.note), {})
+    return list(watched.done.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITHOUT_RATINGS)
+def test_each_strategy_alone(name, small_pool, tiny_model_folder, tmp_path):
+    cleaning = {"strategy": name, "proportion": 0.9}
+    recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, cleaning=cleaning, evaluation={"controls": []})
+    assert planned(recipe) == done(recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", OPTIONS)
+def test_all_strategies_with_every_option_that_changes_the_work(
+    option, small_pool, tiny_model_folder, other_model_folder, tmp_path
+):
+    sections = {name: dict(section) for name, section in OPTIONS[option].items()}
+    sections["cleaning"] = {"proportion": 0.9, **sections.get("cleaning", {})}
+    if "model" in sections:
+        sections["model"] = {"reference": str(other_model_folder)}
+    recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, **sections)
+    assert planned(recipe) == done(recipe)
