@@ -3,8 +3,8 @@
     PYTHONPATH=examples tokenclean run quick --set pool.sources.0.path=my.jsonl \\
         --set cleaning.strategy=own_strategy:hardest_tokens --set evaluation.controls=[full_tokens]
 
-``plan`` (which runs the function without a model), ``compare`` and ``sweep`` take it too. An installed package can offer
-it under a name of its own by an entry point in the group ``tokenclean.strategies``.
+``plan`` (which runs the function without a model), ``compare`` and ``sweep`` take it too. An installed package can
+offer it under a name of its own by an entry point in the group ``tokenclean.strategies``.
 """
 
 import numpy as np

@@ -41,7 +41,7 @@ def test_every_strategy_of_ours_has_its_function():
 
 
 def test_a_recipe_names_the_unknown_strategy_and_those_there_are():
-    with pytest.raises(RecipeError, match=r"cleaning\.strategy.*unknown strategy 'fixed'.*fixed_model.*module:function"):
+    with pytest.raises(RecipeError, match=r"cleaning\.strategy.*unknown strategy 'fixed'.*module:function"):
         recipe_with(strategy="fixed")
 
 
