@@ -115,7 +115,7 @@ def test_everything_is_made_once(recipe, embedded):
     first = open_run(recipe)
     again = open_run(recipe)
     assert embedded == [60]
-    assert first.curated.by_id == again.curated.by_id
+    assert first.context.data.rated.by_id == again.context.data.rated.by_id
     names = {path.name.rpartition("-")[0] for path in (recipe.folder / "stages").iterdir()}
     assert {"embeddings", "neighbours", "curation"} <= names
 
