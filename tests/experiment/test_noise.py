@@ -153,7 +153,7 @@ def test_a_plan_counts_the_passes(noisy_pool, tiny_model_folder, tmp_path):
 
     assert passes(strategy="noise_mixture")[0] == "train noise_mixture"
     offline = passes(strategy="noise_mixture", noise_mixture={"mode": "offline"})
-    assert offline[:2] == ["score pool with the base", "train noise_mixture"]
+    assert offline[:2] == ["score D0 to D2 under base", "train noise_mixture"]
 
 
 def test_a_wrong_name_is_refused(noisy_pool, tiny_model_folder, tmp_path):

@@ -176,24 +176,24 @@ def test_the_plan_counts_every_training_of_the_run(finished):
     planned = plan(opened.context.recipe, flop_per_second=1e9)
     trainings = {step.name: step for step in planned.steps if step.optimizer_steps}
     assert list(trainings) == [
-        "train warm-up on D0, full tokens",
-        "train reference-0 on D0, full tokens",
-        *(f"train {CONTROL} on D{number}" for number in (1, 2, 3)),
+        "train reference-0",
+        *(f"train {CONTROL}{part}" for part in ("-1", "-2", "")),
+        "train warm-up",
         "train fixed_model",
-        *(f"train reference-{number} on D{number}" for number in (1, 2, 3)),
+        *(f"train reference-{number}" for number in (1, 2, 3)),
     ]
     assert len(trainings) == sum(name.startswith("training-") for name in opened.stages.computed)
     for number, part in enumerate(opened.context.data.parts):
-        name = f"train reference-{number} on D{number}" + (", full tokens" if number == 0 else "")
+        name = f"train reference-{number}"
         assert trainings[name].optimizer_steps == part.end - part.start
         assert trainings[name].rate_steps == part.end - part.start - (number == 0)
     control = next(o for o in result.results if o.strategy == CONTROL)
-    told = [trainings[f"train {CONTROL} on D{n}"] for n in (1, 2, 3)]
-    assert [step.optimizer_steps for step in told] == [m.training["steps"] for m in control.rounds[1:]]
-    assert [step.rate_steps for step in told] == [m.training["effective_steps"] for m in control.rounds[1:]]
+    of_control = [trainings[f"train {CONTROL}{part}"] for part in ("-1", "-2", "")]
+    assert [step.optimizer_steps for step in of_control] == [m.training["steps"] for m in control.rounds[1:]]
+    assert [step.rate_steps for step in of_control] == [m.training["effective_steps"] for m in control.rounds[1:]]
     # Base, two warm-ups, three rounds, the fixed model and the control's last model are measured.
-    assert planned.steps[-1].name == "score held-out rows, 8 models"
-    assert "score D1 with its reference" in [step.name for step in planned.steps]
+    assert planned.steps[-2].name == "score held-out rows, 8 models"
+    assert "score D1 under reference-0" in [step.name for step in planned.steps]
 
 
 class Stopped(Exception):
