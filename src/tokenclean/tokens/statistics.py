@@ -12,7 +12,7 @@ import numpy as np
 from tokenclean.pool.conversation import Conversation, Pool
 from tokenclean.pool.intake import RenderedRows
 from tokenclean.token_table import TokenTable
-from tokenclean.tokens.chat_messages import DEFAULT_DATE
+from tokenclean.tokens.chat_template.date import DEFAULT_DATE
 from tokenclean.tokens.tokenize import tokenize_pool
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, Rej
 from tokenclean.pool.intake import LeftOutThoughts, RenderedRows
 from tokenclean.ragged import Ragged
 from tokenclean.token_table import TokenTable
-from tokenclean.tokens.chat_messages import DEFAULT_DATE, reads_clock
+from tokenclean.tokens.chat_template.date import DEFAULT_DATE, reads_clock
 from tokenclean.tokens.labels import TARGETS, LabelledRow, empty_row, label_text, label_tokens
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
-from tokenclean.tokens.template import check_template, render
+from tokenclean.tokens.rendering import check_template, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -26,7 +26,7 @@ from tokenclean.tokens.audit.audit_row import UNTRAINED, Answer, AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
 from tokenclean.tokens.rendered_text import Rendered
 from tokenclean.tokens.role_markers import find_headers
-from tokenclean.tokens.template import render
+from tokenclean.tokens.rendering import render
 from tokenclean.tokens.tokenize import TokenizedPool, tokenize_pool
 
 _Row = TypeVar("_Row", Conversation, RejectedRow)

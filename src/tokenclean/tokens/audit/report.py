@@ -20,8 +20,8 @@ from tokenclean.tokens.audit.examples import Example, make_example
 from tokenclean.tokens.audit.finding import Finding, Severity, Unjudged
 from tokenclean.tokens.audit.reading import RowCounts, rows_of_pool, rows_of_sources
 from tokenclean.tokens.audit.vocabulary import Vocabulary
-from tokenclean.tokens.chat_messages import DEFAULT_DATE
-from tokenclean.tokens.template import check_template
+from tokenclean.tokens.chat_template.date import DEFAULT_DATE
+from tokenclean.tokens.rendering import check_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

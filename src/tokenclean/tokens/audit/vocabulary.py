@@ -12,7 +12,7 @@ import numpy as np
 from tokenclean.errors import PoolError, TemplateError
 from tokenclean.tokens.inference_template import end_token_ids
 from tokenclean.tokens.role_markers import KNOWN_ENDS, KNOWN_OPENERS
-from tokenclean.tokens.template import check_template
+from tokenclean.tokens.rendering import check_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
