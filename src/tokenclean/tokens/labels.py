@@ -87,8 +87,7 @@ def _weights(spans: np.ndarray, rendered: Rendered, turns: Sequence[Turn]) -> np
         own = np.full(len(spans), np.inf, dtype=np.float32)
         covered = np.zeros(len(spans), dtype=np.int64)
         for start, end, value in turn.spans:
-            first = max(content.start + start - content.skipped, content.start)
-            last = min(content.start + end - content.skipped, content.end)
+            first, last = content.characters(start, end)
             touched = _touching(spans, first, last)
             own[touched] = np.minimum(own[touched], value)
             covered[touched] += np.minimum(spans[touched, 1], last) - np.maximum(spans[touched, 0], first)

@@ -79,4 +79,6 @@ def _render_plain(conversation: Conversation, tokenizer: PreTrainedTokenizerBase
 
 def _ends(text: str, eos: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the text ends with an end token of this tokenizer; that of another one is ordinary text."""
-    return text.endswith(eos) or any(text.endswith(end) and end in tokenizer.added_tokens_encoder for end in KNOWN_ENDS)
+    ends = [end for end in KNOWN_ENDS if text.endswith(end)]
+    tokens = tokenizer.added_tokens_decoder.values() if ends else ()
+    return text.endswith(eos) or any(token.content in ends for token in tokens)

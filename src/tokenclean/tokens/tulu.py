@@ -1,4 +1,4 @@
-"""The tulu template of the paper (§10.1), in Python for training and in Jinja for inference; both give the same text."""
+"""The tulu template of the paper (§10.1), in Python for training and in Jinja for inference, with the same text."""
 
 from __future__ import annotations
 

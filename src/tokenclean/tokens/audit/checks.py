@@ -9,7 +9,7 @@ from tokenclean.tokens.audit import label_checks as labels
 from tokenclean.tokens.audit import text_checks as texts
 from tokenclean.tokens.audit.audit_row import AuditRow
 from tokenclean.tokens.audit.dataset_facts import Facts
-from tokenclean.tokens.audit.finding import Severity, Verdict
+from tokenclean.tokens.audit.findings import Severity, Verdict
 
 
 @dataclass(frozen=True)

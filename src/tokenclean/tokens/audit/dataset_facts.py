@@ -11,8 +11,8 @@ import numpy as np
 from tokenclean.pool.conversation import Conversation, Turn
 from tokenclean.tokens.audit.audit_row import Answer, AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
-from tokenclean.tokens.role_markers import FAMILIES, Header, choose_family, find_headers, next_end
 from tokenclean.tokens.rendering import render
+from tokenclean.tokens.role_markers import FAMILIES, Header, choose_family, find_headers, next_end
 
 _SELECTED_SHARE = 0.2  # of rows with gaps: more than a mishap, so somebody has chosen tokens
 _ENOUGH = 0.5

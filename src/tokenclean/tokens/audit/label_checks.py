@@ -12,7 +12,7 @@ import numpy as np
 
 from tokenclean.tokens.audit.audit_row import UNTRAINED, Answer, AuditRow, runs_of
 from tokenclean.tokens.audit.dataset_facts import Facts, ends_open, has_gaps
-from tokenclean.tokens.audit.finding import NO_MARKERS, SELECTED, Finding, Unjudged, Verdict
+from tokenclean.tokens.audit.findings import NO_MARKERS, SELECTED, Finding, Unjudged, Verdict
 
 # A template may write the tags of the thoughts itself, in front of where the model begins.
 _THOUGHTS = (re.compile(r"\s*<think>\s*"), re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL))

@@ -11,7 +11,7 @@ from tokenclean.pool.conversation import Turn
 from tokenclean.pool.formats.thoughts import lone_tag
 from tokenclean.tokens.audit.audit_row import AuditRow, runs_of
 from tokenclean.tokens.audit.dataset_facts import Facts
-from tokenclean.tokens.audit.finding import NO_MARKERS, Finding, Unjudged, Verdict
+from tokenclean.tokens.audit.findings import NO_MARKERS, Finding, Unjudged, Verdict
 from tokenclean.tokens.role_markers import (
     FAMILIES,
     Header,

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokenclean.errors import PoolError, TemplateError
+from tokenclean.errors import TemplateError
 from tokenclean.tokens.inference_template import end_token_ids
-from tokenclean.tokens.role_markers import KNOWN_ENDS, KNOWN_OPENERS
 from tokenclean.tokens.rendering import check_template
+from tokenclean.tokens.role_markers import KNOWN_ENDS, KNOWN_OPENERS
+from tokenclean.tokens.tokenize import backend_of
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 
@@ -28,7 +30,7 @@ class Vocabulary:
     """
 
     tokenizer: PreTrainedTokenizerBase
-    backend: Any
+    backend: Tokenizer
     added: dict[str, int]
     special: dict[int, str]
     ends: frozenset[int]
@@ -41,12 +43,7 @@ class Vocabulary:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
         """Raises PoolError for a tokenizer without offsets, TemplateError for one without EOS."""
-        if not tokenizer.is_fast:
-            raise PoolError(
-                f"{type(tokenizer).__name__} reports no character offsets, which the audit needs; load the model's "
-                "fast tokenizer (tokenizer.json)"
-            )
-        backend: Any = tokenizer.backend_tokenizer
+        backend = backend_of(tokenizer, "the audit needs")
         tokens = tokenizer.added_tokens_decoder
         added = {str(token.content): int(number) for number, token in tokens.items()}
         ends = {added[text] for text in KNOWN_ENDS if text in added}

@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from os.path import commonprefix
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from tokenclean.errors import TemplateError
@@ -190,12 +189,18 @@ def _remember(known: dict[Hashable, T], key: Hashable, find: Callable[[], T]) ->
 
 
 def _what_follows(history: str, prompted: str) -> str:
-    return prompted.removeprefix(commonprefix([history, prompted]))
+    return prompted.removeprefix(_common(history, prompted))
+
+
+def _common(one: str, other: str) -> str:
+    """What both texts begin with."""
+    length = min(len(one), len(other))
+    return one[: next((n for n in range(length) if one[n] != other[n]), length)]
 
 
 def _shared(tokenizer: PreTrainedTokenizerBase, before: str, other: str) -> int:
     """Length of the common beginning; if the two differ inside a tag (``<think>``, ``<tool_call>``), up to the tag."""
-    common = commonprefix([before, other])
+    common = _common(before, other)
     if len(common) in (len(before), len(other)):
         return len(common)
     ends = [match.end() for match in _TAG_ENDS.finditer(common)]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from tokenclean.tokens.chat_template.answer_edges import Edges, KnownEdges, find_edges
 from tokenclean.tokens.chat_template.date import template_texts
 from tokenclean.tokens.chat_template.marks import Mark, MarkedChat
-from tokenclean.tokens.chat_template.messages import Chat
 from tokenclean.tokens.chat_template.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -66,8 +65,8 @@ class Frames:
 def find_frame(marked: MarkedChat) -> Frame:
     """The frame of the marked chat under its template, tokenizer and date."""
     tokenizer, date = marked.chat.tokenizer, marked.chat.date
-    texts = template_texts(tokenizer)
-    return _frames(tokenizer, texts, date, len(tokenizer), tokenizer.bos_token, tokenizer.eos_token).find(marked)
+    ends = str(tokenizer.bos_token), str(tokenizer.eos_token)
+    return _frames(tokenizer, template_texts(tokenizer), date, len(tokenizer), ends).find(marked)
 
 
 @lru_cache(maxsize=4)

@@ -98,4 +98,4 @@ def _writes_python(chat: Chat) -> bool:
         skeleton = find_frame(mark_texts(chat, marks_blanks=True)).skeleton
     except TemplateError:
         return False
-    return any(mark.kind == KEY and glue.endswith("{'") for mark, glue in zip(skeleton.marks, skeleton.glue))
+    return any(mark.kind == KEY and skeleton.glue[number].endswith("{'") for number, mark in enumerate(skeleton.marks))
