@@ -15,6 +15,10 @@ Severity = Literal["error", "warning", "note"]
 NO_MARKERS = "the ids hold no role marker of a known template, so nothing shows where an answer begins or ends"
 SELECTED = "labels have gaps inside answers, as token selection leaves them, so a masked token is no fault"
 
+# Ends of the reasons for which the pool sets a row aside, where a check of its own reports the row.
+BLANK_RESPONSE = ": blank response"
+NOT_TRAINED = "every assistant turn is marked as not trained, so there is no response to train on"
+
 _TOKENS_BEFORE, _TOKENS_AFTER, _TOKENS_AT_FAULT = 12, 8, 24
 
 

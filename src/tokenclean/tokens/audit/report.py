@@ -150,7 +150,7 @@ class _Audit:
     ) -> None:
         self._checks, self._template = check_names(checks), template
         check_template(tokenizer, template or "tulu")
-        self.reader = RowReader(Vocabulary.of(tokenizer), template or "tulu", max_length, date)
+        self.reader = RowReader(Vocabulary(tokenizer), template or "tulu", max_length, date)
 
     def report(self, rows: Iterable[AuditRow]) -> AuditReport:
         """Run the checks. The facts of the data as a whole are taken from the first SAMPLE_ROWS."""
