@@ -13,14 +13,7 @@ from tokenclean.tokens.audit.audit_row import AuditRow, runs_of
 from tokenclean.tokens.audit.dataset_facts import Facts
 from tokenclean.tokens.audit.findings import BLANK_RESPONSE, NO_MARKERS, NOT_TRAINED, Finding, Unjudged, Verdict
 from tokenclean.tokens.rendered_text import leading_blanks
-from tokenclean.tokens.role_markers import (
-    FAMILIES,
-    choose_family,
-    find_headers,
-    find_nested,
-    find_template,
-    next_end,
-)
+from tokenclean.tokens.role_markers import FAMILIES, choose_family, find_headers, find_nested, find_template, next_end
 
 _HALF_ROLE = re.compile(r" ?\w*")
 
