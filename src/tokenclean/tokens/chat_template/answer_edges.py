@@ -14,17 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from tokenclean.errors import TemplateError
 from tokenclean.tokens.chat_template.marks import CONTENT, Mark, MarkedChat
 from tokenclean.tokens.chat_template.messages import Chat, Message
 from tokenclean.tokens.chat_template.skeleton import Skeleton
 from tokenclean.tokens.role_markers import KNOWN_ENDS
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
 
@@ -51,12 +47,15 @@ class Edges(NamedTuple):
 
 @dataclass
 class KnownEdges:
-    """What further renderings showed about answers under one template.
+    """What is known about answers under one template and tokenizer.
 
-    It holds for every answer with the same turn and the same glue in front of it, so a long conversation costs few of
-    them. ``leads``: characters of the glue before an answer that are the answer's. ``end_tokens``: of plain answers.
+    What a further rendering shows holds for every answer with the same turn and the same glue in front of it, so a long
+    conversation costs few of them. ``special``: texts of the special tokens, longest first; listing Gemma's 6,000 takes
+    7 ms. ``leads``: characters of the glue before an answer that are the answer's. ``end_tokens``: those of plain
+    answers.
     """
 
+    special: tuple[str, ...]
     leads: dict[Hashable, int] = field(default_factory=dict)
     end_tokens: dict[Hashable, str] = field(default_factory=dict)
 
@@ -114,16 +113,16 @@ class _Answer:
         After a content the end token follows at once. After a call it is that of a plain answer, or else the first
         special token (Llama 3 ends some calls by ``<|eom_id|>``, GLM by the tag of the turn that follows).
         """
-        tokenizer, turns = self.chat.tokenizer, self.chat.turns
+        special, turns = self.known.special, self.chat.turns
         if last.kind == CONTENT and not turns[self.index].tool_calls:
-            closing = _leading_end_token(after, tokenizer)
+            closing = _leading_end_token(after, special)
             return closing, closing.lstrip(" \n")
         usual = _remember(
             self.known.end_tokens,
             self.shape_before,
-            lambda: _leading_end_token(self._around_plain()[1], tokenizer).strip(),
+            lambda: _leading_end_token(self._around_plain()[1], special).strip(),
         )
-        for tokens in ([usual] if usual else [], _special(tokenizer), KNOWN_ENDS):
+        for tokens in ([usual] if usual else [], special, KNOWN_ENDS):
             places = [(after.index(token), -len(token), token) for token in tokens if token in after]
             if places:
                 place, _, token = min(places)
@@ -146,7 +145,7 @@ class _Answer:
             others = [prompted, history, prompt]
             if not self.is_plain:
                 others.append(self._around_plain()[0])
-            start = max(_shared(self.chat.tokenizer, before, other) for other in others)
+            start = max(_shared(before, other, self.known.special) for other in others)
             if self.is_plain and not (prompt and start):
                 start = len(before)
         if before and not start:
@@ -198,35 +197,23 @@ def _common(one: str, other: str) -> str:
     return one[: next((n for n in range(length) if one[n] != other[n]), length)]
 
 
-def _shared(tokenizer: PreTrainedTokenizerBase, before: str, other: str) -> int:
+def _shared(before: str, other: str, special: tuple[str, ...]) -> int:
     """Length of the common beginning; if the two differ inside a tag (``<think>``, ``<tool_call>``), up to the tag."""
     common = _common(before, other)
     if len(common) in (len(before), len(other)):
         return len(common)
     ends = [match.end() for match in _TAG_ENDS.finditer(common)]
-    ends += [common.rfind(token) + len(token) for token in _special(tokenizer) if token in common]
+    ends += [common.rfind(token) + len(token) for token in special if token in common]
     return max(ends, default=0)
 
 
-def _leading_end_token(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def _leading_end_token(text: str, special: tuple[str, ...]) -> str:
     """The special token (if there is none, the tag) that the text begins with, and the blanks in front of it."""
     blank = len(text) - len(text.lstrip(" \n"))
-    token = next((t for t in _special(tokenizer) if text.startswith(t, blank)), "")
+    token = next((t for t in special if text.startswith(t, blank)), "")
     if not token and (tag := _TAG.match(text, blank)):
         token = tag[0]
     return text[:blank] + token if token else ""
-
-
-def _special(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """Texts of the special tokens, longest first."""
-    return _special_tokens(tokenizer, len(tokenizer))
-
-
-@lru_cache(maxsize=4)
-def _special_tokens(tokenizer: PreTrainedTokenizerBase, _vocabulary_size: int) -> tuple[str, ...]:
-    """Cached, since listing Gemma's 6,000 takes 7 ms, for every row."""
-    special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return tuple(sorted(special, key=len, reverse=True))
 
 
 def unlocated(index: int, what: str = "drops, repeats or rewrites part of") -> TemplateError:

@@ -21,7 +21,7 @@ _CLOCK = re.compile(r"\b(?:strftime_now|date_string)\b")
 
 def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer's chat template asks for today's date, so that its text depends on ``date``."""
-    return any(map(_has_clock, template_texts(tokenizer)))
+    return any(map(_CLOCK.search, template_texts(tokenizer)))
 
 
 def template_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
@@ -39,14 +39,9 @@ def stop_clock(template: str, date: str) -> str:
     transformers passes no functions into a template, so ``strftime_now`` becomes a macro. The macro is on a line of
     its own in front of the template: Jinja drops the line break after a block.
     """
-    if not _has_clock(template):
+    if not _CLOCK.search(template):
         return template
     midnight = datetime.combine(Date.fromisoformat(date), time())
     written = "".join(f" | replace({f'%{d}'!r}, {midnight.strftime(f'%{d}')!r})" for d in _DIRECTIVES)
     macro = "{% macro strftime_now(format) %}{{ format" + written + " | replace('%%', '%') }}{% endmacro %}"
     return f"{macro}\n{template}"
-
-
-@lru_cache(maxsize=16)
-def _has_clock(template: str) -> bool:
-    return bool(_CLOCK.search(template))

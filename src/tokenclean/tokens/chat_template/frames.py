@@ -47,9 +47,10 @@ class Frame:
 class Frames:
     """The frames of one template, those used last."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self._known = KnownEdges(tuple(sorted(special, key=len, reverse=True)))
         self._frames: OrderedDict[Hashable, Frame] = OrderedDict()
-        self._known = KnownEdges()
 
     def find(self, marked: MarkedChat) -> Frame:
         """The frame of all conversations of this shape. Raises TemplateError if the template refuses it."""
@@ -70,5 +71,6 @@ def find_frame(marked: MarkedChat) -> Frame:
 
 
 @lru_cache(maxsize=4)
-def _frames(_tokenizer: PreTrainedTokenizerBase, _texts: tuple[str, ...], _date: str, *_tokens: object) -> Frames:
-    return Frames()
+def _frames(tokenizer: PreTrainedTokenizerBase, *_key: object) -> Frames:
+    """``_key``: what else the text of a template depends on."""
+    return Frames(tokenizer)

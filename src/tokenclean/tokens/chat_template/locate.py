@@ -131,7 +131,7 @@ class _Located:
         The text has arguments where the frame has marks, so a glue is found from a text beside it. If there is one on
         either side, the side that the answer's own content is on goes first.
         """
-        glue, before, after = self.frame.skeleton.glue[number], self._end_before(number), self._start_after(number)
+        glue, before, after = self.frame.skeleton.glue[number], self._ends_before[number], self._starts_after[number]
         if after is not None and (is_after_preferred or before is None):
             place = after - len(glue) + offset
             is_sure = self.text.endswith(glue[offset - end_token :], 0, after)
@@ -145,20 +145,17 @@ class _Located:
             raise unlocated(answer)
         return place
 
-    def _end_before(self, number: int) -> int | None:
-        """Where the text before this glue ends; None if arguments come before it."""
-        if not number:
-            return 0
-        span = self.spans.get(self.frame.skeleton.marks[number - 1])
-        return span.end if span else None
+    @cached_property
+    def _ends_before(self) -> list[int | None]:
+        """For each glue of the frame, where the text before it ends; None if an argument comes before it."""
+        spans = map(self.spans.get, self.frame.skeleton.marks)
+        return [0, *(span.end if span else None for span in spans)]
 
-    def _start_after(self, number: int) -> int | None:
-        """Where the text after this glue starts; None if arguments come after it."""
-        marks = self.frame.skeleton.marks
-        if number == len(marks):
-            return len(self.text)
-        span = self.spans.get(marks[number])
-        return span.start if span else None
+    @cached_property
+    def _starts_after(self) -> list[int | None]:
+        """For each glue of the frame, where the text after it starts; None if an argument comes after it."""
+        spans = map(self.spans.get, self.frame.skeleton.marks)
+        return [*(span.start if span else None for span in spans), len(self.text)]
 
     def _border(self, number: int) -> int:
         """The end of an answer whose last argument comes before this glue, and the next answer's first comes after it.
@@ -167,9 +164,9 @@ class _Located:
         """
         marks, glue = self.frame.skeleton.marks, self.frame.skeleton.glue
         first, final = number, number
-        while (begin := self._end_before(first)) is None:
+        while (begin := self._ends_before[first]) is None:
             first -= 1
-        while (finish := self._start_after(final)) is None:
+        while (finish := self._starts_after[final]) is None:
             final += 1
         begin += self.edges[marks[first].turn].start
         finish -= len(glue[final]) - self.edges[marks[final - 1].turn].closing
