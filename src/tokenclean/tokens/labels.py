@@ -47,7 +47,7 @@ def label_text(
     targets: str,
     turns: Sequence[Turn] = (),
 ) -> LabelledRow:
-    """The tokens whose characters all lie inside one target span of the text; under ``all`` every token.
+    """The tokens whose characters are all inside one target span of the text; under ``all`` every token.
 
     ``turns``: those of the conversation, if any of them has a loss weight; a token whose weight is 0 is no target, and
     one that touches texts of two weights takes the smaller.
@@ -121,7 +121,7 @@ def label_tokens(tokens: LabelledTokens, *, largest_id: int, max_length: int, ta
 
 
 def _last_run(labels: np.ndarray) -> int:
-    """Where the last run of True begins; 0 where there is none."""
+    """Where the last run of True begins; 0 if there is none."""
     places = np.flatnonzero(labels)
     gaps = np.flatnonzero(np.diff(places) > 1)
     return int(places[gaps[-1] + 1]) if len(gaps) else 0

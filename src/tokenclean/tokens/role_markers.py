@@ -112,8 +112,8 @@ def find_headers(text: str, is_real: Callable[[str, int], bool] | None = None) -
 def choose_family(headers: Sequence[Header], preferred: str = "") -> str:
     """The family that the text was rendered with, empty for none.
 
-    It has to mark an answer. ``preferred`` (that of the rows around) goes first, then the one that comes first: a text
-    about templates stands inside of turns.
+    It must mark an answer. ``preferred`` (that of the other rows) wins, then the one that occurs first: a text about
+    templates is inside turns.
     """
     answering = [header.family for header in headers if header.role == "assistant"]
     if preferred in answering:

@@ -75,7 +75,7 @@ class AuditRow:
         return next((shift for shift in (1, -1) if self._agreement(shift) >= max(_NEARLY_ALL, own + 1e-9)), 0)
 
     def _agreement(self, shift: int) -> float:
-        """Share of the labels that are the id ``shift`` positions on; 1 where there is no label."""
+        """Share of the labels that are the id ``shift`` positions on; 1 if there is no label."""
         targets = np.flatnonzero(self.labels != UNTRAINED)
         if not len(targets):
             return 1.0

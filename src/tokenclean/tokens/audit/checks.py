@@ -79,7 +79,7 @@ CHECKS: dict[str, Check] = {
     "control_in_text": Check(
         "error",
         "the text of a message holds what the tokenizer encodes as an end, beginning or role token: turns end or begin "
-        "where nobody meant it",
+        "in the wrong places",
         "write such tokens differently in the text (a space inside them is enough), or drop the rows",
         texts.find_control_in_text,
     ),

@@ -15,7 +15,7 @@ from tokenclean.tokens.inference_template import SAMPLE
 from tokenclean.tokens.rendering import render
 from tokenclean.tokens.role_markers import FAMILIES, Header, choose_family, find_headers, next_end
 
-_SELECTED_SHARE = 0.2  # of rows with gaps: more than a mishap, so somebody has chosen tokens
+_SELECTED_SHARE = 0.2  # of rows with gaps: too many for an accident, so tokens were selected
 _ENOUGH = 0.5
 
 

@@ -180,7 +180,7 @@ def _idle_openers(row: AuditRow, facts: Facts) -> Iterator[int]:
 
 
 def _is_behind_end(row: AuditRow, facts: Facts, place: int) -> bool:
-    """Whether only blanks stand between the token and an end token in front of it."""
+    """Whether only blanks are between the token and an end token before it."""
     words = np.flatnonzero(~row.is_blank[:place])
     return bool(len(words)) and int(row.input_ids[words[-1]]) in facts.vocabulary.ends
 

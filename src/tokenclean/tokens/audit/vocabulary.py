@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokenclean.errors import TemplateError
+from tokenclean.tokens.encoding import backend_of
 from tokenclean.tokens.inference_template import end_token_ids
 from tokenclean.tokens.rendering import check_template
 from tokenclean.tokens.role_markers import KNOWN_ENDS, KNOWN_OPENERS
-from tokenclean.tokens.tokenize import backend_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

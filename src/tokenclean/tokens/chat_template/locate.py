@@ -129,7 +129,7 @@ class _Located:
         """Where in the text the character ``offset`` of the frame's glue ``number`` is.
 
         The text has arguments where the frame has marks, so a glue is found from a text beside it. If there is one on
-        either side, the side that the answer's own content is on goes first.
+        either side, the answer's own side is used.
         """
         glue, before, after = self.frame.skeleton.glue[number], self._ends_before[number], self._starts_after[number]
         if after is not None and (is_after_preferred or before is None):
@@ -160,7 +160,7 @@ class _Located:
     def _border(self, number: int) -> int:
         """The end of an answer whose last argument comes before this glue, and the next answer's first comes after it.
 
-        What the template writes between two such answers is found by its letters, if arguments do not hold them too.
+        What the template writes between two such answers is searched for; no argument may contain it too.
         """
         marks, glue = self.frame.skeleton.marks, self.frame.skeleton.glue
         first, final = number, number

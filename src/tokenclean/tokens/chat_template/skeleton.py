@@ -47,7 +47,7 @@ class Failure(NamedTuple):
 def fill(skeleton: Skeleton, variants: Sequence[Sequence[str]], text: str) -> list[Span] | Failure:
     """The span of each mark's text, such that glue and texts together are exactly the whole text.
 
-    ``variants``: for each mark what the template may have made of its text, the likeliest first. All of them are
+    ``variants``: for each mark the forms in which the template may write its text, the likeliest first. All of them are
     followed in parallel, since only the glue that comes next may show which one it is.
     """
     if not text.startswith(skeleton.glue[0]):
