@@ -295,7 +295,7 @@ def test_a_template_without_end_token_ends_with_the_call():
 {{ '(' + c.function.name + c.function.arguments | string + ')' }}{% endfor %}{{ '\n' }}{% endfor %}"""
     rendered = rendered_by(template, user("a"), answer("b", call("x")), tools="")
     assert targets_of(rendered) == [' b(weather{"city": "x"})']
-    with pytest.raises(TemplateError, match=r"no end token behind turns\[1\]"):
+    with pytest.raises(TemplateError, match=r"no end token after turns\[1\]"):
         rendered_by(template, user("a"), answer("b", call("x")), result("c"), answer("d"), tools="")
 
 

@@ -130,7 +130,7 @@ def test_a_weight_on_a_thought_that_the_template_rewrites_is_refused():
     tokenizer = byte_level(chat_template=QWEN)
     masked = Turn("assistant", "<think>bad</think>good", spans=((0, 18, 0.0),))
     (fault,) = tokenize_pool([answered(masked)], tokenizer, template="tokenizer").unusable
-    assert "a loss weight lies on a thought in the content" in fault.reason
+    assert "a loss weight is set on a thought in the content" in fault.reason
     assert weights_of(answered(masked)) == [*((letter, 1.0) for letter in "good"), ("</s>", 1.0)]
     plain = Turn("assistant", "<think>ok</think>good", spans=((17, 19, 0.5),))
     tokens = tokenize_pool([answered(plain)], tokenizer, template="tokenizer")

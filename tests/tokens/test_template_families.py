@@ -17,11 +17,12 @@ from small_tokenizers import byte_level
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, ToolCall, Turn
 from tokenclean.tokens import render
-from tokenclean.tokens.chat_messages import DEFAULT_DATE, Chat, open_chat
-from tokenclean.tokens.chat_template import NOTE_ENDLESS, NOTE_TAGS
-from tokenclean.tokens.outline import thought_in
+from tokenclean.tokens.chat_template.date import DEFAULT_DATE
+from tokenclean.tokens.chat_template.locate import NOTE_ENDLESS, NOTE_TAGS
+from tokenclean.tokens.chat_template.marks import thought_in
+from tokenclean.tokens.chat_template.messages import Chat, open_chat
 from tokenclean.tokens.rendered_text import Rendered
-from tokenclean.tokens.template import check_template
+from tokenclean.tokens.rendering import check_template
 
 PAGE = Path(__file__).parents[2] / "docs" / "templates.md"
 TOOLS = '[{"type": "function", "function": {"name": "weather", "parameters": {}}}]'

@@ -15,7 +15,7 @@ from tokenclean.pool import Conversation, LeftOutThoughts, RenderedRows, count_c
 from tokenclean.store import Stage, Store, array_hash, fingerprint
 from tokenclean.token_table import TokenTable, read_table, write_table
 from tokenclean.tokens import TokenizedPool, tokenize_pool
-from tokenclean.tokens.chat_messages import DEFAULT_DATE, reads_clock
+from tokenclean.tokens.chat_template.date import DEFAULT_DATE, reads_clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -20,8 +20,8 @@ class LabelledRow:
     """One conversation in tokens, L of them.
 
     ``input_ids``: int64 (L,). ``is_response``: bool (L,), never True at position 0, which has no loss. ``spans``: int32
-    (L, 2), the characters of each token. ``reason``: why there is no target, empty where there is one. ``weight``:
-    float32 (L,), loss weight of each target, above 0 and at most 1, and 0 elsewhere; None where all targets weigh 1.
+    (L, 2), the characters of each token. ``reason``: why there is no target, empty if there is one. ``weight``:
+    float32 (L,), loss weight of each target, above 0 and at most 1, and 0 elsewhere; None if all targets weigh 1.
     """
 
     input_ids: np.ndarray
@@ -47,10 +47,10 @@ def label_text(
     targets: str,
     turns: Sequence[Turn] = (),
 ) -> LabelledRow:
-    """The tokens whose characters all lie inside one target span of the text; under ``all`` every token.
+    """The tokens whose characters are all inside one target span of the text; under ``all`` every token.
 
-    ``turns``: of the conversation, where any of them has a loss weight of its own; a token whose weight is 0 is no
-    target, and one that touches texts of two weights takes the smaller.
+    ``turns``: those of the conversation, if any of them has a loss weight; a token whose weight is 0 is no target, and
+    one that touches texts of two weights takes the smaller.
     """
     if lost := _unplaced_span(rendered, turns):
         return empty_row(lost)
@@ -62,22 +62,22 @@ def label_text(
 
 
 def _unplaced_span(rendered: Rendered, turns: Sequence[Turn]) -> str:
-    """Why a span with a weight of its own cannot be placed: it lies in a thought that the template writes its own way.
-    Empty where all can be."""
+    """Why a span with a weight cannot be placed: it is in a thought that the template writes its own way. Empty if all
+    can be."""
     for content in rendered.contents:
         if not 0 <= content.turn < len(turns):
             continue
         turn = turns[content.turn]
         if any(turn.content[start : min(end, content.skipped)].strip() for start, end, _ in turn.spans):
             return (
-                f"turns[{content.turn}]: a loss weight lies on a thought in the content, which the chat template "
+                f"turns[{content.turn}]: a loss weight is set on a thought in the content, which the chat template "
                 "writes its own way; use template: tulu, or leave the weight out"
             )
     return ""
 
 
 def _weights(spans: np.ndarray, rendered: Rendered, turns: Sequence[Turn]) -> np.ndarray:
-    """float32 (L,), the loss weights that the trained turns state; 1 for tokens outside of them."""
+    """float32 (L,), the loss weights of the trained turns; 1 for tokens outside of them."""
     weight = np.ones(len(spans), dtype=np.float32)
     trained = [index for index, turn in enumerate(turns) if turn.role == "assistant" and turn.is_trained]
     contents = {content.turn: content for content in rendered.contents}
@@ -87,8 +87,7 @@ def _weights(spans: np.ndarray, rendered: Rendered, turns: Sequence[Turn]) -> np
         own = np.full(len(spans), np.inf, dtype=np.float32)
         covered = np.zeros(len(spans), dtype=np.int64)
         for start, end, value in turn.spans:
-            first = max(content.start + start - content.skipped, content.start)
-            last = min(content.start + end - content.skipped, content.end)
+            first, last = content.characters(start, end)
             touched = _touching(spans, first, last)
             own[touched] = np.minimum(own[touched], value)
             covered[touched] += np.minimum(spans[touched, 1], last) - np.maximum(spans[touched, 0], first)
@@ -106,7 +105,7 @@ def _touching(spans: np.ndarray, start: int, end: int) -> np.ndarray:
 def label_tokens(tokens: LabelledTokens, *, largest_id: int, max_length: int, targets: str) -> LabelledRow:
     """A row that came tokenized, by its own labels; ``last_turn`` takes the last run of them, ``all`` every token.
 
-    Ids beyond the vocabulary, of which the model knows no embedding, leave the row empty with the reason.
+    Ids beyond the vocabulary, for which the model has no embedding, leave the row empty with the reason.
     """
     input_ids, labels, weight = tokens.input_ids, tokens.is_response.copy(), tokens.weight
     strange = np.flatnonzero((input_ids < 0) | (input_ids > largest_id))
@@ -122,7 +121,7 @@ def label_tokens(tokens: LabelledTokens, *, largest_id: int, max_length: int, ta
 
 
 def _last_run(labels: np.ndarray) -> int:
-    """Where the last run of True begins; 0 where there is none."""
+    """Where the last run of True begins; 0 if there is none."""
     places = np.flatnonzero(labels)
     gaps = np.flatnonzero(np.diff(places) > 1)
     return int(places[gaps[-1] + 1]) if len(gaps) else 0

@@ -1,4 +1,4 @@
-"""What rendering a conversation gives: its text, and where the training targets and the contents lie in it."""
+"""A rendered conversation: its text, and where the training targets and the contents are in it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ContentSpan:
-    """Where an assistant turn's content lies in the text.
+    """Where an assistant turn's content is in the text.
 
     ``turn``: index of the turn. ``start``/``end``: characters of the text. ``skipped``: characters of the turn's
-    content that the template stripped on the left, so content character c lies at ``start + c - skipped``.
+    content that the template stripped on the left, so content character c is at ``start + c - skipped``.
     """
 
     turn: int
@@ -18,15 +18,19 @@ class ContentSpan:
     end: int
     skipped: int
 
+    def characters(self, start: int, end: int) -> tuple[int, int]:
+        """Where characters [start, end) of the content are in the text; nothing of what the template stripped."""
+        return max(self.start + start - self.skipped, self.start), min(self.start + end - self.skipped, self.end)
+
 
 @dataclass(frozen=True)
 class Rendered:
     """A conversation as text.
 
-    ``targets``: character spans [start, end) that are trained, one a trained assistant turn: all that the model has
-    to produce there (reasoning, content, tool calls) with the end token behind it, and with the spaces in front of it
-    that a template writes (Mistral's ``[/INST] Hello``: `` Hello`` is one token). ``contents``: the content
-    alone of each assistant turn, trained or not; of a turn that only calls tools, an empty span.
+    ``targets``: character spans [start, end) that are trained, one for each trained assistant turn: all that the model
+    has to produce there (reasoning, content, tool calls) with the end token, and with the spaces in front that a
+    template writes (Mistral's ``[/INST] Hello``: `` Hello`` is one token). ``contents``: the content alone of each
+    assistant turn, trained or not; an empty span for a turn that only calls tools.
     """
 
     text: str
@@ -38,3 +42,8 @@ class Rendered:
     """What was done to the row, in fixed phrases that can be counted over rows."""
     dropped_thoughts: tuple[str, ...] = ()
     """Thoughts that the template leaves out, as it does at inference; in the order of the turns."""
+
+
+def leading_blanks(text: str) -> int:
+    """Number of whitespace characters that the text begins with."""
+    return len(text) - len(text.lstrip())

@@ -1,4 +1,4 @@
-"""Role markers of the chat templates in use, found again in text that came rendered."""
+"""Role markers of the chat templates in use, found in text that came rendered."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Family:
 
     ``openers``: texts that a marker begins with. ``tail``: pattern of what follows, whose group ``role`` names the
     role, or the opener names it itself. ``ends``: texts that end a turn, beside the tokenizer's EOS.
-    ``closes_all``: it ends questions too, not answers alone. ``is_prose``: the markers are words of a prompt, which
-    begin a line and have more prose in front of them.
+    ``closes_all``: it ends questions too, not only answers. ``is_prose``: the markers are words of a prompt, which
+    begin a line and may have more prose before them.
     """
 
     openers: tuple[str, ...]
@@ -67,7 +67,7 @@ FAMILIES: dict[str, Family] = {
 KNOWN_OPENERS = frozenset(opener for family in FAMILIES.values() for opener in family.openers)
 KNOWN_ENDS = frozenset(end for family in FAMILIES.values() for end in family.ends)
 
-# A name that is not here is somebody who asks or tells, so part of the prompt.
+# A name that is not here is somebody else who speaks, so part of the prompt.
 _ROLES: dict[str, Role] = {
     **dict.fromkeys(("assistant", "model", "chatbot", "[/inst]", "[/tool_results]"), "assistant"),
     **dict.fromkeys(("<|assistant|>", "<｜assistant｜>", "### response:"), "assistant"),
@@ -91,10 +91,10 @@ class Header:
 
 
 def find_headers(text: str, is_real: Callable[[str, int], bool] | None = None) -> tuple[Header, ...]:
-    """Every role marker in the text, of whatever family, in order.
+    """Every role marker in the text, of any family, in order.
 
     ``is_real`` (opener, character): whether an opener there is the template's own. A tokenizer that knows the opener
-    as a token gives it that token, and an opener that it has spelled out is somebody's text.
+    as a token uses that token, so an opener that is spelled out is ordinary text.
     """
     found: list[Header] = []
     for name, family in FAMILIES.items():
@@ -110,10 +110,10 @@ def find_headers(text: str, is_real: Callable[[str, int], bool] | None = None) -
 
 
 def choose_family(headers: Sequence[Header], preferred: str = "") -> str:
-    """The family that the text was rendered with, empty where there is none.
+    """The family that the text was rendered with, empty for none.
 
-    It has to mark an answer. ``preferred`` (that of the rows around) goes first, then the one that comes first: a text
-    about templates stands inside of turns.
+    It must mark an answer. ``preferred`` (that of the other rows) wins, then the one that occurs first: a text about
+    templates is inside turns.
     """
     answering = [header.family for header in headers if header.role == "assistant"]
     if preferred in answering:
@@ -125,7 +125,7 @@ def find_nested(headers: Sequence[Header], text: str, family: str) -> Header | N
     """The first marker in a rendered text that shows a template inside a template.
 
     One of the ``family`` right behind another of it (a blank system turn and a tool that returns nothing have a blank
-    or an end token in between), or a turn that ``find_template`` would object to.
+    or an end token in between), or a turn that ``find_template`` finds a template in.
     """
     own = [header for header in headers if header.family == family]
     for outer, inner in pairwise(own):
@@ -139,7 +139,7 @@ def find_nested(headers: Sequence[Header], text: str, family: str) -> Header | N
     for number, header in enumerate(own):
         end = own[number + 1].start if number + 1 < len(own) else len(text)
         others = [other for other in headers if other.family != family and header.end <= other.start < end]
-        if (found := _telling(others, text, header.end)) is not None:
+        if (found := _first_of_template(others, text, header.end)) is not None:
             return found
     return None
 
@@ -147,13 +147,13 @@ def find_nested(headers: Sequence[Header], text: str, family: str) -> Header | N
 def find_template(message: str) -> Header | None:
     """The marker that shows a message to be rendered by a template already; None for an ordinary message.
 
-    It begins with a marker, or marks both a question and an answer. A heading such as ``### Input:`` alone says
+    It begins with a marker, or marks both a question and an answer. A heading such as ``### Input:`` alone proves
     nothing, and neither does a tag in the middle of a sentence.
     """
-    return _telling(find_headers(message), message, 0)
+    return _first_of_template(find_headers(message), message, 0)
 
 
-def _telling(headers: Sequence[Header], text: str, start: int) -> Header | None:
+def _first_of_template(headers: Sequence[Header], text: str, start: int) -> Header | None:
     """The first of the markers in a message, which begins at ``start``, that shows it to be rendered."""
     beginning = _BEGINNINGS.match(text, start)
     begun = beginning.end() if beginning else start
@@ -166,5 +166,5 @@ def _telling(headers: Sequence[Header], text: str, start: int) -> Header | None:
 
 
 def next_end(ends: Iterable[tuple[int, int]], start: int, limit: int) -> tuple[int, int] | None:
-    """The first of the sorted end tokens, as characters [start, end), that lies in [start, limit)."""
+    """The first of the sorted end tokens, as characters [start, end), that is in [start, limit)."""
     return next(((first, last) for first, last in ends if first >= start and last <= limit), None)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from tokenclean.errors import PoolError, TemplateError
+from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, RejectedRow
 from tokenclean.pool.intake import LeftOutThoughts, RenderedRows
 from tokenclean.ragged import Ragged
 from tokenclean.token_table import TokenTable
-from tokenclean.tokens.chat_messages import DEFAULT_DATE, reads_clock
+from tokenclean.tokens.chat_template.date import DEFAULT_DATE, reads_clock
+from tokenclean.tokens.encoding import encode, exact_offset_backend
 from tokenclean.tokens.labels import TARGETS, LabelledRow, empty_row, label_text, label_tokens
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
-from tokenclean.tokens.template import check_template, render
+from tokenclean.tokens.rendering import check_template, render
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 _BATCH_ROWS = 512
 
@@ -34,7 +38,7 @@ class TokenizedPool:
     ``input_ids``: int64. ``is_response``: bool, True where the token is a training target before cleaning (ỹ, §3.2);
     never True at position 0. ``char_start``/``char_end``: int32, the characters of the rendered text that the token
     stands for. ``ids``/``sources``: the rows' ids and source names. ``contents``: where each assistant turn's content
-    lies in the text. ``is_truncated``: bool (N,), True where the row was cut at ``max_length``. ``unusable``: rows
+    is in the text. ``is_truncated``: bool (N,), True where the row was cut at ``max_length``. ``unusable``: rows
     without any target (their row here stays, with no token labelled), each with its reason, in row order. A row that
     came tokenized has no text: its characters are all 0 and it has no contents. ``targets``: what was labelled.
     ``original_ids``: the rows' own ids, empty texts for none. ``weight``: float32, the loss weights that the data state
@@ -77,23 +81,22 @@ class TokenizedPool:
     def take(self, rows: np.ndarray | list[int]) -> TokenizedPool:
         """The given rows in the given order."""
         rows = np.asarray(rows, dtype=np.int64)
-        return TokenizedPool(
+
+        def take(values: tuple[T, ...]) -> tuple[T, ...]:
+            return tuple(values[row] for row in rows)
+
+        return replace(
+            self,
             input_ids=self.input_ids.take(rows),
             is_response=self.is_response.take(rows),
             char_start=self.char_start.take(rows),
             char_end=self.char_end.take(rows),
-            ids=tuple(self.ids[r] for r in rows),
-            sources=tuple(self.sources[r] for r in rows),
-            contents=tuple(self.contents[r] for r in rows),
+            ids=take(self.ids),
+            sources=take(self.sources),
+            contents=take(self.contents),
             is_truncated=self.is_truncated[rows],
-            unusable=self.unusable,
-            template=self.template,
-            max_length=self.max_length,
-            targets=self.targets,
-            original_ids=tuple(self.original_ids[r] for r in rows) if self.original_ids else (),
+            original_ids=take(self.original_ids) if self.original_ids else (),
             weight=None if self.weight is None else self.weight.take(rows),
-            notes=self.notes,
-            left_out=self.left_out,
         )
 
 
@@ -109,85 +112,119 @@ def tokenize_pool(
     """Render each conversation, tokenize the whole text once, and label its tokens by character offsets.
 
     ``targets``: ``response`` trains every assistant turn that its row does not exclude, ``last_turn`` the last one
-    only, ``all`` every token, tags and prompts and excluded turns included (the pretraining labels of §3.2). Position
-    0 is never a target. A row of plain text has targets under ``all`` only.
+    only, ``all`` every token including tags, prompts and excluded turns (the pretraining labels of §3.2). Position 0 is
+    never a target. A row of plain text has targets under ``all`` only.
 
-    A token is a target when all its characters lie inside one target span (what an assistant says, with its end
-    token); a token across a boundary is none. BOS stands in front only where the tokenizer adds it itself. The text
-    is cut at ``max_length`` tokens. Nothing is padded and no token is added to the vocabulary. Rows that came
-    tokenized keep their ids and labels up to the cut; of their labels ``last_turn`` takes the last run. ``date``:
-    today, for chat templates that ask (``reads_clock``).
+    A token is a target when all its characters are inside one target span (what an assistant says, with its end token);
+    a token across a boundary is none. BOS comes first only if the tokenizer adds it itself. The text is cut at
+    ``max_length`` tokens. Nothing is padded and no token is added to the vocabulary. Rows that came tokenized keep
+    their ids and labels up to the cut; of their labels ``last_turn`` takes the last run. ``date``: today, for chat
+    templates that ask (``reads_clock``).
 
-    Every conversation keeps its row: one that cannot be rendered or has no target left is empty of labels and listed
-    in ``unusable``. Raises TemplateError where the tokenizer cannot serve the template, PoolError for a
-    tokenizer without offsets (a "slow" one), ValueError for max_length < 2 and for unknown targets.
+    Every conversation keeps its row: one that cannot be rendered or has no target left has no labels and is listed in
+    ``unusable``. Raises TemplateError if the tokenizer cannot serve the template, PoolError for a tokenizer without
+    offsets (a "slow" one), ValueError for max_length < 2 and for unknown targets.
     """
     if max_length < 2:
         raise ValueError(f"max_length must be at least 2 tokens, got {max_length}")
     if targets not in TARGETS:
         raise ValueError(f"targets must be one of {', '.join(TARGETS)}, got {targets!r}")
     check_template(tokenizer, template)
-    backend = _exact_offset_backend(tokenizer)
-    largest_id = max(backend.get_vocab().values())
-    ids: list[str] = []
-    original_ids: list[str] = []
-    sources: list[str] = []
+    labeller = _Labeller(tokenizer, exact_offset_backend(tokenizer), template, max_length, targets, date)
+    origins: list[tuple[str, str, str]] = []
     rows: list[LabelledRow] = []
     unusable: list[RejectedRow] = []
-    notes: Counter[str] = Counter()
-    left_out: Counter[str] = Counter()
-    says_date = template == "tokenizer" and reads_clock(tokenizer)
-    for batch in _batches(pool):
-        if targets == "last_turn":
-            batch = [_train_last_turn(conversation) for conversation in batch]
-        texts = [_render(conversation, tokenizer, template, targets, date) for conversation in batch]
-        encodings = _encode(backend, [text for text in texts if isinstance(text, Rendered)])
-        for conversation, text in zip(batch, texts, strict=True):
-            if isinstance(text, Rendered):
-                notes.update(dict.fromkeys(text.notes, 1))
-                if targets != "last_turn":  # earlier answers are context then, as at inference
-                    left_out.update(_count_left_out(backend, text))
-                turns = conversation.turns if conversation.has_weights else ()
-                row = label_text(*next(encodings), text, max_length=max_length, targets=targets, turns=turns)
-            elif isinstance(text, LabelledTokens):
-                row = label_tokens(text, largest_id=largest_id, max_length=max_length, targets=targets)
-            else:
-                row = empty_row(text)
-            if says_date and conversation.kind == "chat":
-                notes[f"today's date in the chat template taken to be {date} (tokens.date, --date)"] += 1
-            ids.append(conversation.id)
-            original_ids.append(conversation.original_id)
-            sources.append(conversation.source)
+    for batch in batches(pool, _BATCH_ROWS):
+        for conversation, row in zip(batch, labeller.label(batch), strict=True):
+            origins.append((conversation.id, conversation.source, conversation.original_id))
             rows.append(row)
             if row.reason:
-                unusable.append(_unusable(conversation, row.reason))
-
+                text = " ".join(turn.content for turn in conversation.turns)[:200]
+                unusable.append(RejectedRow(conversation.file, conversation.line, row.reason, text))
     return TokenizedPool(
         input_ids=Ragged.from_rows([row.input_ids for row in rows], np.int64),
         is_response=Ragged.from_rows([row.is_response for row in rows], np.bool_),
         char_start=Ragged.from_rows([row.spans[:, 0] for row in rows], np.int32),
         char_end=Ragged.from_rows([row.spans[:, 1] for row in rows], np.int32),
-        ids=tuple(ids),
-        sources=tuple(sources),
+        ids=tuple(row_id for row_id, _, _ in origins),
+        sources=tuple(source for _, source, _ in origins),
         contents=tuple(row.contents for row in rows),
         is_truncated=np.array([row.is_truncated for row in rows], dtype=bool),
         unusable=tuple(unusable),
         template=template,
         max_length=max_length,
         targets=targets,
-        original_ids=tuple(original_ids),
+        original_ids=tuple(original_id for _, _, original_id in origins),
         weight=_joined_weights(rows),
-        notes=notes,
-        left_out=LeftOutThoughts(left_out["rows"], left_out["turns"], left_out["tokens"]),
+        notes=labeller.notes,
+        left_out=labeller.left_out,
     )
 
 
-def _count_left_out(backend: Any, rendered: Rendered) -> dict[str, int]:
-    """Row, turns and tokens of the thoughts that the template leaves out."""
-    if not rendered.dropped_thoughts:
-        return {}
-    encodings = backend.encode_batch(list(rendered.dropped_thoughts), add_special_tokens=False)
-    return {"rows": 1, "turns": len(encodings), "tokens": sum(len(encoding.ids) for encoding in encodings)}
+@dataclass
+class _Labeller:
+    """Renders, tokenizes and labels conversations. ``notes``/``left_out``: counts over them, as of TokenizedPool."""
+
+    tokenizer: PreTrainedTokenizerBase
+    backend: Tokenizer
+    template: str
+    max_length: int
+    targets: str
+    date: str
+    notes: Counter[str] = field(default_factory=Counter)
+    left_out: LeftOutThoughts = field(default_factory=LeftOutThoughts)
+
+    def label(self, batch: list[Conversation]) -> Iterator[LabelledRow]:
+        """The row of each conversation."""
+        if self.targets == "last_turn":
+            batch = [_train_last_turn(conversation) for conversation in batch]
+        texts = [self._render(conversation) for conversation in batch]
+        encodings = encode(self.backend, [text for text in texts if isinstance(text, Rendered)])
+        for conversation, text in zip(batch, texts, strict=True):
+            if isinstance(text, Rendered):
+                self._count(text)
+                turns = conversation.turns if conversation.has_weights else ()
+                yield label_text(*next(encodings), text, max_length=self.max_length, targets=self.targets, turns=turns)
+            elif isinstance(text, LabelledTokens):
+                yield label_tokens(text, largest_id=self._largest_id, max_length=self.max_length, targets=self.targets)
+            else:
+                yield empty_row(text)
+            if self._reads_clock and conversation.kind == "chat":
+                self.notes[f"today's date in the chat template taken to be {self.date} (tokens.date, --date)"] += 1
+
+    @cached_property
+    def _largest_id(self) -> int:
+        return max(self.backend.get_vocab().values())
+
+    @cached_property
+    def _reads_clock(self) -> bool:
+        return self.template == "tokenizer" and reads_clock(self.tokenizer)
+
+    def _render(self, conversation: Conversation) -> Rendered | LabelledTokens | str:
+        """The conversation as text, its tokens if it came tokenized, or why it has neither."""
+        if conversation.tokens is not None:
+            return conversation.tokens
+        if conversation.kind == "text" and self.targets != "all":
+            return "plain text holds no answer to train on; to train on every token, set tokens.targets: all"
+        try:
+            return render(conversation, self.tokenizer, self.template, self.date)
+        except TemplateError as error:
+            return str(error)
+
+    def _count(self, rendered: Rendered) -> None:
+        self.notes.update(dict.fromkeys(rendered.notes, 1))
+        # With last_turn, earlier answers are context, which has no thoughts at inference either.
+        if rendered.dropped_thoughts and self.targets != "last_turn":
+            thoughts = self.backend.encode_batch(list(rendered.dropped_thoughts), add_special_tokens=False)
+            tokens = sum(len(thought.ids) for thought in thoughts)
+            self.left_out += LeftOutThoughts(1, len(thoughts), tokens)
+
+
+def batches(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The rows in lists of ``size``; the last one may be shorter."""
+    rows = iter(rows)
+    while batch := list(islice(rows, size)):
+        yield batch
 
 
 def _joined_weights(rows: Sequence[LabelledRow]) -> Ragged | None:
@@ -207,108 +244,14 @@ def tokens_touching(tokens: TokenizedPool, spans: Iterable[tuple[int, int, int, 
     offsets = tokens.input_ids.offsets
     for row, turn, start, end in spans:
         for content in tokens.contents[row]:
-            if content.turn != turn:
-                continue
-            first = max(content.start + start - content.skipped, content.start)
-            last = min(content.start + end - content.skipped, content.end)
-            if first < last:
+            first, last = content.characters(start, end)
+            if content.turn == turn and first < last:
                 overlap = (tokens.char_start[row] < last) & (tokens.char_end[row] > first)
                 touched[offsets[row] : offsets[row + 1]] |= overlap
     return Ragged(touched & tokens.is_response.values, offsets)
-
-
-def _render(
-    conversation: Conversation, tokenizer: PreTrainedTokenizerBase, template: str, targets: str, date: str
-) -> Rendered | LabelledTokens | str:
-    """The conversation as text, its tokens where it came tokenized, or why it has neither."""
-    if conversation.tokens is not None:
-        return conversation.tokens
-    if conversation.kind == "text" and targets != "all":
-        return "plain text holds no answer to train on; to train on every token, set tokens.targets: all"
-    try:
-        return render(conversation, tokenizer, template, date)
-    except TemplateError as error:
-        return str(error)
 
 
 def _train_last_turn(conversation: Conversation) -> Conversation:
     earlier = [index for index, turn in enumerate(conversation.turns) if turn.role == "assistant"][:-1]
     turns = (replace(t, is_trained=False) if i in earlier else t for i, t in enumerate(conversation.turns))
     return replace(conversation, turns=tuple(turns))
-
-
-def _batches(pool: Pool | Iterable[Conversation]) -> Iterator[list[Conversation]]:
-    batch: list[Conversation] = []
-    for conversation in pool:
-        batch.append(conversation)
-        if len(batch) == _BATCH_ROWS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _unusable(conversation: Conversation, reason: str) -> RejectedRow:
-    text = " ".join(turn.content for turn in conversation.turns)
-    return RejectedRow(conversation.file, conversation.line, reason, text[:200])
-
-
-def _exact_offset_backend(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """A copy of the tokenizer's Rust backend whose offsets cover leading spaces too, without truncation or padding.
-
-    Byte-level tokenizers report " word" by the offsets of "word" (``trim_offsets``): a token across a boundary at
-    that space would look as if it stood inside.
-    """
-    if not tokenizer.is_fast:
-        raise PoolError(
-            f"{type(tokenizer).__name__} reports no character offsets, which the token labels need; "
-            "load the model's fast tokenizer (tokenizer.json)"
-        )
-    original: Any = tokenizer.backend_tokenizer
-    return _untrimmed_backend(original.to_str())
-
-
-@lru_cache(maxsize=1)  # a backend that is let go leaves some of its memory behind, which adds up over shards
-def _untrimmed_backend(serialized: str) -> Any:
-    from tokenizers import Tokenizer
-
-    state = json.loads(serialized)
-    _untrim(state.get("post_processor"))
-    backend = Tokenizer.from_str(json.dumps(state))
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
-def _untrim(processor: dict[str, Any] | None) -> None:
-    if processor is None:
-        return
-    if "trim_offsets" in processor:
-        processor["trim_offsets"] = False
-    for inner in processor.get("processors", []):
-        _untrim(inner)
-
-
-def _encode(backend: Any, rendered: list[Rendered]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Token ids (int64, L) and character spans (int32, L×2) of each text.
-
-    What the tokenizer itself puts in front (BOS) stays where ``adds_bos``; what it appends is left out, since the
-    text ends with its own EOS. An added token that swallows the whitespace beside it (Phi-3's ``<|end|>``) spans its
-    own characters only, or the whitespace would carry it across the target's boundary.
-    """
-    swallowing = [i for i, t in backend.get_added_tokens_decoder().items() if t.lstrip or t.rstrip]
-    encodings = backend.encode_batch([r.text for r in rendered], add_special_tokens=True)
-    for row, encoding in zip(rendered, encodings, strict=True):
-        token_ids = np.array(encoding.ids, dtype=np.int64)
-        spans = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
-        for position in np.flatnonzero(np.isin(token_ids, swallowing)):
-            start, end = spans[position]
-            covered = row.text[start:end]
-            spans[position] = start + len(covered) - len(covered.lstrip()), start + len(covered.rstrip())
-        added = np.array(encoding.special_tokens_mask, dtype=bool) & (spans[:, 0] == spans[:, 1])
-        if len(added) and not added.all():
-            first = int(np.argmin(added))
-            last = len(added) - int(np.argmin(added[::-1]))
-            kept = slice(0 if row.adds_bos else first, last)
-            token_ids, spans = token_ids[kept], spans[kept]
-        yield token_ids, spans

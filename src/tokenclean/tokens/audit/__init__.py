@@ -1,7 +1,7 @@
 """The label doctor: what is wrong with the labels of a dataset, before a run finds out."""
 
 from tokenclean.tokens.audit.checks import CHECKS, Check
-from tokenclean.tokens.audit.examples import Example, Piece
+from tokenclean.tokens.audit.findings import Example, Piece
 from tokenclean.tokens.audit.report import AuditReport, CheckResult, audit_pool, audit_sources, check_names
 
 __all__ = [

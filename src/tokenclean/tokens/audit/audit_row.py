@@ -1,4 +1,4 @@
-"""A row as the checks see it: its tokens, its labels as they stand, and where in its text the answers lie."""
+"""A row as the checks see it: its tokens, its labels, and where in its text the answers are."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _NEARLY_ALL = 0.9  # share of the labels that a shift has to explain
 class Answer:
     """One assistant turn in the characters of the row's text.
 
-    [head, start) is the role marker in front of it (empty where it is not known), [start, end) what the model has to
-    write, of which [closing, end) is the end token. ``closing == end`` where none closes the answer.
+    [head, start) is the role marker in front of it (empty if unknown), [start, end) what the model has to write, of
+    which [closing, end) is the end token. ``closing == end`` if none closes the answer.
     """
 
     head: int
@@ -39,12 +39,12 @@ class AuditRow:
 
     ``id``/``place``: its id and ``file:line``. ``input_ids``, ``labels``: int64 (L,), the labels as a trainer gets
     them, −100 for no target. ``spans``: int64 (L, 2), the characters of ``text`` that each token stands for.
-    ``answers``: the assistant turns that are to be trained, or, of a row that came tokenized, all that its role markers
-    show; None where it has no markers, so that nobody can say where its answers are. ``headers``: the role markers
-    found in a tokenized row. ``turns``: of a conversation. ``is_cut``: tokenization cut it at the maximum length.
-    ``padding_targets``: labelled positions among the padding, which was taken off. ``fault``: why it cannot be used at
-    all; it then has no tokens, and ``text`` is the first of what stood in the file. ``twin``: the id of an earlier row
-    that holds the same.
+    ``answers``: the assistant turns to be trained; for a row that came tokenized, all that its role markers show; None
+    if it has no markers, so that its answers cannot be told apart. ``headers``: the role markers found in a tokenized
+    row. ``turns``: those of a conversation. ``is_cut``: tokenization cut it at the maximum length.
+    ``padding_targets``: labelled positions among the padding, which was removed. ``fault``: why it cannot be used at
+    all; it then has no tokens, and ``text`` is the beginning of its text in the file. ``twin``: the id of an earlier
+    row that holds the same.
     """
 
     id: str
@@ -67,15 +67,15 @@ class AuditRow:
 
     @cached_property
     def shift(self) -> int:
-        """Where the labels are those of another token: 1 for ``labels[t] == input_ids[t + 1]`` (nearly always), −1
-        for ``labels[t] == input_ids[t − 1]``, 0 for neither or where the labels need no explanation."""
+        """1 if the labels are those of the next token, ``labels[t] == input_ids[t + 1]`` (nearly always), −1 for
+        ``labels[t] == input_ids[t − 1]``, 0 for neither or if the labels need no explanation."""
         own = self._agreement(0)
         if own == 1.0:
             return 0
         return next((shift for shift in (1, -1) if self._agreement(shift) >= max(_NEARLY_ALL, own + 1e-9)), 0)
 
     def _agreement(self, shift: int) -> float:
-        """Share of the labels that are the id ``shift`` positions on; 1 where there is no label."""
+        """Share of the labels that are the id ``shift`` positions on; 1 if there is no label."""
         targets = np.flatnonzero(self.labels != UNTRAINED)
         if not len(targets):
             return 1.0
@@ -84,20 +84,20 @@ class AuditRow:
 
     @cached_property
     def is_foreign(self) -> np.ndarray:
-        """bool (L,), True where a label is neither −100 nor the id of its token, nor explained by a shift."""
+        """bool (L,), True for a label that is neither −100 nor the id of its token, nor explained by a shift."""
         foreign = (self.labels != UNTRAINED) & (self.labels != self.input_ids)
         return foreign & (self.shift == 0)
 
     @cached_property
     def ignored_label(self) -> int | None:
-        """The one value (−1, 0, the pad id) that stands wherever a label is foreign, as if it were −100."""
+        """The one value (−1, 0, the pad id) that all foreign labels have, used in place of −100."""
         values = self.labels[self.is_foreign]
         return int(values[0]) if len(values) > 1 and (values == values[0]).all() else None
 
     @cached_property
     def is_response(self) -> np.ndarray:
         """bool (L,), the tokens that are meant as targets: a shift is undone and another value for −100 taken as such,
-        so that each is told once and not by every check. Never True at position 0, which follows nothing."""
+        so that each is reported once and not by every check. Never True at position 0, which follows nothing."""
         is_label = self.labels != UNTRAINED
         if self.ignored_label is not None:
             is_label &= ~self.is_foreign
@@ -115,26 +115,34 @@ class AuditRow:
 
     @property
     def covered(self) -> int:
-        """How many characters of the text the tokens reach: fewer than all where the row was cut."""
+        """How many characters of the text the tokens reach: fewer than all if the row was cut."""
         return int(self.spans[:, 1].max()) if len(self) else 0
 
     def tokens_in(self, start: int, end: int) -> np.ndarray:
         """bool (L,), True for the tokens that share a character with [start, end)."""
         return (self.spans[:, 0] < end) & (self.spans[:, 1] > start)
 
+    def token_span(self, start: int, end: int) -> tuple[int, int] | None:
+        """The token span [first, last + 1) that shares characters with [start, end); None if no token does."""
+        places = np.flatnonzero(self.tokens_in(start, end))
+        return (int(places[0]), int(places[-1]) + 1) if len(places) else None
+
+    def targets_of(self, answer: Answer) -> np.ndarray:
+        """Positions of the answer's targets."""
+        return np.flatnonzero(self.tokens_in(answer.start, answer.end) & self.is_response)
+
     @cached_property
     def has_gaps(self) -> bool:
-        """Whether masked tokens stand between the targets of one answer, as token selection leaves them.
+        """Whether there are masked tokens between the targets of one answer, as token selection leaves them.
 
         Without role markers an answer is a run of targets; more runs than end tokens would then be gaps, which only
         ``facts`` can count, so this is False.
         """
-        for answer in self.answers or ():
-            inside = np.flatnonzero(self.tokens_in(answer.start, answer.end))
-            trained = inside[self.is_response[inside]]
-            if len(trained) and not self.is_response[inside[(inside >= trained[0]) & (inside <= trained[-1])]].all():
-                return True
-        return False
+        return any(self._has_gap(answer) for answer in self.answers or ())
+
+    def _has_gap(self, answer: Answer) -> bool:
+        inside, targets = np.flatnonzero(self.tokens_in(answer.start, answer.end)), self.targets_of(answer)
+        return len(targets) > 0 and int(((inside >= targets[0]) & (inside <= targets[-1])).sum()) > len(targets)
 
     def runs(self) -> list[tuple[int, int]]:
         """Token spans [start, end) of the runs of targets."""

@@ -9,13 +9,13 @@ from tokenclean.tokens.audit import label_checks as labels
 from tokenclean.tokens.audit import text_checks as texts
 from tokenclean.tokens.audit.audit_row import AuditRow
 from tokenclean.tokens.audit.dataset_facts import Facts
-from tokenclean.tokens.audit.finding import Severity, Verdict
+from tokenclean.tokens.audit.findings import Severity, Verdict
 
 
 @dataclass(frozen=True)
 class Check:
-    """``find``: a pure function of a row and the facts of the data. ``severity``: an error makes the training go
-    wrong, a warning costs something or may be meant, a note is for knowing."""
+    """One check. ``severity``: an error makes the training go wrong, a warning costs something or may be meant, a note
+    is information. ``find``: a pure function of a row and the facts of the data."""
 
     severity: Severity
     meaning: str
@@ -39,7 +39,7 @@ CHECKS: dict[str, Check] = {
     ),
     "all_masked": Check(
         "error",
-        "the row has no target: a batch of such rows has a loss of NaN, and the row is read in vain",
+        "the row has no target: a batch of such rows has a loss of NaN, and the row is read for nothing",
         "find out why no answer was recognised (response template, roles, train flags), or drop the row",
         labels.find_all_masked,
     ),
@@ -64,7 +64,7 @@ CHECKS: dict[str, Check] = {
     ),
     "unknown_ids": Check(
         "error",
-        "ids lie beyond the tokenizer's vocabulary: the rows come from another tokenizer",
+        "ids are beyond the tokenizer's vocabulary: the rows come from another tokenizer",
         "name the tokenizer that made the rows, or tokenize them again",
         texts.find_unknown_id,
     ),
@@ -79,16 +79,16 @@ CHECKS: dict[str, Check] = {
     "control_in_text": Check(
         "error",
         "the text of a message holds what the tokenizer encodes as an end, beginning or role token: turns end or begin "
-        "where nobody meant it",
-        "write such tokens otherwise in the text (a space inside them will do), or drop the rows",
+        "in the wrong places",
+        "write such tokens differently in the text (a space inside them is enough), or drop the rows",
         texts.find_control_in_text,
     ),
     "lone_thought_tag": Check(
         "error",
         "an answer holds </think> without <think> in front of it, or <think> that never ends: the model learns a tag "
         "that means nothing, or thinks without an end",
-        "--repair-thoughts puts <think> in front of thoughts that only end; rows cut off within a thought are to be "
-        "dropped",
+        "--repair-thoughts puts <think> in front of thoughts that only end; drop rows that are cut off within a "
+        "thought",
         texts.find_lone_thought_tag,
     ),
     "boundary_drift": Check(
@@ -106,7 +106,7 @@ CHECKS: dict[str, Check] = {
     ),
     "empty_answer": Check(
         "warning",
-        "an answer says nothing: the model learns to stop at once",
+        "an answer is empty: the model learns to stop at once",
         "drop the rows, or fill in the answers",
         labels.find_empty_answer,
     ),
@@ -120,7 +120,7 @@ CHECKS: dict[str, Check] = {
     "special_in_text": Check(
         "warning",
         "the text of a message holds what the tokenizer encodes as a special token that is no end, beginning or role",
-        "look at the examples: a placeholder such as <filename> is meant as text, so write it otherwise",
+        "look at the examples: a placeholder such as <filename> is meant as text, so write it differently",
         texts.find_special_in_text,
     ),
     "duplicated": Check(
@@ -137,9 +137,9 @@ CHECKS: dict[str, Check] = {
     ),
     "blank_boundary": Check(
         "note",
-        "blanks beside an answer stand on the wrong side of the label boundary: a line break of the answer's own is "
+        "blanks beside an answer are on the wrong side of the label boundary: a line break of the answer's own is "
         "part of the template's token, or a blank of the template is trained",
-        "strip the answers; else nothing",
+        "strip the answers; nothing else is needed",
         labels.find_misplaced_blank,
     ),
 }

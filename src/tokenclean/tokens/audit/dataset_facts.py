@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tokenclean.pool.conversation import Conversation, Turn
 from tokenclean.tokens.audit.audit_row import Answer, AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
+from tokenclean.tokens.inference_template import SAMPLE
+from tokenclean.tokens.rendering import render
 from tokenclean.tokens.role_markers import FAMILIES, Header, choose_family, find_headers, next_end
-from tokenclean.tokens.template import render
 
-_SELECTED_SHARE = 0.2  # of rows with gaps: more than a mishap, so somebody has chosen tokens
+_SELECTED_SHARE = 0.2  # of rows with gaps: too many for an accident, so tokens were selected
 _ENOUGH = 0.5
-
-_SAMPLE = Conversation("sample", "", (Turn("user", "question"), Turn("assistant", "answer")))
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Of the tokenizer, the settings and the first rows.
+    """Facts of the tokenizer, the settings and the first rows.
 
     ``family``: the template family that most tokenized rows show, or empty. ``expects_markers``: a tokenized row
     without role markers is at fault, since the others have them or a template was asked for. ``is_selected``: labels
@@ -43,13 +42,13 @@ class Facts:
     def of(
         cls, rows: Sequence[AuditRow], vocabulary: Vocabulary, *, max_length: int, template: str | None = None
     ) -> Facts:
-        """From the first rows of the data. ``template``: the one asked for, None where none was."""
+        """From the first rows of the data. ``template``: the one asked for, None for none."""
         tokenized = [row for row in rows if row.kind == "tokens" and len(row)]
         families = Counter(family for row in tokenized if (family := choose_family(row.headers)))
         family = families.most_common(1)[0][0] if families else ""
         expects = families.total() >= _ENOUGH * len(tokenized) if families else False
         if template is not None and tokenized:
-            text = render(_SAMPLE, vocabulary.tokenizer, template).text
+            text = render(SAMPLE, vocabulary.tokenizer, template).text
             expects = bool(choose_family(find_headers(text)))
         facts = cls(vocabulary, max_length, family, expects, cut_lengths=frozenset([max_length]))
         completed = [row for row in map(facts.complete, tokenized) if row.is_response.any()]
@@ -63,7 +62,7 @@ class Facts:
         )
 
     def complete(self, row: AuditRow) -> AuditRow:
-        """A tokenized row with the answers that its role markers show; any other row as it is."""
+        """A tokenized row with the answers that its role markers show; any other row unchanged."""
         if row.kind != "tokens" or row.answers is not None:
             return row
         family = choose_family(row.headers, self.family)
@@ -79,7 +78,7 @@ class Facts:
         family = FAMILIES.get(choose_family(row.headers, self.family))
         for text in family.ends if family else ():
             if text not in vocabulary.added:  # then the tokenizer spells it out
-                spans += _places(row.text, text)
+                spans += [match.span() for match in re.finditer(re.escape(text), row.text)]
         return sorted(spans)
 
     def _answers(self, row: AuditRow, headers: Sequence[Header]) -> tuple[Answer, ...]:
@@ -102,7 +101,7 @@ class Facts:
     def _rest_of_answer(
         self, row: AuditRow, headers: Sequence[Header], ends: Sequence[tuple[int, int]]
     ) -> list[Answer]:
-        """The end of an answer with which a wrapped pack begins: trained from its first token through an end token."""
+        """The rest of an answer with which a wrapped pack begins: trained from its first token through an end token."""
         limit = headers[0].start if headers else len(row.text)
         end = next_end(ends, 0, limit)
         if not self.is_wrapped or end is None or FAMILIES[choose_family(headers, self.family)].is_prose:
@@ -125,9 +124,9 @@ class Facts:
 
 
 def has_gaps(row: AuditRow, facts: Facts) -> bool:
-    """Whether masked tokens stand between the targets of one answer.
+    """Whether there are masked tokens between the targets of one answer.
 
-    Where nothing shows the answers, each of them would end with an end token, save the last: more runs of targets are
+    If nothing shows the answers, each of them would end with an end token, except the last: more runs of targets are
     gaps.
     """
     if row.answers is not None:
@@ -147,24 +146,15 @@ def ends_open(row: AuditRow, facts: Facts) -> bool:
     if row.answers is None:
         return bool(row.is_response[-1]) and int(row.input_ids[-1]) not in facts.vocabulary.ends
     last = row.answers[-1]  # there is one, or the markers would not have been taken for a template's
-    is_trained = row.is_response[row.tokens_in(last.start, last.end)].any()
-    return not last.is_closed and last.end == len(row.text) and bool(is_trained)
+    return not last.is_closed and last.end == len(row.text) and len(row.targets_of(last)) > 0
 
 
 def _shared_cut(rows: Sequence[AuditRow], facts: Facts) -> list[int]:
-    """The length at which the rows were cut before they came here: the greatest, where several rows end open at it
-    and the shorter rows do not."""
+    """The length at which the rows were cut earlier: the greatest, if several rows end open at it and shorter ones do
+    not."""
     if not rows:
         return []
     longest = max(map(len, rows))
     at_limit = sum(ends_open(row, facts) for row in rows if len(row) == longest)
     shorter = [ends_open(row, facts) for row in rows if len(row) < longest]
     return [longest] if at_limit >= 2 and sum(shorter) <= _ENOUGH * len(shorter) else []
-
-
-def _places(text: str, part: str) -> list[tuple[int, int]]:
-    places, start = [], text.find(part)
-    while start >= 0:
-        places.append((start, start + len(part)))
-        start = text.find(part, start + len(part))
-    return places

@@ -1,21 +1,49 @@
 """Checks of the labels: which tokens are targets, and which should be.
 
-Every function takes a row and the facts of the data and gives a Finding, None for a sound row or one that it does not
-concern, or Unjudged where nobody can tell.
+Every function takes a row and the facts of the data and returns a Finding, None for a sound row or one that it does not
+concern, or Unjudged if the row does not show it.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from tokenclean.tokens.audit.audit_row import UNTRAINED, Answer, AuditRow, runs_of
 from tokenclean.tokens.audit.dataset_facts import Facts, ends_open, has_gaps
-from tokenclean.tokens.audit.finding import NO_MARKERS, SELECTED, Finding, Unjudged, Verdict
+from tokenclean.tokens.audit.findings import (
+    BLANK_RESPONSE,
+    NO_MARKERS,
+    NOT_TRAINED,
+    SELECTED,
+    Finding,
+    Unjudged,
+    Verdict,
+)
+from tokenclean.tokens.rendered_text import leading_blanks
 
-# A template may write the tags of the thoughts itself, in front of where the model begins.
+# A template may write the tags of the thoughts itself, before the model begins to write.
 _THOUGHTS = (re.compile(r"\s*<think>\s*"), re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL))
+
+
+@dataclass
+class _Faults:
+    """The faults of a row's answers, for one verdict. ``is_unsure``: one of them may be token selection."""
+
+    texts: dict[str, None] = field(default_factory=dict)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    is_unsure: bool = False
+
+    def add(self, text: str, *spans: tuple[int, int]) -> None:
+        self.texts[text] = None
+        self.spans += spans
+
+    def verdict(self) -> Verdict:
+        if self.spans:
+            return Finding("; ".join(self.texts), tuple(sorted(self.spans)))
+        return Unjudged(SELECTED) if self.is_unsure else None
 
 
 def find_trained_prompt(row: AuditRow, facts: Facts) -> Verdict:
@@ -42,26 +70,22 @@ def find_cut_end(row: AuditRow, facts: Facts) -> Verdict:
         return None
     if row.answers is None:
         return _find_cut_last_run(row, facts)
-    spans, texts, is_unsure = [], [], False
+    faults = _Faults()
     for answer in row.answers:
-        targets = np.flatnonzero(row.tokens_in(answer.start, answer.end) & row.is_response)
+        targets = row.targets_of(answer)
         if not len(targets) or answer.end > row.covered:
             continue  # not trained, or cut away with what follows
-        if answer.is_closed:
-            closing = row.tokens_in(answer.closing, answer.end)
-            if row.is_response[closing].any():
-                continue
+        last = int(targets[-1])
+        closing = row.token_span(answer.closing, answer.end) if answer.is_closed else None
+        if closing is None:
+            if not (answer is row.answers[-1] and _is_truncated(row, facts)):
+                faults.add("no end token follows the answer", (last, last + 1))
+        elif not row.is_response[slice(*closing)].any():
             if facts.is_selected or row.has_gaps:
-                is_unsure = True
-                continue
-            spans.append((int(targets[-1]), int(np.flatnonzero(closing)[-1]) + 1))
-            texts.append("the end token behind the answer is masked")
-        elif not (answer is row.answers[-1] and _is_truncated(row, facts)):
-            spans.append((int(targets[-1]), int(targets[-1]) + 1))
-            texts.append("no end token stands behind the answer")
-    if spans:
-        return Finding("; ".join(dict.fromkeys(texts)), tuple(spans))
-    return Unjudged(SELECTED) if is_unsure else None
+                faults.is_unsure = True
+            else:
+                faults.add("the end token behind the answer is masked", (last, closing[1]))
+    return faults.verdict()
 
 
 def _find_cut_last_run(row: AuditRow, facts: Facts) -> Verdict:
@@ -75,18 +99,18 @@ def _find_cut_last_run(row: AuditRow, facts: Facts) -> Verdict:
         return Unjudged("every token is trained, as of plain text, which may go on in the next row")
     following = row.input_ids[end : end + 1].tolist()
     masked = bool(following) and following[0] in facts.vocabulary.ends
-    text = "the end token behind the answer is masked" if masked else "no end token stands behind the answer"
+    text = "the end token behind the answer is masked" if masked else "no end token follows the answer"
     return Finding(text, ((end - 1, end + masked),))
 
 
 def find_all_masked(row: AuditRow, facts: Facts) -> Verdict:
-    """Rows without any target that could be trained; what a cut took away is told by ``find_truncated``."""
-    if row.fault.endswith("every assistant turn is marked as not trained, so there is no response to train on"):
+    """Rows without any target that could be trained; ``find_truncated`` reports what a cut took away."""
+    if row.fault.endswith(NOT_TRAINED):
         return Finding("every assistant turn is marked as not trained")
     if row.fault or row.is_response.any() or _lost_targets(row, facts):
         return None
     only_first = bool(len(row)) and int(row.labels[0]) != UNTRAINED
-    text = "the one label stands on the first token, which follows nothing" if only_first else "no label is set"
+    text = "the one label is that of the first token, which follows nothing" if only_first else "no label is set"
     return Finding(text, ((0, len(row)),))
 
 
@@ -112,7 +136,7 @@ def find_foreign_label(row: AuditRow, facts: Facts) -> Verdict:
 
 
 def find_trained_padding(row: AuditRow, facts: Facts) -> Verdict:
-    """Labels on padding: where ``attention_mask`` is 0, or on pad tokens at the end behind the first end token."""
+    """Labels on padding: where ``attention_mask`` is 0, or on pad tokens after the first end token at the end."""
     count = row.padding_targets
     if not count:
         return None
@@ -129,39 +153,33 @@ def find_boundary_drift(row: AuditRow, facts: Facts) -> Verdict:
         return None
     if row.answers is None:
         return Unjudged(NO_MARKERS)
-    spans, texts, is_unsure = [], [], False
+    faults = _Faults()
     for answer in row.answers:
-        inside = row.tokens_in(answer.start, answer.end)
-        if not (inside & row.is_response).any():
+        targets = row.targets_of(answer)
+        if not len(targets):
             continue
+        inside = row.tokens_in(answer.start, answer.end)
         marker = row.tokens_in(answer.head, answer.start) & ~inside & row.is_response & ~row.is_blank
-        # Where the targets come from further up, the prompt is trained and its marker with it.
+        # If the targets begin further up, the prompt is trained and its marker with it.
         if marker.any() and not row.is_response[max(0, int(np.argmax(marker)) - 1)]:
-            spans += runs_of(marker)
-            texts.append("the role marker is trained")
+            faults.add("the role marker is trained", *runs_of(marker))
         first = _first_tokens(row, answer)
         if first is None or first[0] == 0:  # nothing but an end token, or the first token, which has no loss
             continue
-        start = int(row.spans[first[0], 0])
-        if row.is_response[first].all():
-            if row.text[start : answer.start].strip():
-                spans.append((int(first[0]), int(first[-1]) + 1))
-                texts.append("the first target holds characters of the prompt too")
+        if row.is_response[slice(*first)].all():
+            if row.text[row.spans[first[0], 0] : answer.start].strip():
+                faults.add("the first target holds characters of the prompt too", first)
         elif facts.is_selected or row.has_gaps:
-            is_unsure = True
-        elif not _begins_behind_thoughts(row, answer):
-            begun = int(np.flatnonzero(inside & row.is_response)[0])
-            spans.append((int(first[0]), max(begun, int(first[0]) + 1)))
-            texts.append("the beginning of the answer is masked")
-    if spans:
-        return Finding("; ".join(dict.fromkeys(texts)), tuple(sorted(spans)))
-    return Unjudged(SELECTED) if is_unsure else None
+            faults.is_unsure = True
+        elif not _begins_behind_thoughts(row, answer, int(row.spans[targets[0], 0])):
+            faults.add("the beginning of the answer is masked", (first[0], max(int(targets[0]), first[0] + 1)))
+    return faults.verdict()
 
 
 def find_misplaced_blank(row: AuditRow, facts: Facts) -> Verdict:
     """Blanks at the edge of an answer on the wrong side of the label boundary.
 
-    An answer's own line breaks that share a token with the template's, and the template's blanks trained.
+    An answer's own line breaks that share a token with the template's, and trained blanks of the template.
     """
     if not row.is_response.any() or row.answers is None:
         return None
@@ -173,8 +191,8 @@ def find_misplaced_blank(row: AuditRow, facts: Facts) -> Verdict:
             straddling |= own & (row.spans[:, 0] < answer.start) & row.is_blank
         inside |= own
     outside = row.is_response & ~inside
-    is_told = bool((outside & ~row.is_blank).any())  # as a trained prompt or marker, which the blanks belong to
-    misplaced = straddling if is_told else straddling | outside
+    is_reported = bool((outside & ~row.is_blank).any())  # as a trained prompt or marker, which the blanks belong to
+    misplaced = straddling if is_reported else straddling | outside
     if not misplaced.any():
         return None
     return Finding(f"{_count(misplaced)} of blanks beside an answer", tuple(runs_of(misplaced)))
@@ -191,10 +209,9 @@ def find_truncated(row: AuditRow, facts: Facts) -> Verdict:
 
 
 def find_empty_answer(row: AuditRow, facts: Facts) -> Verdict:
-    """Answers that say nothing: the model learns to stop at once."""
-    if row.fault.endswith(": blank response"):  # the pool's reading sets such a row aside
+    """Answers without any text: the model learns to stop at once."""
+    if row.fault.endswith(BLANK_RESPONSE):  # the pool's reading sets such a row aside
         return Finding(row.fault)
-    spans = []
     for turn in row.turns:
         if turn.role == "assistant" and turn.is_trained and not turn.content.strip() and not turn.tool_calls:
             return Finding("blank response")
@@ -202,11 +219,12 @@ def find_empty_answer(row: AuditRow, facts: Facts) -> Verdict:
         return None
     if row.answers is None:
         return _find_empty_targets(row, facts)
-    for answer in row.answers:
-        inside = row.tokens_in(answer.start, answer.end)
-        if (inside & row.is_response).any() and not _without_thoughts(row.text[answer.start : answer.closing]):
-            places = np.flatnonzero(inside)
-            spans.append((int(places[0]), int(places[-1]) + 1))
+    spans = [
+        span
+        for answer in row.answers
+        if len(row.targets_of(answer)) and not _without_thoughts(row.text[answer.start : answer.closing])
+        if (span := row.token_span(answer.start, answer.end))
+    ]
     return Finding("the answer is its end token alone", tuple(spans)) if spans else None
 
 
@@ -225,35 +243,28 @@ def _is_truncated(row: AuditRow, facts: Facts) -> bool:
 
 
 def _lost_targets(row: AuditRow, facts: Facts) -> str:
-    """What of the targets lies behind the maximum length, in words; empty where nothing does."""
+    """Which targets are lost behind the maximum length, in words; empty if none are."""
     if row.is_cut:
         lost = sum(answer.end > row.covered for answer in row.answers or ())
         return f"cut at {facts.max_length:,} tokens: {lost} answer{'s' * (lost > 1)} cut or lost" if lost else ""
     if len(row) > facts.max_length and row.kind == "tokens":
         lost = int(row.is_response[facts.max_length :].sum())
-        return f"{lost:,} targets lie behind the maximum of {facts.max_length:,} tokens" if lost else ""
+        return f"{lost:,} targets are behind the maximum of {facts.max_length:,} tokens" if lost else ""
     return ""
 
 
-def _first_tokens(row: AuditRow, answer: Answer) -> np.ndarray | None:
-    """Places of the tokens of the answer's first character that is no blank; None where there is none."""
+def _first_tokens(row: AuditRow, answer: Answer) -> tuple[int, int] | None:
+    """Token span of the answer's first character that is no blank; None if there is none."""
     content = row.text[answer.start : answer.closing]
-    if not content.strip():
-        return None
-    first = answer.start + len(content) - len(content.lstrip())
-    places = np.flatnonzero(row.tokens_in(first, first + 1))
-    return places if len(places) else None
+    first = answer.start + leading_blanks(content)
+    return row.token_span(first, first + 1) if content.strip() else None
 
 
-def _begins_behind_thoughts(row: AuditRow, answer: Answer) -> bool:
-    """Whether the first target is the first token behind the tag that opens the thoughts, or behind the thoughts."""
-    begun = row.spans[np.flatnonzero(row.tokens_in(answer.start, answer.end) & row.is_response)[0], 0]
-    for pattern in _THOUGHTS:
-        if match := pattern.match(row.text, answer.start, answer.end):
-            blanks = len(match[0]) - len(match[0].rstrip())
-            if match.end() - blanks <= begun <= match.end():
-                return True
-    return False
+def _begins_behind_thoughts(row: AuditRow, answer: Answer, begun: int) -> bool:
+    """Whether the first target, at character ``begun``, is the first token after the tag that opens the thoughts, or
+    after the thoughts."""
+    matches = [pattern.match(row.text, answer.start, answer.end) for pattern in _THOUGHTS]
+    return any(match and answer.start + len(match[0].rstrip()) <= begun <= match.end() for match in matches)
 
 
 def _without_thoughts(content: str) -> str:

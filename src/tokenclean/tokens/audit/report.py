@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenclean.errors import RecipeError
 from tokenclean.pool import Conversation, Intake, Pool
@@ -16,24 +16,23 @@ from tokenclean.recipe import SourceSettings
 from tokenclean.tokens.audit.audit_row import AuditRow
 from tokenclean.tokens.audit.checks import CHECKS
 from tokenclean.tokens.audit.dataset_facts import Facts
-from tokenclean.tokens.audit.examples import Example, make_example
-from tokenclean.tokens.audit.finding import Finding, Severity, Unjudged
-from tokenclean.tokens.audit.reading import RowCounts, rows_of_pool, rows_of_sources
+from tokenclean.tokens.audit.findings import Example, Severity, Unjudged, Verdict, make_example
+from tokenclean.tokens.audit.reading import RowReader
 from tokenclean.tokens.audit.vocabulary import Vocabulary
-from tokenclean.tokens.chat_messages import DEFAULT_DATE
-from tokenclean.tokens.template import check_template
+from tokenclean.tokens.chat_template.date import DEFAULT_DATE
+from tokenclean.tokens.rendering import check_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EXAMPLES = 3
-SAMPLE_ROWS = 1000  # of which the facts are taken
+SAMPLE_ROWS = 1000  # from which the facts are taken
 
 
 @dataclass(frozen=True)
 class CheckResult:
     """What one check found. ``rows``: rows with a finding; ``share``: of all rows; ``places``: spans at fault in them.
-    ``unjudged``: reason -> rows of which the check cannot tell."""
+    ``unjudged``: reason -> rows that the check cannot judge."""
 
     name: str
     severity: Severity
@@ -74,19 +73,17 @@ class AuditReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rows by check, of those with at least one."""
+        """Check -> rows, for those with at least one."""
         return {result.name: result.rows for result in self.found}
 
     @property
     def has_errors(self) -> bool:
         return any(result.severity == "error" for result in self.found)
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return asdict(replace(self, intake=Intake())) | {
-            "has_errors": self.has_errors,
-            "intake": self.intake.to_json(),
-        }
+    def to_json(self) -> dict[str, object]:
+        """The report as JSON can hold it."""
+        values = asdict(replace(self, intake=Intake()))
+        return values | {"has_errors": self.has_errors, "intake": self.intake.to_json()}
 
 
 def audit_sources(
@@ -101,22 +98,16 @@ def audit_sources(
 ) -> AuditReport:
     """Audit files and Hub datasets, in the memory of a batch of rows and 16 bytes a row.
 
-    Conversations are rendered by ``template`` (tulu where None), tokenized and labelled as a run would do it; plain
-    text is trained throughout. Rows of ``input_ids`` and ``labels`` are taken as they are; a ``template`` given then
-    says that they should show role markers. ``max_length``: tokens at which a row is cut. ``date``: what a template
-    that asks for today's date is told. ``checks``: names in CHECKS, all where empty. ``max_rows``: stop reading after
-    so many.
+    Conversations are rendered by ``template`` (tulu for None), tokenized and labelled as a run would do it; plain text
+    is trained throughout. Rows of ``input_ids`` and ``labels`` keep them; a ``template`` given then says that they
+    should show role markers. ``max_length``: tokens at which a row is cut. ``date``: today, for templates that ask.
+    ``checks``: names in CHECKS, all if empty. ``max_rows``: stop reading after so many.
 
     Raises PoolError for a file that cannot be read or holds no row, TemplateError for a tokenizer that cannot serve the
     template, RecipeError for an unknown check, ValueError for max_length < 2.
     """
-    names, vocabulary = _prepared(tokenizer, template, checks)
-    counts, template_used = RowCounts(), template or "tulu"
-    rows = rows_of_sources(
-        sources, vocabulary, template=template_used, max_length=max_length, date=date, counts=counts, max_rows=max_rows
-    )
-    report = audit_rows(rows, vocabulary, template=template, max_length=max_length, checks=names)
-    return replace(report, intake=counts.intake)
+    audit = _Audit(tokenizer, template, max_length, date, checks)
+    return audit.report(audit.reader.read_sources(sources, max_rows))
 
 
 def audit_pool(
@@ -128,49 +119,13 @@ def audit_pool(
     date: str = DEFAULT_DATE,
     checks: Sequence[str] = (),
 ) -> AuditReport:
-    """Audit conversations at hand; as ``audit_sources``."""
-    names, vocabulary = _prepared(tokenizer, template, checks)
-    counts = RowCounts()
-    rows = rows_of_pool(pool, vocabulary, template=template or "tulu", max_length=max_length, date=date, counts=counts)
-    report = audit_rows(rows, vocabulary, template=template, max_length=max_length, checks=names)
-    return replace(report, intake=counts.intake)
-
-
-def audit_rows(
-    rows: Iterable[AuditRow],
-    vocabulary: Vocabulary,
-    *,
-    template: str | None = None,
-    max_length: int = 2048,
-    checks: Sequence[str] = (),
-) -> AuditReport:
-    """Audit rows that are read already. What holds of the data as a whole is taken from the first SAMPLE_ROWS."""
-    names = check_names(checks)
-    rows = iter(rows)
-    sample = list(islice(rows, SAMPLE_ROWS))
-    facts = Facts.of(sample, vocabulary, max_length=max_length, template=template)
-    tallies = {name: _Tally() for name in names}
-    seen: dict[bytes, str] = {}
-    count = tokenized = tokens = targets = 0
-    for row in map(facts.complete, chain(sample, rows)):
-        count += 1
-        tokenized += row.kind == "tokens"
-        tokens += len(row)
-        targets += int(row.is_response.sum())
-        if "duplicated" in tallies and len(row):
-            digest = _digest(row)
-            if digest in seen:
-                row = replace(row, twin=seen[digest])
-            else:
-                seen[digest] = row.id
-        for name, tally in tallies.items():
-            tally.add(CHECKS[name].find(row, facts), row, vocabulary)
-    results = tuple(tally.result(name, count) for name, tally in tallies.items())
-    return AuditReport(count, tokenized, tokens, targets, facts.family, facts.is_selected, results)
+    """Audit conversations in memory; options and errors as for ``audit_sources``."""
+    audit = _Audit(tokenizer, template, max_length, date, checks)
+    return audit.report(audit.reader.read_pool(pool))
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The checks asked for in the order of CHECKS, all where none is named. Raises RecipeError for unknown names."""
+    """The checks asked for in the order of CHECKS, all if none is named. Raises RecipeError for unknown names."""
     problems = []
     for name in names:
         if name not in CHECKS:
@@ -182,6 +137,41 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in CHECKS if name in names or not names)
 
 
+class _Audit:
+    """Options of an audit, checked, and the reader of its rows."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str | None,
+        max_length: int,
+        date: str,
+        checks: Sequence[str],
+    ) -> None:
+        self._checks, self._template = check_names(checks), template
+        check_template(tokenizer, template or "tulu")
+        self.reader = RowReader(Vocabulary(tokenizer), template or "tulu", max_length, date)
+
+    def report(self, rows: Iterable[AuditRow]) -> AuditReport:
+        """Run the checks. The facts of the data as a whole are taken from the first SAMPLE_ROWS."""
+        vocabulary, rows = self.reader.vocabulary, iter(rows)
+        sample = list(islice(rows, SAMPLE_ROWS))
+        facts = Facts.of(sample, vocabulary, max_length=self.reader.max_length, template=self._template)
+        tallies = {name: _Tally() for name in self._checks}
+        count = tokenized = tokens = targets = 0
+        rows = map(facts.complete, chain(sample, rows))
+        for row in _with_twins(rows) if "duplicated" in tallies else rows:
+            count += 1
+            tokenized += row.kind == "tokens"
+            tokens += len(row)
+            targets += int(row.is_response.sum())
+            for name, tally in tallies.items():
+                tally.add(CHECKS[name].find(row, facts), row, vocabulary)
+        results = tuple(tally.result(name, count) for name, tally in tallies.items())
+        intake = self.reader.intake
+        return AuditReport(count, tokenized, tokens, targets, facts.family, facts.is_selected, results, intake)
+
+
 @dataclass
 class _Tally:
     rows: int = 0
@@ -189,7 +179,7 @@ class _Tally:
     examples: list[Example] = field(default_factory=list)
     unjudged: Counter[str] = field(default_factory=Counter)
 
-    def add(self, verdict: Finding | Unjudged | None, row: AuditRow, vocabulary: Vocabulary) -> None:
+    def add(self, verdict: Verdict, row: AuditRow, vocabulary: Vocabulary) -> None:
         if isinstance(verdict, Unjudged):
             self.unjudged[verdict.reason] += 1
         elif verdict is not None:
@@ -199,27 +189,24 @@ class _Tally:
                 self.examples.append(make_example(verdict, row, vocabulary))
 
     def result(self, name: str, rows: int) -> CheckResult:
-        check = CHECKS[name]
-        share = self.rows / rows if rows else 0.0
+        check, share = CHECKS[name], self.rows / rows if rows else 0.0
+        examples, unjudged = tuple(self.examples), dict(self.unjudged)
         return CheckResult(
-            name,
-            check.severity,
-            self.rows,
-            share,
-            self.places,
-            tuple(self.examples),
-            dict(self.unjudged),
-            check.meaning,
-            check.remedy,
+            name, check.severity, self.rows, share, self.places, examples, unjudged, check.meaning, check.remedy
         )
 
 
-def _prepared(
-    tokenizer: PreTrainedTokenizerBase, template: str | None, checks: Sequence[str]
-) -> tuple[tuple[str, ...], Vocabulary]:
-    names = check_names(checks)
-    check_template(tokenizer, template or "tulu")
-    return names, Vocabulary.of(tokenizer)
+def _with_twins(rows: Iterable[AuditRow]) -> Iterator[AuditRow]:
+    """Each row with the id of the first one that holds the same."""
+    seen: dict[bytes, str] = {}
+    for row in rows:
+        if len(row):
+            digest = _digest(row)
+            if digest in seen:
+                row = replace(row, twin=seen[digest])
+            else:
+                seen[digest] = row.id
+        yield row
 
 
 def _digest(row: AuditRow) -> bytes:

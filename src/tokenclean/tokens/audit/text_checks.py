@@ -7,20 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tokenclean.pool.conversation import Turn
+from tokenclean.pool.conversation import Role
 from tokenclean.pool.formats.thoughts import lone_tag
 from tokenclean.tokens.audit.audit_row import AuditRow, runs_of
 from tokenclean.tokens.audit.dataset_facts import Facts
-from tokenclean.tokens.audit.finding import NO_MARKERS, Finding, Unjudged, Verdict
-from tokenclean.tokens.role_markers import (
-    FAMILIES,
-    Header,
-    choose_family,
-    find_headers,
-    find_nested,
-    find_template,
-    next_end,
-)
+from tokenclean.tokens.audit.findings import BLANK_RESPONSE, NO_MARKERS, NOT_TRAINED, Finding, Unjudged, Verdict
+from tokenclean.tokens.rendered_text import leading_blanks
+from tokenclean.tokens.role_markers import FAMILIES, choose_family, find_headers, find_nested, find_template, next_end
 
 _HALF_ROLE = re.compile(r" ?\w*")
 
@@ -28,17 +21,17 @@ _HALF_ROLE = re.compile(r" ?\w*")
 def find_doubled_template(row: AuditRow, facts: Facts) -> Verdict:
     """BOS twice in a row, a role marker right behind another, or a message that a template has rendered already."""
     if (place := _bos_twice(row, facts)) is not None:
-        return Finding("BOS stands twice", ((place, place + 2),))
+        return Finding("BOS comes twice", ((place, place + 2),))
     if row.kind == "tokens":
         nested = find_nested(row.headers, row.text, choose_family(row.headers, facts.family))
         if nested is None:
             return None
-        return Finding(f"the marker {nested.text.strip()!r} opens a turn within a turn", (_tokens_of(row, nested),))
-    for turn in _told(row):
-        for text in _texts(turn):
-            if (header := find_template(text)) is not None:
-                found = f"the {turn.role} turn is templated text already: it holds {header.text.strip()!r}"
-                return Finding(found, _spans_of(row, text, header.text))
+        spans = _token_spans(row, nested.start, nested.end)
+        return Finding(f"the marker {nested.text.strip()!r} opens a turn within a turn", spans)
+    for role, text in _templated_texts(row):
+        if (header := find_template(text)) is not None:
+            found = f"the {role} turn is templated text already: it holds {header.text.strip()!r}"
+            return Finding(found, _spans_of(row, text, header.text))
     return None
 
 
@@ -71,10 +64,9 @@ def find_lone_thought_tag(row: AuditRow, facts: Facts) -> Verdict:
     for answer in row.answers or ():
         # The prompt may have opened the thoughts.
         begun = "<think>" if row.text[answer.head : answer.start].rstrip().endswith("<think>") else ""
-        inside = row.tokens_in(answer.start, answer.end) & row.is_response
-        if inside.any() and (lone := lone_tag(begun + row.text[answer.start : answer.closing])):
+        if len(row.targets_of(answer)) and (lone := lone_tag(begun + row.text[answer.start : answer.closing])):
             start = row.text.find(lone, answer.start)
-            return Finding(f"an answer with {lone} alone", tuple(runs_of(row.tokens_in(start, start + len(lone)))))
+            return Finding(f"an answer with {lone} alone", _token_spans(row, start, start + len(lone)))
     return None
 
 
@@ -94,9 +86,9 @@ def find_unknown_id(row: AuditRow, facts: Facts) -> Verdict:
 
 
 def find_set_aside(row: AuditRow, facts: Facts) -> Verdict:
-    """Rows that cannot be read or rendered, for a reason that no other check tells."""
-    told = (": blank response", "every assistant turn is marked as not trained, so there is no response to train on")
-    return Finding(row.fault) if row.fault and not row.fault.endswith(told) else None
+    """Rows that cannot be read or rendered, for a reason that no other check reports."""
+    is_reported = row.fault.endswith((BLANK_RESPONSE, NOT_TRAINED))
+    return Finding(row.fault) if row.fault and not is_reported else None
 
 
 def _bos_twice(row: AuditRow, facts: Facts) -> int | None:
@@ -109,40 +101,36 @@ def _bos_twice(row: AuditRow, facts: Facts) -> int | None:
     return int(twice[0]) if len(twice) else None
 
 
-def _told(row: AuditRow) -> Iterator[Turn]:
-    """The turns of a row to which a template is added.
+def _templated_texts(row: AuditRow) -> Iterator[tuple[Role, str]]:
+    """The texts of a row to which a template is added, each with the role of its turn.
 
-    Plain text and the prompt of a completion stand without tags, so whoever wrote markers there meant them.
+    Plain text and the prompt of a completion get no tags, so whoever wrote markers there meant them.
     """
-    if row.kind == "chat":
-        yield from row.turns
-    elif row.kind == "completion":
-        yield from row.turns[1:]
-        if not find_headers(row.turns[0].content):
-            yield row.turns[0]
-
-
-def _texts(turn: Turn) -> tuple[str, ...]:
-    return (turn.content, turn.reasoning, *(call.arguments for call in turn.tool_calls))
+    turns = row.turns if row.kind == "chat" else ()
+    if row.kind == "completion":
+        prompt, completion = row.turns
+        turns = (completion,) if find_headers(prompt.content) else (completion, prompt)
+    for turn in turns:
+        for text in (turn.content, turn.reasoning, *(call.arguments for call in turn.tool_calls)):
+            yield turn.role, text
 
 
 def _find_special(row: AuditRow, facts: Facts, *, is_control: bool) -> Verdict:
     vocabulary = facts.vocabulary
-    # Only what stands among the ids can have been encoded as such: a few tokens, where a vocabulary has thousands.
+    # Only what is among the ids can have been encoded as such: a few tokens, where a vocabulary has thousands.
     present = sorted(set(row.input_ids.tolist()) & vocabulary.special.keys())
     tokens = {vocabulary.special[i]: i for i in present if (i in vocabulary.control) == is_control}
-    for turn in _told(row):
-        for text in _texts(turn):
-            if row.kind == "completion" and text.rstrip().endswith(tuple(tokens)):
-                text = text.rstrip().removesuffix(next(token for token in tokens if text.rstrip().endswith(token)))
-            if found := [token for token in tokens if token in text]:
-                names = ", ".join(found)
-                return Finding(f"the {turn.role} turn's text holds {names}", _spans_of(row, text, found[0]))
+    for role, text in _templated_texts(row):
+        if row.kind == "completion":  # its end may have come rendered
+            ended = text.rstrip()
+            text = next((ended.removesuffix(token) for token in tokens if ended.endswith(token)), text)
+        if found := [token for token in tokens if token in text]:
+            return Finding(f"the {role} turn's text holds {', '.join(found)}", _spans_of(row, text, found[0]))
     return None
 
 
 def _find_stray_control(row: AuditRow, facts: Facts) -> Verdict:
-    """Of a tokenized row: text that goes on behind the end of its turn, or an opening or BOS that opens no turn."""
+    """In a tokenized row: text that goes on behind the end of its turn, or an opening or BOS that opens no turn."""
     family = choose_family(row.headers, facts.family)
     if row.answers is None or not family:
         return Unjudged(NO_MARKERS) if len(row) else None
@@ -151,7 +139,7 @@ def _find_stray_control(row: AuditRow, facts: Facts) -> Verdict:
         return None
     first = min(places)
     token = facts.vocabulary.spell(row.input_ids[first : first + 1])[0]
-    return Finding(f"{token} stands inside the text of a turn", tuple((place, place + 1) for place in sorted(places)))
+    return Finding(f"{token} is inside the text of a turn", tuple((place, place + 1) for place in sorted(places)))
 
 
 def _misplaced_ends(row: AuditRow, facts: Facts, family: str) -> Iterator[int]:
@@ -165,13 +153,14 @@ def _misplaced_ends(row: AuditRow, facts: Facts, family: str) -> Iterator[int]:
         if end is None:
             is_asked = FAMILIES[family].closes_all and header.role != "assistant"
             if following and is_asked and row.text[header.end : limit].strip():
-                yield _tokens_of(row, following)[0]  # within the text of this turn, or its end would stand in front
+                # It is within the text of this turn, or its end would come first.
+                yield _first_token(row, following.start, following.end)
             continue
         rest = row.text[end[1] : limit]
-        place = end[1] + len(rest) - len(rest.lstrip())
-        following = np.flatnonzero(row.tokens_in(place, place + 1)) if rest.strip() else []
-        if len(following) and int(row.input_ids[following[0]]) not in facts.vocabulary.special:
-            yield int(np.flatnonzero(row.tokens_in(*end))[0])
+        place = end[1] + leading_blanks(rest)
+        going_on = row.token_span(place, place + 1) if rest.strip() else None
+        if going_on and int(row.input_ids[going_on[0]]) not in facts.vocabulary.special:
+            yield _first_token(row, *end)
 
 
 def _idle_openers(row: AuditRow, facts: Facts) -> Iterator[int]:
@@ -191,22 +180,22 @@ def _idle_openers(row: AuditRow, facts: Facts) -> Iterator[int]:
 
 
 def _is_behind_end(row: AuditRow, facts: Facts, place: int) -> bool:
-    """Whether only blanks stand between the token and an end token in front of it."""
+    """Whether only blanks are between the token and an end token before it."""
     words = np.flatnonzero(~row.is_blank[:place])
     return bool(len(words)) and int(row.input_ids[words[-1]]) in facts.vocabulary.ends
 
 
-def _tokens_of(row: AuditRow, header: Header) -> tuple[int, int]:
-    places = np.flatnonzero(row.tokens_in(header.start, header.end))
-    return int(places[0]), int(places[-1]) + 1
+def _first_token(row: AuditRow, start: int, end: int) -> int:
+    return int(np.argmax(row.tokens_in(start, end)))
+
+
+def _token_spans(row: AuditRow, start: int, end: int) -> tuple[tuple[int, int], ...]:
+    span = row.token_span(start, end)
+    return (span,) if span else ()
 
 
 def _spans_of(row: AuditRow, message: str, part: str) -> tuple[tuple[int, int], ...]:
-    """Tokens of the first ``part`` of a message, where both are found in the row's text; else none."""
+    """Tokens of the first ``part`` of a message, if both are found in the row's text; else none."""
     content = message.strip()
-    start = row.text.find(content)
-    place = content.find(part)
-    if start < 0 or place < 0:
-        return ()
-    places = np.flatnonzero(row.tokens_in(start + place, start + place + len(part)))
-    return ((int(places[0]), int(places[-1]) + 1),) if len(places) else ()
+    start, place = row.text.find(content), content.find(part)
+    return _token_spans(row, start + place, start + place + len(part)) if min(start, place) >= 0 else ()

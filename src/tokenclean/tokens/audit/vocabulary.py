@@ -3,72 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenclean.errors import PoolError, TemplateError
+from tokenclean.errors import TemplateError
+from tokenclean.tokens.encoding import backend_of
 from tokenclean.tokens.inference_template import end_token_ids
+from tokenclean.tokens.rendering import check_template
 from tokenclean.tokens.role_markers import KNOWN_ENDS, KNOWN_OPENERS
-from tokenclean.tokens.template import check_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """A tokenizer's ids.
+    """A tokenizer's ids. Raises PoolError for a tokenizer without offsets, TemplateError for one without EOS.
 
-    ``added``: text -> id of the tokens that stand outside its merges. ``special``: id -> text of those among them that
-    are control tokens. ``ends``: ids that may end an answer: EOS, the end token of its templates, and those of
-    templates in use. ``control``: ``ends``, BOS and the ids that open a turn. ``largest_id``: of all.
+    ``added``: text -> id of the tokens outside the tokenizer's merges. ``special``: id -> text of the control tokens
+    among them. ``ends``: ids that may end an answer: EOS, the end token of its templates, and those of templates in
+    use. ``control``: ``ends``, BOS and the ids that open a turn. ``largest_id``: of all ids.
     """
 
-    tokenizer: PreTrainedTokenizerBase
-    backend: Any
-    added: dict[str, int]
-    special: dict[int, str]
-    ends: frozenset[int]
-    control: frozenset[int]
-    bos: int | None
-    pad: int | None
-    largest_id: int
-    _pieces: dict[int, str] = field(default_factory=dict, repr=False)
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-        """Raises PoolError for a tokenizer without offsets, TemplateError for one without EOS."""
-        if not tokenizer.is_fast:
-            raise PoolError(
-                f"{type(tokenizer).__name__} reports no character offsets, which the audit needs; load the model's "
-                "fast tokenizer (tokenizer.json)"
-            )
-        backend: Any = tokenizer.backend_tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer, self.backend = tokenizer, backend_of(tokenizer, "the audit needs")
         tokens = tokenizer.added_tokens_decoder
-        added = {str(token.content): int(number) for number, token in tokens.items()}
-        ends = {added[text] for text in KNOWN_ENDS if text in added}
-        ends.update(end_token_ids(tokenizer, "tulu"), _ends_of_chat_template(tokenizer))
-        bos, pad = (_single(tokenizer.bos_token_id), _single(tokenizer.pad_token_id))
-        openers = {added[text] for text in KNOWN_OPENERS if text in added}
-        return cls(
-            tokenizer,
-            backend,
-            added,
-            {int(number): str(token.content) for number, token in tokens.items() if token.special},
-            frozenset(ends),
-            frozenset(ends | openers | ({bos} if bos is not None else set())),
-            bos,
-            pad,
-            max(backend.get_vocab().values()),
-        )
+        self.added = {str(token.content): int(number) for number, token in tokens.items()}
+        self.special = {int(number): str(token.content) for number, token in tokens.items() if token.special}
+        self.bos, self.pad = _single(tokenizer.bos_token_id), _single(tokenizer.pad_token_id)
+        ends = {*end_token_ids(tokenizer, "tulu"), *_ends_of_chat_template(tokenizer)}
+        self.ends = ends | {self.added[text] for text in KNOWN_ENDS if text in self.added}
+        openers = {self.added[text] for text in KNOWN_OPENERS if text in self.added}
+        self.control = self.ends | openers | ({self.bos} - {None})
+        self.largest_id = max(self.backend.get_vocab().values())
+        self._pieces: dict[int, str] = {}
 
     def spell(self, input_ids: np.ndarray) -> tuple[str, np.ndarray]:
         """The text of the ids, token by token, and the characters of each, int64 (L, 2).
 
-        A token that is part of a character stands as U+FFFD, so the text is for finding places, not for reading.
+        A token that is part of a character becomes U+FFFD, so the text is for finding places, not for reading.
         """
         pieces = [self._piece(number) for number in input_ids.tolist()]
         lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
@@ -98,13 +72,10 @@ class Vocabulary:
         return tuple({*self.special.values(), *KNOWN_ENDS, str(self.tokenizer.eos_token)})
 
     def _piece(self, number: int) -> str:
-        piece = self._pieces.get(number)
-        if piece is None:
-            text = self.special.get(number)
-            if text is None:
-                text = self.decode([number]) if 0 <= number <= self.largest_id else "\ufffd"
-            piece = self._pieces[number] = text
-        return piece
+        if number not in self._pieces:
+            is_known = 0 <= number <= self.largest_id
+            self._pieces[number] = self.special.get(number) or (self.decode([number]) if is_known else "\ufffd")
+        return self._pieces[number]
 
     @cached_property
     def _in_front(self) -> tuple[list[int], str]:
@@ -114,7 +85,7 @@ class Vocabulary:
 
 
 def _ends_of_chat_template(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """None where the tokenizer has no chat template, or one that refuses a question and its answer."""
+    """None if the tokenizer has no chat template, or one that refuses a question and its answer."""
     try:
         check_template(tokenizer, "tokenizer")
         return end_token_ids(tokenizer, "tokenizer")
@@ -122,5 +93,5 @@ def _ends_of_chat_template(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         return []
 
 
-def _single(token_id: Any) -> int | None:
-    return int(token_id) if isinstance(token_id, int) else None
+def _single(token_id: object) -> int | None:
+    return token_id if isinstance(token_id, int) else None

@@ -1,4 +1,4 @@
-"""What a chat template writes around the texts of a conversation, and these texts found again in its real rendering."""
+"""What a chat template writes around the texts of a conversation, and these texts found in its real rendering."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tokenclean.tokens.outline import KEY, VALUE, Mark
+from tokenclean.tokens.chat_template.marks import KEY, VALUE, Mark
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A rendering with marks: ``glue[n]``, the template's own text, stands in front of ``marks[n]``, the last glue
-    behind them all."""
+    """A rendering with marks: ``glue[n]``, the template's own text, comes before ``marks[n]``; the last glue comes
+    after them all."""
 
     glue: tuple[str, ...]
     marks: tuple[Mark, ...]
@@ -26,9 +26,9 @@ class Skeleton:
         return cls(tuple(pieces[::4]), tuple(Mark(int(turn), kind, int(call)) for turn, kind, call in marks))
 
     @property
-    def texts(self) -> list[Mark]:
+    def texts(self) -> tuple[Mark, ...]:
         """The marks of contents and thoughts, without those of arguments."""
-        return [mark for mark in self.marks if mark.kind not in (KEY, VALUE)]
+        return tuple(mark for mark in self.marks if mark.kind not in (KEY, VALUE))
 
 
 class Span(NamedTuple):
@@ -39,21 +39,21 @@ class Span(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """The first mark whose text, with the glue behind it, is not what the template wrote."""
+    """The first mark whose text, with the glue after it, is not what the template wrote; None for no mark."""
 
     mark: Mark | None
 
 
 def fill(skeleton: Skeleton, variants: Sequence[Sequence[str]], text: str) -> list[Span] | Failure:
-    """Where the text of each mark stands, such that glue and texts together are the whole text to the letter.
+    """The span of each mark's text, such that glue and texts together are exactly the whole text.
 
-    ``variants``: for each mark what the template may have made of its text, the likeliest first. All ways are followed
-    at once: which variant it is may show only behind the glue that follows.
+    ``variants``: for each mark the forms in which the template may write its text, the likeliest first. All of them are
+    followed in parallel, since only the glue that comes next may show which one it is.
     """
     if not text.startswith(skeleton.glue[0]):
         return Failure(skeleton.marks[0] if skeleton.marks else None)
-    reached = {len(skeleton.glue[0]): (0, 0)}
-    trail = [reached]
+    reached = {len(skeleton.glue[0]): (0, 0)}  # a position behind a glue -> the span of the text in front of that glue
+    trail = []
     for mark, forms, glue in zip(skeleton.marks, variants, skeleton.glue[1:], strict=True):
         following: dict[int, tuple[int, int]] = {}
         for position in reached:
@@ -67,28 +67,23 @@ def fill(skeleton: Skeleton, variants: Sequence[Sequence[str]], text: str) -> li
     if len(text) not in reached:
         return Failure(skeleton.marks[-1] if skeleton.marks else None)
     spans, position = [], len(text)
-    for reached in reversed(trail[1:]):
-        start, end = reached[position]
-        spans.append(Span(start, end))
-        position = start
+    for reached in reversed(trail):
+        spans.append(Span(*reached[position]))
+        position = spans[-1].start
     return spans[::-1]
 
 
 def stripped_forms(text: str) -> tuple[str, ...]:
-    """The text as it stands and without the blanks around it, as templates strip them; longest first."""
+    """The text with and without the blanks around it, as templates strip them; longest first."""
     if text and not text[0].isspace() and not text[-1].isspace():
         return (text,)
-    forms = (text, *(form for blanks in (None, "\n", " \n") for form in _strips(text, blanks)))
+    strips = (str.lstrip, str.rstrip, str.strip)
+    forms = (text, *(strip(text, blanks) for blanks in (None, "\n", " \n") for strip in strips))
     return tuple(sorted(dict.fromkeys(forms), key=len, reverse=True))
 
 
-def _strips(text: str, blanks: str | None) -> tuple[str, str, str]:
-    return text.lstrip(blanks), text.rstrip(blanks), text.strip(blanks)
-
-
 def escaped_forms(text: str) -> tuple[str, ...]:
-    """The text as JSON writes it inside its quotes, stripped or not, where that differs from the text."""
-    forms = [
-        json.dumps(form, ensure_ascii=is_ascii)[1:-1] for form in stripped_forms(text) for is_ascii in (False, True)
-    ]
-    return tuple(form for form in dict.fromkeys(forms) if form not in stripped_forms(text))
+    """The text as JSON writes it inside its quotes, stripped or not; nothing if that is the text itself."""
+    plain = stripped_forms(text)
+    forms = [json.dumps(form, ensure_ascii=is_ascii)[1:-1] for form in plain for is_ascii in (False, True)]
+    return tuple(form for form in dict.fromkeys(forms) if form not in plain)

@@ -1,0 +1,84 @@
+"""From a conversation to the text a model sees, with the character spans that are training targets (ỹ = 1, §3.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenclean.errors import TemplateError
+from tokenclean.pool.conversation import Conversation
+from tokenclean.tokens.chat_template.date import DEFAULT_DATE
+from tokenclean.tokens.chat_template.messages import check_chat_template
+from tokenclean.tokens.chat_template.rendering import render_chat_template
+from tokenclean.tokens.rendered_text import ContentSpan, Rendered
+from tokenclean.tokens.role_markers import KNOWN_ENDS
+from tokenclean.tokens.tulu import render_tulu
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEMPLATES = ("tulu", "tokenizer")
+
+NOTE_RENDERED = "already rendered: no second end token"
+_WHITESPACE = (" ", "\n", "\t")
+
+
+def render(
+    conversation: Conversation, tokenizer: PreTrainedTokenizerBase, template: str = "tulu", date: str = DEFAULT_DATE
+) -> Rendered:
+    """Render one conversation with ``tulu`` (§10.1) or ``tokenizer`` (the model's own chat template).
+
+    A ``completion`` row has no tags under either: prompt and completion, joined by a space unless one side has
+    whitespace there, and the EOS. A ``text`` row is its text and the EOS. A row that ends with an end token already
+    gets no second one, and one that begins with the BOS no second BOS. ``date``: today, for chat templates that ask, as
+    YYYY-MM-DD. Raises TemplateError if the conversation cannot be rendered, such as one of kind ``tokens``, which has
+    no text.
+    """
+    if conversation.kind == "tokens":
+        raise TemplateError("a row of token ids has no text to render")
+    if conversation.kind in ("completion", "text"):
+        return _render_plain(conversation, tokenizer)
+    if template == "tulu":
+        return render_tulu(conversation, _eos(tokenizer))
+    return render_chat_template(conversation, tokenizer, date)
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+    """Raise TemplateError if no conversation at all can be rendered with this template and tokenizer."""
+    if template not in TEMPLATES:
+        raise TemplateError(f"unknown template {template!r}; known: {', '.join(TEMPLATES)}")
+    _eos(tokenizer)
+    if template == "tokenizer":
+        check_chat_template(tokenizer)
+
+
+def _eos(tokenizer: PreTrainedTokenizerBase) -> str:
+    if not tokenizer.eos_token:
+        raise TemplateError("the tokenizer has no EOS token, which ends every response; set tokenizer.eos_token")
+    return str(tokenizer.eos_token)
+
+
+def _render_plain(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """A completion or a text without tags, and the EOS unless it ends already."""
+    prompt = conversation.turns[0].content if conversation.kind == "completion" else ""
+    answer, start, eos = conversation.turns[-1], len(prompt), _eos(tokenizer)
+    is_joined = not prompt or prompt.endswith(_WHITESPACE) or answer.content.startswith(_WHITESPACE)
+    # The joining space belongs to the completion: the model has to produce it.
+    text = prompt + ("" if is_joined else " ") + answer.content
+    content = ContentSpan(len(conversation.turns) - 1, len(text) - len(answer.content), len(text), 0)
+    written = text.rstrip()
+    is_ended = start < len(written) and _ends(written, eos, tokenizer)
+    target = (start, len(written) if is_ended else len(text) + len(eos))
+    return Rendered(
+        text if is_ended else text + eos,
+        (target,) if answer.is_trained else (),
+        (content,),
+        adds_bos=not (tokenizer.bos_token and text.startswith(str(tokenizer.bos_token))),
+        notes=(NOTE_RENDERED,) if is_ended else (),
+    )
+
+
+def _ends(text: str, eos: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the text ends with an end token of this tokenizer; that of another one is ordinary text."""
+    ends = [end for end in KNOWN_ENDS if text.endswith(end)]
+    tokens = tokenizer.added_tokens_decoder.values() if ends else ()
+    return text.endswith(eos) or any(token.content in ends for token in tokens)
