@@ -7,6 +7,7 @@ import json
 import logging
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -133,19 +134,9 @@ def _stream_source(settings: SourceSettings) -> Iterator[Conversation | Rejected
             intake.add(row)
             yield row
             continue
-        conversation = Conversation(
-            f"{name}:{record.number}:{_hash_content(parsed)}",
-            name,
-            parsed.turns,
-            parsed.kind,
-            place,
-            record.line,
-            parsed.tools,
-            parsed.tokens,
-            parsed.original_id,
-            (*parsed.unread, *record.wrapper_keys),
-            parsed.notes,
-        )
+        id = f"{name}:{record.number}:{_hash_content(parsed)}"
+        parsed = replace(parsed, unread=(*parsed.unread, *record.wrapper_keys))
+        conversation = Conversation(id, name, file=place, line=record.line, **vars(parsed))
         intake.add(conversation)
         yield conversation
     if not intake.readable:
