@@ -50,7 +50,11 @@ def read_hub(
                 splits = datasets.get_dataset_split_names(name, config_name=config, revision=revision)
                 split = choose_split(place, splits, None)
             dataset: Any = datasets.load_dataset(name, name=config, split=split, revision=revision, streaming=streaming)
-        for table in _iterate_tables(dataset):
+        # A streamed dataset would fetch and open the file behind every image and sound, even for Arrow tables.
+        if isinstance(dataset, datasets.IterableDataset) and dataset.features:
+            dataset = dataset.decode(False)
+        tables: Iterator[Any] = dataset.with_format("arrow").iter(batch_size=BATCH_ROWS)
+        for table in tables:
             for batch in table.to_batches():
                 yield from read_batch(batch, count + 1)
                 count += batch.num_rows
@@ -75,16 +79,6 @@ def _offline() -> Iterator[None]:
     finally:
         for module, value in zip(settings, before, strict=True):
             module.HF_HUB_OFFLINE = value
-
-
-def _iterate_tables(dataset: Any) -> Iterator[Any]:
-    """Arrow tables of at most BATCH_ROWS rows."""
-    import datasets
-
-    # A streamed dataset would fetch and open the file behind every image and sound, even for Arrow tables.
-    if isinstance(dataset, datasets.IterableDataset) and dataset.features:
-        dataset = dataset.decode(False)
-    return dataset.with_format("arrow").iter(batch_size=BATCH_ROWS)
 
 
 def _describe_failure(place: str, rows: int, error: Exception, unreachable: str | None) -> str:
