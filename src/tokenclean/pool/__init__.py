@@ -7,8 +7,7 @@ from tokenclean.pool.formats import FORMATS
 from tokenclean.pool.formats.json_text import write_row
 from tokenclean.pool.intake import Intake, LeftOutThoughts, RenderedRows, check_usable
 from tokenclean.pool.mixture import FILTERS, Mixture, SourceCounts, load_mixture, mix_pools
-from tokenclean.pool.rejected import join_rejected, read_rejected, write_rejected
-from tokenclean.pool.removed import write_removed
+from tokenclean.pool.rejected import join_rejected, read_rejected, write_rejected, write_removed
 from tokenclean.pool.shards import SHARD_CHARACTERS, PoolSurvey, count_characters, shard_stream, survey_pool
 from tokenclean.pool.sources import load_pool, load_sources, merge_pools, stream_sources
 from tokenclean.pool.splits import contiguous_splits, heldout_rows, stratified_splits

@@ -21,15 +21,15 @@ _REASON_CHARACTERS = 400
 def read_hub(
     name: str, *, config: str | None, split: str | None, revision: str | None, streaming: bool
 ) -> Iterator[Record]:
-    """The rows of one split of the dataset ``name`` (``owner/name``), as they are stored: no feature is decoded.
+    """The rows of one split of the dataset ``name`` (``owner/name``) as stored: no feature is decoded.
 
     ``split``: needed where the dataset has more than one. ``streaming``: read the rows over the network instead of
     storing the dataset first.
 
-    Where the Hub cannot be reached, only what it sent before is looked for. Raises PoolError where the dataset cannot
+    Where the Hub cannot be reached, only the local cache is searched. Raises PoolError where the dataset cannot
     be reached, found or read; MissingExtraError without ``datasets``.
     """
-    # The package would take any other name for a file format or a folder and read what lies in the working folder.
+    # The package would take any other name for a file format or a folder and read what is in the working folder.
     if not _NAME.fullmatch(name):
         raise PoolError(f"{name!r} is no name of a dataset on the Hub; expected owner/name, as tatsu-lab/alpaca")
     if Path(name).exists():
@@ -50,11 +50,7 @@ def read_hub(
                 splits = datasets.get_dataset_split_names(name, config_name=config, revision=revision)
                 split = choose_split(place, splits, None)
             dataset: Any = datasets.load_dataset(name, name=config, split=split, revision=revision, streaming=streaming)
-        # A streamed dataset would fetch and open the file behind every image and sound, even for Arrow tables.
-        if isinstance(dataset, datasets.IterableDataset) and dataset.features:
-            dataset = dataset.decode(False)
-        tables: Iterator[Any] = dataset.with_format("arrow").iter(batch_size=BATCH_ROWS)
-        for table in tables:
+        for table in _iterate_tables(dataset):
             for batch in table.to_batches():
                 yield from read_batch(batch, count + 1)
                 count += batch.num_rows
@@ -79,6 +75,16 @@ def _offline() -> Iterator[None]:
     finally:
         for module, value in zip(settings, before, strict=True):
             module.HF_HUB_OFFLINE = value
+
+
+def _iterate_tables(dataset: Any) -> Iterator[Any]:
+    """Arrow tables of at most BATCH_ROWS rows."""
+    import datasets
+
+    # A streamed dataset would fetch and open the file behind every image and sound, even for Arrow tables.
+    if isinstance(dataset, datasets.IterableDataset) and dataset.features:
+        dataset = dataset.decode(False)
+    return dataset.with_format("arrow").iter(batch_size=BATCH_ROWS)
 
 
 def _describe_failure(place: str, rows: int, error: Exception, unreachable: str | None) -> str:
