@@ -160,7 +160,7 @@ def compare_rows(conversations: Sequence[Conversation], texts: BenchmarkTexts, w
 
 
 # Number of the text among those of the block, position of its first word, length; then the first place among the
-# benchmarks' hashes of that length, and the place behind the last.
+# benchmarks' hashes of that length, and the place after the last.
 _Hit = tuple[int, int, int, int, int]
 
 

@@ -142,28 +142,18 @@ def _row_options(settings: SourceSettings) -> RowOptions:
 
 
 def _refuse_shared_ids(sources: tuple[SourceSettings, ...], hashes: array[int]) -> None:
-    """Raise PoolError where two ids are the same, after reading the sources again for the places of both."""
-    repeated = _repeated_values(hashes)
-    if not len(repeated):
-        return
-    was_met = np.zeros(len(repeated), dtype=bool)
-    for number, conversation in enumerate(_conversations(sources)):
-        value = hash(conversation.id)
-        place = int(np.searchsorted(repeated, value))
-        if place == len(repeated) or repeated[place] != value:
-            continue
-        if was_met[place]:
-            first_number, first = next((n, c) for n, c in enumerate(_conversations(sources)) if c.id == conversation.id)
-            if first_number < number:  # else two ids of one hash
-                raise _shared_id(first, conversation)
-        was_met[place] = True
+    """Raise PoolError where two ids are the same, after reading the sources again for the places of both.
 
-
-def _repeated_values(hashes: array[int]) -> np.ndarray:
-    """The values that occur more than once, sorted; ``hashes`` is sorted in place."""
+    ``hashes``: of the ids, in the order of the rows.
+    """
     values = np.frombuffer(hashes, dtype=np.int64)
-    values.sort()
-    return np.unique(values[1:][values[1:] == values[:-1]])
+    is_repeated = np.ones(len(values), dtype=bool)
+    is_repeated[np.unique(values, return_index=True)[1]] = False
+    for number in np.flatnonzero(is_repeated).tolist():
+        repeat = next(islice(_conversations(sources), number, None))
+        first_number, first = next((n, c) for n, c in enumerate(_conversations(sources)) if c.id == repeat.id)
+        if first_number < number:  # else two ids of one hash
+            raise _shared_id(first, repeat)
 
 
 def _conversations(sources: tuple[SourceSettings, ...]) -> Iterator[Conversation]:

@@ -47,7 +47,7 @@ def parse_labelled_tokens(row: Row) -> LabelledTokens:
         raise RowError(f"input_ids: expected at least 2 tokens, found {len(input_ids)}")
     is_response[0] = False
     if not is_response.any():
-        raise RowError("labels: no target behind position 0; expected at least one label other than -100")
+        raise RowError("labels: no target after position 0; expected at least one label other than -100")
     return LabelledTokens(input_ids, is_response, None if (weight[is_response] == 1).all() else weight)
 
 

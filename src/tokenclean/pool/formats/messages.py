@@ -188,7 +188,7 @@ def _keep_blank(turn: Turn, where: str, context: RowContext) -> Turn:
 
 
 def untrained(turn: Turn) -> Turn:
-    """The turn as context, whatever weight it states."""
+    """The turn as context, without its weights."""
     return replace(turn, is_trained=False, weight=1.0, spans=())
 
 

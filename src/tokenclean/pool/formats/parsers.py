@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tokenclean.pool.conversation import Kind, LabelledTokens, Turn
 from tokenclean.pool.formats.context import RowContext
@@ -72,15 +73,7 @@ class Parsed:
     notes: tuple[str, ...] = ()
 
 
-def _parse_messages(row: Row, context: RowContext) -> Parsed:
-    return _parse_list(row, "messages", context)
-
-
-def _parse_sharegpt(row: Row, context: RowContext) -> Parsed:
-    return _parse_list(row, "conversations", context)
-
-
-def _parse_list(row: Row, key: str, context: RowContext) -> Parsed:
+def _parse_list(key: str, row: Row, context: RowContext) -> Parsed:
     if row.get(key) is None:
         raise RowError(f"{key}: missing")
     messages = context.read_list(row, key)
@@ -167,7 +160,7 @@ def _list_of_messages(text: str, context: RowContext) -> list[object] | None:
 def _parse_prompt_messages(
     row: Row, prompt: Sequence[object], completion: Sequence[object], context: RowContext
 ) -> Parsed:
-    # Assistant turns in the prompt are context, whatever weight they state.
+    # Assistant turns in the prompt are context; their weights do not matter.
     asked = [
         untrained(turn) if turn.role == "assistant" else turn for turn in parse_messages(prompt, "prompt", context)
     ]
@@ -192,8 +185,8 @@ def _parse_text(row: Row, _context: RowContext) -> Parsed:
 
 
 FORMATS: dict[str, Callable[[Row, RowContext], Parsed]] = {
-    "messages": _parse_messages,
-    "sharegpt": _parse_sharegpt,
+    "messages": partial(_parse_list, "messages"),
+    "sharegpt": partial(_parse_list, "conversations"),
     "alpaca": _parse_alpaca,
     "prompt_completion": _parse_prompt_completion,
     "tokens": _parse_tokens,
@@ -211,7 +204,7 @@ def _find_one(row: Row, keys: Sequence[str]) -> str | None:
 
 
 def _chat(row: Row, turns: tuple[Turn, ...], where: str, context: RowContext) -> Parsed:
-    """The turns behind the row's own system text, and its tools. ``where``: place of the first turn."""
+    """The turns, after the row's own system text, and its tools. ``where``: place of the first turn."""
     turns = _read_system(row, turns[0], where) + turns
     turns, tools = drop_padding(turns, read_tools(row, context), context)
     return Parsed("chat", turns, tools)

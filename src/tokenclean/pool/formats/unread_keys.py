@@ -1,7 +1,7 @@
 """Keys that a format does not read: counted, or refused where leaving them out would change what is trained.
 
 A key's name says what it means, since a pool states nothing else. A key that holds nothing (null, blank, an empty list)
-is neither counted nor refused, and one that the user has named with ``ignore`` is counted whatever it means.
+is neither counted nor refused, and one that the user has named with ``ignore`` is only counted.
 """
 
 from __future__ import annotations

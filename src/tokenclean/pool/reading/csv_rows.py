@@ -27,7 +27,7 @@ def read_csv(path: Path, delimiter: str, encoding: str | None = None) -> Iterato
 
     A row that has another number of fields than the header, cannot be decoded, holds a NUL or quotes its cells wrongly
     is a record with a fault. Raises PoolError as ``TextLines`` does, for a header that cannot name the columns, and for
-    a quote that never closes, since it takes all the rows behind it for one cell.
+    a quote that never closes, since all rows after it would be one cell.
     """
     source = TextLines(path, encoding)
     lines = iter(source)

@@ -42,7 +42,7 @@ def read_hub(
         raise MissingExtraError("datasets", "datasets", f"reading {name} from the Hub") from error
     place = f"{name} on the Hub"
     count = 0
-    # Behind these calls stand the network, a cache and a dozen file formats, and they document no common error.
+    # Behind these calls are the network, a cache and a dozen file formats, and they document no common error.
     unreachable = why_unreachable()
     try:
         with _offline() if unreachable else nullcontext():

@@ -10,8 +10,8 @@ from tokenclean.pool.reading.json_values import is_message, name_messages, parse
 from tokenclean.pool.reading.text_lines import TextLines
 
 NOT_CLOSED = "the array has no closing ]: is the file cut off?"
-NO_COMMA = "expected , or ] behind the element before"
-TEXT_BEHIND = "expected nothing behind the closing ] of the array"
+NO_COMMA = "expected , or ] after the previous element"
+TEXT_BEHIND = "expected nothing after the closing ] of the array"
 
 # Where reading continues after a broken element, by what that element starts with.
 _NEXT_OBJECT = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*(?=\{)")
@@ -32,7 +32,7 @@ class Found(NamedTuple):
 
 
 def walk_array(text: str, source: TextLines) -> Iterator[Found]:
-    """The elements of the array that fills a text, and a fault wherever the text between or behind them is wrong.
+    """The elements of the array that fills a text, and a fault wherever the text between or after them is wrong.
 
     An array whose elements are all messages is one conversation, and is given as the row that holds it.
     """
@@ -53,7 +53,7 @@ def walk_array(text: str, source: TextLines) -> Iterator[Found]:
 def walk_elements(text: str, at: int, source: TextLines, *, may_close: bool = True) -> Generator[Found, None, int]:
     """The elements from ``at``, directly after a ``[``; after a broken one, reading continues at the next ``}, {``.
 
-    Returns the position behind the closing ``]``, or the end of the text. ``may_close``: whether the ``]`` may be next.
+    Returns the position after the closing ``]``, or the end of the text. ``may_close``: whether the ``]`` may be next.
     """
     at = skip_space(text, at)
     expects_element = not (may_close and text.startswith("]", at))

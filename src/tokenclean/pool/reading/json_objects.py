@@ -13,7 +13,7 @@ from tokenclean.pool.reading.json_array import Found, walk_elements
 from tokenclean.pool.reading.json_values import is_message, name_messages, parse_value, skip_space, take_row
 from tokenclean.pool.reading.text_lines import TextLines
 
-# Keys that only a row has: an object with one of them wraps no rows, whatever lists it holds.
+# Keys that only a row has: an object with one of them wraps no rows, even if it holds lists.
 _ROW_KEYS = {
     *("messages", "conversations", "conversation", "history", "prompt", "completion", "chosen", "rejected"),
     *("tools", "functions", "instruction", "output", "response", "question", "answer", "text", "input_ids"),
@@ -24,7 +24,7 @@ _NEXT_AT_LINE_START = re.compile(r"^(?=\{)", re.MULTILINE)
 _NEXT_BEHIND_BRACE = re.compile(r"\}[ \t\r]*\n[ \t\r\n]*(?=\{)")
 # Rows inside an object have a comma between them, or are indented further.
 _NEXT_ALONE = re.compile(r"\}[ \t\r]*\n(?:[ \t\r]*\n)*+(?=\{)")
-TEXT_BEHIND_OBJECT = "expected nothing behind the object that wraps the rows"
+TEXT_BEHIND_OBJECT = "expected nothing after the object that wraps the rows"
 _FLAT_KEY = re.compile(r'^"', re.MULTILINE)
 _SEARCHED_AGAIN = 4  # so many times the length of the text may be parsed again to find the objects inside broken ones
 

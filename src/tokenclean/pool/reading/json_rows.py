@@ -28,7 +28,7 @@ def read_json(path: Path, *, split: str | None = None, encoding: str | None = No
     - an array of such objects or lists, or of the messages of one conversation;
     - objects that follow one another, each over several lines;
     - one object that wraps a list of rows; ``split`` is the key of the list where it has several. By its name, a
-      .jsonl file of one line holds one row, whatever lists that row has, unless there is a ``split``.
+      .jsonl file of one line holds one row, even if that row has lists, unless there is a ``split``.
 
     A list of messages is the row ``{"messages": [...]}``, or ``{"conversations": [...]}`` if they have ``from`` and
     ``value``. NaN and infinity are read as None. A value that cannot be decoded, is not JSON or is no row is a record

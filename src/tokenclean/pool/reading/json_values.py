@@ -26,7 +26,7 @@ _LOOKAHEAD_CHARACTERS = 16  # more than the longest literal or escape, which the
 
 
 class ParsedValue(NamedTuple):
-    """What stands at a position: a value or a fault, its end, or where it breaks if it is not complete."""
+    """The value at a position or its fault, and its end, or where it breaks if it is not complete."""
 
     value: object
     fault: str

@@ -131,7 +131,7 @@ def _holds_json(kind: pa.DataType) -> bool:
 
 
 def _parse_json(value: Any, kind: pa.DataType) -> Any:
-    """Cells of Arrow's JSON type, which ``datasets`` gives to fields of mixed types, as what their text stands for."""
+    """Values of cells of Arrow's JSON type, which ``datasets`` gives to fields of mixed types."""
     if value is None or not _holds_json(kind):
         return value
     if _is_json(kind):
