@@ -117,7 +117,7 @@ def test_the_commonest_ngram_is_told_with_its_rows(tmp_path):
 
 
 def test_a_folder_that_is_none_or_empty_and_a_broken_file_are_refused(tmp_path):
-    with pytest.raises(PoolError, match=r"data_dir: .*none is no folder"):
+    with pytest.raises(PoolError, match=r"data_dir: .*none is not a folder"):
         find_contamination([], tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(PoolError, match="holds no benchmark file"):

@@ -1,14 +1,13 @@
-"""The data pool: conversations in, checked row by row, and its division into splits."""
+"""The data pool: conversations read and checked row by row, mixed, and divided into splits."""
 
-from tokenclean.pool.contamination import BenchmarkOverlap, Contamination, Overlap, find_contamination
+from tokenclean.pool.contamination import Contamination, find_contamination
 from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, RejectedRow, RemovedRow, ToolCall, Turn
 from tokenclean.pool.duplicates import Duplicate, exact_duplicates, near_duplicates
 from tokenclean.pool.formats import FORMATS
 from tokenclean.pool.formats.json_text import write_row
 from tokenclean.pool.intake import Intake, LeftOutThoughts, RenderedRows, check_usable
-from tokenclean.pool.mixture import FILTERS, Mixture, SourceCounts, load_mixture, mix_pools
-from tokenclean.pool.rejected import join_rejected, read_rejected, write_rejected
-from tokenclean.pool.removed import write_removed
+from tokenclean.pool.mixture import FILTERS, Mixture, load_mixture, mix_pools
+from tokenclean.pool.rejected import join_rejected, read_rejected, write_rejected, write_removed
 from tokenclean.pool.shards import SHARD_CHARACTERS, PoolSurvey, count_characters, shard_stream, survey_pool
 from tokenclean.pool.sources import load_pool, load_sources, merge_pools, stream_sources
 from tokenclean.pool.splits import contiguous_splits, heldout_rows, stratified_splits
@@ -17,7 +16,6 @@ __all__ = [
     "FILTERS",
     "FORMATS",
     "SHARD_CHARACTERS",
-    "BenchmarkOverlap",
     "Contamination",
     "Conversation",
     "Duplicate",
@@ -25,13 +23,11 @@ __all__ = [
     "LabelledTokens",
     "LeftOutThoughts",
     "Mixture",
-    "Overlap",
     "Pool",
     "PoolSurvey",
     "RejectedRow",
     "RemovedRow",
     "RenderedRows",
-    "SourceCounts",
     "ToolCall",
     "Turn",
     "check_usable",

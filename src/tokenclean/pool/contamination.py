@@ -1,19 +1,19 @@
 """Rows of a pool that hold text of a benchmark: overlap of word n-grams (Brown et al. 2020, appendix C).
 
 Every text in a benchmark's files is compared: all strings of a JSON object, however deep, each on its own. A text of n
-words or more is found in a row that shares n words on end with it; a shorter one of at least ``minimum_words`` words
-in a row that holds it whole; one shorter still says too little and is counted only. Rows are compared turn by turn.
+words or more is found in a row that shares n consecutive words with it; a shorter one of at least ``minimum_words``
+words in a row that holds all of it; one shorter still says too little and is only counted. Rows are compared turn by
+turn.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -100,10 +100,10 @@ def find_contamination(
 ) -> Contamination:
     """Compare every row with the benchmarks in ``folder`` (see the module's text).
 
-    Files are JSON lines or JSON (SQuAD's nested form too), also ``.gz`` and ``.zst``, at any depth; a file belongs to
-    the benchmark that the first folder on its way names, or its own name where it lies in ``folder`` itself.
-    ``minimum_words`` above ``ngram`` counts as ``ngram``. Raises PoolError where the folder is not there, holds no such
-    file, or a file is no JSON; ValueError for lengths below 1.
+    Files are JSON lines or JSON (SQuAD's nested form too), also ``.gz`` and ``.zst``, at any depth. A benchmark is
+    named after the first folder of its files' paths, or after the file where that is directly in ``folder``.
+    ``minimum_words`` above ``ngram`` counts as ``ngram``. Raises PoolError where the folder does not exist, holds no
+    such file, or a file is not JSON; ValueError for lengths below 1.
     """
     if min(ngram, minimum_words) < 1:
         raise ValueError(f"n-grams need at least 1 word, got {ngram} and {minimum_words}")
@@ -136,8 +136,8 @@ def read_benchmark_texts(folder: Path, words: WordHashes, ngram: int, minimum_wo
     hashes: dict[int, np.ndarray] = {}
     texts_of_hashes: dict[int, np.ndarray] = {}
     for n, part in parts.items():
-        values = np.concatenate([np.empty(0, np.uint64), *(values for values, _ in part)])
-        owners = np.concatenate([np.empty(0, np.int64), *(owners for _, owners in part)])
+        values = np.concatenate([values for values, _ in part] or [np.empty(0, np.uint64)])
+        owners = np.concatenate([owners for _, owners in part] or [np.empty(0, np.int64)])
         order = np.lexsort((owners, values))
         hashes[n], texts_of_hashes[n] = values[order], owners[order]
     files = tuple(path.relative_to(folder).as_posix() for path in paths)
@@ -154,13 +154,13 @@ def compare_rows(conversations: Sequence[Conversation], texts: BenchmarkTexts, w
         said = [(start + row, text) for row, conversation in enumerate(block) for text in texts_of(conversation)]
         split = [words_of(text) for _, text in said]
         hits = _find_hits(words.of_texts(split), texts)
-        for row, row_hits in _group_by_row(hits, [row for row, _ in said]):
-            overlaps += _describe_row(row, row_hits, split, texts, is_found)
+        for row, hits_of_row in groupby(hits, key=lambda hit: said[hit[0]][0]):
+            overlaps += _describe_row(row, hits_of_row, split, texts, is_found)
     return Contamination(tuple(overlaps), _count_benchmarks(overlaps, texts, is_found), unchecked)
 
 
 # Number of the text among those of the block, position of its first word, length; then the first place among the
-# benchmarks' hashes of that length, and the place behind the last.
+# benchmarks' hashes of that length, and the place after the last.
 _Hit = tuple[int, int, int, int, int]
 
 
@@ -181,18 +181,8 @@ def _find_hits(words: Ragged, texts: BenchmarkTexts) -> list[_Hit]:
     return sorted(found)
 
 
-def _group_by_row(hits: Sequence[_Hit], row_of_text: Sequence[int]) -> Iterator[tuple[int, list[_Hit]]]:
-    group: list[_Hit] = []
-    for number, hit in enumerate(hits):
-        group.append(hit)
-        row = row_of_text[hit[0]]
-        if number + 1 == len(hits) or row_of_text[hits[number + 1][0]] != row:
-            yield row, group
-            group = []
-
-
 def _describe_row(
-    row: int, hits: Sequence[_Hit], split: Sequence[Sequence[str]], texts: BenchmarkTexts, is_found: np.ndarray
+    row: int, hits: Iterable[_Hit], split: Sequence[Sequence[str]], texts: BenchmarkTexts, is_found: np.ndarray
 ) -> list[Overlap]:
     """One overlap a benchmark, in the order of their first n-grams in the row; marks the texts found."""
     counts: Counter[str] = Counter()
@@ -220,7 +210,7 @@ def _count_benchmarks(
     counted = []
     for name in sorted(set(texts.benchmarks)):
         of_name = ngrams.get(name, Counter())
-        # The most rows, of equals the first in the alphabet.
+        # The most rows; among equals the first in the alphabet.
         commonest, rows = min(of_name.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
         counts = compared[name], texts.short[name], found[name], of_name.total()
         counted.append(BenchmarkOverlap(name, *counts, commonest, rows))
@@ -230,7 +220,7 @@ def _count_benchmarks(
 def _find_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise PoolError(
-            f"pool.filters.contamination.data_dir: {folder} is no folder; expected one with the benchmarks' files, "
+            f"pool.filters.contamination.data_dir: {folder} is not a folder; expected one with the benchmarks' files, "
             "such as mmlu/anatomy/test.jsonl"
         )
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and split_name(path)[0] in _SUFFIXES)
@@ -247,7 +237,7 @@ def _benchmark_of(path: Path, folder: Path) -> str:
     return inner.parts[0] if len(inner.parts) > 1 else inner.name.partition(".")[0]
 
 
-def _read_values(path: Path) -> Iterator[Any]:
+def _read_values(path: Path) -> Iterator[object]:
     """The JSON values of a file: of JSON lines one a line, else the one that fills the file."""
     lines = read_lines(path)
     if split_name(path)[0] == ".json":
@@ -258,18 +248,18 @@ def _read_values(path: Path) -> Iterator[Any]:
             yield _parse(line, f"{path}:{number}")
 
 
-def _parse(content: bytes, place: str) -> Any:
+def _parse(content: bytes, place: str) -> object:
     try:
         return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise PoolError(
             f"{place}: is not JSON in UTF-8 ({' '.join(str(error).split())}); expected JSON lines where the name ends "
-            "in .jsonl and one JSON value where it ends in .json; mend the file or take it out of the folder"
+            "in .jsonl and one JSON value where it ends in .json; correct the file or take it out of the folder"
         ) from error
 
 
-def _strings_in(value: Any) -> Iterator[str]:
-    """All strings of a JSON value, keys left out."""
+def _strings_in(value: object) -> Iterator[str]:
+    """All strings of a JSON value except keys."""
     pending = [value]
     while pending:
         value = pending.pop()

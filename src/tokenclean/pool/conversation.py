@@ -23,7 +23,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Turn:
-    """One message: who speaks and what is said (the text as it stood in the file).
+    """One message: who speaks and what is said (the text unchanged).
 
     ``reasoning``: the thoughts in front of an assistant's content. ``tool_calls``: what an assistant calls after it.
     ``is_trained``: False for an assistant turn that the row excludes from training. ``name``/``call_id``: of a tool's
@@ -61,7 +61,7 @@ class Conversation:
     takes the template's role tags, its turns hold at least one of an assistant; ``completion`` is a prompt (turn 0,
     user) and its completion (turn 1, assistant), joined without tags; ``text`` is plain text, one assistant turn
     without a question; ``tokens`` has no turns but ``tokens``. ``tools``: JSON text of the list of tools on offer, or
-    empty. ``file``/``line``: where it stood (line, or row of a file without lines, from 1). ``original_id``: the row's
+    empty. ``file``/``line``: where it was (line, or row of a file without lines, from 1). ``original_id``: the row's
     own id as text, or empty. ``unread``: keys of the row that hold something and were not used. ``notes``: what was
     done to the row so that it can be used, in fixed words that can be counted.
     """
@@ -90,7 +90,7 @@ class Conversation:
 class RejectedRow:
     """A row set aside.
 
-    ``file``/``line``: where it stood. ``reason``: why. ``text``: its first 200 characters. ``remedy``: the option that
+    ``file``/``line``: where it was. ``reason``: why. ``text``: its first 200 characters. ``remedy``: the option that
     helps, or empty. ``is_chosen``: left out by an option that asks for it, so that it is no fault of the data and does
     not count towards ``pool.max_rejected_share``.
     """

@@ -1,4 +1,4 @@
-"""Rows that say again what an earlier row says: word for word, or nearly.
+"""Rows that repeat an earlier row, word for word or nearly.
 
 Exact duplicates have the same content once case, Unicode's composed forms and spaces are folded. Near-duplicates share
 most of their shingles (runs of five words or symbols): MinHash with locality-sensitive hashing finds the candidates
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -42,7 +42,7 @@ class Duplicate:
 
 
 def exact_duplicates(conversations: Sequence[Conversation]) -> list[Duplicate]:
-    """Every row whose folded content an earlier row has, with the first such row; in the order of the rows.
+    """Every row with the same folded content as an earlier row, with the first such row; in the order of the rows.
 
     Roles, contents, reasoning and tool calls of all turns and the tools on offer have to agree; whether they came as a
     chat or as a completion does not matter. Tokenized rows agree in ids and labels.
@@ -68,13 +68,19 @@ def near_duplicates(
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"the threshold of near-duplicates must be above 0 and at most 1, got {threshold}")
-    datasketch = _import_datasketch()
+    try:
+        import datasketch
+    except ImportError as error:
+        raise MissingExtraError("datasketch", "curate", "finding near-duplicates (pool.filters.duplicates)") from error
     sets = shingles(conversations)
-    index = datasketch.MinHashLSH(num_perm=permutations, params=choose_bands(threshold, permutations))
+    index: Any = datasketch.MinHashLSH(num_perm=permutations, params=choose_bands(threshold, permutations))
+    empty = datasketch.MinHash(num_perm=permutations, seed=_SEED, hashfunc=int)
     found = []
-    for row, sketch in enumerate(_sketches(datasketch, sets, permutations)):
-        if not len(sets[row]):
+    for row, values in enumerate(sets):
+        if not len(values):
             continue
+        sketch = empty.copy()  # a new one would draw its permutations again
+        sketch.update_batch((values & _LOW_BITS).tolist())
         duplicate = _find_first(row, sorted(index.query(sketch)), sets, threshold)
         if duplicate is None:
             index.insert(row, sketch, check_duplication=False)
@@ -95,9 +101,10 @@ def shingles(conversations: Sequence[Conversation]) -> Ragged:
         block = conversations[start : start + _BLOCK_ROWS]
         pieces = hashes.of_texts([_pieces(conversation) for conversation in block])
         runs = ngram_hashes(pieces, SHINGLE_PIECES)
-        sets += [
-            np.unique(run if len(run) or not len(row) else _whole(row)) for run, row in zip(runs, pieces, strict=True)
-        ]
+        for run, row in zip(runs, pieces, strict=True):
+            if len(row) and not len(run):
+                run = ngram_hashes(Ragged.from_rows([row], np.uint64), len(row)).values
+            sets.append(np.unique(run))
     return Ragged.from_rows(sets, np.uint64)
 
 
@@ -132,26 +139,6 @@ def _find_first(row: int, candidates: Iterable[int], sets: Ragged, threshold: fl
         if similarity >= threshold:
             return Duplicate(row, candidate, similarity)
     return None
-
-
-def _sketches(datasketch: Any, sets: Ragged, permutations: int) -> Iterator[Any]:
-    empty = datasketch.MinHash(num_perm=permutations, seed=_SEED, hashfunc=int)
-    for values in sets:
-        sketch = empty.copy()  # a new one would draw its permutations anew
-        sketch.update_batch((values & _LOW_BITS).tolist())
-        yield sketch
-
-
-def _import_datasketch() -> Any:
-    try:
-        import datasketch
-    except ImportError as error:
-        raise MissingExtraError("datasketch", "curate", "finding near-duplicates (pool.filters.duplicates)") from error
-    return datasketch
-
-
-def _whole(pieces: np.ndarray) -> np.ndarray:
-    return ngram_hashes(Ragged.from_rows([pieces], np.uint64), len(pieces)).values
 
 
 def _pieces(conversation: Conversation) -> list[str]:

@@ -1,4 +1,4 @@
-"""What became of everything that went in: rows used and set aside with grouped reasons, keys not used, what was done.
+"""What became of the rows read: used or set aside, with grouped reasons, keys not used and what was done to rows.
 
 One function, ``check_usable``, says whether a pool is usable; every command that reads one asks it.
 """
@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
-from typing import Any
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.conversation import Conversation, Pool, RejectedRow
@@ -92,7 +91,7 @@ class Intake:
 
     @classmethod
     def of(cls, rows: Pool | Iterable[Conversation | RejectedRow]) -> Intake:
-        """Of a pool and its rejected rows, or of rows as they come."""
+        """Counts of a pool and its rejected rows, or of a stream of rows."""
         intake = cls()
         for row in chain(rows, rows.rejected) if isinstance(rows, Pool) else rows:
             intake.add(row)
@@ -141,7 +140,7 @@ class Intake:
         return unreadable + (1 - unreadable) * (self.unrendered / self.rendered if self.rendered else 0.0)
 
     def add(self, row: Conversation | RejectedRow) -> None:
-        """Count one row more."""
+        """Count one more row."""
         if isinstance(row, RejectedRow):
             self._add_reason(row)
             return
@@ -157,13 +156,12 @@ class Intake:
         key = group_key(row.reason)
         if key not in self.reasons and len(self.reasons) >= _GROUPS:
             key = _QUOTED.sub("''", key)[:_SHORT]
-        group = self.reasons.get(key)
-        if group is None:
-            group = self.reasons[key] = ReasonGroup(row.reason, f"{row.file}:{row.line}", row.remedy, row.is_chosen)
-        group.rows += 1
+        if key not in self.reasons:
+            self.reasons[key] = ReasonGroup(row.reason, f"{row.file}:{row.line}", row.remedy, row.is_chosen)
+        self.reasons[key].rows += 1
 
-    def to_json(self) -> dict[str, Any]:
-        """As a document holds it."""
+    def to_json(self) -> dict[str, object]:
+        """The counts for a JSON document."""
         return {
             "rows": self.rows,
             "usable_rows": self.usable,
@@ -176,10 +174,10 @@ class Intake:
         }
 
     def lines(self) -> Iterator[str]:
-        """What a user has to know, a line each: reasons with counts and the options that help, keys not used, notes."""
+        """Lines for the user: reasons with counts and the options that help, keys not used, notes."""
         if self.set_aside:
             yield f"{self.set_aside:,} of {self.rows:,} rows set aside:"
-            yield from self.reason_lines()
+            yield from self._reason_lines()
         for source, keys in self.unread.items():
             named = ", ".join(f"{key} ({rows:,} row{'s' * (rows != 1)})" for key, rows in keys.most_common())
             yield f"not used in {source}: {named}"
@@ -190,8 +188,11 @@ class Intake:
         if self.weighted:
             yield f"{self.weighted:,} row{'s' * (self.weighted != 1)} with loss weights of their own"
 
-    def reason_lines(self) -> Iterator[str]:
-        """The reasons, the commonest first, each with count, first place and the option that helps."""
+    def describe_reasons(self) -> str:
+        """The reasons, the commonest first, each with count, first place and the option that helps; a line each."""
+        return "\n".join(self._reason_lines())
+
+    def _reason_lines(self) -> Iterator[str]:
         groups = self._sorted_reasons()
         for group in groups[:_SHOWN]:
             reason = group.reason
@@ -214,11 +215,6 @@ def group_key(reason: str) -> str:
     return "".join(part if n % 2 else _NUMBERS.sub("#", _PLACES.sub("[]", part)) for n, part in enumerate(parts))
 
 
-def describe_reasons(intake: Intake) -> str:
-    """The grouped reasons as lines of one text."""
-    return "\n".join(intake.reason_lines())
-
-
 def check_usable(intake: Intake, max_share: float, *, listing: object = None, are_reasons_shown: bool = False) -> None:
     """Raise PoolError where a pool cannot be used: no usable row, no target token, or too large a share set aside.
 
@@ -226,7 +222,7 @@ def check_usable(intake: Intake, max_share: float, *, listing: object = None, ar
     file that lists the rows, if there is one. ``are_reasons_shown``: the user has them before their eyes already.
     """
     where = f"; all are listed in {listing} with file, line and reason" if listing else ""
-    reasons = "" if are_reasons_shown else "\n" + describe_reasons(intake)
+    reasons = "" if are_reasons_shown else "\n" + intake.describe_reasons()
     if (intake.readable and not intake.usable) or (intake.rows and not intake.readable):
         raise PoolError(f"no usable row ({intake.set_aside:,} set aside{where}){reasons}")
     if intake.faulty_share > max_share:

@@ -24,7 +24,7 @@ from tokenclean.pool.contamination import Contamination, find_contamination
 from tokenclean.pool.conversation import Conversation, Pool, RemovedRow
 from tokenclean.pool.duplicates import Duplicate, exact_duplicates, near_duplicates
 from tokenclean.pool.intake import Intake
-from tokenclean.pool.shards import count_characters
+from tokenclean.pool.shards import count_characters, count_response_characters
 from tokenclean.pool.sources import load_sources, merge_pools
 from tokenclean.recipe import FiltersSettings, PoolSettings, SourceSettings
 
@@ -33,13 +33,11 @@ logger = logging.getLogger(__name__)
 FILTERS = ("length", "contamination", "exact_duplicate", "near_duplicate", "not_drawn")
 """Why a usable row is left out, in the order of the filters."""
 
-_CHARACTERS_OF_A_TOKEN = 4
-
 
 @dataclass(frozen=True)
 class SourceCounts:
-    """Of a source (by its rows' source name): usable ``rows`` before any filter, ``removed`` rows by filter, and those
-    ``taken``."""
+    """Rows of a source (by its rows' source name): usable ``rows`` before any filter, ``removed`` rows by filter, and
+    those ``taken``."""
 
     source: str
     rows: int
@@ -49,7 +47,7 @@ class SourceCounts:
 
 @dataclass(frozen=True)
 class Overlapping:
-    """A row that holds text of a benchmark, removed or only reported; see ``contamination.Overlap``."""
+    """A row that holds text of a benchmark, removed or only reported (see ``contamination.Overlap``)."""
 
     id: str
     source: str
@@ -61,9 +59,9 @@ class Overlapping:
 
 @dataclass(frozen=True)
 class Mixture:
-    """``pool``: what is left, with every row removed; ``sources``: counts by source, in their order of appearance;
-    ``contamination``: of the benchmarks with the rows that were compared, None where none was; ``overlapping``: each
-    row and benchmark that overlap; ``intake``: what became of all rows that were read."""
+    """``pool``: the rows left, and all rows removed; ``sources``: counts by source, in their order of appearance;
+    ``contamination``: overlap of the benchmarks with the rows compared, None where none was; ``overlapping``: each row
+    and benchmark that overlap; ``intake``: what became of all rows read."""
 
     pool: Pool
     sources: tuple[SourceCounts, ...]
@@ -85,10 +83,10 @@ def load_mixture(
     check: Callable[[Pool, Intake], None] = lambda pool, intake: None,
     note: Callable[[str], None] = logger.info,
 ) -> Mixture:
-    """Read the sources and mix them. ``check``: is given all rows before any is removed, and what became of them, and
-    may refuse them.
+    """Read the sources and mix them. ``check`` gets all rows before any is removed, and what became of them, and may
+    refuse them.
 
-    A pool without filters, shares and counts is its sources as they are. Raises as ``load_sources`` and ``mix_pools``.
+    A pool without filters, shares and counts is its sources unchanged. Raises as ``load_sources`` and ``mix_pools``.
     """
     if not settings.is_mixed:
         pool = load_sources(settings.sources)
@@ -150,7 +148,7 @@ def draw_rows(ids: Sequence[str], count: int, seed: int) -> np.ndarray:
 def share_sizes(available: Sequence[int], sources: Sequence[SourceSettings]) -> list[int]:
     """Rows to draw of each source, of which ``available`` are left.
 
-    A count is taken as it is; a source without count and share gives all its rows. The shares are of the pool that
+    A count is taken literally; a source without count and share gives all its rows. The shares are of the pool that
     holds those rows too, and where every source has a share, of the largest pool that has these shares. Rounded by
     largest remainders, of equal ones the first source. Raises PoolError naming the source that has too few rows.
     """
@@ -202,50 +200,34 @@ class _Rows:
         return cls(list(merged), source_of, [], len(merged))
 
     def remove(self, removed: Iterable[tuple[int, RemovedRow]]) -> None:
-        """``removed``: number among those left, and what is to be said of it."""
-        said = dict(removed)
-        self.removed += [said[row] for row in sorted(said)]
-        kept = [row for row in range(len(self.left)) if row not in said]
+        """``removed``: numbers among the rows left, and the entries of the listing."""
+        entries = dict(removed)
+        self.removed += [entries[row] for row in sorted(entries)]
+        kept = [row for row in range(len(self.left)) if row not in entries]
         self.left = [self.left[row] for row in kept]
         self.source_of = [self.source_of[row] for row in kept]
 
 
-def _say(conversation: Conversation, filter: str, reason: str) -> RemovedRow:
+def _removed(conversation: Conversation, filter: str, reason: str) -> RemovedRow:
     c = conversation
     return RemovedRow(c.id, c.source, c.file, c.line, filter, reason, original_id=c.original_id)
 
 
-def _out_of_bounds(rows: Sequence[Conversation], filters: FiltersSettings) -> Iterable[tuple[int, RemovedRow]]:
+def _out_of_bounds(rows: Sequence[Conversation], f: FiltersSettings) -> Iterable[tuple[int, RemovedRow]]:
     bounds = (
-        ("characters", count_characters, filters.min_characters, filters.max_characters),
-        (
-            "response characters",
-            count_response_characters,
-            filters.min_response_characters,
-            filters.max_response_characters,
-        ),
+        ("characters", count_characters, f.min_characters, f.max_characters),
+        ("response characters", count_response_characters, f.min_response_characters, f.max_response_characters),
     )
     asked = [bound for bound in bounds if bound[2] is not None or bound[3] is not None]
     for row, conversation in enumerate(rows):
         for what, count, least, most in asked:
             characters = count(conversation)
             if least is not None and characters < least:
-                yield row, _say(conversation, "length", f"{characters:,} {what}, fewer than {least:,}")
+                yield row, _removed(conversation, "length", f"{characters:,} {what}, fewer than {least:,}")
                 break
             if most is not None and characters > most:
-                yield row, _say(conversation, "length", f"{characters:,} {what}, more than {most:,}")
+                yield row, _removed(conversation, "length", f"{characters:,} {what}, more than {most:,}")
                 break
-
-
-def count_response_characters(conversation: Conversation) -> int:
-    """Characters of what the trained assistant turns say and call, a tokenized row's response tokens at 4 each."""
-    if conversation.tokens is not None:
-        return _CHARACTERS_OF_A_TOKEN * int(conversation.tokens.is_response.sum())
-    return sum(
-        len(turn.content) + len(turn.reasoning) + sum(len(call.name) + len(call.arguments) for call in turn.tool_calls)
-        for turn in conversation.turns
-        if turn.role == "assistant" and turn.is_trained
-    )
 
 
 def _compare(rows: _Rows, filters: FiltersSettings) -> tuple[Contamination, tuple[Overlapping, ...]]:
@@ -253,18 +235,17 @@ def _compare(rows: _Rows, filters: FiltersSettings) -> tuple[Contamination, tupl
     found = find_contamination(
         rows.left, settings.data_dir or "", ngram=settings.ngram, minimum_words=settings.minimum_words
     )
-    overlapping = tuple(
-        Overlapping(rows.left[o.row].id, rows.left[o.row].source, o.benchmark, o.file, o.ngram, o.count)
-        for o in found.overlaps
-    )
+    overlapping: list[Overlapping] = []
+    removed: dict[int, RemovedRow] = {}
+    for o in found.overlaps:
+        row = rows.left[o.row]
+        overlapping.append(Overlapping(row.id, row.source, o.benchmark, o.file, o.ngram, o.count))
+        said = _removed(row, "contamination", f"holds text of the benchmark {o.benchmark}")
+        # Of several benchmarks the one that comes first in the row counts.
+        removed.setdefault(o.row, replace(said, benchmark_file=o.file, ngram=o.ngram))
     if settings.action == "remove":
-        said: dict[int, RemovedRow] = {}
-        for overlap in found.overlaps:
-            if overlap.row not in said:  # of several benchmarks the one that comes first in the row
-                row = _say(rows.left[overlap.row], "contamination", f"holds text of the benchmark {overlap.benchmark}")
-                said[overlap.row] = replace(row, benchmark_file=overlap.file, ngram=overlap.ngram)
-        rows.remove(said.items())
-    return found, overlapping
+        rows.remove(removed.items())
+    return found, tuple(overlapping)
 
 
 def _duplicates(
@@ -273,19 +254,20 @@ def _duplicates(
     what = {"exact_duplicate": "says the same as", "near_duplicate": "says nearly the same as"}[filter]
     for duplicate in found:
         kept = rows[duplicate.of]
-        row = _say(rows[duplicate.row], filter, f"{what} {kept.file}:{kept.line}")
+        row = _removed(rows[duplicate.row], filter, f"{what} {kept.file}:{kept.line}")
         yield duplicate.row, replace(row, resembles=kept.id, similarity=round(duplicate.similarity, 4))
 
 
 def _draw(rows: _Rows, sources: Sequence[SourceSettings], seed: int) -> None:
     numbers = np.array(rows.source_of, dtype=np.int64)
     members = [np.flatnonzero(numbers == source) for source in range(len(sources))]
-    said: list[tuple[int, RemovedRow]] = []
+    removed: list[tuple[int, RemovedRow]] = []
     for of_source, size in zip(members, share_sizes([len(m) for m in members], sources), strict=True):
         drawn = draw_rows([rows.left[row].id for row in of_source], size, seed)
         reason = f"not among the {size:,} drawn of {len(of_source):,}"
-        said += [(row, _say(rows.left[row], "not_drawn", reason)) for row in np.delete(of_source, drawn).tolist()]
-    rows.remove(said)
+        left_out = np.delete(of_source, drawn).tolist()
+        removed += [(row, _removed(rows.left[row], "not_drawn", reason)) for row in left_out]
+    rows.remove(removed)
 
 
 def _count_sources(taken: Iterable[Conversation], removed: Sequence[RemovedRow]) -> tuple[SourceCounts, ...]:
@@ -296,6 +278,6 @@ def _count_sources(taken: Iterable[Conversation], removed: Sequence[RemovedRow])
     counted = []
     for source in dict.fromkeys([*kept, *left_out]):
         by_filter = left_out.get(source, Counter())
-        removed_here = {name: by_filter[name] for name in FILTERS if by_filter[name]}
-        counted.append(SourceCounts(source, kept[source] + by_filter.total(), removed_here, kept[source]))
+        in_order = {name: by_filter[name] for name in FILTERS if by_filter[name]}
+        counted.append(SourceCounts(source, kept[source] + by_filter.total(), in_order, kept[source]))
     return tuple(counted)

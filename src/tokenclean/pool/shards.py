@@ -1,4 +1,4 @@
-"""A pool too large for memory: counted in one cheap reading, then taken shard by shard.
+"""A pool too large for memory: counted in one cheap pass, then read shard by shard.
 
 A shard is a run of consecutive rows, cut by the length of their texts: where it begins and ends depends on the rows
 alone, and is known before anything is tokenized.
@@ -11,25 +11,25 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from tokenclean.pool.conversation import Conversation, RejectedRow
+from tokenclean.pool.conversation import Conversation, RejectedRow, Turn
 from tokenclean.pool.intake import Intake, check_usable
 from tokenclean.pool.rejected import write_rejected
 from tokenclean.pool.sources import stream_sources
 from tokenclean.recipe import SourceSettings
 
 SHARD_CHARACTERS = 1 << 20
-SHARD_ROWS = 1 << 14  # rows of a few characters cost memory and tags, which their characters don't tell
+SHARD_ROWS = 1 << 14  # rows of a few characters cost memory and tags, which the count of characters leaves out
 
 _CHARACTERS_OF_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
 class PoolSurvey:
-    """What a reading of a whole pool has counted.
+    """Counts of a whole pool.
 
-    ``rows``: all rows, those set aside included. ``rejected``: rows set aside. ``shards`` and ``characters``: of the
-    usable rows, as ``shard_stream`` and ``count_characters`` count them. ``weighted``: usable rows with loss weights
-    of their own. ``intake``: what became of all rows, for the process that has read them.
+    ``rows``: all rows, those set aside included. ``rejected``: rows set aside. ``shards`` and ``characters``: those of
+    the usable rows, by ``shard_stream`` and ``count_characters``. ``weighted``: usable rows with loss weights of their
+    own. ``intake``: what became of all rows, in the process that has read them.
     """
 
     rows: int
@@ -46,7 +46,7 @@ class PoolSurvey:
 
     @property
     def expected_tokens(self) -> int:
-        """About as many tokens as the usable rows have."""
+        """Estimate of the number of tokens in the usable rows."""
         return self.characters // _CHARACTERS_OF_A_TOKEN
 
 
@@ -58,13 +58,26 @@ def survey_pool(
     Raises as ``load_pool`` does; PoolError as ``check_usable``; RunFolderError where the listing cannot be written;
     ValueError for ``shard_characters`` < 1.
     """
-    count = _Count(shard_characters)
-    rejected = count.rejected_rows(stream_sources(sources))
+    cut, intake = _Cut(shard_characters), Intake()
+    characters = shards = 0
+
+    def rejected_rows() -> Iterator[RejectedRow]:
+        nonlocal characters, shards
+        for row in stream_sources(sources):
+            intake.add(row)
+            if isinstance(row, RejectedRow):
+                yield row
+                continue
+            count = count_characters(row)
+            characters += count
+            shards += cut.is_after(count)
+
+    rejected = rejected_rows()
     if (first := next(rejected, None)) is not None:
         write_rejected(chain([first], rejected), listing)
-    survey = count.survey()
-    check_usable(survey.intake, max_rejected_share, listing=listing)
-    return survey
+    check_usable(intake, max_rejected_share, listing=listing)
+    shards += cut.rows > 0  # the last one, which is not full
+    return PoolSurvey(intake.rows, intake.set_aside, shards, characters, intake.weighted, intake)
 
 
 def shard_stream(
@@ -87,18 +100,27 @@ def shard_stream(
 
 
 def count_characters(conversation: Conversation) -> int:
-    """Characters of all that the row says: contents, reasoning, tool calls, tools. A tokenized row counts 4 a token."""
+    """Characters of everything the row says: contents, reasoning, tool calls, tools. A tokenized row counts 4 a
+    token."""
     if conversation.tokens is not None:
         return _CHARACTERS_OF_A_TOKEN * len(conversation.tokens.input_ids)
-    count = len(conversation.tools)
-    for turn in conversation.turns:
-        count += len(turn.content) + len(turn.reasoning)
-        count += sum(len(call.name) + len(call.arguments) for call in turn.tool_calls)
-    return count
+    return len(conversation.tools) + sum(map(_count_turn, conversation.turns))
+
+
+def count_response_characters(conversation: Conversation) -> int:
+    """Characters that the trained assistant turns say and call; a tokenized row counts 4 a response token."""
+    if conversation.tokens is not None:
+        return _CHARACTERS_OF_A_TOKEN * int(conversation.tokens.is_response.sum())
+    return sum(_count_turn(turn) for turn in conversation.turns if turn.role == "assistant" and turn.is_trained)
+
+
+def _count_turn(turn: Turn) -> int:
+    calls = sum(len(call.name) + len(call.arguments) for call in turn.tool_calls)
+    return len(turn.content) + len(turn.reasoning) + calls
 
 
 class _Cut:
-    """Tells, row by row, where shards end."""
+    """Finds where shards end, row by row."""
 
     def __init__(self, shard_characters: int) -> None:
         if shard_characters < 1:
@@ -107,34 +129,10 @@ class _Cut:
         self.rows = self._characters = 0
 
     def is_after(self, characters: int) -> bool:
-        """Take a row of so many characters; True where its shard ends with it."""
+        """Add a row of this many characters; True where its shard ends with it."""
         self.rows += 1
         self._characters += characters
         if self._characters < self._shard_characters and self.rows < SHARD_ROWS:
             return False
         self.rows = self._characters = 0
         return True
-
-
-class _Count:
-    """Counts of a stream, from which the rows set aside are passed on."""
-
-    def __init__(self, shard_characters: int) -> None:
-        self._cut = _Cut(shard_characters)
-        self._whole_shards = self._characters = 0
-        self._intake = Intake()
-
-    def rejected_rows(self, rows: Iterable[Conversation | RejectedRow]) -> Iterator[RejectedRow]:
-        for row in rows:
-            self._intake.add(row)
-            if isinstance(row, RejectedRow):
-                yield row
-                continue
-            characters = count_characters(row)
-            self._characters += characters
-            self._whole_shards += self._cut.is_after(characters)
-
-    def survey(self) -> PoolSurvey:
-        shards = self._whole_shards + (self._cut.rows > 0)
-        intake = self._intake
-        return PoolSurvey(intake.rows, intake.set_aside, shards, self._characters, intake.weighted, intake)

@@ -7,6 +7,7 @@ import json
 import logging
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,13 @@ from tokenclean.errors import PoolError
 from tokenclean.pool.conversation import Conversation, Pool, RejectedRow, Turn
 from tokenclean.pool.formats import FORMATS, Parsed, RowError, RowOptions, check_text, parse_row, read_column
 from tokenclean.pool.formats.oasst import read_threads
-from tokenclean.pool.intake import Intake, describe_reasons
+from tokenclean.pool.intake import Intake
 from tokenclean.pool.reading import Record, read_hub, read_records
 from tokenclean.recipe import SourceSettings, source_from
 
 logger = logging.getLogger(__name__)
 
 _NOTHING_FURTHER = ("", (), True, "", "")
-_BLOCK_ROWS = 1 << 20
 
 
 def load_pool(
@@ -44,7 +44,7 @@ def load_pool(
     otherwise. ``columns``: our key -> the row's column. ``roles``: further role names -> ours. ``options``: further
     keys of ``SourceSettings``, such as ``format``, ``delimiter``, ``encoding``, ``ignore`` and ``preferences``.
 
-    A row that cannot be read, or is no usable row of its format, goes to ``Pool.rejected``. A warning tells the reasons
+    A row that cannot be read, or is no usable row of its format, goes to ``Pool.rejected``. Warnings give the reasons
     with counts, keys that were not used, and what was done to rows so that they can be used (``Intake``).
 
     Raises PoolError where a file is missing, unreadable or without a usable row, and where two rows share an id;
@@ -53,22 +53,11 @@ def load_pool(
     files = [paths] if isinstance(paths, str | Path) else list(paths)
     if not files:
         raise PoolError("no pool file given; expected the path of at least one file of conversations")
-    pool = load_sources(_sources_of(files, source, split, columns, roles, options))
+    named = {"columns": tuple((columns or {}).items()), "roles": tuple((roles or {}).items()), **options}
+    pool = load_sources(source_from({"path": str(path), "name": source, "split": split, **named}) for path in files)
     for line in Intake.of(pool).lines():
         logger.warning("%s", line)
     return pool
-
-
-def _sources_of(
-    files: Sequence[str | Path],
-    source: str | None,
-    split: str | None,
-    columns: Mapping[str, str] | None,
-    roles: Mapping[str, str] | None,
-    options: Mapping[str, Any],
-) -> list[SourceSettings]:
-    named = {"columns": tuple((columns or {}).items()), "roles": tuple((roles or {}).items()), **options}
-    return [source_from({"path": str(path), "name": source, "split": split, **named}) for path in files]
 
 
 def load_sources(sources: Iterable[SourceSettings]) -> Pool:
@@ -88,13 +77,13 @@ def stream_sources(
 ) -> Iterator[Conversation | RejectedRow]:
     """All rows of all sources in their order, usable or set aside, in constant memory.
 
-    Raises as ``load_pool`` does, after the rows before the fault; two rows that share an id are found behind the last
-    row, from 8 bytes a row, which are held only where there are several sources. ``is_first_reading``: False for
+    Raises as ``load_pool`` does, after the rows before the fault; two rows that share an id are found after the last
+    row, from 8 bytes a row, which are kept only where there are several sources. ``is_first_reading``: False for
     sources that were read to their end before; shared ids are then not looked for again.
     """
     sources = tuple(sources)
     compares = is_first_reading and len(sources) > 1  # rows of one source differ in their number
-    hashes = array("q")
+    hashes = array("q")  # of ids, far smaller than the ids
     for settings in sources:
         for row in _stream_source(settings):
             if compares and isinstance(row, Conversation):
@@ -118,7 +107,7 @@ def merge_pools(pools: Iterable[Pool]) -> Pool:
 def _stream_source(settings: SourceSettings) -> Iterator[Conversation | RejectedRow]:
     place, columns = settings.place, dict(settings.columns)
     is_tree = settings.format == "oasst"  # its rows are messages, and what the pool takes are threads of them
-    options = row_options(settings)
+    options = _row_options(settings)
     default_source = _check_source(_default_name(settings) if settings.name is None else settings.name, place)
     intake = Intake()
     records = read_source(settings)
@@ -133,65 +122,38 @@ def _stream_source(settings: SourceSettings) -> Iterator[Conversation | Rejected
             intake.add(row)
             yield row
             continue
-        conversation = Conversation(
-            f"{name}:{record.number}:{_hash_content(parsed)}",
-            name,
-            parsed.turns,
-            parsed.kind,
-            place,
-            record.line,
-            parsed.tools,
-            parsed.tokens,
-            parsed.original_id,
-            (*parsed.unread, *record.wrapper_keys),
-            parsed.notes,
-        )
+        id = f"{name}:{record.number}:{_hash_content(parsed)}"
+        parsed = replace(parsed, unread=(*parsed.unread, *record.wrapper_keys))
+        conversation = Conversation(id, name, file=place, line=record.line, **vars(parsed))
         intake.add(conversation)
         yield conversation
     if not intake.readable:
-        raise PoolError(_describe_nothing_usable(place, intake))
+        found = f"no usable row ({intake.rows:,} set aside)" if intake.rows else "holds no row"
+        reasons = f". The reasons:\n{intake.describe_reasons()}" if intake.rows else ""
+        raise PoolError(f"{place}: {found}; expected rows in one of the formats {', '.join(FORMATS)}{reasons}")
 
 
-def row_options(settings: SourceSettings) -> RowOptions:
-    """How the rows of a source are read. Raises RecipeError for options that no row can fit."""
-    return RowOptions(
-        "messages" if settings.format == "oasst" else settings.format,
-        settings.columns,
-        settings.roles,
-        settings.ignore,
-        settings.preferences,
-        settings.python_literals,
-        settings.repair_thoughts,
-    )
+def _row_options(settings: SourceSettings) -> RowOptions:
+    """How the rows of a source are read. Raises RecipeError for options that no row can satisfy."""
+    options = {option.name: getattr(settings, option.name) for option in fields(RowOptions)}
+    if settings.format == "oasst":
+        options["format"] = "messages"
+    return RowOptions(**options)
 
 
 def _refuse_shared_ids(sources: tuple[SourceSettings, ...], hashes: array[int]) -> None:
-    """Raise PoolError where two ids are the same, after reading the sources again for the places of both."""
-    repeated = _repeated_values(hashes)
-    if not len(repeated):
-        return
-    was_met = np.zeros(len(repeated), dtype=bool)
-    for number, conversation in enumerate(_conversations(sources)):
-        value = hash(conversation.id)
-        place = int(np.searchsorted(repeated, value))
-        if place == len(repeated) or repeated[place] != value:
-            continue
-        if was_met[place]:
-            first_number, first = next((n, c) for n, c in enumerate(_conversations(sources)) if c.id == conversation.id)
-            if first_number < number:  # else two ids of one hash
-                raise _shared_id(first, conversation)
-        was_met[place] = True
+    """Raise PoolError where two ids are the same, after reading the sources again for the places of both.
 
-
-def _repeated_values(hashes: array[int]) -> np.ndarray:
-    """The values that occur more than once, sorted; ``hashes`` is sorted in place."""
+    ``hashes``: of the ids, in the order of the rows.
+    """
     values = np.frombuffer(hashes, dtype=np.int64)
-    values.sort()
-    found = [np.empty(0, np.int64)]
-    for start in range(0, len(values) - 1, _BLOCK_ROWS):
-        block = values[start : start + _BLOCK_ROWS + 1]
-        found.append(block[1:][block[1:] == block[:-1]])
-    return np.unique(np.concatenate(found))
+    is_repeated = np.ones(len(values), dtype=bool)
+    is_repeated[np.unique(values, return_index=True)[1]] = False
+    for number in np.flatnonzero(is_repeated).tolist():
+        repeat = next(islice(_conversations(sources), number, None))
+        first_number, first = next((n, c) for n, c in enumerate(_conversations(sources)) if c.id == repeat.id)
+        if first_number < number:  # else two ids of one hash
+            raise _shared_id(first, repeat)
 
 
 def _conversations(sources: tuple[SourceSettings, ...]) -> Iterator[Conversation]:
@@ -206,8 +168,8 @@ def _shared_id(first: Conversation, second: Conversation) -> PoolError:
 
 
 def read_source(settings: SourceSettings) -> Iterator[Record]:
-    """The source's rows as they are stored, in their order, ``first_rows`` not yet applied. Raises PoolError for what
-    cannot be read."""
+    """The source's rows as stored, in their order, ``first_rows`` not yet applied. Raises PoolError for what cannot be
+    read."""
     if settings.hub is None:
         return read_records(
             Path(settings.place).expanduser(),
@@ -233,25 +195,24 @@ def _default_name(settings: SourceSettings) -> str:
     return Path(name).stem or settings.place  # only a folder (".", "/") has no stem; reading it says so
 
 
-def _row_source(row: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
+def _row_source(row: Mapping[str, object], columns: Mapping[str, str]) -> str | None:
     name = read_column(row, columns["source"], "source") if "source" in columns else row.get("source")
     return check_text(name, "source") if isinstance(name, str) and name.strip() else None
 
 
 def _check_source(name: str, place: str) -> str:
     try:
-        usable = bool(check_text(name, "source").strip())
+        if check_text(name, "source").strip():
+            return name
     except RowError:
-        usable = False
-    if not usable:
-        raise PoolError(f"{place}: {name!r} cannot be a source name; give one that is not blank and is valid UTF-8")
-    return name
+        pass
+    raise PoolError(f"{place}: {name!r} cannot be a source name; give one that is not blank and is valid UTF-8")
 
 
 def _hash_content(parsed: Parsed) -> str:
     """First 12 hex digits of the SHA-256 of the row's content: ``[kind, [[role, content], ...]]`` as compact JSON in
-    UTF-8, followed by whatever else the row holds (tools, tool calls, reasoning, flags, token ids and labels)."""
-    content: list[Any] = [parsed.kind, [[turn.role, turn.content] for turn in parsed.turns]]
+    UTF-8, followed by everything else the row holds (tools, tool calls, reasoning, flags, token ids and labels)."""
+    content: list[object] = [parsed.kind, [[turn.role, turn.content] for turn in parsed.turns]]
     further = [_further(turn) for turn in parsed.turns]
     if parsed.tools or any(fields != _NOTHING_FURTHER for fields in further):
         content += [parsed.tools, further]
@@ -263,14 +224,7 @@ def _hash_content(parsed: Parsed) -> str:
     return digest.hexdigest()[:12]
 
 
-def _further(turn: Turn) -> tuple[Any, ...]:
+def _further(turn: Turn) -> tuple[object, ...]:
     calls = tuple((call.name, call.arguments, call.id) for call in turn.tool_calls)
     weights = (turn.weight, turn.spans) if turn.weight != 1 or turn.spans else ()
     return (turn.reasoning, calls, turn.is_trained, turn.name, turn.call_id, *weights)
-
-
-def _describe_nothing_usable(place: str, intake: Intake) -> str:
-    expected = f"expected rows in one of the formats {', '.join(FORMATS)}"
-    if not intake.rows:
-        return f"{place}: holds no row; {expected}"
-    return f"{place}: no usable row ({intake.rows:,} set aside); {expected}. The reasons:\n{describe_reasons(intake)}"

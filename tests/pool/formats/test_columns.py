@@ -19,7 +19,7 @@ def read_reason(row: dict, columns: dict[str, str]) -> str:
 
 def read_problems(format: str = "auto", columns: dict | None = None, roles: dict | None = None) -> list[str]:
     with pytest.raises(RecipeError) as caught:
-        check_columns(format, columns, roles)
+        check_columns(format, columns or {}, roles or {})
     return caught.value.problems
 
 
@@ -109,7 +109,7 @@ def test_roles_go_before_the_known_names():
     ("options", "problem"),
     [
         ({"format": "sharegtp"}, "format: expected one of auto, messages, sharegpt, alpaca, prompt_completion, tokens"),
-        ({"columns": {"instrction": "q"}}, "columns: no key of ours is 'instrction'; did you mean 'instruction'?"),
+        ({"columns": {"instrction": "q"}}, "columns: unknown key 'instrction'; did you mean 'instruction'?"),
         ({"columns": {"text": ""}}, "columns.text: expected the name of a column, found ''"),
         ({"columns": {"role": "a", "value": "b"}}, "columns: expected role and content, or from and value, found keys"),
         (
@@ -139,6 +139,6 @@ def test_every_problem_is_told_at_once():
 
 
 def test_usual_options_pass():
-    check_columns("auto", None, None)
+    check_columns("auto", {}, {})
     check_columns("tokens", {"input_ids": "ids", "labels": "y", "source": "from"}, {})
     check_columns("messages", {"role": "who"}, {"narrator": "system"})

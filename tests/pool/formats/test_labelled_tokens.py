@@ -23,7 +23,7 @@ def labelled_rows(draw: st.DrawFn) -> dict[str, list[int]]:
     }
 
 
-@given(labelled_rows(), st.sampled_from([list, np.array, json.dumps]))
+@given(labelled_rows(), st.sampled_from([list, json.dumps]))
 def test_padding_goes_and_the_first_token_is_no_target(row, convert):
     kept = [t for t, flag in enumerate(row["attention_mask"]) if flag]
     targets = [row["labels"][t] != -100 for t in kept]
@@ -38,18 +38,6 @@ def test_padding_goes_and_the_first_token_is_no_target(row, convert):
     assert tokens.is_response.dtype == bool
     assert tokens.input_ids.tolist() == [row["input_ids"][t] for t in kept]
     assert tokens.is_response.tolist() == targets
-
-
-def test_the_rows_own_array_is_left_alone():
-    row = {"input_ids": np.array([1, 2, 3]), "labels": np.array([1, 2, 3])}
-    parse_labelled_tokens(row).input_ids[:] = 0
-    assert row["input_ids"].tolist() == row["labels"].tolist() == [1, 2, 3]
-
-
-@pytest.mark.parametrize("integer", [np.uint16, np.int32, np.uint64, object])
-def test_arrays_of_any_integers(integer):
-    row = {"input_ids": np.array([1, 2], integer), "labels": [np.int64(1), np.int64(2)]}
-    assert parse_labelled_tokens(row).input_ids.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -72,12 +60,9 @@ def test_arrays_of_any_integers(integer):
         ([1, [2]], [1, 2], None, "input_ids[1]: expected an integer, found list"),
         ([1, 2**63], [1, 2], None, "input_ids: holds a number beyond 64 bits"),
         ([1, 10**5000], [1, 2], None, "input_ids: holds a number beyond 64 bits"),
-        (np.array([1, 2**63], np.uint64), [1, 2], None, "input_ids: holds a number beyond 64 bits"),
-        (np.array([1.0, 2.0]), [1, 2], None, "input_ids: expected a list of integers, found an array (2,) of float64"),
-        (np.array([[1, 2]]), [1], None, "input_ids: expected a list of integers, found an array (1, 2) of int64"),
         ([1, -2], [-100, -2], None, "input_ids[1]: expected a token id of 0 or more, found -2"),
-        ([1, 2, 3], [-100, -100, -100], None, "labels: no target behind position 0"),
-        ([1, 2, 3], [1, -100, -100], None, "labels: no target behind position 0"),
+        ([1, 2, 3], [-100, -100, -100], None, "labels: no target after position 0"),
+        ([1, 2, 3], [1, -100, -100], None, "labels: no target after position 0"),
         ([1, 2, 3], [-100, 2, 9], None, "labels[2]: expected -100 or the id of its own token, 3, found 9"),
         ([1, 2, 3], [-100, -1, 3], None, "labels[1]: expected -100 or the id of its own token, 2, found -1"),
     ],

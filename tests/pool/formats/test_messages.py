@@ -182,7 +182,7 @@ def test_flags(flags, is_trained):
         ),
         (
             [message("tool", "x"), QUESTION, ANSWER],
-            "messages: a tool turn stands before the first assistant turn; expected a call before its result",
+            "messages: a tool turn is before the first assistant turn; expected a call before its result",
         ),
         ([QUESTION, message("assistant", "ab\ud800")], "messages[1].content: lone surrogate at character 3"),
     ],
@@ -218,8 +218,8 @@ def test_an_unknown_role_lists_the_known_ones():
         ({"train": True, "mask": True}, ": train and mask disagree on the weight of the text"),
         ({"thinking": "a", "reasoning": "b"}, ": reasoning and thinking differ; expected one of them"),
         ({"thinking": True}, ".thinking: expected text, found true or false"),
-        ({"tool_calls": {"x": 1}}, ".tool_calls[0].name: missing"),
-        ({"tool_calls": 3}, ".tool_calls: expected a list, found number"),
+        ({"tool_calls": {"x": 1}}, ".tool_calls.name: missing"),
+        ({"tool_calls": 3}, ".tool_calls: expected a call (name, arguments) or a list of calls, found number"),
         ({"tool_calls": ["x"]}, ".tool_calls[0]: expected an object, found text"),
         ({"tool_calls": [OPENAI | {"type": "code"}]}, ".tool_calls[0].type: expected 'function', found 'code'"),
         ({"tool_calls": [OPENAI | {"id": 3}]}, ".tool_calls[0].id: expected text, found number"),
@@ -258,7 +258,7 @@ def test_one_assistant_turn_is_left_to_train():
     [
         ("add(1)", "text is not JSON at character 1: Expecting value"),
         (None, "expected a call (name, arguments) or a list of calls, found null"),
-        ("[]", "no call in the list"),
+        ("[]", "expected at least one call, found none"),
     ],
 )
 def test_faults_of_a_function_call_turn(value, reason):

@@ -114,7 +114,7 @@ def test_a_second_message_of_an_id_a_circle_and_an_unreadable_record_are_at_faul
     found = list(read_threads(records))
     assert [(r.line, r.fault) for r in found] == [
         (1, ""),
-        (3, "message_id: 'a' stands there twice"),
+        (3, "message_id: 'a' is given twice"),
         (6, "broken JSON"),
         (4, "parent_id: the message 'p7' leads to no first message"),
         (5, "parent_id: the message 'a7' leads to no first message"),

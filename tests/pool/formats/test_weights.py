@@ -128,3 +128,10 @@ def test_masks_and_weights_of_tokens():
     np.testing.assert_array_equal(weighed.weight, np.float32([0.5, 0, 0.25, 0.5]))
     assert reason(row | {"token_weight": [1, 0, -1, 1]}).startswith("token_weight[2]: expected a number from 0 to 1")
     assert reason(row | {"loss_mask": [1]}).startswith("loss_mask: expected 4 numbers")
+
+
+def test_details_in_a_cell_that_python_wrote():
+    cell = "[{'begin_offset': 0, 'end_offset': 1, 'train': False}]"
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo no", "train_detail": cell}]
+    assert parse_row({"messages": messages}, python_literals=True).turns[1].spans == ((0, 2, 0.0),)
+    assert reason({"messages": messages}).startswith("messages[1].train_detail: text is not JSON")

@@ -1,10 +1,10 @@
-"""Which keys of a row are read, and the columns they are read from where a pool names them otherwise."""
+"""The keys of a row that are read, and the columns they are read from where a pool uses other names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 from tokenclean.errors import RecipeError
 from tokenclean.pool.conversation import Role
@@ -13,7 +13,7 @@ from tokenclean.pool.formats.labelled_tokens import TOKEN_MASKS, TOKEN_WEIGHTS
 from tokenclean.pool.formats.weights import NUMBER_KEYS, WEIGHT_KEYS
 
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-# What a format needs: every group, and of a group exactly one key.
+# Keys that a format needs: one of every group.
 REQUIRED_KEYS: dict[str, tuple[tuple[str, ...], ...]] = {
     "messages": (("messages",),),
     "sharegpt": (("conversations",),),
@@ -34,7 +34,7 @@ MESSAGE_KEYS: tuple[str, ...] = (
     *("role", "content", "from", "value", "tool_calls", *REASONING_KEYS, "function_call", "name", "tool_call_id"),
     *WEIGHT_KEYS,
 )
-# Keys that any row may have, beside those of its format.
+# Keys that any row may have beside those of its format.
 COMMON_KEYS = ("source", "original_id", "id")
 ROW_WEIGHT_KEYS = ("train", "training", *NUMBER_KEYS)
 ROW_KEYS: dict[str, frozenset[str]] = {
@@ -44,49 +44,55 @@ ROW_KEYS: dict[str, frozenset[str]] = {
 ROLES: tuple[Role, ...] = get_args(Role)
 MISSING: Final = object()
 
-_FORMATS_OF_MESSAGES = ("messages", "sharegpt", "prompt_completion")
 _ALL_ROW_KEYS = frozenset[str]().union(*ROW_KEYS.values())
-_ROW_KEYS_ALONE = _ALL_ROW_KEYS - {*MESSAGE_KEYS}  # reasoning, say, may stand in a message too
+_ROW_KEYS_ALONE = _ALL_ROW_KEYS - {*MESSAGE_KEYS}  # reasoning, say, may be in a message too
 
 
-def check_columns(format: str, columns: Mapping[str, str] | None, roles: Mapping[str, str] | None) -> None:
-    """RecipeError, with every fault at once, where the options of ``parse_row`` cannot fit any row."""
-    problems = _check_format(format)
-    if columns and not problems:
-        problems += _check_keys(format, columns)
-    problems += _check_roles(roles or {})
+def check_columns(format: str, columns: Mapping[str, str], roles: Mapping[str, str]) -> None:
+    """RecipeError, with every fault at once, where these options of a source fit no row."""
+    formats = ("auto", *REQUIRED_KEYS)
+    if format in formats:
+        problems = _check_keys(format, columns)
+    else:
+        problems = [f"format: expected one of {', '.join(formats)}, found {_name_close(format, formats)}"]
+    problems += ["roles: a role's name is blank" for name in roles if not isinstance(name, str) or not name.strip()]
+    problems += [
+        f"roles.{name}: expected one of {', '.join(ROLES)}, found {_name_close(role, ROLES)}"
+        for name, role in roles.items()
+        if role not in ROLES
+    ]
     if problems:
         raise RecipeError(problems, source="options")
 
 
-def find_column(row: Row, column: str) -> Any:
+def find_column(row: Row, column: str) -> object:
     """The value of a column, MISSING where there is none.
 
-    A dot leads into an object (``meta.question``) or to an element of a list (``dialogue.0``), unless a column bears
-    the whole name. A null along the path gives null.
+    A dot leads into an object (``meta.question``) or to an element of a list (``dialogue.0``), unless a column has the
+    whole name. A null along the path gives null.
     """
     if column in row:
         return row[column]
-    value: Any = row
+    value: object = row
     for part in column.split("."):
         if value is None:
             return None
-        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        elif isinstance(value, Mapping) and part in value:
+        if isinstance(value, Mapping) and part in value:
             value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
         else:
             return MISSING
     return value
 
 
 def maps_rows(columns: Mapping[str, str]) -> bool:
-    """Whether keys of the row are mapped, so that only these are read; else at most keys of messages are."""
+    """Whether keys of the row are mapped, so that only these are read; if not, at most keys of messages are mapped."""
     return any(key in _ROW_KEYS_ALONE for key in columns)
 
 
 def map_columns(row: Row, columns: Mapping[str, str]) -> Row:
-    """The row under our keys: only those mapped, or the row as it is where ``columns`` maps keys of messages alone.
+    """The row under our keys: only those mapped, or the row unchanged where ``columns`` maps keys of messages alone.
 
     Raises RowError where a mapped column is missing.
     """
@@ -95,29 +101,28 @@ def map_columns(row: Row, columns: Mapping[str, str]) -> Row:
     return {key: read_column(row, column, key) for key, column in columns.items() if key in _ALL_ROW_KEYS}
 
 
-def read_column(row: Row, column: str, key: str) -> Any:
-    """The value of ``column``, which stands for our ``key``; RowError naming both where it is missing."""
+def read_column(row: Row, column: str, key: str) -> object:
+    """The value of ``column``, which is mapped to our ``key``; RowError naming both where it is missing."""
     value = find_column(row, column)
     if value is MISSING:
         raise RowError(f"{key}: no column {quote(column)}; found {describe_keys(row)}")
     return value
 
 
-def describe_groups(groups: tuple[tuple[str, ...], ...]) -> str:
-    """What a format needs, in words."""
-    return " and ".join(" or ".join(group) for group in groups)
+def fits(format: str, keys: Iterable[str]) -> bool:
+    """Whether the keys hold all that a format needs."""
+    return all(any(key in keys for key in group) for group in REQUIRED_KEYS[format])
 
 
-def _check_format(format: str) -> list[str]:
-    known = ("auto", *REQUIRED_KEYS)
-    if format in known:
-        return []
-    return [f"format: expected one of {', '.join(known)}, found {_name_close(format, known)}"]
+def describe_needs(formats: Iterable[str]) -> str:
+    """What each format needs, in words."""
+    groups = {name: (" or ".join(group) for group in REQUIRED_KEYS[name]) for name in formats}
+    return "; ".join(f"{name} needs {' and '.join(keys)}" for name, keys in groups.items())
 
 
 def _check_keys(format: str, columns: Mapping[str, str]) -> list[str]:
     known = {*_ALL_ROW_KEYS, *MESSAGE_KEYS, *COMMON_KEYS}
-    problems = [f"columns: no key of ours is {_name_close(key, known)}" for key in columns if key not in known]
+    problems = [f"columns: unknown key {_name_close(key, known)}" for key in columns if key not in known]
     problems += [
         f"columns.{key}: expected the name of a column, found {quote(column)}"
         for key, column in columns.items()
@@ -126,27 +131,15 @@ def _check_keys(format: str, columns: Mapping[str, str]) -> list[str]:
     if {"role", "content"} & columns.keys() and {"from", "value"} & columns.keys():
         problems.append("columns: expected role and content, or from and value, found keys of both")
     mapped = columns.keys() & _ALL_ROW_KEYS
-    names = list(REQUIRED_KEYS) if format == "auto" else [format]
-    if maps_rows(columns) and not problems and not any(_is_complete(name, mapped) for name in names):
-        needs = "; ".join(f"{name} needs {describe_groups(REQUIRED_KEYS[name])}" for name in names)
-        problems.append(f"columns: only mapped keys are read, and {', '.join(sorted(mapped))} is not enough: {needs}")
+    names = REQUIRED_KEYS if format == "auto" else [format]
+    if maps_rows(columns) and not problems and not any(fits(name, mapped) for name in names):
+        given = ", ".join(sorted(mapped))
+        problems.append(f"columns: only mapped keys are read, and {given} is not enough: {describe_needs(names)}")
     if format != "auto":
-        used = {*COMMON_KEYS, *ROW_KEYS[format], *(MESSAGE_KEYS if format in _FORMATS_OF_MESSAGES else ())}
+        has_messages = format in ("messages", "sharegpt", "prompt_completion")
+        used = {*COMMON_KEYS, *ROW_KEYS[format], *(MESSAGE_KEYS if has_messages else ())}
         problems += [f"columns.{key}: the format {format} does not read it" for key in columns if key in known - used]
     return problems
-
-
-def _check_roles(roles: Mapping[str, str]) -> list[str]:
-    problems = ["roles: a role's name is blank" for name in roles if not isinstance(name, str) or not name.strip()]
-    return problems + [
-        f"roles.{name}: expected one of {', '.join(ROLES)}, found {_name_close(role, ROLES)}"
-        for name, role in roles.items()
-        if role not in ROLES
-    ]
-
-
-def _is_complete(format: str, mapped: Iterable[str]) -> bool:
-    return all(any(key in mapped for key in group) for group in REQUIRED_KEYS[format])
 
 
 def _name_close(name: object, known: Iterable[str]) -> str:

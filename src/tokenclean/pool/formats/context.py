@@ -1,13 +1,15 @@
-"""The state of reading one row: its source's names and options, and the notes made while parsing."""
+"""The options of a source, and the state of reading one of its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import cast
 
 from tokenclean.pool.conversation import Role
-from tokenclean.pool.formats.field_types import Row, decode_json, decode_literal, read_list
+from tokenclean.pool.formats.column_mapping import MESSAGE_KEYS, check_columns, maps_rows
+from tokenclean.pool.formats.field_types import Row, decode_text, read_list
 
 ROLE_NAMES: dict[str, Role] = {
     "system": "system",
@@ -20,24 +22,58 @@ ROLE_NAMES: dict[str, Role] = {
     **dict.fromkeys(("function_call", "tool_call"), "assistant"),
     **dict.fromkeys(("function", "observation", "ipython", "environment", "tool_response", "tool_result"), "tool"),
 }
-"""Usual names of the roles, in small letters -> ours."""
+"""Usual role names, in lower case -> ours."""
 
 
 @dataclass(frozen=True)
-class Names:
-    """The names and choices of a source.
+class RowOptions:
+    """How the rows of a source are read.
 
-    ``roles``: role name in small letters -> role. ``columns``: our key -> the message's key, for those that have
-    another name. ``ignored``: keys that are left unread on purpose. ``repairs_thoughts``: an answer with ``</think>``
-    alone gets the tag that opens the thoughts. ``reads_literals``: texts where a list or an object is expected may hold
-    it as Python writes it.
+    ``format``: a name in FORMATS, or ``auto`` to choose by the row's keys (``detect_format``). ``columns``, ``roles``:
+    pairs of our key and the row's column, and of the row's role name and ours (see ``parsers``). ``ignore``: keys, and
+    types of content parts, that are left unread on purpose. ``preferences``: ``refuse``, or ``chosen`` to train the
+    chosen answer of preference rows and rows labelled true. ``python_literals``: where a list or an object is expected,
+    a text may hold it in Python's spelling. ``repair_thoughts``: an answer with ``</think>`` alone gets the opening
+    tag.
+
+    Raises RecipeError for options that no row can satisfy.
     """
 
-    roles: Mapping[str, Role] = field(default_factory=lambda: ROLE_NAMES)
-    columns: Mapping[str, str] = field(default_factory=dict)
-    ignored: frozenset[str] = frozenset()
-    repairs_thoughts: bool = False
-    reads_literals: bool = False
+    format: str = "auto"
+    columns: tuple[tuple[str, str], ...] = ()
+    roles: tuple[tuple[str, str], ...] = ()
+    ignore: tuple[str, ...] = ()
+    preferences: str = "refuse"
+    python_literals: bool = False
+    repair_thoughts: bool = False
+
+    def __post_init__(self) -> None:
+        check_columns(self.format, dict(self.columns), dict(self.roles))
+
+    @cached_property
+    def role_of(self) -> dict[str, Role]:
+        """Role name in lower case -> role."""
+        return ROLE_NAMES | cast("dict[str, Role]", {name.strip().lower(): role for name, role in self.roles})
+
+    @cached_property
+    def column_of(self) -> dict[str, str]:
+        """Our key -> the row's column."""
+        return dict(self.columns)
+
+    @cached_property
+    def message_columns(self) -> dict[str, str]:
+        """Our key -> the message's key, for those that have another name."""
+        return {key: column for key, column in self.columns if key in MESSAGE_KEYS}
+
+    @cached_property
+    def ignored(self) -> frozenset[str]:
+        """``ignore`` as a set."""
+        return frozenset(self.ignore)
+
+    @cached_property
+    def maps_rows(self) -> bool:
+        """Whether only mapped keys of a row are read."""
+        return maps_rows(self.column_of)
 
 
 @dataclass
@@ -45,12 +81,12 @@ class RowContext:
     """One row being read. ``is_padded``: its objects hold a null for every key that other rows have (Arrow).
 
     ``unread``: keys that hold something and were not used. ``blank_answers``: places of answers that say nothing.
-    ``notes``: what was done to the row, each once. ``as_text``: tools and arguments that stood in the row as JSON
-    text, whose nulls are meant. ``consumed``: keys of the row that were dealt with beside those of its format.
+    ``notes``: what was done to the row, each once. ``as_text``: tools and arguments that the row held as JSON text,
+    whose nulls are meant. ``consumed``: keys of the row that were handled beside those of its format.
     ``history_is_context``: answers of a ``history`` are not trained.
     """
 
-    names: Names = field(default_factory=Names)
+    options: RowOptions = field(default_factory=RowOptions)
     is_padded: bool = False
     unread: dict[str, None] = field(default_factory=dict)
     blank_answers: list[str] = field(default_factory=list)
@@ -62,16 +98,14 @@ class RowContext:
     def note(self, text: str) -> None:
         self.notes[text] = None
 
-    def decode(self, text: str, where: str) -> Any:
-        """The value whose JSON text stands at ``where``, or Python's where the source asks for that. Raises
-        RowError."""
-        if self.names.reads_literals and not isinstance(value := decode_literal(text), str):
-            return value
-        return decode_json(text, where)
+    def add_unread(self, keys: Iterable[str], parent: str) -> None:
+        """Count keys of a message (``parent`` is ``messages[].``) or of an object in one as unread."""
+        self.unread.update(dict.fromkeys(f"{parent}{key}" for key in keys))
 
-    def read_list(self, row: Row, key: str, prefix: str = "") -> list[Any]:
-        """The list under ``key``, or the one whose text stands there (a CSV cell); empty for null or blank text."""
-        value = row.get(key)
-        if isinstance(value, str) and value.strip():
-            row = {key: self.decode(value, f"{prefix}{key}")}
-        return read_list(row, key, prefix)
+    def decode(self, text: str, where: str) -> object:
+        """The value that a text at ``where`` stands for (``decode_text``)."""
+        return decode_text(text, where, literals=self.options.python_literals)
+
+    def read_list(self, row: Row, key: str, prefix: str = "") -> list[object]:
+        """The list under ``key``, or the one whose text is there; empty for null or blank text."""
+        return read_list(row, key, prefix, literals=self.options.python_literals)

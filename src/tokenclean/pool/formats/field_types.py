@@ -1,34 +1,28 @@
-"""The fields of a row at hand: texts, lists and JSON, each read with a fault that names its key."""
+"""Fields of a row (texts, lists, JSON), each read with an error that names its key."""
 
 from __future__ import annotations
 
 import ast
-import io
 import json
 import math
 import re
 import reprlib
-import tokenize
 import unicodedata
 import warnings
 from collections.abc import Mapping
-from itertools import accumulate
-from typing import Any
 
-Row = Mapping[str, Any]
+Row = Mapping[str, object]
 
-_TYPE_NAMES: dict[type, str] = {str: "text", bool: "true or false", int: "number", float: "number"} | {
-    list: "list",
-    dict: "object",
-    type(None): "null",
-}
-
+_TYPE_NAMES: dict[type, str] = {type(None): "null", bool: "true or false", int: "number", float: "number"}
+_TYPE_NAMES |= {str: "text", list: "list", dict: "object"}
 
 _VISIBLE_ASCII = re.compile(r"[!-~]")
 _INVISIBLE = ("Cf", "Cc", "Zs", "Zl", "Zp")  # format and control characters, separators
 _EMPTY_SIGNS = frozenset("\u2800\u3164\u115f\u1160\uffa0\u034f\ufffc" + "".join(map(chr, range(0xFE00, 0xFE10))))
 _NOTHING = ("", "null", "none", "nan", "[]", "{}")
 _LITERALS_LIMIT = 1 << 20
+# A text, which may hold braces of its own, or the end of an object that another one follows without a comma.
+_TEXT_OR_GAP = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\}(?=\s*\{)""", re.DOTALL)
 
 
 class RowError(ValueError):
@@ -86,32 +80,39 @@ def read_optional_text(row: Row, key: str, prefix: str = "") -> str:
     return "" if row.get(key) is None else read_text(row, key, prefix)
 
 
-def read_list(row: Row, key: str, prefix: str = "") -> list[Any]:
-    """The list under ``key``, or the one whose JSON text stands there (a CSV cell); empty for null or blank text."""
+def read_list(row: Row, key: str, prefix: str = "", *, literals: bool = False) -> list[object]:
+    """The list under ``key``, or the one whose text is there (a CSV cell); empty for null or blank text.
+
+    ``literals``: the text may be a Python literal too (see ``decode_text``).
+    """
     value = row.get(key)
+    while isinstance(value, str):  # text encoded twice is decoded twice
+        value = decode_text(value, f"{prefix}{key}", literals=literals) if value.strip() else None
     if value is None:
         return []
-    where = f"{prefix}{key}"
-    if isinstance(value, str):
-        value = decode_json(value, where) if value.strip() else []
     if not isinstance(value, list):
-        raise RowError(f"{where}: expected a list, found {name_type(value)}")
+        raise RowError(f"{prefix}{key}: expected a list, found {name_type(value)}")
     return value
 
 
-def check_object(value: object, where: str) -> dict[str, Any]:
+def check_object(value: object, where: str) -> dict[str, object]:
     """``value``, if it is an object; RowError naming ``where`` otherwise."""
     if not isinstance(value, dict):
         raise RowError(f"{where}: expected an object, found {name_type(value)}")
     return value
 
 
-def decode_json(text: str, where: str) -> Any:
-    """The value whose JSON text stands at ``where``; RowError where it is not JSON or Python cannot hold it."""
+def decode_text(text: str, where: str, *, literals: bool) -> object:
+    """The value whose JSON text is at ``where``, or with ``literals`` the list or object that Python's ``repr`` wrote.
+
+    Raises RowError where it is neither, or Python cannot hold it.
+    """
+    if literals and not isinstance(value := _decode_literal(text), str):
+        return value
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        remedy = "--python-literals" if looks_like_literal(text) else ""
+        remedy = "--python-literals" if _looks_like_literal(text) else ""
         raise RowError(f"{where}: text is not JSON at character {error.pos + 1}: {error.msg}", remedy) from None
     except RecursionError:
         raise RowError(f"{where}: JSON nested too deeply") from None
@@ -119,23 +120,22 @@ def decode_json(text: str, where: str) -> Any:
         raise RowError(f"{where}: {error}") from None
 
 
-def looks_like_literal(text: str) -> bool:
-    """Whether a text that is no JSON may be a list or an object as Python writes it: with single quotes, True, None."""
+def _looks_like_literal(text: str) -> bool:
+    """Whether a text that is not JSON may be a list or an object in Python's spelling: single quotes, True, None."""
     text = text.strip()
     return text[:1] + text[-1:] in ("[]", "{}") and bool(re.search(r"'|\b(?:True|False|None)\b", text))
 
 
-def decode_literal(text: str) -> Any:
-    """The list or object that Python's ``repr`` wrote, or the text itself where it is none. Nothing is executed."""
-    if len(text) > _LITERALS_LIMIT or not looks_like_literal(text):
+def _decode_literal(text: str) -> object:
+    """The list or object that Python's ``repr`` wrote, or else the text itself. Nothing is executed."""
+    if len(text) > _LITERALS_LIMIT or not _looks_like_literal(text):
         return text
-    text = text.strip()
-    for written in (text, None):  # then as numpy prints a list of objects, without commas
+    for prepare in (str.strip, _with_commas):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of invalid escapes in somebody's text
-                value = ast.literal_eval(_with_commas(text) if written is None else written)
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError, tokenize.TokenError):
+                warnings.simplefilter("ignore")  # invalid escapes in a row's text
+                value = ast.literal_eval(prepare(text))
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             continue
         if isinstance(value, list | dict):
             return value
@@ -143,18 +143,8 @@ def decode_literal(text: str) -> Any:
 
 
 def _with_commas(text: str) -> str:
-    """The literal with a comma between objects that stand side by side."""
-    lines = text.splitlines(keepends=True)
-    starts = [0, *accumulate(map(len, lines))]
-    places, before = [], None
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.string == "{" and before == "}":
-            places.append(starts[token.start[0] - 1] + token.start[1])
-        if token.type == tokenize.OP or token.string.strip():
-            before = token.string
-    for place in reversed(places):
-        text = f"{text[:place]}, {text[place:]}"
-    return text
+    """The literal with commas between adjacent objects, which numpy prints without any."""
+    return _TEXT_OR_GAP.sub(lambda match: "}," if match[0] == "}" else match[0], text.strip())
 
 
 def encode_json(value: object, where: str, separators: tuple[str, str] = (", ", ": ")) -> str:

@@ -1,4 +1,4 @@
-"""A conversation as a row: what ``parse_row`` reads back as the same conversation."""
+"""A conversation written as a row that ``parse_row`` reads back as the same conversation."""
 
 from __future__ import annotations
 
@@ -30,45 +30,39 @@ def write_row(conversation: Conversation) -> dict[str, Any]:
     return row | ({"tools": json.loads(conversation.tools)} if conversation.tools else {})
 
 
-def _write_tokens(tokens: LabelledTokens) -> dict[str, Any]:
+def _write_tokens(tokens: LabelledTokens) -> dict[str, object]:
     ids, labels = tokens.input_ids.tolist(), tokens.is_response.tolist()
-    written: dict[str, Any] = {
-        "input_ids": ids,
-        "labels": [id if is_response else UNTRAINED for id, is_response in zip(ids, labels, strict=True)],
+    labels = [id if is_response else UNTRAINED for id, is_response in zip(ids, labels, strict=True)]
+    weights = {} if tokens.weight is None else {"token_weight": tokens.weight.tolist()}
+    return {"input_ids": ids, "labels": labels, **weights}
+
+
+def _write_turn(turn: Turn) -> dict[str, object]:
+    calls = [
+        {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        | ({"id": call.id} if call.id else {})
+        for call in turn.tool_calls
+    ]
+    message: dict[str, object] = {"role": turn.role, "content": _write_parts(turn) if turn.spans else turn.content}
+    optional = {
+        "reasoning_content": turn.reasoning or None,
+        "tool_calls": calls or None,
+        **_write_weight(turn),
+        "train": None if turn.is_trained else False,
+        "name": turn.name or None,
+        "tool_call_id": turn.call_id or None,
     }
-    return written | ({} if tokens.weight is None else {"token_weight": tokens.weight.tolist()})
+    return message | {key: value for key, value in optional.items() if value is not None}
 
 
-def _write_turn(turn: Turn) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": turn.role, "content": turn.content}
-    if turn.reasoning:
-        message["reasoning_content"] = turn.reasoning
-    if turn.tool_calls:
-        message["tool_calls"] = [
-            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            | ({"id": call.id} if call.id else {})
-            for call in turn.tool_calls
-        ]
-    if turn.spans:
-        message["content"] = _write_parts(turn)
-    message |= _write_weight(turn)
-    if not turn.is_trained:
-        message["train"] = False
-    if turn.name:
-        message["name"] = turn.name
-    if turn.call_id:
-        message["tool_call_id"] = turn.call_id
-    return message
-
-
-def _write_weight(turn: Turn) -> dict[str, Any]:
+def _write_weight(turn: Turn) -> dict[str, object]:
     """The turn's loss weight, where it is not 1."""
     return {"weight": turn.weight} if turn.weight != 1 else {}
 
 
-def _write_parts(turn: Turn) -> list[dict[str, Any]]:
-    """The content in parts, those of a weight of their own with it."""
-    parts: list[dict[str, Any]] = []
+def _write_parts(turn: Turn) -> list[dict[str, object]]:
+    """The content in parts; a part with a weight of its own states it."""
+    parts: list[dict[str, object]] = []
     done = 0
     for start, end, weight in turn.spans:
         parts.append({"type": "text", "text": turn.content[done:start]})

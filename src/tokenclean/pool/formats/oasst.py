@@ -1,21 +1,20 @@
-"""Message trees, as OpenAssistant writes them, to conversations: of every tree the thread of the best-ranked replies.
+"""OpenAssistant's message trees as conversations: of every tree the thread of the best-ranked replies.
 
 A row is one message: ``message_id``, ``parent_id`` (null for a tree's first message), ``role`` (``prompter`` or
 ``assistant``), ``text``, ``rank`` among its siblings (0 is the best; null where nobody ranked them) and ``deleted``.
 Other keys are not read. A tree gives one conversation: from its first message on always the best-ranked reply, of
-prompter and assistant alike, down to the last answer. Of replies of one rank the first in the file counts, and one
-without a rank comes after those with one. Replies that are deleted, blank or of another role than it is the turn of are
-passed over, with what follows them. The replies not taken are other conversations with the same beginning; they are no
-rows that were set aside.
+prompter and assistant alike, down to the last answer. Of replies with the same rank the first in the file counts, and
+one without a rank comes after those with one. Replies that are deleted, blank or out of turn are skipped, with what
+follows them. The replies not taken are other conversations with the same beginning; they are not counted as rows set
+aside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from tokenclean.pool.formats.field_types import Row, RowError, check_text, name_type, quote
+from tokenclean.pool.formats.field_types import RowError, name_type, quote, read_text
 from tokenclean.pool.reading.record import Record
 
 ROLES = {"prompter": "user", "assistant": "assistant"}
@@ -36,9 +35,9 @@ class _Message:
 def read_threads(records: Iterable[Record]) -> Iterator[Record]:
     """One record a tree, whose row holds ``messages``; its number, line and excerpt are those of the first message.
 
-    A tree's messages may lie anywhere among the records, so all are held in memory; the trees come in the order of
-    their first messages. A message that cannot be read is a record with a fault, and so is one that no first message
-    leads to, and the first message of a tree without an answer.
+    A tree's messages may be anywhere among the records, so all are held in memory; the trees come in the order of
+    their first messages. A message that cannot be read becomes a record with a fault, and so does one that no first
+    message leads to, and the first message of a tree without an answer.
     """
     roots: list[_Message | Record] = []
     replies: dict[str, list[_Message]] = {}
@@ -49,7 +48,7 @@ def read_threads(records: Iterable[Record]) -> Iterator[Record]:
             roots.append(message)
             continue
         if message.id in known:
-            roots.append(_at_fault(record, f"message_id: {quote(message.id)} stands there twice"))
+            roots.append(_at_fault(record, f"message_id: {quote(message.id)} is given twice"))
             continue
         known.add(message.id)
         if message.parent is None:
@@ -80,8 +79,7 @@ def _thread_record(root: _Message, replies: dict[str, list[_Message]]) -> Record
     if not thread:
         return _at_fault(root.record, "the tree holds no answer to its first message")
     messages = [{"role": ROLES[message.role], "content": message.text} for message in thread]
-    record = root.record
-    return Record(record.number, record.line, {"messages": messages}, origin=record.origin)
+    return replace(root.record, row={"messages": messages}, is_padded=False, wrapper_keys=())
 
 
 def _reached(ids: list[str], replies: dict[str, list[_Message]]) -> set[str]:
@@ -100,51 +98,31 @@ def _may_follow(reply: _Message, before: _Message) -> bool:
 
 def _read_message(record: Record) -> _Message | Record:
     """The message, or the record with its fault."""
-    if record.row is None:
+    row = record.row
+    if row is None:
         return record
     try:
-        return _parse_message(record, record.row)
+        role = read_text(row, "role")
+        if role not in ROLES:
+            raise RowError(f"role: expected {' or '.join(ROLES)}, found {quote(role)}")
+        id = read_text(row, "message_id")
+        parent = None if row.get("parent_id") is None else read_text(row, "parent_id")
+        text, rank, deleted = read_text(row, "text"), _read_rank(row.get("rank")), row.get("deleted")
+        if deleted is not None and not isinstance(deleted, bool):
+            raise RowError(f"deleted: expected true or false, found {name_type(deleted)}")
+        return _Message(record, id, parent, role, text, rank, bool(deleted))
     except RowError as error:
         return _at_fault(record, str(error))
 
 
-def _parse_message(record: Record, row: Row) -> _Message:
-    role = _read_text(row, "role")
-    if role not in ROLES:
-        raise RowError(f"role: expected {' or '.join(ROLES)}, found {quote(role)}")
-    parent = row.get("parent_id")
-    return _Message(
-        record,
-        _read_text(row, "message_id"),
-        None if parent is None else check_text(parent, "parent_id"),
-        role,
-        _read_text(row, "text"),
-        _read_rank(row.get("rank")),
-        _read_deleted(row.get("deleted")),
-    )
-
-
-def _read_text(row: Row, key: str) -> str:
-    if row.get(key) is None:
-        raise RowError(f"{key}: missing")
-    return check_text(row[key], key)
-
-
-def _read_rank(rank: Any) -> int:
+def _read_rank(rank: object) -> int:
     if rank is None:
         return _LAST
     # A table whose column holds nulls may give 0.0 for 0.
-    is_whole = rank.is_integer() if isinstance(rank, float) else isinstance(rank, int) and not isinstance(rank, bool)
-    if not is_whole or rank < 0:
+    if isinstance(rank, bool) or not isinstance(rank, int | float) or rank < 0 or rank % 1 != 0:
         raise RowError(f"rank: expected a number from 0, found {quote(rank)}")
     return int(rank)
 
 
-def _read_deleted(deleted: Any) -> bool:
-    if deleted is not None and not isinstance(deleted, bool):
-        raise RowError(f"deleted: expected true or false, found {name_type(deleted)}")
-    return bool(deleted)
-
-
 def _at_fault(record: Record, fault: str) -> Record:
-    return Record(record.number, record.line, None, fault, record.origin)
+    return replace(record, row=None, fault=fault)

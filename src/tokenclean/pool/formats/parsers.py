@@ -1,4 +1,4 @@
-"""The shapes a pool's row may have, and what each one gives.
+"""The formats of a pool's rows, and what each one gives.
 
 =====================  =======================================================  ============================
 format                 keys                                                     kind
@@ -19,21 +19,21 @@ format                 keys                                                     
 =====================  =======================================================  ============================
 
 Every format may have ``source``, ``id`` and a loss weight of the row (``weight``, ``train``, …). ``messages.py`` says
-how a message is read; each may be spelled either way under either key. ``tools`` is a list of objects. A key whose
-value is ``null`` counts as missing. Any other key that holds something is returned as unread, and refused where
-leaving it out would change what is trained (``unread_keys``). A list may stand as its JSON text (a CSV cell), save
-under ``prompt`` and ``completion``, where a text is a text. Texts are kept as they stand.
+how a message is read; each may have either spelling under either key. ``tools`` is a list of objects. A key whose value
+is ``null`` counts as missing. Any other key that holds something is returned as unread, and refused where leaving it
+out would change what is trained (``unread_keys``). A list may be given as its JSON text (a CSV cell), except under
+``prompt`` and ``completion``, where a text is a text unless it holds messages. Texts are kept unchanged.
 
 A pool with other names maps them: ``columns`` (our key -> the row's column, a dot leading into an object; then only
-mapped keys of the row are read) and ``roles`` (role name -> ``system``, ``user``, ``assistant`` or ``tool``, going
-before the names that are known anyway).
+mapped keys of the row are read) and ``roles`` (role name -> ``system``, ``user``, ``assistant`` or ``tool``; they take
+precedence over the names known already).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
 from tokenclean.pool.conversation import Kind, LabelledTokens, Turn
 from tokenclean.pool.formats.context import RowContext
@@ -47,16 +47,22 @@ from tokenclean.pool.formats.field_types import (
     read_text,
 )
 from tokenclean.pool.formats.labelled_tokens import parse_labelled_tokens
-from tokenclean.pool.formats.messages import check_turns, note_tags, parse_messages, read_reasoning, with_thoughts
+from tokenclean.pool.formats.messages import (
+    check_turns,
+    note_tags,
+    parse_messages,
+    read_reasoning,
+    untrained,
+    with_thoughts,
+)
 from tokenclean.pool.formats.thoughts import says_nothing
-from tokenclean.pool.formats.tool_calls import read_tools
+from tokenclean.pool.formats.tool_calls import drop_padding, read_tools
 from tokenclean.pool.formats.unread_keys import SYSTEM_KEYS
 
 
-@dataclass(unsafe_hash=True)
+@dataclass(frozen=True)
 class Parsed:
-    """What a row holds: a Conversation without its place. ``tools``: compact JSON text of a list, or empty.
-    ``original_id``, ``unread``, ``notes``: as a Conversation has them."""
+    """The content of a row: the fields of a Conversation except its place and id."""
 
     kind: Kind
     turns: tuple[Turn, ...] = ()
@@ -67,15 +73,7 @@ class Parsed:
     notes: tuple[str, ...] = ()
 
 
-def _parse_messages(row: Row, context: RowContext) -> Parsed:
-    return _parse_chat(row, "messages", context)
-
-
-def _parse_sharegpt(row: Row, context: RowContext) -> Parsed:
-    return _parse_chat(row, "conversations", context)
-
-
-def _parse_chat(row: Row, key: str, context: RowContext) -> Parsed:
+def _parse_list(key: str, row: Row, context: RowContext) -> Parsed:
     if row.get(key) is None:
         raise RowError(f"{key}: missing")
     messages = context.read_list(row, key)
@@ -84,7 +82,7 @@ def _parse_chat(row: Row, key: str, context: RowContext) -> Parsed:
         messages = [{"role": "assistant" if n % 2 else "user", "content": text} for n, text in enumerate(messages)]
     turns = parse_messages(messages, key, context)
     check_turns(turns, key, context)
-    return Parsed("chat", _read_system(row, turns, f"{key}[0]") + turns, read_tools(row, context))
+    return _chat(row, turns, f"{key}[0]", context)
 
 
 def _parse_alpaca(row: Row, context: RowContext) -> Parsed:
@@ -102,10 +100,10 @@ def _parse_alpaca(row: Row, context: RowContext) -> Parsed:
     question = "\n".join(text for text in (instruction, further) if not is_blank(text))
     earlier = _parse_history(context.read_list(row, "history"), context)
     turns = (*earlier, Turn("user", question), *parse_messages([answer], response_key, context))
-    return Parsed("chat", _read_system(row, turns, "history") + turns, read_tools(row, context))
+    return _chat(row, turns, "history", context)
 
 
-def _parse_history(pairs: Sequence[Any], context: RowContext) -> tuple[Turn, ...]:
+def _parse_history(pairs: Sequence[object], context: RowContext) -> list[Turn]:
     turns: list[Turn] = []
     for index, pair in enumerate(pairs):
         where = f"history[{index}]"
@@ -119,7 +117,7 @@ def _parse_history(pairs: Sequence[Any], context: RowContext) -> tuple[Turn, ...
             raise RowError(f"{where}[1]: blank response")
         answered = with_thoughts(Turn("assistant", answer, is_trained=not context.history_is_context), context)
         turns += Turn("user", question), answered
-    return tuple(turns)
+    return turns
 
 
 def _parse_prompt_completion(row: Row, context: RowContext) -> Parsed:
@@ -141,12 +139,12 @@ def _parse_prompt_completion(row: Row, context: RowContext) -> Parsed:
     # A blank prompt is plain text to continue from nothing, which is a sample; a blank completion is none.
     answer = with_thoughts(Turn("assistant", _read_response(row, "completion")), context)
     question = Turn("user", read_text(row, "prompt"))
-    for text in (question.content, answer.content):
-        note_tags(text, context)
+    for turn in (question, answer):
+        note_tags(turn.content, context)
     return Parsed("completion", (question, answer))
 
 
-def _list_of_messages(text: str, context: RowContext) -> list[Any] | None:
+def _list_of_messages(text: str, context: RowContext) -> list[object] | None:
     """The messages whose JSON text this is; None for any other text."""
     if not text.lstrip().startswith("["):
         return None
@@ -154,23 +152,25 @@ def _list_of_messages(text: str, context: RowContext) -> list[Any] | None:
         value = context.decode(text, "prompt")
     except RowError:
         return None
-    is_list = isinstance(value, list) and all(isinstance(item, dict) for item in value)
-    return value if is_list and value and all("role" in item or "from" in item for item in value) else None
+    if not isinstance(value, list) or not value:
+        return None
+    return value if all(isinstance(item, dict) and ("role" in item or "from" in item) for item in value) else None
 
 
-def _parse_prompt_messages(row: Row, prompt: list[Any], completion: list[Any], context: RowContext) -> Parsed:
-    # Assistant turns in the prompt are context, whatever weight they state.
-    asked = tuple(
-        replace(turn, is_trained=False, weight=1.0, spans=()) if turn.role == "assistant" else turn
-        for turn in parse_messages(prompt, "prompt", context)
-    )
+def _parse_prompt_messages(
+    row: Row, prompt: Sequence[object], completion: Sequence[object], context: RowContext
+) -> Parsed:
+    # Assistant turns in the prompt are context; their weights do not matter.
+    asked = [
+        untrained(turn) if turn.role == "assistant" else turn for turn in parse_messages(prompt, "prompt", context)
+    ]
     context.blank_answers.clear()
     answered = parse_messages(completion, "completion", context)
     if not any(turn.role == "assistant" for turn in answered):
         raise RowError("completion: no assistant turn, so there is no response to train on")
-    turns = asked + answered
+    turns = (*asked, *answered)
     check_turns(turns, "completion", context)
-    return Parsed("chat", _read_system(row, turns, "prompt[0]") + turns, read_tools(row, context))
+    return _chat(row, turns, "prompt[0]", context)
 
 
 def _parse_tokens(row: Row, _context: RowContext) -> Parsed:
@@ -185,8 +185,8 @@ def _parse_text(row: Row, _context: RowContext) -> Parsed:
 
 
 FORMATS: dict[str, Callable[[Row, RowContext], Parsed]] = {
-    "messages": _parse_messages,
-    "sharegpt": _parse_sharegpt,
+    "messages": partial(_parse_list, "messages"),
+    "sharegpt": partial(_parse_list, "conversations"),
     "alpaca": _parse_alpaca,
     "prompt_completion": _parse_prompt_completion,
     "tokens": _parse_tokens,
@@ -197,16 +197,23 @@ FORMATS: dict[str, Callable[[Row, RowContext], Parsed]] = {
 def _find_one(row: Row, keys: Sequence[str]) -> str | None:
     """The one of the keys that is given, None where none is; RowError where two say something."""
     present = [key for key in keys if row.get(key) is not None]
-    given = [key for key in present if not (isinstance(row[key], str) and is_blank(row[key]))] or present[:1]
+    given = [key for key in present if not (isinstance(text := row[key], str) and is_blank(text))] or present[:1]
     if len(given) > 1:
         raise RowError(f"{given[0]}: given, and so is {given[1]}; expected one of them")
     return given[0] if given else None
 
 
-def _read_system(row: Row, turns: Sequence[Turn], where: str) -> tuple[Turn, ...]:
+def _chat(row: Row, turns: tuple[Turn, ...], where: str, context: RowContext) -> Parsed:
+    """The turns, after the row's own system text, and its tools. ``where``: place of the first turn."""
+    turns = _read_system(row, turns[0], where) + turns
+    turns, tools = drop_padding(turns, read_tools(row, context), context)
+    return Parsed("chat", turns, tools)
+
+
+def _read_system(row: Row, first: Turn, where: str) -> tuple[Turn, ...]:
     """The row's own system text as a turn; none where it is blank or repeats the first turn, a system turn.
 
-    ``where``: the place of the first turn. Raises RowError where both are given and differ.
+    Raises RowError where both are given and differ.
     """
     texts = {key: text for key in SYSTEM_KEYS if not is_blank(text := read_optional_text(row, key))}
     if len(set(texts.values())) > 1:
@@ -214,9 +221,9 @@ def _read_system(row: Row, turns: Sequence[Turn], where: str) -> tuple[Turn, ...
     if not texts:
         return ()
     key, text = next(iter(texts.items()))
-    if turns[0].role != "system":
+    if first.role != "system":
         return (Turn("system", text),)
-    if turns[0].content.strip() == text.strip():
+    if first.content.strip() == text.strip():
         return ()
     raise RowError(f"{key}: given, and {where} is a system turn too; expected one of them", f"--ignore {key}")
 

@@ -1,4 +1,4 @@
-"""Preference rows (DPO, KTO, ORPO): refused, or read as the row that trains the chosen answer alone.
+"""Preference rows (DPO, KTO, ORPO): refused, or turned into the row that trains the chosen answer alone.
 
 ================  ====================================================================================================
 keys              what ``preferences: chosen`` trains
@@ -14,8 +14,9 @@ keys              what ``preferences: chosen`` trains
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from itertools import takewhile
 
 from tokenclean.pool.formats.context import RowContext
 from tokenclean.pool.formats.field_types import Row, RowError, holds_nothing, name_type
@@ -34,15 +35,16 @@ _REJECTED = (
     *("rejected", "rejected_response", "rejected_message", "rejected_messages", "rejected_responses"),
     "non_preferred_output",
 )
-_PROMPTS = ("prompt", "messages", "conversations")
-_CHOSEN_NOTE = "preference row: the chosen answer trained"
+_CHATS = ("messages", "conversations")
+_PROMPTS = ("prompt", *_CHATS)
+_Messages = list[dict[str, object]]
 
 
 def refuse_preferences(row: Row, context: RowContext) -> None:
     """Raise RowError for a row with chosen and rejected answers, whose other keys may fit no format or a wrong one."""
     for key in _suspects(tuple(row)):
         value = row[key]
-        if key in context.names.ignored or preference_label(str(key), value) is not None:
+        if key in context.options.ignored or preference_label(str(key), value) is not None:
             continue
         if changes_meaning(str(key), value) == PREFERENCE:
             raise RowError(f"{shown_key(key)}: {PREFERENCE}", remedy_of(shown_key(key), PREFERENCE))
@@ -56,10 +58,10 @@ def _suspects(keys: tuple[str, ...]) -> tuple[str, ...]:
 def take_chosen(row: Row, context: RowContext) -> Row:
     """The row that trains what was chosen, the row itself where it states no preference.
 
-    The keys that are dealt with are added to ``context.consumed``. Raises RowError for a rejected row
-    (``is_chosen``), and for one whose chosen answer cannot be told.
+    The keys handled here are added to ``context.consumed``. Raises RowError for a rejected row (``is_chosen``), and for
+    one whose chosen answer cannot be found.
     """
-    ignored = context.names.ignored
+    ignored = context.options.ignored
     has_answers = any(isinstance(row.get(key), str | list | dict) and row[key] for key in (*_CHOSEN, *_REJECTED))
     labels = {
         key: said
@@ -70,19 +72,18 @@ def take_chosen(row: Row, context: RowContext) -> Row:
         context.consumed.add(key)
         if not is_good:
             raise RowError(f"{shown_key(key)}: a rejected answer", is_chosen=True)
-    if has_answers:  # a label says which of the two it is, which their names say already
+    if has_answers:  # a label repeats what the names of the answers say
         context.consumed.update(key for key, value in row.items() if preference_label(str(key), value) is not None)
     if isinstance(asked := row.get("input"), dict) and isinstance(asked.get("messages"), list):  # OpenAI's form
         context.consumed.add("input")
         row = {**{key: value for key, value in row.items() if key != "input"}, **asked}
-    chosen = next((key for key in _CHOSEN if not holds_nothing(row.get(key))), None)
-    rejected = next((key for key in _REJECTED if not holds_nothing(row.get(key))), None)
+    chosen, rejected = _first_given(row, _CHOSEN), _first_given(row, _REJECTED)
     context.consumed.update(key for key in (*_CHOSEN, *_REJECTED) if key in row)
     if chosen is None and rejected is None:
         if labels:
             context.note("preference row: the answer that is labelled good trained")
         return row
-    context.note(_CHOSEN_NOTE)
+    context.note("preference row: the chosen answer trained")
     given = {key: value for key, value in row.items() if key not in context.consumed}
     if chosen is None:
         return _last_answer(given, context)
@@ -90,44 +91,44 @@ def take_chosen(row: Row, context: RowContext) -> Row:
     if answer is None:
         return _with_text(given, row[chosen], chosen, context)
     prompt = _shared(answer, None if rejected is None else _messages(row[rejected], rejected, context))
-    key = next((key for key in _PROMPTS if not holds_nothing(given.get(key))), None)
+    key = _first_given(given, _PROMPTS)
+    asked = None if key is None else _questions(given[key], key, context)
+    if asked is not None:
+        prompt, answer = asked, answer if answer[: len(asked)] == asked else [*asked, *answer]
+    elif key is not None and not prompt:
+        raise RowError(f"{chosen}: messages that do not repeat the question under {key}; expected a text, or all")
     context.consumed.update(key for key in _PROMPTS if key in given)
     rest = {name: value for name, value in given.items() if name not in _PROMPTS}
-    if key is not None:
-        asked = _questions(given[key], key, context)
-        if asked is not None and answer[: len(asked)] != asked:
-            prompt, answer = asked, [*asked, *answer]
-        elif asked is not None:
-            prompt = asked
-        elif not prompt:
-            raise RowError(f"{chosen}: messages that do not repeat the question under {key}; expected a text, or all")
     return {**rest, "prompt": prompt, "completion": answer[len(prompt) :]}
 
 
-def _with_text(row: dict[str, Any], answer: object, key: str, context: RowContext) -> Row:
-    """The row with the text of the answer in the place where its format has one."""
+def _first_given(row: Row, keys: Iterable[str]) -> str | None:
+    return next((key for key in keys if not holds_nothing(row.get(key))), None)
+
+
+def _with_text(row: dict[str, object], answer: object, key: str, context: RowContext) -> Row:
+    """The row with the text of the answer where its format has one."""
     if not isinstance(answer, str):
         raise RowError(f"{key}: expected text, a message or a list of messages, found {name_type(answer)}")
     if not holds_nothing(row.get("instruction")):
         context.consumed.add("output")
         context.history_is_context = True
         return {**row, "output": answer}
-    for name in ("messages", "conversations"):
-        if not holds_nothing(row.get(name)):
-            context.consumed.add(name)
-            asked = _questions(row.pop(name), name, context) or []
-            return {**row, "prompt": asked, "completion": [{"role": "assistant", "content": answer}]}
+    if name := _first_given(row, _CHATS):
+        context.consumed.add(name)
+        asked = _questions(row.pop(name), name, context) or []
+        return {**row, "prompt": asked, "completion": [{"role": "assistant", "content": answer}]}
     prompt = row.get("prompt")
-    asked = _questions(prompt, "prompt", context)
-    if isinstance(prompt, str) and asked is None and not holds_nothing(prompt) and answer.startswith(prompt):
-        answer = answer[len(prompt) :]  # the answer repeats its prompt
-    completion: object = answer if asked is None else [{"role": "assistant", "content": answer}]
-    return {**row, "completion": completion}
+    if _questions(prompt, "prompt", context) is not None:
+        return {**row, "completion": [{"role": "assistant", "content": answer}]}
+    if isinstance(prompt, str) and not holds_nothing(prompt):
+        answer = answer.removeprefix(prompt)  # the answer may repeat its prompt
+    return {**row, "completion": answer}
 
 
-def _last_answer(row: dict[str, Any], context: RowContext) -> Row:
-    """A row whose messages hold the chosen answer as their last one."""
-    for name in ("messages", "conversations"):
+def _last_answer(row: dict[str, object], context: RowContext) -> Row:
+    """A row whose messages end with the chosen answer."""
+    for name in _CHATS:
         messages = _messages(row.get(name), name, context)
         if messages:
             context.consumed.add(name)
@@ -136,19 +137,19 @@ def _last_answer(row: dict[str, Any], context: RowContext) -> Row:
     return row
 
 
-def _questions(value: object, key: str, context: RowContext) -> list[Any] | None:
+def _questions(value: object, key: str, context: RowContext) -> _Messages | None:
     """The messages before the answer: without an answer at their end, which is the chosen or the rejected one."""
     messages = _messages(value, key, context)
-    while messages and context.names.roles.get(_role(messages[-1])) == "assistant":
+    while messages and context.options.role_of.get(_role(messages[-1])) == "assistant":
         messages = messages[:-1]
     return messages
 
 
-def _role(message: dict[str, Any]) -> str:
+def _role(message: Row) -> str:
     return str(message.get("role") or message.get("from") or "").strip().lower()
 
 
-def _messages(value: object, key: str, context: RowContext) -> list[Any] | None:
+def _messages(value: object, key: str, context: RowContext) -> _Messages | None:
     """A message or a list of messages as a list; None for anything else, such as text."""
     if isinstance(value, str) and re.match(r"\s*(\[\s*)?\{\s*['\"]", value):
         value = context.decode(value, key)
@@ -157,11 +158,7 @@ def _messages(value: object, key: str, context: RowContext) -> list[Any] | None:
     return value if isinstance(value, list) and all(isinstance(item, dict) for item in value) else None
 
 
-def _shared(chosen: list[Any], rejected: list[Any] | None) -> list[Any]:
-    """The messages in front of the chosen answer: those that both lists begin with, or all but the last."""
-    if rejected is None:
-        return chosen[:-1]
-    count = 0
-    while count < min(len(chosen), len(rejected)) - 1 and chosen[count] == rejected[count]:
-        count += 1
-    return chosen[:count] or chosen[:-1]
+def _shared(chosen: _Messages, rejected: _Messages | None) -> _Messages:
+    """The messages before the chosen answer: those that both lists begin with, or all but the last."""
+    shared = takewhile(lambda pair: pair[0] == pair[1], zip(chosen[:-1], (rejected or [])[:-1], strict=False))
+    return [message for message, _ in shared] or chosen[:-1]

@@ -1,10 +1,9 @@
-"""Which option would read a row that fits no format: looked for among the keys it has."""
+"""Options that would read a row that fits no format, found among the keys it has."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from tokenclean.pool.formats.field_types import Row
 from tokenclean.pool.formats.unread_keys import PREFERENCE, meaning_of
@@ -30,25 +29,23 @@ _DEPTH = 3
 
 
 def suggest_columns(row: Row) -> str:
-    """Options that map this row's columns to a format, or an empty text where none is plain to see."""
+    """Options that map this row's columns to a format, or an empty text where none is evident."""
     texts = {str(key): value for key, value in row.items() if isinstance(value, str)}
     question, answer = _first(texts, _QUESTIONS), _first(texts, _ANSWERS)
     for path, messages in _lists_of_messages(row, "", _DEPTH):
         speaker, said = (_first(messages[0], names) for names in (_SPEAKERS, _SAID))
         if speaker is None or said is None:
             continue
-        if answer is not None and str(messages[-1].get(speaker)).lower() in ("user", "human", "system"):
-            return _as_options([("prompt", path), ("completion", answer), *_further(row, ("system", "tools"), path)])
         options = [("messages", path)]
-        if (speaker, said) not in (("role", "content"), ("from", "value")):
+        if answer is not None and str(messages[-1].get(speaker)).lower() in ("user", "human", "system"):
+            options = [("prompt", path), ("completion", answer)]
+        elif (speaker, said) not in (("role", "content"), ("from", "value")):
             options += [("role", speaker), ("content", said)]
         return _as_options([*options, *_further(row, ("system", "tools"), path)])
     if question is not None and answer is not None and question != answer:
         return _as_options([("instruction", question), ("output", answer), *_further(row, _FURTHER, question, answer)])
     text = _first(texts, _TEXTS)
-    if text is not None and not (question or answer):
-        return _as_options([("text", text)])
-    return ""
+    return _as_options([("text", text)]) if text is not None and not (question or answer) else ""
 
 
 def _further(row: Row, ours: Iterable[str], *taken: str) -> Iterator[tuple[str, str]]:
@@ -59,16 +56,16 @@ def _further(row: Row, ours: Iterable[str], *taken: str) -> Iterator[tuple[str, 
             yield name, theirs
 
 
-def _lists_of_messages(value: Any, path: str, depth: int) -> Iterator[tuple[str, list[Any]]]:
+def _lists_of_messages(value: object, path: str, depth: int) -> Iterator[tuple[str, list[dict[str, object]]]]:
     """Path and list of every list of objects within the row, the outermost first."""
     if depth < 0:
         return
-    inner: list[tuple[str, Any]] = []
+    inner: dict[str, object] = {}
     if isinstance(value, dict):
-        inner = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
+        inner = {f"{path}.{key}" if path else str(key): item for key, item in value.items()}
     elif isinstance(value, list) and len(value) == 1:
-        inner = [(f"{path}.0", value[0])]
-    for name, item in inner:
+        inner = {f"{path}.0": value[0]}
+    for name, item in inner.items():
         if meaning_of(name.rsplit(".", 1)[-1]) == PREFERENCE:
             continue
         if isinstance(item, list) and item and all(isinstance(entry, dict) for entry in item):
@@ -76,10 +73,10 @@ def _lists_of_messages(value: Any, path: str, depth: int) -> Iterator[tuple[str,
         yield from _lists_of_messages(item, name, depth - 1)
 
 
-def _first(found: Any, names: tuple[str, ...]) -> str | None:
-    """The key that one of the names is, small letters aside, in the order of the names."""
-    keys = {str(key).lower(): str(key) for key in found}
-    return next((keys[name] for name in names if name in keys), None)
+def _first(keys: Iterable[object], names: tuple[str, ...]) -> str | None:
+    """The key that is one of the names, case aside, in the order of the names."""
+    found = {str(key).lower(): str(key) for key in keys}
+    return next((found[name] for name in names if name in found), None)
 
 
 def _as_options(pairs: list[tuple[str, str]]) -> str:

@@ -1,7 +1,7 @@
 """Keys that a format does not read: counted, or refused where leaving them out would change what is trained.
 
-What a key means is told by its name, since a pool states nothing else. A key that holds nothing (null, blank, an empty
-list) is neither counted nor refused, and one that the user has named with ``ignore`` is passed over.
+A key's name says what it means, since a pool states nothing else. A key that holds nothing (null, blank, an empty list)
+is neither counted nor refused, and one that the user has named with ``ignore`` is only counted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
 
 from tokenclean.pool.formats.field_types import Row, RowError, holds_nothing
 
@@ -19,14 +18,13 @@ MEDIA = "an image, a sound or a video, which the model would learn to talk about
 WEIGHT = "a mask or weight that is not read in this place, so what it masks would be trained"
 SECOND_TEXT = "a further text of the prompt that the format does not read, so the answer would be trained without it"
 TOOLS = "tools or calls under a key that is not read"
-
 TEMPLATE = "an option for the chat template, which it is not given here"
 
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 
 _ANSWERS = r"(response|output|answer|message|completion|text|conversation|reply|turn)s?"
 _MEDIA_FILES = r"(path|url|uri|file|filepath|file_path|filename|file_name|name|list|array|byte|data|base64|id)s?"
-_MEANINGS = (
+_PATTERNS = (
     (
         PREFERENCE,
         rf"(chosen|reject|rejected|preferred|dispreferred|non_preferred)(_{_ANSWERS})?|{_ANSWERS}_(chosen|rejected)"
@@ -60,9 +58,8 @@ _MEANINGS = (
     ),
     (TEMPLATE, r"(chat_)?template_(kwargs|args|options)|enable_thinking|thinking_mode"),
 )
-_PATTERNS = tuple((meaning, re.compile(pattern)) for meaning, pattern in _MEANINGS)
 _KEY_CHARACTERS = 80
-_TELLING_CHARACTERS = 10  # a shorter text stands in others by chance
+_TELLING_CHARACTERS = 10  # a shorter text is found in others by chance
 _LABELS = re.compile(
     r"kto|(kto|preference)_(tag|label)|label(_bool)?|thumbs_(up|down)|(dis)?like|good_response"
     r"|is_(good|bad|best|correct|winner|chosen|rejected|preferred|accepted|(un)?desir(ed|able))(_answer|_response)?"
@@ -76,26 +73,21 @@ _MORE_BAD = ("no", "n", "negative", "unsafe", "incorrect", "fail", "dislike")
 
 @lru_cache(maxsize=4096)
 def meaning_of(key: str) -> str:
-    """Why a key of this name may not be passed over; empty where it may."""
+    """Why a key of this name may not be left out; empty where it may."""
     name = _normal(key)
     if _LABELS.fullmatch(name):
         return PREFERENCE
-    return next((meaning for meaning, pattern in _PATTERNS if pattern.fullmatch(name)), "")
+    return next((meaning for meaning, pattern in _PATTERNS if re.fullmatch(pattern, name)), "")
 
 
 def _normal(key: str) -> str:
-    """The key in small letters and underscores: imageUrl and Image-URL are image_url."""
+    """The key in lower case with underscores: imageUrl and Image-URL are image_url."""
     key = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key.strip())
     return re.sub(r"[\s\-.]+", "_", key.lower())
 
 
-def says_nothing_at_all(value: object) -> bool:
-    """Whether nothing within the value holds anything."""
-    return all(holds_nothing(item) for item in _leaves(value))
-
-
 def _leaves(value: object) -> Iterator[object]:
-    """What stands in the objects and lists of a value, however deep."""
+    """The values inside the objects and lists of a value, however deep."""
     todo = [value]
     while todo:
         item = todo.pop()
@@ -117,15 +109,14 @@ def _may_be_media(key: str, value: object) -> bool:
 def preference_label(key: str, value: object) -> bool | None:
     """What a label says of an answer (KTO): True for a good one, False for a rejected one, None where it says neither.
 
-    Read are true and false, 1 and 0 (or −1), as values or a CSV's texts, and words such as good and bad.
+    Labels are true and false, 1 and 0 (or −1), as values or a CSV's texts, and words such as good and bad.
     """
     name = _normal(key)
-    if not isinstance(value, (str, int, float) if _LABELS.fullmatch(name) else bool):
-        return None
-    if not (_LABELS.fullmatch(name) or _ANSWERS_OR_LABELS.fullmatch(name)):
+    is_label = _LABELS.fullmatch(name)
+    if not isinstance(value, (str, int, float) if is_label else bool):
         return None
     text = str(value).strip().lower()
-    if text not in _GOOD and text not in _BAD:
+    if not (is_label or _ANSWERS_OR_LABELS.fullmatch(name)) or text not in (*_GOOD, *_BAD):
         return None
     return (text in _GOOD) != bool(re.search(r"bad|rejected|undesir|thumbs_down|dislike", name))
 
@@ -139,31 +130,31 @@ def chosen_label(key: str, value: object) -> bool | None:
     if said is not None or not _LABELS.fullmatch(_normal(key)) or holds_nothing(value):
         return said
     text = str(value).strip().lower()
-    if text not in _MORE_GOOD and text not in _MORE_BAD:
+    if text not in (*_MORE_GOOD, *_MORE_BAD):
         raise RowError(
             f"{shown_key(key)}: {value!r:.80} says neither good nor rejected", f"--ignore {shlex.quote(key)}"
         )
     return text in _MORE_GOOD
 
 
-def changes_meaning(key: str, value: Any) -> str:
-    """Why the key may not be passed over with this value; empty where it may."""
-    meaning = meaning_of(key)
-    if not meaning or says_nothing_at_all(value):
+def changes_meaning(key: str, value: object) -> str:
+    """Why the key may not be left out with this value; empty where it may."""
+    meaning, name = meaning_of(key), _normal(key)
+    if not meaning or all(holds_nothing(item) for item in _leaves(value)):
         return ""
-    if meaning == PREFERENCE and preference_label(key, value) is not None:
-        return meaning
-    if meaning == PREFERENCE and _LABELS.fullmatch(_normal(key)):
-        return ""  # a class, such as news or sports
-    if meaning == MEDIA and not _may_be_media(key, value):
-        return ""
-    if meaning == WEIGHT and not re.search(r"mask|weight|loss|scale|detail|train_on", _normal(key)):
-        return meaning if isinstance(value, bool | list) else ""  # else a figure or a word beside the texts
-    if meaning in (PREFERENCE, SECOND_TEXT, TOOLS) and not isinstance(value, str | list | dict):
-        return ""  # a figure or a switch beside the texts
-    if meaning == TOOLS and isinstance(value, str) and not value.lstrip().startswith(("[", "{")):
-        return ""  # the name of one
-    return meaning
+    may_matter = True
+    if meaning == PREFERENCE and _LABELS.fullmatch(name):  # another value is a class, such as news or sports
+        may_matter = preference_label(key, value) is not None
+    elif meaning == MEDIA:
+        may_matter = _may_be_media(key, value)
+    elif meaning == WEIGHT and not re.search(r"mask|weight|loss|scale|detail|train_on", name):
+        may_matter = isinstance(value, bool | list)  # not a figure or a word beside the texts
+    elif meaning == PREFERENCE:
+        may_matter = isinstance(value, str | list | dict) or preference_label(key, value) is not None
+    elif meaning in (SECOND_TEXT, TOOLS):  # not a figure or a switch, or the name of a tool
+        is_name = meaning == TOOLS and isinstance(value, str) and not value.lstrip().startswith(("[", "{"))
+        may_matter = isinstance(value, str | list | dict) and not is_name
+    return meaning if may_matter else ""
 
 
 def remedy_of(key: str, meaning: str, place: str = "") -> str:
@@ -190,7 +181,7 @@ def check_unread(
     """Keys of the row that hold something and are not ``read``. ``ignored``: those that may mean anything.
 
     ``texts``: what was read of the row. A further prompt that repeats one of them, or holds the longest of them (a
-    rendered prompt), is counted like any other key. ``prefix``: leads to the keys. ``exempt``: meanings that are no
+    rendered prompt), is counted like any other key. ``prefix``: path to the keys. ``exempt``: meanings that are no
     fault in this row.
 
     Raises RowError naming the key where leaving it out would change what is trained.
@@ -199,47 +190,32 @@ def check_unread(
     for key, value in row.items():
         if (key in read and key not in ignored) or holds_nothing(value):
             continue
+        name = shown_key(key)
         meaning = "" if key in ignored else changes_meaning(str(key), value)
         is_exempt = meaning in exempt and not (is_mapped and _normal(str(key)) in SYSTEM_KEYS)
         if meaning and not is_exempt and not (meaning == SECOND_TEXT and _repeats(value, texts)):
-            remedy = remedy_of(shown_key(key), meaning, place=f"{prefix}{key}" if is_mapped else "")
-            raise RowError(f"{prefix}{shown_key(key)}: {meaning}", remedy)
-        unread.append(shown_key(key))
+            raise RowError(
+                f"{prefix}{name}: {meaning}", remedy_of(name, meaning, f"{prefix}{key}" if is_mapped else "")
+            )
+        unread.append(name)
     return unread
 
 
 def shown_key(key: object) -> str:
-    """A key as a message and a document can show it: short, and escaped where it cannot be printed."""
+    """A key for messages and documents: short, and escaped where it cannot be printed."""
     name = str(key)
     name = name if name.isprintable() and name.strip() else repr(name)
-    return (
-        (name if len(name) <= _KEY_CHARACTERS else name[:_KEY_CHARACTERS] + "…")
-        .encode("utf-8", "backslashreplace")
-        .decode()
-    )
+    name = name if len(name) <= _KEY_CHARACTERS else name[:_KEY_CHARACTERS] + "…"
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _repeats(value: object, texts: Sequence[str]) -> bool:
     if isinstance(value, list):
         return all(isinstance(item, str) and _repeats(item, texts) for item in _leaves(value))
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not texts:
         return False
-    said = value.strip()
-    if not texts or any(_stands_in(said, text) for text in texts):
-        return bool(texts)
-    longest = max(texts, key=len)
-    long = [text for text in texts if len(text) >= _TELLING_CHARACTERS] or [longest]
-    return any(all(line.strip() in value for line in text.split("\n")) for text in long)
-
-
-def _stands_in(said: str, text: str) -> bool:
-    """Whether the text holds ``said`` as words of its own."""
-    if said == text:
+    said = re.compile(rf"(?<![^\W_]){re.escape(value.strip())}(?![^\W_])")
+    if any(said.search(text) for text in texts):
         return True
-    at = text.find(said)
-    while at >= 0:
-        end = at + len(said)
-        if not (text[at - 1 : at].isalnum() or text[end : end + 1].isalnum()):
-            return True
-        at = text.find(said, at + 1)
-    return False
+    long = [text for text in texts if len(text) >= _TELLING_CHARACTERS] or [max(texts, key=len)]
+    return any(all(line.strip() in value for line in text.split("\n")) for text in long)

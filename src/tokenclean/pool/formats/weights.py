@@ -1,4 +1,4 @@
-"""Loss weights that a row, a message or a part of one states: how much each of its tokens counts in training.
+"""Loss weights given by a row, a message or a part of one: how much each of its tokens counts in training.
 
 ===============================  ==============================================================================
 key                              value
@@ -12,15 +12,19 @@ key                              value
                                  one included (axolotl); also ``training_detail``
 ===============================  ==============================================================================
 
-Negative weights, which ask the model to unlearn, are refused by name.
+Negative weights, which ask the model to unlearn, are refused with an error of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from tokenclean.pool.formats.field_types import Row, RowError, check_object, holds_nothing, quote, read_list
+from tokenclean.pool.formats.field_types import Row, RowError, check_object, holds_nothing, quote
+
+if TYPE_CHECKING:
+    from tokenclean.pool.formats.context import RowContext
 
 FLAG_KEYS = ("train", "training", "loss", "mask")
 NUMBER_KEYS = ("weight", "loss_weight", "loss_scale", "sample_weight")
@@ -33,9 +37,9 @@ Span = tuple[int, int, float]
 
 
 def read_weight(row: Row, where: str) -> float | None:
-    """The weight that the keys of ``row`` (a message, a part, a row) state together; None where they state none.
+    """The weight that the keys of ``row`` (a message, a part, a row) give together; None where they give none.
 
-    ``where``: leads to the keys. Raises RowError for a value that is no weight, and where two keys disagree.
+    ``where``: path to the keys. Raises RowError for a value that is no weight, and where two keys disagree.
     """
     if _STATING_KEYS.isdisjoint(row):
         return None
@@ -52,16 +56,16 @@ def read_weight(row: Row, where: str) -> float | None:
     return flag * weight
 
 
-def read_details(row: Row, length: int, weight: float, where: str) -> tuple[Span, ...]:
-    """The spans that ``train_detail`` states for a content of ``length`` characters, in order.
+def read_details(row: Row, length: int, weight: float, where: str, context: RowContext) -> tuple[Span, ...]:
+    """The spans that ``train_detail`` gives for a content of ``length`` characters, in order.
 
-    ``weight``: of what a detail trains. Raises RowError for a span outside the content, or two that overlap.
+    ``weight``: the weight of trained spans. Raises RowError for a span outside the content, or two that overlap.
     """
     key = next((key for key in DETAIL_KEYS if row.get(key) is not None), None)
     if key is None:
         return ()
     spans: list[Span] = []
-    for index, detail in enumerate(read_list(row, key, f"{where}.")):
+    for index, detail in enumerate(context.read_list(row, key, f"{where}.")):
         place = f"{where}.{key}[{index}]"
         detail = check_object(detail, place)
         first, last = (_read_offset(detail, name, place) for name in ("begin_offset", "end_offset"))
@@ -78,13 +82,8 @@ def read_details(row: Row, length: int, weight: float, where: str) -> tuple[Span
     return tuple(spans)
 
 
-def drop_default(spans: Sequence[Span], weight: float) -> tuple[Span, ...]:
-    """The spans that hold characters and whose weight is not the turn's own."""
-    return tuple(span for span in spans if span[0] < span[1] and span[2] != weight)
-
-
 def _read_all(row: Row, where: str, keys: Sequence[str]) -> dict[str, float]:
-    """Key -> weight, of the keys that have a value."""
+    """Key -> weight, for the keys that have a value."""
     prefix = f"{where}." if where else ""
     return {key: _read_one(row[key], key, f"{prefix}{key}") for key in keys if not holds_nothing(row.get(key))}
 
@@ -113,7 +112,7 @@ def _read_one(value: object, key: str, place: str) -> float:
 
 
 def _from_text(text: str) -> object:
-    """What a cell of a CSV says: true, false or a number; else the text itself."""
+    """The value of a CSV cell: true, false or a number; else the text itself."""
     word = text.strip().lower()
     if word in ("true", "false"):
         return word == "true"

@@ -1,4 +1,4 @@
-"""Rows out of files and datasets, in whatever form they lie."""
+"""Rows of files and datasets, in any of the forms they may have."""
 
 from tokenclean.pool.reading.hub_datasets import read_hub
 from tokenclean.pool.reading.record import Record

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from tokenclean.errors import PoolError
@@ -21,31 +22,28 @@ def read_csv(path: Path, delimiter: str, encoding: str | None = None) -> Iterato
     """The rows below the header line, each cell a text; blank lines are skipped and not counted as rows.
 
     ``delimiter``: one character that separates the cells, none of those that ``check_delimiter`` refuses; a first line
-    ``sep=;``, as Excel writes it, goes before it. Names of columns are taken without blanks around them, and a column
-    without a name (an index, or what a spreadsheet leaves behind) is called by its number.
+    ``sep=;``, which Excel writes, takes precedence. Column names are stripped of blanks, and a column without a name
+    (an index, or a leftover of a spreadsheet) is named by its number.
 
-    A row that has not as many fields as the header, cannot be decoded, holds a NUL or quotes its cells wrongly is a
-    record with a fault. Raises PoolError as ``TextLines`` does, for a header that cannot name the columns, and for a
-    quote that never closes, since it takes all the rows behind it for one cell.
+    A row that has another number of fields than the header, cannot be decoded, holds a NUL or quotes its cells wrongly
+    is a record with a fault. Raises PoolError as ``TextLines`` does, for a header that cannot name the columns, and for
+    a quote that never closes, since all rows after it would be one cell.
     """
+    source = TextLines(path, encoding)
+    lines = iter(source)
+    first = next(lines, b"")
+    named = _SEPARATOR.fullmatch(first.decode("utf-8", "replace").strip("\r\n"))
+    rows = _rows(source, lines, named[1], 2) if named else _rows(source, chain([first], lines), delimiter, 1)
     header: Sequence[str] | None = None
     number = 0
-    for line, fields, fault, content in _Rows(path, _named_delimiter(path, encoding) or delimiter, encoding):
+    for line, fields, fault, content in rows:
         if header is None:
-            if not (line == 1 and _SEPARATOR.fullmatch(content.decode("utf-8", "replace"))):
-                header = _check_header(path, line, fields, fault)
+            header = _check_header(path, line, fields, fault)
             continue
         number += 1
         if not fault and len(fields) != len(header):
             fault = f"another number of fields than the header has (expected {len(header)}, found {len(fields)})"
         yield Record(number, line, None if fault else dict(zip(header, fields, strict=True)), fault, content)
-
-
-def _named_delimiter(path: Path, encoding: str | None) -> str:
-    """What the first line names as the delimiter; empty where it names none."""
-    first = next(iter(TextLines(path, encoding)), b"").decode("utf-8", "replace")
-    named = _SEPARATOR.fullmatch(first.strip("\r\n"))
-    return named[1] if named else ""
 
 
 def check_delimiter(path: Path, delimiter: str) -> str:
@@ -60,63 +58,61 @@ def check_delimiter(path: Path, delimiter: str) -> str:
     return delimiter
 
 
-class _Rows:
-    """Line, fields, fault and bytes of each row that is not blank, the header among them."""
+def _rows(
+    source: TextLines, lines: Iterable[bytes], delimiter: str, line: int
+) -> Iterator[tuple[int, list[str], str, bytes]]:
+    """Line, fields, fault and bytes of each row that is not blank, the header among them. ``line``: of the first."""
+    taken: list[bytes] = []  # the physical lines of the row being read
+    is_at_end = False
 
-    def __init__(self, path: Path, delimiter: str, encoding: str | None) -> None:
-        self._path = path
-        self._source = TextLines(path, encoding)
-        self._delimiter = delimiter
-        self._taken: list[bytes] = []  # the physical lines of the row being read
-        self._is_at_end = False
-
-    def __iter__(self) -> Iterator[tuple[int, list[str], str, bytes]]:
-        # The limit is the process's; nothing may rely on it to be low, and a cell with a long text must be read.
-        csv.field_size_limit(max(csv.field_size_limit(), _FIELD_BYTES_LIMIT))
-        reader = csv.reader(self._decode_lines(), delimiter=self._delimiter, strict=True)
-        line = 1
-        while True:
-            self._taken.clear()
-            fields: list[str] = []
-            fault = ""
-            try:
-                fields = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                if self._is_at_end:
-                    raise PoolError(self._describe_open_quote(line)) from None
-                fault = f"broken CSV: {error}"
-            content = b"".join(self._taken)
-            if content.strip(b"\r\n"):
-                yield line, fields, self._find_fault(content) or fault, content.rstrip(b"\r\n")
-            line += len(self._taken)
-
-    def _decode_lines(self) -> Iterator[str]:
-        for content in self._source:
-            self._taken.append(content)
-            # A bad byte is found again in the row's bytes; here it must only not end the reading.
+    def decode_lines() -> Iterator[str]:
+        nonlocal is_at_end
+        for content in lines:
+            taken.append(content)
+            # A bad byte is found again in the row's bytes; here it must not end the reading.
             yield content.decode("utf-8", "surrogateescape")
-        self._is_at_end = True
+        is_at_end = True
 
-    def _find_fault(self, content: bytes) -> str:
+    # The limit is the process's; nothing may rely on a low one, and a cell with a long text must be read.
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_BYTES_LIMIT))
+    reader = csv.reader(decode_lines(), delimiter=delimiter, strict=True)
+    while True:
+        taken.clear()
+        fields: list[str] = []
+        fault = ""
         try:
-            nul = content.decode("utf-8").find("\0")
-        except UnicodeDecodeError:
-            return self._source.describe_bad_byte(content.decode("utf-8", "surrogateescape"), "row")
-        return f"a NUL in the row (character {nul + 1})" if nul >= 0 else ""
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if is_at_end:
+                raise PoolError(_describe_open_quote(source.path, line, taken, delimiter)) from None
+            fault = f"broken CSV: {error}"
+        content = b"".join(taken)
+        if content.strip(b"\r\n"):
+            yield line, fields, _find_fault(source, content) or fault, content.rstrip(b"\r\n")
+        line += len(taken)
 
-    def _describe_open_quote(self, line: int) -> str:
-        text = b"".join(self._taken).decode("utf-8", "surrogateescape")
-        line += text.count("\n", 0, _find_open_quote(text, self._delimiter))
-        return (
-            f"{self._path}: the quote that opens on line {line} never closes, so that all that follows would be one "
-            'cell; close it, or write a quote inside a quoted cell twice ("")'
-        )
+
+def _find_fault(source: TextLines, content: bytes) -> str:
+    try:
+        nul = content.decode("utf-8").find("\0")
+    except UnicodeDecodeError:
+        return source.describe_bad_byte(content.decode("utf-8", "surrogateescape"), "row")
+    return f"a NUL in the row (character {nul + 1})" if nul >= 0 else ""
+
+
+def _describe_open_quote(path: Path, line: int, taken: Sequence[bytes], delimiter: str) -> str:
+    text = b"".join(taken).decode("utf-8", "surrogateescape")
+    line += text.count("\n", 0, _find_open_quote(text, delimiter))
+    return (
+        f"{path}: the quote that opens on line {line} never closes, so that all that follows would be one cell; close "
+        'it, or write a quote inside a quoted cell twice ("")'
+    )
 
 
 def _find_open_quote(text: str, delimiter: str) -> int:
-    """Where the quote opens that never closes, in a row whose fields before it are sound."""
+    """Position of the quote that never closes, in a row whose earlier fields are sound."""
     at = 0
     while True:
         if not text.startswith('"', at):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable
 from difflib import get_close_matches
 from encodings.aliases import aliases
 from pathlib import Path
@@ -37,25 +36,59 @@ _UTF8_SEQUENCE = re.compile(
     rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"  # overlong forms do not matter here
 )
 
-# What makes up about half of any running text of the language: the sign by which a wrong reading is told from the right
-# one, since the bytes of one East Asian language are mostly rare characters of another.
-_CHINESE = frozenset(
+# The characters that make up about half of any running text of the language. They distinguish a right reading from a
+# wrong one, since the bytes of one East Asian language are mostly rare characters of another.
+_CHINESE = (
     "的一是不了在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可里后小么心多天而能好都"
     "然没日于起还发成事只作当想看文无开手用主行方又如前所本见经头面同已老从动两长知样现分将外但身些与高意进把法此实回二"
     "理美点月明其种声全工问什吗呢请使给让做很最这個來國說們為時學對後麼沒還發無開當經頭動兩長樣現將與進實點種聲問嗎請給讓過會裡"
 )
-_KOREAN = frozenset(
-    "이다는에의가을고하지를은로한도어서기나사리자시대아그인일보해정수있라게전면습니까요것들으만구부제스과여주장장성원공조상안들했때"
+_KOREAN = (
+    "이다는에의가을고하지를은로한도어서기나사리자시대아그인일보해정수있라"
+    "게전면습니까요것들으만구부제스과여주장장성원공조상안들했때"
 )
-_WIDE_MARKS = r"\u3000-\u303f\uff01-\uff5e‘’“”…—·"
-_HAN = re.compile(r"[\u4e00-\u9fff]")
-_KANA = re.compile(r"[\u3041-\u30ff]")
-_HANGUL = re.compile(r"[\uac00-\ud7a3]")
-_WIDE = re.compile(f"[{_WIDE_MARKS}]")
-_CYRILLIC = re.compile(r"[А-Яа-яЁё]")
-_CYRILLIC_OF_OTHERS = re.compile(r"[Ђ-Џђ-џҐґ]")  # Ukrainian, Serbian and their neighbours
-_LATIN = re.compile(r"[À-ÖØ-öø-ÿŒœŠšŽžŸ]")
-_NARROW_MARKS = re.compile(r"[«»‘’‚“”„…–—€£§©®°·№½²³¿¡]")
+
+# Patterns of a language's characters, the first that matches counts, and how well they suit it.
+_Scores = tuple[tuple[str, float], ...]
+_WIDE = r"[\u3000-\u303f\uff01-\uff5e‘’“”…—·]"
+_NARROW = "[«»‘’‚“”„…–—€£§©®°·№½²³¿¡]"
+_ANY = r"[^\x00-\x7f]"
+_A = "[A-Za-z]"
+_LATIN = "[À-ÖØ-öø-ÿŒœŠšŽžŸ]"
+_CYRILLIC = "[А-Яа-яЁё]"
+_SCORES_OF_CHINESE: _Scores = ((f"[{_CHINESE}]", 1), (r"[\u4e00-\u9fff]", 0.5), (_WIDE, 1))
+_SCORES_OF_JAPANESE: _Scores = ((r"[\u3041-\u30ff]", 1), *_SCORES_OF_CHINESE)
+_SCORES_OF_KOREAN: _Scores = ((f"[{_KOREAN}]", 1), (r"[\uac00-\ud7a3]", 0.6), (_WIDE, 1), (_ANY, 0.1))
+_SCORES_OF_MARKS: _Scores = (
+    (rf"(?<!{_ANY}){_NARROW}|{_NARROW}(?!{_ANY})", 1),  # marks are at the edge of words
+    (_NARROW, 0.1),
+)
+_SCORES_OF_RUSSIAN: _Scores = (
+    *_SCORES_OF_MARKS,
+    (f"(?<={_A}){_ANY}|{_ANY}(?={_A})", 0),  # inside a word of Latin letters
+    (f"(?<={_CYRILLIC})[А-ЯЁ]", 0.3),
+    (_CYRILLIC, 1),
+    ("[Ђ-Џђ-џҐґ]", 0.5),  # Ukrainian, Serbian and their neighbours
+)
+_SCORES_OF_WESTERN: _Scores = (
+    *_SCORES_OF_MARKS,
+    # Two accented letters in a row, as in Grüße; no whole word has such letters alone.
+    (f"(?<={_LATIN}){_LATIN}(?={_A})|(?<={_A}){_LATIN}(?={_LATIN})", 0.7),
+    (f"(?<={_LATIN}){_LATIN}|{_LATIN}(?={_LATIN})", 0.3),
+    (f"(?<={_A}){_LATIN}|{_LATIN}(?={_A})", 1),
+    (_LATIN, 0.6),
+    (_ANY, 0.1),
+)
+# In this order where two suit equally well.
+_CANDIDATES = {
+    "cp1252": _SCORES_OF_WESTERN,
+    "gb18030": _SCORES_OF_CHINESE,
+    "shift_jis": _SCORES_OF_JAPANESE,
+    "euc_jp": _SCORES_OF_JAPANESE,
+    "cp1251": _SCORES_OF_RUSSIAN,
+    "big5": _SCORES_OF_CHINESE,
+    "euc-kr": _SCORES_OF_KOREAN,
+}
 
 
 def check_encoding(path: Path, name: str | None) -> str | None:
@@ -112,7 +145,7 @@ def guess_encodings(sample: bytes) -> tuple[str, ...]:
             lines.append(line[:_SAMPLE_BYTES])
         if sum(map(len, lines)) >= _SAMPLE_BYTES:
             break
-    scores = {name: _score(lines, name, suits) for name, suits in _CANDIDATES.items()}
+    scores = {name: _score(lines, name) for name in _CANDIDATES}
     best = max(scores.values())
     if best < _LEAST_SCORE:
         return ()
@@ -123,7 +156,7 @@ def guess_encodings(sample: bytes) -> tuple[str, ...]:
 def is_mostly_utf8(sample: bytes) -> bool:
     """Whether the non-ASCII characters of a sample are UTF-8 but for some damage, so that it has no other encoding."""
     rest, characters = _UTF8_SEQUENCE.subn(b"", sample)
-    return characters > len(rest) - len(rest.translate(None, bytes(range(0x80, 0x100))))
+    return characters > _count_high_bytes(rest)
 
 
 def _is_utf8(content: bytes) -> bool:
@@ -134,69 +167,21 @@ def _is_utf8(content: bytes) -> bool:
     return True
 
 
-def _score(lines: list[bytes], name: str, suits: Callable[[str, str, str], float]) -> float:
+def _score(lines: list[bytes], name: str) -> float:
+    scores = [score for _, score in _CANDIDATES[name]]
+    pattern = re.compile("|".join(f"({pattern})" for pattern, _ in _CANDIDATES[name]))
     total, count = 0.0, 0
     for line in lines:
         try:
             text = codecs.getincrementaldecoder(name)().decode(line)
         except UnicodeDecodeError:
-            count += sum(byte >= 0x80 for byte in line)
+            count += _count_high_bytes(line)
             continue
-        for before, character, behind in zip(" " + text, text, text[1:] + " ", strict=False):
-            if not character.isascii():
-                count += 1
-                total += suits(before, character, behind)
+        count += sum(not character.isascii() for character in text)
+        for match in pattern.finditer(text):
+            total += scores[(match.lastindex or 0) - 1]
     return total / count if count else 0.0
 
 
-def _suits_chinese(_before: str, character: str, _behind: str) -> float:
-    if _HAN.match(character):
-        return 1 if character in _CHINESE else 0.5
-    return 1 if _WIDE.match(character) else 0
-
-
-def _suits_japanese(before: str, character: str, behind: str) -> float:
-    return 1 if _KANA.match(character) else _suits_chinese(before, character, behind)
-
-
-def _suits_korean(_before: str, character: str, _behind: str) -> float:
-    if _HANGUL.match(character):
-        return 1 if character in _KOREAN else 0.6
-    return 1 if _WIDE.match(character) else 0.1
-
-
-def _suits_russian(before: str, character: str, behind: str) -> float:
-    if _NARROW_MARKS.match(character):
-        return _suits_mark(before, behind)
-    if any(other.isascii() and other.isalpha() for other in (before, behind)):
-        return 0
-    if not _CYRILLIC.match(character):
-        return 0.5 if _CYRILLIC_OF_OTHERS.match(character) else 0
-    return 0.3 if character.isupper() and _CYRILLIC.match(before) else 1
-
-
-def _suits_western(before: str, character: str, behind: str) -> float:
-    if _NARROW_MARKS.match(character):
-        return _suits_mark(before, behind)
-    touches_ascii_letter = any(other.isascii() and other.isalpha() for other in (before, behind))
-    if not _LATIN.match(character):
-        return 0.1
-    if _LATIN.match(before) or _LATIN.match(behind):  # as in Grüße, but no whole word has such letters alone
-        return 0.7 if touches_ascii_letter else 0.3
-    return 1 if touches_ascii_letter else 0.6
-
-
-def _suits_mark(before: str, behind: str) -> float:
-    return 1 if before.isascii() or behind.isascii() else 0.1  # marks stand at the edge of words
-
-
-# In this order where two suit equally well.
-_CANDIDATES: dict[str, Callable[[str, str, str], float]] = {
-    "cp1252": _suits_western,
-    "gb18030": _suits_chinese,
-    "shift_jis": _suits_japanese,
-    "euc_jp": _suits_japanese,
-    "cp1251": _suits_russian,
-    "big5": _suits_chinese,
-    "euc-kr": _suits_korean,
-}
+def _count_high_bytes(content: bytes) -> int:
+    return len(content) - len(content.translate(None, bytes(range(0x80, 0x100))))

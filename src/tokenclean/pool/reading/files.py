@@ -87,6 +87,12 @@ def describe_unreadable(path: Path, error: OSError) -> str:
     return f"{path}: no such file; {hint}"
 
 
+def refuse_split(path: Path, split: str | None) -> None:
+    """Raises PoolError where a split is named for a file that has none."""
+    if split is not None:
+        raise PoolError(f"{path}: has no splits, so that the split {split!r} cannot be read; leave the split out")
+
+
 def describe_folder(path: Path) -> str:
     """The message for a folder that is no saved dataset."""
     endings = tuple(suffix + packing for suffix in DATA_SUFFIXES for packing in ("", *PACKINGS))

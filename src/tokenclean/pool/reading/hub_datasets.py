@@ -21,15 +21,15 @@ _REASON_CHARACTERS = 400
 def read_hub(
     name: str, *, config: str | None, split: str | None, revision: str | None, streaming: bool
 ) -> Iterator[Record]:
-    """The rows of one split of the dataset ``name`` (``owner/name``), as they are stored: no feature is decoded.
+    """The rows of one split of the dataset ``name`` (``owner/name``) as stored: no feature is decoded.
 
     ``split``: needed where the dataset has more than one. ``streaming``: read the rows over the network instead of
     storing the dataset first.
 
-    Where the Hub cannot be reached, only what it sent before is looked for. Raises PoolError where the dataset cannot
+    Where the Hub cannot be reached, only the local cache is searched. Raises PoolError where the dataset cannot
     be reached, found or read; MissingExtraError without ``datasets``.
     """
-    # The package would take any other name for a file format or a folder and read what lies in the working folder.
+    # The package would take any other name for a file format or a folder and read what is in the working folder.
     if not _NAME.fullmatch(name):
         raise PoolError(f"{name!r} is no name of a dataset on the Hub; expected owner/name, as tatsu-lab/alpaca")
     if Path(name).exists():
@@ -42,7 +42,7 @@ def read_hub(
         raise MissingExtraError("datasets", "datasets", f"reading {name} from the Hub") from error
     place = f"{name} on the Hub"
     count = 0
-    # Behind these calls stand the network, a cache and a dozen file formats, and they document no common error.
+    # Behind these calls are the network, a cache and a dozen file formats, and they document no common error.
     unreachable = why_unreachable()
     try:
         with _offline() if unreachable else nullcontext():

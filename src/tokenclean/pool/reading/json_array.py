@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tokenclean.pool.reading.json_values import is_message, name_messages, parse_value, skip_space
 from tokenclean.pool.reading.text_lines import TextLines
 
 NOT_CLOSED = "the array has no closing ]: is the file cut off?"
-NO_COMMA = "expected , or ] behind the element before"
-TEXT_BEHIND = "expected nothing behind the closing ] of the array"
+NO_COMMA = "expected , or ] after the previous element"
+TEXT_BEHIND = "expected nothing after the closing ] of the array"
 
-# Where reading goes on behind a broken element, by what that element starts with.
+# Where reading continues after a broken element, by what that element starts with.
 _NEXT_OBJECT = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*(?=\{)")
 _LIST_OF_LISTS = re.compile(r"\[[ \t\n\r]*\[")
 _NEXT_LIST = re.compile(r"\][ \t\n\r]*,[ \t\n\r]*(?=\[)")
@@ -22,40 +22,38 @@ _NEXT_LIST = re.compile(r"\][ \t\n\r]*,[ \t\n\r]*(?=\[)")
 class Found(NamedTuple):
     """A value that may be a row, where it starts in the text, and what is wrong with it.
 
-    ``wrapper_keys``: as in ``Record``.
+    ``wrapper_keys``: see ``Record``.
     """
 
     start: int
-    value: Any
+    value: object
     fault: str = ""
     wrapper_keys: tuple[str, ...] = ()
 
 
 def walk_array(text: str, source: TextLines) -> Iterator[Found]:
-    """The elements of the array that fills a text, and a fault wherever the text between or behind them is wrong.
+    """The elements of the array that fills a text, and a fault wherever the text between or after them is wrong.
 
     An array whose elements are all messages is one conversation, and is given as the row that holds it.
     """
     start = skip_space(text, 0)
-    held: list[Found] | None = []
-    for found in _walk_parts(text, start, source):
-        if held is not None:
-            if not found.fault and is_message(found.value):
-                held.append(found)
-                continue
+    parts = _walk_parts(text, start, source)
+    held: list[Found] = []
+    for found in parts:
+        held.append(found)
+        if found.fault or not is_message(found.value):
             yield from held
-            held = None
-        yield found
-    if held:
-        messages = [found.value for found in held]
-        key = name_messages(messages)
-        yield from [Found(start, {key: messages})] if key else held
+            yield from parts
+            return
+    messages = [found.value for found in held]
+    key = name_messages(messages)
+    yield from [Found(start, {key: messages})] if key else held
 
 
 def walk_elements(text: str, at: int, source: TextLines, *, may_close: bool = True) -> Generator[Found, None, int]:
-    """The elements from ``at``, which stands behind a ``[``; after a broken one, go on at the next ``}, {``.
+    """The elements from ``at``, directly after a ``[``; after a broken one, reading continues at the next ``}, {``.
 
-    Returns the position behind the closing ``]``, or the end of the text. ``may_close``: whether the ``]`` may be next.
+    Returns the position after the closing ``]``, or the end of the text. ``may_close``: whether the ``]`` may be next.
     """
     at = skip_space(text, at)
     expects_element = not (may_close and text.startswith("]", at))
@@ -75,32 +73,27 @@ def walk_elements(text: str, at: int, source: TextLines, *, may_close: bool = Tr
         else:
             fault, end = NOT_CLOSED if at == len(text) else NO_COMMA, at
         next_element = _NEXT_LIST if text.startswith("[", at) else _NEXT_OBJECT
-        found, next_at = _explain(text, at, next_element.search(text, end), fault, source)
+        found, at = _explain(text, at, next_element.search(text, end), fault, source)
         yield found
-        if next_at is None:
-            return len(text)
-        at, expects_element = next_at, True
+        if at == len(text):
+            return at
+        expects_element = True
 
 
 def _walk_parts(text: str, start: int, source: TextLines) -> Iterator[Found]:
     at, may_close = start + 1, True
-    while True:
-        at = skip_space(text, (yield from walk_elements(text, at, source, may_close=may_close)))
+    while (at := skip_space(text, (yield from walk_elements(text, at, source, may_close=may_close)))) < len(text):
+        next_element = _NEXT_LIST if _LIST_OF_LISTS.match(text, at) else _NEXT_OBJECT
+        found, at = _explain(text, at, next_element.search(text, at), TEXT_BEHIND, source)
+        yield found
         if at == len(text):
             return
-        next_element = _NEXT_LIST if _LIST_OF_LISTS.match(text, at) else _NEXT_OBJECT
-        found, next_at = _explain(text, at, next_element.search(text, at), TEXT_BEHIND, source)
-        yield found
-        if next_at is None:
-            return
-        at, may_close = next_at, False
+        may_close = False
 
 
-def _explain(
-    text: str, at: int, match: re.Match[str] | None, fault: str, source: TextLines
-) -> tuple[Found, int | None]:
-    """The fault at a position, and where the next element starts, which ``match`` ends at, None if there is none."""
+def _explain(text: str, at: int, match: re.Match[str] | None, fault: str, source: TextLines) -> tuple[Found, int]:
+    """The fault at a position, and where the next element starts: the end of ``match``, or of the text without one."""
     fault = source.describe_bad_byte(text, "element", at, match.start() if match else None) or fault
     if match is None and fault != NOT_CLOSED and not text.rstrip().endswith(("]", "}")):
         fault = f"{fault}; {NOT_CLOSED}"
-    return Found(at, None, fault), match.end() if match else None
+    return Found(at, None, fault), match.end() if match else len(text)

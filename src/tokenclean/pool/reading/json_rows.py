@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from tokenclean.errors import PoolError
-from tokenclean.pool.reading.files import split_name
+from tokenclean.pool.reading.files import refuse_split, split_name
 from tokenclean.pool.reading.json_array import Found, walk_array
-from tokenclean.pool.reading.json_objects import refuse_split, walk_objects, wraps_rows
+from tokenclean.pool.reading.json_objects import walk_objects, wraps_rows
 from tokenclean.pool.reading.json_values import name_messages, parse_line, take_row
 from tokenclean.pool.reading.record import EXCERPT_CHARACTERS, Record
 from tokenclean.pool.reading.text_lines import TextLines
@@ -22,37 +22,38 @@ Shape = Literal["lines", "array", "objects"]
 
 
 def read_json(path: Path, *, split: str | None = None, encoding: str | None = None) -> Iterator[Record]:
-    """The rows of JSON text in any of these shapes, known by its first lines that are not blank:
+    """The rows of JSON text in any of these shapes, recognized by the first lines that are not blank:
 
     - JSON lines, each an object or the list of one conversation's messages;
     - an array of such objects or lists, or of the messages of one conversation;
-    - objects one behind the other, each over several lines;
+    - objects that follow one another, each over several lines;
     - one object that wraps a list of rows; ``split`` is the key of the list where it has several. By its name, a
-      .jsonl file of one line holds one row, whatever lists that row has, unless there is a ``split``.
+      .jsonl file of one line holds one row, even if that row has lists, unless there is a ``split``.
 
     A list of messages is the row ``{"messages": [...]}``, or ``{"conversations": [...]}`` if they have ``from`` and
     ``value``. NaN and infinity are read as None. A value that cannot be decoded, is not JSON or is no row is a record
     with a fault. Lines are streamed; any other shape is read whole. Raises PoolError as ``TextLines`` does, and for a
-    split that the file has not.
+    split that the file does not have.
     """
     source = TextLines(path, encoding)
     lines, filled = _look_ahead(iter(source))
     texts = [line.decode("utf-8", "surrogateescape").rstrip() for line in filled]
     shape = _find_shape(texts, may_wrap=split is not None or split_name(path)[0] not in _LINE_SUFFIXES)
     if shape == "lines":
-        refuse_split(source, split)
+        refuse_split(path, split)
         yield from _read_lines(lines, source)
         return
     # A bad byte becomes a lone surrogate, so that it spoils its own row only.
     text = b"".join(lines).decode("utf-8", "surrogateescape")
     if shape == "array":
-        refuse_split(source, split)
-    found = walk_array(text, source) if shape == "array" else walk_objects(text, source, split)
-    yield from _place_rows(text, found)
+        refuse_split(path, split)
+        yield from _place_rows(text, walk_array(text, source))
+    else:
+        yield from _place_rows(text, walk_objects(text, source, split))
 
 
 def _look_ahead(lines: Iterator[bytes]) -> tuple[Iterator[bytes], list[bytes]]:
-    """All the lines, and the first few that are not blank. An error met on the way comes where it would have come."""
+    """All the lines, and the first few that are not blank. An error while looking is raised in its place among them."""
     head: list[bytes] = []
     filled: list[bytes] = []
     try:
@@ -110,8 +111,7 @@ def _read_lines(lines: Iterable[bytes], source: TextLines) -> Iterator[Record]:
             text = content.decode("utf-8", "surrogateescape")
             yield Record(number, number, None, source.describe_bad_byte(text, "line"), content)
             continue
-        value, fault = parse_line(text)
-        row, fault = (None, fault) if fault else take_row(value)
+        row, fault = take_row(*parse_line(text))
         yield Record(number, number, row, fault, content)
 
 
@@ -121,6 +121,6 @@ def _place_rows(text: str, values: Iterable[Found]) -> Iterator[Record]:
     for number, (start, value, fault, wrapper_keys) in enumerate(values, start=1):
         line += text.count("\n", counted, start)
         counted = start
-        row, fault = (None, fault) if fault else take_row(value)
+        row, fault = take_row(value, fault)
         excerpt = text[start : start + EXCERPT_CHARACTERS]
         yield Record(number, line, row, fault, excerpt, wrapper_keys=wrapper_keys)

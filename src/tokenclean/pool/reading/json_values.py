@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 NOT_A_ROW = "expected a JSON object or a list of messages"
 TOO_DEEP = "broken JSON: nested too deeply"
 TOO_LONG_A_NUMBER = "broken JSON: a number has more digits than can be read"
 
-# NaN and infinity are no JSON. Both stand for a number that is missing.
+# NaN and infinity are not JSON. Both mean a missing number.
 DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -26,15 +26,15 @@ _LOOKAHEAD_CHARACTERS = 16  # more than the longest literal or escape, which the
 
 
 class ParsedValue(NamedTuple):
-    """What stands at a position: a value or a fault, its end, or where it breaks if it is not complete."""
+    """The value at a position or its fault, and its end, or where it breaks if it is not complete."""
 
-    value: Any
+    value: object
     fault: str
     end: int
     is_complete: bool
 
 
-def parse_line(text: str) -> tuple[Any, str]:
+def parse_line(text: str) -> tuple[object, str]:
     """The value that fills a line, and what is wrong with it, which is empty if nothing is."""
     try:
         return DECODER.decode(text), ""
@@ -75,15 +75,20 @@ def skip_space(text: str, at: int) -> int:
     return match.end() if match else at
 
 
-def take_row(value: Any) -> tuple[dict[str, Any] | None, str]:
-    """A value as a row, or why it is none: an object, or the messages of one conversation."""
+def take_row(value: object, fault: str = "") -> tuple[dict[str, object] | None, str]:
+    """A value as a row (an object, or the messages of one conversation), or its fault: the one given, or that it is
+    none."""
+    if fault:
+        return None, fault
     if isinstance(value, dict):
         return value, ""
-    key = name_messages(value)
-    return ({key: value}, "") if key else (None, f"{NOT_A_ROW}, found {_describe_kind(value)}")
+    if key := name_messages(value):
+        return {key: value}, ""
+    kinds = {type(None): "null", bool: "true or false", str: "a text", list: "another list"}
+    return None, f"{NOT_A_ROW}, found {kinds.get(type(value), 'a number')}"
 
 
-def name_messages(value: Any) -> str:
+def name_messages(value: object) -> str:
     """The key under which a row holds this list of messages; empty if it is no such list."""
     if not isinstance(value, list) or not value:
         return ""
@@ -92,24 +97,17 @@ def name_messages(value: Any) -> str:
     return "conversations" if all(map(_has_sender, value)) else ""
 
 
-def is_message(value: Any) -> bool:
+def is_message(value: object) -> bool:
     """Whether a value is a message of a conversation, in either of the two common forms."""
     return _has_role(value) or _has_sender(value)
 
 
-def _has_role(value: Any) -> bool:
+def _has_role(value: object) -> bool:
     return isinstance(value, dict) and "role" in value and ("content" in value or "tool_calls" in value)
 
 
-def _has_sender(value: Any) -> bool:
+def _has_sender(value: object) -> bool:
     return isinstance(value, dict) and "from" in value and "value" in value
-
-
-def _describe_kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    kinds = {bool: "true or false", str: "a text", list: "another list"}
-    return kinds.get(type(value), "a number")
 
 
 def _find_end(text: str, at: int) -> tuple[int, bool]:

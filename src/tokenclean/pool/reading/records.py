@@ -1,4 +1,4 @@
-"""Rows of any local file or folder: the one place that knows which reader reads what."""
+"""Rows of any local file or folder, by the reader for its kind."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from pathlib import Path
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.reading.csv_rows import check_delimiter, read_csv
-from tokenclean.pool.reading.files import PACKINGS, split_name
-from tokenclean.pool.reading.hub_datasets import read_hub
+from tokenclean.pool.reading.files import PACKINGS, refuse_split, split_name
 from tokenclean.pool.reading.json_rows import read_json
-from tokenclean.pool.reading.record import EXCERPT_CHARACTERS, Record
+from tokenclean.pool.reading.record import Record
 from tokenclean.pool.reading.tables import read_parquet, read_saved_dataset
-
-__all__ = ["EXCERPT_CHARACTERS", "Record", "read_hub", "read_records"]
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -51,8 +48,8 @@ def read_records(
         raise PoolError(f"{path}: is no text file, which has an encoding; leave --encoding out")
     if path.is_dir():
         return read_saved_dataset(path, split)
-    if suffix in (".parquet", *_DELIMITERS) and split is not None:
-        raise PoolError(f"{path}: has no splits, so that the split {split!r} cannot be read; leave the split out")
+    if suffix in (".parquet", *_DELIMITERS):
+        refuse_split(path, split)
     if suffix == ".parquet":
         if packing:
             raise PoolError(f"{path}: is packed Parquet; unpack it first: {PACKINGS[packing].command}")

@@ -1,14 +1,14 @@
 """Rows of Arrow tables: Parquet files, and folders that ``datasets`` saved.
 
-Cells are taken as they are stored. Nothing decodes a feature, so that a path in an image's or a sound's cell is never
-opened; a saved folder is read without ``datasets``, and only files that lie in it are opened.
+Cells are read as stored. No feature is decoded, so that a path in an image's or a sound's cell is never opened; a saved
+folder is read without ``datasets``, and only files inside it are opened.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -32,25 +32,14 @@ _FILE_ERRORS = (OSError, UnicodeDecodeError, MemoryError, pa.ArrowException)
 
 def read_parquet(path: Path) -> Iterator[Record]:
     """The rows of a Parquet file. Raises PoolError where it cannot be read, is damaged or names a column twice."""
-    count = 0
-    try:
-        with path.open("rb") as handle:
-            if not handle.peek(1):
-                raise PoolError(f"{path}: is empty; expected a Parquet file")
-            file = pq.ParquetFile(handle, page_checksum_verification=True)
-            _check_columns(path, file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=BATCH_ROWS):
-                yield from read_batch(batch, count + 1)
-                count += batch.num_rows
-    except _FILE_ERRORS as error:
-        raise PoolError(_describe_failure(path, count, error)) from error
+    return _read_batches(path, _parquet_batches(path), 1)
 
 
 def read_saved_dataset(folder: Path, split: str | None) -> Iterator[Record]:
     """The rows of a folder that ``save_to_disk`` of ``datasets`` wrote.
 
-    ``split``: needed where the folder holds more than one. Raises PoolError where the folder is another one, lacks the
-    split, is damaged, or names a file that does not lie in it.
+    ``split``: needed where the folder holds more than one. Raises PoolError where the folder is no such folder, lacks
+    the split, is damaged, or names a file outside it.
     """
     if (folder / "dataset_dict.json").exists():
         splits = _read_list(folder, "dataset_dict.json", "splits")
@@ -66,7 +55,8 @@ def read_saved_dataset(folder: Path, split: str | None) -> Iterator[Record]:
     count = 0
     for entry in _read_list(folder, "state.json", "_data_files", root):
         name = entry.get("filename") if isinstance(entry, dict) else entry
-        for record in _read_stream(_check_inside(folder, name, "state.json", root), count + 1):
+        path = _check_inside(folder, name, "state.json", root)
+        for record in _read_batches(path, _stream_batches(path), count + 1):
             count = record.number
             yield record
 
@@ -141,7 +131,7 @@ def _holds_json(kind: pa.DataType) -> bool:
 
 
 def _parse_json(value: Any, kind: pa.DataType) -> Any:
-    """Cells of Arrow's JSON type, which ``datasets`` gives to fields of mixed types, as what their text stands for."""
+    """Values of cells of Arrow's JSON type, which ``datasets`` gives to fields of mixed types."""
     if value is None or not _holds_json(kind):
         return value
     if _is_json(kind):
@@ -153,19 +143,33 @@ def _parse_json(value: Any, kind: pa.DataType) -> Any:
     return [_parse_json(item, kind.value_type) for item in value]
 
 
-def _read_stream(path: Path, number: int) -> Iterator[Record]:
+def _read_batches(path: Path, batches: Iterable[pa.RecordBatch], number: int) -> Iterator[Record]:
+    """The rows of a file's batches, numbered from ``number``."""
     count = 0
     try:
-        with path.open("rb") as handle, pa.ipc.open_stream(handle) as stream:
-            _check_columns(path, stream.schema.names)
-            for whole in stream:
-                # Arrow trusts the offsets in such a file: damaged ones would be read from anywhere in memory.
-                whole.validate(full=True)
-                for start in range(0, whole.num_rows, BATCH_ROWS):
-                    yield from read_batch(whole.slice(start, BATCH_ROWS), number + count + start)
-                count += whole.num_rows
+        for batch in batches:
+            yield from read_batch(batch, number + count)
+            count += batch.num_rows
     except _FILE_ERRORS as error:
         raise PoolError(_describe_failure(path, count, error)) from error
+
+
+def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    with path.open("rb") as handle:
+        if not handle.peek(1):
+            raise PoolError(f"{path}: is empty; expected a Parquet file")
+        file = pq.ParquetFile(handle, page_checksum_verification=True)
+        _check_columns(path, file.schema_arrow.names)
+        yield from file.iter_batches(batch_size=BATCH_ROWS)
+
+
+def _stream_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    with path.open("rb") as handle, pa.ipc.open_stream(handle) as stream:
+        _check_columns(path, stream.schema.names)
+        for whole in stream:
+            # Arrow trusts the offsets in such a file: damaged ones would be read from anywhere in memory.
+            whole.validate(full=True)
+            yield from (whole.slice(start, BATCH_ROWS) for start in range(0, whole.num_rows, BATCH_ROWS))
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:

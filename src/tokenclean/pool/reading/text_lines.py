@@ -27,8 +27,8 @@ class TextLines:
     """The physical lines of a text file with their ends, unpacked (.gz, .zst), in UTF-8, without a byte order mark.
 
     ``encoding``: what the file is decoded with; without it UTF-16 and UTF-32 are known by their byte order mark, and
-    all else counts as UTF-8. A line that cannot be decoded is no UTF-8 either: ``describe_bad_byte`` tells what is
-    wrong with it.
+    all else counts as UTF-8. A line that cannot be decoded is no UTF-8 either: ``describe_bad_byte`` describes its
+    fault.
 
     Raises PoolError where the encoding is unknown or not the file's; and, while reading, where the file cannot be read,
     is empty, is not what its name says, or where its compressed data are damaged or cut off, maybe after some lines.
@@ -87,7 +87,7 @@ class TextLines:
 
 
 def _recode(file: io.BufferedReader, encoding: str) -> Iterator[bytes]:
-    """Lines as UTF-8; a byte that cannot be decoded becomes a lone surrogate, which is no UTF-8 whatever its value."""
+    """Lines as UTF-8; a byte that cannot be decoded becomes a lone surrogate, which is never UTF-8."""
     with io.TextIOWrapper(file, encoding, errors="tokenclean.mark", newline="\n") as text:
         for line in text:
             yield line.encode("utf-8", "surrogatepass")
@@ -103,7 +103,7 @@ codecs.register_error("tokenclean.mark", _mark_bytes)
 
 
 def _describe_byte(text: str, at: int, is_recoded: bool) -> str:
-    """The byte that stands escaped at a place, or the one that a lone surrogate of three such bytes was made of."""
+    """The byte escaped at a position, or the one encoded by a lone surrogate of three such bytes."""
     value = ord(text[at]) - _MARK_BASE
     if is_recoded:
         character = text[at : at + 3].encode("utf-8", "surrogateescape").decode("utf-8", "surrogatepass")
