@@ -90,6 +90,11 @@ class Ragged:
         """Row number of each value, int64, shape (T,)."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
+    def locate(self, index: int) -> tuple[int, int]:
+        """Row number of the value at a flat index, and its position within that row."""
+        row = int(np.searchsorted(self.offsets, index, side="right")) - 1
+        return row, int(index - self.offsets[row])
+
     def row_sums(self) -> np.ndarray:
         """Sum of each row, float64, shape (N,); 0 for an empty row."""
         return np.bincount(self.row_of_value(), weights=self.values.astype(np.float64), minlength=len(self))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenclean.ragged import Ragged
-from tokenclean.scoring.student import t_quantile
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,8 @@ def paired_difference(losses: Ragged, baseline: Ragged) -> PairedDifference:
     Its standard error is the linearised one, sqrt(N/(N−1) Σ (d_i − D n_i)²) / Σ n_i, with a t quantile of N−1
     degrees of freedom. Raises ValueError for misaligned columns or fewer than 2 conversations with a response.
     """
+    from scipy.special import stdtrit
+
     losses.check_aligned(baseline)
     present = np.isfinite(baseline.values)
     if not np.array_equal(present, np.isfinite(losses.values)):
@@ -66,7 +67,7 @@ def paired_difference(losses: Ragged, baseline: Ragged) -> PairedDifference:
         raise ValueError(f"an interval needs at least 2 held-out conversations, got {rows}")
     mean = sums.sum() / total
     error = math.sqrt(rows / (rows - 1) * float(np.square(sums - mean * counts).sum())) / total
-    half = t_quantile(0.975, rows - 1) * error
+    half = float(stdtrit(rows - 1, 0.975)) * error
     return PairedDifference(
         loss=mean_loss(losses),
         baseline_loss=mean_loss(baseline),

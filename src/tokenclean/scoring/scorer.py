@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tokenclean.errors import NonFiniteError
 from tokenclean.models.packing import plan_packs, trimmed_lengths
+from tokenclean.observer import Progress
 from tokenclean.ragged import Ragged
 from tokenclean.tokens.tokenize import TokenizedPool
 
@@ -25,9 +26,6 @@ FURTHER_COLUMNS = ("entropy", "is_top1", "probability")
 other token is likelier (bool), probability of the token, e^−loss (float32)."""
 
 COMPILE = ("auto", "on", "off")
-
-Progress = Callable[[int, int], None]
-"""Called after each pack with (tokens done, tokens in all)."""
 
 
 class Scorer:
@@ -158,9 +156,9 @@ def flat_pack(tokens: TokenizedPool, rows: np.ndarray, lengths: np.ndarray) -> t
 def _check_finite(losses: np.ndarray, labels: Ragged, tokens: TokenizedPool) -> None:
     bad = labels.values & ~np.isfinite(losses)
     if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        row = int(np.searchsorted(labels.offsets, first, side="right")) - 1
+        first = int(bad.argmax())
+        row, position = labels.locate(first)
         raise NonFiniteError(
-            f"the model gives a loss of {losses[first]} in row {row} ({tokens.ids[row]}), token "
-            f"{first - labels.offsets[row]}, and {int(bad.sum())} such losses in all; are its weights damaged?"
+            f"the model gives a loss of {losses[first]} in row {row} ({tokens.ids[row]}), token {position}, and "
+            f"{int(bad.sum())} such losses in all; are its weights damaged?"
         )

@@ -25,12 +25,6 @@ def check_ids(input_ids: Ragged) -> None:
         raise ValueError(f"input_ids must be a column of integers, got {input_ids.values.dtype}")
 
 
-def row_and_position(column: Ragged, place: int) -> tuple[int, int]:
-    """Row number of the value at a flat index, and its position within that row."""
-    row = int(np.searchsorted(column.offsets, place, side="right")) - 1
-    return row, place - int(column.offsets[row])
-
-
 def check_whole(name: str, number: int) -> None:
     """Raise ValueError unless ``number`` is a whole number of at least 1."""
     if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or number < 1:

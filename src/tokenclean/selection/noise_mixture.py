@@ -20,7 +20,7 @@ import numpy as np
 
 from tokenclean.errors import NonFiniteError
 from tokenclean.ragged import Ragged, offsets_of
-from tokenclean.selection.column_checks import check_ids, check_whole, response_indices, row_and_position
+from tokenclean.selection.column_checks import check_ids, check_whole, response_indices
 
 # Response tokens fitted together: rows are independent, and a block's arrays should stay in the processor's cache.
 _BLOCK_TOKENS = 1 << 16
@@ -213,7 +213,7 @@ def _finite(name: str, column: Ragged, places: np.ndarray) -> np.ndarray:
     values = column.values[places].astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
-        row, position = row_and_position(column, int(places[bad[0]]))
+        row, position = column.locate(places[bad[0]])
         raise NonFiniteError(
             f"the {name} of row {row}, position {position} is {values[bad[0]]}; {len(bad)} of {len(places)} response "
             f"tokens have no finite {name}. Usual causes: is_response True at position 0, a row was not scored, a "
@@ -229,7 +229,7 @@ def _check_vocabulary(input_ids: Ragged, vocabulary: int) -> None:
     if not len(ids) or (ids.min() >= 0 and ids.max() < vocabulary):
         return
     place = int(((ids < 0) | (ids >= vocabulary)).argmax())
-    row, position = row_and_position(input_ids, place)
+    row, position = input_ids.locate(place)
     raise ValueError(
         f"row {row}, position {position} has id {ids[place]}, outside a vocabulary of {vocabulary}; give the number of "
         "ids of the tokenizer that made the pool's tokens"

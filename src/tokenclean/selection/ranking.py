@@ -125,9 +125,7 @@ def _response_scores(scores: Ragged | None, is_response: Ragged, at_response: np
     scores_R = scores.values[at_response]
     bad = np.flatnonzero(~np.isfinite(scores_R))
     if len(bad):
-        token = int(at_response[bad[0]])
-        row = int(np.searchsorted(is_response.offsets, token, side="right")) - 1
-        position = token - int(is_response.offsets[row])
+        row, position = is_response.locate(at_response[bad[0]])
         raise not_scored(f"row {row}", position, float(scores_R[bad[0]]), len(bad), len(scores_R))
     return scores_R
 

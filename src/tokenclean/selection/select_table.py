@@ -169,8 +169,7 @@ def _scored_parts(table: Path | str) -> Iterator[TokenTable]:
         at_fault = np.flatnonzero(is_response & ~np.isfinite(scores))
         if len(at_fault) and first_fault is None:
             token = int(at_fault[0])
-            row = int(np.searchsorted(part["score"].offsets, token, side="right")) - 1
-            position = token - int(part["score"].offsets[row])
+            row, position = part["score"].locate(token)
             first_fault = f"row {rows + row} ({part.ids[row]!r})", position, float(scores[token])
         faults += len(at_fault)
         total += int(np.count_nonzero(is_response))
