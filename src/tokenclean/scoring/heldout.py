@@ -15,7 +15,8 @@ class PairedDifference:
     """Mean loss of a model against another on the same held-out response tokens.
 
     ``loss``, ``baseline_loss``: nats a token. ``difference`` = loss − baseline_loss, with its 95 % interval
-    [``low``, ``high``]; below 0 the model is better. ``rows``/``tokens``: what it rests on.
+    [``low``, ``high``]; below 0 the model is better. ``rows``/``tokens``: how many conversations and response tokens
+    were compared.
     """
 
     loss: float
@@ -46,7 +47,7 @@ def mean_loss(losses: Ragged) -> float:
 
 
 def paired_difference(losses: Ragged, baseline: Ragged) -> PairedDifference:
-    """Token-mean difference with a 95 % interval that takes conversations, not tokens, as the independent units.
+    """Token-mean difference with a 95 % interval whose independent units are conversations, not tokens.
 
     The difference is a ratio D = Σ d_i / Σ n_i over conversations (d_i: summed difference, n_i: response tokens).
     Its standard error is the linearised one, sqrt(N/(N−1) Σ (d_i − D n_i)²) / Σ n_i, with a t quantile of N−1

@@ -148,8 +148,10 @@ def score_pool(
 
 def _shared_survey(survey: PoolSurvey | None, processes: Processes) -> PoolSurvey:
     """The first process's survey; the others get its numbers."""
-    counts = processes.all_reduce_sum((0,) * 5 if survey is None else survey.counts)
-    return survey or PoolSurvey(*counts)
+    rows, rejected, shards, characters, weighted = processes.all_reduce_sum(
+        (0,) * 5 if survey is None else survey.counts
+    )
+    return survey or PoolSurvey(rows, rejected, shards, characters, weighted)
 
 
 class _Pass:

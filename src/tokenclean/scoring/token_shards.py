@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -159,6 +159,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
     Truncation and padding are left out, since neither is used here.
     """
-    state = {**json.loads(tokenizer.backend_tokenizer.to_str()), "truncation": None, "padding": None}
+    backend: Any = tokenizer.backend_tokenizer  # declared as almost anything by transformers
+    state = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
     special = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
     return fingerprint([state, special, tokenizer.chat_template])

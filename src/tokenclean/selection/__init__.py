@@ -5,16 +5,14 @@ from tokenclean.selection.noise_mixture import (
     NoiseEstimate,
     NoisePrior,
     NoiseRates,
-    noise_rates,
     surprisal_table,
     token_posterior,
-    unigram_surprisal,
 )
 from tokenclean.selection.ranking import kept_count, lowest_kept, select_tokens
 from tokenclean.selection.repetition import RepeatedNgram, Repetition, find_repetition
 from tokenclean.selection.score_shards import RandomRanks, Shard, StoredScores
 from tokenclean.selection.sortable_keys import order_keys
-from tokenclean.selection.streaming import Cut, find_cut, mask_of, write_kept
+from tokenclean.selection.streaming import Cut, find_cut, mask_of
 
 __all__ = [
     "Cut",
@@ -35,11 +33,8 @@ __all__ = [
     "label_noise",
     "lowest_kept",
     "mask_of",
-    "noise_rates",
     "order_keys",
     "select_tokens",
     "surprisal_table",
     "token_posterior",
-    "unigram_surprisal",
-    "write_kept",
 ]

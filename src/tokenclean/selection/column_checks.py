@@ -1,4 +1,4 @@
-"""Checks that rules over several per-token columns share."""
+"""Checks of per-token columns and arguments, shared by the rules of this package."""
 
 from __future__ import annotations
 

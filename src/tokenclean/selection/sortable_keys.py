@@ -1,4 +1,4 @@
-"""Unsigned integers in the order of the scores: what a radix select counts, and what scores of any dtype can be."""
+"""Unsigned integers in the order of the scores, for scores of any dtype, and a radix select over them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _DIGIT_BITS = 16
 def order_keys(scores: np.ndarray) -> np.ndarray:
     """Keys that rise where the scores rise and are equal where the scores are (-0.0 and +0.0 too), same shape.
 
-    ``scores``: finite real numbers of any dtype. float32 gives uint32, all others give uint64. A negative float's bits
-    are all flipped, of a positive one the sign alone. Raises ValueError for a dtype without an order of numbers.
+    ``scores``: finite real numbers of any dtype. float32 gives uint32, all others give uint64. All bits of
+    a negative float are flipped, and only the sign of a positive one. Raises ValueError for a dtype without an order.
     """
     kind = scores.dtype.kind
     if kind == "u":
@@ -60,7 +60,7 @@ def radix_select(passes: Callable[[], Iterable[np.ndarray]], rank: int, bits: in
                 digits = keys >> shift
             else:
                 digits = (keys[keys >> (shift + _DIGIT_BITS) == prefix] >> shift) & 0xFFFF
-            # numpy counts signed numbers only, and takes the smaller unsigned ones for such.
+            # bincount takes signed integers; uint32 is converted safely, uint64 has to be viewed.
             counts += np.bincount(digits.view(np.int64) if bits == 64 else digits, minlength=len(counts))
         total = total or int(counts.sum())
         digit, rank = _bin_of_rank(counts, rank)
