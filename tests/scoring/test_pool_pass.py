@@ -417,7 +417,7 @@ def test_the_ranks_together_make_what_one_makes(passes, monkeypatch):
 def test_a_shard_that_a_rank_has_lost_is_told(passes, monkeypatch):
     monkeypatch.setattr(Processes, "all_reduce_sum", lambda self, numbers: list(numbers))
     monkeypatch.setattr(Processes, "owns", lambda self, number: number % 2 == 0)
-    with pytest.raises(RunFolderError, match="tokens of shard 2 was computed, but is missing or damaged"):
+    with pytest.raises(RunFolderError, match="tokens of shard 2: computed earlier, but now missing or damaged"):
         passes.run()
 
 

@@ -133,7 +133,9 @@ def refuse_missing(what: str) -> Callable[[Path], Mapping[str, object]]:
     """In place of the function that makes a stage, where it has to exist already: raises RunFolderError."""
 
     def refuse(folder: Path) -> Mapping[str, object]:
-        raise RunFolderError(f"{folder.parent}: {what} was computed, but is missing or damaged; give the command again")
+        raise RunFolderError(
+            f"{folder.parent}: {what}: computed earlier, but now missing or damaged; give the command again"
+        )
 
     return refuse
 

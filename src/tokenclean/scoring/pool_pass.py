@@ -191,12 +191,10 @@ class _Pass:
         """Every shard of the pool with its losses, whichever process computed them; for the first process."""
         for plan in self._plan:
             shard = self._tokens.find(plan)
+            under = f"shard {plan.number + 1} under"
             yield (
                 shard,
-                {
-                    name: losses.find(shard.tokens_hash, f"shard {plan.number + 1} under {name}")
-                    for name, losses in self._losses.items()
-                },
+                {name: losses.find(shard.tokens_hash, f"{under} {name}") for name, losses in self._losses.items()},
             )
 
     def list_unusable(self) -> Intake:
@@ -276,8 +274,9 @@ class _Unusable:
 
     def add(self, shard: TokenShard) -> None:
         """Count the rows of a shard. Raises PoolError, after writing the listing, where too many are unusable."""
-        self._intake = self._intake.after_rendering(shard.rendered_rows)
-        if not shard.count("unusable"):
+        rendered = shard.rendered_rows
+        self._intake = self._intake.after_rendering(rendered)
+        if not rendered.unusable:
             return
         self._listings.append(shard.unusable)
         if self._counted.faulty_share > self._pool.max_rejected_share:

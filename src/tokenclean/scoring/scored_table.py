@@ -54,7 +54,7 @@ def write_scored_table(
                 tokens["loss_weight"] = table.columns.get("loss_weight", ones)
             writer.write(replace(table, columns={**tokens, **scores, **columns}))
             rows += len(table)
-            response_tokens += shard.count("response_tokens")
+            response_tokens += int(np.count_nonzero(table["is_response"].values))
             for name, column in scores.items():
                 sums[name] = sums.get(name, 0.0) + float(np.nansum(column.values, dtype=np.float64))
             policies += [found.policy for found in losses.values() if found.policy not in policies]

@@ -58,10 +58,6 @@ class TokenShard:
     stage: Stage
     tokenization: Tokenization
 
-    def count(self, what: str) -> int:
-        """Number of ``rows``, ``tokens``, ``response_tokens``, or ``unusable`` rows (without any target)."""
-        return int(self.stage.manifest["results"][what])
-
     @property
     def rendered_rows(self) -> RenderedRows:
         """What became of the rows when they were tokenized."""

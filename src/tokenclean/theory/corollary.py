@@ -80,10 +80,11 @@ def least_tokens(
     and fewer, or where nothing is kept. Arguments and errors are those of ``margin``.
     """
     gain, price = _noise_removed(eta_full, eta_cleaned), _price_of_share(kept_share)
+    quantity = data_quantity_of_one_token(delta, log_class_size)
     if gain <= 0:
         return 0.0 if gain == price == 0 else math.inf
-    root = data_quantity_of_one_token(delta, log_class_size) * price / gain
-    return root * root  # inf where it overflows, which ** would raise
+    root = quantity * price / gain
+    return root * root  # inf where it overflows, where ** would raise
 
 
 def break_even_kept_share(
