@@ -168,7 +168,7 @@ def _verdict(name: str, rates: Rates, log_class_size: float) -> str:
     if math.isinf(least):
         return f"{rises} No number of tokens changes that."
     share = break_even_kept_share(rates.before, rates.after, rates.tokens, rates.delta, log_class_size)
-    # A kept share stands to η̂ as η̂ to a kept share, so the same limits serve.
+    # The limits are symmetric: given η̂ in place of the kept share, they are those of the kept share.
     beyond = " (which no labels with this noise reach)" if share > possible_noise(rates.before, rates.after)[1] else ""
     return (
         f"{rises} It would hold from M = {_tokens_text(least)} on, or, with this noise, from a kept share of "

@@ -41,7 +41,7 @@ def label_noise(is_kept: Ragged, is_response: Ragged, is_noise: Ragged) -> Label
     kept, noise = _aligned_bools(is_kept, is_noise)
     response, _ = _aligned_bools(is_response, is_kept)
     if np.any(kept & ~response):
-        raise ValueError(f"{_count(kept & ~response)} kept tokens lie outside the response")
+        raise ValueError(f"{_count(kept & ~response)} kept tokens are outside the response")
     noise = noise & response
     kept_tokens, noise_tokens = _count(kept), _count(noise)
     kept_noise_tokens = _count(kept & noise)

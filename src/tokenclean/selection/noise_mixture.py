@@ -104,10 +104,10 @@ def surprisal_table(input_ids: Ragged, is_response: Ragged, vocabulary: int) -> 
     ValueError for columns that are not aligned or of another dtype, a vocabulary of no id, and an id outside the
     vocabulary, prompt tokens included.
     """
-    places = response_indices(is_response, input_ids)
+    indices = response_indices(is_response, input_ids)
     _check_vocabulary(input_ids, vocabulary)
-    counts = np.bincount(input_ids.values[places].astype(np.int64, copy=False), minlength=vocabulary)
-    return (math.log(len(places) + vocabulary) - np.log(counts + 1)).astype(np.float32)
+    counts = np.bincount(input_ids.values[indices].astype(np.int64, copy=False), minlength=vocabulary)
+    return (math.log(len(indices) + vocabulary) - np.log(counts + 1)).astype(np.float32)
 
 
 def token_posterior(
@@ -124,10 +124,10 @@ def token_posterior(
     columns that are not aligned or an ``is_response`` that is not bool, NonFiniteError for NaN or inf on a response
     token.
     """
-    places = response_indices(is_response, losses, surprisal)
-    row_R = is_response.row_of_value()[places]
+    indices = response_indices(is_response, losses, surprisal)
+    row_R = is_response.row_of_value()[indices]
     lengths = np.bincount(row_R, minlength=len(is_response))
-    log_ratio = _finite("loss", losses, places) - _finite("unigram surprisal", surprisal, places)
+    log_ratio = _finite("loss", losses, indices) - _finite("unigram surprisal", surprisal, indices)
     # How much likelier the token is as noise than as the model's: e^(ℓ - u).
     ratio_R = np.exp(np.clip(log_ratio, -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO))
 
@@ -136,7 +136,7 @@ def token_posterior(
     starts = offsets_of(lengths)
     for first, last in _row_blocks(starts):
         tokens = slice(starts[first], starts[last])
-        row_rates[first:last], weights[places[tokens]] = _fit_rows(
+        row_rates[first:last], weights[indices[tokens]] = _fit_rows(
             ratio_R[tokens], row_R[tokens] - first, lengths[first:last], prior
         )
     row_rates[lengths == 0] = np.nan
@@ -171,14 +171,14 @@ def _row_blocks(starts: np.ndarray) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _finite(name: str, column: Ragged, places: np.ndarray) -> np.ndarray:
-    """The column's values at ``places`` as float64; NonFiniteError that names the first row where one is not finite."""
-    values = column.values[places].astype(np.float64)
+def _finite(name: str, column: Ragged, indices: np.ndarray) -> np.ndarray:
+    """The column's values at ``indices`` as float64; NonFiniteError names the first that is not finite."""
+    values = column.values[indices].astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
-        row, position = column.locate(int(places[bad[0]]))
+        row, position = column.locate(int(indices[bad[0]]))
         raise NonFiniteError(
-            f"the {name} of row {row}, position {position} is {values[bad[0]]}; {len(bad)} of {len(places)} response "
+            f"the {name} of row {row}, position {position} is {values[bad[0]]}; {len(bad)} of {len(indices)} response "
             f"tokens have no finite {name}. Usual causes: is_response True at position 0, a row was not scored, a "
             "model overflowed"
         )
@@ -191,10 +191,10 @@ def _check_vocabulary(input_ids: Ragged, vocabulary: int) -> None:
     ids = input_ids.values
     if not len(ids) or (ids.min() >= 0 and ids.max() < vocabulary):
         return
-    place = int(((ids < 0) | (ids >= vocabulary)).argmax())
-    row, position = input_ids.locate(place)
+    index = int(((ids < 0) | (ids >= vocabulary)).argmax())
+    row, position = input_ids.locate(index)
     raise ValueError(
-        f"row {row}, position {position} has id {ids[place]}, outside a vocabulary of {vocabulary}; give the number of "
+        f"row {row}, position {position} has id {ids[index]}, outside a vocabulary of {vocabulary}; give the number of "
         "ids of the tokenizer that made the pool's tokens"
     )
 

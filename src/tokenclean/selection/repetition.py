@@ -1,4 +1,4 @@
-"""Passages that many rows share word for word: boilerplate, which no per-token loss can tell from an answer.
+"""Passages that many rows share word for word: boilerplate, which per-token losses cannot distinguish from answers.
 
 A model soon finds boilerplate likely, so neither loss nor score shows it; that the same n tokens occur in many rows
 does. Templates of classification or code data repeat as well: look at the passages before dropping them.
@@ -61,19 +61,19 @@ def find_repetition(
     check_whole("minimum_rows", minimum_rows)
     if not 0 <= row_share <= 1:  # also False for NaN
         raise ValueError(f"row_share must lie in [0, 1], got {row_share}")
-    places = response_indices(is_response, input_ids)
+    indices = response_indices(is_response, input_ids)
     check_ids(input_ids)
 
-    row_R = is_response.row_of_value()[places]
-    ids_R = input_ids.values[places]
+    row_R = is_response.row_of_value()[indices]
+    ids_R = input_ids.values[indices]
     rows_with_response = int(np.count_nonzero(np.bincount(row_R)))
     needed_rows = max(minimum_rows, math.ceil(Fraction(str(float(row_share))) * rows_with_response))
 
-    is_first_R = _is_first_of_run(places, row_R)
+    is_first_R = _is_first_of_run(indices, row_R)
     starts, ngrams = _repeated_ngrams(ids_R, row_R, is_first_R, n, needed_rows)
-    inside_R = _inside(starts, n, len(places))
+    inside_R = _inside(starts, n, len(indices))
     is_repeated = np.zeros(len(is_response.values), dtype=bool)
-    is_repeated[places] = inside_R
+    is_repeated[indices] = inside_R
     return Repetition(
         is_repeated=is_response.with_values(is_repeated),
         ngrams=ngrams,
@@ -82,10 +82,10 @@ def find_repetition(
     )
 
 
-def _is_first_of_run(places: np.ndarray, row: np.ndarray) -> np.ndarray:
+def _is_first_of_run(indices: np.ndarray, row: np.ndarray) -> np.ndarray:
     """True where a response token does not follow a response token of its row directly, bool, shape (R,)."""
-    is_first = np.ones(len(places), dtype=bool)
-    is_first[1:] = (np.diff(places) != 1) | (np.diff(row) != 0)
+    is_first = np.ones(len(indices), dtype=bool)
+    is_first[1:] = (np.diff(indices) != 1) | (np.diff(row) != 0)
     return is_first
 
 

@@ -184,14 +184,14 @@ def _bracket(shards: Sequence[Shard], total: int, kept: int, seed: int) -> tuple
 
 def _sample(shards: Sequence[Shard], total: int, size: int, seed: int) -> np.ndarray:
     """``size`` scores drawn uniformly with replacement, in pool order."""
-    places = np.sort(np.random.default_rng(seed).integers(total, size=size))
+    indices = np.sort(np.random.default_rng(seed).integers(total, size=size))
     drawn, shard_start = [], 0
     for shard in shards:
         for start in range(0, len(shard), CHUNK_SCORES):
             scores_at = shard_start + start
-            first, last = np.searchsorted(places, (scores_at, scores_at + min(CHUNK_SCORES, len(shard) - start)))
+            first, last = np.searchsorted(indices, (scores_at, scores_at + min(CHUNK_SCORES, len(shard) - start)))
             if first < last:
-                drawn.append(shard[start : start + CHUNK_SCORES][places[first:last] - scores_at])
+                drawn.append(shard[start : start + CHUNK_SCORES][indices[first:last] - scores_at])
         shard_start += len(shard)
     return np.concatenate(drawn)
 

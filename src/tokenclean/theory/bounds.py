@@ -29,8 +29,8 @@ def error_bound_of_class(noise_rate: float, tokens: float, log_class_size: float
       probability at most 2|F| exp(-2Mε²), which is δ at ε = sqrt((log|F| + log(2/δ)) / 2M).
     - Where it fails for none: L_D̃(θ̂) <= L̂(θ̂) + ε <= L̂(θ_D̃) + ε <= L_D̃(θ_D̃) + 2ε = 2ε, since θ̂ minimises L̂ and θ_D̃,
       the best model of F, makes no error (assumption 3).
-    - For full tokens L_D(θ) - L_D̃(θ) = η (P(θ ≠ X_next | Y = 1) - P(θ ≠ X_next | Y = 0)) <= η for every θ, whatever the
-      draw.
+    - For full tokens L_D(θ) - L_D̃(θ) = η (P(θ ≠ X_next | Y = 1) - P(θ ≠ X_next | Y = 0)) <= η for every θ and
+      every draw.
 
     For cleaned tokens M is their number and η is replaced by ``data_quality``. Eq. 5 is this bound at |F| = 2, the two
     models θ̂ and θ_D̃ that its proof names, as if both were known before the draw.
