@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks import machine
 from tokenclean.selection import kept_count
-from tokenclean.selection.streaming import find_cut, radix_cut, write_kept
+from tokenclean.selection.streaming import CHUNK_SCORES, find_cut, mask_of, radix_cut
 
 PROPORTION = 0.6
 SHARDS = 8
@@ -78,6 +78,17 @@ def partition_mask(scores: np.ndarray) -> np.ndarray:
     return is_kept
 
 
+def write_masks(shards: list[np.ndarray], paths: list[Path]) -> None:
+    """The kept mask of each shard, as a bool .npy at the path beside it."""
+    cut, ties_taken = find_cut(shards, PROPORTION), 0
+    for shard, path in zip(shards, paths, strict=True):
+        written = np.lib.format.open_memmap(path, mode="w+", dtype=bool, shape=shard.shape)
+        for start in range(0, len(shard), CHUNK_SCORES):
+            part = slice(start, start + CHUNK_SCORES)
+            written[part], ties_taken = mask_of(shard[part], cut, ties_taken)
+        written.flush()
+
+
 def peak_bytes(work: Callable[[], object]) -> int:
     """The most memory that ``work`` holds allocated, Python's and numpy's."""
     tracemalloc.start()
@@ -119,7 +130,7 @@ def measure(
     if with_ram:
         ways[IN_RAM] = lambda: partition_mask(scores)
     ways[CUT] = lambda: find_cut(shards, PROPORTION)
-    ways[MASKS] = lambda: write_kept(shards, find_cut(shards, PROPORTION), masks)
+    ways[MASKS] = lambda: write_masks(shards, masks)
     ways[RADIX] = lambda: radix_cut(shards, kept_count(count, PROPORTION))
 
     timings = machine.interleaved(ways, repeats, keep_results=False)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -141,40 +140,6 @@ class TestCondition:
     def test_the_size_of_the_class_multiplies_the_least_tokens(self):
         few, many = least_tokens(0.3, 0.1, 0.7, 0.05), least_tokens(0.3, 0.1, 0.7, 0.05, 1e6)
         assert many / few == pytest.approx((1e6 + math.log(40)) / math.log(80))
-
-
-class TestArrays:
-    GRID = (
-        np.array([0.0, 0.2, 0.9])[:, None, None],
-        np.array([0.0, 0.2, 0.5])[:, None],
-        np.array([0.0, 0.3, 1.0]),
-    )
-
-    @pytest.mark.parametrize(
-        "function",
-        [
-            lambda full, cleaned, kept: margin(full, cleaned, kept, 300),
-            lambda full, cleaned, kept: least_tokens(full, cleaned, kept, 0.1, 7.0),
-            lambda full, cleaned, kept: break_even_kept_share(full, cleaned, 1 + 99 * kept),
-            lambda full, cleaned, kept: cleaning_helps(full, cleaned, kept, 300).holds,
-            lambda full, cleaned, kept: error_bound(full, 1 + 99 * kept, 0.01 + cleaned),
-            lambda full, cleaned, kept: error_bound_of_class(full, 1 + 99 * kept, cleaned),
-            lambda full, cleaned, kept: data_quality(full, cleaned, kept),
-        ],
-    )
-    def test_arrays_equal_a_loop_over_numbers(self, function):
-        found = function(*self.GRID)
-        assert found.shape == (3, 3, 3)
-        expected = [function(*map(float, cell)) for cell in itertools.product(*(axis.ravel() for axis in self.GRID))]
-        assert all(type(value) in (float, bool) for value in expected)
-        np.testing.assert_array_equal(found.ravel(), expected)
-
-    def test_lists_will_do(self):
-        assert error_bound([0.1, 0.2], [100, 400]).tolist() == [error_bound(0.1, 100), error_bound(0.2, 400)]
-
-    def test_the_first_wrong_value_is_named(self):
-        with pytest.raises(ValueError, match=r"kept_share must lie in \[0, 1\], got 1.5"):
-            margin(0.1, 0.1, np.array([0.5, 1.5, 2.0]), 10)
 
 
 class TestLabelRates:

@@ -1,4 +1,4 @@
-"""How long work reports what it does: notes for its user, and progress."""
+"""How long work reports what it does and how far it has come."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-"""Called with (units done, units in all)."""
+"""Called now and then with (done, total), in one unit; the last call has ``done == total``."""
 
 ShowProgress = Callable[[str, str], Progress]
-"""Called with a label and the name of a unit; gives the function to call as the work goes on."""
+"""Given a label and a unit, the ``Progress`` of one piece of work."""
 
 
 def no_progress(label: str, unit: str) -> Progress:

@@ -1,15 +1,16 @@
-"""Ragged: N rows of unequal length as one flat array, the form of every per-token column."""
+"""Ragged: N rows of unequal length in one flat array, the form of every per-token column."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from numpy.typing import ArrayLike, DTypeLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +41,8 @@ class Ragged:
         object.__setattr__(self, "offsets", offsets)
 
     @classmethod
-    def from_rows(cls, rows: Sequence[np.ndarray] | Sequence[Sequence[Any]], dtype: Any = None) -> Ragged:
-        """Build from one array a row; ``dtype`` is needed when there may be no value at all."""
+    def from_rows(cls, rows: Sequence[ArrayLike], dtype: DTypeLike | None = None) -> Ragged:
+        """Build from one array a row; ``dtype`` is needed where there may be no value at all."""
         arrays = [np.asarray(row, dtype=dtype) for row in rows]
         values = np.concatenate(arrays) if arrays else np.empty(0, dtype=dtype)
         return cls(values if dtype is None else values.astype(dtype, copy=False), offsets_of(len(a) for a in arrays))
@@ -90,6 +91,11 @@ class Ragged:
         """Row number of each value, int64, shape (T,)."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
+    def locate(self, index: int) -> tuple[int, int]:
+        """Row number of the value at a flat index, and its position within that row."""
+        row = int(np.searchsorted(self.offsets, index, side="right")) - 1
+        return row, int(index - self.offsets[row])
+
     def row_sums(self) -> np.ndarray:
         """Sum of each row, float64, shape (N,); 0 for an empty row."""
         return np.bincount(self.row_of_value(), weights=self.values.astype(np.float64), minlength=len(self))
@@ -127,7 +133,7 @@ class Ragged:
             raise ValueError(f"expected a list column, found {array.type}")
         values = array.flatten()
         if array.null_count or values.null_count:
-            raise ValueError("a per-token column may hold no null")
+            raise ValueError("a per-token column may not hold nulls")
         offsets = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
         return cls(values.to_numpy(zero_copy_only=False), offsets - offsets[0])
 

@@ -1,4 +1,4 @@
-"""Per-token columns on disk: one Parquet file, a row a conversation, that every stage reads and adds to."""
+"""Tables of per-token columns: Parquet files with one row a conversation, which every stage reads and adds to."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from tokenclean.ragged import Ragged
 from tokenclean.store import atomic_path
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -38,8 +40,9 @@ class TokenTable:
     ``ids``/``sources``: one a row. ``columns``: name to Ragged, all with equal offsets; always ``input_ids`` (int64)
     and ``is_response`` (bool), then ``base_loss``, ``reference_loss``, ``score`` (float32, nats, NaN off the
     response), ``is_kept`` (bool), ``weight`` (float32) as stages add them, and ``loss_weight`` (float32) where the
-    data state loss weights: ``weight`` is what a training uses, ``loss_weight`` what it has to be multiplied by.
-    ``metadata``: how it was made. ``original_ids``: the rows' own ids, none or one a row, empty texts for none.
+    data contain loss weights: ``weight`` is what a training uses, ``loss_weight`` the factor that it already includes.
+    ``metadata``: how the table was made. ``original_ids``: the rows' ids in their source, "" where a row has none;
+    empty where no row has one.
 
     Raises TableError naming the column that is missing or does not fit the others.
     """
@@ -79,7 +82,7 @@ class TokenTable:
         )
 
     def weighed(self, weights: Ragged) -> Ragged:
-        """Token weights (float32) times the loss weights of the data, where these have any."""
+        """Token weights (float32) times the loss weights of the data, where there are any."""
         if "loss_weight" not in self.columns:
             return weights
         return weights.with_values(weights.values * self["loss_weight"].values)
@@ -88,9 +91,9 @@ class TokenTable:
 class TableWriter:
     """Writes a table part by part, in the memory of one part; the file appears whole or not at all.
 
-    For a ``with`` block: the file takes its name when the block ends well, and nothing is left of it after an error.
-    ``metadata`` may be replaced up to then. A block without any part writes a table of no rows. Raises RunFolderError
-    where the file cannot be written.
+    For a ``with`` block: the file gets its name when the block ends without an error, else it is deleted. ``metadata``
+    may be replaced until then. A block without any part writes a table of no rows. Raises RunFolderError where the file
+    cannot be written.
     """
 
     def __init__(self, path: Path | str, metadata: Mapping[str, object]) -> None:
@@ -106,11 +109,13 @@ class TableWriter:
         self._ending.push(self._close)
         return self
 
-    def __exit__(self, *raised: Any) -> None:
-        self._ending.__exit__(*raised)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ending.__exit__(kind, error, traceback)
 
     def write(self, part: TokenTable) -> None:
-        """Append the rows as one row group (zstd). The part's own metadata are left aside.
+        """Append the rows as one row group (zstd). The metadata of the part are ignored.
 
         Raises TableError naming the column that is not as in the first part, ValueError outside the ``with`` block.
         """
@@ -149,18 +154,18 @@ class TableWriter:
         if self._file is None:
             return
         if kind is not None:
-            with suppress(OSError, ValueError):  # the block's error is the one to report
+            with suppress(OSError, ValueError):  # the error of the block is the one to report
                 self._file.close()
             return
         try:
-            # What the schema holds was written with the first part; readers of the file's own metadata see this.
+            # The schema's copy was written with the first part; ``_metadata`` reads this one.
             self._file.add_key_value_metadata({_METADATA_KEY: _encoded(self.metadata)})
         finally:
             self._file.close()
 
 
 def write_table(table: TokenTable, path: Path | str) -> None:
-    """Write the table as Parquet (zstd, one row group), under a temporary name first, then renamed."""
+    """Write the table as Parquet (zstd, one row group), under a temporary name that is renamed at the end."""
     with TableWriter(path, table.metadata) as writer:
         writer.write(table)
 
@@ -184,7 +189,7 @@ def _encoded(metadata: Mapping[str, object]) -> bytes:
 
 
 def is_table(path: Path | str) -> bool:
-    """Whether the file is a Parquet table of per-token columns that ``write_table`` wrote."""
+    """Whether the file is a Parquet table of per-token columns, as ``write_table`` writes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -204,8 +209,8 @@ def read_table(path: Path | str) -> TokenTable:
 def iter_table(path: Path | str, columns: Sequence[str] | None = None) -> Iterator[TokenTable]:
     """The table row group by row group, in the memory of one; a table of no rows gives one part of none.
 
-    ``columns``: names of the columns that are wanted, None for all; ``input_ids`` and ``is_response`` always come.
-    Each part has the metadata of the whole. Raises TableError as ``read_table``, and for a column that is not there.
+    ``columns``: names of the wanted columns, None for all; ``input_ids`` and ``is_response`` are always read. Each part
+    has the metadata of the whole. Raises TableError as ``read_table`` does, and for a missing column.
     """
     wanted = None if columns is None else tuple(dict.fromkeys(["input_ids", "is_response", *columns]))
     with _opened(path) as file:
@@ -224,7 +229,7 @@ def iter_table(path: Path | str, columns: Sequence[str] | None = None) -> Iterat
 
 
 def read_metadata(path: Path | str) -> dict[str, Any]:
-    """How the table was made, without reading a row of it. Raises TableError naming the file."""
+    """The metadata of a table, read without its rows. Raises TableError naming the file."""
     with _opened(path) as file:
         return _metadata(file, path)
 
@@ -240,7 +245,7 @@ def _opened(path: Path | str) -> Iterator[pq.ParquetFile]:
         if missing := {"id", "source", "input_ids", "is_response"} - set(names):
             raise TableError(f"{path}: no column {', '.join(sorted(missing))}; `tokenclean score` writes such a table")
         if twice := [name for name, count in Counter(names).items() if count > 1]:
-            raise TableError(f"{path}: more than one column {', '.join(map(repr, twice))}; leave one of that name")
+            raise TableError(f"{path}: more than one column {', '.join(map(repr, twice))}; keep one of that name")
         yield file
 
 
@@ -254,7 +259,7 @@ def _read(path: Path | str, read: Callable[[], _Read]) -> _Read:
 
 
 def _metadata(file: pq.ParquetFile, path: Path | str) -> dict[str, Any]:
-    # Arrow's copy in the schema may be older: it is written with the first row group, this with the last.
+    # The copy in the Arrow schema may be older: it is written with the first row group, this one with the last.
     stored = file.metadata.metadata or {}
     try:
         return json.loads(stored.get(_METADATA_KEY, b"{}"))

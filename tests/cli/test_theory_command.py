@@ -1,4 +1,4 @@
-"""``tokenclean theory``: what it prints and draws, what it refuses, and what it loads for it."""
+"""``tokenclean theory``: what it prints, what it refuses, and which libraries it loads."""
 
 from __future__ import annotations
 
@@ -92,11 +92,11 @@ def test_a_share_that_no_labels_reach(command):
     assert "from a kept share of 96.9% on (which no labels with this noise reach)" in said.out
 
 
-def test_faults_all_at_once(command, tmp_path):
-    arguments = [*rates(0.5, 3, float("nan"), 0), "--delta", 1, "--log-class-size", "inf", "--plot", tmp_path / "a.jpg"]
+def test_faults_all_at_once(command):
+    arguments = [*rates(0.5, 3, float("nan"), 0), "--delta", 1, "--log-class-size", "inf"]
     said = command("theory", *arguments)
     assert (said.code, said.out) == (2, "")
-    assert "7 problems" in said.err
+    assert "6 problems" in said.err
     for words in (
         "--tokens: expected a number from 1, found 0.5",
         "--noise-before: expected a share from 0 to 1, found 3",
@@ -104,7 +104,6 @@ def test_faults_all_at_once(command, tmp_path):
         "--kept: expected a share above 0 and at most 1, found 0",
         "--delta: expected a probability between 0 and 1, found 1",
         "--log-class-size: expected a number from 0, found inf",
-        "--plot: expected a file ending in .png, .svg, .pdf",
     ):
         assert words in said.err
 
@@ -117,44 +116,6 @@ def test_an_option_left_out_or_no_number(command):
         said = command("theory", *arguments)
         assert said.code == 2
         assert words in said.err
-
-
-@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".SVG", b"<?xml"), (".pdf", b"%PDF")])
-def test_it_draws(command, tmp_path, suffix, start):
-    pytest.importorskip("matplotlib")
-    path = tmp_path / "new" / f"margin{suffix}"
-    said = command("theory", *RATES, "--log-class-size", 40, "--plot", path)
-    assert (said.code, said.err) == (0, "")
-    assert f"{path}: the margin over M and over r̂" in said.out
-    assert path.read_bytes().startswith(start)
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
-@pytest.mark.parametrize("numbers", [(1, 0, 1, 1), (1, 1, 0, 1e-9), (1e300, 0.5, 0.5, 0.5), (7, 0.2, 0.2, 1)])
-def test_it_draws_the_ends_of_the_ranges(command, tmp_path, numbers):
-    pytest.importorskip("matplotlib")
-    said = command("theory", *rates(*numbers), "--plot", tmp_path / "margin.svg")
-    assert (said.code, said.err) == (0, "")
-    assert (tmp_path / "margin.svg").stat().st_size > 1000
-
-
-def test_a_plot_that_cannot_be_written(command, tmp_path):
-    pytest.importorskip("matplotlib")
-    (tmp_path / "file").write_text("in the way")
-    said = command("theory", *RATES, "--plot", tmp_path / "file" / "margin.png")
-    assert said.code == 1
-    assert "cannot write" in said.err
-
-
-def test_without_matplotlib(command, tmp_path, monkeypatch):
-    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert command("theory", *RATES).code == 0
-    said = command("theory", *RATES, "--plot", tmp_path / "margin.png")
-    assert (said.code, said.out) == (2, "")
-    assert "theory --plot needs the package 'matplotlib': pip install 'tokenclean[report]'" in said.err
-    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

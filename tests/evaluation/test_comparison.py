@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 
 from tokenclean.evaluation.comparison import compare, holm
 from tokenclean.evaluation.intervals import TaskValues, critical, limits, resampled_deviations, spread_of
 from tokenclean.evaluation.item_scores import ItemScores
-from tokenclean.scoring.student import t_quantile
 
 
 def scores_of(**strategies: np.ndarray) -> ItemScores:
@@ -51,8 +51,8 @@ def test_without_noise_of_seeds_it_is_the_paired_normal_interval():
         found = compare(scores, "full", draws=40_000)
         average = found.differences["rho"].average
         assert average.value == pytest.approx(difference.mean())
-        assert average.low == pytest.approx(difference.mean() - t_quantile(0.975, 399) * error, abs=0.03 * error)
-        assert average.high == pytest.approx(difference.mean() + t_quantile(0.975, 399) * error, abs=0.03 * error)
+        assert average.low == pytest.approx(difference.mean() - stats.t.ppf(0.975, 399) * error, abs=0.03 * error)
+        assert average.high == pytest.approx(difference.mean() + stats.t.ppf(0.975, 399) * error, abs=0.03 * error)
         assert found.scores["full"]["task"].error == pytest.approx(full.std(ddof=1) / 20)
         assert average.items_differing == np.count_nonzero(difference)
 
@@ -61,7 +61,7 @@ def test_where_only_seeds_differ_it_is_the_interval_of_students_t():
     moves = np.array([0.1, 0.3, 0.2, 0.6])
     found = compare(scores_of(full=np.zeros((4, 50)), rho=np.repeat(moves[:, None], 50, axis=1)), "full", draws=100)
     average = found.differences["rho"].average
-    half = t_quantile(0.975, 3) * moves.std(ddof=1) / 2
+    half = stats.t.ppf(0.975, 3) * moves.std(ddof=1) / 2
     assert (average.low, average.high) == pytest.approx((0.3 - half, 0.3 + half))
     assert found.averages["rho"].error == pytest.approx(moves.std(ddof=1) / 2)
 
@@ -230,7 +230,7 @@ def test_critical_runs_from_the_items_t_to_the_seeds():
     part = np.array([1.0, 0.0, 0.0])
     seeds = np.array([0.0, 1.0, 0.0])
     found = critical(part, seeds, np.full(3, math.inf), 3)
-    assert found == pytest.approx([t_quantile(0.975, math.inf), t_quantile(0.975, 2), t_quantile(0.975, math.inf)])
+    assert found == pytest.approx([stats.t.ppf(0.975, math.inf), stats.t.ppf(0.975, 2), stats.t.ppf(0.975, math.inf)])
 
 
 def test_holm():

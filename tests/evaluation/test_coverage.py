@@ -8,9 +8,9 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tokenclean.evaluation.intervals import TaskValues, critical, limits, resampled_deviations, spread_of
-from tokenclean.scoring.student import t_quantile
 
 REPEATS = 2000
 DRAWS = 2000
@@ -80,5 +80,5 @@ def test_whatever_the_share_of_the_seeds_is(seeds):
 def _critical(item_part: np.ndarray, of_seeds: np.ndarray, seeds: int) -> np.ndarray:
     """For infinitely many degrees of freedom of the items, whose quantile is sought once."""
     one = critical(np.zeros(1), np.ones(1), np.array([math.inf]), seeds)[0]
-    assert one == pytest.approx(t_quantile(0.975, seeds - 1))
+    assert one == pytest.approx(stats.t.ppf(0.975, seeds - 1))
     return critical(item_part, of_seeds, np.full(len(item_part), math.inf), seeds)

@@ -392,7 +392,7 @@ def test_a_second_pass_into_the_same_folder_is_refused(passes):
 def test_the_ranks_together_make_what_one_makes(passes, monkeypatch):
     """Two processes one after the other, whose meetings are left out; see test_score_command for real ones."""
     whole = passes.run("whole")
-    monkeypatch.setattr(Processes, "total", lambda self, numbers: list(numbers))
+    monkeypatch.setattr(Processes, "all_reduce_sum", lambda self, numbers: list(numbers))
     sources = (source_from({"path": str(passes.pool)}),)
     listing = passes.folder / "s.rejected.jsonl"
     survey = survey_pool(sources, CHARACTERS, listing, 0.05)
@@ -415,9 +415,9 @@ def test_the_ranks_together_make_what_one_makes(passes, monkeypatch):
 
 
 def test_a_shard_that_a_rank_has_lost_is_told(passes, monkeypatch):
-    monkeypatch.setattr(Processes, "total", lambda self, numbers: list(numbers))
+    monkeypatch.setattr(Processes, "all_reduce_sum", lambda self, numbers: list(numbers))
     monkeypatch.setattr(Processes, "owns", lambda self, number: number % 2 == 0)
-    with pytest.raises(RunFolderError, match="the tokens of shard 2 was computed, but is not there whole"):
+    with pytest.raises(RunFolderError, match="tokens of shard 2: computed earlier, but now missing or damaged"):
         passes.run()
 
 

@@ -11,13 +11,11 @@ from hypothesis import strategies as st
 from tokenclean.errors import NonFiniteError
 from tokenclean.ragged import Ragged
 from tokenclean.selection import (
-    NoiseEstimate,
     NoisePrior,
+    NoiseRates,
     noise_mixture,
-    noise_rates,
     surprisal_table,
     token_posterior,
-    unigram_surprisal,
 )
 
 VOCABULARY = 6
@@ -93,13 +91,6 @@ def test_surprisal_by_hand():
     counts = [1, 0, 3, 0, 0, 1]
     assert table.dtype == np.float32
     assert table.tolist() == pytest.approx([-math.log((count + 1) / (5 + VOCABULARY)) for count in counts])
-    surprisal = unigram_surprisal(input_ids, is_response, VOCABULARY)
-    surprisal.check_aligned(input_ids)
-    assert surprisal.values.dtype == np.float32
-    nan = [np.float32(math.nan)]
-    assert np.array_equal(
-        surprisal.values, [*nan, table[2], table[2], *nan, table[0], table[2], table[5]], equal_nan=True
-    )
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, VOCABULARY - 1), st.booleans()), max_size=9), max_size=6))
@@ -111,16 +102,13 @@ def test_surprisal_is_that_of_counting(rows):
     shares = [(response_ids.count(token) + 1) / (len(response_ids) + VOCABULARY) for token in range(VOCABULARY)]
     assert np.exp(-table.astype(float)).tolist() == pytest.approx(shares, rel=1e-5)
     assert sum(shares) == pytest.approx(1)
-    values = unigram_surprisal(input_ids, is_response, VOCABULARY).values
-    assert np.array_equal(np.isnan(values), ~is_response.values)
-    assert values[is_response.values].tolist() == [table[token] for token in response_ids]
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64, np.uint32, np.uint64])
 def test_ids_of_any_integer_dtype(dtype):
     input_ids = Ragged.from_rows([[3, 3, 1]], dtype=dtype)
-    expected = [-math.log(3 / 9), -math.log(3 / 9), -math.log(2 / 9)]
-    assert unigram_surprisal(input_ids, bools("111"), 6).values.tolist() == pytest.approx(expected)
+    expected = [-math.log(count / 9) for count in (1, 2, 1, 3, 1, 1)]
+    assert surprisal_table(input_ids, bools("111"), 6).tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -140,9 +128,8 @@ def test_ids_of_any_integer_dtype(dtype):
     ],
 )
 def test_surprisal_errors(input_ids, is_response, vocabulary, message):
-    for function in (surprisal_table, unigram_surprisal):
-        with pytest.raises(ValueError, match=message):
-            function(input_ids, is_response, vocabulary)
+    with pytest.raises(ValueError, match=message):
+        surprisal_table(input_ids, is_response, vocabulary)
 
 
 # --- posterior
@@ -266,11 +253,9 @@ def test_nothing_to_weigh(rows):
     assert estimate.weights.values.dtype == np.float32
     assert not estimate.weights.values.any()
     assert np.array_equal(estimate.row_rates, [math.nan] * len(rows), equal_nan=True)
-    found = noise_rates(estimate, is_response, ["a"] * len(rows))
-    assert math.isnan(found.pool)
+    found = NoiseRates(math.nan, {"a": math.nan}, estimate.row_rates)
     assert found.worst(5) == []
-    sources = {"a": None} if rows else {}
-    assert found.as_document() == {"pool": None, "sources": sources, "worst_rows": []}
+    assert found.as_document() == {"pool": None, "sources": {"a": None}, "worst_rows": []}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -335,7 +320,8 @@ def planted_pool(rates, length, seed=0, contexts=40, vocabulary=400):
     offsets = np.arange(rows + 1) * length
     input_ids, losses = Ragged(ids, offsets), Ragged(-np.log(model[context, ids]), offsets)
     is_response = all_response(input_ids)
-    return losses, unigram_surprisal(input_ids, is_response, vocabulary), is_response, Ragged(is_noise, offsets)
+    table = surprisal_table(input_ids, is_response, vocabulary)
+    return losses, input_ids.map_values(lambda ids: table[ids]), is_response, Ragged(is_noise, offsets)
 
 
 def test_a_planted_mixture_is_recovered():
@@ -343,14 +329,13 @@ def test_a_planted_mixture_is_recovered():
     rates = np.tile([0.02, 0.1, 0.3], 20)
     losses, surprisal, is_response, is_noise = planted_pool(rates, 1000)
     estimate = token_posterior(losses, surprisal, is_response)
-    found = noise_rates(estimate, is_response, ["low", "middle", "high"] * 20)
-    assert found.pool == pytest.approx(is_noise.values.mean(), abs=0.01)
-    assert list(found.sources) == ["low", "middle", "high"]
-    assert list(found.sources.values()) == pytest.approx([0.02, 0.1, 0.3], abs=0.015)
-    errors = found.rows - is_noise.row_sums() / 1000
+    noise_N = 1 - estimate.weights.row_sums() / 1000
+    assert noise_N.mean() == pytest.approx(is_noise.values.mean(), abs=0.01)
+    assert noise_N.reshape(20, 3).mean(axis=0).tolist() == pytest.approx([0.02, 0.1, 0.3], abs=0.015)
+    errors = estimate.row_rates - is_noise.row_sums() / 1000
     assert np.abs(errors).max() < 0.05
     assert np.abs(errors).mean() < 0.015
-    assert {row % 3 for row, _ in found.worst(20)} == {2}
+    assert {row % 3 for row, _ in NoiseRates(0.0, {}, estimate.row_rates).worst(20)} == {2}
 
 
 def test_weights_of_a_planted_mixture_are_chances():
@@ -364,49 +349,19 @@ def test_weights_of_a_planted_mixture_are_chances():
 
 def test_a_clean_pool_is_found_clean():
     losses, surprisal, is_response, _ = planted_pool(np.zeros(40), 1000, seed=2)
-    found = noise_rates(token_posterior(losses, surprisal, is_response), is_response, ["a"] * 40)
-    assert found.pool < 0.01
-
-
-@given(pool=pools(), names=st.lists(st.sampled_from("cab"), min_size=8, max_size=8))
-def test_rates_are_means_over_response_tokens(pool, names):
-    estimate, is_response = token_posterior(*pool), pool[2]
-    sources = names[: len(is_response)]
-    found = noise_rates(estimate, is_response, sources)
-    noise = {name: [] for name in sources}
-    for name, weights, response in zip(sources, estimate.weights, is_response, strict=True):
-        noise[name] += [1 - float(w) for w, r in zip(weights, response, strict=True) if r]
-    means = {name: sum(values) / len(values) if values else math.nan for name, values in noise.items()}
-    assert list(found.sources) == list(noise)
-    assert found.sources == pytest.approx(means, nan_ok=True)
-    everything = [value for values in noise.values() for value in values]
-    assert found.pool == pytest.approx(sum(everything) / len(everything) if everything else math.nan, nan_ok=True)
-    assert found.rows is estimate.row_rates
+    assert 1 - token_posterior(losses, surprisal, is_response).weights.values.mean() < 0.01
 
 
 def test_worst_rows_and_the_document_by_hand():
-    is_response = bools("11", "0", "1", "1", "1")
-    weights = is_response.with_values(np.array([1.0, 0.5, 0.0, 0.25, 0.25, 1.0], dtype=np.float32))
-    estimate = NoiseEstimate(weights, np.array([0.1, math.nan, 0.5, 0.5, 0.2]))
-    found = noise_rates(estimate, is_response, ["b", "none", "a", "a", "b"])
+    sources = {"b": 1 / 6, "none": math.nan, "a": 0.75}
+    found = NoiseRates(0.4, sources, np.array([0.1, math.nan, 0.5, 0.5, 0.2]))
     assert found.worst(3) == [(2, 0.5), (3, 0.5), (4, 0.2)]
     assert found.worst(99) == [(2, 0.5), (3, 0.5), (4, 0.2), (0, 0.1)]
     assert found.worst(0) == []
     assert json.loads(json.dumps(found.as_document(worst=1), allow_nan=False)) == {
         "pool": 0.4,
-        "sources": {"b": pytest.approx(1 / 6), "none": None, "a": 0.75},
+        "sources": {**sources, "none": None},
         "worst_rows": [{"row": 2, "rate": 0.5}],
     }
     with pytest.raises(ValueError, match="cannot be negative, got -1"):
         found.worst(-1)
-
-
-def test_rates_must_fit_the_estimate():
-    is_response = bools("1", "1")
-    estimate = NoiseEstimate(is_response.with_values(np.ones(2, dtype=np.float32)), np.zeros(2))
-    with pytest.raises(ValueError, match="got 1 and 2 for 2 rows"):
-        noise_rates(estimate, is_response, ["a"])
-    with pytest.raises(ValueError, match="got 2 and 1 for 2 rows"):
-        noise_rates(NoiseEstimate(estimate.weights, np.zeros(1)), is_response, ["a", "a"])
-    with pytest.raises(ValueError, match="1 and 2 rows"):
-        noise_rates(estimate, bools("11"), ["a", "a"])

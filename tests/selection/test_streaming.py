@@ -14,12 +14,10 @@ from tokenclean.selection import kept_count, order_keys, select_tokens, streamin
 from tokenclean.selection.streaming import (
     CHUNK_SCORES,
     SAMPLED_FROM_SCORES,
-    Cut,
     cut_in_bracket,
     find_cut,
     mask_of,
     radix_cut,
-    write_kept,
 )
 
 # Few distinct values force ties; 1e-45 is the smallest denormal of float32, the last two its largest number.
@@ -151,7 +149,6 @@ def test_memory_does_not_grow_with_the_scores(tmp_path):
     tracemalloc.start()
     try:
         cut = find_cut(shards, 0.6, memory_bytes=4 * 1024**2)
-        write_kept(shards, cut, [tmp_path / f"kept{i}.npy" for i in range(3)])
         assert tracemalloc.get_traced_memory()[1] < 16 * 1024**2  # the scores are 92 MiB
         tracemalloc.reset_peak()
         assert radix_cut(shards, cut.kept) == cut
@@ -160,66 +157,22 @@ def test_memory_does_not_grow_with_the_scores(tmp_path):
         tracemalloc.stop()
 
 
-def mapped(folder, shards):
-    """The shards saved and memory-mapped, as a scoring run leaves them."""
-    for number, shard in enumerate(shards):
-        np.save(folder / f"{number}.npy", shard)
-    return [np.load(folder / f"{number}.npy", mmap_mode="r") for number in range(len(shards))]
-
-
-def test_masks_of_mapped_shards_are_written_beside_them(tmp_path):
-    scores = np.random.default_rng(3).integers(0, 9, 2 * CHUNK_SCORES).astype(np.float32)
-    shards = mapped(tmp_path, np.split(scores, [0, 10, CHUNK_SCORES + 20]))
-    cut = find_cut(shards, 0.7)
-    paths = [tmp_path / "kept" / f"{number}.npy" for number in range(len(shards))]
-    write_kept(shards, cut, paths)
-    masks = [np.load(path) for path in paths]
-    assert [(mask.dtype, mask.shape) for mask in masks] == [(np.dtype(bool), shard.shape) for shard in shards]
-    assert np.array_equal(np.concatenate(masks), selected(shards, 0.7))
-    assert sorted((tmp_path / "kept").iterdir()) == paths
-
-
 @pytest.mark.parametrize("found", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("proportion", [0.0, 0.6, 1.0])
-def test_scores_that_are_no_number_are_refused_with_their_place(tmp_path, found, proportion):
+def test_scores_that_are_no_number_are_refused_with_their_place(found, proportion):
     scores = np.zeros(SAMPLED_FROM_SCORES + CHUNK_SCORES, dtype=np.float32)
     scores[-2] = found
-    shards = mapped(tmp_path, [scores[:5], scores])
-    with pytest.raises(
-        NonFiniteError, match=rf"shard 1 \(.*1\.npy\): score {len(scores) - 2} of {len(scores)} is {found}"
-    ):
+    shards = [scores[:5], scores]
+    with pytest.raises(NonFiniteError, match=rf"shard 1: score {len(scores) - 2} of {len(scores)} is {found}"):
         find_cut(shards, proportion)
     with pytest.raises(NonFiniteError, match="shard 1"):
         radix_cut(shards, 3)
 
 
-def test_shards_must_be_flat_float32():
-    with pytest.raises(ValueError, match=r"shard 1 must hold one float32 .* dtype float64 and shape \(2,\)"):
+def test_shards_must_be_float32_or_keys():
+    with pytest.raises(ValueError, match=r"shard 1 must hold one float32 .* found float64"):
         find_cut([np.zeros(2, np.float32), np.zeros(2)], 0.5)
-    with pytest.raises(ValueError, match=r"dtype float32 and shape \(2, 1\)"):
-        find_cut([np.zeros((2, 1), np.float32)], 0.5)
     with pytest.raises(ValueError, match="shard 1 holds uint64 and shard 0 float32; scores cannot be ranked among"):
         find_cut([np.zeros(2, np.float32), np.zeros(2, np.uint64)], 0.5)
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
         find_cut([], 1.5)
-
-
-@pytest.mark.parametrize(
-    ("scores", "names", "message"),
-    [
-        ([1, 2, 3], ["a.npy", "b.npy"], "1 shards need a path each, all different; got 2 paths"),
-        ([1, 2], ["a.npy"], "found over 3 scores but these shards hold 2"),
-        ([3, 3, 3], ["a.npy"], "keeps 3 of these scores, not 1"),
-    ],
-)
-def test_a_cut_of_other_scores_writes_nothing(tmp_path, scores, names, message):
-    cut = Cut(threshold=2.0, ties=0, total=3, kept=1)
-    with pytest.raises(ValueError, match=message):
-        write_kept(shards_of([scores]), cut, [tmp_path / name for name in names])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_two_shards_may_not_share_a_path(tmp_path):
-    shards = shards_of([[1], [2]])
-    with pytest.raises(ValueError, match="got 2 paths, 1 different"):
-        write_kept(shards, find_cut(shards, 0.5), [tmp_path / "a.npy", tmp_path / "a.npy"])

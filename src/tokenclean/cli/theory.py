@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tokenclean.cli.console import out
-from tokenclean.errors import MissingExtraError, RecipeError
+from tokenclean.errors import RecipeError
 
 if TYPE_CHECKING:
     from tokenclean.report.tables import Table
 
-PLOT_SUFFIXES = (".png", ".svg", ".pdf")
-BLUE, ORANGE, GREY = "#2f6db3", "#d9772b", "#8a8a8a"
-
 
 @dataclass(frozen=True)
 class Rates:
-    """What Eq. 6 is asked for: M, η(D̃), η̂, r̂ and δ."""
+    """The arguments of Eq. 6: M, η(D̃), η̂, r̂ and δ."""
 
     tokens: float
     before: float
@@ -32,46 +28,36 @@ class Rates:
 
 def theory(
     tokens: Annotated[float, typer.Option(help="M: response tokens before cleaning; 1e6 is a million.")],
-    noise_before: Annotated[float, typer.Option(help="η(D̃): share of them that are no valid target.")],
+    noise_before: Annotated[float, typer.Option(help="η(D̃): share of them that are not valid targets.")],
     noise_after: Annotated[
         float,
         typer.Option(help="η̂: share of them whose label is wrong after cleaning (noise kept, valid ones dropped)."),
     ],
-    kept: Annotated[float, typer.Option(help="r̂: share of them that is kept.")],
+    kept: Annotated[float, typer.Option(help="r̂: share of them that are kept.")],
     delta: Annotated[float, typer.Option(help="δ: each bound may fail with this probability.")] = 0.05,
     log_class_size: Annotated[
         float | None,
         typer.Option(
-            help="log|F|: the bounds for a class of that many models beside the paper's; b·P·log 2 at most for P "
-            "trained parameters of b bits."
+            help="log|F|: also print the bounds for a class of that many models; at most b·P·log 2 for P trained "
+            "parameters of b bits."
         ),
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the margin over M and over r̂; .png, .svg or .pdf.")
-    ] = None,
 ) -> None:
-    """Whether cleaning lowers the error bound of learning with full tokens (Theorem 5.1, Corollary 5.1.1).
+    """Check whether cleaning lowers the error bound of learning with full tokens (Theorem 5.1, Corollary 5.1.1).
 
     Prints both bounds, the margin, the least M and the least kept share, and what the proof leaves out.
 
     Example: tokenclean theory --tokens 1e6 --noise-before 0.3 --noise-after 0.1 --kept 0.7
     """
     rates = Rates(tokens, noise_before, noise_after, kept, delta)
-    _check(rates, log_class_size, plot)
-    figure = None if plot is None else _figure(rates, log_class_size)
+    _check(rates, log_class_size)
     out.print(_table(rates, log_class_size).to_rich())
     out.print()
     for sentence in _sentences(rates, log_class_size):
         out.print(sentence, soft_wrap=True)
-    if plot is not None and figure is not None:
-        from tokenclean.store.files import atomic_path
-
-        with atomic_path(plot) as temporary:
-            figure.savefig(temporary, format=plot.suffix[1:].lower(), dpi=150)
-        out.print(f"{plot}: the margin over M and over r̂", soft_wrap=True)
 
 
-def _check(rates: Rates, log_class_size: float | None, plot: Path | None) -> None:
+def _check(rates: Rates, log_class_size: float | None) -> None:
     problems = []
     if not 1 <= rates.tokens < math.inf:
         problems.append(f"--tokens: expected a number from 1, found {rates.tokens:g}")
@@ -84,14 +70,12 @@ def _check(rates: Rates, log_class_size: float | None, plot: Path | None) -> Non
         problems.append(f"--delta: expected a probability between 0 and 1, found {rates.delta:g}")
     if log_class_size is not None and not 0 <= log_class_size < math.inf:
         problems.append(f"--log-class-size: expected a number from 0, found {log_class_size:g}")
-    if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
-        problems.append(f"--plot: expected a file ending in {', '.join(PLOT_SUFFIXES)}, found {plot}")
     if problems:
         raise RecipeError(problems, "theory")
 
 
 def _classes(log_class_size: float | None) -> list[tuple[str, float]]:
-    """Column headings and log|F|: that of Eq. 5 and 6, and the one asked for."""
+    """Column headings and their log|F|: that of Eq. 5 and 6, and the user's."""
     from tokenclean.theory import LOG_TWO_MODELS
 
     asked = [] if log_class_size is None else [(f"log|F| = {log_class_size:.4g}", log_class_size)]
@@ -124,8 +108,8 @@ def _table(rates: Rates, log_class_size: float | None) -> Table:
         f"Error bounds at η(D̃) = {rates.before:.1%}, η̂ = {rates.after:.1%}, r̂ = {rates.kept:.1%}",
         ("", *(heading for heading, _ in _classes(log_class_size))),
         tuple(zip(names, *columns, strict=True)),
-        "least M: the response tokens from which on the margin is not below 0, at these rates; break-even: the kept "
-        "share from which on it is not, at this M and noise",
+        "least M: the fewest response tokens at which the margin is not below 0, at these rates; break-even: the "
+        "smallest kept share at which it is not, at this M and noise",
     )
 
 
@@ -184,7 +168,7 @@ def _verdict(name: str, rates: Rates, log_class_size: float) -> str:
     if math.isinf(least):
         return f"{rises} No number of tokens changes that."
     share = break_even_kept_share(rates.before, rates.after, rates.tokens, rates.delta, log_class_size)
-    # A kept share stands to η̂ as η̂ to a kept share, so the same limits serve.
+    # The limits are symmetric: given η̂ in place of the kept share, they are those of the kept share.
     beyond = " (which no labels with this noise reach)" if share > possible_noise(rates.before, rates.after)[1] else ""
     return (
         f"{rises} It would hold from M = {_tokens_text(least)} on, or, with this noise, from a kept share of "
@@ -200,64 +184,3 @@ def _share_text(share: float) -> str:
     if math.isinf(share):
         return "none"
     return f"{share:.1%}" if share >= 0.001 else f"{100 * share:.2g}%"
-
-
-def _figure(rates: Rates, log_class_size: float | None) -> Any:
-    """A matplotlib Figure: the margin over M at this r̂, and over r̂ at this M, one curve a class of models."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "report", "theory --plot") from error
-    import numpy as np
-
-    from tokenclean.theory import least_tokens, margin, possible_noise
-
-    figure = Figure(figsize=(10, 4.8), layout="constrained")
-    over_tokens, over_share = figure.subplots(1, 2, sharey=True)
-    classes = _classes(log_class_size)
-    turning = [least_tokens(rates.before, rates.after, rates.kept, rates.delta, size) for _, size in classes]
-    shown = [rates.tokens, *(least for least in turning if 0 < least < math.inf)]
-    tokens = np.geomspace(max(1, min(shown) / 100), min(max(shown), 1e300) * 100, 400)
-    shares = np.linspace(0.001, 1, 1000)
-
-    for (heading, size), colour, least in zip(classes, (BLUE, ORANGE), turning, strict=False):
-        after = (rates.delta, size)
-        here = margin(rates.before, rates.after, rates.kept, rates.tokens, *after)
-        by_tokens = margin(rates.before, rates.after, rates.kept, tokens, *after)
-        by_share = margin(rates.before, rates.after, shares, rates.tokens, *after)
-        over_tokens.plot(tokens, by_tokens, color=colour, label=heading)
-        over_share.plot(shares, by_share, color=colour)
-        for panel, place in ((over_tokens, rates.tokens), (over_share, rates.kept)):
-            panel.plot([place], [here], "o", color=colour, markersize=7)
-        if 0 < least < math.inf:
-            over_tokens.axvline(
-                least, color=colour, linewidth=1, linestyle=":", label=f"least M = {_tokens_text(least)}"
-            )
-
-    lowest, highest = possible_noise(rates.before, rates.after)
-    for number, (start, end) in enumerate(((0, lowest), (highest, 1))):
-        label = "no labels have this $\\hat{r}$ with this $\\hat{\\eta}$" if number == 0 else None
-        over_share.axvspan(start, end, color=GREY, alpha=0.2, linewidth=0, label=label)
-
-    gain = rates.before - rates.after
-    here = margin(rates.before, rates.after, rates.kept, rates.tokens, rates.delta)
-    low = min(1.4 * here, -abs(gain), -1e-3)
-    over_tokens.set_ylim(low, max(1.25 * gain, -0.25 * low))
-    over_tokens.set_xscale("log")
-    over_tokens.set_xlim(tokens[0], tokens[-1])
-    over_tokens.set_xlabel("response tokens M")
-    over_tokens.set_ylabel("margin of Eq. 6")
-    over_tokens.set_title(f"at a kept share $\\hat{{r}}$ = {rates.kept:.3g}")
-    over_share.set_xlim(0, 1)
-    over_share.set_xlabel("kept share $\\hat{r}$")
-    over_share.set_title(f"at M = {rates.tokens:,.0f}")
-    for panel in (over_tokens, over_share):
-        panel.axhline(0, color="black", linewidth=0.8)
-        panel.spines[["top", "right"]].set_visible(False)
-    over_share.tick_params(axis="y", length=0)
-    figure.suptitle(
-        f"Cleaning lowers the error bound where the margin is above 0:  $\\eta(\\tilde{{D}})$ = {rates.before:.3g}, "
-        f"$\\hat{{\\eta}}$ = {rates.after:.3g}, $\\delta$ = {rates.delta:.3g}"
-    )
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return figure

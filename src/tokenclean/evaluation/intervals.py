@@ -19,8 +19,6 @@ from statistics import NormalDist
 
 import numpy as np
 
-from tokenclean.scoring.student import t_quantile
-
 LEVEL = 0.95
 """Of the intervals."""
 
@@ -152,10 +150,12 @@ def critical(
     power is chosen so that whatever the true share, 93.5 to 96.7 % of 95 % intervals cover for two seeds, 95 to 96.8 %
     for three and more (items' variance known, normal errors).
     """
-    t_items = np.array([t_quantile((1 + level) / 2, degrees) for degrees in item_degrees])
+    from scipy.special import stdtrit
+
+    t_items = stdtrit(item_degrees, (1 + level) / 2)
     if seed_count == 1:
         return t_items
-    t_seeds = t_quantile((1 + level) / 2, seed_count - 1)
+    t_seeds = stdtrit(seed_count - 1, (1 + level) / 2)
     total = item_part + seeds
     share = np.divide(seeds, total, out=np.zeros_like(total), where=total > 0)
     return t_items + (t_seeds - t_items) * (1 - (1 - share**2) ** 4)

@@ -177,9 +177,9 @@ def _checked_weights(table: TokenTable) -> Ragged:
     for wrong, reason in faults:
         if wrong.any():
             token = int(np.flatnonzero(wrong)[0])
-            row = int(np.searchsorted(offsets, token, side="right")) - 1
+            row, position = weights.locate(token)
             raise TableError(
-                f"row {table.ids[row]!r}, token {token - offsets[row]}: weight {values[token]:g}, but {reason}; "
+                f"row {table.ids[row]!r}, token {position}: weight {values[token]:g}, but {reason}; "
                 f"{int(wrong.sum()):,} such tokens. Mend the column that the labels came from"
             )
     return weights

@@ -1,9 +1,8 @@
-"""Log-likelihoods of continuations after contexts: what multiple-choice benchmarks ask of a model."""
+"""Log-likelihoods of continuations after contexts, by which models answer multiple-choice benchmarks."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +12,8 @@ from tokenclean.models.causal_lm import CausalLM, evaluating
 from tokenclean.models.packing import plan_packs
 from tokenclean.models.precision import check_precision
 from tokenclean.models.prefix_tree import plan_prefix_tree
+from tokenclean.observer import Progress
 from tokenclean.scoring.scorer import PACK_TOKENS
-
-logger = logging.getLogger(__name__)
 
 Request = tuple[Sequence[int], Sequence[int]]
 """Token ids of a context and of its continuation, at least one each."""
@@ -23,9 +21,9 @@ Request = tuple[Sequence[int], Sequence[int]]
 
 @dataclass(frozen=True)
 class Continuations:
-    """``loglikelihoods``: Σ log p of each continuation's tokens, nats, float64 (R,); ``is_greedy``: bool (R,), no other
-    token is likelier than the continuation's at any place. ``requested_tokens``: of all contexts and continuations, as
-    if each were computed; ``computed_tokens``: those that went through the model."""
+    """``loglikelihoods``: Σ log p of each continuation's tokens, nats, float64 (R,). ``is_greedy``: bool (R,), if no
+    other token is likelier than the continuation's at any position. ``requested_tokens``: tokens of all contexts and
+    continuations; ``computed_tokens``: tokens that went through the model, fewer where beginnings are shared."""
 
     loglikelihoods: np.ndarray
     is_greedy: np.ndarray
@@ -34,10 +32,11 @@ class Continuations:
 
 
 class ContinuationScorer:
-    """A model made ready to score continuations, each shared beginning computed once.
+    """Scores continuations under one model; a beginning that several requests share is computed once.
 
-    ``model``, ``precision``, ``pack_tokens`` as of ``Scorer``. Where the model cannot share beginnings (the log says
-    so), whole sequences are computed, each once. Raises ValueError for an unknown precision or a budget below a token.
+    ``model``, ``precision`` and ``pack_tokens`` are those of ``Scorer``. Where the model cannot share beginnings (the
+    log says so), whole sequences are computed, equal ones once. Raises ValueError for an unknown precision or a
+    ``pack_tokens`` below 1.
     """
 
     def __init__(self, model: torch.nn.Module, *, precision: str = "exact", pack_tokens: int = PACK_TOKENS) -> None:
@@ -48,17 +47,17 @@ class ContinuationScorer:
         self._causal_lm = CausalLM(model)
         self._shares: dict[int, bool] = {}
 
-    def score(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> Continuations:
+    def score(self, requests: Sequence[Request], progress: Progress | None = None) -> Continuations:
         """log p(continuation | context) of every request, without gradient.
 
-        ``progress``: called after each pass with (tokens done, tokens in all). Raises ValueError for a request without
-        context or continuation.
+        ``progress`` counts tokens, after each forward pass. Raises ValueError for a request without context or
+        continuation.
         """
         if any(not len(context) or not len(continuation) for context, continuation in requests):
             raise ValueError("a request needs at least one token of context and one of continuation")
         longest = max((len(context) + len(continuation) for context, continuation in requests), default=0)
         self._causal_lm.expect_rows_of(longest)
-        shares = self._shares_prefixes()  # tried in float32, so not within the policy
+        shares = self._shares_prefixes()  # the trial runs in float32, so it must stay outside the precision block below
         with evaluating(self.model), torch.no_grad(), self._causal_lm.precision(self.precision):
             self._causal_lm.make_copies()
             if shares:
@@ -74,26 +73,17 @@ class ContinuationScorer:
         )
 
     def _shares_prefixes(self) -> bool:
-        """Tried once for each sliding window that rows reach beyond."""
+        """Whether the model can share beginnings, tried once for each sliding window that rows exceed."""
         window = self._causal_lm.probed_window
         if window not in self._shares:
             self._shares[window] = self._causal_lm.shares_prefixes()
         return self._shares[window]
 
-    def _in_tree(
-        self, requests: Sequence[Request], progress: Callable[[int, int], None] | None
-    ) -> tuple[np.ndarray, np.ndarray, int]:
+    def _in_tree(self, requests: Sequence[Request], progress: Progress | None) -> tuple[np.ndarray, np.ndarray, int]:
         """Losses and is_top1 of all continuations' tokens, in the order of the requests, and the tokens computed."""
-        numbers: dict[bytes, int] = {}
-        inputs: list[np.ndarray] = []
-        ends = []
-        for context, continuation in requests:
-            tokens = np.array([*context, *continuation[:-1]], dtype=np.int64)
-            number = numbers.setdefault(tokens.tobytes(), len(inputs))
-            if number == len(inputs):
-                inputs.append(tokens)
-            ends.append(number)
-        tree = plan_prefix_tree(inputs)
+        numbers: dict[tuple[int, ...], int] = {}  # equal inputs have one number
+        ends = [numbers.setdefault((*context, *continuation[:-1]), len(numbers)) for context, continuation in requests]
+        tree = plan_prefix_tree([np.array(tokens, dtype=np.int64) for tokens in numbers])
         places = np.array(
             [
                 tree.place(int(tree.ends[end]), position)
@@ -108,19 +98,14 @@ class ContinuationScorer:
         )
         return found["loss"].double().numpy(), found["is_top1"].numpy() == 1, tree.tokens
 
-    def _whole(
-        self, requests: Sequence[Request], progress: Callable[[int, int], None] | None
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """The same through passes of whole sequences, equal ones once."""
-        numbers: dict[tuple[bytes, int], int] = {}
-        rows: list[tuple[np.ndarray, int]] = []
-        of_request = []
-        for context, continuation in requests:
-            tokens = np.array([*context, *continuation], dtype=np.int64)
-            number = numbers.setdefault((tokens.tobytes(), len(context)), len(rows))
-            if number == len(rows):
-                rows.append((tokens, len(context)))
-            of_request.append(number)
+    def _whole(self, requests: Sequence[Request], progress: Progress | None) -> tuple[np.ndarray, np.ndarray, int]:
+        """The same as ``_in_tree`` through passes of whole sequences."""
+        numbers: dict[tuple[tuple[int, ...], int], int] = {}  # equal sequences and contexts have one number
+        of_request = [
+            numbers.setdefault(((*context, *continuation), len(context)), len(numbers))
+            for context, continuation in requests
+        ]
+        rows = [(np.array(tokens, dtype=np.int64), start) for tokens, start in numbers]
         lengths = np.array([len(tokens) for tokens, _ in rows], dtype=np.int64)
         measured: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         done, device = 0, self._causal_lm.device
@@ -140,7 +125,6 @@ class ContinuationScorer:
             done += len(ids)
             if progress is not None:
                 progress(done, int(lengths.sum()))
-        losses, tops = ([measured[number][part] for number in of_request] for part in (0, 1))
-        joined = (np.concatenate(part) if part else np.zeros(0) for part in (losses, tops))
-        loss, top = joined
+        nothing = (np.zeros(0), np.zeros(0))  # for no request at all
+        loss, top = map(np.concatenate, zip(nothing, *(measured[number] for number in of_request), strict=True))
         return loss.astype(np.float64), top == 1, int(lengths.sum())

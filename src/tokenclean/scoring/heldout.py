@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenclean.ragged import Ragged
-from tokenclean.scoring.student import t_quantile
 
 
 @dataclass(frozen=True)
@@ -16,7 +15,8 @@ class PairedDifference:
     """Mean loss of a model against another on the same held-out response tokens.
 
     ``loss``, ``baseline_loss``: nats a token. ``difference`` = loss − baseline_loss, with its 95 % interval
-    [``low``, ``high``]; below 0 the model is better. ``rows``/``tokens``: what it rests on.
+    [``low``, ``high``]; below 0 the model is better. ``rows``/``tokens``: how many conversations and response tokens
+    were compared.
     """
 
     loss: float
@@ -47,12 +47,14 @@ def mean_loss(losses: Ragged) -> float:
 
 
 def paired_difference(losses: Ragged, baseline: Ragged) -> PairedDifference:
-    """Token-mean difference with a 95 % interval that takes conversations, not tokens, as the independent units.
+    """Token-mean difference with a 95 % interval whose independent units are conversations, not tokens.
 
     The difference is a ratio D = Σ d_i / Σ n_i over conversations (d_i: summed difference, n_i: response tokens).
     Its standard error is the linearised one, sqrt(N/(N−1) Σ (d_i − D n_i)²) / Σ n_i, with a t quantile of N−1
     degrees of freedom. Raises ValueError for misaligned columns or fewer than 2 conversations with a response.
     """
+    from scipy.special import stdtrit
+
     losses.check_aligned(baseline)
     present = np.isfinite(baseline.values)
     if not np.array_equal(present, np.isfinite(losses.values)):
@@ -66,7 +68,7 @@ def paired_difference(losses: Ragged, baseline: Ragged) -> PairedDifference:
         raise ValueError(f"an interval needs at least 2 held-out conversations, got {rows}")
     mean = sums.sum() / total
     error = math.sqrt(rows / (rows - 1) * float(np.square(sums - mean * counts).sum())) / total
-    half = t_quantile(0.975, rows - 1) * error
+    half = float(stdtrit(rows - 1, 0.975)) * error
     return PairedDifference(
         loss=mean_loss(losses),
         baseline_loss=mean_loss(baseline),

@@ -1,25 +1,36 @@
-"""The losses of one shard under one model, as a stage; and the models of a pass, each loaded where it is needed."""
+"""Losses of the shards of a pool under one model, each shard a stage that is computed once.
+
+A shard is a run of consecutive rows. Its packs are planned from its own rows, so its losses depend on nothing else, and
+a shard that was computed once is found again, whichever run or command asks for it. Who asks decides how a pool is cut:
+``shards`` does so for a pool in memory, ``pool_pass`` for one that is larger.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenclean.models.loading.load import ModelSource, source_fingerprint
-from tokenclean.models.loading.model_cache import ModelCache
+from tokenclean.errors import RunFolderError
+from tokenclean.observer import Progress
 from tokenclean.ragged import Ragged
-from tokenclean.scoring.scorer import PACK_TOKENS, Progress, Scorer
-from tokenclean.scoring.shards import LOSSES_VERSION
-from tokenclean.scoring.token_shards import TokenShard, gone
-from tokenclean.store import Stage, Store
+from tokenclean.scoring.scorer import PACK_TOKENS, Scorer
+from tokenclean.store import Stage, array_hash
 from tokenclean.token_table import read_column, write_column
+from tokenclean.tokens import TokenizedPool
 
 if TYPE_CHECKING:
     import torch
+
+# Raise the number when the same inputs give other losses; shards computed before are then ignored.
+LOSSES_VERSION = 2
+
+MakeStage = Callable[[Mapping[str, object], Callable[[Path], Mapping[str, object]]], Stage]
+"""Finds the stage of the given inputs, or makes it with the given function."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,8 @@ class LossShard:
     stage: Stage
 
     @property
-    def policy(self) -> Mapping[str, Any]:
-        """How the losses were computed."""
+    def policy(self) -> Mapping[str, object]:
+        """How the losses were computed (``Scorer.policy``)."""
         return self.stage.manifest["results"]["policy"]
 
     def column(self, name: str) -> Ragged:
@@ -49,88 +60,92 @@ class LossShard:
 
 
 class LossShards:
-    """Losses of shards under the models of one pass.
+    """Losses of a pool's shards under one model.
 
-    ``sources``: by the names under which the table will have them. Models are loaded when their first missing shard
-    comes, on ``device``, and stay with their scorers until ``unload``. ``expected_tokens``: of the whole pool, about,
-    whatever is missing of it and whoever shares it: a stopped pass must go on with the kernels that it began with.
+    ``using``: gives a block with the model (``ModelCache.using``), entered for each shard that is computed, so two
+    models on one base can take turns. ``model``: inputs of the stages that identify its weights and the kind of its
+    device. ``longest_row`` and ``expected_tokens``: those of the whole pool, not of the shards still missing, since a
+    resumed pass must choose the kernels that it began with.
     """
 
     def __init__(
         self,
-        sources: Mapping[str, ModelSource],
+        make_stage: MakeStage,
+        using: Callable[[], AbstractContextManager[torch.nn.Module]],
+        model: Mapping[str, object],
         policy: ScoringPolicy,
-        store: Store,
-        device: str,
+        *,
+        longest_row: int,
         expected_tokens: int,
     ) -> None:
-        self.fingerprints = {name: source_fingerprint(source) for name, source in sources.items()}
-        self.policy, self._expected_tokens = policy, expected_tokens
-        self._sources, self._store, self._device = sources, store, device
-        self._models = ModelCache(device)
-        self._scorers: dict[str, Scorer] = {}
-        self._stay_loaded = len({(source.base, source.revision) for source in sources.values()}) == 1
+        self._make_stage, self._using = make_stage, using
+        self._inputs = {**model, "precision": policy.precision, "pack_tokens": policy.pack_tokens}
+        if policy.columns:
+            self._inputs["columns"] = sorted(policy.columns)
+        self._scorer_options = {**asdict(policy), "longest_row": longest_row, "expected_tokens": expected_tokens}
+        self._scorer: Scorer | None = None
+        self.was_reloaded = False
+        """Whether the model had to be loaded again between two shards."""
 
-    def fitting_together(self, names: Sequence[str]) -> Sequence[str]:
-        """The first of the models, as many as stay in memory together: all that share one load, else one."""
-        return names if self._stay_loaded else names[:1]
+    def make(
+        self, tokens_hash: str, tokens: Callable[[], TokenizedPool], what: str, progress: Progress | None = None
+    ) -> LossShard:
+        """Find the losses of the shard with this ``hash_tokens``, or compute them from its ``tokens()``.
 
-    def make(self, name: str, shard: TokenShard, what: str, progress: Progress | None = None) -> LossShard:
-        """Find the shard's losses under a model, or compute them. Raises as ``Scorer.score`` and ``Store.stage``."""
+        ``what``: a few words for the manifest. Raises as ``Scorer.score`` and ``Store.stage`` do.
+        """
 
-        def make(folder: Path) -> Mapping[str, Any]:
-            with self._models.using(self._sources[name]) as model:
-                scorer = self._scorer(name, model, shard.tokenization.max_length)
-                computed = scorer.score(shard.tokens(), progress)
-                policy = dict(scorer.policy)
-            for column, values in computed.items():
-                write_column(values, column, folder / _file_of(column))
-            known = computed["loss"].values[np.isfinite(computed["loss"].values)]
+        def compute(folder: Path) -> Mapping[str, object]:
+            with self._using() as model:
+                scorer = self._scorer_of(model)
+                columns = scorer.score(tokens(), progress)
+                policy = scorer.policy
+            for name, column in columns.items():
+                write_column(column, name, folder / _file_of(name))
+            known = columns["loss"].values[np.isfinite(columns["loss"].values)]
             mean = float(known.mean(dtype=np.float64)) if len(known) else None
             return {"what": what, "mean_loss_nats": mean, "tokens": len(known), "policy": policy}
 
-        return LossShard(self._stage(name, shard, make))
+        return LossShard(self._make_stage({"tokens": tokens_hash, **self._inputs}, compute))
 
-    def find(self, name: str, shard: TokenShard) -> LossShard:
-        """The shard's losses under a model, made before. Raises RunFolderError where they are gone or damaged."""
-        return LossShard(self._stage(name, shard, gone(f"shard {shard.plan.number + 1} under {name}")))
+    def find(self, tokens_hash: str, what: str) -> LossShard:
+        """The losses of a shard that was computed before. Raises RunFolderError where they are gone or damaged."""
+        return LossShard(self._make_stage({"tokens": tokens_hash, **self._inputs}, refuse_missing(what)))
 
     def unload(self) -> None:
-        """Free the memory of all models and scorers."""
-        self._scorers.clear()
-        self._models.clear()
+        """Drop the reference to the model, so that its memory can be freed."""
+        self._scorer = None
 
-    def _stage(self, name: str, shard: TokenShard, make: Callable[[Path], Mapping[str, Any]]) -> Stage:
-        policy = self.policy
-        inputs: dict[str, Any] = {
-            "tokens": shard.tokens_hash,
-            "model": [self.fingerprints[name], ""],
-            "device": self._device.partition(":")[0],
-            "precision": policy.precision,
-            "pack_tokens": policy.pack_tokens,
-        }
-        if policy.columns:
-            inputs["columns"] = sorted(policy.columns)
-        return self._store.stage("losses", LOSSES_VERSION, inputs, make)
+    def _scorer_of(self, model: torch.nn.Module) -> Scorer:
+        """One scorer serves all shards, until the model comes as another object, which means that it was reloaded."""
+        if self._scorer is None or self._scorer.model is not model:
+            self.was_reloaded |= self._scorer is not None
+            self._scorer = Scorer(model, **self._scorer_options)
+        return self._scorer
 
-    def _scorer(self, name: str, model: torch.nn.Module, longest_row: int) -> Scorer:
-        """One scorer a model. That a model comes as another object says that it was loaded again meanwhile."""
-        scorer = self._scorers.get(name)
-        if scorer is None or scorer.model is not model:
-            self._stay_loaded &= scorer is None
-            policy = self.policy
-            # The longest row that may come, not the longest of this shard: the choice of a kernel must not depend on
-            # which shard of a stopped pass comes first.
-            self._scorers[name] = scorer = Scorer(
-                model,
-                precision=policy.precision,
-                pack_tokens=policy.pack_tokens,
-                columns=policy.columns,
-                compile=policy.compile,
-                longest_row=longest_row,
-                expected_tokens=self._expected_tokens,
-            )
-        return scorer
+
+def hash_tokens(tokens: TokenizedPool) -> str:
+    """What the stage of a shard's losses knows the shard by: a hash of its ids, offsets and labels."""
+    return array_hash(tokens.input_ids.values, tokens.input_ids.offsets, tokens.is_response.values)
+
+
+def refuse_missing(what: str) -> Callable[[Path], Mapping[str, object]]:
+    """In place of the function that makes a stage, where it has to exist already: raises RunFolderError."""
+
+    def refuse(folder: Path) -> Mapping[str, object]:
+        raise RunFolderError(
+            f"{folder.parent}: {what}: computed earlier, but now missing or damaged; give the command again"
+        )
+
+    return refuse
+
+
+def progress_of_part(progress: Progress, start: int, span: int, total: int) -> Progress:
+    """Progress of a part that covers ``span`` of ``total`` from ``start``, in units of the whole.
+
+    It never reaches ``total``: the end is reported once, after the last part, computed or found.
+    """
+    return lambda done, of: progress(min(start + span * done // max(of, 1), total - 1), total)
 
 
 def _file_of(column: str) -> str:

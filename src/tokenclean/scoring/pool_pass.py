@@ -1,7 +1,7 @@
-"""A pass over a pool larger than memory: shard by shard, in stages that a stopped pass finds again, among processes.
+"""Losses of a pool larger than memory: shard by shard, in stages that a stopped pass finds again, shared by processes.
 
 Each shard goes through three stages: its tokens, its losses under the base, its losses under the reference. One thread
-reads and tokenizes while the shards before are scored. Which shards there are depends on the rows alone, and a shard's
+reads and tokenizes while earlier shards are scored. Where the pool is cut depends on the rows alone, and a shard's
 losses on nothing but the shard, so the table is the same however often the pass was stopped and however many processes
 shared it.
 """
@@ -12,11 +12,14 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenclean.errors import PoolError
-from tokenclean.models.loading.load import ModelSource, check_two_models
+from tokenclean.models.loading.load import ModelSource, check_two_models, source_fingerprint
+from tokenclean.models.loading.model_cache import ModelCache
+from tokenclean.observer import ShowProgress
 from tokenclean.pool import (
     SHARD_CHARACTERS,
     Conversation,
@@ -31,11 +34,16 @@ from tokenclean.pool import (
 )
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.recipe import SourceSettings
-from tokenclean.scoring.loss_shards import LossShard, LossShards, ScoringPolicy
+from tokenclean.scoring.loss_shards import (
+    LOSSES_VERSION,
+    LossShard,
+    LossShards,
+    ScoringPolicy,
+    progress_of_part,
+)
 from tokenclean.scoring.policy_check import check_same_policy
 from tokenclean.scoring.prefetch import read_ahead
 from tokenclean.scoring.scored_table import TableCounts, write_scored_table
-from tokenclean.scoring.scorer import Progress
 from tokenclean.scoring.token_shards import PlannedShard, Tokenization, TokenShard, TokenShards
 from tokenclean.store import Store
 
@@ -44,17 +52,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Note = Callable[[str], None]
-ShowProgress = Callable[[str, str], Progress]
-"""Given a label and a unit, a function of (done, total)."""
-
 
 @dataclass(frozen=True)
 class PoolToScore:
-    """A pool and how it is taken apart.
+    """A pool and how it is cut into shards.
 
-    ``survey``: what ``survey_pool`` has counted with the same ``shard_characters``; rank 0 makes it, and the others
-    have None. ``listing``: where it has listed the rows set aside; rows without any target are added there.
+    ``survey``: what ``survey_pool`` counted with the same ``shard_characters``; rank 0 has it, the others have None.
+    ``listing``: the file in which the survey listed the rejected rows; rows without any target are added to it.
     """
 
     sources: tuple[SourceSettings, ...]
@@ -66,8 +70,8 @@ class PoolToScore:
 
 @dataclass(frozen=True)
 class PassOutcome:
-    """A finished pass. ``made``/``found``: stages of losses that any rank computed, and that were there already.
-    ``intake``: what became of the pool's rows. ``folder``: of the stages."""
+    """A finished pass. ``made``/``found``: stages of losses that any process computed, and that existed before.
+    ``intake``: what became of the pool's rows. ``folder``: where the stages are."""
 
     table: TableCounts
     made: int
@@ -86,29 +90,44 @@ def score_pool(
     policy: ScoringPolicy,
     device: str = "cpu",
     processes: Processes = SINGLE_PROCESS,
-    note: Note = logger.warning,
+    note: Callable[[str], None] = logger.warning,
     progress: ShowProgress = lambda label, unit: lambda done, total: None,
 ) -> PassOutcome | None:
     """Write the losses of a whole pool, and its scores, as one table, in memory that does not grow with the pool.
 
-    ``models``: ``base`` and, maybe, ``reference``. ``tokenizer``: the base's. The stages lie in ``<output>.shards``;
-    what is whole there is not made again. Among several ``processes`` each scores its share of the shards; the first
+    ``models``: ``base`` and optionally ``reference``. ``tokenizer``: the base's. The stages are in ``<output>.shards``;
+    finished ones are not computed again. Among several ``processes`` each scores its share of the shards; the first
     then writes the table, and the others get None.
 
     Raises PoolError where more than ``pool.max_rejected_share`` of the rows cannot be used, PolicyMismatchError where
     base and reference losses were not computed in the same way, RunFolderError where another run holds the folder or
-    the disk refuses, RankError where another rank has ended; and as ``tokenize_pool`` and ``Scorer.score``.
+    the disk cannot be written, RankError where another process has ended; and as ``tokenize_pool`` and ``Scorer.score``
+    do.
     """
     store = Store(output.with_suffix(".shards"), note=note)
     with store.lock() if processes.is_first else nullcontext():
-        # The sum is rank 0's survey; that the lock is held and old leftovers are cleared is known to all by then.
+        # This is a meeting too: once past it, every process knows that rank 0 holds the lock and has cleared leftovers.
         survey = _shared_survey(pool.survey, processes)
-        losses = LossShards(models, policy, store, device, survey.expected_tokens)
+        fingerprints = {name: source_fingerprint(source) for name, source in models.items()}
         if "reference" in models:
-            check_two_models(losses.fingerprints["base"], losses.fingerprints["reference"])
-        one_pass = _Pass(pool, survey, TokenShards(tokenizer, tokenization, store), losses, processes, progress)
-        one_pass.score(tuple(models))
-        losses.unload()
+            check_two_models(fingerprints["base"], fingerprints["reference"])
+        cache = ModelCache(device)
+        losses = {
+            name: LossShards(
+                partial(store.stage, "losses", LOSSES_VERSION),
+                partial(cache.using, source),
+                {"model": [fingerprints[name], ""], "device": device.partition(":")[0]},
+                policy,
+                longest_row=tokenization.max_length,
+                expected_tokens=survey.expected_tokens,
+            )
+            for name, source in models.items()
+        }
+        share_base = len({(source.base, source.revision) for source in models.values()}) == 1
+        tokens = TokenShards(tokenizer, tokenization, store)
+        one_pass = _Pass(pool, survey, tokens, losses, processes, progress, share_base=share_base)
+        one_pass.score()
+        cache.clear()
         made, found = processes.all_reduce_sum(one_pass.counts)
         if not processes.is_first:
             return None
@@ -119,18 +138,16 @@ def score_pool(
             "precision": policy.precision,
             "pack_tokens": policy.pack_tokens,
             "models": {
-                name: {"name": str(source), "revision": source.revision, "fingerprint": losses.fingerprints[name]}
+                name: {"name": str(source), "revision": source.revision, "fingerprint": fingerprints[name]}
                 for name, source in models.items()
             },
         }
-        table = write_scored_table(
-            one_pass.scored(tuple(models)), policy.columns, metadata, output, has_weights=survey.weighted > 0
-        )
+        table = write_scored_table(one_pass.scored(), policy.columns, metadata, output, has_weights=survey.weighted > 0)
         return PassOutcome(table, made, found, intake, store.root)
 
 
 def _shared_survey(survey: PoolSurvey | None, processes: Processes) -> PoolSurvey:
-    """The first rank's survey, of which the others get the numbers."""
+    """The first process's survey; the others get its numbers."""
     rows, rejected, shards, characters, weighted = processes.all_reduce_sum(
         (0,) * 5 if survey is None else survey.counts
     )
@@ -138,41 +155,50 @@ def _shared_survey(survey: PoolSurvey | None, processes: Processes) -> PoolSurve
 
 
 class _Pass:
-    """One rank's part in a pass, and what the first rank then does with all parts."""
+    """One process's part in a pass, and what the first process then does with all parts."""
 
     def __init__(
         self,
         pool: PoolToScore,
         survey: PoolSurvey,
         tokens: TokenShards,
-        losses: LossShards,
+        losses: Mapping[str, LossShards],
         processes: Processes,
         progress: ShowProgress,
+        *,
+        share_base: bool,
     ) -> None:
         self._pool, self._survey, self._processes, self._progress = pool, survey, processes, progress
-        self._tokens, self._losses = tokens, losses
+        self._tokens, self._losses, self._share_base = tokens, losses, share_base
         self._plan: list[PlannedShard] = []
         self._was_made: dict[str, bool] = {}
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Stages of losses that this rank made, and that it found."""
+        """Stages of losses that this process computed, and that it found."""
         made = sum(self._was_made.values())
         return made, len(self._was_made) - made
 
-    def score(self, names: Sequence[str]) -> None:
-        """Compute what is missing of this rank's shards' losses under the models of these names."""
+    def score(self) -> None:
+        """Compute the missing losses of this process's shards."""
+        names = list(self._losses)
         while names:
             names = names[len(self._sweep(names)) :]
+            for losses in self._losses.values():
+                losses.unload()  # else its weights would stay in memory beside the next model's
 
-    def scored(self, names: Sequence[str]) -> Iterator[tuple[TokenShard, dict[str, LossShard]]]:
-        """Every shard of the pool with its losses, whichever rank made them; for the first rank."""
+    def scored(self) -> Iterator[tuple[TokenShard, dict[str, LossShard]]]:
+        """Every shard of the pool with its losses, whichever process computed them; for the first process."""
         for plan in self._plan:
             shard = self._tokens.find(plan)
-            yield shard, {name: self._losses.find(name, shard) for name in names}
+            under = f"shard {plan.number + 1} under"
+            yield (
+                shard,
+                {name: losses.find(shard.tokens_hash, f"{under} {name}") for name, losses in self._losses.items()},
+            )
 
     def list_unusable(self) -> Intake:
-        """Add all rows without any target to the listing; what became of all rows. For the first rank.
+        """Add all rows without any target to the listing; what became of all rows. For the first process.
 
         Raises PoolError where they are too many, and where the pool has changed since it was surveyed.
         """
@@ -186,23 +212,28 @@ class _Pass:
             unusable.add(self._tokens.find(plan))
         return unusable.write()
 
+    def _together(self, names: Sequence[str]) -> Sequence[str]:
+        """The first of the models, as many as can take turns in memory: all where they share their base, else one."""
+        take_turns = self._share_base and not any(losses.was_reloaded for losses in self._losses.values())
+        return names if take_turns else names[:1]
+
     def _sweep(self, names: Sequence[str]) -> Sequence[str]:
-        """Take this rank's shards one by one through their stages; which of the models, the first ones, all met."""
+        """Score this process's shards one by one; returns the models, the first of ``names``, that scored them all."""
         total, has_made = self._survey.characters, False
-        names = self._losses.fitting_together(names)
+        names = self._together(names)
         show = self._progress(f"score with {' and '.join(names)}", "character")
         with read_ahead(self._token_shards) as shards:
             for shard in shards:
                 scored: dict[str, LossShard] = {}
-                for place, name in enumerate(names):
-                    start, span = shard.plan.before, shard.plan.characters // len(names)
+                for index, name in enumerate(names):
+                    span = shard.plan.characters // len(names)
                     what = f"shard {shard.plan.number + 1} of {self._survey.shards} under {name}"
-                    report = _within(show, start + place * span, span, total)
-                    scored[name] = self._losses.make(name, shard, what, report)
+                    report = progress_of_part(show, shard.plan.before + index * span, span, total)
+                    scored[name] = self._losses[name].make(shard.tokens_hash, shard.tokens, what, report)
                     stage = scored[name].stage
                     has_made |= self._was_made.setdefault(stage.key, not stage.was_reused)
-                    names = self._losses.fitting_together(names)
-                    if name == names[-1]:  # the others turned out to have weights of their own
+                    names = self._together(names)
+                    if name == names[-1]:  # the models still to come turned out to have weights of their own
                         break
                 if len(scored) > 1:
                     check_same_policy(scored["base"].policy, scored["reference"].policy)
@@ -211,9 +242,9 @@ class _Pass:
         return names
 
     def _token_shards(self, check: Callable[[], None]) -> Iterator[TokenShard]:
-        """This rank's shards with their tokens; ``check`` may end it at any row. The first rank plans all shards.
+        """This process's shards, tokenized; ``check`` may end it at any row. The first process plans all shards.
 
-        Raises PoolError where too many rows have no target, as soon as this rank's own are.
+        Raises PoolError as soon as too many of this process's own rows have no target.
         """
         self._plan.clear()
         unusable, before = _Unusable(self._pool, self._survey), 0
@@ -230,7 +261,7 @@ class _Pass:
 
 
 class _Unusable:
-    """What became of the pool's rows, with those without any target of the shards met so far."""
+    """What became of the pool's rows, including those without any target in the shards added so far."""
 
     def __init__(self, pool: PoolToScore, survey: PoolSurvey) -> None:
         self._pool, self._survey = pool, survey
@@ -241,27 +272,26 @@ class _Unusable:
                 self._intake.add(row)
         self._listings = [pool.listing] if survey.rejected else []
 
-    @property
-    def intake(self) -> Intake:
-        """As far as shards were met."""
-        # What the shards to come will hold counts as usable.
-        return replace(self._intake, rendered=self._intake.readable)
-
     def add(self, shard: TokenShard) -> None:
-        """Count the shard's. Raises PoolError, after writing the listing, where they are too many by now."""
-        self._intake = self._intake.after_rendering(shard.rendered_rows)
-        if not shard.count("unusable"):
+        """Count the rows of a shard. Raises PoolError, after writing the listing, where too many are unusable."""
+        rendered = shard.rendered_rows
+        self._intake = self._intake.after_rendering(rendered)
+        if not rendered.unusable:
             return
         self._listings.append(shard.unusable)
-        if self.intake.faulty_share > self._pool.max_rejected_share:
-            self.write()
-            check_usable(self.intake, self._pool.max_rejected_share, listing=self._pool.listing)
+        if self._counted.faulty_share > self._pool.max_rejected_share:
+            check_usable(self.write(), self._pool.max_rejected_share, listing=self._pool.listing)
 
     def write(self) -> Intake:
         """Add them to the rows that the survey has listed; what became of all rows."""
         if len(self._listings) > bool(self._survey.rejected):
             join_rejected(self._listings, self._pool.listing)
-        return self.intake
+        return self._counted
+
+    @property
+    def _counted(self) -> Intake:
+        """The counts so far, with the rows of all shards to come counted as usable."""
+        return replace(self._intake, rendered=self._intake.readable)
 
 
 def _usable(rows: Iterable[Conversation | RejectedRow], check: Callable[[], None]) -> Iterator[Conversation]:
@@ -269,8 +299,3 @@ def _usable(rows: Iterable[Conversation | RejectedRow], check: Callable[[], None
         check()
         if isinstance(row, Conversation):
             yield row
-
-
-def _within(show: Progress, start: int, span: int, total: int) -> Progress:
-    """Progress of a stage, in tokens, as progress of the pass in characters; its end is told once, by the pass."""
-    return lambda done, of: show(min(start + span * done // max(of, 1), total - 1), total)

@@ -1,4 +1,4 @@
-"""Work done ahead of its use, in a thread of its own."""
+"""Items prepared in a thread while earlier ones are used."""
 
 from __future__ import annotations
 
@@ -6,30 +6,33 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, Full, Queue
 from threading import Event, Thread
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Item = TypeVar("Item")
 
 DEPTH = 2
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 10.0
-_END: Any = object()
+
+
+class _End:
+    """Put in the queue after the last item."""
 
 
 class _StoppedError(Exception):
-    """Nobody wants the items any more."""
+    """The block that uses the items has ended."""
 
 
 @contextmanager
 def read_ahead(start: Callable[[Callable[[], None]], Iterable[Item]], depth: int = DEPTH) -> Iterator[Iterator[Item]]:
     """Items that a thread makes while the block works on earlier ones; at most ``depth`` of them wait.
 
-    ``start(check)`` gives the items, in the thread. It calls ``check`` wherever it can stop, since that raises once
-    the block has ended; the block's end waits for it. What ``start`` raises is raised in the block as it is, at once:
-    items that still wait are not given out.
+    ``start(check)`` yields the items, in the thread. It must call ``check`` often: that raises once the block has
+    ended, and the block's end waits for the thread. An error of ``start`` is raised in the block at once, before items
+    that still wait.
     """
-    waiting: Queue[Item] = Queue(depth)
+    waiting: Queue[Item | _End] = Queue(depth)
     failures: list[BaseException] = []
     has_ended = Event()
 
@@ -37,17 +40,17 @@ def read_ahead(start: Callable[[Callable[[], None]], Iterable[Item]], depth: int
         if has_ended.is_set():
             raise _StoppedError
 
-    def put(item: Item) -> None:
+    def put(item: Item | _End) -> None:
         while True:
             check()
             with suppress(Full):
-                return waiting.put(item, timeout=_LOOK_SECONDS)
+                return waiting.put(item, timeout=_POLL_SECONDS)
 
     def work() -> None:
         try:
             for item in start(check):
                 put(item)
-            put(_END)
+            put(_End())
         except _StoppedError:
             pass
         except BaseException as error:
@@ -55,8 +58,13 @@ def read_ahead(start: Callable[[Callable[[], None]], Iterable[Item]], depth: int
 
     def items() -> Iterator[Item]:
         while True:
-            item = _next(waiting, failures)
-            if item is _END:
+            if failures:
+                raise failures[0]
+            try:
+                item = waiting.get(timeout=_POLL_SECONDS)
+            except Empty:
+                continue
+            if isinstance(item, _End):
                 return
             yield item
 
@@ -67,11 +75,3 @@ def read_ahead(start: Callable[[Callable[[], None]], Iterable[Item]], depth: int
     finally:
         has_ended.set()
         thread.join(_LONGEST_WAIT_SECONDS)
-
-
-def _next(waiting: Queue, failures: list[BaseException]) -> Any:
-    while True:
-        if failures:
-            raise failures[0]
-        with suppress(Empty):
-            return waiting.get(timeout=_LOOK_SECONDS)

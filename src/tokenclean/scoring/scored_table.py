@@ -1,11 +1,10 @@
-"""The table of a scored pool, put together shard by shard."""
+"""The table of a scored pool, written shard by shard."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,12 +12,12 @@ from tokenclean.ragged import Ragged
 from tokenclean.scoring.loss_shards import LossShard
 from tokenclean.scoring.policy_check import check_same_policy, merge_policies
 from tokenclean.scoring.token_shards import TokenShard
-from tokenclean.token_table import TableWriter, TokenTable
+from tokenclean.token_table import TableWriter
 
 
 @dataclass(frozen=True)
 class TableCounts:
-    """What a table holds. ``means``: of each loss column and the score, nats a response token; NaN without one."""
+    """Counts of a table. ``means``: of each loss column and of the score, nats a response token; NaN without any."""
 
     rows: int
     response_tokens: int
@@ -28,22 +27,22 @@ class TableCounts:
 def write_scored_table(
     shards: Iterable[tuple[TokenShard, Mapping[str, LossShard]]],
     further: Sequence[str],
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, object],
     output: Path,
     *,
     has_weights: bool = False,
 ) -> TableCounts:
     """Write the table in the memory of one shard; the file appears whole or not at all.
 
-    ``shards``: each with its losses under ``base`` and, maybe, ``reference``. The columns are input_ids, is_response,
-    ``loss_weight`` where the pool ``has_weights``, base_loss, then reference_loss and score = base_loss −
-    reference_loss, then the ``further`` ones of each model. The metadata get ``policy``: how the losses were computed.
-    Raises PolicyMismatchError where the two models' were not computed in the same way, RunFolderError where the file
-    cannot be written.
+    ``shards``: each with its losses under ``base`` and optionally ``reference``. The columns are input_ids,
+    is_response, ``loss_weight`` where the pool ``has_weights``, base_loss, then reference_loss and score = base_loss −
+    reference_loss, then the ``further`` ones of each model. ``policy``, how the losses were computed, is added to the
+    metadata. Raises PolicyMismatchError where the losses of the two models were not computed in the same way,
+    RunFolderError where the file cannot be written.
     """
     rows = response_tokens = 0
     sums: dict[str, float] = {}
-    policies: list[Mapping[str, Any]] = []
+    policies: list[Mapping[str, object]] = []
     with TableWriter(output, metadata) as writer:
         for shard, losses in shards:
             table = shard.table()
@@ -53,13 +52,12 @@ def write_scored_table(
             if has_weights:
                 ones = table["is_response"].map_values(lambda labels: labels.astype(np.float32))
                 tokens["loss_weight"] = table.columns.get("loss_weight", ones)
-            everything = {**tokens, **scores, **columns}
-            writer.write(TokenTable(table.ids, table.sources, everything, original_ids=table.original_ids))
+            writer.write(replace(table, columns={**tokens, **scores, **columns}))
             rows += len(table)
-            response_tokens += shard.count("response_tokens")
+            response_tokens += int(np.count_nonzero(table["is_response"].values))
             for name, column in scores.items():
                 sums[name] = sums.get(name, 0.0) + float(np.nansum(column.values, dtype=np.float64))
-            policies = [*policies, *(p for p in (found.policy for found in losses.values()) if p not in policies)]
+            policies += [found.policy for found in losses.values() if found.policy not in policies]
         writer.metadata = {**metadata, "policy": merge_policies(policies)}
     means = {name: total / response_tokens if response_tokens else float("nan") for name, total in sums.items()}
     return TableCounts(rows, response_tokens, means)

@@ -1,15 +1,16 @@
-"""One pass of one model over a pool: the loss of every response token."""
+"""The loss of every response token of a pool under one model."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tokenclean.errors import NonFiniteError
 from tokenclean.models.packing import plan_packs, trimmed_lengths
+from tokenclean.observer import Progress
 from tokenclean.ragged import Ragged
 from tokenclean.tokens.tokenize import TokenizedPool
 
@@ -21,25 +22,22 @@ logger = logging.getLogger(__name__)
 PACK_TOKENS = 4096
 
 FURTHER_COLUMNS = ("entropy", "is_top1", "probability")
-"""What a pass can tell beside the loss: entropy of the model's next-token distribution (float32, nats), whether no
-other token is likelier (bool), probability of the token, e^−loss (float32)."""
+"""Columns beside the loss: entropy of the model's next-token distribution (float32, nats), whether no other token is
+likelier (bool), probability of the token, e^−loss (float32)."""
 
 COMPILE = ("auto", "on", "off")
 
-Progress = Callable[[int, int], None]
-"""Called after each pack with (tokens done, tokens in all)."""
-
 
 class Scorer:
-    """A model made ready to score pools, for as many passes as wanted.
+    """Scores pools under one model, any number of times.
 
-    ``model``: a loaded float32 transformers causal LM, or the PEFT model around one; it is scored in eval mode and
-    left as it was. ``precision``: ``exact``, ``safe`` or ``fast`` (see ``models.precision``). ``pack_tokens``: tokens
-    in one forward pass. ``columns``: names in FURTHER_COLUMNS. ``longest_row``: tokens of the longest row to come
-    (see ``CausalLM``); a longer one met later is checked then. ``compile``: ``on``, ``off``, or ``auto``, which
-    compiles the layers where ``expected_tokens``, those of the whole pass, are enough for it to pay.
+    ``model``: a loaded float32 transformers causal LM, or the PEFT model around one; its mode is restored after each
+    pass. ``precision``: ``exact``, ``safe`` or ``fast`` (see ``models.precision``). ``pack_tokens``: tokens in one
+    forward pass. ``columns``: names in FURTHER_COLUMNS. ``longest_row``: tokens of the longest row to come (see
+    ``CausalLM``); a longer one is checked when it comes. ``compile``: ``on``, ``off``, or ``auto``, which compiles the
+    layers if that saves time over ``expected_tokens``, those of the whole pass.
 
-    Raises ValueError for an unknown precision, column or compile, or a budget below one token.
+    Raises ValueError for an unknown precision, column or compile, or a ``pack_tokens`` below 1.
     """
 
     def __init__(
@@ -71,9 +69,9 @@ class Scorer:
         self._has_to_compile = compile == "on" or pays
 
     @property
-    def policy(self) -> dict[str, Any]:
-        """What the losses depend on beside weights and text, to be recorded with them: scores of two policies are
-        never subtracted."""
+    def policy(self) -> dict[str, object]:
+        """What the losses depend on beside weights and text; recorded with them, since losses of two policies must not
+        be subtracted from each other."""
         with self._causal_lm.precision(self.precision):
             kernel = self._causal_lm.kernel
         return {"precision": self.precision, "pack_tokens": self.pack_tokens, "kernel": kernel}
@@ -82,8 +80,10 @@ class Scorer:
         """ℓ(x_j | x_:j; θ) of each response token (§3.1), aligned with ``tokens.input_ids``, and the further columns.
 
         Returns ``loss``, float32 nats, finite exactly where ``is_response`` is True and NaN elsewhere (``loss[t]``
-        belongs to ``input_ids[t]`` given the tokens before it), then the columns asked for, NaN or False off the
-        response. Raises NonFiniteError naming the row where the model gives NaN or inf, ValueError for token ids
+        is the loss of ``input_ids[t]`` given the tokens before it), then the ``columns``, NaN or False off the
+        response. ``progress`` counts tokens, after each pack.
+
+        Raises NonFiniteError naming the row where the model gives NaN or inf, ValueError for token ids
         outside the model's vocabulary.
         """
         import torch
@@ -149,18 +149,18 @@ def token_losses(
 
 
 def flat_pack(tokens: TokenizedPool, rows: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first ``lengths`` tokens of ``rows``, flat: their ids (int64) and their places in the pool's flat columns."""
+    """The first ``lengths`` tokens of ``rows``, flat: their ids (int64) and indices in the pool's flat columns."""
     starts = tokens.input_ids.offsets[rows]
-    places = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
-    return tokens.input_ids.values[places], places
+    indices = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
+    return tokens.input_ids.values[indices], indices
 
 
 def _check_finite(losses: np.ndarray, labels: Ragged, tokens: TokenizedPool) -> None:
     bad = labels.values & ~np.isfinite(losses)
     if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        row = int(np.searchsorted(labels.offsets, first, side="right")) - 1
+        first = int(bad.argmax())
+        row, position = labels.locate(first)
         raise NonFiniteError(
-            f"the model gives a loss of {losses[first]} in row {row} ({tokens.ids[row]}), token "
-            f"{first - labels.offsets[row]}, and {int(bad.sum())} such losses in all; are its weights damaged?"
+            f"the model gives a loss of {losses[first]} in row {row} ({tokens.ids[row]}), token {position}, and "
+            f"{int(bad.sum())} such losses in all; are its weights damaged?"
         )

@@ -1,50 +1,44 @@
-"""A pass over a pool in shards, each a stage of a run folder: a stopped pass loses no more than its open shard.
-
-A shard is a run of consecutive rows. Its packs are planned from its own rows, so its losses depend on nothing else, and
-a shard that was computed once is found again whichever run or command asks for it.
-"""
+"""Losses of a pool in memory, shard by shard: a stopped pass loses no more than its open shard."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
-from functools import cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tokenclean.models.packing import trimmed_lengths
+from tokenclean.observer import Progress
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
-from tokenclean.scoring.scorer import Progress, Scorer
-from tokenclean.store import Stage, array_hash
-from tokenclean.token_table import read_column, write_column
+from tokenclean.scoring.loss_shards import (
+    LOSSES_VERSION,
+    LossShard,
+    LossShards,
+    MakeStage,
+    ScoringPolicy,
+    hash_tokens,
+    progress_of_part,
+)
+from tokenclean.scoring.scorer import PACK_TOKENS
 from tokenclean.tokens import TokenizedPool
 
 if TYPE_CHECKING:
     import torch
 
-# Raise the number when a shard's code comes to mean something else; old shards are then stale and made anew.
-LOSSES_VERSION = 2
-SHARD_TOKENS = 1 << 18
+__all__ = ["LOSSES_VERSION", "SHARD_TOKENS", "plan_shards", "sharded_losses"]
 
-MakeStage = Callable[[Mapping[str, Any], Callable[[Path], Mapping[str, Any]]], Stage]
-"""Finds or makes the stage of the given inputs."""
+SHARD_TOKENS = 1 << 18
 
 
 def plan_shards(tokens: TokenizedPool, shard_tokens: int = SHARD_TOKENS) -> list[np.ndarray]:
-    """Consecutive rows (int64) in groups of at most ``shard_tokens`` tokens, or of one longer row.
-
-    Raises ValueError for ``shard_tokens`` < 1.
-    """
-    if shard_tokens < 1:
-        raise ValueError(f"a shard needs at least 1 token, got {shard_tokens}")
-    ends = tokens.input_ids.offsets[1:]
+    """Consecutive rows (int64) in groups of at most ``shard_tokens`` >= 1 tokens, or of one longer row."""
+    offsets = tokens.input_ids.offsets
     shards, first = [], 0
     while first < len(tokens):
-        limit = int(tokens.input_ids.offsets[first]) + shard_tokens
-        last = max(int(np.searchsorted(ends, limit, side="right")), first + 1)
+        last = int(np.searchsorted(offsets, offsets[first] + shard_tokens, side="right")) - 1
+        last = max(last, first + 1)
         shards.append(np.arange(first, last, dtype=np.int64))
         first = last
     return shards
@@ -54,75 +48,40 @@ def sharded_losses(
     make_stage: MakeStage,
     using: Callable[[], AbstractContextManager[torch.nn.Module]],
     tokens: TokenizedPool,
-    model: Mapping[str, Any],
+    model: Mapping[str, object],
     *,
     what: str,
     shard_tokens: int = SHARD_TOKENS,
     progress: Progress | None = None,
     processes: Processes = SINGLE_PROCESS,
-    **options: Any,
+    precision: str = "safe",
+    pack_tokens: int = PACK_TOKENS,
 ) -> Ragged:
-    """The losses of the whole pool, shard by shard; shards that are whole are not computed again.
+    """Losses of the whole pool, float32 nats, NaN off the response; finished shards are not computed again.
 
-    Among several ``processes`` each computes its share of the shards, and all get all losses.
-
-    ``make_stage``: of the run folder. ``using``: gives the block with the model (``ModelCache.using``), entered
-    where the first shard is missing and left with the pass. ``model``: what identifies its weights and the kind of its
-    device. ``what``: a few words for the manifests, which tell the scorer's policy too. ``options``: ``precision`` and
-    ``pack_tokens`` of ``Scorer``, which compiles the layers where the pool is large enough. Returns float32 nats, NaN
-    off the response.
+    Among several ``processes`` each computes its share of the shards, and all get all losses. ``make_stage``, ``using``
+    and ``model`` are those of ``LossShards``, ``what`` is a few words for the manifests, ``precision`` and
+    ``pack_tokens`` are those of ``Scorer``.
     """
-    losses = np.full(len(tokens.input_ids.values), np.nan, dtype=np.float32)
-    offsets = tokens.input_ids.offsets
-    made: list[bool] = []
-    with ExitStack() as stack:
-        facts = {"longest_row": _longest_row(tokens), "expected_tokens": len(losses)}
-        open_scorer = cache(lambda: Scorer(stack.enter_context(using()), **facts, **options))
-        shards = plan_shards(tokens, shard_tokens)
+    offsets, total = tokens.input_ids.offsets, len(tokens.input_ids.values)
+    longest_row = int(trimmed_lengths(tokens.is_response.values, tokens.is_response.offsets).max(initial=0))
+    policy = ScoringPolicy(precision, pack_tokens)
+    losses = LossShards(make_stage, using, model, policy, longest_row=longest_row, expected_tokens=total)
+    shards = plan_shards(tokens, shard_tokens)
+    # Indices into the flat values where each shard begins and ends.
+    bounds = [(int(offsets[rows[0]]), int(offsets[rows[-1] + 1])) for rows in shards]
 
-        def stage_of(number: int, rows: np.ndarray) -> Stage:
-            shard = tokens.take(rows)
-            part = f"{what}, {number + 1} of {len(shards)}" if len(shards) > 1 else what
-            report = None if progress is None else _from(progress, int(offsets[rows[0]]), len(losses))
-            inputs = {
-                "tokens": array_hash(shard.input_ids.values, shard.input_ids.offsets, shard.is_response.values),
-                **model,
-                **options,
-            }
-            stage = make_stage(inputs, partial(_make_shard, open_scorer, shard, part, report))
-            made.append(not stage.was_reused)
-            return stage
+    def make(number: int) -> LossShard:
+        shard, (first, last) = tokens.take(shards[number]), bounds[number]
+        part = f"{what}, {number + 1} of {len(shards)}" if len(shards) > 1 else what
+        report = None if progress is None else progress_of_part(progress, first, last - first, total)
+        return losses.make(hash_tokens(shard), lambda: shard, part, report)
 
-        if processes.count > 1:
-            for number, rows in enumerate(shards):
-                if processes.owns(number):
-                    stage_of(number, rows)
-            processes.barrier()  # a shard that another rank has finished by now is found below
-        for number, rows in enumerate(shards):
-            stage = stage_of(number, rows)
-            first, last = int(offsets[rows[0]]), int(offsets[rows[-1] + 1])
-            losses[first:last] = read_column("loss", stage.path / "losses.parquet").values
-    if progress is not None and any(made):
-        progress(len(losses), len(losses))
-    return Ragged(losses, offsets)
-
-
-def _make_shard(
-    open_scorer: Callable[[], Scorer], shard: TokenizedPool, what: str, progress: Progress | None, folder: Path
-) -> Mapping[str, Any]:
-    scorer = open_scorer()
-    computed = scorer.score(shard, progress)["loss"]
-    write_column(computed, "loss", folder / "losses.parquet")
-    known = computed.values[np.isfinite(computed.values)]
-    mean = float(known.mean(dtype=np.float64)) if len(known) else None
-    return {"what": what, "mean_loss_nats": mean, "tokens": len(known), "policy": scorer.policy}
-
-
-def _longest_row(tokens: TokenizedPool) -> int:
-    """Of the pool, not of a shard: a resumed pass then judges the model's sliding window as the whole pass does."""
-    return int(trimmed_lengths(tokens.is_response.values, tokens.is_response.offsets).max(initial=0))
-
-
-def _from(progress: Progress, done_before: int, total: int) -> Progress:
-    """Progress of a shard as progress of the pass, whose end is told once, after the last shard, computed or found."""
-    return lambda done, of: progress(min(done_before + done, total - 1), total)
+    own = {number: make(number) for number in range(len(shards)) if processes.owns(number)}
+    processes.barrier()  # from here on the shards of the other processes are found, not computed
+    values = np.full(total, np.nan, dtype=np.float32)
+    for number, (first, last) in enumerate(bounds):
+        values[first:last] = (own.get(number) or make(number)).column("loss").values
+    if progress is not None and any(not shard.stage.was_reused for shard in own.values()):
+        progress(total, total)
+    return Ragged(values, offsets)

@@ -1,4 +1,4 @@
-"""The tokens of one shard of a pool, as a stage: found again by its rows and its tokenization, whatever scores them."""
+"""The tokens of one shard of a pool, as a stage: found again by its rows and their tokenization alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokenclean.errors import RunFolderError
 from tokenclean.pool import Conversation, LeftOutThoughts, RenderedRows, count_characters, read_rejected, write_rejected
-from tokenclean.store import Stage, Store, array_hash, fingerprint
+from tokenclean.scoring.loss_shards import hash_tokens, refuse_missing
+from tokenclean.store import Stage, Store, fingerprint
 from tokenclean.token_table import TokenTable, read_table, write_table
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 from tokenclean.tokens.chat_template.date import DEFAULT_DATE, reads_clock
@@ -20,7 +20,7 @@ from tokenclean.tokens.chat_template.date import DEFAULT_DATE, reads_clock
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Raise the number when the same text comes to give other tokens or labels; old shards are then stale and made anew.
+# Raise the number when the same text gives other tokens or labels; shards made before are then ignored.
 TOKENS_VERSION = 2
 
 _TABLE, _UNUSABLE = "tokens.parquet", "unusable.jsonl"
@@ -38,33 +38,29 @@ class Tokenization:
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """A shard before its tokens are there.
+    """A shard before it is tokenized.
 
-    ``number``: in the plan, from 0. ``before``/``characters``: of the shards before it, and its own. ``inputs``: of its
-    stage.
+    ``number``: its place in the plan, from 0. ``before``: characters of all shards before it; ``characters``: its own.
+    ``inputs``: those of its stage.
     """
 
     number: int
     before: int
     characters: int
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class TokenShard:
-    """A shard whose tokens are there, in the stage's folder."""
+    """A tokenized shard; its tokens are in the folder of the stage."""
 
     plan: PlannedShard
     stage: Stage
     tokenization: Tokenization
 
-    def count(self, what: str) -> int:
-        """Number of its ``rows``, ``tokens``, ``response_tokens``, or ``unusable`` rows, those without any target."""
-        return int(self.stage.manifest["results"][what])
-
     @property
     def rendered_rows(self) -> RenderedRows:
-        """What became of its rows."""
+        """What became of the rows when they were tokenized."""
         results = self.stage.manifest["results"]
         unusable = tuple(read_rejected(self.unusable)) if results["unusable"] else ()
         left_out = LeftOutThoughts(**results["thoughts_left_out"])
@@ -72,12 +68,12 @@ class TokenShard:
 
     @property
     def tokens_hash(self) -> str:
-        """Hash of ids, offsets and labels."""
+        """Hash of ids, offsets and labels (``hash_tokens``)."""
         return self.stage.manifest["results"]["tokens_hash"]
 
     @property
     def unusable(self) -> Path:
-        """The listing of the rows without any target."""
+        """File that lists the rows without any target."""
         return self.stage.path / _UNUSABLE
 
     def table(self) -> TokenTable:
@@ -85,7 +81,7 @@ class TokenShard:
         return read_table(self.stage.path / _TABLE)
 
     def tokens(self) -> TokenizedPool:
-        """What scoring needs of the tokenized shard: without the places of its characters."""
+        """The part of the tokenized shard that scoring needs: character positions and contents are left empty."""
         table, how = self.table(), self.tokenization
         no_characters = table["input_ids"].map_values(lambda ids: np.zeros(len(ids), np.int32))
         return TokenizedPool(
@@ -106,31 +102,31 @@ class TokenShard:
 
 
 class TokenShards:
-    """The stages of a pool's tokens, whichever rank and run makes them. For several threads."""
+    """The stages that hold a pool's tokens, whichever process and run makes them. Thread-safe."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tokenization: Tokenization, store: Store) -> None:
         self._tokenizer, self._tokenization, self._store = tokenizer, tokenization, store
-        self._options: dict[str, Any] = asdict(tokenization)
         self._fingerprint = tokenizer_fingerprint(tokenizer)
         self._reads_clock = tokenization.template == "tokenizer" and reads_clock(tokenizer)
 
     def plan(self, number: int, before: int, rows: Sequence[Conversation]) -> PlannedShard:
-        """The shard of these rows. Its key is of their ids, which hold hashes of their content, and of their files,
-        which the listing of unusable rows names."""
+        """The shard of these rows. Its key depends on their ids, which contain hashes of their content, and on their
+        files, which the listing of unusable rows names."""
         inputs = {
             "rows": fingerprint([row.id for row in rows]),
             "files": sorted({row.file for row in rows}),
             "tokenizer": self._fingerprint,
-            **{key: value for key, value in self._options.items() if key != "date" or self._reads_clock},
+            **{key: value for key, value in asdict(self._tokenization).items() if key != "date" or self._reads_clock},
         }
         return PlannedShard(number, before, sum(map(count_characters, rows)), inputs)
 
     def make(self, plan: PlannedShard, rows: Iterable[Conversation]) -> TokenShard:
-        """Find the shard's tokens, or make them. Raises as ``tokenize_pool`` and ``Store.stage``."""
+        """Find the shard's tokens, or make them. Raises as ``tokenize_pool`` and ``Store.stage`` do."""
 
-        def make(folder: Path) -> Mapping[str, Any]:
-            tokens = tokenize_pool(rows, self._tokenizer, **self._options)
-            write_table(tokens.table(self._options), folder / _TABLE)
+        def make(folder: Path) -> Mapping[str, object]:
+            options = asdict(self._tokenization)
+            tokens = tokenize_pool(rows, self._tokenizer, **options)
+            write_table(tokens.table(options), folder / _TABLE)
             write_rejected(tokens.unusable, folder / _UNUSABLE)
             return {
                 "what": f"tokens of shard {plan.number + 1}",
@@ -140,35 +136,26 @@ class TokenShards:
                 "unusable": len(tokens.unusable),
                 "notes": dict(tokens.notes),
                 "thoughts_left_out": asdict(tokens.left_out),
-                "tokens_hash": array_hash(tokens.input_ids.values, tokens.input_ids.offsets, tokens.is_response.values),
+                "tokens_hash": hash_tokens(tokens),
             }
 
         return self._stage(plan, make)
 
     def find(self, plan: PlannedShard) -> TokenShard:
-        """The shard's tokens, made before. Raises RunFolderError where they are gone or damaged."""
-        return self._stage(plan, gone(f"the tokens of shard {plan.number + 1}"))
+        """The tokens of a shard that was tokenized before. Raises RunFolderError where they are gone or damaged."""
+        return self._stage(plan, refuse_missing(f"tokens of shard {plan.number + 1}"))
 
-    def _stage(self, plan: PlannedShard, make: Callable[[Path], Mapping[str, Any]]) -> TokenShard:
+    def _stage(self, plan: PlannedShard, make: Callable[[Path], Mapping[str, object]]) -> TokenShard:
         stage = self._store.stage("tokens", TOKENS_VERSION, plan.inputs, make)
         return TokenShard(plan, stage, self._tokenization)
 
 
-def gone(what: str) -> Callable[[Path], Mapping[str, Any]]:
-    """What makes a stage that has to be there already: it raises RunFolderError."""
-
-    def refuse(folder: Path) -> Mapping[str, Any]:
-        raise RunFolderError(f"{folder.parent}: {what} was computed, but is not there whole; give the command again")
-
-    return refuse
-
-
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of all by which a tokenizer renders and tokenizes: backend, special tokens, chat template.
+    """Hash of everything by which a tokenizer renders and tokenizes: backend, special tokens, chat template.
 
-    Truncation and padding, which no text here undergoes, are left out.
+    Truncation and padding are left out, since neither is used here.
     """
-    backend: Any = tokenizer.backend_tokenizer
+    backend: Any = tokenizer.backend_tokenizer  # declared as almost anything by transformers
     state = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
     special = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
     return fingerprint([state, special, tokenizer.chat_template])

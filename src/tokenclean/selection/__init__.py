@@ -5,41 +5,27 @@ from tokenclean.selection.noise_mixture import (
     NoiseEstimate,
     NoisePrior,
     NoiseRates,
-    noise_rates,
     surprisal_table,
     token_posterior,
-    unigram_surprisal,
 )
 from tokenclean.selection.ranking import kept_count, lowest_kept, select_tokens
-from tokenclean.selection.repetition import RepeatedNgram, Repetition, find_repetition
-from tokenclean.selection.score_shards import RandomRanks, Shard, StoredScores
+from tokenclean.selection.repetition import Repetition, find_repetition
 from tokenclean.selection.sortable_keys import order_keys
-from tokenclean.selection.streaming import Cut, find_cut, mask_of, write_kept
 
 __all__ = [
-    "Cut",
     "LabelNoise",
     "NoiseEstimate",
     "NoisePrior",
     "NoiseRates",
-    "RandomRanks",
-    "RepeatedNgram",
     "Repetition",
-    "Shard",
-    "StoredScores",
     "auroc",
-    "find_cut",
     "find_repetition",
     "jaccard",
     "kept_count",
     "label_noise",
     "lowest_kept",
-    "mask_of",
-    "noise_rates",
     "order_keys",
     "select_tokens",
     "surprisal_table",
     "token_posterior",
-    "unigram_surprisal",
-    "write_kept",
 ]

@@ -1,4 +1,4 @@
-"""Checks that rules over several per-token columns share."""
+"""Checks of per-token columns and arguments, shared by the rules of this package."""
 
 from __future__ import annotations
 
@@ -23,12 +23,6 @@ def check_ids(input_ids: Ragged) -> None:
     """Raise ValueError unless ``input_ids`` holds integers."""
     if input_ids.values.dtype.kind not in "iu":
         raise ValueError(f"input_ids must be a column of integers, got {input_ids.values.dtype}")
-
-
-def row_and_position(column: Ragged, place: int) -> tuple[int, int]:
-    """Row number of the value at a flat index, and its position within that row."""
-    row = int(np.searchsorted(column.offsets, place, side="right")) - 1
-    return row, place - int(column.offsets[row])
 
 
 def check_whole(name: str, number: int) -> None:

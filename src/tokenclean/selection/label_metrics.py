@@ -1,4 +1,4 @@
-"""How well token labels agree: with each other, with scores, and with noise whose truth is known."""
+"""How well token labels agree: with each other, with scores, and with known noise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LabelNoise:
     """Noise of token labels before and after cleaning, in the terms of section 5.1; all shares lie in [0, 1].
 
     A share of nothing is NaN: all five without a response token, ``kept_noise_share`` where nothing is kept,
-    ``recall_noise`` where there is no noise.
+    ``recall_noise`` without any noise.
     """
 
     eta_full: float
@@ -41,7 +41,7 @@ def label_noise(is_kept: Ragged, is_response: Ragged, is_noise: Ragged) -> Label
     kept, noise = _aligned_bools(is_kept, is_noise)
     response, _ = _aligned_bools(is_response, is_kept)
     if np.any(kept & ~response):
-        raise ValueError(f"{_count(kept & ~response)} kept tokens lie outside the response")
+        raise ValueError(f"{_count(kept & ~response)} kept tokens are outside the response")
     noise = noise & response
     kept_tokens, noise_tokens = _count(kept), _count(noise)
     kept_noise_tokens = _count(kept & noise)
@@ -67,7 +67,7 @@ def jaccard(a: Ragged, b: Ragged) -> float:
 
 
 def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
-    """Chance that a positive's score exceeds a negative's, ties counted half (the area under the ROC curve).
+    """Probability that a positive's score exceeds a negative's, ties counted half (the area under the ROC curve).
 
     ``scores``: shape (T,), inf allowed; ``is_positive``: bool, shape (T,). NaN when either class is missing. Raises
     ValueError for other shapes or dtypes, NonFiniteError for a NaN score.

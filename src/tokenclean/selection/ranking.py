@@ -9,6 +9,7 @@ import numpy as np
 
 from tokenclean.errors import NonFiniteError
 from tokenclean.ragged import Ragged
+from tokenclean.selection.column_checks import response_indices
 from tokenclean.selection.score_shards import RandomRanks
 
 Level = Literal["global", "sample", "source", "random"]
@@ -28,12 +29,13 @@ def kept_count(total: int, proportion: float) -> int:
 
 
 def lowest_kept(scores: Ragged | None, kept: Ragged) -> float | None:
-    """The threshold τ of Eq. 4 as it came out: the lowest score that was kept (nats); None without scores."""
+    """The threshold τ of Eq. 4: the lowest score that was kept (nats); None without scores."""
     if scores is None:
         return None
     values = scores.values[kept.values]
     values = values[np.isfinite(values)]  # a warm-up split is kept whole, without scores
-    return float(values.min()) + 0.0 if len(values) else None  # -0.0 + 0.0 is +0.0: which zero is first is chance
+    # -0.0 + 0.0 is +0.0: the two are equal, so which of them is the minimum depends on their order.
+    return float(values.min()) + 0.0 if len(values) else None
 
 
 def select_tokens(
@@ -65,10 +67,7 @@ def select_tokens(
     """
     check_level(level)
     check_proportion(proportion)
-    if is_response.values.dtype != np.bool_:
-        raise ValueError(f"is_response must be a bool column, got {is_response.values.dtype}")
-
-    at_response = np.flatnonzero(is_response.values)
+    at_response = response_indices(is_response)
     if level == "random":
         scores_R = RandomRanks(len(at_response), check_seed(seed))[:]
     else:
@@ -79,7 +78,7 @@ def select_tokens(
         kept_R = _keep_top_of_groups(scores_R, np.bincount(row_R, minlength=len(is_response)), proportion)
     elif level == "source":
         source_R = _source_numbers(sources, len(is_response))[is_response.row_of_value()[at_response]]
-        # A stable order keeps (row, position) inside each source, so ties fall as they do globally.
+        # A stable order keeps (row, position) inside each source, so ties are broken as they are globally.
         by_source = np.argsort(source_R, kind="stable")
         kept_R = np.empty(len(at_response), dtype=bool)
         kept_R[by_source] = _keep_top_of_groups(scores_R[by_source], np.bincount(source_R), proportion)
@@ -107,7 +106,7 @@ def _keep_top_of_groups(scores: np.ndarray, sizes: np.ndarray, proportion: float
     """``_keep_top`` of each group of consecutive ``scores``; ``sizes`` (int) sum to the number of scores."""
     is_kept = np.zeros(len(scores), dtype=bool)
     starts = np.cumsum(sizes) - sizes
-    # Groups of one size share their count, so they are ranked together as one matrix: sizes are far fewer than rows.
+    # Groups of one size keep the same number, so they are ranked together as one matrix; rows have few distinct sizes.
     for size in np.unique(sizes).tolist():
         group_G_S = starts[sizes == size, None] + np.arange(size)
         is_kept[group_G_S] = _keep_top(scores[group_G_S], kept_count(size, proportion))
@@ -119,15 +118,12 @@ def _response_scores(scores: Ragged | None, is_response: Ragged, at_response: np
     if scores is None:
         raise ValueError("scores are needed at every level except 'random'")
     is_response.check_aligned(scores)
-    dtype = scores.values.dtype
-    if not (np.issubdtype(dtype, np.floating) or np.issubdtype(dtype, np.integer)):
-        raise ValueError(f"scores must be real numbers, got a column of {dtype}")
+    if scores.values.dtype.kind not in "iuf":
+        raise ValueError(f"scores must be real numbers, got a column of {scores.values.dtype}")
     scores_R = scores.values[at_response]
     bad = np.flatnonzero(~np.isfinite(scores_R))
     if len(bad):
-        token = int(at_response[bad[0]])
-        row = int(np.searchsorted(is_response.offsets, token, side="right")) - 1
-        position = token - int(is_response.offsets[row])
+        row, position = is_response.locate(int(at_response[bad[0]]))
         raise not_scored(f"row {row}", position, float(scores_R[bad[0]]), len(bad), len(scores_R))
     return scores_R
 
@@ -135,27 +131,27 @@ def _response_scores(scores: Ragged | None, is_response: Ragged, at_response: np
 def not_scored(row: str, position: int, found: float, faults: int, total: int, *, file: str = "") -> NonFiniteError:
     """The error for response tokens whose score is NaN or inf: the first, and how many of ``total`` they are."""
     return NonFiniteError(
-        f"{file}the score of {row}, position {position} is {found}; "
-        f"{faults} of {total} response tokens have no finite score. Every response token needs a loss "
-        "under both models; usual causes: is_response True at position 0, a row was not scored, a model overflowed"
+        f"{file}the score of {row}, position {position} is {found}; {faults} of {total} response tokens have no finite "
+        "score. Every response token needs a loss under both models; usual causes: is_response True at position 0, a "
+        "row was not scored, a model overflowed"
     )
 
 
 def check_level(level: str) -> None:
-    """Raise ValueError, with the levels there are, for any other."""
+    """Raise ValueError, which lists the levels, for an unknown one."""
     if level not in get_args(Level):
         raise ValueError(f"unknown selection level {level!r}; known levels: {', '.join(get_args(Level))}")
 
 
 def check_seed(seed: int | None) -> int:
-    """The seed of level ``random``; ValueError where there is none."""
+    """The seed of level ``random``; ValueError without one."""
     if seed is None:
         raise ValueError("level 'random' needs a seed, for example seed=42")
     return seed
 
 
 def _source_numbers(sources: Sequence[str] | None, rows: int) -> np.ndarray:
-    """A number for each row's source, by first appearance, int64, shape (N,)."""
+    """A number for each row's source, int64, shape (N,)."""
     if sources is None:
         raise ValueError("level 'source' needs sources, one name a row")
     if len(sources) != rows:

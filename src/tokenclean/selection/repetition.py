@@ -1,7 +1,7 @@
-"""Passages that many rows share word for word: boilerplate, which no per-token loss can tell from an answer.
+"""Passages that many rows share word for word: boilerplate, which per-token losses cannot distinguish from answers.
 
-A model soon finds boilerplate likely, so neither loss nor score points at it. That the same n tokens stand in many
-rows does. Templates of classification or code data repeat as well: look at the passages before dropping them.
+A model soon finds boilerplate likely, so neither loss nor score shows it; that the same n tokens occur in many rows
+does. Templates of classification or code data repeat as well: look at the passages before dropping them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tokenclean.selection.column_checks import check_ids, check_whole, response_
 
 @dataclass(frozen=True)
 class RepeatedNgram:
-    """A sequence of response tokens, and how often it was found."""
+    """A sequence of response tokens, and how often it occurs."""
 
     input_ids: tuple[int, ...]
     rows: int
@@ -37,7 +37,7 @@ class Repetition:
     """The repeated n-grams, by rows (most first), then by ids."""
     passages: tuple[RepeatedNgram, ...]
     """The longest unbroken runs of repeated tokens, n tokens or more, equal ones counted together: by rows (most
-    first), then by ids. Each occurrence is a whole run, so a sentence that goes on differently in one row is
+    first), then by ids. Each occurrence is a whole run, so a sentence that continues differently in one row is
     another passage there, and a passage may have fewer rows than its n-grams."""
     needed_rows: int
     """In how many rows an n-gram had to occur."""
@@ -49,8 +49,8 @@ def find_repetition(
     """Response tokens inside an n-gram that many rows share.
 
     An n-gram is ``n`` response tokens at adjacent positions of one row. It is repeated when it occurs in at least
-    ``minimum_rows`` rows and in at least the share ``row_share`` of the rows that have a response token (the share
-    taken as written: 0.07 of 100 rows are 7); however often a row holds it, the row counts once. ``input_ids``:
+    ``minimum_rows`` rows and in at least the share ``row_share`` of the rows that have a response token (the
+    decimal number as written: 0.07 of 100 rows are 7); a row counts once, however often it holds it. ``input_ids``:
     integers; ``is_response``: bool ỹ, same rows. Exact: no n-gram is taken for another. O(n·R log R) for R
     response tokens, and about 200 bytes of memory a token.
 
@@ -61,19 +61,19 @@ def find_repetition(
     check_whole("minimum_rows", minimum_rows)
     if not 0 <= row_share <= 1:  # also False for NaN
         raise ValueError(f"row_share must lie in [0, 1], got {row_share}")
-    places = response_indices(is_response, input_ids)
+    indices = response_indices(is_response, input_ids)
     check_ids(input_ids)
 
-    row_R = is_response.row_of_value()[places]
-    ids_R = input_ids.values[places]
+    row_R = is_response.row_of_value()[indices]
+    ids_R = input_ids.values[indices]
     rows_with_response = int(np.count_nonzero(np.bincount(row_R)))
     needed_rows = max(minimum_rows, math.ceil(Fraction(str(float(row_share))) * rows_with_response))
 
-    is_first_R = _is_first_of_run(places, row_R)
+    is_first_R = _is_first_of_run(indices, row_R)
     starts, ngrams = _repeated_ngrams(ids_R, row_R, is_first_R, n, needed_rows)
-    inside_R = _inside(starts, n, len(places))
+    inside_R = _inside(starts, n, len(indices))
     is_repeated = np.zeros(len(is_response.values), dtype=bool)
-    is_repeated[places] = inside_R
+    is_repeated[indices] = inside_R
     return Repetition(
         is_repeated=is_response.with_values(is_repeated),
         ngrams=ngrams,
@@ -82,10 +82,10 @@ def find_repetition(
     )
 
 
-def _is_first_of_run(places: np.ndarray, row: np.ndarray) -> np.ndarray:
+def _is_first_of_run(indices: np.ndarray, row: np.ndarray) -> np.ndarray:
     """True where a response token does not follow a response token of its row directly, bool, shape (R,)."""
-    is_first = np.ones(len(places), dtype=bool)
-    is_first[1:] = (np.diff(places) != 1) | (np.diff(row) != 0)
+    is_first = np.ones(len(indices), dtype=bool)
+    is_first[1:] = (np.diff(indices) != 1) | (np.diff(row) != 0)
     return is_first
 
 
@@ -95,8 +95,8 @@ def _repeated_ngrams(
     """Where the repeated n-grams start among the response tokens (int64, rising), and what they are.
 
     A k-gram's number is the rank of the pair (number of its first k - 1 tokens, last token): equal numbers mean equal
-    tokens, and numbers rise as the ids do. What occurs fewer than ``needed_rows`` times begins no repeated n-gram and
-    is left out before the next token is looked at.
+    tokens, and numbers rise as the ids do. What occurs fewer than ``needed_rows`` times cannot begin a repeated n-gram
+    and is dropped before the next token is considered.
     """
     distinct_ids, token, counts = np.unique(ids, return_inverse=True, return_counts=True)
     is_rare = counts[token] < needed_rows
@@ -151,28 +151,11 @@ def _passages(ids: np.ndarray, row: np.ndarray, is_first: np.ndarray, inside: np
     is_last[:-1] &= ~continues[1:]
     begins = np.flatnonzero(inside & ~continues)
     ends = np.flatnonzero(is_last) + 1
-    found: dict[bytes, _Passage] = {}
+    rows_of: dict[bytes, list[int]] = {}
     for begin, end, in_row in zip(begins.tolist(), ends.tolist(), row[begins].tolist(), strict=True):
-        content = ids[begin:end].tobytes()
-        passage = found.get(content)
-        if passage is None:
-            passage = found[content] = _Passage(begin, end)
-        passage.add(in_row)
-    passages = [RepeatedNgram(tuple(ids[p.begin : p.end].tolist()), p.rows, p.occurrences) for p in found.values()]
+        rows_of.setdefault(ids[begin:end].tobytes(), []).append(in_row)
+    passages = [
+        RepeatedNgram(tuple(np.frombuffer(content, ids.dtype).tolist()), len(set(rows)), len(rows))
+        for content, rows in rows_of.items()
+    ]
     return tuple(sorted(passages, key=lambda passage: (-passage.rows, passage.input_ids)))
-
-
-@dataclass
-class _Passage:
-    """A count that goes on; rows come in rising order."""
-
-    begin: int
-    end: int
-    rows: int = 0
-    occurrences: int = 0
-    last_row: int = -1
-
-    def add(self, row: int) -> None:
-        self.occurrences += 1
-        self.rows += row != self.last_row
-        self.last_row = row

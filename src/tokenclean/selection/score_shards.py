@@ -1,11 +1,12 @@
-"""Scores that are in memory a chunk at a time: on disk, or drawn again whenever they are looked at."""
+"""Scores that are read a chunk at a time: from disk, or drawn again each time."""
 
 from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -14,16 +15,13 @@ from tokenclean.store.files import disk_refusal
 
 
 class Shard(Protocol):
-    """What a cut needs of some scores in pool order: a numpy array (memory-mapped too) or something that is cut alike.
+    """Some scores in pool order: a 1-D numpy array (memory-mapped too) or something that can be sliced like one.
 
     ``shard[a:b]`` gives scores a to b (exclusive) as an array of ``dtype``, shape (b - a,).
     """
 
     @property
     def dtype(self) -> np.dtype: ...
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
 
     def __len__(self) -> int: ...
 
@@ -45,10 +43,6 @@ class RandomRanks:
     def dtype(self) -> np.dtype:
         return np.dtype(np.uint64)
 
-    @property
-    def shape(self) -> tuple[int]:
-        return (self.count,)
-
     def __len__(self) -> int:
         return self.count
 
@@ -59,42 +53,35 @@ class RandomRanks:
 
 @dataclass(frozen=True)
 class _StoredShard:
-    file: Any
+    file: FileIO
     start_bytes: int
     count: int
     dtype: np.dtype
-
-    @property
-    def shape(self) -> tuple[int]:
-        return (self.count,)
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, where: slice, /) -> np.ndarray:
         start, stop, _ = where.indices(self.count)
-        scores = np.empty(max(stop - start, 0), dtype=self.dtype)
+        wanted = max(stop - start, 0)
         self.file.seek(self.start_bytes + start * self.dtype.itemsize)
-        done = 0
-        while done < scores.nbytes:
-            got = self.file.readinto(scores.data.cast("B")[done:])
-            if not got:
-                raise RunFolderError("the temporary file of scores ends early; was it changed? Select again")
-            done += got
+        scores = np.fromfile(self.file, self.dtype, wanted)
+        if len(scores) < wanted:
+            raise RunFolderError("the temporary file of scores ends early; was it changed? Select again")
         return scores
 
 
 class StoredScores:
-    """The scores of each group in a temporary file, for a ``with`` block; it has no name and goes with the block.
+    """The scores of each group, in an unnamed temporary file that exists until the ``with`` block ends.
 
-    ``beside``: the file in whose folder it lies, which is made with the first score. Read with file reads, not as a
-    memory map, whose pages would count as the process's memory as they are touched. Raises RunFolderError where the
-    disk takes no more.
+    ``beside``: a file in the folder to use; the folder is created with the first score. The file is read in chunks, not
+    memory-mapped, since mapped pages would count as the process's memory. Raises RunFolderError where it cannot be
+    written.
     """
 
     def __init__(self, beside: Path | str) -> None:
         self._beside = Path(beside)
-        self._file: Any = None
+        self._file: FileIO | None = None
         self._end_bytes = 0
         self._shards: dict[int, list[_StoredShard]] = {}
 
@@ -111,25 +98,26 @@ class StoredScores:
         if not len(scores):
             return
         try:
-            self._write(np.ascontiguousarray(scores).data.cast("B"))
+            file = self._write(np.ascontiguousarray(scores).data.cast("B"))
         except OSError as error:
             refusal = disk_refusal(error) or error.strerror or error
             raise RunFolderError(f"cannot write scores beside {self._beside}: {refusal}") from error
         start_bytes, self._end_bytes = self._end_bytes, self._end_bytes + scores.nbytes
+        count = len(scores)
         if shards and shards[-1].start_bytes + shards[-1].count * scores.itemsize == start_bytes:
             last = shards.pop()
-            shards.append(_StoredShard(self._file, last.start_bytes, last.count + len(scores), scores.dtype))
-        else:
-            shards.append(_StoredShard(self._file, start_bytes, len(scores), scores.dtype))
+            start_bytes, count = last.start_bytes, last.count + count
+        shards.append(_StoredShard(file, start_bytes, count, scores.dtype))
 
     def groups(self) -> dict[int, list[_StoredShard]]:
         """The shards of each group, in the order in which its scores were added."""
         return self._shards
 
-    def _write(self, content: memoryview) -> None:
+    def _write(self, content: memoryview) -> FileIO:
         if self._file is None:
             self._beside.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: a full disk is told here, where it can be said what was being written.
+            # Unbuffered, so that a full disk is reported here, where the message can say what was being written.
             self._file = tempfile.TemporaryFile(dir=self._beside.parent, buffering=0)  # noqa: SIM115
         while content:
             content = content[self._file.write(content) :]
+        return self._file

@@ -1,7 +1,8 @@
-"""Eq. 4 over a table on disk, in the memory of one row group: a pass finds the cuts, a second writes the labels."""
+"""Eq. 4 over a table on disk, in the memory of one row group: one pass finds the cuts, a second writes the labels."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,12 @@ from tokenclean.selection.streaming import find_cut, mask_of
 from tokenclean.token_table import TableWriter, TokenTable, iter_table, read_metadata
 
 _Labels = Callable[[TokenTable], Ragged]
-"""``is_kept`` of the next part of a table, part after part from the first."""
+"""Given the parts of a table one after another, from the first: their ``is_kept``."""
 
 
 @dataclass(frozen=True)
 class SourceKept:
-    """Response tokens of one source, and how many of them are kept."""
+    """Response tokens of one source, and how many of them were kept."""
 
     response_tokens: int
     kept_tokens: int
@@ -70,15 +71,15 @@ def select_table(
     seed: int | None = None,
 ) -> KeptCounts:
     """Write the table with ``is_kept`` (Eq. 4), row group by row group: the labels that ``select_tokens`` gives. Where
-    the data state loss weights, ``weight`` is that of each kept token.
+    the data contain loss weights, ``weight`` is the loss weight of each kept token.
 
-    ``proportion``, ``level``, ``seed``: as ``select_tokens``, over the column ``score``. The metadata get an entry
-    ``selection``. The scores of the levels ``global`` and ``source`` lie in a temporary file beside ``output``
-    meanwhile, 4 bytes a response token (8 where they are not float32). ``output`` may be the table itself.
+    ``proportion``, ``level`` and ``seed`` are those of ``select_tokens``, applied to the column ``score``. An entry
+    ``selection`` is added to the metadata. At the levels ``global`` and ``source``, scores are kept in a temporary file
+    beside ``output``, 4 bytes a response token (8 where they are not float32). ``output`` may be the table itself.
 
     Raises TableError for a table that cannot be read, lacks the column or is changed meanwhile; NonFiniteError for
-    NaN or inf on a response token; RunFolderError where ``output`` cannot be written; ValueError as
-    ``select_tokens``.
+    NaN or inf on a response token; RunFolderError where ``output`` cannot be written; ValueError as ``select_tokens``
+    does.
     """
     check_level(level)
     check_proportion(proportion)
@@ -94,16 +95,23 @@ def select_table(
 
     selection = {"proportion": proportion, "level": level, "threshold": threshold}
     selection |= {"seed": seed} if level == "random" else {}
-    tally = _Tally()
+    response_tokens: Counter[str] = Counter()
+    kept_tokens: Counter[str] = Counter()
+    emptied_rows = 0
     with TableWriter(output, {**metadata, "selection": selection}) as writer:
         for part in iter_table(table):
             is_kept = labels(part)
-            tally.add(part, is_kept)
+            response_N, kept_N = (column.row_sums().astype(np.int64) for column in (part["is_response"], is_kept))
+            emptied_rows += int(np.count_nonzero((response_N > 0) & (kept_N == 0)))
+            for name, response, kept in zip(part.sources, response_N.tolist(), kept_N.tolist(), strict=True):
+                response_tokens[name] += response
+                kept_tokens[name] += kept
             columns = {"is_kept": is_kept}
             if "loss_weight" in part.columns:
                 columns["weight"] = part.weighed(is_kept.map_values(lambda kept: kept.astype(np.float32)))
             writer.write(part.with_columns({}, **columns))
-    return tally.counts(threshold)
+    sources = {name: SourceKept(response_tokens[name], kept_tokens[name]) for name in sorted(response_tokens)}
+    return KeptCounts(sources, emptied_rows, threshold)
 
 
 def _random_labels(table: Path | str, proportion: float, seed: int) -> _Labels:
@@ -139,16 +147,16 @@ def _cut_labels(
         for part in _scored_parts(table):
             dtype = part["score"].values.dtype
             scores_R = _ranked(part)
-            for group, places in _groups(part, numbers):
-                stored.append(group, scores_R[places])
+            for group, indices in _groups(part, numbers):
+                stored.append(group, scores_R[indices])
         cuts = {group: find_cut(shards, proportion) for group, shards in stored.groups().items()}
     ties_taken = dict.fromkeys(cuts, 0)
 
     def labels(part: TokenTable) -> Ragged:
         scores_R = _ranked(part)
         kept_R = np.zeros(len(scores_R), dtype=bool)
-        for group, places in _groups(part, numbers):
-            kept_R[places], ties_taken[group] = mask_of(scores_R[places], cuts[group], ties_taken[group])
+        for group, indices in _groups(part, numbers):
+            kept_R[indices], ties_taken[group] = mask_of(scores_R[indices], cuts[group], ties_taken[group])
         return _on_response(part, kept_R)
 
     thresholds = [cut.threshold for cut in cuts.values() if cut.kept]
@@ -159,7 +167,7 @@ def _cut_labels(
 
 
 def _scored_parts(table: Path | str) -> Iterator[TokenTable]:
-    """The parts with their scores, up to the first that is not finite; the error at the end counts all of those."""
+    """The parts with their scores. After one that is not finite the rest is only counted, for the error."""
     first_fault: tuple[str, int, float] | None = None
     faults = total = rows = 0
     for part in iter_table(table, ["score"]):
@@ -169,8 +177,7 @@ def _scored_parts(table: Path | str) -> Iterator[TokenTable]:
         at_fault = np.flatnonzero(is_response & ~np.isfinite(scores))
         if len(at_fault) and first_fault is None:
             token = int(at_fault[0])
-            row = int(np.searchsorted(part["score"].offsets, token, side="right")) - 1
-            position = token - int(part["score"].offsets[row])
+            row, position = part["score"].locate(token)
             first_fault = f"row {rows + row} ({part.ids[row]!r})", position, float(scores[token])
         faults += len(at_fault)
         total += int(np.count_nonzero(is_response))
@@ -182,13 +189,13 @@ def _scored_parts(table: Path | str) -> Iterator[TokenTable]:
 
 
 def _ranked(part: TokenTable) -> np.ndarray:
-    """Scores of the response tokens as a cut takes them: float32 as they are, any other dtype as uint64 keys."""
+    """Scores of the response tokens in a dtype that ``find_cut`` accepts: float32, or uint64 keys for any other."""
     scores_R = part["score"].values[part["is_response"].values]
     return scores_R if scores_R.dtype == np.float32 else order_keys(scores_R)
 
 
 def _groups(part: TokenTable, numbers: dict[str, int] | None) -> Iterator[tuple[int, np.ndarray | slice]]:
-    """Each group of response tokens and their places among those of the part, in order; new names get new numbers."""
+    """Each group of response tokens and their indices among the part's, ascending; a new source gets a new number."""
     if numbers is None:
         yield 0, slice(None)
         return
@@ -208,23 +215,3 @@ def _on_response(part: TokenTable, kept_R: np.ndarray) -> Ragged:
 def _state(table: Path | str) -> tuple[int, int, int]:
     state = Path(table).stat()
     return state.st_ino, state.st_size, state.st_mtime_ns
-
-
-class _Tally:
-    """Counts over parts, as ``KeptCounts`` has them."""
-
-    def __init__(self) -> None:
-        self._sources: dict[str, list[int]] = {}
-        self._emptied_rows = 0
-
-    def add(self, part: TokenTable, is_kept: Ragged) -> None:
-        response_N, kept_N = (column.row_sums().astype(np.int64) for column in (part["is_response"], is_kept))
-        self._emptied_rows += int(np.count_nonzero((response_N > 0) & (kept_N == 0)))
-        for name, response, kept in zip(part.sources, response_N.tolist(), kept_N.tolist(), strict=True):
-            counts = self._sources.setdefault(name, [0, 0])
-            counts[0] += response
-            counts[1] += kept
-
-    def counts(self, threshold: float | None) -> KeptCounts:
-        sources = {name: SourceKept(*self._sources[name]) for name in sorted(self._sources)}
-        return KeptCounts(sources, self._emptied_rows, threshold)

@@ -1,4 +1,4 @@
-"""Unsigned integers in the order of the scores: what a radix select counts, and what scores of any dtype can be."""
+"""Unsigned integers in the order of the scores, for scores of any dtype, and a radix select over them."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ _DIGIT_BITS = 16
 def order_keys(scores: np.ndarray) -> np.ndarray:
     """Keys that rise where the scores rise and are equal where the scores are (-0.0 and +0.0 too), same shape.
 
-    ``scores``: finite real numbers of any dtype. float32 gives uint32, all others give uint64. A negative float's bits
-    are all flipped, of a positive one the sign alone. Raises ValueError for a dtype without an order of numbers.
+    ``scores``: finite real numbers of any dtype. float32 gives uint32, all others give uint64. All bits of
+    a negative float are flipped, and only the sign of a positive one. Raises ValueError for a dtype without an order.
     """
     kind = scores.dtype.kind
     if kind == "u":
         return scores.astype(np.uint64, copy=False)
     if kind == "i":
         return scores.astype(np.int64, copy=False).view(np.uint64) ^ np.uint64(1 << 63)
-    if scores.dtype == np.float32:
-        bits, signs = scores.view(np.uint32), (scores.view(np.int32) >> 31).view(np.uint32)
-        below_zero = np.uint32(0x7FFFFFFF)
-    elif kind == "f":
-        wide = scores.astype(np.float64, copy=False)
-        bits, signs = wide.view(np.uint64), (wide.view(np.int64) >> 63).view(np.uint64)
-        below_zero = np.uint64((1 << 63) - 1)
-    else:
+    if kind != "f":
         raise ValueError(f"scores must be real numbers, got {scores.dtype}")
-    signs |= ~below_zero  # the top bit, which flips at every score
-    keys = bits ^ signs
-    keys += keys == below_zero  # -0.0 lies just below +0.0, and counts as it
+    if scores.dtype != np.float32:
+        scores = scores.astype(np.float64, copy=False)
+    signed, unsigned = (np.int32, np.uint32) if scores.dtype == np.float32 else (np.int64, np.uint64)
+    top_bit = 8 * scores.itemsize - 1
+    signs = (scores.view(signed) >> top_bit).view(unsigned)  # all bits of a negative score, none of a positive one
+    below_zero = unsigned((1 << top_bit) - 1)
+    signs |= ~below_zero  # and the top bit, which is flipped in every score
+    keys = scores.view(unsigned) ^ signs
+    keys += keys == below_zero  # the key of -0.0, one below that of +0.0, which it must equal
     return keys
 
 
@@ -60,17 +59,12 @@ def radix_select(passes: Callable[[], Iterable[np.ndarray]], rank: int, bits: in
                 digits = keys >> shift
             else:
                 digits = (keys[keys >> (shift + _DIGIT_BITS) == prefix] >> shift) & 0xFFFF
-            # numpy counts signed numbers only, and takes the smaller unsigned ones for such.
+            # bincount takes signed integers; uint32 is converted safely, uint64 has to be viewed.
             counts += np.bincount(digits.view(np.int64) if bits == 64 else digits, minlength=len(counts))
         total = total or int(counts.sum())
-        digit, rank = _bin_of_rank(counts, rank)
+        from_top = np.cumsum(counts[::-1])
+        bins_above = int(np.searchsorted(from_top, rank))
+        digit = len(counts) - 1 - bins_above
+        rank -= int(from_top[bins_above] - counts[digit])
         prefix = prefix << _DIGIT_BITS | digit
     return prefix, rank, total
-
-
-def _bin_of_rank(counts: np.ndarray, rank: int) -> tuple[int, int]:
-    """The bin that holds the ``rank``-th highest (1 is the highest), and its rank within the bin."""
-    from_top = np.cumsum(counts[::-1])
-    at = int(np.searchsorted(from_top, rank))
-    bin_number = len(counts) - 1 - at
-    return bin_number, rank - int(from_top[at] - counts[bin_number])

@@ -1,6 +1,6 @@
 """When cleaned tokens beat full tokens: Theorem 5.1 and Corollary 5.1.1 (section 5.1, appendix 9).
 
-M is the number of response tokens; prompt tokens have label 0 before and after cleaning and count nowhere. Of the
+M is the number of response tokens; prompt tokens have label 0 before and after cleaning and are not counted. Of the
 response tokens, η(D̃) = P(Ỹ ≠ Y) have a wrong label before cleaning, η̂ = P(Ŷ ≠ Y) after it, and r̂ = P(Ŷ = 1) are kept.
 L_D(θ) = P(θ(X_prev) ≠ X_next | Y = 1) is the 0-1 error on valid targets, L_D̃(θ) that on the tokens trained on, and θ̂
 the model trained.
@@ -19,8 +19,8 @@ What it leaves out:
 
 5. Hoeffding's inequality needs a model fixed before the draw, and θ̂ is chosen by the tokens drawn. The bound lacks a
    term for the size of F: ``error_bound_of_class`` has it; ``learn_lookup_tables`` shows a class where Eq. 5 fails.
-6. That P(Ŷ ≠ Y) bounds L_D - L_D̃ for any labels, as its last paragraph says. It does for full tokens; but L_D averages
-   over the valid tokens and L_D̃ over the kept ones: ``data_quality`` has the term that holds.
+6. The proof's last paragraph says that P(Ŷ ≠ Y) bounds L_D - L_D̃ for any labels. It does so for full tokens only,
+   since L_D averages over the valid tokens and L_D̃ over the kept ones: ``data_quality`` has the term that holds.
 7. Eq. 6 compares two upper bounds. The lower bound need not belong to the lower error.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,9 +31,9 @@ class LookupTables:
 def learn_lookup_tables(
     contexts: int, vocabulary: int, tokens: int, delta: float = 0.05, *, draws: int = 100, seed: int = 0
 ) -> LookupTables:
-    """Learn a look-up table from ``tokens`` tokens, ``draws`` times, and set its true error against the bounds.
+    """Learn a look-up table from ``tokens`` tokens, ``draws`` times, and compare its true error with the bounds.
 
-    All that Theorem 5.1 assumes is there: the contexts x_prev of the tokens are drawn independently and uniformly from
+    All assumptions of Theorem 5.1 hold: the contexts x_prev of the tokens are drawn independently and uniformly from
     ``contexts``, each has one next token, every token is a valid target (η = 0), and F, all tables that give each
     context a token of ``vocabulary``, holds the true one. Training minimises the 0-1 loss: the table is right where it
     has seen the context. The tokens say nothing about the other entries, so these are drawn at random (a table with any
@@ -53,7 +54,7 @@ def learn_lookup_tables(
         if number != int(number) or number < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, got {number}")
     bound = error_bound(0.0, tokens, delta)
-    bound_of_class = error_bound_of_class(0.0, tokens, contexts * np.log(vocabulary), delta)
+    bound_of_class = error_bound_of_class(0.0, tokens, contexts * math.log(vocabulary), delta)
     generator = np.random.default_rng(seed)
     errors = np.empty(draws)
     for draw in range(draws):

@@ -108,7 +108,7 @@ def test_a_share_of_nothing_is_nan(is_kept, is_response, is_noise, expected):
 
 
 def test_label_columns_must_fit():
-    with pytest.raises(ValueError, match="1 kept tokens lie outside the response"):
+    with pytest.raises(ValueError, match="1 kept tokens are outside the response"):
         label_noise(bools("11"), bools("01"), bools("00"))
     with pytest.raises(ValueError, match="differ in row 0"):
         label_noise(bools("01"), bools("01"), bools("0"))

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_tokenizers import byte_level
 
 from tokenclean.errors import RunFolderError, TableError
+from tokenclean.models.loading.load import load_tokenizer
 from tokenclean.pool import Conversation, Pool, Turn
 from tokenclean.ragged import Ragged
 from tokenclean.token_table import TableWriter, TokenTable, iter_table, read_metadata, read_table, write_table
@@ -90,9 +90,9 @@ def test_round_trip_of_no_rows(tmp_path):
     assert_equal(read_table(tmp_path / "a.parquet"), table)
 
 
-def test_of_tokens_and_with_columns(tmp_path):
+def test_of_tokens_and_with_columns(tmp_path, tiny_model_folder):
     conversation = Conversation("i", "s", (Turn("user", "a"), Turn("assistant", "b")))
-    tokens = tokenize_pool(Pool((conversation,)), byte_level())
+    tokens = tokenize_pool(Pool((conversation,)), load_tokenizer(str(tiny_model_folder)))
     loss = tokens.input_ids.map_values(lambda v: v.astype(np.float32))
     table = tokens.table({"a": 1}, base_loss=loss)
     assert len(table) == 1
@@ -105,10 +105,10 @@ def test_of_tokens_and_with_columns(tmp_path):
     assert_equal(read_table(tmp_path / "a.parquet"), more)
 
 
-def test_columns_that_do_not_fit(table):
+def test_columns_that_do_not_fit(table, tiny_model_folder):
     short = ragged([[1.0]], np.float32)
     conversation = Conversation("i", "s", (Turn("user", "a"), Turn("assistant", "b")))
-    tokens = tokenize_pool(Pool((conversation,)), byte_level())
+    tokens = tokenize_pool(Pool((conversation,)), load_tokenizer(str(tiny_model_folder)))
     with pytest.raises(TableError, match=r"column 'score': .* differ in row 0"):
         tokens.table({}, score=short)
     with pytest.raises(TableError, match=r"column 'score': .* 3 and 1 rows"):
@@ -353,7 +353,7 @@ def test_a_missing_column(tmp_path, name):
         ("score", pa.array([[1.0, 2.0], []]), "differ in row 1: 1 and 0 tokens"),
         ("is_response", pa.array([[True], [True]]), "differ in row 0: 2 and 1 tokens"),
         ("score", pa.array([1.0, 2.0]), "expected a list column, found double"),
-        ("score", pa.array([[1.0, None], [1.0]]), "no null"),
+        ("score", pa.array([[1.0, None], [1.0]]), "may not hold nulls"),
         ("score", pa.array([["a", "b"], ["c"]]), "expected object values, found list"),
         ("input_ids", pa.array([["a", "b"], ["c"]]), "expected int64 values, found list"),
         ("input_ids", pa.array([[1.5, 2.0], [3.0]]), "expected int64 values, found list"),

@@ -17,7 +17,7 @@ def test_one_policy_passes():
 
 @pytest.mark.parametrize(("key", "value"), [("precision", "fast"), ("pack_tokens", 512), ("kernel", "one a pass")])
 def test_any_difference_is_told_with_both_values_and_the_way_out(key, value):
-    with pytest.raises(PolicyMismatchError, match="under another name of the output") as raised:
+    with pytest.raises(PolicyMismatchError, match="under another output name") as raised:
         check_same_policy(POLICY, POLICY | {key: value})
     assert f"differ in {key} (base: {POLICY[key]}; reference: {value})" in str(raised.value)
     assert isinstance(raised.value, TokencleanError)
