@@ -119,7 +119,7 @@ def test_what_is_missing_is_told_at_once(tiny, tmp_path):
 
 def test_without_network_and_files(tiny, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(EvaluationError, match=r"boolq: its data cannot be had .* evaluation.data_dir"):
+    with pytest.raises(EvaluationError, match=r"boolq: could not load its data .* evaluation.data_dir"):
         load_benchmarks(["boolq"], tiny[1])
 
 

@@ -9,10 +9,10 @@ from tokenclean.evaluation.extractive_qa import (
     FORMS,
     answer_f1,
     cut_passage,
+    hub_questions,
     process_results,
     prompt,
     read_squad,
-    read_tydiqa,
     sample,
 )
 from tokenclean.evaluation.tasks import LANGUAGES
@@ -88,7 +88,7 @@ def test_languages_of_tydiqa_are_told_by_the_id():
         }
         for language in ("english", "telugu")
     ]
-    assert read_tydiqa(rows, "telugu") == [{"id": "telugu-1", "context": "c", "question": "q", "answers": ["a", "b"]}]
+    assert hub_questions(rows, "telugu") == [{"id": "telugu-1", "context": "c", "question": "q", "answers": ["a", "b"]}]
 
 
 def test_a_file_that_is_no_squad(tmp_path):
