@@ -48,13 +48,12 @@ class CuratedRatings(Curation):
 @dataclass(frozen=True)
 class CuratedPool:
     """``pool``: all its rows; ``ratings``: every rater's, the one that selects first; ``long_tail``: float64 (N,);
-    ``neighbours`` of the rows; ``stages``: those that hold all this."""
+    ``neighbours`` of the rows."""
 
     pool: Pool
     ratings: tuple[CuratedRatings, ...]
     long_tail: np.ndarray
     neighbours: Neighbours
-    stages: tuple[Stage, ...]
 
     def selection(self, count: int, *, rater: int = 0, is_curated: bool = True) -> np.ndarray:
         """Row numbers of the ``count`` best by a rater's labels, the best first."""
@@ -94,10 +93,8 @@ def curate_pool(
     embeddings = work.embed(pool, progress)
     found = work.find_neighbours(len(pool), embeddings)
     neighbours = Neighbours(**load_file(found.path / _NEIGHBOURS))
-    curations = [work.correct(ratings, neighbours, found) for ratings in raw]
-    stages = [embeddings, found, *(stage for stage, _ in curations)]
-    long_tail = long_tail_scores(neighbours, settings.neighbours)
-    return CuratedPool(pool, tuple(curated for _, curated in curations), long_tail, neighbours, tuple(stages))
+    curated = tuple(work.correct(ratings, neighbours, found) for ratings in raw)
+    return CuratedPool(pool, curated, long_tail_scores(neighbours, settings.neighbours), neighbours)
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ class _Curating:
         inputs = {"embeddings": embeddings.key, "count": searched}
         return self.store.stage("neighbours", VERSIONS["neighbours"], inputs, make)
 
-    def correct(self, ratings: Ratings, neighbours: Neighbours, found: Stage) -> tuple[Stage, CuratedRatings]:
+    def correct(self, ratings: Ratings, neighbours: Neighbours, found: Stage) -> CuratedRatings:
         settings, seed, raw = self.settings, self.recipe.pool_seed, ratings.classes
         inputs = {
             "neighbours": found.key,
@@ -175,7 +172,6 @@ class _Curating:
         columns = {name: table[name].to_numpy() for name in table.column_names}
         stored = json.loads((stage.path / _TRANSITION).read_text())
         transition = Transition(np.array(stored["matrix"]), np.array(stored["prior"]), stored["residual"])
-        curated = CuratedRatings(
+        return CuratedRatings(
             **columns, rater=ratings.rater, raw=raw, is_parsed=ratings.is_parsed, transition=transition
         )
-        return stage, curated

@@ -116,11 +116,8 @@ class _Response(Protocol):
     headers: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class _Answer:
-    text: str
-    prompt_tokens: int
-    output_tokens: int
+_Answer = tuple[str, dict[str, int]]
+"""Its text, and how many ``prompt_tokens`` and ``output_tokens`` the server counted."""
 
 
 class _Rater:
@@ -181,11 +178,10 @@ class _Rater:
             if answer is None:
                 self._counts["refused"] += 1
                 return None
-            used += 1
-            tokens = {"prompt_tokens": answer.prompt_tokens, "output_tokens": answer.output_tokens}
-            self._cache.add(question.key, used, answer.text, row=self._questions.conversations[row].id, **tokens)
+            (text, tokens), used = answer, used + 1
+            self._cache.add(question.key, used, text, row=self._questions.conversations[row].id, **tokens)
             self._counts.update(asked=1, **tokens)
-            rating = parse_answer(answer.text)
+            rating = parse_answer(text)
         return rating
 
     async def _ask(self, row: int) -> _Answer | None:
@@ -205,7 +201,7 @@ class _Rater:
                 fault = self._hide(str(error)) or type(error).__name__
             else:
                 if (answer := _read_answer(response)) is not None:
-                    return _Answer(self._hide(answer.text), answer.prompt_tokens, answer.output_tokens)
+                    return self._hide(answer[0]), answer[1]
                 if not _is_transient(response):
                     return self._refuse(row, response)
                 form = ", but not in the form of a chat completion:" if response.status_code == 200 else ""
@@ -337,14 +333,10 @@ def _read_answer(response: _Response) -> _Answer | None:
         text = body["choices"][0]["message"]["content"]
     except (ValueError, RecursionError, LookupError, TypeError):
         return None
-    usage = body.get("usage")
-    counts = usage if isinstance(usage, dict) else {}
-    prompt, output = (counts.get(name) for name in ("prompt_tokens", "completion_tokens"))
-    return _Answer(
-        text if isinstance(text, str) else "",
-        prompt if isinstance(prompt, int) else 0,
-        output if isinstance(output, int) else 0,
-    )
+    usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
+    counts = {"prompt_tokens": usage.get("prompt_tokens"), "output_tokens": usage.get("completion_tokens")}
+    tokens = {name: count if isinstance(count, int) else 0 for name, count in counts.items()}
+    return text if isinstance(text, str) else "", tokens
 
 
 def _read_key(variable: str) -> str:

@@ -53,20 +53,14 @@ FORMS = {
         "Vastaa seuraavaan kysymykseen annetun kappaleen tiedon perusteella.", "Kappale:", "Kysymys:", "Vastaus:"
     ),
     "indonesian": Form(
-        "Jawab pertanyaan berikut berdasarkan informasi di bagian yang diberikan.",
-        "Bagian:",
-        "Pertanyaan:",
-        "Jawaban:",
+        "Jawab pertanyaan berikut berdasarkan informasi di bagian yang diberikan.", "Bagian:", "Pertanyaan:", "Jawaban:"
     ),
     "korean": Form("주어진 문단의 정보에 기반하여 다음 질문에 답하십시오.", "문단:", "질문:", "답변:"),
     "russian": Form(
         "Ответьте на следующий вопрос на основе информации в данном отрывке.", "Отрывок:", "Вопрос:", "Ответ:"
     ),
     "swahili": Form(
-        "Jibu swali lifuatalo kulingana na habari kwenye kifungu kilichotolewa.",
-        "Kifungu:",
-        "Swali:",
-        "Jibu:",
+        "Jibu swali lifuatalo kulingana na habari kwenye kifungu kilichotolewa.", "Kifungu:", "Swali:", "Jibu:"
     ),
     "telugu": Form("ఇచ్చిన పేరాలోని సమాచారం ఆధారంగా కింది ప్రశ్నకు సమాధానం ఇవ్వండి.", "పేరా:", "ప్రశ్న:", "సమాధానం:"),
 }

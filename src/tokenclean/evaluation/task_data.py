@@ -104,7 +104,7 @@ def _tasks(benchmark: Benchmark, tokenizer: PreTrainedTokenizerBase, data_dir: P
     if data_dir is not None and benchmark.files:
         files = {part: benchmark.local_files(data_dir, part) for part in parts}
     for of_part in files.values():
-        if missing := [str(file) for file in of_part.values() if not file.is_file()]:
+        if missing := [file for file in of_part.values() if not Path(file).is_file()]:
             raise EvaluationError(
                 f"{benchmark.name}: {', '.join(missing)} missing; put the data there, or leave evaluation.data_dir "
                 "out to read from the Hub, or remove the benchmark from evaluation.tasks"
@@ -120,13 +120,13 @@ def _tasks(benchmark: Benchmark, tokenizer: PreTrainedTokenizerBase, data_dir: P
     return tasks
 
 
-def _harness_tasks(benchmark: Benchmark, part: str, files: Mapping[str, Path] | None) -> dict[str, Task]:
+def _harness_tasks(benchmark: Benchmark, part: str, files: dict[str, str] | None) -> dict[str, Task]:
     manager = _manager(benchmark.harness_folder)
     if part not in manager.task_index:
         raise EvaluationError(f"evaluation.tasks: {part}: neither a benchmark of tokenclean nor a task of the harness")
     asked: object = part
     if files is not None:
-        changes = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": _texts(files)}}
+        changes = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
         missing = {"train": "training", "validation": "validation", "test": "test"}.items()
         changes |= {f"{name}_split": None for split, name in missing if split not in files}
         # A member of a group is the harness's way to change where a task's data is, and nothing else.
@@ -155,7 +155,7 @@ def parts_of(benchmark: Benchmark) -> tuple[str, ...]:
 
 
 def _passage_task(
-    benchmark: Benchmark, part: str, files: Mapping[str, Path] | None, tokenizer: PreTrainedTokenizerBase
+    benchmark: Benchmark, part: str, files: dict[str, str] | None, tokenizer: PreTrainedTokenizerBase
 ) -> Task:
     from lm_eval.api.task import ConfigurableTask
 
@@ -169,7 +169,7 @@ def _passage_task(
 
 
 def _passages(
-    benchmark: Benchmark, language: str, files: Mapping[str, Path] | None
+    benchmark: Benchmark, language: str, files: dict[str, str] | None
 ) -> tuple[list[Question], list[Question]]:
     """Candidates for the solved example, and the questions asked.
 
@@ -177,20 +177,14 @@ def _passages(
     """
     if benchmark.name == "xquad":
         if files is not None:
-            questions = read_squad(files["validation"])
+            questions = read_squad(Path(files["validation"]))
         else:
             questions = hub_questions(_dataset(benchmark, XQUAD_HUB, f"xquad.{LANGUAGES[language]}")["validation"])
         return questions[-1:], questions[:QUESTIONS_PER_LANGUAGE]
-    if files is not None:
-        splits = _dataset(benchmark, "json", data_files=_texts(files))
-    else:
-        splits = _dataset(benchmark, *TYDIQA_HUB)
+    path = TYDIQA_HUB if files is None else ("json",)
+    splits = _dataset(benchmark, *path, data_files=files)
     examples, questions = (hub_questions(splits[split], language) for split in ("train", "validation"))
     return examples, sample(questions, QUESTIONS_PER_LANGUAGE)
-
-
-def _texts(files: Mapping[str, Path]) -> dict[str, str]:
-    return {split: str(file) for split, file in files.items()}
 
 
 def _dataset(benchmark: Benchmark, *path: str, data_files: dict[str, str] | None = None) -> DatasetDict:

@@ -29,11 +29,11 @@ class Benchmark:
     files: Mapping[str, str] = field(default_factory=dict)
     is_parallel: bool = False
 
-    def local_files(self, data_dir: Path, part: str) -> dict[str, Path]:
+    def local_files(self, data_dir: Path, part: str) -> dict[str, str]:
         """Split -> file of one part."""
         subject = part.removeprefix(f"{self.name}_")
         code = LANGUAGES.get(subject, "")
-        return {split: data_dir / file.format(part=subject, code=code) for split, file in self.files.items()}
+        return {split: str(data_dir / file.format(part=subject, code=code)) for split, file in self.files.items()}
 
 
 LANGUAGES = {
@@ -93,9 +93,6 @@ BENCHMARKS = {
 }
 """Benchmarks of the paper's Table 1, and XQuAD and ARC-Easy. Prompts are the harness's, except for the questions on
 passages of TyDi QA and XQuAD (``extractive_qa``)."""
-
-TABLE_1 = ("mmlu", "truthfulqa", "tydiqa", "hellaswag", "arc_challenge", "boolq", "logiqa")
-"""The seven benchmarks of the paper, in the order of its §6.1."""
 
 
 def benchmark_named(name: str) -> Benchmark:

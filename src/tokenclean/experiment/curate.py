@@ -39,7 +39,6 @@ class CurateResult:
     """``folder``: everything as files; ``tables``: to be shown; ``sentences``: what was changed and selected."""
 
     folder: Path
-    curated: CuratedPool
     tables: tuple[Table, ...]
     sentences: tuple[str, ...]
 
@@ -69,7 +68,7 @@ def curate(recipe: Recipe, store: Store, observer: Observer | None = None) -> Cu
     for name, text in {**texts, **_plots(document["raters"], observer)}.items():
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return CurateResult(folder, curated, tuple(tables), tuple(_sentences(curated, selection)))
+    return CurateResult(folder, tuple(tables), tuple(_sentences(curated, selection)))
 
 
 def _distribution(curated: CuratedPool) -> Table:

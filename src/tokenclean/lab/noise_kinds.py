@@ -176,11 +176,7 @@ def _word_pattern() -> re.Pattern[str]:
 
 
 def _edits_of_drawn_rows(
-    pool: Pool,
-    kind: str,
-    row_share: float,
-    generator: np.random.Generator,
-    edits_of_row: Callable[[int], list[Edit]],
+    pool: Pool, kind: str, row_share: float, generator: np.random.Generator, edits_of_row: Callable[[int], list[Edit]]
 ) -> list[Edit]:
     """Edits of the first ``int(row_share * N)`` rows in a random order, skipping rows without an edit."""
     wanted = int(row_share * len(pool))
