@@ -83,8 +83,9 @@ def estimate_transition(consensus: np.ndarray) -> Transition:
         for _ in range(STEPS):
             matrix, prior = rows.softmax(dim=1), shares.softmax(dim=0)
             weighted = prior[:, None] * matrix
-            third = torch.einsum("ki,kj,kl->ijl", weighted, matrix, matrix)
-            implied = (weighted.sum(dim=0), weighted.T @ matrix, third)
+            # The order of these three decides how gradients add up, and so the last bits of the result.
+            first, second = weighted.sum(dim=0), weighted.T @ matrix
+            implied = (first, second, torch.einsum("ki,kj,kl->ijl", weighted, matrix, matrix))
             norms = [torch.linalg.vector_norm(a - b) for a, b in zip(observed, implied, strict=True)]
             residual = torch.stack(norms).sum()
             if (value := residual.item()) < best.residual:
