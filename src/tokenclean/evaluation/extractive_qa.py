@@ -173,8 +173,10 @@ def passage_task(
     }
 
 
+# The harness puts this function's source text into the task's configuration, and so into the identity of every
+# finished evaluation: changing as much as its docstring has all of them repeated.
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """SQuAD's F1 and exact match of the given answer, against the best-fitting right one."""
+    """SQuAD's F1 and exact match of the answer given, against the best-fitting right one."""
     given = results[0].strip()
     return {
         "f1": max(answer_f1(given, right) for right in doc["answers"]),
