@@ -25,3 +25,8 @@ def plant(count: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndar
     vectors = centres[true] + spread * generator.normal(size=(count, 16)) / 4
     noisy = (generator.random(count)[:, None] > np.cumsum(MATRIX, axis=1)[true]).sum(axis=1).clip(max=CLASSES - 1)
     return vectors.astype(np.float32), true, noisy
+
+
+def implied_consensus(matrix: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """c[i, j, l] = Σ_k p_k T_ki T_kj T_kl, shape (K, K, K)."""
+    return np.einsum("k,ki,kj,kl->ijl", prior, matrix, matrix, matrix)

@@ -4,17 +4,9 @@ import numpy as np
 import pytest
 from planted import CLASSES, MATRIX, SHARES, plant
 
-from tokenclean.ds2 import (
-    Detection,
-    Transition,
-    correct_labels,
-    count_consensus,
-    detect_errors,
-    estimate_transition,
-    nearest_neighbours,
-)
-from tokenclean.ds2.label_correction import neighbour_votes
-from tokenclean.ds2.neighbours import Neighbours, draw_samples, needed_neighbours
+from tokenclean.ds2.label_correction import Detection, correct_labels, detect_errors, neighbour_votes
+from tokenclean.ds2.neighbours import Neighbours, draw_samples, nearest_neighbours, needed_neighbours
+from tokenclean.ds2.transition_matrix import Transition, count_consensus, estimate_transition
 
 
 def test_votes_are_weighed_by_nearness_and_of_length_one():
@@ -78,7 +70,7 @@ def test_correction_by_hand():
 
 
 @pytest.mark.slow
-def test_planted_errors_are_found_and_mended():
+def test_planted_errors_are_found_and_corrected():
     vectors, true, noisy = plant(10_000, 0.5)
     neighbours = nearest_neighbours(vectors, needed_neighbours(len(vectors), 10))
     transition = estimate_transition(count_consensus(noisy, neighbours, CLASSES))

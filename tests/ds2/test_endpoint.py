@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ import pytest
 from rating_server import GOOD, RatingServer, Reply, Request, conversations
 
 from tokenclean.ds2.answer_cache import ANSWERS, open_cache, read_answers
-from tokenclean.ds2.endpoint import Endpoint, ask_endpoint, pause_of, rate_by_endpoint
+from tokenclean.ds2.endpoint import Endpoint, pause_of, rate_by_endpoint
 from tokenclean.ds2.questions import RatingRun, Sampling, estimate_cost, known_rating, prepare_questions
 from tokenclean.ds2.ratings import write_ratings
 from tokenclean.errors import ModelError, RecipeError, RunError, RunFolderError, TokencleanError
@@ -86,8 +85,7 @@ def test_every_row_is_asked_once_with_the_papers_sampling(serve, tmp_path):
     server = serve()
     run = rate(server, tmp_path)
     assert run.ratings.overall.tolist() == [7] * 6
-    assert run.ratings.rarity is not None
-    assert run.ratings.rarity.tolist() == [3] * 6
+    assert run.ratings.further["rarity"].tolist() == [3] * 6
     assert run.ratings.ids == tuple(c.id for c in conversations(6))
     assert (run.asked, run.found, run.refused, run.prompt_tokens, run.output_tokens) == (6, 0, 0, 600, 60)
     assert len(server.requests) == len({r.text for r in server.requests}) == 6
@@ -175,7 +173,7 @@ def test_the_pause_that_a_server_asks_for_holds_back_all_requests(serve, tmp_pat
 
 def test_a_pause_of_hours_is_not_sat_out(serve, tmp_path):
     server = serve(lambda request: Reply(status=429, headers={"Retry-After": "7200"}))
-    with pytest.raises(RunError, match="asks to wait 7,200 s; start the same command again then"):
+    with pytest.raises(RunError, match="asks to wait 7,200 s; repeat the same command after that"):
         rate(server, tmp_path, 1)
 
 
@@ -190,11 +188,11 @@ def test_a_pause_may_be_given_as_a_date():
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [
-        (401, "{}", "refuses with 401; the environment variable RATER_KEY holds a key that it does not take"),
+        (401, "{}", "refuses with 401; the environment variable RATER_KEY holds a key that it does not accept"),
         (403, '{"error": {"message": "not in your country"}}', "403: not in your country; check the account"),
         (404, '{"error": {"message": "no such model"}}', r"404: no such model; check the URL .* 'some-model'"),
         (400, '{"error": {"message": "too long"}}', r"400: too long; asked about pool\.jsonl:1 \(pool:1:0+\)"),
-        (307, "", "it sends on to another address; give that one"),
+        (307, "", "it redirects to another address; use that one"),
         (429, '{"error": {"message": "no money", "code": "insufficient_quota"}}', "429: no money; check the account"),
     ],
 )
@@ -370,7 +368,7 @@ def test_the_key_is_nowhere_but_in_the_requests(serve, tmp_path, caplog):
 
 def test_what_is_no_key_is_refused_without_being_shown(serve, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, "schlüssel-0123456789")
-    with pytest.raises(RecipeError, match="RATER_KEY holds signs that no API key has") as error:
+    with pytest.raises(RecipeError, match="RATER_KEY contains characters not allowed in an API key") as error:
         rate(serve(), tmp_path, 1)
     assert "schl" not in str(error.value)
 
@@ -381,8 +379,8 @@ def test_what_is_no_key_is_refused_without_being_shown(serve, tmp_path, monkeypa
         ({"url": "api.openai.com/v1"}, r"expected http\(s\)://host/v1, found 'api.openai.com/v1'"),
         ({"url": "ftp://host/v1"}, "expected http"),
         ({"url": "http://host:port/v1"}, "expected http"),
-        ({"url": "https://me:secret-word@host/v1"}, "neither user, password nor query"),
-        ({"url": "https://host/v1?key=secret-word"}, "neither user, password nor query"),
+        ({"url": "https://me:secret-word@host/v1"}, "no user, password or query"),
+        ({"url": "https://host/v1?key=secret-word"}, "no user, password or query"),
         ({"url": "https://host/v1", "key_variable": "sk-secret-word"}, "expected the name of an environment variable"),
         ({"url": "https://host/v1", "key_variable": "gsk_secretword"}, "expected the name of an environment variable"),
         ({"url": "https://host/v1", "concurrency": 0, "tries": 0}, "2 problems"),
@@ -434,16 +432,6 @@ def test_the_estimate_leaves_out_what_is_answered():
     assert estimate.prompt_tokens == questions.items[2].prompt_tokens
 
 
-def test_an_event_loop_that_runs_already_can_await_the_rating(serve, tmp_path):
-    server = serve()
-
-    async def inside() -> RatingRun:
-        with open_cache(tmp_path) as cache:
-            return await ask_endpoint(prepare_questions(conversations(2), "m"), replace(QUICK, url=server.url), cache)
-
-    assert asyncio.run(inside()).asked == 2
-
-
 def test_a_cache_is_held_by_one_process_and_is_no_other_file(tmp_path):
     with (
         open_cache(tmp_path / "a"),
@@ -454,7 +442,7 @@ def test_a_cache_is_held_by_one_process_and_is_no_other_file(tmp_path):
     (tmp_path / "b").mkdir()
     for content in (b"something else", b'{"id": 1}\n'):
         (tmp_path / "b" / ANSWERS).write_bytes(content)
-        with pytest.raises(RunFolderError, match="is no cache of answers"), open_cache(tmp_path / "b"):
+        with pytest.raises(RunFolderError, match="not a cache of answers"), open_cache(tmp_path / "b"):
             pass
         assert (tmp_path / "b" / ANSWERS).read_bytes() == content
     assert read_answers(tmp_path / "none") == {}
@@ -477,7 +465,7 @@ def test_a_cache_survives_any_torn_end(tmp_path):
         assert all(json.loads(line) for line in path.read_bytes().splitlines())
 
 
-def test_a_broken_line_in_a_cache_is_passed_over_and_told(tmp_path, caplog):
+def test_a_broken_line_in_a_cache_is_skipped_with_a_warning(tmp_path, caplog):
     with open_cache(tmp_path) as cache:
         cache.add("q", 1, "first")
     with (tmp_path / ANSWERS).open("ab") as file:
@@ -485,4 +473,4 @@ def test_a_broken_line_in_a_cache_is_passed_over_and_told(tmp_path, caplog):
     with open_cache(tmp_path) as cache:
         cache.add("q", 2, "second")
     assert read_answers(tmp_path) == {("q", 1): "first", ("q", 2): "second"}
-    assert "2 lines hold no answer and are passed over, the first is 3" in caplog.text
+    assert "2 lines hold no answer and are skipped, the first is 3" in caplog.text

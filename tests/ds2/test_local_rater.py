@@ -177,7 +177,7 @@ def test_a_chat_template_frames_the_prompt_and_tags_in_it_are_letters(tiny_model
 def test_a_template_that_does_not_take_the_message_is_named(tiny_model_folder):
     rater = load_local_rater(resolve_source(str(tiny_model_folder)), sampling=SHORT)
     rater.tokenizer.chat_template = "{{ raise_exception('only tools') }}"
-    with pytest.raises(ModelError, match="does not take a user's message: only tools"):
+    with pytest.raises(ModelError, match="does not accept a user's message: only tools"):
         chat_frame(rater.tokenizer)
     rater.tokenizer.chat_template = "always the same"
     with pytest.raises(ModelError, match="drops, repeats or rewrites"):

@@ -12,9 +12,10 @@ from rating_server import RatingServer, Reply
 from typer.testing import CliRunner
 
 from tokenclean.cli.rate import rate
-from tokenclean.ds2.ratings import read_ratings
+from tokenclean.ds2.ratings import load_ratings
 from tokenclean.errors import RecipeError
 from tokenclean.pool import load_pool
+from tokenclean.recipe import RatingsSettings
 
 KEY = "sk-test-0123456789-abcdef"
 
@@ -85,7 +86,8 @@ def test_more_than_a_hundred_requests_need_a_yes_too(command, pool, server, tmp_
     command(pool, "--model", "m", "--endpoint", server.url)  # twenty are left
     assert len(server.requests) == 120
     rows = load_pool(pool)
-    ratings = read_ratings(tmp_path / "ratings.parquet", [row.id for row in rows])
+    settings = RatingsSettings(path=str(tmp_path / "ratings.parquet"))
+    ratings = load_ratings(settings, [row.id for row in rows])
     assert ratings.overall.tolist() == [7] * 120
 
 

@@ -132,5 +132,5 @@ def test_a_sample_cannot_pretend_to_end():
 def test_a_row_of_token_ids_cannot_be_rated():
     tokens = LabelledTokens(np.array([1, 2]), np.array([False, True]))
     row = Conversation("pool:4:0", "pool", (), kind="tokens", file="pool.jsonl", line=4, tokens=tokens)
-    with pytest.raises(TemplateError, match=r"pool\.jsonl:4: .*no rater can read it"):
+    with pytest.raises(TemplateError, match=r"pool\.jsonl:4: .*no rater can read"):
         rating_prompt(row, first_characters())

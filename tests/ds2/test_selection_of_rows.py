@@ -5,16 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenclean.ds2 import classes_of, long_tail_scores, select_best
+from tokenclean.ds2.diversity import long_tail_scores, select_best
 from tokenclean.ds2.neighbours import Neighbours
-from tokenclean.ds2.rater_agreement import pair_agreements, rank_correlation, shared_selection
-
-
-def test_classes_are_ratings_with_both_ends_cut():
-    ratings = np.array([1, 3, 4, 5, 6, 7, 8, 9, 10, np.nan])
-    assert classes_of(ratings).tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 5, 0]
-    with pytest.raises(ValueError, match="rating 11 of row 1 is not between 1 and 10"):
-        classes_of(np.array([1.0, 11.0]))
+from tokenclean.ds2.rater_agreement import rank_correlation, shared_selection
 
 
 def test_the_long_tail_score_is_its_formula():
@@ -45,9 +38,5 @@ def test_rank_correlation_with_ties_is_the_correlation_of_mean_ranks():
     assert np.isnan(rank_correlation(a, np.ones(6)))
 
 
-def test_agreements_and_shared_selections():
-    labels = {"a": np.array([0, 1, 2, 3]), "b": np.array([0, 1, 3, 2]), "c": np.array([3, 2, 1, 0])}
-    found = pair_agreements(labels)
-    assert [(p.first, p.second, p.exact) for p in found] == [("a", "b", 0.5), ("a", "c", 0.0), ("b", "c", 0.0)]
-    assert found[1].rank_correlation == pytest.approx(-1)
+def test_shared_selections():
     assert shared_selection([np.array([1, 2, 3]), np.array([3, 2]), np.array([2, 9])]) == 0.5

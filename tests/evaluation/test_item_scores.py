@@ -72,8 +72,8 @@ def with_text(scores):
         (with_one_item, r"'full', seed 0, task 'boolq' has 1 items; an error needs at least 2"),
         (with_nan, r"'rho', seed 0, task 'mmlu', item 2: expected a score in \[0, 1\], got nan"),
         (with_percent, r"'full', seed 0, task 'boolq', item 1: .* got 55.0"),
-        (with_a_column, r"'rho', seed 0, task 'mmlu': expected one number an item, got shape \(4, 1\)"),
-        (with_text, r"'rho', seed 0, task 'mmlu': expected one number an item, .* dtype <U1"),
+        (with_a_column, r"'rho', seed 0, task 'mmlu': expected one number per item, got shape \(4, 1\)"),
+        (with_text, r"'rho', seed 0, task 'mmlu': expected one number per item, .* dtype <U1"),
     ],
 )
 def test_what_is_refused_names_its_place(spoil, message):

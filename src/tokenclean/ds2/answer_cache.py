@@ -1,4 +1,4 @@
-"""Every answer of a rater on disk as it comes, so that a stopped rating goes on and nothing is asked twice."""
+"""Every answer of a rater on disk as soon as it arrives, so that a stopped rating continues and asks nothing twice."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any
 
 from tokenclean.errors import RunFolderError
 from tokenclean.store import disk_refusal
@@ -20,49 +19,51 @@ logger = logging.getLogger(__name__)
 ANSWERS = "answers.jsonl"
 
 Answers = dict[tuple[str, int], str]
-"""The text of each answer by the hash of its question (rater, prompt, sampling) and its attempt, from 1."""
+"""Text of each answer by the hash of its question (rater, prompt, sampling) and its attempt, from 1."""
 
 _HEADER = b'{"holds": "answers of raters", "version": 1}\n'
 
 
 class AnswerCache:
-    """The answers of a folder, as ``open_cache`` gives them. ``answers``: those there are, new ones included."""
+    """The answers of a folder, as ``open_cache`` yields them. ``answers``: all of them, new ones included."""
 
     def __init__(self, folder: Path, answers: Answers, file: FileIO) -> None:
         self.folder, self.answers = folder, answers
         self._file = file
 
-    def add(self, question: str, attempt: int, answer: str, **facts: Any) -> None:
-        """Keep an answer, handed to the operating system before this returns; ``facts`` (JSON-able) stand beside it.
+    def add(self, question: str, attempt: int, answer: str, **facts: str | int) -> None:
+        """Keep an answer, and ``facts`` beside it; the operating system has it before this returns.
 
         Raises RunFolderError where the disk refuses.
         """
         line = {"question": question, "attempt": attempt, "answer": answer, **facts}
-        # ASCII: an answer may hold anything, lone surrogates too.
-        _write(self.folder, self._file, json.dumps(line).encode() + b"\n")
+        with _refusals(self.folder):
+            # ASCII: an answer may hold anything, even lone surrogates.
+            _write(self._file, json.dumps(line).encode() + b"\n")
         self.answers[question, attempt] = answer
 
 
 @contextmanager
 def open_cache(folder: Path | str) -> Iterator[AnswerCache]:
-    """The cache in a folder, which is made where there is none; one process at a time holds it.
+    """The cache in a folder, created where there is none; one process at a time holds it.
 
-    A last line that a killed process left unfinished is taken off. Raises RunFolderError where the folder is in use,
-    cannot be written, or its file is no cache.
+    A last line that a killed process left unfinished is removed. Raises RunFolderError where the folder is in use or
+    cannot be written, or its file is not a cache.
     """
     folder = Path(folder)
-    path = folder / ANSWERS
-    try:
+    with _refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _refused(folder, error) from error
     lock = RunLock(folder, logger.warning)
     lock.acquire()
     try:
         answers = read_answers(folder)
-        with _open(path) as file:
-            if file.tell() == 0:
-                _write(folder, file, _HEADER)
+        with _refusals(folder):
+            _finish_last_line(folder / ANSWERS)
+            file = FileIO(folder / ANSWERS, "ab")  # unbuffered: what is written outlives the process
+        with file:
+            if file.seek(0, os.SEEK_END) == 0:
+                with _refusals(folder):
+                    _write(file, _HEADER)
             yield AnswerCache(folder, answers, file)
             os.fsync(file.fileno())
     finally:
@@ -72,8 +73,8 @@ def open_cache(folder: Path | str) -> Iterator[AnswerCache]:
 def read_answers(folder: Path | str) -> Answers:
     """The answers in a folder, none where it holds no cache; nothing is written.
 
-    Raises RunFolderError where the file is something else or cannot be read. A broken line is passed over with a
-    warning: its question is asked again.
+    Raises RunFolderError where the file is something else or cannot be read. A broken line is skipped with a warning:
+    its question is asked again.
     """
     path = Path(folder) / ANSWERS
     try:
@@ -82,8 +83,8 @@ def read_answers(folder: Path | str) -> Answers:
         return {}
     except OSError as error:
         raise RunFolderError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not content.startswith(_HEADER) and not _HEADER.startswith(content):  # its beginning: killed at the first line
-        raise RunFolderError(f"{path}: is no cache of answers, or of another version; name another output")
+    if not content.startswith(_HEADER) and not _HEADER.startswith(content):  # the latter: killed at the first line
+        raise RunFolderError(f"{path}: not a cache of answers, or one of another version; name another output")
     lines = content.splitlines()
     answers: Answers = {}
     broken: list[int] = []
@@ -92,55 +93,42 @@ def read_answers(folder: Path | str) -> Answers:
         question, attempt, answer = (record.get(key) for key in ("question", "attempt", "answer"))
         if isinstance(question, str) and isinstance(attempt, int) and isinstance(answer, str):
             answers[question, attempt] = answer
-        elif number < len(lines):  # the last one may be torn
+        elif number < len(lines):  # the last one may be unfinished
             broken.append(number)
     if broken:
-        logger.warning("%s: %d lines hold no answer and are passed over, the first is %d", path, len(broken), broken[0])
+        logger.warning("%s: %d lines hold no answer and are skipped, the first is %d", path, len(broken), broken[0])
     return answers
 
 
-def _open(path: Path) -> FileIO:
-    """The file to append to, its end mended; unbuffered, so that what is written outlives the process."""
-    try:
-        _mend_end(path)
-        file = FileIO(path, "ab")
-        file.seek(0, os.SEEK_END)
-    except OSError as error:
-        raise _refused(path.parent, error) from error
-    return file
-
-
-def _mend_end(path: Path) -> None:
-    """Let the file end with a whole line."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return
+def _finish_last_line(path: Path) -> None:
+    """Remove a last line that was written in part; complete one that lacks only its line break."""
+    content = path.read_bytes() if path.exists() else b""
     end = content.rfind(b"\n") + 1
     if end == len(content):
         return
     if _parse(content[end:]) is None:
         os.truncate(path, end)
-    else:  # only the line's end is missing
+    else:
         with path.open("ab") as file:
             file.write(b"\n")
 
 
-def _parse(content: bytes) -> dict[str, Any] | None:
-    try:
+def _parse(content: bytes) -> dict[str, object] | None:
+    with suppress(ValueError, RecursionError):
         value = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+        return value if isinstance(value, dict) else None
+    return None
 
 
-def _write(folder: Path, file: FileIO, line: bytes) -> None:
+def _write(file: FileIO, line: bytes) -> None:
+    while line:  # a disk that is nearly full takes only a part
+        line = line[file.write(line) :]
+
+
+@contextmanager
+def _refusals(folder: Path) -> Iterator[None]:
+    """Raises the operating system's errors as RunFolderError."""
     try:
-        while line:  # a disk that is nearly full takes a part
-            line = line[file.write(line) :]
+        yield
     except OSError as error:
-        raise _refused(folder, error) from error
-
-
-def _refused(folder: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(f"cannot write {folder}: {disk_refusal(error) or error.strerror or error}")
+        raise RunFolderError(f"cannot write {folder}: {disk_refusal(error) or error.strerror or error}") from error

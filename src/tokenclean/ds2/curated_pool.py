@@ -7,74 +7,53 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
-from tokenclean.ds2 import (
-    CLASSES,
-    Neighbours,
-    Transition,
-    correct_labels,
-    count_consensus,
-    detect_errors,
-    estimate_transition,
-    long_tail_scores,
-    nearest_neighbours,
-    select_best,
-)
+from tokenclean.ds2.diversity import long_tail_scores, select_best
 from tokenclean.ds2.embedding import embed, embedding_model, text_of
-from tokenclean.ds2.label_correction import NEIGHBOURS
-from tokenclean.ds2.neighbours import needed_neighbours
-from tokenclean.ds2.ratings import load_ratings
+from tokenclean.ds2.label_correction import NEIGHBOURS, Curation, correct_labels, detect_errors
+from tokenclean.ds2.neighbours import Neighbours, nearest_neighbours, needed_neighbours
+from tokenclean.ds2.ratings import CLASSES, Ratings, load_ratings
+from tokenclean.ds2.transition_matrix import Transition, count_consensus, estimate_transition
 from tokenclean.errors import PoolError, RecipeError
 from tokenclean.models.device import resolve_device
 from tokenclean.pool import Pool
-from tokenclean.recipe import CurationSettings, RatingsSettings, Recipe
+from tokenclean.recipe import CurationSettings, Recipe
 from tokenclean.store import Stage, Store, array_hash, file_hash
 
 VERSIONS = {"embeddings": 1, "neighbours": 1, "curation": 1}
 
-_VECTORS, _NEIGHBOURS, _LABELS, _TRANSITION = (
-    "vectors.safetensors",
-    "neighbours.safetensors",
-    "labels.parquet",
-    "transition.json",
-)
+_VECTORS, _NEIGHBOURS = "vectors.safetensors", "neighbours.safetensors"
+_LABELS, _TRANSITION = "labels.parquet", "transition.json"
 
 
 @dataclass(frozen=True)
-class CuratedRatings:
-    """One rater's labels over N rows, classes 0 … 5.
+class CuratedRatings(Curation):
+    """One rater's labels over N rows, classes 0 … 5: a ``Curation`` and what it was made from.
 
-    ``raw`` and ``labels``: before and after, int64 (N,); ``suggested``, ``is_error``, ``noisy``, ``confidence`` as of
-    ``ds2.Curation``; ``is_parsed``: bool (N,), False where no answer could be read; ``transition``: of the rater.
+    ``raw``: labels before it, int64 (N,); ``is_parsed``: bool (N,), False where no answer could be read;
+    ``transition``: the rater's score transition matrix.
     """
 
     rater: str
     raw: np.ndarray
-    labels: np.ndarray
-    suggested: np.ndarray
-    is_error: np.ndarray
-    noisy: np.ndarray
-    confidence: np.ndarray
     is_parsed: np.ndarray
     transition: Transition
 
 
 @dataclass(frozen=True)
 class CuratedPool:
-    """``pool``: all its rows; ``ratings``: of every rater, the one that selects first; ``long_tail``: float64 (N,);
-    ``neighbours``: of the rows; ``stages``: those that hold it."""
+    """``pool``: all its rows; ``ratings``: every rater's, the one that selects first; ``long_tail``: float64 (N,);
+    ``neighbours`` of the rows."""
 
     pool: Pool
     ratings: tuple[CuratedRatings, ...]
     long_tail: np.ndarray
     neighbours: Neighbours
-    stages: tuple[Stage, ...]
 
     def selection(self, count: int, *, rater: int = 0, is_curated: bool = True) -> np.ndarray:
         """Row numbers of the ``count`` best by a rater's labels, the best first."""
@@ -96,10 +75,10 @@ def curate_pool(
     note: Callable[[str], None] = lambda text: None,
     progress: Callable[[str, str], Callable[[int, int], None]] = lambda label, unit: lambda done, total: None,
 ) -> CuratedPool:
-    """The pool's rows with every rater's labels corrected, from the run folder where it was made before.
+    """The pool's rows with every rater's labels corrected; stages that the run folder holds are reused.
 
-    Raises RecipeError without ``pool.curation``, PoolError for a pool too small or tokenized already, and as
-    ``load_ratings`` where a row has no rating.
+    Raises RecipeError without ``pool.curation``, PoolError for a pool that is too small or tokenized already, and the
+    errors of ``load_ratings``.
     """
     settings = recipe.pool.curation
     if settings is None:
@@ -108,116 +87,91 @@ def curate_pool(
         raise PoolError("pool.curation: rows that are tokenized already have no text to embed")
     if len(pool) <= max(settings.neighbours, NEIGHBOURS):
         raise PoolError(f"pool.curation: {len(pool)} rows are too few for {settings.neighbours} neighbours of each")
-    raw = [_labels_of(pool, rating) for rating in settings.ratings]  # faults are told before any work
-    embeddings = _embeddings(pool, settings, recipe, store, note, progress)
-    found = _neighbours(len(pool), settings, embeddings, store, note)
+    ids = [row.id for row in pool]
+    raw = [load_ratings(rating, ids) for rating in settings.ratings]  # all faults are reported before any work
+    work = _Curating(settings, recipe, store, note)
+    embeddings = work.embed(pool, progress)
+    found = work.find_neighbours(len(pool), embeddings)
     neighbours = Neighbours(**load_file(found.path / _NEIGHBOURS))
-    curated, stages = [], [embeddings, found]
-    for rating, (labels, is_parsed) in zip(settings.ratings, raw, strict=True):
-        ratings, stage = _curated(rating.name, labels, is_parsed, settings, recipe, found, neighbours, store, note)
-        curated.append(ratings)
-        stages.append(stage)
-    long_tail = long_tail_scores(neighbours, settings.neighbours)
-    return CuratedPool(pool, tuple(curated), long_tail, neighbours, tuple(stages))
+    curated = tuple(work.correct(ratings, neighbours, found) for ratings in raw)
+    return CuratedPool(pool, curated, long_tail_scores(neighbours, settings.neighbours), neighbours)
 
 
-def _labels_of(pool: Pool, rating: RatingsSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Classes (N,) and which of them come from an answer that could be read."""
-    has_number = rating.number_column is not None
-    ratings = load_ratings(
-        Path(rating.path).expanduser(),
-        [row.id for row in pool],
-        rating_column=rating.rating_column,
-        scale=rating.scale,
-        id_column=rating.id_column or (None if has_number else "id"),
-        number_column=rating.number_column,
-        numbers_from=rating.numbers_from if has_number else None,
-        source_column=rating.source_column,
-        rater=rating.name,
-    )
-    return ratings.classes, ratings.is_parsed
+@dataclass(frozen=True)
+class _Curating:
+    """The three kinds of stages that curate one pool."""
 
+    settings: CurationSettings
+    recipe: Recipe
+    store: Store
+    note: Callable[[str], None]
 
-def _embeddings(
-    pool: Pool, settings: CurationSettings, recipe: Recipe, store: Store, note: Any, progress: Any
-) -> Stage:
-    texts = [text_of(row) for row in pool]
-    hashed = hashlib.sha256()
-    for text in texts:
-        hashed.update(hashlib.sha256(text.encode()).digest())
-    place = embedding_model(settings.embedding_model)
-    weights = Path(place) / "model.safetensors"
-    inputs = {
-        "texts": hashed.hexdigest(),
-        "model": file_hash(weights) if weights.is_file() else place,
-        "max_tokens": settings.embedding_tokens,
-    }
+    def embed(self, pool: Pool, progress: Callable[[str, str], Callable[[int, int], None]]) -> Stage:
+        settings = self.settings
+        texts = [text_of(row) for row in pool]
+        hashed = hashlib.sha256()
+        for text in texts:
+            hashed.update(hashlib.sha256(text.encode()).digest())
+        place = embedding_model(settings.embedding_model)
+        weights = Path(place) / "model.safetensors"
+        inputs = {
+            "texts": hashed.hexdigest(),
+            "model": file_hash(weights) if weights.is_file() else place,
+            "max_tokens": settings.embedding_tokens,
+        }
 
-    def make(folder: Path) -> dict[str, Any]:
-        note(f"embedding {len(texts):,} conversations by {settings.embedding_model}")
-        vectors = embed(
-            texts,
-            settings.embedding_model,
-            device=resolve_device(recipe.model.device),
-            max_tokens=settings.embedding_tokens,
-            progress=progress("embed", "row"),
+        def make(folder: Path) -> dict[str, object]:
+            self.note(f"embedding {len(texts):,} conversations by {settings.embedding_model}")
+            vectors = embed(
+                texts,
+                settings.embedding_model,
+                device=resolve_device(self.recipe.model.device),
+                max_tokens=settings.embedding_tokens,
+                progress=progress("embed", "row"),
+            )
+            save_file({"vectors": vectors}, folder / _VECTORS)
+            return {"what": f"{len(vectors)} vectors of {vectors.shape[1]} numbers"}
+
+        return self.store.stage("embeddings", VERSIONS["embeddings"], inputs, make)
+
+    def find_neighbours(self, count: int, embeddings: Stage) -> Stage:
+        searched = needed_neighbours(count, max(self.settings.neighbours, NEIGHBOURS))
+
+        def make(folder: Path) -> dict[str, object]:
+            self.note(f"searching the {searched} nearest of {count:,} conversations each")
+            found = nearest_neighbours(load_file(embeddings.path / _VECTORS)["vectors"], searched)
+            save_file({"indices": found.indices, "distances": found.distances}, folder / _NEIGHBOURS)
+            return {"what": f"{searched} nearest of {count} rows"}
+
+        inputs = {"embeddings": embeddings.key, "count": searched}
+        return self.store.stage("neighbours", VERSIONS["neighbours"], inputs, make)
+
+    def correct(self, ratings: Ratings, neighbours: Neighbours, found: Stage) -> CuratedRatings:
+        settings, seed, raw = self.settings, self.recipe.pool_seed, ratings.classes
+        inputs = {
+            "neighbours": found.key,
+            "labels": array_hash(raw),
+            "count": settings.neighbours,
+            "minimum_confidence": settings.minimum_confidence,
+            "seed": seed,
+        }
+
+        def make(folder: Path) -> dict[str, object]:
+            self.note(f"correcting the ratings of {ratings.rater}")
+            transition = estimate_transition(count_consensus(raw, neighbours, CLASSES, seed=seed))
+            detection = detect_errors(raw, neighbours, transition, count=settings.neighbours, seed=seed)
+            curation = correct_labels(raw, detection, minimum_confidence=settings.minimum_confidence)
+            pq.write_table(pa.table(dict(vars(curation))), folder / _LABELS)
+            matrices = {"matrix": transition.matrix.tolist(), "prior": transition.prior.tolist()}
+            (folder / _TRANSITION).write_text(json.dumps({**matrices, "residual": transition.residual}) + "\n")
+            changed = int((curation.labels != raw).sum())
+            return {"what": f"ratings of {ratings.rater}", "changed": changed, "errors": int(curation.is_error.sum())}
+
+        stage = self.store.stage("curation", VERSIONS["curation"], inputs, make)
+        table = pq.read_table(stage.path / _LABELS)
+        columns = {name: table[name].to_numpy() for name in table.column_names}
+        stored = json.loads((stage.path / _TRANSITION).read_text())
+        transition = Transition(np.array(stored["matrix"]), np.array(stored["prior"]), stored["residual"])
+        return CuratedRatings(
+            **columns, rater=ratings.rater, raw=raw, is_parsed=ratings.is_parsed, transition=transition
         )
-        save_file({"vectors": vectors}, folder / _VECTORS)
-        return {"what": f"{len(vectors)} vectors of {vectors.shape[1]} numbers"}
-
-    return store.stage("embeddings", VERSIONS["embeddings"], inputs, make)
-
-
-def _neighbours(count: int, settings: CurationSettings, embeddings: Stage, store: Store, note: Any) -> Stage:
-    searched = needed_neighbours(count, max(settings.neighbours, NEIGHBOURS))
-
-    def make(folder: Path) -> dict[str, Any]:
-        note(f"searching the {searched} nearest of {count:,} conversations each")
-        found = nearest_neighbours(load_file(embeddings.path / _VECTORS)["vectors"], searched)
-        save_file({"indices": found.indices, "distances": found.distances}, folder / _NEIGHBOURS)
-        return {"what": f"{searched} nearest of {count} rows"}
-
-    return store.stage("neighbours", VERSIONS["neighbours"], {"embeddings": embeddings.key, "count": searched}, make)
-
-
-def _curated(
-    rater: str,
-    raw: np.ndarray,
-    is_parsed: np.ndarray,
-    settings: CurationSettings,
-    recipe: Recipe,
-    found: Stage,
-    neighbours: Neighbours,
-    store: Store,
-    note: Any,
-) -> tuple[CuratedRatings, Stage]:
-    inputs = {
-        "neighbours": found.key,
-        "labels": array_hash(raw),
-        "count": settings.neighbours,
-        "minimum_confidence": settings.minimum_confidence,
-        "seed": recipe.pool_seed,
-    }
-
-    def make(folder: Path) -> dict[str, Any]:
-        note(f"correcting the ratings of {rater}")
-        consensus = count_consensus(raw, neighbours, CLASSES, seed=recipe.pool_seed)
-        transition = estimate_transition(consensus)
-        detection = detect_errors(raw, neighbours, transition, count=settings.neighbours, seed=recipe.pool_seed)
-        found = correct_labels(raw, detection, minimum_confidence=settings.minimum_confidence)
-        pq.write_table(pa.table(dict(vars(found))), folder / _LABELS)
-        told = {"matrix": transition.matrix.tolist(), "prior": transition.prior.tolist()}
-        (folder / _TRANSITION).write_text(json.dumps({**told, "residual": transition.residual}) + "\n")
-        changed = int((found.labels != raw).sum())
-        return {"what": f"ratings of {rater}", "changed": changed, "errors": int(found.is_error.sum())}
-
-    stage = store.stage("curation", VERSIONS["curation"], inputs, make)
-    columns = {name: column.to_numpy() for name, column in _columns(stage.path / _LABELS)}
-    told = json.loads((stage.path / _TRANSITION).read_text())
-    transition = Transition(np.array(told["matrix"]), np.array(told["prior"]), told["residual"])
-    return CuratedRatings(rater, raw, is_parsed=is_parsed, transition=transition, **columns), stage
-
-
-def _columns(file: Path) -> list[tuple[str, Any]]:
-    table = pq.read_table(file)
-    return list(zip(table.column_names, table.columns, strict=True))

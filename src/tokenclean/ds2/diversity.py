@@ -8,8 +8,8 @@ from tokenclean.ds2.neighbours import Neighbours
 
 
 def long_tail_scores(neighbours: Neighbours, count: int = 10) -> np.ndarray:
-    """2 / (1 + e^−x) − 1, float64 (N,), x the mean cosine distance to the ``count`` nearest others: 0 for a point among
-    its copies, larger the rarer it is."""
+    """2 / (1 + e^−x) − 1, float64 (N,), where x is the mean cosine distance to the ``count`` nearest others: 0 for a
+    point among its copies, larger the rarer it is."""
     distances = neighbours.first(count).distances.astype(np.float64)
     return np.tanh(distances.mean(axis=1) / 2)
 
@@ -17,8 +17,8 @@ def long_tail_scores(neighbours: Neighbours, count: int = 10) -> np.ndarray:
 def select_best(labels_N: np.ndarray, long_tail_N: np.ndarray, count: int) -> np.ndarray:
     """Indices of ``count`` points, int64, class by class from the highest label down.
 
-    A class is taken whole while it fits, then its members of the highest long-tail score; within a class the rarest
-    come first, ties by index. Fewer than ``count`` points are taken all.
+    Whole classes are taken while they fit, then the highest long-tail scores of the next; within a class the rarest
+    come first, ties by index. All points are taken where there are fewer than ``count``.
     """
     order = np.lexsort((np.arange(len(labels_N)), -np.asarray(long_tail_N), -np.asarray(labels_N)))
     return order[:count].astype(np.int64)

@@ -10,12 +10,13 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from tokenclean.ds2.answer_cache import AnswerCache
@@ -29,25 +30,26 @@ logger = logging.getLogger(__name__)
 
 _PATH = "/chat/completions"
 _VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
-_SHORTEST_SECRET = 8  # a shorter key is none, such as the EMPTY of local servers, and replacing it would garble texts
-_TRANSIENT = frozenset({408, 409, 425, 429})  # and 500 to 599
-_OF_ONE_ROW = frozenset({400, 413, 422})  # a prompt that is too long, or that a filter holds back
+_SHORTEST_SECRET = 8  # a shorter key is no secret (the EMPTY of local servers); replacing it would garble texts
+_TRANSIENT = frozenset({200, 408, 409, 425, 429})  # 200: one without an answer in it; and 500 to 599
+_ABOUT_ONE_ROW = frozenset({400, 413, 422})  # a prompt that is too long, or that a filter holds back
 _LONGEST_PAUSE_SECONDS = 600.0
-_TOLD_PAUSE_SECONDS = 30.0
+_NOTABLE_PAUSE_SECONDS = 30.0
 _EXCERPT_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server of chat completions, and how it is asked.
+    """A server of chat completions, and how to ask it.
 
     ``url``: such as ``https://api.openai.com/v1``; requests go to ``/chat/completions`` below it. ``key_variable``:
     name of the environment variable that holds the API key; where it is not set, none is sent. ``concurrency``:
-    requests under way at a time, at most. ``requests_per_minute``: evenly spaced; None for no limit. ``tries``: of one
-    request, against answers 408, 429 and 5xx, broken ones and none within ``timeout_seconds``; between them it waits
-    ``first_wait_seconds``, each time twice as long up to ``longest_wait_seconds``, less a random part of up to a half,
-    and no shorter than the server asks for. ``tokens_parameter``: what the server calls the limit of an answer.
-    ``marks_refused``: take a row that the server refuses (400, 413, 422) for one without a rating, instead of stopping.
+    at most how many requests are open at a time. ``requests_per_minute``: evenly spaced; None for no limit. ``tries``
+    for one request, against answers 408, 429 and 5xx, broken ones and none within ``timeout_seconds``. Between tries
+    the wait is ``first_wait_seconds``, doubled each time up to ``longest_wait_seconds``, less a random part of up to a
+    half, and at least as long as the server asks for. ``tokens_parameter``: the server's name for the limit of an
+    answer. ``marks_refused``: leave a row that the server refuses (400, 413, 422) without a rating, instead of
+    stopping.
 
     Raises RecipeError listing what is wrong.
     """
@@ -67,13 +69,13 @@ class Endpoint:
         problems = list(_url_problems(self.url))
         if not _VARIABLE_NAME.fullmatch(self.key_variable):  # not shown: it might be a key
             problems.append("key_variable: expected the name of an environment variable, such as OPENAI_API_KEY")
-        for name in ("concurrency", "tries"):
-            if getattr(self, name) < 1:
-                problems.append(f"{name}: expected at least 1, found {getattr(self, name)}")
-        if self.requests_per_minute is not None and not 0 < self.requests_per_minute < math.inf:
-            problems.append(f"requests_per_minute: expected a number above 0, found {self.requests_per_minute:g}")
-        if not 0 < self.timeout_seconds < math.inf:
-            problems.append(f"timeout_seconds: expected a number above 0, found {self.timeout_seconds:g}")
+        for name, count in (("concurrency", self.concurrency), ("tries", self.tries)):
+            if count < 1:
+                problems.append(f"{name}: expected at least 1, found {count}")
+        limits = {"requests_per_minute": self.requests_per_minute, "timeout_seconds": self.timeout_seconds}
+        for name, limit in limits.items():
+            if limit is not None and not 0 < limit < math.inf:
+                problems.append(f"{name}: expected a number above 0, found {limit:g}")
         if not 0 <= self.first_wait_seconds <= self.longest_wait_seconds < math.inf:
             problems.append("first_wait_seconds: expected from 0 up to longest_wait_seconds")
         if problems:
@@ -81,7 +83,7 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """Where requests go."""
+        """The URL that requests go to."""
         base = self.url.rstrip("/")
         return base if base.endswith(_PATH) else base + _PATH
 
@@ -94,139 +96,127 @@ def rate_by_endpoint(
     attempts: int = ATTEMPTS,
     progress: Progress | None = None,
 ) -> RatingRun:
-    """``ask_endpoint`` from code that is not asynchronous."""
-    return asyncio.run(ask_endpoint(questions, endpoint, cache, attempts=attempts, progress=progress))
+    """Ask what the cache does not answer; each answer is added to it at once.
 
+    A question is asked up to ``attempts`` times, answers in the cache included, until one can be read; its row has no
+    rating if none can. The key is read from the environment here and goes nowhere but into the requests.
 
-async def ask_endpoint(
-    questions: Questions,
-    endpoint: Endpoint,
-    cache: AnswerCache,
-    *,
-    attempts: int = ATTEMPTS,
-    progress: Progress | None = None,
-) -> RatingRun:
-    """Ask what the cache does not answer, each answer kept in it at once.
-
-    A question is asked up to ``attempts`` times, answers in the cache included, until one can be read; without any its
-    row has no rating. The key is read from the environment here and goes nowhere but into the requests.
-
-    Raises ModelError where the server refuses (401, 404 and the like) and RunError where it does not answer; the
-    answers until then are in the cache, so that the same call goes on from there.
+    Raises ModelError where the server refuses (401, 404 and the like) and RunError where it does not answer. The
+    answers until then are in the cache, so the same call continues from there.
     """
     check_attempts(attempts)
-    asking = _Asking(questions, endpoint, cache, attempts, progress)
-    async with asking.open_client() as client:
-        return await asking.run(client)
+    return asyncio.run(_Rater(questions, endpoint, cache, attempts, progress).run())
 
 
-class _Asking:
-    """One run of questions. The key is held to be taken out of what the server says."""
+class _Response(Protocol):
+    """What is read of an HTTP response."""
+
+    status_code: int
+    text: str
+    headers: Mapping[str, str]
+
+
+_Answer = tuple[str, dict[str, int]]
+"""Its text, and how many ``prompt_tokens`` and ``output_tokens`` the server counted."""
+
+
+class _Rater:
+    """One run of questions. It holds the key to remove it from what the server says."""
 
     def __init__(
         self, questions: Questions, endpoint: Endpoint, cache: AnswerCache, attempts: int, progress: Progress | None
     ) -> None:
         self._questions, self._endpoint, self._cache = questions, endpoint, cache
         self._attempts, self._progress = attempts, progress
-        self._http, self._key = _http_library(), _read_key(endpoint.key_variable)
+        self._key = _read_key(endpoint.key_variable)
         self._pace = _Pace(endpoint.requests_per_minute)
-        self._ratings: list[Rating | None] = [None] * len(questions)
-        self._found = self._asked = self._done = self._refused = 0
+        self._counts = Counter(asked=0, found=0, refused=0, prompt_tokens=0, output_tokens=0)
         self._last_refusal: ModelError | None = None
-        self._prompt_tokens = self._output_tokens = 0
-
-    def open_client(self) -> Any:
-        """An HTTP client that sends the key."""
-        many = self._endpoint.concurrency
-        return self._http.AsyncClient(
+        self._http = _http_library()
+        self._client = self._http.AsyncClient(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=self._http.Timeout(self._endpoint.timeout_seconds, pool=None),
-            limits=self._http.Limits(max_connections=many, max_keepalive_connections=many),
+            timeout=self._http.Timeout(endpoint.timeout_seconds, pool=None),
+            limits=self._http.Limits(
+                max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency
+            ),
         )
 
-    async def run(self, client: Any) -> RatingRun:
-        rows = iter(range(len(self._questions)))
-        # So many workers are the bound on requests under way: each has one, and waits with it.
-        workers = [asyncio.create_task(self._work(client, rows)) for _ in range(self._endpoint.concurrency)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+    async def run(self) -> RatingRun:
+        count, done = len(self._questions), 0
+        rows = iter(range(count))
+        ratings: list[Rating | None] = [None] * count
+
+        async def work() -> None:
+            nonlocal done
+            for row in rows:
+                ratings[row] = await self._rate(row)
+                done += 1
+                if self._progress is not None:
+                    self._progress(done, count)
+
+        async with self._client:
+            # The number of workers bounds the open requests: each has one, and waits with it.
+            workers = [asyncio.create_task(work()) for _ in range(self._endpoint.concurrency)]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
         if self._last_refusal is not None:
-            if not self._asked and not self._found:  # no row at fault: the request itself
+            if not self._counts["asked"] and not self._counts["found"]:  # the request itself is wrong, not a row
                 raise self._last_refusal
-            logger.warning("%d rows have no rating; the last refusal: %s", self._refused, self._last_refusal)
-        ratings = ratings_of(self._questions.ids, self._questions.rater, self._ratings)
-        counts = (self._asked, self._found, self._refused, self._prompt_tokens, self._output_tokens)
-        return RatingRun(ratings, *counts)
+            logger.warning("%d rows have no rating; the last refusal: %s", self._counts["refused"], self._last_refusal)
+        return RatingRun(ratings_of(self._questions.ids, self._questions.rater, ratings), **self._counts)
 
-    async def _work(self, client: Any, rows: Iterator[int]) -> None:
-        for row in rows:
-            self._ratings[row] = await self._rate(client, row)
-            self._done += 1
-            if self._progress is not None:
-                self._progress(self._done, len(self._questions))
-
-    async def _rate(self, client: Any, row: int) -> Rating | None:
+    async def _rate(self, row: int) -> Rating | None:
         question = self._questions.items[row]
         rating, used = known_rating(self._cache.answers, question, self._attempts)
-        if rating is not None or used == self._attempts:
-            self._found += 1
+        self._counts["found"] += rating is not None or used == self._attempts
         while rating is None and used < self._attempts:
-            answer = await self._ask(client, row)
+            answer = await self._ask(row)
             if answer is None:
-                self._refused += 1
+                self._counts["refused"] += 1
                 return None
-            used += 1
-            tokens = {"prompt_tokens": answer.prompt_tokens, "output_tokens": answer.output_tokens}
-            self._cache.add(question.key, used, answer.text, row=self._questions.conversations[row].id, **tokens)
-            self._asked += 1
-            self._prompt_tokens += answer.prompt_tokens
-            self._output_tokens += answer.output_tokens
-            rating = parse_answer(answer.text)
+            (text, tokens), used = answer, used + 1
+            self._cache.add(question.key, used, text, row=self._questions.conversations[row].id, **tokens)
+            self._counts.update(asked=1, **tokens)
+            rating = parse_answer(text)
         return rating
 
-    async def _ask(self, client: Any, row: int) -> _Answer | None:
-        """The answer to one request; None where the row is refused and such rows are marked."""
-        body, fault = self._body(row), ""
-        for number in range(1, self._endpoint.tries + 1):
+    async def _ask(self, row: int) -> _Answer | None:
+        """The answer to one question; None where the server refuses the row and such rows are marked."""
+        endpoint, body, fault = self._endpoint, self._body(row), ""
+        for number in range(1, endpoint.tries + 1):
             await self._pace.wait()
             pause = 0.0
             try:
-                async with asyncio.timeout(self._endpoint.timeout_seconds):
-                    response = await client.post(self._endpoint.address, json=body)
+                async with asyncio.timeout(endpoint.timeout_seconds):
+                    response: _Response = await self._client.post(endpoint.address, json=body)
             except (TimeoutError, self._http.TimeoutException):
-                fault = f"no answer within {self._endpoint.timeout_seconds:g} s"
+                fault = f"no answer within {endpoint.timeout_seconds:g} s"
             except self._http.InvalidURL as error:
-                raise RecipeError(f"url: {self._endpoint.url!r} is none ({error})", "endpoint") from error
+                raise RecipeError(f"url: {endpoint.url!r} is not a URL ({error})", "endpoint") from error
             except (self._http.TransportError, self._http.DecodingError) as error:
                 fault = self._hide(str(error)) or type(error).__name__
             else:
-                if response.status_code == 200:
-                    if (answer := _read_answer(response)) is not None:
-                        return _Answer(self._hide(answer.text), answer.prompt_tokens, answer.output_tokens)
-                    fault = f"200, but not in the form of a chat completion: {self._excerpt(response)}"
-                elif not self._is_transient(response):
-                    refusal = self._refusal(row, response)
-                    if response.status_code not in _OF_ONE_ROW or not self._endpoint.marks_refused:
-                        raise refusal
-                    self._last_refusal = refusal
-                    return None
-                else:
-                    fault = f"{response.status_code} {self._excerpt(response)}"
-                    pause = self._asked_pause(response)
-            if number < self._endpoint.tries:
+                if (answer := _read_answer(response)) is not None:
+                    return self._hide(answer[0]), answer[1]
+                if not _is_transient(response):
+                    return self._refuse(row, response)
+                form = ", but not in the form of a chat completion:" if response.status_code == 200 else ""
+                fault = f"{response.status_code}{form} {self._excerpt(response)}"
+                pause = self._asked_pause(response)
+            if number < endpoint.tries:
                 await self._wait_before(number + 1, pause, fault)
         raise RunError(
-            f"{self._endpoint.address} gave no answer in {self._endpoint.tries} tries, the last: {fault}. The answers "
-            f"so far are kept in {self._cache.folder}; the same command goes on from there"
+            f"{endpoint.address} gave no answer in {endpoint.tries} tries, the last: {fault}. The answers so far are "
+            f"kept in {self._cache.folder}; the same command continues from there"
         )
 
-    def _body(self, row: int) -> dict[str, Any]:
+    def _body(self, row: int) -> dict[str, object]:
         sampling = self._questions.sampling
-        given = {
+        settings = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
@@ -234,8 +224,8 @@ class _Asking:
             self._endpoint.tokens_parameter: sampling.max_tokens,
         }
         messages = [{"role": "user", "content": self._questions.prompt(row).text}]
-        settings = {name: value for name, value in given.items() if value is not None}
-        return {"model": self._questions.rater, "messages": messages, **settings}
+        given = {name: value for name, value in settings.items() if value is not None}
+        return {"model": self._questions.rater, "messages": messages, **given}
 
     async def _wait_before(self, number: int, pause: float, fault: str) -> None:
         """Wait before try ``number``; a pause that the server asks for holds back all other requests too."""
@@ -244,69 +234,62 @@ class _Asking:
             self._pace.hold(pause)
         doubled = endpoint.first_wait_seconds * 2.0 ** min(number - 2, 60)
         seconds = max(pause, min(endpoint.longest_wait_seconds, doubled) * random.uniform(0.5, 1.0))
-        tell = logger.warning if seconds >= _TOLD_PAUSE_SECONDS else logger.info
-        tell("%s: %s; try %d of %d in %.1f s", endpoint.address, fault, number, endpoint.tries, seconds)
+        level = logging.WARNING if seconds >= _NOTABLE_PAUSE_SECONDS else logging.INFO
+        text = "%s: %s; try %d of %d in %.1f s"
+        logger.log(level, text, endpoint.address, fault, number, endpoint.tries, seconds)
         await asyncio.sleep(seconds)
 
-    def _is_transient(self, response: Any) -> bool:
-        if response.status_code == 429 and "insufficient_quota" in response.text:  # which no waiting mends
-            return False
-        return response.status_code in _TRANSIENT or response.status_code >= 500
-
-    def _asked_pause(self, response: Any) -> float:
-        """Seconds that the server asks to wait, 0 for none. Raises RunError for more than anybody would sit out."""
+    def _asked_pause(self, response: _Response) -> float:
+        """Seconds that the server asks to wait, 0 for none. Raises RunError for a wait that is too long."""
         seconds = pause_of(response.headers.get("retry-after", ""))
         if seconds > _LONGEST_PAUSE_SECONDS:
             raise RunError(
-                f"{self._endpoint.address} asks to wait {seconds:,.0f} s; start the same command again then, the "
+                f"{self._endpoint.address} asks to wait {seconds:,.0f} s; repeat the same command after that, the "
                 f"answers so far are kept in {self._cache.folder}"
             )
         return seconds
 
-    def _refusal(self, row: int, response: Any) -> ModelError:
+    def _refuse(self, row: int, response: _Response) -> None:
+        """Remember the refusal of a row that is to be marked. Raises any other as ModelError."""
         status, conversation = response.status_code, self._questions.conversations[row]
         variable = self._endpoint.key_variable
         excerpt = self._excerpt(response)
-        said = f": {excerpt}" if excerpt else ""
         if status == 401:
-            said = ""  # servers repeat parts of the key
-            state = "holds a key that it does not take" if self._key else "is not set"
+            excerpt = ""  # servers repeat parts of the key
+            state = "holds a key that it does not accept" if self._key else "is not set"
             remedy = f"the environment variable {variable} {state}; set it, or name another with key_variable"
         elif status == 404:
             remedy = f"check the URL (most end in /v1) and the model's name {self._questions.rater!r}"
-        elif status in _OF_ONE_ROW:
+        elif status in _ABOUT_ONE_ROW:
             remedy = (
-                f"asked about {conversation.file}:{conversation.line} ({conversation.id}). Where it is the sampling "
-                "settings, change them; where it is this row, cut it shorter, take it out of the pool, or have such "
-                "rows marked as unrated (marks_refused)"
+                f"asked about {conversation.file}:{conversation.line} ({conversation.id}). If the sampling settings "
+                "are the cause, change them; if it is this row, shorten it, remove it from the pool, or have such rows "
+                "marked as unrated (marks_refused)"
             )
         elif 300 <= status < 400:
-            remedy = "it sends on to another address; give that one"
+            remedy = "it redirects to another address; use that one"
         else:
             remedy = f"check the account and the rights of the key in {variable}"
-        return ModelError(f"{self._endpoint.address} refuses with {status}{said}; {remedy}")
+        reason = f": {excerpt}" if excerpt else ""
+        refusal = ModelError(f"{self._endpoint.address} refuses with {status}{reason}; {remedy}")
+        if status not in _ABOUT_ONE_ROW or not self._endpoint.marks_refused:
+            raise refusal
+        self._last_refusal = refusal
 
-    def _excerpt(self, response: Any) -> str:
+    def _excerpt(self, response: _Response) -> str:
         """The beginning of what the server said, on one line and without the key."""
         text = response.text
         with suppress(ValueError, RecursionError, LookupError, TypeError):
-            told = json.loads(text)["error"]
-            text = told if isinstance(told, str) else str(told["message"])
+            error = json.loads(text)["error"]
+            text = error if isinstance(error, str) else str(error["message"])
         return " ".join(self._hide(text).split())[:_EXCERPT_CHARACTERS]
 
     def _hide(self, text: str) -> str:
         return redact(text.replace(self._key, "…") if len(self._key) >= _SHORTEST_SECRET else text)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    text: str
-    prompt_tokens: int
-    output_tokens: int
-
-
 class _Pace:
-    """When the next request may go: evenly spaced, and not while the server has asked for a pause."""
+    """When the next request may be sent: evenly spaced, and not while the server has asked for a pause."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._gap_seconds = 0.0 if per_minute is None else 60.0 / per_minute
@@ -335,21 +318,25 @@ def pause_of(retry_after: str) -> float:
     return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
-def _read_answer(response: Any) -> _Answer | None:
-    """The first choice's text, empty where it has none; None for another form, a cut-off one included."""
+def _is_transient(response: _Response) -> bool:
+    if response.status_code == 429 and "insufficient_quota" in response.text:  # waiting would not help
+        return False
+    return response.status_code in _TRANSIENT or response.status_code >= 500
+
+
+def _read_answer(response: _Response) -> _Answer | None:
+    """The first choice's text, empty where it has none; None for another status or form, such as a cut-off body."""
+    if response.status_code != 200:
+        return None
     try:
         body = json.loads(response.text)
         text = body["choices"][0]["message"]["content"]
     except (ValueError, RecursionError, LookupError, TypeError):
         return None
-    usage = body.get("usage")
-    counts = usage if isinstance(usage, dict) else {}
-    prompt, output = (counts.get(name) for name in ("prompt_tokens", "completion_tokens"))
-    return _Answer(
-        text if isinstance(text, str) else "",
-        prompt if isinstance(prompt, int) else 0,
-        output if isinstance(output, int) else 0,
-    )
+    usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
+    counts = {"prompt_tokens": usage.get("prompt_tokens"), "output_tokens": usage.get("completion_tokens")}
+    tokens = {name: count if isinstance(count, int) else 0 for name, count in counts.items()}
+    return text if isinstance(text, str) else "", tokens
 
 
 def _read_key(variable: str) -> str:
@@ -357,7 +344,8 @@ def _read_key(variable: str) -> str:
     key = os.environ.get(variable, "").strip()
     if not (key.isascii() and key.isprintable()):
         raise RecipeError(
-            f"the environment variable {variable} holds signs that no API key has; set it anew", "endpoint"
+            f"the environment variable {variable} contains characters not allowed in an API key; set it again",
+            "endpoint",
         )
     return key
 
@@ -367,19 +355,17 @@ def _url_problems(url: str) -> Iterator[str]:
     try:
         parts = urlsplit(url)
         has_secret = bool(parts.username or parts.password or parts.query or parts.fragment)
-        is_address = (
-            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        )
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         has_secret = is_address = False
     if has_secret:
-        yield "url: expected neither user, password nor query in it; a key belongs into the environment"
+        yield "url: expected no user, password or query in it; a key belongs in the environment"
     elif not is_address:
         yield f"url: expected http(s)://host/v1, found {redact(url)!r}"
 
 
 def _http_library() -> Any:
-    """httpx or httpx2, whichever the Hub's client brings along."""
+    """httpx or httpx2, whichever the Hub's client depends on."""
     from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
     return import_module(HTTPError.__module__.partition(".")[0])

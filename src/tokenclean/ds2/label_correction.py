@@ -11,14 +11,14 @@ from tokenclean.ds2.transition_matrix import Transition
 
 EPOCHS, NEIGHBOURS = 51, 10
 NOISE_RATES = (0.05, 0.95)
-"""Between these a class's noise rate is kept: no class is taken to be clean or wrong throughout."""
+"""Bounds of a class's noise rate: no class is taken to be entirely clean or entirely wrong."""
 MINIMUM_CONFIDENCE = 0.5
 _SMALLEST_VOTE = 1e-12
 
 
 @dataclass(frozen=True)
 class Detection:
-    """Of each point: ``times_sampled`` and ``flags`` (how often it was taken for wrong), int64 (N,); ``votes``: how
+    """``times_sampled`` and ``flags`` (how often it was taken for wrong) of each point, int64 (N,); ``votes``: how
     often it was flagged with each class as its neighbours' choice, int64 (N, K)."""
 
     times_sampled: np.ndarray
@@ -29,8 +29,8 @@ class Detection:
 @dataclass(frozen=True)
 class Curation:
     """``labels``: curated, int64 (N,); ``suggested``: the best other label of every point, int64 (N,); ``is_error``:
-    bool (N,), taken for wrong; ``noisy``: share of the times, float64 (N,); ``confidence``: of the suggestion, float64
-    (N,)."""
+    taken for wrong, bool (N,); ``noisy``: in which share of its samples, float64 (N,); ``confidence`` in the
+    suggestion, float64 (N,)."""
 
     labels: np.ndarray
     suggested: np.ndarray
@@ -44,8 +44,8 @@ def neighbour_votes(
 ) -> np.ndarray:
     """Soft votes q (n, K) of the neighbours of n points: Σ (1 − d) · 1[label = c], each row of length 1.
 
-    A neighbour farther off than a right angle (d > 1) has no vote. ``is_there``: bool (n, k), neighbours that count.
-    Rows without a vote are even.
+    A neighbour at more than a right angle (d > 1) has no vote. ``is_there``: bool (n, k), neighbours that count.
+    A row without any vote is the same for all classes.
     """
     weights = np.clip(1 - nearest.distances.astype(np.float64), 0, None)
     if is_there is not None:
@@ -65,10 +65,10 @@ def detect_errors(
     count: int = NEIGHBOURS,
     seed: int = 0,
 ) -> Detection:
-    """Flag, in every epoch, the points of a sample whose label their neighbours in it vouch for least.
+    """Flag, in every epoch, the points of a sample whose label their neighbours in it support least.
 
-    Of a point s = −log q[own label]. Within the points labelled j those are flagged whose s is at or above the
-    100·(1 − r_j)-th percentile, r_j the class's noise rate by the transition matrix, kept within NOISE_RATES.
+    The doubt about a point is s = −log q[own label]. Among the points labelled j, those are flagged whose s is at or
+    above the 100·(1 − r_j)-th percentile; r_j is the class's noise rate by the transition matrix, within NOISE_RATES.
     """
     classes = len(transition.prior)
     rates = np.clip(transition.class_noise_rates, *NOISE_RATES)
@@ -92,10 +92,10 @@ def detect_errors(
 def correct_labels(
     labels_N: np.ndarray, detection: Detection, *, minimum_confidence: float = MINIMUM_CONFIDENCE
 ) -> Curation:
-    """Replace the labels that are wrong with enough confidence.
+    """Replace the labels that are wrong where the confidence suffices.
 
-    noisy = (flags + 1) / (times sampled + 2), an error above one half. Of the other labels c the share
-    m[c] = (votes_c + 1) / (Σ votes + K); the largest is suggested, and max m · noisy is the confidence.
+    noisy = (flags + 1) / (times sampled + 2), an error above one half. The share of another label c is
+    m[c] = (votes_c + 1) / (Σ votes + K); the largest is suggested, with confidence max m · noisy.
     """
     labels = np.asarray(labels_N, dtype=np.int64)
     classes = detection.votes.shape[1]

@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of N points the K nearest others, nearest first: ``indices`` int64 (N, K), ``distances`` float32 (N, K), cosine
+    """The K nearest others of N points, nearest first: ``indices`` int64 (N, K), ``distances`` float32 (N, K), cosine
     distances 1 − cos."""
 
     indices: np.ndarray
@@ -22,27 +22,23 @@ class Neighbours:
         return Neighbours(self.indices[:, :count], self.distances[:, :count])
 
     def among(self, is_sampled_N: np.ndarray, count: int) -> tuple[np.ndarray, Neighbours, np.ndarray]:
-        """The sampled points (n,), their ``count`` nearest sampled others, and which of these there are, bool.
+        """The sampled points (n,), their ``count`` nearest sampled others, and which of these exist, bool (n, count).
 
-        What would be found by a search within the sample, as long as every point has so many sampled others among its
-        K; where one has fewer, the rest is False in the third array.
+        The same as a search within the sample finds, as long as every point has that many sampled others among its K;
+        where one has fewer, the rest is False in the third array.
         """
         points = np.flatnonzero(is_sampled_N)
         indices, distances = self.indices[points], self.distances[points]
         is_there = is_sampled_N[indices]
         order = np.argsort(~is_there, axis=1, kind="stable")[:, :count]
-        there = np.take_along_axis(is_there, order, axis=1)
-        return (
-            points,
-            Neighbours(np.take_along_axis(indices, order, axis=1), np.take_along_axis(distances, order, axis=1)),
-            there,
-        )
+        indices, distances, is_there = (np.take_along_axis(a, order, axis=1) for a in (indices, distances, is_there))
+        return points, Neighbours(indices, distances), is_there
 
 
 def nearest_neighbours(vectors_N_D: np.ndarray, count: int) -> Neighbours:
     """The ``count`` nearest others of each point by cosine distance, exact (scikit-learn's brute force).
 
-    ``vectors_N_D``: float32, of any length but 0. A point is never its own neighbour; one that lies on it is. Raises
+    ``vectors_N_D``: float32, of any length but 0. A point is never its own neighbour, but a copy of it is. Raises
     ValueError for fewer points than ``count`` + 1 or a vector that is 0 or not finite.
     """
     from sklearn.neighbors import NearestNeighbors
@@ -51,23 +47,22 @@ def nearest_neighbours(vectors_N_D: np.ndarray, count: int) -> Neighbours:
     if len(vectors) <= count:
         raise ValueError(f"{count} neighbours of each point need at least {count + 1} points, found {len(vectors)}")
     lengths = np.linalg.norm(vectors, axis=1)
-    if not (np.isfinite(lengths) & (lengths > 0)).all():
-        place = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])
-        raise ValueError(f"the vector of point {place} is 0 or not finite")
+    if (is_wrong := ~(np.isfinite(lengths) & (lengths > 0))).any():
+        raise ValueError(f"the vector of point {int(is_wrong.argmax())} is 0 or not finite")
     unit = vectors / lengths[:, None]
-    # Between unit vectors |a − b|² = 2 · (1 − cos), and this metric has the fast search.
+    # Between unit vectors |a − b|² = 2 · (1 − cos), and scikit-learn's search is fast with this metric.
     searched = NearestNeighbors(n_neighbors=count, algorithm="brute", metric="sqeuclidean").fit(unit)
     distances, indices = searched.kneighbors()
     return Neighbours(indices.astype(np.int64), (distances / 2).astype(np.float32))
 
 
-def sample_size(points: int, largest: int = 50_000, share: float = 0.9) -> int:
-    """Points drawn in a round."""
-    return max(1, min(largest, int(share * points)))
+def sample_size(points: int) -> int:
+    """Points drawn in a round: nine tenths, at most 50,000."""
+    return max(1, min(50_000, int(0.9 * points)))
 
 
 def needed_neighbours(points: int, count: int) -> int:
-    """How many neighbours to search for, so that of them ``count`` are in a sample for all but a few of 10⁶ points."""
+    """How many neighbours to search for, so that ``count`` of them are in a sample for all but a few of 10⁶ points."""
     share = sample_size(points) / points
     wanted = count / share
     return min(points - 1, math.ceil(wanted + 5 * math.sqrt(max(wanted * (1 - share) / share, 0)) + (share < 1)))

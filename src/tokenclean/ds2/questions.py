@@ -1,4 +1,4 @@
-"""What a rater is asked about a pool: the questions, how it is to draw its answers, and what asking will cost."""
+"""The questions a rater is asked about a pool, how it samples its answers, and what asking will cost."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tokenclean.store import fingerprint
 
 ATTEMPTS = 3
 """How often a question is asked, at most, until an answer can be read."""
-CHARACTERS_A_TOKEN = 4
-"""By which tokens are estimated where the rater's tokenizer is not at hand."""
+CHARACTERS_PER_TOKEN = 4
+"""Estimates the number of tokens where the rater's tokenizer is not available."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a rater draws its answers; the paper's raters by default, but for ``top_k`` (50 there), which not every
-    server takes. None leaves a setting out, to the server's or the library's own default."""
+    """How a rater samples its answers. The defaults are those of the paper's raters, except ``top_k`` (50 there), which
+    not every server accepts. None leaves a setting to the server or the library."""
 
     temperature: float | None = 1.2
     top_p: float | None = 0.9
@@ -49,8 +49,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about one row. ``key``: hash of rater, prompt and sampling. ``prompt_tokens``: about so many.
-    ``cut_characters``: of the sample, left out of the prompt."""
+    """The question about one row. ``key``: hash of rater, prompt and sampling. ``prompt_tokens``: an estimate.
+    ``cut_characters``: how many of the sample the prompt leaves out."""
 
     key: str
     prompt_tokens: int
@@ -61,8 +61,8 @@ class Question:
 class Questions:
     """A rater's questions about conversations, ``items[i]`` about ``conversations[i]``.
 
-    ``rater``: its name, which a server knows it by. Prompts are made again when they are asked: together they are
-    several times as large as the pool.
+    ``rater``: its name, by which a server knows it. Prompts are built again when they are asked, since together they
+    are several times as large as the pool.
     """
 
     conversations: Sequence[Conversation]
@@ -75,7 +75,6 @@ class Questions:
         return len(self.items)
 
     def prompt(self, row: int) -> RatingPrompt:
-        """What is asked about a row."""
         return rating_prompt(self.conversations[row], self.shorten)
 
     @property
@@ -84,7 +83,7 @@ class Questions:
 
     @property
     def cut(self) -> int:
-        """Rows whose sample is too long to be shown whole."""
+        """Number of rows whose sample is too long to be shown whole."""
         return sum(question.cut_characters > 0 for question in self.items)
 
 
@@ -99,14 +98,14 @@ def prepare_questions(
 ) -> Questions:
     """The questions about every conversation.
 
-    ``sampling``: ``Sampling()`` by default. ``shorten``: ``first_characters()`` by default. ``count_tokens``: of a
-    prompt, a quarter of its characters by default. ``identity``: what the rater is, for the keys, where its name does
-    not say it (a local folder). Rows of the same text are separate questions: their ratings shall err independently,
-    which is what the transition matrix is estimated from. Raises TemplateError for a row without text.
+    ``sampling``: ``Sampling()`` by default. ``shorten``: ``first_characters()`` by default. ``count_tokens`` of a
+    prompt: by default a quarter of its characters. ``identity``: what the keys hold for the rater where its name is
+    not enough (a local folder). Rows of the same text are separate questions: their ratings must err independently,
+    since the transition matrix is estimated from such errors. Raises TemplateError for a row without text.
     """
-    sampling = Sampling() if sampling is None else sampling
-    shorten = first_characters() if shorten is None else shorten
-    count_tokens = _about_tokens if count_tokens is None else count_tokens
+    sampling = sampling or Sampling()
+    shorten = shorten or first_characters()
+    count_tokens = count_tokens or (lambda text: math.ceil(len(text) / CHARACTERS_PER_TOKEN))
     settings = fingerprint({"rater": rater if identity is None else identity, "sampling": asdict(sampling)})
     copies: Counter[bytes] = Counter()
     items = []
@@ -119,15 +118,11 @@ def prepare_questions(
     return Questions(conversations, rater, sampling, shorten, tuple(items))
 
 
-def _about_tokens(text: str) -> int:
-    return -(-len(text) // CHARACTERS_A_TOKEN)
-
-
 def known_rating(
     answers: Mapping[tuple[str, int], str], question: Question, attempts: int = ATTEMPTS
 ) -> tuple[Rating | None, int]:
-    """The first readable of the answers there are, and the attempts used up; with fewer than ``attempts`` of them and
-    no rating, the question is still to be asked."""
+    """The first readable answer, and how many attempts were used; without a rating and with fewer than ``attempts``
+    used, the question is still to be asked."""
     for attempt in range(1, attempts + 1):
         text = answers.get((question.key, attempt))
         if text is None:
@@ -141,8 +136,8 @@ def known_rating(
 class CostEstimate:
     """What is still to be asked.
 
-    ``requests``: where every answer can be read at once; ``most_requests``: where none can. ``prompt_tokens``: about so
-    many in ``requests``; ``output_tokens``: the most they may be answered with. ``money`` for these, in the currency of
+    ``requests``: if every answer can be read at once; ``most_requests``: if none can. ``prompt_tokens``: about how many
+    ``requests`` hold; ``output_tokens``: at most how many their answers hold. ``money`` for these, in the currency of
     the prices, None without prices; ``most_money`` for ``most_requests``.
     """
 
@@ -162,8 +157,8 @@ def estimate_cost(
     price_in: float | None = None,
     price_out: float | None = None,
 ) -> CostEstimate:
-    """What asking the questions without an answer will take. Prices are for a million tokens; one that is left out
-    beside the other is 0. Requests that a server fails to answer are repeated and usually cost nothing."""
+    """What asking the questions without an answer will take. Prices are per million tokens; where only one is given,
+    the other is 0. Requests that a server fails to answer are repeated and usually cost nothing."""
     requests = most_requests = prompt_tokens = most_prompt_tokens = 0
     for question in questions.items:
         rating, used = known_rating(answers, question, attempts)
@@ -172,8 +167,7 @@ def estimate_cost(
             most_requests += attempts - used
             prompt_tokens += question.prompt_tokens
             most_prompt_tokens += question.prompt_tokens * (attempts - used)
-    longest = questions.sampling.max_tokens
-    money = most_money = None
+    longest, money, most_money = questions.sampling.max_tokens, None, None
     if price_in is not None or price_out is not None:
         of_prompt, of_output = price_in or 0.0, price_out or 0.0
         money = (prompt_tokens * of_prompt + requests * longest * of_output) / 1e6
@@ -183,10 +177,10 @@ def estimate_cost(
 
 @dataclass(frozen=True)
 class RatingRun:
-    """What came of asking.
+    """The outcome of asking.
 
-    ``asked``: answers that came in now. ``found``: rows that needed none. ``refused``: rows that the server would not
-    rate. ``prompt_tokens``, ``output_tokens``: of the new answers, by the server's own count.
+    ``asked``: answers that arrived now. ``found``: rows that needed none. ``refused``: rows that the server would not
+    rate. ``prompt_tokens``, ``output_tokens`` of the new answers, by the server's own count.
     """
 
     ratings: Ratings

@@ -2,50 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Sequence
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class PairAgreement:
-    """Two raters: ``exact``: share of rows with the same label; ``rank_correlation``: Spearman's ρ, ties at their mean
-    rank, NaN where one gives a single label."""
-
-    first: str
-    second: str
-    exact: float
-    rank_correlation: float
-
-
-def pair_agreements(labels: Mapping[str, np.ndarray]) -> list[PairAgreement]:
-    """Of every two raters' labels, int64 (N,) each, over the same rows."""
-    return [
-        PairAgreement(a, b, float(np.mean(labels[a] == labels[b])), rank_correlation(labels[a], labels[b]))
-        for a, b in combinations(labels, 2)
-    ]
-
-
 def rank_correlation(a_N: np.ndarray, b_N: np.ndarray) -> float:
-    """Spearman's ρ: Pearson's correlation of the ranks, ties at their mean rank."""
-    ranks = [_mean_ranks(np.asarray(values)) for values in (a_N, b_N)]
-    centred = [rank - rank.mean() for rank in ranks]
-    spread = float(np.sqrt(np.square(centred[0]).sum() * np.square(centred[1]).sum()))
-    return float(np.dot(*centred)) / spread if spread > 0 else float("nan")
+    """Spearman's ρ: Pearson's correlation of the ranks, ties at their mean rank; NaN where all of ``a`` or ``b`` are
+    equal."""
+    from scipy.stats import rankdata
 
-
-def _mean_ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + last - 1) / 2)[inverse.ravel()]
+    a, b = (ranks - ranks.mean() for ranks in (rankdata(a_N), rankdata(b_N)))
+    spread = float(np.sqrt(np.square(a).sum() * np.square(b).sum()))
+    return float(np.dot(a, b)) / spread if spread > 0 else float("nan")
 
 
 def shared_selection(selections: Sequence[np.ndarray]) -> float:
     """Rows that all selections hold, as a share of the smallest; selections are arrays of row numbers."""
-    common = set(selections[0].tolist())
-    for selection in selections[1:]:
-        common &= set(selection.tolist())
+    common = set.intersection(*(set(selection.tolist()) for selection in selections))
     smallest = min(len(selection) for selection in selections)
     return len(common) / smallest if smallest else float("nan")

@@ -1,11 +1,11 @@
-"""What a rater is asked about a conversation, and what counts as its answer (step 1 of DS²)."""
+"""The question a rater is asked about a conversation, and what counts as its answer (step 1 of DS²)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 LOWEST_RATING, HIGHEST_RATING = 1, 10
 MAX_CHARACTERS = 8192
-"""Where a sample is cut for a rater whose tokenizer is not at hand: about MAX_TOKENS of English."""
+"""Where a sample is cut for a rater whose tokenizer is not available: about MAX_TOKENS of English."""
 MAX_TOKENS = 2048
 
 Shorten = Callable[[str], str]
-"""Gives the beginning of a text that a rater is to see: all of it where it is short enough."""
+"""Returns the beginning of a text that a rater is to see: all of it where it is short enough."""
 
 _Grade = Annotated[int, Field(ge=LOWEST_RATING, le=HIGHEST_RATING)]
 
 _SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool result"}
-_LONGEST_ANSWER = 1 << 14  # characters; what is longer comes from a rater that has lost its way
+_LONGEST_ANSWER = 1 << 14  # characters; only a rater that repeats itself writes more
 _DECODER = json.JSONDecoder()
 
 _TASK = """\
@@ -50,7 +50,7 @@ Answer with one JSON object and nothing else. It has these four keys, each with 
 
 
 class Rating(BaseModel):
-    """A rater's answer: four integers from 1 to 10. The schema is strict: no texts, fractions or truth values."""
+    """A rater's answer: four integers from 1 to 10. The schema is strict: no strings, floats or booleans."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
@@ -62,7 +62,7 @@ class Rating(BaseModel):
 
 @dataclass(frozen=True)
 class RatingPrompt:
-    """``text``: the one user message that a rater gets. ``cut_characters``: so many of the sample were left out, which
+    """``text``: the one user message that a rater gets. ``cut_characters``: how many of the sample it leaves out, which
     the message says too."""
 
     text: str
@@ -70,15 +70,15 @@ class RatingPrompt:
 
 
 def first_characters(count: int = MAX_CHARACTERS) -> Shorten:
-    """Cut behind so many characters."""
+    """Cuts a text after ``count`` characters."""
     return lambda text: text[:count]
 
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase, count: int = MAX_TOKENS) -> Shorten:
-    """Cut behind so many tokens of a fast tokenizer."""
+    """Cuts a text after ``count`` tokens of a fast tokenizer."""
 
     def shorten(text: str) -> str:
-        encoded: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         offsets = encoded["offset_mapping"]
         return text if len(offsets) <= count else text[: offsets[count][0]]
 
@@ -89,8 +89,8 @@ def rating_prompt(conversation: Conversation, shorten: Shorten) -> RatingPrompt:
     """The question about one conversation. Raises TemplateError for a row of token ids, which has no text."""
     if conversation.kind == "tokens":
         raise TemplateError(
-            f"{conversation.file}:{conversation.line}: row {conversation.id!r} holds token ids without their text, so "
-            "that no rater can read it; rate the texts it was made of, or take such rows out of the pool"
+            f"{conversation.file}:{conversation.line}: row {conversation.id!r} holds token ids without their text, "
+            "which no rater can read; rate the texts it was made from, or remove such rows from the pool"
         )
     whole = "\n\n".join(_paragraphs(conversation))
     shown = shorten(whole)
@@ -98,7 +98,7 @@ def rating_prompt(conversation: Conversation, shorten: Shorten) -> RatingPrompt:
     if cut:
         shown += f"\n[The sample is cut here; {cut:,} more characters follow.]"
     fence = "=" * 10
-    while fence in whole:  # so that no sample can pretend to end early
+    while fence in whole:  # so that no sample can fake its own end
         fence += "="
     return RatingPrompt(_TASK.format(fence=fence, sample=shown), cut)
 
@@ -106,8 +106,8 @@ def rating_prompt(conversation: Conversation, shorten: Shorten) -> RatingPrompt:
 def parse_answer(text: str) -> Rating | None:
     """The rating in an answer, or None.
 
-    The JSON object may stand in prose or in a code fence, or inside another object. None for an object that is cut
-    off, lacks a key, or has a value that is no integer from 1 to 10, and for an answer of two ratings that differ.
+    The JSON object may be inside prose, a code fence or another object. None for an object that is cut off, lacks a
+    key, or has a value that is not an integer from 1 to 10, and for an answer with two different ratings.
     """
     found = set(_ratings(text[:_LONGEST_ANSWER]))
     return found.pop() if len(found) == 1 else None
@@ -120,7 +120,7 @@ def _ratings(text: str) -> Iterator[Rating]:
         try:
             value, stop = _DECODER.raw_decode(text, start)
             rating = Rating.model_validate(value)
-        except (ValueError, RecursionError):  # no JSON, or of another form; what lies inside may be it
+        except (ValueError, RecursionError):  # not JSON, or of another form; an object inside it may fit
             pass
         else:
             yield rating

@@ -1,4 +1,4 @@
-"""Ratings of a pool's conversations: those that came ready-made in a file, and those that were asked for."""
+"""Ratings of a pool's conversations, read from a file or asked of a rater, and the classes that DS² works with."""
 
 from __future__ import annotations
 
@@ -6,55 +6,53 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, SupportsFloat
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from tokenclean.ds2.rating_classes import CLASSES, classes_of
 from tokenclean.ds2.rating_prompt import HIGHEST_RATING, LOWEST_RATING, Rating
 from tokenclean.errors import RecipeError, TableError
-from tokenclean.pool.reading import Record, read_records
+from tokenclean.pool.reading import read_records
+from tokenclean.recipe import RatingsSettings
 from tokenclean.store import atomic_path
 
 logger = logging.getLogger(__name__)
 
+CLASSES = 6
+"""Classes 0 … 5: ratings up to 4 are one class, and so are those from 9 on."""
+
 Scale = Literal["ratings", "classes"]
 RANGES: dict[Scale, tuple[int, int]] = {"ratings": (LOWEST_RATING, HIGHEST_RATING), "classes": (0, CLASSES - 1)}
-"""Lowest and highest value of a scale: ratings as a rater gives them, or the classes that DS² makes of them."""
-FURTHER_SCALES = ("rarity", "complexity", "informativeness")
+"""Lowest and highest value of a scale: a rater's own ratings, or the classes that DS² makes of them."""
 
-_METADATA_KEY = b"tokenclean"
+_LOWEST, _HIGHEST = 4, 9  # ratings of the first and the last class
+_FURTHER_SCALES = ("rarity", "complexity", "informativeness")
 _NO_RATING = ("", "nan", "null", "none", "na")
 _SHOWN = 3
 
 _Key = str | tuple[str, int]
-"""What a row of a file is known by: a pool id, or a source (empty where there is one only) and a row number from 1."""
+"""What identifies a row: its id in the pool, or its source (empty where there is only one) and row number from 1."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ratings:
     """One rater's ratings of N conversations.
 
-    ``ids``: of the pool's rows, in the order of all arrays. ``rater``: its name. ``overall``: float64 (N,), whole
-    numbers on the ``scale`` (``ratings`` 1 to 10, ``classes`` 0 to 5), NaN where no answer could be read. ``rarity``,
-    ``complexity``, ``informativeness``: the same on 1 to 10, or None where they were not asked for.
+    ``ids``: row ids in the order of all arrays. ``rater``: its name. ``overall``: float64 (N,), whole numbers on the
+    ``scale`` (``ratings`` 1 to 10, ``classes`` 0 to 5), NaN where no answer could be read. ``further``: rarity,
+    complexity and informativeness, the same on 1 to 10, where the rater was asked for them.
     """
 
     ids: tuple[str, ...]
     rater: str
     overall: np.ndarray
     scale: Scale = "ratings"
-    rarity: np.ndarray | None = None
-    complexity: np.ndarray | None = None
-    informativeness: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        for name, values in (("overall", self.overall), *self.further.items()):
-            if values.shape != (len(self.ids),):
-                raise ValueError(f"{name} has shape {values.shape}, expected ({len(self.ids)},), one value an id")
+    further: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,196 +63,164 @@ class Ratings:
         return ~np.isnan(self.overall)
 
     @property
-    def further(self) -> dict[str, np.ndarray]:
-        """The scales beside ``overall`` that there are."""
-        values = {name: getattr(self, name) for name in FURTHER_SCALES}
-        return {name: value for name, value in values.items() if value is not None}
-
-    @property
     def classes(self) -> np.ndarray:
         """Class of each row, int64 (N,): clip(overall, 4, 9) − 4, or ``overall`` where it is a class already; 0 where
         no answer could be read."""
-        if self.scale == "ratings":
-            return classes_of(self.overall)
-        return np.nan_to_num(self.overall, nan=0.0).astype(np.int64)
+        values = self.overall if self.scale == "classes" else np.clip(self.overall, _LOWEST, _HIGHEST) - _LOWEST
+        return np.nan_to_num(values, nan=0.0).astype(np.int64)
 
 
 def ratings_of(ids: Sequence[str], rater: str, answers: Sequence[Rating | None]) -> Ratings:
-    """The ratings of answers in the order of ``ids``, None for one that could not be read."""
+    """Ratings from answers in the order of ``ids``, None for one that could not be read."""
     columns = {
         name: np.array([np.nan if a is None else getattr(a, name) for a in answers], dtype=np.float64)
-        for name in ("overall", *FURTHER_SCALES)
+        for name in ("overall", *_FURTHER_SCALES)
     }
-    return Ratings(tuple(ids), rater, columns.pop("overall"), "ratings", **columns)
+    return Ratings(tuple(ids), rater, columns.pop("overall"), further=columns)
 
 
-def write_ratings(path: Path | str, ratings: Ratings, metadata: Mapping[str, Any] | None = None) -> None:
+def write_ratings(path: Path | str, ratings: Ratings, metadata: Mapping[str, object]) -> None:
     """Write Parquet with the columns ``id`` (string), ``overall`` and the further scales (int8, null where no answer
-    could be read) and ``is_parsed`` (bool); rater, scale and ``metadata`` (JSON-able) stand in the file's metadata.
+    could be read) and ``is_parsed`` (bool). The file's metadata hold rater, scale and ``metadata`` as JSON.
 
     Raises RunFolderError where the file cannot be written.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    missing = ~ratings.is_parsed
-    columns: dict[str, Any] = {"id": pa.array(ratings.ids, pa.string())}
+    columns = {"id": pa.array(ratings.ids, pa.string())}
     for name, values in {"overall": ratings.overall, **ratings.further}.items():
         columns[name] = pa.array(np.nan_to_num(values).astype(np.int8), mask=np.isnan(values))
-    columns["is_parsed"] = pa.array(~missing)
-    stored = {**(metadata or {}), "rater": ratings.rater, "scale": ratings.scale}
-    table = pa.table(columns).replace_schema_metadata({_METADATA_KEY: json.dumps(stored, sort_keys=True).encode()})
+    columns["is_parsed"] = pa.array(ratings.is_parsed)
+    stored = json.dumps({**metadata, "rater": ratings.rater, "scale": ratings.scale}, sort_keys=True)
+    table = pa.table(columns).replace_schema_metadata({b"tokenclean": stored.encode()})
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def read_ratings(path: Path | str, ids: Sequence[str]) -> Ratings:
-    """What ``write_ratings`` wrote, for the pool rows ``ids`` in their order; rows that these lack are left out.
-
-    Raises TableError for another file and as ``load_ratings`` does.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        stored = json.loads((pq.read_schema(path).metadata or {})[_METADATA_KEY])
-        rater, scale = str(stored["rater"]), stored["scale"]
-        if scale not in RANGES:
-            raise ValueError(f"scale {scale!r}")
-    except FileNotFoundError as error:
-        raise TableError(f"{path}: no such file; `tokenclean rate` writes one") from error
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
-        raise TableError(
-            f"{path}: not a file of ratings that tokenclean wrote ({error!r}); ratings of another make are read with "
-            "their columns and their scale named"
-        ) from error
-    names = [name for name in FURTHER_SCALES if name in pq.read_schema(path).names]
-    overall = load_ratings(path, ids, rating_column="overall", scale=scale, id_column="id", rater=rater)
-    columns = {
-        name: load_ratings(path, ids, rating_column=name, scale="ratings", id_column="id").overall for name in names
-    }
-    return replace(overall, **columns)
-
-
-def load_ratings(
-    path: Path | str,
-    ids: Sequence[str],
-    *,
-    rating_column: str,
-    scale: Scale,
-    id_column: str | None = None,
-    number_column: str | None = None,
-    numbers_from: Literal[0, 1] | None = None,
-    source_column: str | None = None,
-    rater: str | None = None,
-) -> Ratings:
+def load_ratings(settings: RatingsSettings, ids: Sequence[str]) -> Ratings:
     """Ready-made ratings of the pool rows ``ids`` from CSV, JSON lines or Parquet (as ``read_records`` reads them).
 
-    ``scale``: what the column holds, ``ratings`` (1 to 10) or ``classes`` (0 to 5); nothing guesses it. A row of the
-    file belongs to the pool row that ``id_column`` names (``source:number:hash``), or to the one that stood at the
-    place of ``number_column`` in its own file, counted from ``numbers_from``: lines of JSON lines (blank ones count),
-    rows of a table. With several sources in the pool, ``source_column`` says whose number it is. Rows that the pool
-    lacks are passed over. An empty cell, null or NaN is a rating that could not be read, and a warning counts them.
-    ``rater``: its name, by default the column's.
+    A row of the file belongs to the pool row whose id (``source:number:hash``) is in ``id_column``, or to the one whose
+    place in its own source file is in ``number_column``, counted from ``numbers_from``: lines of JSON lines (blank ones
+    count), rows of a table. With several sources in the pool, ``source_column`` says whose number it is. Rows that the
+    pool lacks are skipped. An empty cell, null or NaN is a rating that could not be read; a warning counts them.
 
     Raises PoolError for a file that cannot be read; RecipeError for columns that do not say which row is meant;
-    TableError, naming file, row and column, for a missing column, a key twice, a value off the scale, and for pool
-    rows without a row in the file.
+    TableError, naming file, row and column, for a missing column, a key that occurs twice, a value off the scale, and
+    for pool rows without a row in the file.
     """
-    path = Path(path)
-    join = _Join(path, id_column, number_column, numbers_from, source_column)
-    if scale not in RANGES:
-        raise RecipeError(f"scale: expected ratings (1 to 10) or classes (0 to 5), found {scale!r}", "ratings")
+    path, join = Path(settings.path).expanduser(), _Join(settings)
     wanted = join.keys_of_pool(ids)
     values = np.full(len(ids), np.nan)
     lines: dict[_Key, int] = {}
-    for record, row in _rows(path):
-        key = join.key_of_row(record, row)
+    for row in _rows(path):
+        key = join.key_of_row(row)
         if key in lines:
             raise TableError(
-                f"{path}:{record.line}: {join.describe(key)} was rated before, in line {lines[key]}; keep one rating a "
+                f"{path}:{row.line}: {join.describe(key)} was rated before, in line {lines[key]}; keep one rating per "
                 "row, or put another rater's into a column of its own"
             )
-        lines[key] = record.line
-        value = _read_value(path, record, _cell(path, record, row, rating_column), rating_column, scale)
-        if (place := wanted.get(key)) is not None:
-            values[place] = value
-    _check_none_missing(path, ids, wanted, lines, join)
+        lines[key] = row.line
+        value = _rating(row, settings)
+        if (index := wanted.get(key)) is not None:
+            values[index] = value
+    if missing := [(key, index) for key, index in wanted.items() if key not in lines]:
+        shown = "".join(f"\n  {ids[index]} ({join.describe(key)})" for key, index in missing[:_SHOWN])
+        raise TableError(
+            f"{path}: rates {len(wanted) - len(missing):,} of the pool's {len(wanted):,} rows; expected one row for "
+            f"each of them. Add the missing ones (a cell may be empty), or remove them from the pool. The first:{shown}"
+        )
     if unread := int(np.isnan(values).sum()):
-        logger.warning("%s: %d of %d rows have no %s; they count as class 0", path, unread, len(ids), rating_column)
-    return Ratings(tuple(ids), rating_column if rater is None else rater, values, scale)
+        logger.warning(
+            "%s: %d of %d rows have no %s; they count as class 0", path, unread, len(ids), settings.rating_column
+        )
+    return Ratings(tuple(ids), settings.name, values, settings.scale)
 
 
 @dataclass(frozen=True)
-class _Join:
-    """By which columns the rows of a file find their rows of the pool."""
+class _Row:
+    """A row of a ratings file and its line there."""
 
     path: Path
-    id_column: str | None
-    number_column: str | None
-    numbers_from: int | None
-    source_column: str | None
+    line: int
+    cells: Mapping[str, object]
 
-    def __post_init__(self) -> None:
+    def cell(self, column: str) -> object:
+        if column not in self.cells:
+            close = get_close_matches(column, list(self.cells), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            columns = ", ".join(self.cells) or "none"
+            raise TableError(f"{self.path}:{self.line}: has no column {column!r}; it has {columns}{hint}")
+        return self.cells[column]
+
+    def text(self, column: str, expected: str) -> str:
+        value = self.cell(column)
+        if not isinstance(value, str):
+            raise self.unexpected(column, expected)
+        return value
+
+    def unexpected(self, column: str, expected: str, hint: str = "") -> TableError:
+        """The error for a cell that does not hold what is expected."""
+        return TableError(f"{self.path}:{self.line}: {column}: expected {expected}, found {self.cells[column]!r}{hint}")
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    for record in read_records(path):
+        if record.row is None:
+            raise TableError(f"{path}:{record.line}: cannot be read: {record.fault}; correct or remove this row")
+        yield _Row(path, record.line, record.row)
+
+
+class _Join:
+    """Finds the pool row that a row of the file rates, by id or by row number."""
+
+    def __init__(self, settings: RatingsSettings) -> None:
+        self.path, self.id_column = settings.path, settings.id_column or "id"
+        self.number_column, self.source_column = settings.number_column, settings.source_column
+        self.numbers_from = settings.numbers_from
         problems = []
-        if (self.id_column is None) == (self.number_column is None):
+        if settings.id_column is not None and self.number_column is not None:
             problems.append(
-                "name the column that says which row a rating is of: either id_column (the pool's own ids) or "
-                "number_column (row numbers)"
+                "name one column that says which row is rated: either id_column (the pool's own ids) or number_column "
+                "(row numbers)"
             )
-        if self.number_column is not None and self.numbers_from not in (0, 1):
-            problems.append(
-                f"numbers_from: say whether {self.number_column!r} counts rows from 0 or from 1, found "
-                f"{self.numbers_from!r}"
-            )
-        if self.number_column is None and (self.numbers_from is not None or self.source_column is not None):
-            problems.append("numbers_from and source_column go with number_column; leave them out")
+        if self.number_column is None and self.source_column is not None:
+            problems.append("source_column needs number_column; leave it out")
         if problems:
             raise RecipeError(problems, f"ratings {self.path}")
 
     def keys_of_pool(self, ids: Sequence[str]) -> dict[_Key, int]:
-        """Key of each row of the pool, and its place."""
+        """Key -> index of each row of the pool."""
         keys: dict[_Key, int] = {}
-        for place, identity in enumerate(ids):
-            key = identity if self.id_column is not None else self._numbered(identity)
+        for index, identity in enumerate(ids):
+            key = identity if self.number_column is None else self._numbered(identity)
             if key in keys:
-                ways = "" if self.source_column is not None else "name the source_column, or "
-                remedy = "each row once" if self.id_column is not None else f"{ways}join by id_column"
+                source = "" if self.source_column is not None else "name the source_column, or "
+                remedy = "each row once" if self.number_column is None else f"{source}join by id_column"
                 raise TableError(
                     f"{self.path}: the pool's rows {ids[keys[key]]!r} and {identity!r} are both {self.describe(key)}; "
                     f"{remedy}"
                 )
-            keys[key] = place
+            keys[key] = index
         return keys
 
-    def key_of_row(self, record: Record, row: Mapping[str, Any]) -> _Key:
-        """Key of a row of the file."""
-        if self.id_column is not None:
-            value = _cell(self.path, record, row, self.id_column)
-            if not isinstance(value, str) or not value:
-                raise TableError(f"{self._at(record, self.id_column)}: expected the id of a row, found {value!r}")
-            return value
-        assert self.number_column is not None
-        assert self.numbers_from is not None
-        value = _cell(self.path, record, row, self.number_column)
-        number = _whole_number(value)
+    def key_of_row(self, row: _Row) -> _Key:
+        if self.number_column is None:
+            identity = row.text(self.id_column, "the id of a row")
+            if not identity:
+                raise row.unexpected(self.id_column, "the id of a row")
+            return identity
+        number = _whole_number(row.cell(self.number_column))
         if number is None or number < self.numbers_from:
-            raise TableError(
-                f"{self._at(record, self.number_column)}: expected a row number from {self.numbers_from} on, found "
-                f"{value!r}"
-            )
-        source = "" if self.source_column is None else _cell(self.path, record, row, self.source_column)
-        if not isinstance(source, str):
-            raise TableError(f"{self._at(record, self.source_column or '')}: expected a source name, found {source!r}")
+            raise row.unexpected(self.number_column, f"a row number from {self.numbers_from} on")
+        source = "" if self.source_column is None else row.text(self.source_column, "a source name")
         return source, number - self.numbers_from + 1
 
     def describe(self, key: _Key) -> str:
-        """The key in the file's own words."""
+        """The key as the file writes it."""
         if isinstance(key, str):
             return f"row {key!r}"
         source, number = key
         of_source = f" of source {source!r}" if source else ""
-        return f"row number {number - 1 + (self.numbers_from or 0)}{of_source}"
+        return f"row number {number - 1 + self.numbers_from}{of_source}"
 
     def _numbered(self, identity: str) -> _Key:
         source, *rest = identity.rsplit(":", 2)
@@ -265,62 +231,30 @@ class _Join:
             )
         return source if self.source_column is not None else "", int(rest[0])
 
-    def _at(self, record: Record, column: str) -> str:
-        return f"{self.path}:{record.line}: {column}"
 
-
-def _rows(path: Path) -> Iterator[tuple[Record, Mapping[str, Any]]]:
-    for record in read_records(path.expanduser()):
-        if record.row is None:
-            raise TableError(f"{path}:{record.line}: cannot be read: {record.fault}; mend or remove this row")
-        yield record, record.row
-
-
-def _cell(path: Path, record: Record, row: Mapping[str, Any], column: str) -> Any:
-    if column not in row:
-        close = get_close_matches(column, list(row), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise TableError(f"{path}:{record.line}: has no column {column!r}; it has {', '.join(row) or 'none'}{hint}")
-    return row[column]
-
-
-def _read_value(path: Path, record: Record, cell: Any, column: str, scale: Scale) -> float:
+def _rating(row: _Row, settings: RatingsSettings) -> float:
     """A whole number on the scale; NaN for an empty cell. Raises TableError."""
-    text = cell.strip().lower() if isinstance(cell, str) else cell
-    if text is None or text in _NO_RATING or (isinstance(text, float) and math.isnan(text)):
+    cell, scale = row.cell(settings.rating_column), settings.scale
+    if cell is None or (isinstance(cell, str) and cell.strip().lower() in _NO_RATING):
         return math.nan
     low, high = RANGES[scale]
     number = _whole_number(cell)
-    if number is None or not low <= number <= high:
-        other: Scale = "classes" if scale == "ratings" else "ratings"
-        hint = ""
-        if number is not None and RANGES[other][0] <= number <= RANGES[other][1]:
-            hint = f"; if the column holds {other} ({RANGES[other][0]} to {RANGES[other][1]}), give scale: {other}"
-        raise TableError(
-            f"{path}:{record.line}: {column}: expected a whole number from {low} to {high} (scale: {scale}), found "
-            f"{cell!r}{hint}"
-        )
-    return float(number)
+    if number is not None and low <= number <= high:
+        return float(number)
+    other: Scale = "classes" if scale == "ratings" else "ratings"
+    other_low, other_high = RANGES[other]
+    hint = ""
+    if number is not None and other_low <= number <= other_high:
+        hint = f"; if the column holds {other} ({other_low} to {other_high}), set scale: {other}"
+    raise row.unexpected(settings.rating_column, f"a whole number from {low} to {high} (scale: {scale})", hint)
 
 
-def _whole_number(value: Any) -> int | None:
-    """Also of a float or text such as 7.0, which tables with gaps make of integers; None for anything else."""
-    if isinstance(value, bool):
+def _whole_number(value: object) -> int | None:
+    """Also from a float or a text such as 7.0, to which tables with gaps convert integers; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (str, SupportsFloat)):
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         return None
-    return int(number) if math.isfinite(number) and number == int(number) else None
-
-
-def _check_none_missing(
-    path: Path, ids: Sequence[str], wanted: Mapping[_Key, int], found: Mapping[_Key, int], join: _Join
-) -> None:
-    missing = [(key, place) for key, place in wanted.items() if key not in found]
-    if missing:
-        shown = "".join(f"\n  {ids[place]} ({join.describe(key)})" for key, place in missing[:_SHOWN])
-        raise TableError(
-            f"{path}: rates {len(wanted) - len(missing):,} of the pool's {len(wanted):,} rows; expected one row for "
-            f"each of them. Add the missing ones (a cell may be empty), or take them out of the pool. The first:{shown}"
-        )
+    return int(number) if number.is_integer() else None

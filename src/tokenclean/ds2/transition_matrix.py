@@ -1,35 +1,26 @@
-"""The score transition matrix: how likely a rater says i where k is true, from what neighbours have in common.
+"""The score transition matrix: how likely a rater says i where k is true, estimated from neighbours' labels.
 
 Where a point and its two nearest neighbours share their true class (k-NN label clusterability), how often their noisy
-labels agree is a function of the matrix and the prior alone. Consensus of up to three labels identifies both.
+labels agree depends on the matrix and the prior alone. The consensus of up to three labels identifies both.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tokenclean.ds2.neighbours import Neighbours, draw_samples
+from tokenclean.errors import MissingExtraError
 
 ROUNDS, STEPS, LEARNING_RATE = 50, 1501, 0.1
 
 
 @dataclass(frozen=True)
-class Consensus:
-    """Shares of points by own label (K,), by own and nearest neighbour's (K, K), and by those and the second nearest's
-    (K, K, K); float64, each summing to 1."""
-
-    first: np.ndarray
-    second: np.ndarray
-    third: np.ndarray
-
-
-@dataclass(frozen=True)
 class Transition:
     """``matrix``: T (K, K), T[k, i] = P(noisy label i | true label k); ``prior``: p (K,) of the true labels;
-    ``residual``: how far the consensus is from theirs."""
+    ``residual``: distance of the observed consensus from the one that these two imply."""
 
     matrix: np.ndarray
     prior: np.ndarray
@@ -47,7 +38,7 @@ class Transition:
 
     @property
     def class_noise_rates(self) -> np.ndarray:
-        """P(true label ≠ j | noisy label j), (K,); 1 for a label that never comes."""
+        """P(true label ≠ j | noisy label j), (K,); 1 for a label that never occurs."""
         noisy = self.noisy_prior
         right = np.diag(self.matrix) * self.prior
         return 1 - np.divide(right, noisy, out=np.zeros_like(noisy), where=noisy > 0)
@@ -55,71 +46,62 @@ class Transition:
 
 def count_consensus(
     labels_N: np.ndarray, neighbours: Neighbours, classes: int, *, rounds: int = ROUNDS, seed: int = 0
-) -> Consensus:
-    """Consensus of labels 0 … ``classes`` − 1: the mean over ``rounds`` samples of the points, each with the neighbours
-    within it."""
-    thirds = np.zeros(classes**3)
+) -> np.ndarray:
+    """Shares of points by their own label, the nearest neighbour's and the second nearest's, float64 (K, K, K).
+
+    The mean over ``rounds`` samples of the points, with neighbours taken from the same sample. Labels are
+    0 … ``classes`` − 1.
+    """
+    shares = np.zeros(classes**3)
     for is_sampled in draw_samples(len(labels_N), rounds, seed):
         points, nearest, is_there = neighbours.among(is_sampled, 2)
-        points, pairs = points[is_there.all(axis=1)], nearest.indices[is_there.all(axis=1)]
-        if not len(points):
+        has_both = is_there.all(axis=1)
+        if not has_both.any():
             raise ValueError("no point has two neighbours in the sample; search for more of them")
-        cells = (labels_N[points] * classes + labels_N[pairs[:, 0]]) * classes + labels_N[pairs[:, 1]]
-        thirds += np.bincount(cells, minlength=classes**3) / len(points) / rounds
-    third = thirds.reshape(classes, classes, classes)
-    return Consensus(third.sum(axis=(1, 2)), third.sum(axis=2), third)
+        first, second = nearest.indices[has_both].T
+        cells = (labels_N[points[has_both]] * classes + labels_N[first]) * classes + labels_N[second]
+        shares += np.bincount(cells, minlength=classes**3) / len(cells) / rounds
+    return shares.reshape(classes, classes, classes)
 
 
-def consensus_of(matrix: np.ndarray, prior: np.ndarray) -> Consensus:
-    """The consensus that matrix and prior bring about: c1[i] = Σ_k p_k T_ki, c2[i, j] = Σ_k p_k T_ki T_kj,
-    c3[i, j, l] = Σ_k p_k T_ki T_kj T_kl."""
-    return Consensus(
-        prior @ matrix,
-        np.einsum("k,ki,kj->ij", prior, matrix, matrix),
-        np.einsum("k,ki,kj,kl->ijl", prior, matrix, matrix, matrix),
-    )
+def estimate_transition(consensus: np.ndarray) -> Transition:
+    """Minimise Σ_v ‖ĉ_v − c_v‖_F over matrix T and prior p by Adam; the best of all steps.
 
-
-def estimate_transition(
-    consensus: Consensus, *, steps: int = STEPS, learning_rate: float = LEARNING_RATE
-) -> Transition:
-    """Minimise Σ_v ‖ĉ_v − c_v‖_F by Adam, T a softmax of rows begun at 5·I − 1, p a softmax; the best of all steps."""
+    ĉ_v are the marginals of ``consensus`` over the first v = 1, 2, 3 labels; T and p imply c1[i] = Σ_k p_k T_ki,
+    c2[i, j] = Σ_k p_k T_ki T_kj, c3[i, j, l] = Σ_k p_k T_ki T_kj T_kl. T is a softmax over rows, initialised at
+    5·I − 1, and p a softmax initialised at 0.
+    """
     import torch
 
-    classes = len(consensus.first)
-    found = [torch.from_numpy(np.ascontiguousarray(c)) for c in (consensus.first, consensus.second, consensus.third)]
+    classes = len(consensus)
+    observed = [torch.tensor(c) for c in (consensus.sum(axis=(1, 2)), consensus.sum(axis=2), consensus)]
     rows = (5.0 * torch.eye(classes, dtype=torch.float64) - 1.0).requires_grad_()
     shares = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([rows, shares], lr=learning_rate)
-    best: tuple[float, np.ndarray, np.ndarray] | None = None
+    optimizer = torch.optim.Adam([rows, shares], lr=LEARNING_RATE)
+    best = Transition(np.empty((0, 0)), np.empty(0), math.inf)
     with torch.enable_grad():
-        for _ in range(steps):
+        for _ in range(STEPS):
             matrix, prior = rows.softmax(dim=1), shares.softmax(dim=0)
             weighted = prior[:, None] * matrix
-            made = (
-                weighted.sum(dim=0),
-                weighted.T @ matrix,
-                torch.einsum("ki,kj,kl->ijl", weighted, matrix, matrix),
-            )
-            residual = torch.stack([torch.linalg.vector_norm(a - b) for a, b in zip(found, made, strict=True)]).sum()
-            if best is None or float(residual.detach()) < best[0]:
-                best = float(residual.detach()), matrix.detach().numpy().copy(), prior.detach().numpy().copy()
+            # The order of these three decides how gradients add up, and so the last bits of the result.
+            first, second = weighted.sum(dim=0), weighted.T @ matrix
+            implied = (first, second, torch.einsum("ki,kj,kl->ijl", weighted, matrix, matrix))
+            norms = [torch.linalg.vector_norm(a - b) for a, b in zip(observed, implied, strict=True)]
+            residual = torch.stack(norms).sum()
+            if (value := residual.item()) < best.residual:
+                best = Transition(matrix.detach().numpy(), prior.detach().numpy(), value)
             optimizer.zero_grad()
             residual.backward()
             optimizer.step()
-    if best is None:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    return Transition(best[1], best[2], best[0])
+    return best
 
 
 def second_opinion(labels_N: np.ndarray, votes_N_K: np.ndarray) -> Transition:
-    """The same by cleanlab's confident learning, from the labels that neighbours vote for (rows of ``votes_N_K`` sum to
+    """The transition matrix by cleanlab's confident learning, from the votes of neighbours (``votes_N_K``, rows sum to
     1); ``residual`` is NaN.
 
     Raises MissingExtraError without the package.
     """
-    from tokenclean.errors import MissingExtraError
-
     try:
         from cleanlab.count import compute_confident_joint, estimate_latent
     except ImportError as error:
@@ -129,7 +111,7 @@ def second_opinion(labels_N: np.ndarray, votes_N_K: np.ndarray) -> Transition:
     dense = np.searchsorted(present, labels)
     votes = np.asarray(votes_N_K, dtype=np.float64)[:, present]
     votes = votes / votes.sum(axis=1, keepdims=True)
-    joint: Any = compute_confident_joint(dense, votes)
+    joint = np.asarray(compute_confident_joint(dense, votes))
     prior, noise_matrix, _ = estimate_latent(joint, dense)
     matrix, whole_prior = np.eye(votes_N_K.shape[1]), np.zeros(votes_N_K.shape[1])
     matrix[np.ix_(present, present)] = np.asarray(noise_matrix).T  # cleanlab's columns are true labels

@@ -1,1 +1,1 @@
-"""Models on benchmarks: scores an item, and what their differences tell."""
+"""Models on benchmarks: a score for every item, and whether the differences between models are real."""

@@ -3,14 +3,14 @@
 What is claimed
     A task's score is the mean over its items, the average the mean over tasks (Table 1 of the paper). Items are nested
     in tasks and crossed with seeds, since every seed of every strategy answers the same items. An interval covers the
-    difference that would show on further items of the same tasks and under further seeds; with one seed, the difference
-    between the models that this seed gave.
+    difference on further items of the same tasks and under further seeds; with one seed, the difference between the
+    models that this seed produced.
 
 How
     Items are resampled within each task (and within its groups), together for all strategies and seeds. Seeds are not
     resampled: two to five of them give too few different resamples, and their spread comes out too small by a factor
-    (S − 1)/S, without the width that t quantiles need. Instead the variance between seeds is estimated, joined to the
-    bootstrap of the items, and the whole stretched for its few degrees of freedom (``crossed.limits``).
+    (S − 1)/S, without the width that t quantiles need. Instead the variance between seeds is estimated, combined with
+    the bootstrap of the items, and the result widened for its few degrees of freedom (``intervals.limits``).
 
 Measured coverage
     Of nominal 95 % intervals, on simulated binary items with differences between items, between strategies on an item,
@@ -22,12 +22,12 @@ Measured coverage
         four tasks of 50 to 200 items    94.4   93.7   96.3   96.7
         the four without seed effects    94.8   95.2   96.2   96.4
 
-    A single task on which the two strategies differ at fewer than about ten items is covered less, down to 85 % at
-    three or four, for a resample cannot hold an outcome that was not seen.
+    For a single task on which the two strategies differ at fewer than about ten items, coverage is lower, down to 85 %
+    at three or four, since a resample cannot contain an outcome that was not observed.
 
 When a difference is called real
-    When its interval leaves out 0, and it would do so too for the models at hand (two seeds that agree by chance make
-    an interval narrower than the items alone allow), and six items differ, with fewer of which the exact sign test
+    When its interval excludes 0, and also excludes it for the models at hand alone (two seeds that agree by chance make
+    an interval narrower than the items alone allow), and at least six items differ: with fewer, the exact sign test
     cannot reach 5 %.
 """
 
@@ -53,7 +53,7 @@ from tokenclean.evaluation.intervals import (
 from tokenclean.evaluation.item_scores import ItemScores
 
 FEWEST_DIFFERING = 6
-"""Items that must differ before a difference can be real: with m of them a sign test's p is 2^(1−m) at least."""
+"""Items that must differ before a difference can be real: with m of them a sign test's p is at least 2^(1−m)."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Difference:
     """A strategy's score minus the control's, in [−1, 1], with its 95 % interval.
 
     ``p``: two-sided; the largest of the p that is dual to the interval, the same for the models at hand, and 2^(1−m) of
-    the sign test for m ``items_differing``, those of all ``items`` whose score differs in the mean over seeds.
+    the sign test, where m = ``items_differing`` is how many of ``items`` have another score in the mean over seeds.
     """
 
     value: float
@@ -81,21 +81,20 @@ class Difference:
 
     @property
     def half_width(self) -> float:
-        """Half the interval's length."""
+        """Half the interval's width."""
         return (self.high - self.low) / 2
 
     @property
     def is_real(self) -> bool:
-        """True when the interval leaves out 0 and p, which asks more, is below 5 %."""
+        """True when the interval excludes 0 and p, which is stricter, is below 5 %."""
         return excludes_zero(self.low, self.high) and self.p < 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class AgainstControl:
-    """A strategy against the control: ``tasks`` by name, and the ``average`` over them with the ``spread`` it rests on.
+    """A strategy against the control: ``tasks`` by name, and the ``average`` over them with the ``spread`` behind it.
 
-    ``holm_p``: p of the average, adjusted by Holm's method for the number of strategies that are held against the
-    control.
+    ``holm_p``: p of the average, adjusted by Holm's method for the number of strategies compared with the control.
     """
 
     tasks: Mapping[str, Difference]
@@ -105,7 +104,7 @@ class AgainstControl:
 
     @property
     def is_real_among_all(self) -> bool:
-        """True when the average's difference is real after Holm's correction too."""
+        """True when the average's difference is real, also after Holm's correction."""
         return self.average.is_real and self.holm_p < 0.05
 
 
@@ -124,16 +123,16 @@ class Comparison:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """In their order."""
+        """Their names, in the order of ``items``."""
         return tuple(self.items)
 
 
 def compare(scores: ItemScores, control: str, *, draws: int = 10_000, seed: int = 0) -> Comparison:
-    """Hold every strategy against ``control``; the method is in the module's docstring.
+    """Compare every strategy with ``control``; the module's docstring describes the method.
 
-    ``draws``: bootstrap samples; ``seed``: of the resampling. A task's draws depend on its name and ``seed`` only, so
-    its interval stays when other tasks or strategies are added. Raises ValueError for an unknown control and fewer than
-    100 draws.
+    ``draws``: number of bootstrap samples; ``seed`` of the resampling. A task's draws depend on its name and ``seed``
+    only, so its interval stays the same when other tasks or strategies are added. Raises ValueError for an unknown
+    control and fewer than 100 draws.
     """
     if control not in scores.strategies:
         known = ", ".join(map(repr, scores.strategies))
@@ -160,9 +159,9 @@ def compare(scores: ItemScores, control: str, *, draws: int = 10_000, seed: int 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values, in the order given: p₍ᵢ₎ → max over j ≤ i of min(1, (m − j + 1) p₍ⱼ₎)."""
     adjusted, running = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = running
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
     return adjusted
 
 

@@ -1,4 +1,4 @@
-"""One model on one benchmark through lm-evaluation-harness: a score for every question."""
+"""One model on one benchmark with lm-evaluation-harness: a score for every question."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ SCHEMA = pa.schema(
         ("responses", pa.string()),
     ]
 )
-"""A row a question: its part, its number there, its score in [0, 1], the harness's hashes of document and prompt, the
-right answer, and what the model gave (JSON: log-likelihoods with is_greedy for each option, or the text)."""
+"""One row per question: its part, its number there, its score in [0, 1], the harness's hashes of document and prompt,
+the right answer, and the model's answer (JSON: log-likelihoods with is_greedy for each option, or the text)."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """``questions``: a table of ``SCHEMA``; ``versions``: part -> the task's version; ``requested_tokens`` and
-    ``computed_tokens``: of log-likelihoods."""
+    ``computed_tokens``: tokens of the log-likelihoods, and how many of these the model computed."""
 
     questions: pa.Table
-    versions: Mapping[str, Any]
+    versions: Mapping[str, object]
     requested_tokens: int
     computed_tokens: int
 
 
 def evaluate(lm: PackedLM, loaded: LoadedBenchmark, *, few_shot_seed: int = 1234) -> Evaluation:
-    """Ask the model every question that ``loaded`` holds, in the harness's own prompts, and keep each answer.
+    """Ask the model every question of ``loaded``, in the harness's own prompts, and keep each answer.
 
-    ``few_shot_seed``: of the harness's choice of solved examples, for tasks that draw them (its default). Raises
-    EvaluationError where a question has no such figure as the benchmark counts.
+    ``few_shot_seed``: seed of the harness's choice of solved examples, for tasks that draw them (its default). Raises
+    EvaluationError where a question lacks the benchmark's metric.
     """
     from lm_eval.evaluator import evaluate as ask
 
@@ -63,39 +63,29 @@ def evaluate(lm: PackedLM, loaded: LoadedBenchmark, *, few_shot_seed: int = 1234
         )
     rows = []
     for part in loaded.tasks:
-        for told in sorted(found["samples"][part], key=lambda sample: sample["doc_id"]):
-            metric = loaded.benchmark.metric or told["metrics"][0]
-            if metric not in told:
-                raise EvaluationError(f"{part}: expected the figure {metric}, found {', '.join(told['metrics'])}")
-            rows.append(
-                {
-                    "part": part,
-                    "question": told["doc_id"],
-                    "score": float(told[metric]),
-                    "doc_hash": told["doc_hash"],
-                    "prompt_hash": told["prompt_hash"],
-                    "target": str(told["target"]),
-                    "responses": json.dumps(told["filtered_resps"], ensure_ascii=False, default=float),
-                }
-            )
-    return Evaluation(
-        pa.Table.from_pylist(rows, SCHEMA),
-        {part: found["versions"].get(part) for part in loaded.tasks},
-        lm.requested_tokens - before[0],
-        lm.computed_tokens - before[1],
-    )
+        for answer in sorted(found["samples"][part], key=lambda answer: answer["doc_id"]):
+            metric = loaded.benchmark.metric or answer["metrics"][0]
+            if metric not in answer:
+                raise EvaluationError(f"{part}: expected the metric {metric}, found {', '.join(answer['metrics'])}")
+            hashes, target = (answer["doc_hash"], answer["prompt_hash"]), str(answer["target"])
+            responses = json.dumps(answer["filtered_resps"], ensure_ascii=False, default=float)
+            row = (part, answer["doc_id"], float(answer[metric]), *hashes, target, responses)
+            rows.append(dict(zip(SCHEMA.names, row, strict=True)))
+    versions = {part: found["versions"].get(part) for part in loaded.tasks}
+    tokens = (lm.requested_tokens - before[0], lm.computed_tokens - before[1])
+    return Evaluation(pa.Table.from_pylist(rows, SCHEMA), versions, *tokens)
 
 
 def harness_version() -> str:
-    """Of the installed lm-eval."""
+    """Version of the installed lm-eval."""
     return importlib.metadata.version("lm_eval")
 
 
 def item_scores(questions: pa.Table, loaded: LoadedBenchmark) -> tuple[np.ndarray, np.ndarray | None]:
     """Scores of independent items, float64 (I,), and the part of each where there are several, else None.
 
-    Where the parts ask the same questions, an item is a question: the mean over the parts of those that all of them
-    were asked.
+    Where the parts ask the same questions, an item is a question that all of them asked, and its score the mean over
+    the parts.
     """
     parts = np.array(questions["part"].to_pylist())
     scores = questions["score"].to_numpy()

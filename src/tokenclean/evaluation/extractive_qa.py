@@ -1,9 +1,9 @@
-"""Questions on a given passage in several languages, one solved example before each: TyDi QA as the paper asks it.
+"""Questions on a given passage in several languages, with one solved example before each: TyDi QA as in the paper.
 
-The prompt is one instruction line in the question's language, a solved example of that language and the question, as
-passage, question and answer (§10.2 and the evaluation code the paper builds on). Passages are cut at 512 tokens, at
-most 200 questions a language are asked, answers end at a line break or after 50 tokens, and F1 is SQuAD's against the
-best-fitting answer. XQuAD's questions are asked in the same form, under its own name.
+The prompt is one instruction line in the question's language, a solved example of that language and the question, each
+with passage, question and answer (§10.2 and the evaluation code that the paper builds on). Passages are cut at 512
+tokens, at most 200 questions per language are asked, answers end at a line break or after 50 tokens, and F1 is SQuAD's
+against the best-fitting answer. XQuAD's questions are asked in the same form, under its own name.
 """
 
 from __future__ import annotations
@@ -13,22 +13,26 @@ import random
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from tokenclean.errors import EvaluationError
 
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from transformers import PreTrainedTokenizerBase
+
 CONTEXT_TOKENS = 512
 ANSWER_TOKENS = 50
-QUESTIONS_A_LANGUAGE = 200
+QUESTIONS_PER_LANGUAGE = 200
 SEED = 42
 
 
 @dataclass(frozen=True)
 class Form:
-    """The instruction and the labels before passage, question and answer in one language."""
+    """The instruction, and the labels before passage, question and answer, in one language."""
 
     instruction: str
     passage: str
@@ -49,26 +53,26 @@ FORMS = {
         "Vastaa seuraavaan kysymykseen annetun kappaleen tiedon perusteella.", "Kappale:", "Kysymys:", "Vastaus:"
     ),
     "indonesian": Form(
-        "Jawab pertanyaan berikut berdasarkan informasi di bagian yang diberikan.",
-        "Bagian:",
-        "Pertanyaan:",
-        "Jawaban:",
+        "Jawab pertanyaan berikut berdasarkan informasi di bagian yang diberikan.", "Bagian:", "Pertanyaan:", "Jawaban:"
     ),
     "korean": Form("주어진 문단의 정보에 기반하여 다음 질문에 답하십시오.", "문단:", "질문:", "답변:"),
     "russian": Form(
         "Ответьте на следующий вопрос на основе информации в данном отрывке.", "Отрывок:", "Вопрос:", "Ответ:"
     ),
     "swahili": Form(
-        "Jibu swali lifuatalo kulingana na habari kwenye kifungu kilichotolewa.",
-        "Kifungu:",
-        "Swali:",
-        "Jibu:",
+        "Jibu swali lifuatalo kulingana na habari kwenye kifungu kilichotolewa.", "Kifungu:", "Swali:", "Jibu:"
     ),
     "telugu": Form("ఇచ్చిన పేరాలోని సమాచారం ఆధారంగా కింది ప్రశ్నకు సమాధానం ఇవ్వండి.", "పేరా:", "ప్రశ్న:", "సమాధానం:"),
 }
 
-Question = dict[str, Any]
-"""``id``, ``context``, ``question``, ``answers`` (texts, at least one)."""
+
+class Question(TypedDict):
+    """``answers``: texts, at least one."""
+
+    id: str
+    context: str
+    question: str
+    answers: list[str]
 
 
 def prompt(form: Form, example: Question, asked: Question) -> str:
@@ -81,44 +85,33 @@ def _asked(form: Form, question: Question) -> str:
     return f"{form.passage} {question['context']}\n{form.question} {question['question']}\n{form.answer}"
 
 
-def cut_passage(text: str, tokenizer: Any, tokens: int = CONTEXT_TOKENS) -> str:
-    """The text up to its first ``tokens`` tokens, as the tokenizer writes them back; whole where it has no more."""
+def cut_passage(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int = CONTEXT_TOKENS) -> str:
+    """The text up to its first ``tokens`` tokens, as the tokenizer decodes them; all of it where it has no more."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return text if len(ids) <= tokens else tokenizer.decode(ids[:tokens], skip_special_tokens=True)
+    return text if len(ids) <= tokens else str(tokenizer.decode(ids[:tokens], skip_special_tokens=True))
 
 
-def sample(questions: Sequence[Question], count: int, seed: int = SEED) -> list[Question]:
-    """At most ``count`` of them, drawn with the seed."""
+def sample(questions: Sequence[Question], count: int) -> list[Question]:
+    """At most ``count`` of them, drawn with the fixed seed."""
     if len(questions) <= count:
         return list(questions)
-    return random.Random(seed).sample(list(questions), count)
+    return random.Random(SEED).sample(list(questions), count)
 
 
-def read_tydiqa(rows: Sequence[Mapping[str, Any]], language: str) -> list[Question]:
-    """Questions of one language out of rows of the gold-passage task (``id`` begins with the language)."""
+def hub_questions(rows: Iterable[Any], language: str = "") -> list[Question]:
+    """Questions from the rows of a data set with SQuAD's columns: those whose ``id`` begins with the language, as in
+    TyDi QA."""
     return [
-        {
-            "id": row["id"],
-            "context": row["context"],
-            "question": row["question"],
-            "answers": list(row["answers"]["text"]),
-        }
-        for row in rows
-        if str(row["id"]).startswith(language)
+        _question(row, row["context"], row["answers"]["text"]) for row in rows if str(row["id"]).startswith(language)
     ]
 
 
 def read_squad(file: Path) -> list[Question]:
-    """Questions of a file in SQuAD's JSON. Raises EvaluationError where it is none."""
+    """Questions of a file in SQuAD's JSON. Raises EvaluationError where it has another form."""
     try:
         articles = json.loads(file.read_text(encoding="utf-8"))["data"]
         return [
-            {
-                "id": question["id"],
-                "context": paragraph["context"],
-                "question": question["question"],
-                "answers": [answer["text"] for answer in question["answers"]],
-            }
+            _question(question, paragraph["context"], [answer["text"] for answer in question["answers"]])
             for article in articles
             for paragraph in article["paragraphs"]
             for question in paragraph["qas"]
@@ -130,22 +123,24 @@ def read_squad(file: Path) -> list[Question]:
         ) from error
 
 
+def _question(row: Mapping[str, Any], context: str, answers: Iterable[str]) -> Question:
+    return {"id": row["id"], "context": context, "question": row["question"], "answers": list(answers)}
+
+
 def passage_task(
     name: str,
     form: Form,
     questions: Sequence[Question],
     examples: Sequence[Question],
-    tokenizer: Any,
-    *,
-    seed: int = SEED,
-) -> dict[str, Any]:
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, object]:
     """The configuration of a harness task that asks these questions in this form.
 
-    One example, drawn with the seed from ``examples``, stands before all questions; where it is among the questions
-    itself (XQuAD has no training split), it is not asked.
+    One example, drawn from ``examples`` with the fixed seed, comes before every question. Where it is one of the
+    questions (XQuAD has no training split), it is not asked.
     """
-    example = random.Random(seed).choice(list(examples))
-    example = {**example, "context": cut_passage(example["context"], tokenizer)}
+    example = random.Random(SEED).choice(list(examples))
+    example: Question = {**example, "context": cut_passage(example["context"], tokenizer)}
     rows = [
         {
             "id": question["id"],
@@ -155,9 +150,15 @@ def passage_task(
         for question in questions
         if question["id"] != example["id"]
     ]
+
+    def load(**unused: object) -> DatasetDict:
+        from datasets import Dataset, DatasetDict
+
+        return DatasetDict({"validation": Dataset.from_list(rows)})
+
     return {
         "task": name,
-        "custom_dataset": _dataset_of(rows),
+        "custom_dataset": load,
         "validation_split": "validation",
         "output_type": "generate_until",
         "doc_to_text": "{{prompt}}",
@@ -172,15 +173,8 @@ def passage_task(
     }
 
 
-def _dataset_of(rows: list[dict[str, Any]]) -> Callable[..., Any]:
-    def load(**unused: Any) -> Any:
-        from datasets import Dataset, DatasetDict
-
-        return DatasetDict({"validation": Dataset.from_list(rows)})
-
-    return load
-
-
+# The harness puts this function's source text into the task's configuration, and so into the identity of every
+# finished evaluation: changing as much as its docstring has all of them repeated.
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """SQuAD's F1 and exact match of the answer given, against the best-fitting right one."""
     given = results[0].strip()
@@ -191,7 +185,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
 
 
 def answer_f1(given: str, right: str) -> float:
-    """Harmonic mean of precision and recall of the words, as SQuAD normalises them; 1 where both have none."""
+    """Harmonic mean of precision and recall of the words, normalised as in SQuAD; 1 where both have none."""
     ours, theirs = _words(given), _words(right)
     if not ours or not theirs:
         return float(ours == theirs)
@@ -203,6 +197,6 @@ def answer_f1(given: str, right: str) -> float:
 
 
 def _words(text: str) -> list[str]:
-    """Lower case, without ASCII punctuation and English articles."""
+    """Words in lower case, without ASCII punctuation and English articles."""
     text = "".join(character for character in text.lower() if character not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", text).split()

@@ -1,10 +1,10 @@
-"""A model for lm-evaluation-harness whose log-likelihoods go through the packed scorer, shared beginnings once."""
+"""A model for lm-evaluation-harness: log-likelihoods come from the packed scorer, shared prefixes computed once."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
@@ -12,27 +12,29 @@ from lm_eval.models.huggingface import HFLM
 from tokenclean.evaluation.task_data import quiet_harness
 from tokenclean.models.causal_lm import lm_of
 from tokenclean.scoring.continuation_likelihoods import ContinuationScorer
-from tokenclean.scoring.scorer import PACK_TOKENS
+from tokenclean.scoring.scorer import PACK_TOKENS, Progress
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-
-_HarnessModel: Any = HFLM  # its decorator hides what it is
+_HarnessModel: Any = HFLM  # its decorator hides its type
 
 
 class PackedLM(_HarnessModel):
     """The harness's own model class with its tokenization, truncation and generation, but our passes for likelihoods.
 
-    ``model``: a loaded causal LM, or the PEFT model around one; ``tokenizer``: its own. ``precision``, ``pack_tokens``
-    as of ``Scorer``; ``batch_size``: of generation. ``requested_tokens``/``computed_tokens`` count what likelihoods
-    asked for and what went through the model.
+    ``model``: a loaded causal LM, or the PEFT model around one; ``tokenizer``: its own. ``precision``, ``pack_tokens``:
+    as for ``Scorer``; ``batch_size``: for generation. ``requested_tokens`` counts the tokens of all likelihood
+    requests, ``computed_tokens`` those that went through the model.
     """
 
     def __init__(
         self,
         model: torch.nn.Module,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         precision: str = "exact",
         pack_tokens: int = PACK_TOKENS,
@@ -53,12 +55,12 @@ class PackedLM(_HarnessModel):
         self._progress = progress
         self.requested_tokens = self.computed_tokens = 0
 
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """As the harness's, without its bars."""
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """The harness's, without progress bars."""
         return super().loglikelihood(requests, disable_tqdm=True)
 
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        """As the harness's, without its bars."""
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        """The harness's, without progress bars."""
         return super().generate_until(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(
@@ -67,18 +69,16 @@ class PackedLM(_HarnessModel):
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
-        """As the harness's: (Σ log p, is greedy) of each request, long ones cut on the left."""
-        fitting, most = [], self.max_length + 1
+        """(Σ log p, is greedy) of each request, long ones cut on the left as the harness cuts them."""
+        fitting, too_long, most = [], 0, self.max_length + 1
         for _, context, continuation in requests:
-            tokens = [*context, *continuation][-most:]
+            tokens = [*context, *continuation]
+            too_long += len(tokens) > most
+            tokens = tokens[-most:]
             fitting.append((tokens[: -len(continuation)], tokens[-len(continuation) :]))
-        if too_long := sum(len(context) + len(continuation) > most for _, context, continuation in requests):
-            logger.warning(
-                "%d of %d requests are longer than the model's %d tokens and were cut on the left",
-                too_long,
-                len(requests),
-                self.max_length,
-            )
+        if too_long:
+            text = "%d of %d requests are longer than the model's %d tokens and were cut on the left"
+            logger.warning(text, too_long, len(requests), self.max_length)
         found = self._scorer.score(fitting, self._progress)
         self.requested_tokens += found.requested_tokens
         self.computed_tokens += found.computed_tokens

@@ -1,13 +1,14 @@
-"""How far a mean over items and seeds may lie from the truth, where each seed answers the same items.
+"""Confidence intervals of a mean over items and seeds, where every seed answers the same items.
 
-A score of item i under seed s is taken as μ + aₛ + bᵢ + eₛᵢ: the seeds are drawn from all seeds, the items of a task
-from all such items, the tasks are those that they are. A mean over n items and S seeds then has the variance
+The score of item i under seed s is modelled as μ + aₛ + bᵢ + eₛᵢ: seeds are drawn from all seeds, the items of a task
+from all such items, and the tasks are fixed. A mean over n items and S seeds then has the variance
 
     σ²_b/n + σ²_a/S + σ²_e/(nS).
 
 The variance over items of the mean over seeds estimates the first and the third term, and the variance over seeds of
-the mean over items the second and the third; the interaction, known from the residuals, would count twice and is taken
-from the items. Everything works on K columns at once: strategies, their differences, or repeats of a simulation.
+the mean over items the second and the third; the interaction would count twice, so its estimate from the residuals is
+subtracted from the items. Everything works on K columns at once: strategies, their differences, or repeats of a
+simulation.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from statistics import NormalDist
 import numpy as np
 
 LEVEL = 0.95
-"""Of the intervals."""
+"""Confidence level of the intervals."""
 
 _NORMAL = NormalDist()
 # Floats in the count matrix of a block of resamples.
@@ -30,8 +31,8 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class TaskValues:
-    """``values``: float64, shape (seeds, items, K); ``strata``: item numbers of each part that is resampled by itself,
-    at least two in each, all items once."""
+    """``values``: float64, shape (seeds, items, K); ``strata``: item numbers of each part that is resampled separately,
+    at least two in each, every item once."""
 
     values: np.ndarray
     strata: Sequence[np.ndarray]
@@ -41,9 +42,10 @@ class TaskValues:
 class Spread:
     """``mean`` over items, seeds and tasks, and the estimated terms of its variance; all float64, shape (K,).
 
-    ``items``: (σ²_b + σ²_e/S)/n, over items of the mean over seeds. ``interaction``: its part σ²_e/(nS). ``seeds``:
-    (σ²_a + σ²_e/n)/S, over seeds of the mean over items. With one seed, the last two are 0 and all speaks of that seed
-    alone. ``item_degrees``: Satterthwaite's degrees of freedom of ``items``, inf where nothing varies.
+    ``items``: (σ²_b + σ²_e/S)/n, from the variance over items of the mean over seeds. ``interaction``: its part
+    σ²_e/(nS). ``seeds``: (σ²_a + σ²_e/n)/S, from the variance over seeds of the mean over items. With one seed, the
+    last two are 0 and everything describes that seed alone. ``item_degrees``: Satterthwaite's degrees of freedom of
+    ``items``, inf where nothing varies.
     """
 
     mean: np.ndarray
@@ -55,7 +57,7 @@ class Spread:
 
     @property
     def item_part(self) -> np.ndarray:
-        """σ²_b/n: what more seeds leave, never below 0."""
+        """σ²_b/n, the variance that no number of seeds removes; never below 0."""
         return np.maximum(self.items - self.interaction, 0.0)
 
     @property
@@ -65,9 +67,9 @@ class Spread:
 
 
 def spread_of(tasks: Sequence[TaskValues]) -> Spread:
-    """Of the mean over tasks of each task's mean over its items.
+    """Spread of the mean over tasks of each task's mean over its items.
 
-    Within a task of parts g with n_g of its n items each, a term of the variance is Σ (n_g/n)² · that of the part.
+    In a task whose parts g have n_g of its n items, each term of the variance is Σ (n_g/n)² · that of the part.
     """
     count = len(tasks)
     seed_means = np.mean([task.values.mean(axis=1) for task in tasks], axis=0)  # (S, K)
@@ -95,7 +97,7 @@ def resampled_deviations(task: TaskValues, draws: int, rng: np.random.Generator)
     """Deviations of the task's mean in ``draws`` bootstrap samples of its items, float64, shape (draws, K).
 
     Items are drawn with replacement within each stratum, the same for all columns and seeds. A stratum's deviations are
-    stretched by sqrt(n/(n − 1)), so that their variance is the unbiased one.
+    scaled by sqrt(n/(n − 1)), so that their variance is unbiased.
     """
     over_seeds = task.values.mean(axis=0)
     size = len(over_seeds)
@@ -116,9 +118,9 @@ def resampled_deviations(task: TaskValues, draws: int, rng: np.random.Generator)
 def limits(spread: Spread, deviations: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper end of the interval around ``spread.mean``, float64, shape (K,) each.
 
-    ``deviations``: bootstrap deviations of the mean, shape (draws, K). Their quantiles q₋, q₊ carry the items; they are
-    shrunk to ``item_part``, joined with the seeds by the root of the sum of squares, and stretched for the few degrees
-    of freedom by c (``critical``) over the normal quantile z::
+    ``deviations``: bootstrap deviations of the mean, shape (draws, K). Their quantiles q₋, q₊ reflect the items; they
+    are shrunk to ``item_part``, combined with the seeds by the root of the sum of squares, and widened for the few
+    degrees of freedom by c (``critical``) over the normal quantile z::
 
         mean ∓ (c/z) · sqrt(item_part/items · q∓² + z² · seeds)
 
@@ -138,16 +140,16 @@ def limits(spread: Spread, deviations: np.ndarray, level: float = LEVEL) -> tupl
 def critical(
     item_part: np.ndarray, seeds: np.ndarray, item_degrees: np.ndarray, seed_count: int, level: float = LEVEL
 ) -> np.ndarray:
-    """By what to multiply sqrt(item_part + seeds) for half an interval's width, shape (K,).
+    """Factor of sqrt(item_part + seeds) that gives half an interval's width, shape (K,).
 
-    With the seeds' share w = seeds/(item_part + seeds) it runs from the t quantile of the items' degrees of freedom, at
+    With the seeds' share w = seeds/(item_part + seeds) it goes from the t quantile of the items' degrees of freedom, at
     w = 0, to that of S − 1 degrees, at w = 1:
 
         c = t_items + (t_seeds − t_items) · (1 − (1 − w²)⁴)
 
-    No exact c is known. Satterthwaite's, a t quantile of (S − 1)/w² degrees, covers down to 87 % for two seeds, since
-    two seeds that agree by chance make their own share look small; Cochran and Cox's, linear in w, up to 98 %. The
-    power is chosen so that whatever the true share, 93.5 to 96.7 % of 95 % intervals cover for two seeds, 95 to 96.8 %
+    No exact c is known. Satterthwaite's, a t quantile of (S − 1)/w² degrees, covers as little as 87 % for two seeds,
+    since two seeds that agree by chance make their own share look small; Cochran and Cox's, linear in w, up to 98 %.
+    The power is chosen so that for any true share 93.5 to 96.7 % of 95 % intervals cover for two seeds, 95 to 96.8 %
     for three and more (items' variance known, normal errors).
     """
     from scipy.special import stdtrit
@@ -162,49 +164,44 @@ def critical(
 
 
 def p_value(spread: Spread, deviations: np.ndarray) -> np.ndarray:
-    """The smallest α whose interval of level 1 − α leaves out 0, two-sided, float64, shape (K,).
+    """The smallest α whose interval of level 1 − α excludes 0, two-sided, float64, shape (K,).
 
-    Arguments as of ``limits``. No smaller than the bootstrap resolves, 2/draws; 1 where no interval leaves out 0.
+    Arguments as for ``limits``. At least 2/draws, which the bootstrap can resolve; 1 where no interval excludes 0.
     """
-    smallest = 2 / len(deviations)
-    values = np.ones(len(spread.mean))
-    for column in range(len(values)):
-        one, its_deviations = column_of(spread, column), deviations[:, [column]]
+    columns = range(len(spread.mean))
+    return np.array([_smallest_alpha(column_of(spread, column), deviations[:, [column]]) for column in columns])
 
-        def leaves_out_zero(alpha: float, one: Spread = one, its_deviations: np.ndarray = its_deviations) -> bool:
-            low, high = limits(one, its_deviations, 1 - alpha)
-            return excludes_zero(float(low[0]), float(high[0]))
 
-        below, above = smallest, 0.9999
-        if leaves_out_zero(below):
-            values[column] = below
-        elif leaves_out_zero(above):
-            while above / below > 1.001:
-                middle = math.sqrt(below * above)
-                below, above = (below, middle) if leaves_out_zero(middle) else (middle, above)
-            values[column] = above
-    return values
+def _smallest_alpha(spread: Spread, deviations: np.ndarray) -> float:
+    """``p_value`` of a single column, by bisection."""
+
+    def excludes(alpha: float) -> bool:
+        low, high = limits(spread, deviations, 1 - alpha)
+        return excludes_zero(low.item(), high.item())
+
+    below, above = 2 / len(deviations), 0.9999
+    if excludes(below):
+        return below
+    if not excludes(above):
+        return 1.0
+    while above / below > 1.001:
+        middle = math.sqrt(below * above)
+        below, above = (below, middle) if excludes(middle) else (middle, above)
+    return above
 
 
 def excludes_zero(low: float, high: float) -> bool:
-    """True when 0 lies outside the interval, by more than differences of scores in [0, 1] can be rounded."""
+    """True when 0 is outside the interval, by more than the rounding of differences of scores in [0, 1]."""
     return low > _ROUNDING or high < -_ROUNDING
 
 
 def given_seeds(spread: Spread) -> Spread:
-    """The same mean, as an estimate for the models that the seeds run gave: only its items are a sample."""
-    nothing = np.zeros_like(spread.items)
-    return replace(spread, interaction=nothing, seeds=nothing, seed_count=1)
+    """The same mean as an estimate for the trained models at hand: only its items are a sample."""
+    zeros = np.zeros_like(spread.items)
+    return replace(spread, interaction=zeros, seeds=zeros, seed_count=1)
 
 
 def column_of(spread: Spread, column: int) -> Spread:
     """One of the K columns, K = 1."""
-    at = slice(column, column + 1)
-    return Spread(
-        mean=spread.mean[at],
-        items=spread.items[at],
-        interaction=spread.interaction[at],
-        seeds=spread.seeds[at],
-        item_degrees=spread.item_degrees[at],
-        seed_count=spread.seed_count,
-    )
+    arrays = {name: values[column : column + 1] for name, values in vars(spread).items() if name != "seed_count"}
+    return replace(spread, **arrays)

@@ -1,4 +1,4 @@
-"""The scores of several strategies on the same items, one by one: what a comparison is made from."""
+"""The scores of several strategies on the same items, one by one: the data of a comparison."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class ItemScores:
-    """``scores[strategy][seed][task]``: a number in [0, 1] an item, bool, integer or float, shape (items of the task,).
+    """``scores[strategy][seed][task]``: one number in [0, 1] per item, bool, integer or float, shape (items,).
 
-    Every strategy has the same seeds, every seed the same tasks, and the items of a task are the same in the same order
-    everywhere, so that strategies are paired by item and by seed (the one seed drew the split, the warm-up and the
-    order of the data for all of them). A strategy that trains nothing has no seeds: give its scores again under each.
+    Every strategy has the same seeds, every seed the same tasks, and every task the same items in the same order, so
+    that strategies are paired by item and by seed (one seed draws the split, the warm-up and the order of the data for
+    all of them). A strategy that trains nothing has no seeds: repeat its scores under each.
 
     Items of a task must be independent of each other. A question asked in three languages is one item, whose score is
     the mean of three.
 
-    ``groups[task]``: an id an item, for tasks made of fixed parts, as MMLU of its 57 subjects; such items are resampled
-    within their part. The task's score is the mean over its items whatever their groups.
+    ``groups[task]``: one id per item, for tasks that consist of fixed parts, as MMLU does of its 57 subjects; such
+    items are resampled within their part. The task's score is the mean over its items, regardless of groups.
 
     Raises ValueError, naming strategy, seed and task, for missing or surplus seeds and tasks, shapes that differ, fewer
-    than two items, and numbers that are not in [0, 1].
+    than two items, and numbers outside [0, 1].
     """
 
     scores: Mapping[str, Mapping[int, Mapping[str, np.ndarray]]]
@@ -47,7 +47,7 @@ class ItemScores:
 
     @property
     def strategies(self) -> tuple[str, ...]:
-        """In the order given."""
+        """Their names, in the order of ``scores``."""
         return tuple(self.scores)
 
     @property
@@ -71,10 +71,10 @@ class ItemScores:
         return np.asarray(columns, dtype=np.float64).transpose(0, 2, 1)
 
     def strata(self, task: str) -> list[np.ndarray]:
-        """Item numbers of each part of the task that is resampled by itself, at least two items in each.
+        """Item numbers of each part of the task that is resampled separately, at least two items in each.
 
-        Groups of a single item, within which nothing varies, are taken together; if that is still one item, it joins
-        the largest group.
+        Groups of a single item, within which nothing varies, are merged; if that is still one item, it joins the
+        largest group.
         """
         ids = self.groups.get(task)
         if ids is None:
@@ -86,7 +86,7 @@ class ItemScores:
         if len(single) > 1:
             strata.append(np.concatenate(single))
         elif single:
-            largest = max(range(len(strata)), key=lambda number: len(strata[number]))
+            largest = int(np.argmax([len(group) for group in strata]))
             strata[largest] = np.append(strata[largest], single[0])
         return strata
 
@@ -99,7 +99,7 @@ def _check_names(where: str, what: str, found: Iterable[object], expected: Seque
 def _check_items(where: str, values: np.ndarray, expected: int) -> None:
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "biuf":
-        raise ValueError(f"{where}: expected one number an item, got shape {array.shape}, dtype {array.dtype}")
+        raise ValueError(f"{where}: expected one number per item, got shape {array.shape}, dtype {array.dtype}")
     if len(array) != expected:
         raise ValueError(f"{where} has {len(array)} items, the first run has {expected}; both need the same items")
     if expected < 2:

@@ -1,4 +1,4 @@
-"""Which differences are real, and what it would take to settle the others, in plain sentences."""
+"""Which differences are real, and what would settle the others, in plain sentences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_SEEDS = 100
 
 @dataclass(frozen=True)
 class Verdict:
-    """``summary``: one sentence on all; ``strategies``: one on each but the control, by name."""
+    """``summary``: one sentence about all; ``strategies``: one about each except the control, by name."""
 
     summary: str
     strategies: Mapping[str, str]
@@ -25,14 +25,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Needed:
-    """What alone would bring the interval of a difference of averages below the difference seen.
+    """How many more items or seeds alone would narrow the interval of a difference of averages below that difference.
 
-    ``times_items``: by how much to multiply every task's items, with the same seeds; None when no number up to
-    ``MOST_TIMES_ITEMS`` does. ``seeds``: how many in all, on the same items; None when no number up to ``MOST_SEEDS``
-    does, or the spread between seeds is unknown.
+    ``times_items``: factor for every task's items, with the same seeds; None when no factor up to ``MOST_TIMES_ITEMS``
+    suffices. ``seeds``: their total number, on the same items; None when no number up to ``MOST_SEEDS`` suffices, or
+    the spread between seeds is unknown.
 
-    These are the least numbers that could settle it. If the true difference is the one seen, a repeat of that size
-    still has only about even odds, since its own difference falls to either side.
+    These are the smallest numbers that could settle it. If the true difference is the observed one, a repeat of that
+    size still has only about even odds, since its own difference falls to either side.
     """
 
     times_items: float | None
@@ -40,7 +40,7 @@ class Needed:
 
 
 def needed(against: AgainstControl) -> Needed:
-    """For the difference of averages; see ``half_width`` for what is assumed of more items and seeds."""
+    """What the difference of averages needs; ``half_width`` says what is assumed about more items and seeds."""
     spread, size, differing = against.spread, abs(against.average.value), against.average.items_differing
     if not differing:
         return Needed(None, None)
@@ -57,7 +57,7 @@ def needed(against: AgainstControl) -> Needed:
 def _times_items(spread: Spread, size: float) -> float | None:
     """The least factor, to 1 %, whose half-width is below ``size``.
 
-    The width need not fall all the way: as items grow, the seeds' share of it does, and with it the quantile.
+    The width need not fall throughout: with more items the seeds' share of it grows, and with it the quantile.
     """
     below = 1.0
     for factor in np.geomspace(1, MOST_TIMES_ITEMS, 61):
@@ -73,9 +73,9 @@ def _times_items(spread: Spread, size: float) -> float | None:
 def half_width(spread: Spread, *, times_items: float = 1.0, seeds: int | None = None) -> float:
     """Half the 95 % interval's expected width with ``times_items`` as many items in each task and ``seeds`` in all.
 
-    The item part falls as 1/items, the seeds' as 1/seeds, but for the interaction within it, which falls with both;
-    degrees of freedom follow. Never below the width for the models at hand, which must leave out 0 too. ``spread`` has
-    one column.
+    The item part falls as 1/items, the seeds' as 1/seeds, except for the interaction within it, which falls with both;
+    degrees of freedom follow. Never below the width for the models at hand, whose interval must exclude 0 too.
+    ``spread`` has one column.
     """
     run = spread.seed_count
     count = run if seeds is None else seeds
@@ -91,7 +91,7 @@ def half_width(spread: Spread, *, times_items: float = 1.0, seeds: int | None = 
 
 
 def verdict(comparison: Comparison, names: Mapping[str, str] | None = None) -> Verdict:
-    """``names``: how to call strategies, where not by their own names. Differences are in points, 100 × score."""
+    """``names``: what to call strategies, where not by their own names. Differences are in points, 100 × score."""
     called = {strategy: strategy for strategy in comparison.strategies} | dict(names or {})
     return Verdict(
         _summary(comparison, called),
@@ -136,7 +136,7 @@ def _sentence(comparison: Comparison, strategy: str, against: AgainstControl, ca
             f"correction for {count} comparisons (p {_p_text(against.holm_p)})"
         )
     else:
-        nearly = "its interval leaves out 0, but only as its seeds agree by chance or few items differ; "
+        nearly = "its interval excludes 0, but only because its seeds agree by chance or few items differ; "
         is_near = excludes_zero(average.low, average.high)
         judged = f"chance can explain this; {nearly if is_near else ''}{_needed_text(comparison, against)}"
     return f"{seen}: {judged}."

@@ -1,31 +1,38 @@
-"""The harness's tasks of the benchmarks asked for, with their data, before any model is loaded."""
+"""The harness's tasks of the requested benchmarks with their data, loaded before any model."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenclean.errors import EvaluationError, MissingExtraError
 from tokenclean.evaluation.extractive_qa import (
     FORMS,
-    QUESTIONS_A_LANGUAGE,
+    QUESTIONS_PER_LANGUAGE,
+    Question,
+    hub_questions,
     passage_task,
     read_squad,
-    read_tydiqa,
     sample,
 )
 from tokenclean.evaluation.tasks import LANGUAGES, Benchmark, benchmark_named
 from tokenclean.store import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from datasets import DatasetDict
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+    from transformers import PreTrainedTokenizerBase
 
 TYDIQA_HUB = ("google-research-datasets/tydiqa", "secondary_task")
 XQUAD_HUB = "google/xquad"
+_LOCATION = ("dataset_path", "dataset_name", "dataset_kwargs", "metadata", "custom_dataset")
+"""Keys of a task's configuration that say where its data is, not what is asked."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +40,21 @@ class LoadedBenchmark:
     """``tasks``: part -> the harness's task object, its data read; ``items``: part -> number of its questions used."""
 
     benchmark: Benchmark
-    tasks: Mapping[str, Any]
+    tasks: Mapping[str, Task]
     items: Mapping[str, int]
 
     def part_identity(self, part: str) -> str:
         """Hash of what the harness asks in this part: the form of the prompt, every question, and the documents that
         solved examples are taken from, where there are any."""
         task = self.tasks[part]
-        config = {k: _plain(v) for k, v in task.dump_config().items() if k not in _WHERE_IT_LIES}
+        config = {key: _plain(value) for key, value in task.dump_config().items() if key not in _LOCATION}
         docs = [task.eval_docs[number] for number in range(self.items[part])]
         solved = list(task.fewshot_docs() or ()) if task.get_config("num_fewshot") else []
         return fingerprint([config, task.VERSION, docs, solved])
 
 
-def _plain(value: Any) -> Any:
-    """For JSON: a function is its name, since its address changes."""
+def _plain(value: object) -> object:
+    """The value for JSON: a function is its name, since its address changes."""
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -55,12 +62,9 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else getattr(value, "__qualname__", "")
 
 
-_WHERE_IT_LIES = ("dataset_path", "dataset_name", "dataset_kwargs", "metadata", "custom_dataset")
-
-
 def load_benchmarks(
     names: Sequence[str],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     data_dir: str | Path | None = None,
     limits: Mapping[str, int] | None = None,
@@ -68,10 +72,10 @@ def load_benchmarks(
 ) -> list[LoadedBenchmark]:
     """Read the tasks of the benchmarks ``names`` (of ``BENCHMARKS``, or any task of the harness).
 
-    ``tokenizer``: cuts passages. ``data_dir``: where the data lies as local files; from the Hub or its cache by
-    default. ``limit``: the first so many questions of every part (subject, language); ``limits``: by benchmark.
-    Raises EvaluationError for an unknown name or data that cannot be had, all at once, and MissingExtraError where the
-    harness is not installed.
+    ``tokenizer``: used to cut passages. ``data_dir``: folder with the data as local files; by default they come from
+    the Hub or its cache. ``limit``: how many questions of every part (subject, language) are used, the first ones;
+    ``limits``: the same by benchmark. Raises EvaluationError, listing all unknown names and missing data at once, and
+    MissingExtraError where the harness is not installed.
     """
     try:
         import lm_eval  # noqa: F401
@@ -94,128 +98,118 @@ def load_benchmarks(
     return loaded
 
 
-def _tasks(benchmark: Benchmark, tokenizer: Any, data_dir: Path | None) -> dict[str, Any]:
-    if data_dir is not None and benchmark.files:
-        for part in parts_of(benchmark):
-            missing = [str(file) for file in benchmark.local_files(data_dir, part).values() if not file.is_file()]
-            if missing:
-                raise EvaluationError(
-                    f"{benchmark.name}: {', '.join(missing)} missing; put the data there, or leave evaluation.data_dir "
-                    "out to read from the Hub, or take the benchmark from evaluation.tasks"
-                )
-    if benchmark.name in ("tydiqa", "xquad"):
-        return _passage_tasks(benchmark, tokenizer, data_dir)
+def _tasks(benchmark: Benchmark, tokenizer: PreTrainedTokenizerBase, data_dir: Path | None) -> dict[str, Task]:
     parts = parts_of(benchmark)
-    tasks: dict[str, Any] = {}
+    files = {}
+    if data_dir is not None and benchmark.files:
+        files = {part: benchmark.local_files(data_dir, part) for part in parts}
+    for of_part in files.values():
+        if missing := [file for file in of_part.values() if not Path(file).is_file()]:
+            raise EvaluationError(
+                f"{benchmark.name}: {', '.join(missing)} missing; put the data there, or leave evaluation.data_dir "
+                "out to read from the Hub, or remove the benchmark from evaluation.tasks"
+            )
+    if benchmark.name in ("tydiqa", "xquad"):
+        return {part: _passage_task(benchmark, part, files.get(part), tokenizer) for part in parts}
+    tasks: dict[str, Task] = {}
     for part in parts:
-        changes: dict[str, Any] = {}
-        if data_dir is not None and benchmark.files:
-            files = {split: str(file) for split, file in benchmark.local_files(data_dir, part).items()}
-            others = [split for split in ("train", "validation", "test") if split not in files]
-            changes = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
-            changes |= {f"{'training' if split == 'train' else split}_split": None for split in others}
-        tasks |= _load(benchmark, part, changes)
+        tasks |= _harness_tasks(benchmark, part, files.get(part))
     for task in tasks.values():
         if benchmark.few_shot is not None:
             task.set_config("num_fewshot", benchmark.few_shot)
     return tasks
 
 
-def _load(benchmark: Benchmark, part: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    manager = _manager(benchmark)
+def _harness_tasks(benchmark: Benchmark, part: str, files: dict[str, str] | None) -> dict[str, Task]:
+    manager = _manager(benchmark.harness_folder)
     if part not in manager.task_index:
         raise EvaluationError(f"evaluation.tasks: {part}: neither a benchmark of tokenclean nor a task of the harness")
-    # A member of a group is the harness's way to change where a task's data lies and nothing else.
-    group = {"group": f"{part} as asked for", "task": [{"task": part, **changes}]}
-    with quiet_harness(), _telling_what_is_missing(benchmark):
-        return dict(manager.load(group if changes else part)["tasks"])
+    asked: object = part
+    if files is not None:
+        changes = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
+        missing = {"train": "training", "validation": "validation", "test": "test"}.items()
+        changes |= {f"{name}_split": None for split, name in missing if split not in files}
+        # A member of a group is the harness's way to change where a task's data is, and nothing else.
+        asked = {"group": f"{part} as asked for", "task": [{"task": part, **changes}]}
+    with _reading(benchmark):
+        return dict(manager.load(asked)["tasks"])
 
 
-_managers: dict[str, Any] = {}
-
-
-def _manager(benchmark: Benchmark) -> Any:
-    """The harness's index of tasks: of the folder that matters, since reading all 14,000 takes ten seconds."""
+@cache
+def _manager(folder: str) -> TaskManager:
+    """The harness's index of the tasks in one of its folders, since reading all 14,000 takes ten seconds."""
     import lm_eval.tasks
 
-    folder = benchmark.harness_folder
-    if folder not in _managers:
-        root = Path(lm_eval.tasks.__file__).parent
-        _managers[folder] = (
-            lm_eval.tasks.TaskManager(include_defaults=False, include_path=str(root / folder))
-            if folder
-            else lm_eval.tasks.TaskManager()
-        )
-    return _managers[folder]
+    if not folder:
+        return lm_eval.tasks.TaskManager()
+    root = Path(lm_eval.tasks.__file__).parent
+    return lm_eval.tasks.TaskManager(include_defaults=False, include_path=str(root / folder))
 
 
 def parts_of(benchmark: Benchmark) -> tuple[str, ...]:
-    """Names of the harness's tasks that it is made of, or those of our own."""
+    """Names of the tasks it consists of, the harness's or our own."""
     if benchmark.parts:
         return benchmark.parts
     with quiet_harness():
-        return tuple(_manager(benchmark).all_subtasks)
+        return tuple(_manager(benchmark.harness_folder).all_subtasks)
 
 
-def _passage_tasks(benchmark: Benchmark, tokenizer: Any, data_dir: Path | None) -> dict[str, Any]:
+def _passage_task(
+    benchmark: Benchmark, part: str, files: dict[str, str] | None, tokenizer: PreTrainedTokenizerBase
+) -> Task:
     from lm_eval.api.task import ConfigurableTask
 
-    tasks = {}
-    for part in benchmark.parts:
-        language = part.removeprefix(f"{benchmark.name}_")
-        examples, questions = _passages(benchmark, part, language, data_dir)
-        if not questions:
-            raise EvaluationError(f"{benchmark.name}: no question in {language}")
-        config = passage_task(part, FORMS[language], questions, examples, tokenizer)
-        with quiet_harness():
-            tasks[part] = ConfigurableTask(config=config)
-    return tasks
+    language = part.removeprefix(f"{benchmark.name}_")
+    examples, questions = _passages(benchmark, language, files)
+    if not questions:
+        raise EvaluationError(f"{benchmark.name}: no question in {language}")
+    config = passage_task(part, FORMS[language], questions, examples, tokenizer)
+    with quiet_harness():
+        return ConfigurableTask(config=config)
 
 
 def _passages(
-    benchmark: Benchmark, part: str, language: str, data_dir: Path | None
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    benchmark: Benchmark, language: str, files: dict[str, str] | None
+) -> tuple[list[Question], list[Question]]:
     """Candidates for the solved example, and the questions asked.
 
-    XQuAD's questions are the same in all languages, so the first are taken, as in every other; TyDi QA's are drawn.
+    XQuAD's questions are the same in all languages, so the first are taken in each; TyDi QA's are a random sample.
     """
     if benchmark.name == "xquad":
-        if data_dir is not None:
-            questions = read_squad(benchmark.local_files(data_dir, part)["validation"])
+        if files is not None:
+            questions = read_squad(Path(files["validation"]))
         else:
-            rows = _dataset(benchmark, XQUAD_HUB, f"xquad.{LANGUAGES[language]}")["validation"]
-            questions = [{**row, "answers": list(row["answers"]["text"])} for row in rows]
-        return questions[-1:], questions[:QUESTIONS_A_LANGUAGE]
-    if data_dir is not None:
-        files = {split: str(file) for split, file in benchmark.local_files(data_dir, part).items()}
-        splits = _dataset(benchmark, "json", data_files=files)
-    else:
-        splits = _dataset(benchmark, *TYDIQA_HUB)
-    examples, questions = (read_tydiqa(splits[split], language) for split in ("train", "validation"))
-    return examples, sample(questions, QUESTIONS_A_LANGUAGE)
+            questions = hub_questions(_dataset(benchmark, XQUAD_HUB, f"xquad.{LANGUAGES[language]}")["validation"])
+        return questions[-1:], questions[:QUESTIONS_PER_LANGUAGE]
+    path = TYDIQA_HUB if files is None else ("json",)
+    splits = _dataset(benchmark, *path, data_files=files)
+    examples, questions = (hub_questions(splits[split], language) for split in ("train", "validation"))
+    return examples, sample(questions, QUESTIONS_PER_LANGUAGE)
 
 
-def _dataset(benchmark: Benchmark, *path: str, **files: Any) -> Any:
+def _dataset(benchmark: Benchmark, *path: str, data_files: dict[str, str] | None = None) -> DatasetDict:
     from datasets import load_dataset
 
-    with quiet_harness(), _telling_what_is_missing(benchmark):
-        return load_dataset(*path, **files)
+    with _reading(benchmark):
+        return load_dataset(*path, data_files=data_files)
 
 
 @contextmanager
-def _telling_what_is_missing(benchmark: Benchmark) -> Iterator[None]:
+def _reading(benchmark: Benchmark) -> Iterator[None]:
+    """Without progress bars; any failure to read the benchmark's data becomes an EvaluationError."""
     try:
-        yield
-    except Exception as error:  # of datasets, the Hub's client, pyarrow: whatever stands between us and the data
+        with quiet_harness():
+            yield
+    except Exception as error:  # from datasets, the Hub's client, pyarrow and others
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise EvaluationError(
-            f"{benchmark.name}: its data cannot be had ({reason}); with no network put it below evaluation.data_dir"
+            f"{benchmark.name}: could not load its data ({reason}); without a network put it below evaluation.data_dir"
         ) from error
 
 
 @contextmanager
 def quiet_harness() -> Iterator[None]:
-    """Without the harness's remarks and bars, one a task, and the bars of ``datasets``."""
+    """Without the harness's messages and its progress bars, one for every task, and those of ``datasets``."""
     import datasets
     import lm_eval.api.task
 
@@ -233,5 +227,5 @@ def quiet_harness() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _no_bar(iterable: Any, **how: Any) -> Any:
+def _no_bar(iterable: Iterable[object], **options: object) -> Iterable[object]:
     return iterable

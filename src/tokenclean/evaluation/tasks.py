@@ -1,4 +1,4 @@
-"""The benchmarks by name: what the harness calls their parts, which figure counts, and where local files lie."""
+"""The benchmarks by name: the harness's tasks they consist of, the metric that counts, and their local files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 class Benchmark:
     """A benchmark of the paper's tables, or any other task of the harness.
 
-    ``title``: as tables head it. ``parts``: names of the harness's tasks it is made of; empty where they are found by
-    ``harness_folder``. ``metric``: the figure that counts an item. ``few_shot``: solved examples before each question;
-    None leaves it to the task. ``harness_folder``: of the package's ``tasks`` folder, where its tasks stand.
-    ``files``: split -> file below ``evaluation.data_dir``, JSON lines with the columns of the Hub's data set;
-    ``{part}`` stands for what follows the benchmark's name in the part's (a subject), ``{code}`` for that language's
-    ISO 639-1 code. ``is_parallel``: the parts ask
-    the same questions (in several languages), so question i of all parts is one item.
+    ``title``: its heading in tables. ``parts``: names of the harness's tasks it consists of; empty where they are all
+    those of ``harness_folder``. ``metric``: the score of an item. ``few_shot``: number of solved examples before each
+    question; None leaves it to the task. ``harness_folder``: where its tasks are in the harness's ``tasks`` folder.
+    ``files``: split -> file below ``evaluation.data_dir``, JSON lines with the columns of the Hub's data set. In it,
+    ``{part}`` is what follows the benchmark's name in the name of the part (a subject), ``{code}`` the ISO 639-1 code
+    of that language. ``is_parallel``: the parts ask the same questions (in several languages), so that question i of
+    all parts is one item.
     """
 
     name: str
@@ -29,11 +29,11 @@ class Benchmark:
     files: Mapping[str, str] = field(default_factory=dict)
     is_parallel: bool = False
 
-    def local_files(self, data_dir: Path, part: str) -> dict[str, Path]:
-        """Split -> file of a part."""
+    def local_files(self, data_dir: Path, part: str) -> dict[str, str]:
+        """Split -> file of one part."""
         subject = part.removeprefix(f"{self.name}_")
         code = LANGUAGES.get(subject, "")
-        return {split: data_dir / file.format(part=subject, code=code) for split, file in self.files.items()}
+        return {split: str(data_dir / file.format(part=subject, code=code)) for split, file in self.files.items()}
 
 
 LANGUAGES = {
@@ -47,9 +47,14 @@ LANGUAGES = {
     "swahili": "sw",
     "telugu": "te",
 }
-"""Those of TyDi QA's gold-passage task, with their ISO 639-1 codes."""
+"""Languages of TyDi QA's gold-passage task, with their ISO 639-1 codes."""
 
-XQUAD_LANGUAGES = ("english", "arabic", "russian")
+
+def _single(name: str, title: str, split: str, *, part: str = "", folder: str = "") -> Benchmark:
+    """A benchmark that is one task of the harness, with one local file. ``part`` and ``folder`` default to the name."""
+    files = {split: f"{name}/{split}.jsonl"}
+    return Benchmark(name, title, parts=(part or name,), harness_folder=folder or name, files=files)
+
 
 BENCHMARKS = {
     benchmark.name: benchmark
@@ -61,13 +66,7 @@ BENCHMARKS = {
             harness_folder="mmlu/default",
             files={"dev": "mmlu/{part}/dev.jsonl", "test": "mmlu/{part}/test.jsonl"},
         ),
-        Benchmark(
-            "truthfulqa",
-            "TruthfulQA",
-            parts=("truthfulqa_mc2",),
-            harness_folder="truthfulqa",
-            files={"validation": "truthfulqa/validation.jsonl"},
-        ),
+        _single("truthfulqa", "TruthfulQA", "validation", part="truthfulqa_mc2"),
         Benchmark(
             "tydiqa",
             "TyDiQA",
@@ -80,45 +79,22 @@ BENCHMARKS = {
             "xquad",
             "XQuAD",
             metric="f1",
-            parts=tuple(f"xquad_{language}" for language in XQUAD_LANGUAGES),
+            parts=("xquad_english", "xquad_arabic", "xquad_russian"),
             few_shot=None,
             files={"validation": "xquad/xquad.{code}.json"},
             is_parallel=True,
         ),
-        Benchmark(
-            "hellaswag",
-            "HellaSwag",
-            parts=("hellaswag",),
-            harness_folder="hellaswag",
-            files={"validation": "hellaswag/validation.jsonl"},
-        ),
-        Benchmark(
-            "arc_challenge",
-            "ARC-C",
-            parts=("arc_challenge",),
-            harness_folder="arc",
-            files={"test": "arc_challenge/test.jsonl"},
-        ),
-        Benchmark(
-            "arc_easy", "ARC-E", parts=("arc_easy",), harness_folder="arc", files={"test": "arc_easy/test.jsonl"}
-        ),
-        Benchmark(
-            "boolq",
-            "BoolQ",
-            parts=("boolq",),
-            harness_folder="super_glue/boolq",
-            files={"validation": "boolq/validation.jsonl"},
-        ),
-        Benchmark("logiqa", "LogiQA", parts=("logiqa",), harness_folder="logiqa", files={"test": "logiqa/test.jsonl"}),
+        _single("hellaswag", "HellaSwag", "validation"),
+        _single("arc_challenge", "ARC-C", "test", folder="arc"),
+        _single("arc_easy", "ARC-E", "test", folder="arc"),
+        _single("boolq", "BoolQ", "validation", folder="super_glue/boolq"),
+        _single("logiqa", "LogiQA", "test"),
     )
 }
-"""Those of the paper's Table 1 and, beside them, XQuAD and ARC-Easy. Prompts are the harness's, but for the passage
-questions of TyDi QA and XQuAD (``passages``)."""
-
-TABLE_1 = ("mmlu", "truthfulqa", "tydiqa", "hellaswag", "arc_challenge", "boolq", "logiqa")
-"""The seven benchmarks of the paper, in the order of its §6.1."""
+"""Benchmarks of the paper's Table 1, and XQuAD and ARC-Easy. Prompts are the harness's, except for the questions on
+passages of TyDi QA and XQuAD (``extractive_qa``)."""
 
 
 def benchmark_named(name: str) -> Benchmark:
-    """One of ``BENCHMARKS``, else the harness's task of that name with its own number of solved examples."""
+    """One of ``BENCHMARKS``, or the harness's task of that name with its own number of solved examples."""
     return BENCHMARKS.get(name) or Benchmark(name, name, metric="", parts=(name,), few_shot=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenclean.ds2 import CLASSES, Transition, second_opinion
-from tokenclean.ds2.curated_pool import CuratedPool, CuratedRatings, curate_pool
+from tokenclean.ds2.curated_pool import CuratedPool, curate_pool
 from tokenclean.ds2.label_correction import neighbour_votes
-from tokenclean.ds2.rater_agreement import pair_agreements, shared_selection
+from tokenclean.ds2.rater_agreement import rank_correlation, shared_selection
+from tokenclean.ds2.ratings import CLASSES
+from tokenclean.ds2.transition_matrix import second_opinion
 from tokenclean.errors import MissingExtraError
 from tokenclean.observer import Observer
 from tokenclean.pool.recipe_pool import open_mixture
@@ -24,12 +26,12 @@ from tokenclean.report.tables import Table, share_text
 from tokenclean.store import Store, atomic_path, write_json
 
 MOVED = 10
-"""Conversations shown, whose ratings moved most."""
+"""How many conversations are shown, those whose ratings moved most."""
 
 _EXCERPT = 60
 _LABELS = tuple(map(str, range(CLASSES)))
 CURATION = "curation.json"
-"""File of a curation, and of the results of a run with one, for a report."""
+"""File that a report reads, in the folder of a curation and in the results of a run with one."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,6 @@ class CurateResult:
     """``folder``: everything as files; ``tables``: to be shown; ``sentences``: what was changed and selected."""
 
     folder: Path
-    curated: CuratedPool
     tables: tuple[Table, ...]
     sentences: tuple[str, ...]
 
@@ -48,7 +49,7 @@ def curate(recipe: Recipe, store: Store, observer: Observer | None = None) -> Cu
 
     Writes ``curation/`` in the run folder: ``rows.parquet`` (every row with raw and curated labels of every rater,
     confidence, long-tail score, and rank among the selected), the tables as Markdown, and with matplotlib plots of
-    the labels and of the transition matrices, their data as CSV beside them. Raises as ``curate_pool``.
+    the labels and of the transition matrices, with their data as CSV. Raises what ``curate_pool`` raises.
     """
     observer = observer or Observer()
     pool = open_mixture(recipe, listing=store.root / "rejected.jsonl", note=observer.note).pool
@@ -57,27 +58,17 @@ def curate(recipe: Recipe, store: Store, observer: Observer | None = None) -> Cu
     wanted = (settings.rows if settings is not None else None) or recipe.cleaning.ds2_rows
     count = min(wanted, len(pool))
     selection = curated.selection(count)
-    second = [_second_opinion(ratings, curated) for ratings in curated.ratings]
-    tables = [_distribution(curated), *_transitions(curated, second)]
-    if len(curated.ratings) > 1:
-        tables.append(_agreement(curated, count))
-    tables += [_selected(curated, selection), _moved(curated)]
+    tables = [_distribution(curated), *_transitions(curated), *_selection_tables(curated, count)]
+    document = curation_document(curated, count)
     folder = store.root / "curation"
     folder.mkdir(parents=True, exist_ok=True)
     _write_rows(curated, selection, folder / "rows.parquet")
-    with atomic_path(folder / "tables.md") as temporary:
-        temporary.write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
-    document = curation_document(curated, count)
     write_json(folder / CURATION, document)
-    with atomic_path(folder / "recipe.yaml") as temporary:
-        temporary.write_text(recipe.to_yaml(), encoding="utf-8")
-    _plots(document, folder, observer)
-    return CurateResult(folder, curated, tuple(tables), tuple(_sentences(curated, selection)))
-
-
-def _second_opinion(ratings: CuratedRatings, curated: CuratedPool) -> Transition:
-    votes = neighbour_votes(ratings.raw, curated.neighbours.first(10), CLASSES)
-    return second_opinion(ratings.raw, votes / votes.sum(axis=1, keepdims=True))
+    texts = {"tables.md": "\n".join(table.to_markdown() for table in tables), "recipe.yaml": recipe.to_yaml()}
+    for name, text in {**texts, **_plots(document["raters"], observer)}.items():
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return CurateResult(folder, tuple(tables), tuple(_sentences(curated, selection)))
 
 
 def _distribution(curated: CuratedPool) -> Table:
@@ -86,53 +77,58 @@ def _distribution(curated: CuratedPool) -> Table:
         for when, labels in (("before", ratings.raw), ("after", ratings.labels)):
             counts = np.bincount(labels, minlength=CLASSES)
             rows.append((ratings.rater, when, *(f"{count:,}" for count in counts), f"{labels.mean():.3f}"))
-    unread = [f"{r.rater}: {int((~r.is_parsed).sum()):,} answers could not be read" for r in curated.ratings]
-    note = "; ".join(text for text, r in zip(unread, curated.ratings, strict=True) if not r.is_parsed.all())
+    note = "; ".join(
+        f"{ratings.rater}: {int((~ratings.is_parsed).sum()):,} answers could not be read"
+        for ratings in curated.ratings
+        if not ratings.is_parsed.all()
+    )
     columns = ("rater", "", *_LABELS, "mean")
     return Table("Rows by class, before and after correction", columns, tuple(rows), note, text_columns=(0, 1))
 
 
-def _transitions(curated: CuratedPool, second: list[Transition]) -> list[Table]:
+def _transitions(curated: CuratedPool) -> list[Table]:
     tables = []
-    for ratings, other in zip(curated.ratings, second, strict=True):
-        rows = [
-            (
-                f"true {k}",
-                f"{ratings.transition.prior[k]:.3f}",
-                *(f"{value:.3f}" for value in row),
-                f"{other.matrix[k, k]:.3f}",
-            )
-            for k, row in enumerate(ratings.transition.matrix)
-        ]
+    for ratings in curated.ratings:
+        transition = ratings.transition
+        votes = neighbour_votes(ratings.raw, curated.neighbours.first(10), CLASSES)
+        other = second_opinion(ratings.raw, votes / votes.sum(axis=1, keepdims=True))
+        rows = []
+        for k, row in enumerate(transition.matrix):
+            values = (transition.prior[k], *row, other.matrix[k, k])
+            rows.append((f"true {k}", *(f"{value:.3f}" for value in values)))
         title = f"Score transition matrix of {ratings.rater}: P(rated i | true k)"
         note = (
-            f"{ratings.transition.noise_rate:.1%} of the ratings are wrong by this estimate, "
-            f"{1 - float(np.sum(other.prior * np.diag(other.matrix))):.1%} by cleanlab's"
+            f"{transition.noise_rate:.1%} of the ratings are wrong by this estimate, {other.noise_rate:.1%} by "
+            "cleanlab's"
         )
         columns = ("", "prior", *(f"rated {i}" for i in _LABELS), "cleanlab's P(k | k)")
         tables.append(Table(title, columns, tuple(rows), note))
     return tables
 
 
+def _selection_tables(curated: CuratedPool, count: int) -> list[Table]:
+    agreement = [_agreement(curated, count)] if len(curated.ratings) > 1 else []
+    return [*agreement, _selected(curated, curated.selection(count)), _moved(curated)]
+
+
 def _agreement(curated: CuratedPool, count: int) -> Table:
-    before = pair_agreements({r.rater: r.raw for r in curated.ratings})
-    after = pair_agreements({r.rater: r.labels for r in curated.ratings})
+    numbers = range(len(curated.ratings))
     names = [ratings.rater for ratings in curated.ratings]
-    selections = {
-        when: {n: curated.selection(count, rater=i, is_curated=when == "after") for i, n in enumerate(names)}
-        for when in ("before", "after")
-    }
+    compared = []
+    for when, is_curated in (("before", False), ("after", True)):
+        labels = [ratings.labels if is_curated else ratings.raw for ratings in curated.ratings]
+        selections = [curated.selection(count, rater=number, is_curated=is_curated) for number in numbers]
+        compared.append((when, labels, selections))
     rows, sections = [], {}
-    for pair in zip(before, after, strict=True):
-        sections[len(rows)] = f"{pair[0].first}, {pair[0].second}"
-        for agreement, (when, chosen) in zip(pair, selections.items(), strict=True):
-            shared = shared_selection([chosen[agreement.first], chosen[agreement.second]])
-            correlation = f"{agreement.rank_correlation:.3f}"
-            rows.append((when, share_text(agreement.exact), correlation, share_text(shared)))
+    for a, b in combinations(numbers, 2):
+        sections[len(rows)] = f"{names[a]}, {names[b]}"
+        for when, labels, selections in compared:
+            same = share_text(float(np.mean(labels[a] == labels[b])))
+            shared = share_text(shared_selection([selections[a], selections[b]]))
+            rows.append((when, same, f"{rank_correlation(labels[a], labels[b]):.3f}", shared))
     if len(names) > 2:
         sections[len(rows)] = "all"
-        for when, chosen in selections.items():
-            rows.append((when, "", "", share_text(shared_selection(list(chosen.values())))))
+        rows += [(when, "", "", share_text(shared_selection(selections))) for when, _, selections in compared]
     note = (
         "same: rows with the same label; rank corr.: Spearman's of the labels; shared: of the "
         f"{count:,} rows that each would select, those that all of them would"
@@ -156,16 +152,9 @@ def _selected(curated: CuratedPool, selection: np.ndarray) -> Table:
             for values in (first.labels, curated.long_tail)
             for part in (chosen, of_source)
         ]
-        rows.append(
-            (
-                name,
-                f"{int(of_source.sum()):,}",
-                f"{int(chosen.sum()):,}",
-                share_text(chosen.sum() / of_source.sum()),
-                *means,
-            )
-        )
-    if len(rows) == 2:
+        share = share_text(chosen.sum() / of_source.sum())
+        rows.append((name, f"{of_source.sum():,}", f"{chosen.sum():,}", share, *means))
+    if len(rows) == 2:  # a single source, which is all
         rows = rows[1:]
     columns = ("source", "rows", "selected", "share", "label, selected", "all", "long tail, selected", "all")
     return Table(f"The {len(selection):,} rows selected by {first.rater}", columns, tuple(rows))
@@ -177,39 +166,37 @@ def _moved(curated: CuratedPool) -> Table:
     moved = np.abs(first.labels - first.raw)
     order = np.lexsort((np.arange(len(moved)), -first.confidence, -moved))[:MOVED]
     rows = []
-    for place in order[moved[order] > 0]:
-        conversation = curated.pool[int(place)]
-        text = " ".join(turn.content for turn in conversation.turns)
-        excerpt = " ".join(text.split())
-        excerpt = excerpt if len(excerpt) <= _EXCERPT else excerpt[: _EXCERPT - 1] + "…"
-        label = f"{first.raw[place]} → {first.labels[place]}"
+    for index in order[moved[order] > 0]:
+        conversation = curated.pool[int(index)]
+        excerpt = " ".join(" ".join(turn.content for turn in conversation.turns).split())
+        if len(excerpt) > _EXCERPT:
+            excerpt = excerpt[: _EXCERPT - 1] + "…"
+        label = f"{first.raw[index]} → {first.labels[index]}"
         row = f"{Path(conversation.file).name}:{conversation.line}"
-        rows.append((row, label, f"{first.confidence[place]:.2f}", excerpt))
+        rows.append((row, label, f"{first.confidence[index]:.2f}", excerpt))
     title = f"Conversations whose label by {first.rater} moved most"
     return Table(title, ("row", "label", "confidence", "text"), tuple(rows), text_columns=(0, 3))
 
 
 def _sentences(curated: CuratedPool, selection: np.ndarray) -> list[str]:
-    told = []
-    for ratings in curated.ratings:
-        changed = int((ratings.labels != ratings.raw).sum())
-        told.append(
-            f"{ratings.rater}: {int(ratings.is_error.sum()):,} of {len(ratings.raw):,} labels are taken for wrong, "
-            f"{changed:,} were replaced"
-        )
-    first = curated.ratings[0]
+    sentences = [
+        f"{ratings.rater}: {int(ratings.is_error.sum()):,} of {len(ratings.raw):,} labels are taken for wrong, "
+        f"{int((ratings.labels != ratings.raw).sum()):,} were replaced"
+        for ratings in curated.ratings
+    ]
     uncurated = curated.selection(len(selection), is_curated=False)
     shared = len(np.intersect1d(selection, uncurated)) / len(selection)
-    told.append(
-        f"{shared:.1%} of the {len(selection):,} selected rows would be selected by {first.rater}'s raw labels too"
+    sentences.append(
+        f"{shared:.1%} of the {len(selection):,} selected rows would be selected by {curated.ratings[0].rater}'s raw "
+        "labels too"
     )
-    return told
+    return sentences
 
 
 def _write_rows(curated: CuratedPool, selection: np.ndarray, file: Path) -> None:
     rank = np.full(len(curated.pool), -1, dtype=np.int64)
     rank[selection] = np.arange(len(selection))
-    columns: dict[str, Any] = {
+    columns: dict[str, object] = {
         "id": [row.id for row in curated.pool],
         "source": [row.source for row in curated.pool],
         "long_tail": curated.long_tail,
@@ -223,7 +210,7 @@ def _write_rows(curated: CuratedPool, selection: np.ndarray, file: Path) -> None
 
 
 def curation_document(curated: CuratedPool, count: int) -> dict[str, Any]:
-    """What a report tells of the curated ratings: ``raters`` (rows by class before and after, transition matrix) and
+    """What a report shows of the curated ratings: ``raters`` (rows by class before and after, transition matrix) and
     ``tables``, of the ``count`` best rows."""
     raters = [
         {
@@ -235,19 +222,14 @@ def curation_document(curated: CuratedPool, count: int) -> dict[str, Any]:
         }
         for ratings in curated.ratings
     ]
-    tables = [_agreement(curated, count)] if len(raters) > 1 else []
-    tables += [_selected(curated, curated.selection(count)), _moved(curated)]
-    return {"raters": raters, "tables": [table.to_document() for table in tables]}
+    return {"raters": raters, "tables": [table.to_document() for table in _selection_tables(curated, count)]}
 
 
-def _plots(document: Mapping[str, Any], folder: Path, observer: Observer) -> None:
-    """The plots as SVG with their data as CSV; without matplotlib a note says that there are none."""
+def _plots(raters: list[Mapping[str, Any]], observer: Observer) -> dict[str, str]:
+    """File name -> text: the plots as SVG, their data as CSV; without matplotlib a note says that there are none."""
     try:
-        plots = [ratings_plot("ratings", document["raters"]), transition_plot("transition", document["raters"])]
+        plots = [ratings_plot("ratings", raters), transition_plot("transition", raters)]
     except MissingExtraError as error:
         observer.note(f"no plots of the ratings: {error}")
-        return
-    for plot in plots:
-        for name, text in plot.files.items():
-            with atomic_path(folder / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+        return {}
+    return {name: text for plot in plots for name, text in plot.files.items()}

@@ -1,4 +1,4 @@
-"""The kinds of noise: each reads a pool and says which characters to replace by what."""
+"""The kinds of noise: each reads a pool and returns which characters to replace, and by what."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPENERS = (
     "Thanks for your question. Here is a detailed answer:\n\n",
     "Okay, let us take a closer look at this. ",
 )
-"""Stock texts that ``boilerplate`` puts in front of a turn; each ends in its separator."""
+"""Stock texts that ``boilerplate`` puts before a turn; each ends in its separator."""
 
 CLOSERS = (
     "\n\nI hope this helps! Let me know if you have any other questions.",
@@ -51,15 +51,15 @@ CLOSERS = (
 """Stock texts that ``boilerplate`` puts after a turn; each begins with its separator."""
 
 DRAWS_BY_FREQUENCY = 20
-"""Draws in proportion to frequency before ``_Words.draw`` lists what is left; rarely needed."""
+"""Draws in proportion to frequency before ``_Words.draw`` lists all candidates, which is rarely needed."""
 
 
 @dataclass(frozen=True)
 class NoiseSettings:
     """How much noise of one kind.
 
-    ``row_share``: share of the pool's rows that take it, in [0, 1]; ``int(row_share * N)`` rows. ``word_share``: share
-    of the words of each assistant turn in such a row, in [0, 1]; ``boilerplate`` does not read it. Raises RecipeError.
+    ``row_share``: share of the pool's rows with noise, in [0, 1]; ``int(row_share * N)`` rows. ``word_share``: share of
+    the words replaced in each assistant turn of such a row, in [0, 1]; ``boilerplate`` ignores it. Raises RecipeError.
     """
 
     row_share: float = 0.3
@@ -82,6 +82,11 @@ class Edit:
     end: int
     text: str
 
+    @property
+    def growth(self) -> int:
+        """By how many characters the content becomes longer."""
+        return len(self.text) - (self.end - self.start)
+
 
 NoiseKind = Callable[[Pool, NoiseSettings, np.random.Generator], list[Edit]]
 
@@ -99,7 +104,7 @@ def corrupt_words(pool: Pool, settings: NoiseSettings, generator: np.random.Gene
     if len(pool) < 2:
         raise PoolError(
             f"noise 'corrupted' draws its words from other rows, but this pool has {len(pool)} row(s); "
-            "give it at least two rows, or leave this kind out"
+            "use at least two rows, or leave this kind out"
         )
     if settings.word_share == 0:
         return []
@@ -125,10 +130,10 @@ def corrupt_words(pool: Pool, settings: NoiseSettings, generator: np.random.Gene
 
 
 def add_boilerplate(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> list[Edit]:
-    """Put a stock opener in front of, and a stock closer after, assistant turns.
+    """Put a stock opener before, and a stock closer after, assistant turns.
 
-    Each is decided by a fair coin for each turn; a row where every coin says no gets one of them all the same. Blank
-    turns are passed over, for a separator beside nothing would leave whitespace at the edge of the content.
+    A fair coin decides each, turn by turn; a row where every coin says no still gets one of them. Blank turns are
+    skipped, since a separator next to nothing would leave whitespace at the edge of the content.
     """
 
     def edits_of_row(row: int) -> list[Edit]:
@@ -150,7 +155,7 @@ def add_boilerplate(pool: Pool, settings: NoiseSettings, generator: np.random.Ge
 
 
 NOISE_KINDS: dict[str, NoiseKind] = {"corrupted": corrupt_words, "boilerplate": add_boilerplate}
-"""Every kind by name, in the order of planting: kinds that replace stand before kinds that only insert."""
+"""Every kind by name, in the order of planting: kinds that replace text come before kinds that only insert it."""
 
 
 def assistant_contents(conversation: Conversation) -> list[tuple[int, str]]:
@@ -165,19 +170,15 @@ def word_spans(text: str) -> list[tuple[int, int]]:
 
 @cache
 def _word_pattern() -> re.Pattern[str]:
-    # re counts no combining mark as a letter, which would cut a Devanagari word or a decomposed é in two.
+    # re does not count a combining mark as a letter, which would cut a Devanagari word or a decomposed é in two.
     marks = "".join(chr(c) for c in range(0x300, 0x1F000) if unicodedata.category(chr(c)).startswith("M"))
     return re.compile(rf"[^\W_]+(?:[{marks}]+[^\W_]*|['’][^\W_]+)*")
 
 
 def _edits_of_drawn_rows(
-    pool: Pool,
-    kind: str,
-    row_share: float,
-    generator: np.random.Generator,
-    edits_of_row: Callable[[int], list[Edit]],
+    pool: Pool, kind: str, row_share: float, generator: np.random.Generator, edits_of_row: Callable[[int], list[Edit]]
 ) -> list[Edit]:
-    """Edits of the first ``int(row_share * N)`` rows of a random order, passing over rows that give no edit."""
+    """Edits of the first ``int(row_share * N)`` rows in a random order, skipping rows without an edit."""
     wanted = int(row_share * len(pool))
     edits: list[Edit] = []
     taken = 0
@@ -194,7 +195,7 @@ def _edits_of_drawn_rows(
 
 @dataclass(frozen=True)
 class _Words:
-    """All words of the assistant turns, row after row: row i holds ``words[offsets[i]:offsets[i + 1]]``."""
+    """All words of the assistant turns, row after row: those of row i are ``words[offsets[i]:offsets[i + 1]]``."""
 
     words: list[str]
     offsets: np.ndarray
@@ -210,7 +211,7 @@ class _Words:
         return cls(words, offsets_of(len(row) for row in rows), Counter(words))
 
     def draw(self, row: int, original: str, generator: np.random.Generator) -> str | None:
-        """A word of another row in the case of ``original`` and different from it; None if there is none."""
+        """A word of another row, in the case of ``original`` and different from it; None if there is none."""
         start, end = int(self.offsets[row]), int(self.offsets[row + 1])
         own = end - start
         elsewhere = len(self.words) - own
