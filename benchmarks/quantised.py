@@ -32,9 +32,9 @@ from benchmarks.scoring_ways import (
 )
 from tokenclean import Ragged, TokenizedPool, load_pool
 from tokenclean.cli.console import quiet_libraries
-from tokenclean.models.causal_lm import body_of
 from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import ModelSource, resolve_source
+from tokenclean.models.model_parts import body_of
 from tokenclean.models.nf4_linear import hold_frozen_in_nf4
 
 BASE, REFERENCE, NF4 = "base", "reference", " in NF4"

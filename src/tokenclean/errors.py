@@ -4,20 +4,20 @@ The tree (in brackets the exit code of the command line)::
 
     TokencleanError
     ├── InputError [2]              the user's file, recipe or model does not fit
-    │   ├── RecipeError             (ValueError)   recipe or option; lists every fault at once
+    │   ├── RecipeError             (ValueError)   recipe or option; lists all faults together
     │   ├── PoolError               (ValueError)   pool file missing, unreadable or empty
     │   ├── TemplateError           (ValueError)   a conversation cannot be rendered
     │   ├── TokenizerMismatchError  (ValueError)   base and reference do not share their tokenizer
     │   ├── ModelError              (ValueError)   a model cannot be found or loaded
-    │   ├── EvaluationError         (ValueError)   a benchmark is unknown or its data cannot be had
+    │   ├── EvaluationError         (ValueError)   a benchmark is unknown or its data are not available
     │   ├── TableError              (ValueError)   a per-token table lacks a column or is damaged
     │   └── MissingExtraError       (ImportError)  an optional dependency is not installed
     └── RunError [1]                the input was fine, the run was not
         ├── NonFiniteError          (ValueError)   NaN or inf where a number is needed
         ├── WeakReferenceError      (RuntimeError) the reference is not better than the base (§4.2.1)
-        ├── TrainingError           (RuntimeError) nothing selected, or a step that cannot be taken
-        ├── PolicyMismatchError     (ValueError)   losses of two policies were to be subtracted
-        ├── RankError               (RuntimeError) processes that share the work cannot go on together
+        ├── TrainingError           (RuntimeError) nothing selected, or a training step that failed
+        ├── PolicyMismatchError     (ValueError)   losses of two precision policies cannot be subtracted
+        ├── RankError               (RuntimeError) processes that share the work lost each other
         └── RunFolderError          (OSError)      the run folder cannot be used
 """
 
@@ -31,7 +31,7 @@ class TokencleanError(Exception):
 
 
 class InputError(TokencleanError):
-    """The user's file, recipe or model does not fit; the message says how to mend it."""
+    """The user's file, recipe or model does not fit; the message says how to fix it."""
 
     exit_code = 2
 
@@ -41,7 +41,7 @@ class RunError(TokencleanError):
 
 
 class RecipeError(InputError, ValueError):
-    """A recipe, an override or an option is wrong. ``problems`` lists every fault found."""
+    """A recipe, an override or an option is wrong. ``problems``: every fault found."""
 
     def __init__(self, problems: str | list[str], source: str = "recipe") -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
@@ -67,11 +67,11 @@ class ModelError(InputError, ValueError):
 
 
 class EvaluationError(InputError, ValueError):
-    """A benchmark is unknown, or its data cannot be had."""
+    """A benchmark is unknown, or its data are not available."""
 
 
 class TableError(InputError, ValueError):
-    """A per-token table or a file of ratings lacks a column or a row, or its columns do not fit each other."""
+    """A per-token table or a file of ratings lacks a column or a row, or its columns do not match."""
 
 
 class MissingExtraError(InputError, ImportError):
@@ -86,7 +86,7 @@ class NonFiniteError(RunError, ValueError):
 
 
 class WeakReferenceError(RunError, RuntimeError):
-    """The reference model is not better than the base, or its scores drown in rounding error."""
+    """The reference model is not better than the base, or its scores are no larger than rounding errors."""
 
 
 class TrainingError(RunError, RuntimeError):
@@ -94,11 +94,11 @@ class TrainingError(RunError, RuntimeError):
 
 
 class PolicyMismatchError(RunError, ValueError):
-    """Losses were computed in two ways, so that their difference would measure the ways too."""
+    """Losses were computed in two ways, so their difference would partly measure that."""
 
 
 class RankError(RunError, RuntimeError):
-    """The processes that share a pass do not find each other, or one of them has ended."""
+    """The processes that share the work cannot reach each other, or one of them has ended."""
 
 
 class RunFolderError(RunError, OSError):

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face Hub can be asked at all: its libraries try each file for 23 s before they give up."""
+"""Whether the Hugging Face Hub can be reached: its libraries try for 23 s for each file before they give up."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ _PROBE_SECONDS = 5
 
 
 def why_unreachable() -> str | None:
-    """Why the Hub, or the mirror that ``HF_ENDPOINT`` names, cannot be asked; None where it answers.
+    """Why the Hub, or the mirror in ``HF_ENDPOINT``, cannot be reached; None where it answers.
 
-    One request decides, with whatever status: a mirror need not serve its root.
+    Tries one request. Any status counts as an answer, since a mirror need not serve its root.
     """
     from huggingface_hub import constants, is_offline_mode
     from huggingface_hub.utils import get_session

@@ -1,8 +1,7 @@
-"""The processes of one command that share its work, as ``torchrun`` and ``accelerate launch`` start them."""
+"""The processes of one command that share its work, as started by ``torchrun`` or ``accelerate launch``."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,16 +15,17 @@ from tokenclean.errors import RankError
 if TYPE_CHECKING:
     import torch
 
-# A rank may be done days before the slowest one; that a rank has died is the launcher's to see.
+# One process may be done days before the slowest; noticing that a process has died is the launcher's job.
 _TIMEOUT = timedelta(days=30)
 _ADVICE = "start all of them with torchrun or accelerate launch"
 
 
 @dataclass(frozen=True)
 class Processes:
-    """``rank``: this process, from 0, of ``count``; ``local_rank``: its number among those of its machine.
+    """A group of ``count`` processes. ``rank``: this process's number in it, from 0; ``local_rank``: its number among
+    those of its machine.
 
-    Nothing is initialised with one process, and with several at their first meeting only.
+    With one process no process group is formed, with several at the first call that needs one.
     """
 
     rank: int = 0
@@ -41,8 +41,10 @@ class Processes:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Processes:
-        """What RANK, WORLD_SIZE and LOCAL_RANK say; one process without WORLD_SIZE. Raises RankError where they are
-        no such numbers."""
+        """From RANK, WORLD_SIZE and LOCAL_RANK; one process without WORLD_SIZE.
+
+        Raises RankError where they are not such numbers.
+        """
         if environment.get("WORLD_SIZE", "1") == "1":
             return cls()
         values = {name: environment.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
@@ -53,55 +55,47 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0, which speaks and writes for all."""
+        """Whether this is rank 0, which logs and writes for all."""
         return self.rank == 0
 
     def owns(self, number: int) -> bool:
-        """Whether the piece of work of this number, from 0, is this rank's."""
+        """Whether the piece of work of this number, from 0, is this process's."""
         return number % self.count == self.rank
 
     def barrier(self) -> None:
-        """Wait until every rank is here. Raises RankError where one cannot be met or has ended."""
+        """Wait until every process is here. Raises RankError where one cannot be reached or has ended."""
         self.all_reduce_sum([0])
 
     def all_reduce_sum(self, numbers: Sequence[int]) -> list[int]:
-        """The sums over all processes (int64), each of which gives as many numbers. Waits as ``barrier`` does."""
+        """The sums over all processes (int64), each of which gives equally many numbers. Waits as ``barrier`` does."""
         if self.count == 1:
             return list(numbers)
         import torch
 
         sums = torch.tensor(numbers, dtype=torch.int64)
-        self._meet(lambda distributed: distributed.all_reduce(sums))
+        self.all_reduce(sums)
         return sums.tolist()
 
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's JSON value, in order of rank; floats come as they are. Waits as ``barrier`` does."""
-        if self.count == 1:
-            return [value]
-        import torch
-
-        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        lengths = self.all_reduce_sum([len(text) if rank == self.rank else 0 for rank in range(self.count)])
-        longest = max(lengths)
-        filled = torch.zeros(longest, dtype=torch.uint8)
-        filled[: len(text)] = text
-        found = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.count)]
-        self._meet(lambda distributed: distributed.all_gather(found, filled))
-        return [json.loads(bytes(part[:n].tolist())) for part, n in zip(found, lengths, strict=True)]
+    def gather(self, value: object) -> list[Any]:
+        """Every process's value, in order of rank. Waits as ``barrier`` does."""
+        found = [value] * self.count
+        if self.count > 1:
+            self._communicate(lambda distributed: distributed.all_gather_object(found, value))
+        return found
 
     def all_reduce(self, tensor: torch.Tensor) -> None:
-        """Put the sum over all processes into each rank's tensor, on whichever device. Waits as ``barrier`` does."""
+        """Put the sum over all processes into each one's tensor, on any device. Waits as ``barrier`` does."""
         if self.count > 1:
-            self._meet(lambda distributed: distributed.all_reduce(tensor))
+            self._communicate(lambda distributed: distributed.all_reduce(tensor))
 
     def broadcast(self, tensor: torch.Tensor) -> None:
-        """Put rank 0's content into each rank's tensor, on whichever device. Waits as ``barrier`` does."""
+        """Put rank 0's content into each process's tensor, on any device. Waits as ``barrier`` does."""
         if self.count > 1:
-            self._meet(lambda distributed: distributed.broadcast(tensor, src=0))
+            self._communicate(lambda distributed: distributed.broadcast(tensor, src=0))
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Leave, when the block ends, the group that its first meeting has formed."""
+        """Leave the process group, if one was formed, at the end of the block."""
         try:
             yield
         finally:
@@ -109,7 +103,8 @@ class Processes:
             if self.count > 1 and distributed is not None and distributed.is_initialized():
                 distributed.destroy_process_group()
 
-    def _meet(self, action: Callable) -> None:
+    def _communicate(self, action: Callable) -> None:
+        """Call ``action(torch.distributed)`` within the process group, which is formed first if need be."""
         import torch
         import torch.distributed as distributed
 

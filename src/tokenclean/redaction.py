@@ -6,7 +6,7 @@ import os
 import re
 
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN")
-_MINIMUM_LENGTH = 8  # a shorter value is no token, and replacing it would garble the text
+_MINIMUM_LENGTH = 8  # a shorter value is not a token, and replacing it would garble the text
 _HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/?#]+@")  # user:password@ of a URL
 
@@ -14,8 +14,8 @@ _CREDENTIALS = re.compile(r"(?<=://)[^\s/?#]+@")  # user:password@ of a URL
 def redact(text: str) -> str:
     """The text with every secret in it replaced: Hub tokens by ``hf_…``, a URL's user and password by ``…``.
 
-    A secret is the value of a Hub token variable in the environment, anything that looks like a Hub token, and what
-    stands before the @ of a URL's host.
+    Secrets are the values of the environment's Hub token variables, anything that looks like a Hub token, and the text
+    between :// and @ in a URL.
     """
     for value in sorted((os.environ.get(name, "").strip() for name in _VARIABLES), key=len, reverse=True):
         if len(value) >= _MINIMUM_LENGTH:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tokenclean.models.attention.backend_choice import RECTANGLES, AttentionCall, attention_by_definition, select_kernel
+from tokenclean.models.attention.backend_choice import BUCKETS, AttentionCall, attention_by_definition, select_kernel
+from tokenclean.models.attention.features import Features
 from tokenclean.models.attention.segments import segment_attention, segments
 from tokenclean.models.attention.varlen import FLASH_ATTN, FLEX, TORCH_VARLEN, installed_kernels, varlen_attention
 
@@ -51,7 +52,7 @@ def test_a_kernel_gives_the_attention_of_the_definition(kernel, dtype, softcap, 
         pytest.skip("not offered")
     tensors = draw(lengths, dtype=dtype)
     found = errors(
-        lambda given: varlen_attention(kernel, *given, lengths, softcap=softcap, window=window),
+        lambda given: varlen_attention(kernel, *given, lengths, Features(softcap=softcap, window=window)),
         tensors,
         lengths,
         softcap,
@@ -78,4 +79,4 @@ def test_bf16_without_window_takes_a_kernel_for_packs():
         pytest.skip("needs Ampere or newer")
     for has_gradient in (False, True):
         call = AttentionCall(device, torch.bfloat16, has_gradient=has_gradient)
-        assert select_kernel(call) != RECTANGLES
+        assert select_kernel(call) != BUCKETS

@@ -131,7 +131,7 @@ def torch_products(monkeypatch) -> None:
     """Keep to torch's own products, as on a machine without the CPU kernels but with bf16 instructions."""
     for module in (attention_choice, precision):
         monkeypatch.setattr(module, "missing_kernels", lambda: "switched off by the test")
-    monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr("tokenclean.models.device.cpu_multiplies_bf16", lambda: True)
 
 
 @pytest.fixture

@@ -14,9 +14,11 @@ from transformers import LlamaModel
 from tokenclean.errors import ModelError
 from tokenclean.models import head
 from tokenclean.models.attention import segments as attention
-from tokenclean.models.causal_lm import CausalLM, evaluating
+from tokenclean.models.attention.features import Features
+from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.head import Head, head_of
 from tokenclean.models.kernels import cpu as cpu_kernels
+from tokenclean.models.model_parts import evaluating
 
 PACKED = [
     "llama", "llama-tied", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "neox", "cohere", "granite", "gpt2",
@@ -25,7 +27,7 @@ PACKED = [
 UNPACKED = ["mamba", "falcon", "gpt-oss", "llama4"]
 HEADLESS = ["bert", "electra"]
 
-SOFTCAP, WINDOW = 5, 6  # places in _attend's arguments
+SOFTCAP, WINDOW = "softcap", "window"
 
 
 pytestmark = [
@@ -38,11 +40,11 @@ def furthest(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max())
 
 
-def ignoring(monkeypatch, feature: int) -> None:
+def ignoring(monkeypatch, feature: str) -> None:
     """Switch a feature of the packed attention off, as if it had been overlooked."""
     attend, kernel = attention._attend, cpu_kernels.segment_attention
-    monkeypatch.setattr(attention, "_attend", lambda *given: attend(*given[:feature], None, *given[feature + 1 :]))
-    off = {"softcap": None} if feature == SOFTCAP else {"window": None}
+    off = {feature: None}
+    monkeypatch.setattr(attention, "_attend", lambda *given: attend(*given[:-1], given[-1]._replace(**off)))
     monkeypatch.setattr(cpu_kernels, "segment_attention", lambda *given, **options: kernel(*given, **options | off))
 
 
@@ -67,7 +69,7 @@ def test_a_model_without_packed_path_says_so_and_stays_exact(family, small_model
     with caplog.at_level(logging.WARNING, logger="tokenclean"):
         causal_lm = CausalLM(model)
     [record] = [r for r in caplog.records if r.name.startswith("tokenclean")]
-    expected_text = "no packed path" if family in UNPACKED else "its own output layer is used"
+    expected_text = "without packing" if family in UNPACKED else "its own output layer is used"
     assert expected_text in record.getMessage()
     assert type(model).__name__ in record.getMessage()
     assert not causal_lm.is_packed
@@ -111,7 +113,7 @@ def test_the_probe_reaches_beyond_the_window_of_longer_rows(small_model, monkeyp
 def test_segment_attention_is_softmax_over_the_visible_keys(length, softcap, window):
     generator = torch.Generator().manual_seed(length)
     q, k, v = (torch.randn(1, 2, length, 8, generator=generator) for _ in range(3))
-    found = attention._attend(q, k, v, 0.7, 0.0, softcap, window)
+    found = attention._attend(q, k, v, Features(0.7, 0.0, softcap, window))
     for t in range(length):
         seen = slice(0 if window is None else max(0, t + 1 - window), t + 1)
         logits = 0.7 * torch.einsum("hd,hsd->hs", q[0, :, t], k[0, :, seen])

@@ -72,7 +72,7 @@ def test_a_later_probe_is_of_the_layers_as_they_are(small_model, monkeypatch):
     compiled = causal_lm._compiled
     before = Recorded.packs
     causal_lm.expect_rows_of(150)
-    assert causal_lm._probed_window == 100
+    assert causal_lm.probed_window == 100
     assert Recorded.packs == before
     assert causal_lm._compiled is compiled is not None
 

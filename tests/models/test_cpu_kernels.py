@@ -198,7 +198,7 @@ def test_kernels_that_disagree_with_torch_are_not_used(monkeypatch, caplog):
 def test_without_bf16_instructions_every_policy_computes_in_float32(policy, small_model, pack, monkeypatch):
     for module in (precision, cpu_kernels):
         monkeypatch.setattr(module, "has_bf16_kernels", lambda: False)
-    monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: False)
+    monkeypatch.setattr("tokenclean.models.device.cpu_multiplies_bf16", lambda: False)
     # Such a processor multiplies in float32 whatever torch is allowed; one that has the instructions would not.
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda allowed: None)
     causal_lm = CausalLM(small_model("gemma2"))

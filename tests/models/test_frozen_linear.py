@@ -18,7 +18,7 @@ def products(request, monkeypatch):
             pytest.skip("this processor has no bf16 instructions")
         return request.param
     monkeypatch.setattr(frozen_linear, "has_bf16_kernels", lambda: False)
-    monkeypatch.setattr(frozen_linear, "cpu_multiplies_bf16", lambda: request.param == "torch in bf16")
+    monkeypatch.setattr("tokenclean.models.device.cpu_multiplies_bf16", lambda: request.param == "torch in bf16")
     return request.param
 
 

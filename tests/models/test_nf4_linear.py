@@ -9,7 +9,6 @@ import torch
 from torch.nn.functional import linear, pad
 
 from tokenclean.errors import MissingExtraError
-from tokenclean.models import frozen_linear
 from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.nf4_linear import BLOCK, Nf4Linear, hold_frozen_in_nf4
 
@@ -35,7 +34,7 @@ def rounded(weight: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(params=["bf16", "float32"])
 def multiplies_bf16(request, monkeypatch) -> bool:
     """Whether the processor has bf16 products, as the layer is made to believe."""
-    monkeypatch.setattr(frozen_linear, "cpu_multiplies_bf16", lambda: request.param == "bf16")
+    monkeypatch.setattr("tokenclean.models.device.cpu_multiplies_bf16", lambda: request.param == "bf16")
     return request.param == "bf16"
 
 

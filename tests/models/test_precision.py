@@ -39,15 +39,15 @@ def rounded(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def watch_weights(monkeypatch) -> dict[int, torch.Tensor]:
-    """The weight tensors that are multiplied, by identity; filled as they come."""
+    """The weight tensors that are multiplied, by address; filled as they come."""
     seen: dict[int, torch.Tensor] = {}
-    multiply = precision.product
+    multiply = precision.matmul
 
     def watched(x, weight):
-        seen.setdefault(id(weight), weight)  # kept, so that no address comes twice
+        seen.setdefault(weight.data_ptr(), weight)  # kept, so that no address comes twice
         return multiply(x, weight)
 
-    monkeypatch.setattr(precision, "product", watched)
+    monkeypatch.setattr(precision, "matmul", watched)
     return seen
 
 

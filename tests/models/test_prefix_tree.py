@@ -2,22 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from tokenclean.models.causal_lm import CausalLM, evaluating
 from tokenclean.models.prefix_tree import plan_prefix_packs, plan_prefix_tree
-
-SIZES = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
 
 sequences_of_few_tokens = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=14)
 
@@ -92,50 +80,3 @@ def test_few_shot_questions_share_their_block():
 def test_an_empty_sequence_is_refused():
     with pytest.raises(ValueError, match="without tokens"):
         plan_prefix_tree([[1], []])
-
-
-def models():
-    torch.manual_seed(0)
-    yield "llama", LlamaForCausalLM(LlamaConfig(**SIZES))
-    yield "qwen2", Qwen2ForCausalLM(Qwen2Config(**SIZES))
-    window = {"sliding_window": 12, "head_dim": 8, "query_pre_attn_scalar": 8}
-    yield "gemma2, window and soft caps", Gemma2ForCausalLM(Gemma2Config(**SIZES, **window))
-
-
-@pytest.mark.parametrize(("name", "model"), list(models()), ids=lambda value: value if isinstance(value, str) else "")
-@settings(max_examples=12, deadline=None)
-@given(
-    sequences=st.lists(st.lists(st.integers(3, 6), min_size=2, max_size=30), min_size=1, max_size=8),
-    budget=st.integers(1, 60),
-)
-def test_losses_in_a_tree_are_those_of_whole_sequences(name, model, sequences, budget):
-    causal_lm = _causal_lm(model)
-    tree = plan_prefix_tree([sequence[:-1] for sequence in sequences])
-    places, targets = [], []
-    for sequence, end in zip(sequences, tree.ends.tolist(), strict=True):
-        places += [tree.place(end, position) for position in range(len(sequence) - 1)]
-        targets += sequence[1:]
-    with evaluating(model), torch.no_grad(), causal_lm.precision("exact"):
-        found = causal_lm.measures_in_tree(
-            tree, np.array(places), np.array(targets), ("loss", "is_top1"), budget=budget
-        )
-        logits = [model(torch.tensor([sequence])).logits[0, :-1].float() for sequence in sequences]
-    expected = torch.cat(
-        [
-            torch.nn.functional.cross_entropy(part, torch.tensor(sequence[1:]), reduction="none")
-            for part, sequence in zip(logits, sequences, strict=True)
-        ]
-    )
-    torch.testing.assert_close(found["loss"], expected, atol=2e-5, rtol=1e-4)
-    is_top1 = torch.cat([part.argmax(-1) == torch.tensor(s[1:]) for part, s in zip(logits, sequences, strict=True)])
-    assert torch.equal(found["is_top1"].bool(), is_top1)
-
-
-_made: dict[int, CausalLM] = {}
-
-
-def _causal_lm(model) -> CausalLM:
-    if id(model) not in _made:
-        _made[id(model)] = CausalLM(model, longest_row=40)
-        assert _made[id(model)].shares_prefixes()
-    return _made[id(model)]

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from tokenclean.models.causal_lm import CausalLM
+from tokenclean.models.shared_prefix_pass import shares_prefixes
 from tokenclean.scoring.continuation_likelihoods import ContinuationScorer
 
 VOCABULARY = 61
@@ -70,9 +72,9 @@ def test_shared_tokens_are_computed_once(scorer):
 
 def test_a_model_that_cannot_share_computes_whole_sequences(llama, scorer, monkeypatch, caplog):
     requests = [([1, 2, 3], [4, 5]), ([1, 2, 3], [6]), ([9], [4, 5, 6, 7]), ([1, 2, 3], [6])]
-    whole = ContinuationScorer(llama, pack_tokens=8)
-    monkeypatch.setattr(whole._causal_lm, "shares_prefixes", lambda: False)
-    found, expected = whole.score(requests), scorer.score(requests)
+    expected = scorer.score(requests)
+    monkeypatch.setattr("tokenclean.scoring.continuation_likelihoods.shares_prefixes", lambda causal_lm: False)
+    found = ContinuationScorer(llama, pack_tokens=8).score(requests)
     np.testing.assert_allclose(found.loglikelihoods, expected.loglikelihoods, atol=1e-5)
     assert found.is_greedy.tolist() == expected.is_greedy.tolist()
     assert found.computed_tokens == 5 + 4 + 5
@@ -82,14 +84,12 @@ def test_a_model_that_cannot_share_computes_whole_sequences(llama, scorer, monke
 def test_sharing_is_tried_outside_of_the_policy(llama, precision, monkeypatch):
     """Products in bf16 are further from the plain losses than the trial allows, and would end all sharing."""
     scorer, tried = ContinuationScorer(llama, precision=precision), []
-    causal_lm = scorer._causal_lm
-    shares = causal_lm.shares_prefixes
 
-    def watched() -> bool:
+    def watched(causal_lm: CausalLM) -> bool:
         tried.append((causal_lm._head_copy, causal_lm._policy))
-        return shares()
+        return shares_prefixes(causal_lm)
 
-    monkeypatch.setattr(causal_lm, "shares_prefixes", watched)
+    monkeypatch.setattr("tokenclean.scoring.continuation_likelihoods.shares_prefixes", watched)
     found = scorer.score([([1, 2, 3], [4]), ([1, 2, 3], [5])])
     assert tried == [(None, "exact")]
     assert found.computed_tokens == 3

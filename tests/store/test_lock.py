@@ -190,7 +190,7 @@ class TestFileSystemWithoutLocks:
         with store.lock(), store.lock():
             refused(Store(tmp_path), f"in use by process {os.getpid()} ")
             assert store.holder() is not None
-        assert told == [f"{tmp_path}: its file system knows no locks; {RECORD} alone keeps other runs away"]
+        assert told == [f"{tmp_path}: its file system has no locks; only {RECORD} keeps other runs out"]
         assert not (tmp_path / RECORD).exists()
         with Store(tmp_path).lock():
             pass
@@ -209,7 +209,7 @@ class TestFileSystemWithoutLocks:
         parent = os.getppid()
         for fields in ({"pid": parent, "mark": process_mark(parent)}, {"host": "elsewhere"}, {"mark": ""}):
             self.leave(tmp_path, **fields)
-            refused(Store(tmp_path), f"if that process runs no more, delete {tmp_path / RECORD}")
+            refused(Store(tmp_path), f"if that process no longer runs, delete {tmp_path / RECORD}")
         (tmp_path / RECORD).write_text("")  # its writer has just created it
         refused(Store(tmp_path), "in use by another process")
         (tmp_path / RECORD).unlink()

@@ -8,8 +8,8 @@ import pytest
 import torch
 from small_llama import small_llama
 
-from tokenclean.models.causal_lm import body_of
 from tokenclean.models.frozen_linear import hold_frozen
+from tokenclean.models.model_parts import body_of
 from tokenclean.recipe import LoraSettings
 from tokenclean.training.adapters import add_fresh_lora, save_rounds
 from tokenclean.training.fused_lora import _Product, join_lora_products

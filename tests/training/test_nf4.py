@@ -15,7 +15,6 @@ from small_llama import all_losses, random_rows, small_llama, weights_from
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tokenclean.errors import TrainingError
-from tokenclean.models import frozen_linear
 from tokenclean.models.loading.load import ModelSource, load_model
 from tokenclean.models.nf4_linear import Nf4Linear
 from tokenclean.recipe import LoraSettings, TrainingSettings
@@ -80,7 +79,7 @@ def test_loss_and_gradients_are_those_of_the_rounded_base(activation_checkpointi
 
 @pytest.mark.parametrize("precision", ["exact", "safe", "fast", "mixed"])
 def test_only_the_bases_linear_layers_are_quantized(precision, monkeypatch):
-    monkeypatch.setattr(frozen_linear, "cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr("tokenclean.models.device.cpu_multiplies_bf16", lambda: True)
     step = TrainingStep(with_lora(small_llama()), settings_of(precision=precision))
     lm = step.causal_lm.lm
     assert step.causal_lm.is_packed

@@ -109,8 +109,8 @@ def load_local_rater(source: ModelSource, *, device: str = "cpu", sampling: Samp
     """
     import torch
 
-    from tokenclean.models.causal_lm import lm_of
     from tokenclean.models.loading.load import load_model, load_tokenizer, source_fingerprint
+    from tokenclean.models.model_parts import lm_of
 
     tokenizer = load_tokenizer(source)
     model: Any = load_model(source)

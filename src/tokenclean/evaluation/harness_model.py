@@ -10,7 +10,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from tokenclean.evaluation.task_data import quiet_harness
-from tokenclean.models.causal_lm import lm_of
+from tokenclean.models.model_parts import lm_of
 from tokenclean.scoring.continuation_likelihoods import ContinuationScorer
 from tokenclean.scoring.scorer import PACK_TOKENS, Progress
 

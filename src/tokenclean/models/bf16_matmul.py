@@ -1,4 +1,4 @@
-"""Products of tensors rounded to bf16, with sums and outputs in float32 where one kernel gives them."""
+"""Matrix products of tensors rounded to bf16, with sums and outputs in float32 where a kernel offers that."""
 
 from __future__ import annotations
 
@@ -8,20 +8,11 @@ import torch
 from torch.nn.functional import linear
 
 
-def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x Wᵀ: ``x`` (…, K) of any float dtype, ``weight`` (N, K) bf16; gives (…, N) of the dtype of ``x``.
+def matmul(x: torch.Tensor, weight_KN: torch.Tensor) -> torch.Tensor:
+    """``x`` (…, K) of any float dtype times a bf16 weight: (…, N) of the dtype of ``x``.
 
-    On a GPU that has such kernels the output is never rounded, without gradient; else it is bf16 on its way.
+    Without gradient, on a GPU with such kernels, the output is never rounded; elsewhere it is rounded to bf16 first.
     """
-    return _times(x, weight.T)
-
-
-def product_back(gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """gradient · W: (…, N) and (N, K) to (…, K), as ``product``."""
-    return _times(gradient, weight)
-
-
-def _times(x: torch.Tensor, weight_KN: torch.Tensor) -> torch.Tensor:
     half = x.to(weight_KN.dtype)
     is_plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.dtype != torch.float32
     if is_plain or not gives_float32(x.device):
@@ -32,7 +23,7 @@ def _times(x: torch.Tensor, weight_KN: torch.Tensor) -> torch.Tensor:
 
 @lru_cache
 def gives_float32(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 into float32, tried now."""
+    """Whether the device multiplies bf16 into float32, found out by trying once."""
     if device.type != "cuda":
         return False
     generator = torch.Generator().manual_seed(0)
@@ -40,6 +31,6 @@ def gives_float32(device: torch.device) -> bool:
     try:
         with torch.no_grad():
             found = torch.mm(a, b, out_dtype=torch.float32)
-    except (TypeError, RuntimeError):  # torch before 2.8, or a GPU without it
+    except (TypeError, RuntimeError):  # a GPU without it
         return False
     return found.dtype == torch.float32 and bool(torch.allclose(found, a.float() @ b.float(), atol=1e-2, rtol=1e-3))

@@ -1,4 +1,4 @@
-"""Where this machine keeps what was made once: converted models, compiled kernels."""
+"""This machine's cache: converted models, compiled kernels."""
 
 from __future__ import annotations
 

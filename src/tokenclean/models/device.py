@@ -1,4 +1,4 @@
-"""The device that a command's or a recipe's name stands for, and what its processor can do."""
+"""The device that a name in a command or recipe refers to, and what its processor can do."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ import gc
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenclean.errors import RecipeError
 
+if TYPE_CHECKING:
+    import torch
+
 
 def resolve_device(name: str, *, local_rank: int | None = None) -> str:
-    """``auto`` is the GPU where there is one; any other name is taken as it is.
+    """``auto`` is the GPU where there is one; any other name stays unchanged.
 
     ``local_rank``: this process's number among those of its machine, where several share the work; ``auto`` and
     ``cuda`` are then the GPU of that number. Raises RecipeError where torch cannot use the device here.
     """
     import torch
 
-    if name == "auto" and not torch.cuda.is_available():
-        return "cpu"
-    if name in ("auto", "cuda") and local_rank is not None:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if local_rank is None or name == "cpu":
+            return name
+    if name == "cuda" and local_rank is not None:
         name = f"cuda:{local_rank}"
-    elif name == "auto":
-        return "cuda"
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -46,6 +50,11 @@ def give_back_memory() -> None:
     torch.cuda.empty_cache()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # musl has none
         libc.malloc_trim(0)
+
+
+def gains_from_bf16(device: torch.device) -> bool:
+    """Whether products of bf16 are faster on the device than those of float32."""
+    return device.type != "cpu" or cpu_multiplies_bf16()
 
 
 @lru_cache(maxsize=1)

@@ -1,8 +1,8 @@
 """Linear layers that are not trained, held in the form in which products are fastest, between float32 activations.
 
 A frozen weight needs no float32 master copy. Held in bf16 it takes half the memory, and products take bf16 where the
-device gains from it; outputs and gradients are float32 always, so residual stream, norms and adapters stay as exact as
-their inputs. Our CPU kernels want a weight packed, for the forward and for the backward product, in bf16 or in float32.
+device gains from it; outputs and gradients are always float32, so residual stream, norms and adapters stay as exact as
+their inputs. Our CPU kernels need the weight packed twice, for the forward and for the backward pass.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from tokenclean.models.bf16_matmul import product, product_back
-from tokenclean.models.device import cpu_multiplies_bf16
+from tokenclean.models.bf16_matmul import matmul
+from tokenclean.models.device import gains_from_bf16
 from tokenclean.models.kernels.cpu import has_bf16_kernels, pack
 from tokenclean.models.kernels.cpu import linear as packed_linear
 from tokenclean.models.precision import uses_kernels
 
 
 class FrozenLayer(torch.nn.Module):
-    """What stands in for a linear layer that is not trained: float32 (…, K) to float32 (…, N), gradient to the input
-    alone. ``_weight_for`` gives the weight in the dtype of the products; the bias stays as it was."""
+    """A linear layer that is not trained: float32 (…, K) to float32 (…, N), with a gradient for the input alone.
+
+    ``_weight_for`` gives the weight in the dtype of the products; the bias stays float32.
+    """
 
     def __init__(self, layer: torch.nn.Linear) -> None:
         super().__init__()
@@ -30,16 +32,16 @@ class FrozenLayer(torch.nn.Module):
         self.bias = None if layer.bias is None else torch.nn.Parameter(layer.bias.detach(), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _Product.apply(x, self)
+        return _FrozenMatmul.apply(x, self)
 
-    def product(self, x: torch.Tensor) -> torch.Tensor:
-        """x Wᵀ + b, a tensor of its own."""
-        output = product(x, self._weight_for(x))
+    def linear(self, x: torch.Tensor) -> torch.Tensor:
+        """x Wᵀ + b, in a new tensor."""
+        output = matmul(x, self._weight_for(x).T)
         return output if self.bias is None else output.add_(self.bias)
 
-    def product_back(self, gradient: torch.Tensor) -> torch.Tensor:
-        """gradient · W, a tensor of its own."""
-        return product_back(gradient, self._weight_for(gradient))
+    def input_gradient(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient by the input, gradient · W, in a new tensor."""
+        return matmul(gradient, self._weight_for(gradient))
 
     def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
         """(N, K), on the device of ``x``."""
@@ -52,9 +54,10 @@ class FrozenLayer(torch.nn.Module):
 class FrozenLinear(FrozenLayer):
     """``layer`` with its weight rounded to bf16, once, or packed in float32.
 
-    Products in bf16: our CPU kernels (bf16 inputs, float32 sums) where they serve; torch's where the device has them;
-    else float32 on a copy of the weight made for the product. Without ``in_bf16`` our kernels in float32, which the
-    caller has seen to serve. ``weight``: (N, K) bf16, or None where the kernels' two packed forms replace it.
+    Products in bf16 run in our CPU kernels (bf16 inputs, float32 sums) where these are available, in torch's where the
+    device has them, else in float32 on a copy of the weight made for each product. Without ``in_bf16`` they run in our
+    kernels in float32, which the caller has checked to be available. ``weight``: (N, K) bf16, or None where the
+    kernels' two packed forms replace it.
     """
 
     packed: torch.Tensor | None
@@ -71,42 +74,37 @@ class FrozenLinear(FrozenLayer):
         kept = None if is_packed else torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
         self.register_parameter("weight", kept)
 
-    def product(self, x: torch.Tensor) -> torch.Tensor:
+    def linear(self, x: torch.Tensor) -> torch.Tensor:
         if self.packed is not None:
             return packed_linear(x, self.packed, self.out_features, self.bias)
-        return super().product(x)
+        return super().linear(x)
 
-    def product_back(self, gradient: torch.Tensor) -> torch.Tensor:
+    def input_gradient(self, gradient: torch.Tensor) -> torch.Tensor:
         if self.packed_back is not None:
             return packed_linear(gradient, self.packed_back, self.in_features, None)
-        return super().product_back(gradient)
+        return super().input_gradient(gradient)
 
     def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
         assert self.weight is not None
         return self.weight if gains_from_bf16(x.device) else self.weight.to(x.dtype)
 
 
-class _Product(torch.autograd.Function):
+class _FrozenMatmul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, layer: FrozenLayer) -> torch.Tensor:
         ctx.layer = layer
-        return layer.product(x)
+        return layer.linear(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return (ctx.layer.product_back(grad_outputs[0]) if ctx.needs_input_grad[0] else None), None
-
-
-def gains_from_bf16(device: torch.device) -> bool:
-    """Whether products of bf16 are faster there than those of float32."""
-    return device.type != "cpu" or cpu_multiplies_bf16()
+        return (ctx.layer.input_gradient(grad_outputs[0]) if ctx.needs_input_grad[0] else None), None
 
 
 def hold_frozen(body: torch.nn.Module, *, in_bf16: bool) -> int:
     """Replace the frozen layers of ``body`` by ``FrozenLinear``, as ``replace_frozen`` does.
 
-    Without ``in_bf16`` none is replaced where our CPU kernels do not serve: torch's float32 products are as good then.
+    Without ``in_bf16`` none is replaced where our CPU kernels are missing: torch's float32 products are as good then.
     """
     if not in_bf16 and not uses_kernels(body):
         return 0
@@ -114,10 +112,10 @@ def hold_frozen(body: torch.nn.Module, *, in_bf16: bool) -> int:
 
 
 def replace_frozen(body: torch.nn.Module, form: Callable[[torch.nn.Linear], FrozenLayer]) -> int:
-    """Replace every plain linear layer of ``body`` whose weight and bias are not trained; how many there were.
+    """Replace every plain linear layer of ``body`` whose weight and bias are not trained; returns how many.
 
-    To be called once adapters are in place, since they wrap plain layers. Embeddings, norms and the output layer,
-    which lies outside the body, stay float32, and so do the layers of LoRAs, those of earlier rounds included.
+    Call it once adapters are in place, since they wrap plain layers. Embeddings, norms and the output layer, which is
+    outside the body, stay float32, and so do the layers of LoRAs, those of earlier rounds included.
     """
     frozen = [
         (parent, name, layer)

@@ -1,8 +1,8 @@
 """Losses of chosen positions from hidden states, a chunk of positions at a time.
 
 Scoring and training share it: no tensor of size [tokens, vocabulary] exists beyond one chunk, forward or backward. A
-loss depends on its own hidden state alone, so where the head is not trained the gradient of each loss is computed with
-it, chunk by chunk, from the logits at hand; the backward pass only scales it. A trained head computes each chunk again.
+loss depends on its own hidden state alone, so where the head is not trained each loss's gradient is computed together
+with the loss, from the same logits; the backward pass only scales it. A trained head computes each chunk again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from tokenclean.errors import ModelError
-from tokenclean.models.bf16_matmul import product
+from tokenclean.models.bf16_matmul import matmul
 from tokenclean.models.kernels import cpu as cpu_kernels
 
 CHUNK_POSITIONS = 256
@@ -58,21 +58,20 @@ class Head:
         names: Sequence[str],
         copy: torch.Tensor | None = None,
     ) -> Measures:
-        """What ``names`` (of MEASURES) ask for, each float32 of shape (P,); without gradient.
+        """The measures ``names`` (of MEASURES), each float32 of shape (P,); without gradient.
 
-        ``copy``: the weight as ``kernels.cpu.pack`` gives it, to go through the CPU kernels; on a GPU in bf16.
+        ``copy``: a copy of the weight that is faster: packed by ``kernels.cpu.pack`` on a CPU, in bf16 on a GPU.
         """
         if copy is not None and copy.device.type == "cpu":
-            vocabulary, with_entropy = self.weight.shape[0], "entropy" in names
             found = cpu_kernels.measures(
                 hidden_P_H,
                 copy,
                 targets_P,
-                vocabulary,
+                self.weight.shape[0],
                 bias=self.bias,
                 scale=self.scale,
                 softcap=self.softcap,
-                with_entropy=with_entropy,
+                with_entropy="entropy" in names,
             )
             return {name: found[MEASURES.index(name)] for name in names}
         chunks = zip(hidden_P_H.split(CHUNK_POSITIONS), targets_P.split(CHUNK_POSITIONS), strict=True)
@@ -87,8 +86,8 @@ class Head:
     def losses_and_gradient(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses (C,) of one chunk and their gradient by the hidden states, ∂ℓ_c/∂h_c: float32, (C, H).
 
-        That is Wᵀ(softmax(logits) − onehot(target)), through the soft cap's slope and the scale; only the chunk's
-        logits are held, and overwritten.
+        That is Wᵀ(softmax(logits) − onehot(target)), times the soft cap's slope and the scale; the chunk's logits are
+        overwritten, so that no second tensor of their size is held.
         """
         logits = self._logits(hidden)
         at_target = logits.gather(1, targets[:, None])
@@ -110,7 +109,7 @@ class Head:
         if copy is None:
             logits = linear(hidden, self.weight, self.bias).float()
         else:
-            logits = product(hidden.float(), copy)
+            logits = matmul(hidden.float(), copy.T)
             logits = logits if self.bias is None else logits.add_(self.bias)
         if self.scale != 1.0:
             logits = logits * self.scale
@@ -120,7 +119,7 @@ class Head:
 
 
 class _LossesOfFrozenHead(torch.autograd.Function):
-    """The losses of a head that is not trained; their gradients are made in the forward pass."""
+    """Losses of a head that is not trained; their gradients are computed in the forward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden_P_H: torch.Tensor, targets_P: torch.Tensor, head: Head) -> torch.Tensor:
@@ -141,7 +140,7 @@ class _LossesOfFrozenHead(torch.autograd.Function):
 
 
 def measures_of_logits(logits_P_V: torch.Tensor, targets_P: torch.Tensor, names: Sequence[str]) -> Measures:
-    """What ``names`` (of MEASURES) ask for, from float32 logits; ``loss`` is differentiable."""
+    """The measures ``names`` (of MEASURES) from float32 logits; ``loss`` is differentiable."""
     at_target = logits_P_V.gather(1, targets_P[:, None]).squeeze(1)
     log_total = torch.logsumexp(logits_P_V, dim=-1)
     found = {"loss": log_total - at_target}

@@ -1,8 +1,8 @@
-"""An adapter merged into its base, and the plain model folder that comes of it.
+"""Merging an adapter into its base, and writing the merged model as a plain folder.
 
-W + scale·B·A is computed in float32, whatever is written; only the finished sum is rounded, once. A short training
-changes most weights by less than half the distance between two bf16 numbers, so rounding may undo most of it: ``Merge``
-tells how large the one is beside the other.
+W + scale·B·A is always computed in float32; only the finished sum is rounded, once. A short training changes most
+weights by less than half the distance between two bf16 numbers, so rounding may undo most of it: ``Merge`` gives the
+size of the one relative to the other.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Merge:
-    """What a merge did.
+    """The effect of a merge.
 
-    ``tensors``: weights that the adapter changed; 0 for a whole model, which is written as it is. ``rounding_share``:
+    ``tensors``: weights that the adapter changed; 0 for a whole model, which is written unchanged. ``rounding_share``:
     ‖round(W+Δ) − (W+Δ)‖ / ‖Δ‖ over all of them together (Frobenius), 0 in float32. ``is_untied``: the base ties its
-    output layer to the embeddings, which the adapter set apart, so that both are written.
+    output layer to the embeddings and the adapter changed one of them, so both are written.
     """
 
     tensors: int = 0
@@ -45,12 +45,12 @@ class Merge:
 def write_merged(source: ModelSource, folder: Path, *, dtype: MergedDtype, template: str) -> Merge:
     """Write the plain model of an adapter on its base (or of a whole model) to a new or empty ``folder``.
 
-    The folder holds what transformers and vLLM load: configuration, safetensors in ``dtype``, generation
-    configuration, tokenizer, and a chat template that renders as training under ``template`` (tulu, tokenizer) did. It
-    appears whole or not at all. Memory: the model in float32, and one of its weights twice more.
+    The folder holds what transformers and vLLM load: configuration, safetensors in ``dtype``, generation configuration,
+    tokenizer, and a chat template that renders as in training under ``template`` (tulu, tokenizer). It appears whole or
+    not at all. Memory: the model in float32, and one of its weights twice more.
 
-    Raises RunFolderError for a folder that holds something or cannot be written, ModelError for what cannot be merged,
-    TemplateError where the tokenizer cannot serve the template.
+    Raises RunFolderError for a folder that is not empty or cannot be written, ModelError for a model that cannot be
+    merged, TemplateError where the tokenizer does not fit the template.
     """
     with atomic_folder(folder) as place:
         tokenizer = load_tokenizer(source)
@@ -66,7 +66,7 @@ def write_merged(source: ModelSource, folder: Path, *, dtype: MergedDtype, templ
 
 
 def merge_adapter(model: Any, source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, Merge]:
-    """The base of a float32 PEFT model with the adapter merged into it; ``dtype``: whose rounding is told.
+    """The base of a float32 PEFT model with the adapter merged into it; ``dtype``: that of ``Merge.rounding_share``.
 
     Raises ModelError for adapters other than LoRA, and where the merged model does not compute what the adapter did.
     """
@@ -74,7 +74,7 @@ def merge_adapter(model: Any, source: ModelSource, dtype: torch.dtype) -> tuple[
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.randint(0, vocabulary, (1, _PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"peft\.")  # of layers merged already, and of a head set apart
+        warnings.filterwarnings("ignore", module=r"peft\.")  # about layers merged already, and an untied head
         expected = model(input_ids=ids, use_cache=False).logits
         was_tied = _untie_adapted(model)
         try:
@@ -104,7 +104,7 @@ def _check_mergeable(model: Any, source: ModelSource) -> None:
 
 
 def _merge_layers(model: Any, dtype: torch.dtype) -> tuple[int, float]:
-    """Merge layer by layer, each in float32; how many weights, and ``Merge.rounding_share`` for ``dtype``."""
+    """Merge layer by layer, each in float32; the number of weights, and ``Merge.rounding_share`` for ``dtype``."""
     from peft.tuners.lora import LoraLayer
 
     layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
@@ -119,7 +119,7 @@ def _merge_layers(model: Any, dtype: torch.dtype) -> tuple[int, float]:
 
 
 def _untie_adapted(model: Any) -> bool:
-    """Give the output layer a weight of its own where it shares that of embeddings and either of them is adapted.
+    """Give the output layer a weight of its own where it shares the embeddings' and either of them is adapted.
 
     Returns whether the base ties the two.
     """
@@ -135,7 +135,7 @@ def _untie_adapted(model: Any) -> bool:
 
 
 def _tie_again(lm: Any) -> bool:
-    """Tie head and embeddings where they are equal still; where not, let the configuration say so and return False."""
+    """Tie head and embeddings again if they are equal, and say so in the configuration; returns whether they are."""
     embedding, head = lm.get_input_embeddings(), lm.get_output_embeddings()
     is_tied = torch.equal(head.weight, embedding.weight)
     if is_tied:

@@ -1,19 +1,19 @@
 """Linear layers that are not trained, held in 4-bit NF4, between float32 activations.
 
-For training alone: what a model scores is never computed with them. Quantized by bitsandbytes in blocks of 64 weights
-with a float32 scale each, a weight takes 4.5 bits; it is dequantized for each product, forward and backward, and let go
-of after it.
+For training alone: no score is ever computed with them. Quantized by bitsandbytes in blocks of 64 weights with a
+float32 scale each, a weight takes 4.5 bits; it is dequantized for each product, forward and backward, and then freed.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch.nn.functional import pad
 
 from tokenclean.errors import MissingExtraError
-from tokenclean.models.frozen_linear import FrozenLayer, gains_from_bf16, replace_frozen
+from tokenclean.models.device import gains_from_bf16
+from tokenclean.models.frozen_linear import FrozenLayer, replace_frozen
 
 BLOCK = 64
 """Weights that share a scale."""
@@ -22,9 +22,9 @@ BLOCK = 64
 class Nf4Linear(FrozenLayer):
     """``layer`` with its weight rounded to NF4, once.
 
-    Products: in bf16 with ``in_bf16`` where the device gains from it, else in float32. Buffers, none of them saved:
-    ``codes``, uint8, two weights each; ``scales`` (blocks,), float32. ``device``: where they are made and stay, by
-    default where the layer is. Raises MissingExtraError without bitsandbytes.
+    Products run in bf16 with ``in_bf16`` where the device gains from it, else in float32. Buffers, none of them saved:
+    ``codes``, uint8, two weights each; ``scales`` (blocks,), float32. ``device``: where the buffers are, by default
+    that of the layer. Raises MissingExtraError without bitsandbytes.
     """
 
     codes: torch.Tensor
@@ -36,14 +36,14 @@ class Nf4Linear(FrozenLayer):
         super().__init__(layer)
         self._in_bf16 = in_bf16
         flat = layer.weight.detach().to(device or layer.weight.device).flatten()
-        # A row for each block: bitsandbytes' CPU kernel misreads some rows that end within one (of 32, 48, 96 weights).
+        # One row a block: bitsandbytes' CPU kernel misreads some rows that end within a block (32, 48, 96 weights).
         blocks = pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
         codes, state = bitsandbytes_functions().quantize_4bit(blocks, blocksize=BLOCK, quant_type="nf4")
         self.register_buffer("codes", codes, persistent=False)
         self.register_buffer("scales", state.absmax, persistent=False)
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        """The weight as it is after rounding, (N, K)."""
+        """The weight after rounding, (N, K)."""
         functions = bitsandbytes_functions()
         shape = torch.Size((len(self.scales), BLOCK))
         state = functions.QuantState(self.scales, shape=shape, blocksize=BLOCK, quant_type="nf4", dtype=dtype)
@@ -61,7 +61,7 @@ def hold_frozen_in_nf4(
     return replace_frozen(body, lambda layer: Nf4Linear(layer, in_bf16=in_bf16, device=device))
 
 
-def bitsandbytes_functions() -> Any:
+def bitsandbytes_functions() -> ModuleType:
     """``bitsandbytes.functional``. Raises MissingExtraError."""
     try:
         import bitsandbytes.functional

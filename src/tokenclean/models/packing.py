@@ -1,4 +1,4 @@
-"""The plan of packs: which conversations share one forward pass."""
+"""Which conversations share one forward pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def plan_packs(lengths: np.ndarray, pack_tokens: int, rows: np.ndarray | None = 
     """Group rows into packs of at most ``pack_tokens`` tokens, longest rows first.
 
     ``lengths``: tokens of each row, int, shape (N,); rows of length 0 are left out. ``rows``: the rows to plan (all by
-    default). Returns row numbers, an array a pack. A row longer than the budget gets a pack of its own. The plan
+    default). Returns row numbers, one array per pack. A row longer than the budget gets a pack of its own. The plan
     depends on the lengths alone, so base and reference see identical packs. Raises ValueError for a budget below 1.
     """
     if pack_tokens < 1:
@@ -33,7 +33,7 @@ def plan_packs(lengths: np.ndarray, pack_tokens: int, rows: np.ndarray | None = 
 def trimmed_lengths(is_target: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Length of each row up to its last target (int64, shape (N,)); 0 for a row without one.
 
-    In a causal model nothing behind the last target bears on any loss.
+    In a causal model tokens after the last target do not affect any loss.
     """
     positions = np.where(is_target, np.arange(len(is_target)), -1)
     lengths = np.zeros(len(offsets) - 1, dtype=np.int64)

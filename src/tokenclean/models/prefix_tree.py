@@ -1,14 +1,15 @@
-"""Sequences that begin alike, as a tree in which every shared beginning stands once, cut into packs.
+"""Sequences with common beginnings as a tree, in which every shared prefix is one node, cut into packs.
 
 A node holds the tokens that all sequences below it share, beyond those of the nodes above. Nodes are in depth-first
-order, so a node comes after all that it attends to, and at any place in that order only the nodes above it are needed
-again: a pass over the packs keeps keys and values of one branch at most.
+order, so a node comes after all that it attends to, and only the nodes above it are needed again: a pass over the packs
+keeps keys and values of one branch at most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,7 +26,7 @@ class Node:
 
 @dataclass(frozen=True)
 class PrefixTree:
-    """``nodes`` in depth-first order; ``ends``: for each sequence as it was given, the node that holds its last token.
+    """``nodes`` in depth-first order; ``ends``: for each sequence, in the order given, the node of its last token.
 
     A sequence that is the beginning of another ends where a node does, since the other branches off there.
     """
@@ -59,60 +60,31 @@ def plan_prefix_tree(sequences: Sequence[ArrayLike]) -> PrefixTree:
     arrays = [np.asarray(sequence, dtype=np.int64) for sequence in sequences]
     if any(not len(array) for array in arrays):
         raise ValueError("a sequence without tokens has no place in a prefix tree")
+    # Sorted, the sequences below a node are neighbours, and what the first and the last share, all of them share.
     order = sorted(range(len(arrays)), key=lambda i: arrays[i].tolist())
-    ends = np.zeros(len(arrays), dtype=np.int64)
-    spans: list[list[int]] = []  # first sequence, start, stop, parent of each node, in depth-first order
-    branch: list[int] = []  # the nodes of the sequence placed last, from the root down
-    previous: np.ndarray | None = None
-    for number in order:
-        tokens = arrays[number]
-        shared = 0 if previous is None else _common(previous, tokens)
-        while branch and spans[branch[-1]][1] >= shared:  # nodes that begin beyond what is shared
-            branch.pop()
-        if branch and spans[branch[-1]][2] > shared:
-            _split(spans, branch, ends, shared)
-        if len(tokens) > shared:
-            spans.append([number, shared, len(tokens), branch[-1] if branch else -1])
-            branch.append(len(spans) - 1)
-        ends[number] = branch[-1]
-        previous = tokens
-    return _in_depth_first_order(arrays, spans, ends)
-
-
-def _split(spans: list[list[int]], branch: list[int], ends: np.ndarray, at: int) -> None:
-    """Let the last node of the branch end at ``at``; what it held beyond becomes a child, with all that stood below."""
-    upper = branch[-1]
-    first, _, stop, _ = spans[upper]
-    lower = len(spans)
-    spans.append([first, at, stop, upper])
-    spans[upper][2] = at
-    for span in spans[upper + 1 : lower]:
-        if span[3] == upper:
-            span[3] = lower
-    ends[ends == upper] = lower
-
-
-def _in_depth_first_order(arrays: list[np.ndarray], spans: list[list[int]], ends: np.ndarray) -> PrefixTree:
-    children: dict[int, list[int]] = {}
-    for number, span in enumerate(spans):
-        children.setdefault(span[3], []).append(number)
     nodes: list[Node] = []
-    place = np.zeros(len(spans), dtype=np.int64)
-    waiting = [(root, -1) for root in reversed(children.get(-1, []))]
+    ends = np.zeros(len(arrays), dtype=np.int64)
+    waiting = [(group, -1, 0) for group in reversed(_branches(arrays, order, 0))]
     while waiting:
-        number, parent = waiting.pop()
-        first, start, stop, _ = spans[number]
-        place[number] = len(nodes)
-        nodes.append(Node(arrays[first][start:stop], parent, start))
-        below = [(child, int(place[number])) for child in children.get(number, ())]
-        # Leaves first: siblings that nothing follows stand side by side and attend in one call.
-        below.sort(key=lambda pair: pair[0] in children)
-        waiting.extend(reversed(below))
-    return PrefixTree(tuple(nodes), place[ends] if len(spans) else ends, sum(map(len, arrays)))
+        group, parent, depth = waiting.pop()
+        first, number = arrays[group[0]], len(nodes)
+        stop = _common(first, arrays[group[-1]])
+        nodes.append(Node(first[depth:stop], parent, depth))
+        ends[group] = number  # of those that go on, the nodes below will overwrite it
+        below = _branches(arrays, [i for i in group if len(arrays[i]) > stop], stop)
+        # Leaves first: siblings without children are then side by side and attend in one call.
+        below.sort(key=lambda branch: not np.array_equal(arrays[branch[0]], arrays[branch[-1]]))
+        waiting.extend((branch, number, stop) for branch in reversed(below))
+    return PrefixTree(tuple(nodes), ends, sum(map(len, arrays)))
+
+
+def _branches(arrays: list[np.ndarray], group: list[int], depth: int) -> list[list[int]]:
+    """The sorted sequences of a group by their token at ``depth``."""
+    return [list(branch) for _, branch in groupby(group, key=lambda i: int(arrays[i][depth]))]
 
 
 def _common(a: np.ndarray, b: np.ndarray) -> int:
-    """Number of tokens at which both begin alike."""
+    """Length of the common prefix."""
     length = min(len(a), len(b))
     different = np.flatnonzero(a[:length] != b[:length])
     return int(different[0]) if len(different) else length
@@ -122,10 +94,10 @@ def _common(a: np.ndarray, b: np.ndarray) -> int:
 class Attending:
     """Neighbouring tokens of a pack that attend together.
 
-    ``start``, ``stop``: the queries' places in the pack. ``kept``: nodes of earlier packs whose keys come first, from
+    ``start``, ``stop``: the queries' range in the pack. ``kept``: nodes of earlier packs whose keys come first, from
     the root down; ``inside``: (start, stop) in the pack of the keys after them, the queries' own last. ``queries``,
-    ``keys``: (branch, position) of each, int64 (·, 2): a query sees a key of its own branch, or of branch −1, that
-    does not lie after it.
+    ``keys``: (branch, position) of each, int64 (·, 2): a query sees the keys of its own branch and of branch −1 up to
+    its position.
     """
 
     start: int
@@ -154,7 +126,7 @@ class PrefixPack:
 def plan_prefix_packs(tree: PrefixTree, budget: int, group_tokens: int = 256) -> list[PrefixPack]:
     """Neighbouring nodes in packs of at most ``budget`` tokens (one node alone may have more).
 
-    Siblings below which nothing stands share a call of attention of up to ``group_tokens`` queries.
+    Siblings without children share a call of attention of up to ``group_tokens`` queries.
     """
     groups: list[list[int]] = []
     filled = 0
@@ -182,31 +154,26 @@ def _pack(
     parents: set[int],
     group_tokens: int,
 ) -> PrefixPack:
-    starts, filled = {}, 0
+    spans: dict[int, tuple[int, int]] = {}
+    filled = 0
     for number in group:
-        starts[number] = filled
-        filled += len(tree.nodes[number].tokens)
+        spans[number] = filled, filled + len(tree.nodes[number].tokens)
+        filled = spans[number][1]
     attending = []
     for run in _runs(tree, group, parents, group_tokens):
-        above = tree.path(run[0])[:-1]
-        kept = tuple(number for number in above if number not in starts)
-        inside = [
-            (starts[number], starts[number] + len(tree.nodes[number].tokens)) for number in above if number in starts
-        ]
-        start, stop = starts[run[0]], starts[run[-1]] + len(tree.nodes[run[-1]].tokens)
-        own = np.concatenate([_places(tree.nodes[number], branch) for branch, number in enumerate(run)])
-        shared = np.stack([np.full(tree.nodes[run[0]].depth, -1), np.arange(tree.nodes[run[0]].depth)], axis=1)
-        attending.append(Attending(start, stop, kept, (*inside, (start, stop)), own, np.concatenate([shared, own])))
+        above, (start, stop) = tree.path(run[0])[:-1], (spans[run[0]][0], spans[run[-1]][1])
+        kept = tuple(number for number in above if number not in spans)
+        inside = (*(spans[number] for number in above if number in spans), (start, stop))
+        queries = np.concatenate([_positions(tree.nodes[number], branch) for branch, number in enumerate(run)])
+        depth = tree.nodes[run[0]].depth
+        shared = np.stack([np.full(depth, -1), np.arange(depth)], axis=1)
+        attending.append(Attending(start, stop, kept, inside, queries, np.concatenate([shared, queries])))
     return PrefixPack(
         ids=np.concatenate([tree.nodes[number].tokens for number in group]),
-        positions=np.concatenate([_places(tree.nodes[number], 0)[:, 1] for number in group]),
-        starts=starts,
+        positions=np.concatenate([_positions(tree.nodes[number], 0)[:, 1] for number in group]),
+        starts={number: start for number, (start, _) in spans.items()},
         attending=tuple(attending),
-        keep={
-            number: (starts[number], starts[number] + len(tree.nodes[number].tokens))
-            for number in group
-            if last_use.get(number, place) > place
-        },
+        keep={number: spans[number] for number in group if last_use.get(number, place) > place},
         drop=tuple(number for number, last in last_use.items() if last == place and pack_of[number] < place),
     )
 
@@ -234,7 +201,7 @@ def _runs(tree: PrefixTree, group: list[int], parents: set[int], group_tokens: i
     return runs
 
 
-def _places(node: Node, branch: int) -> np.ndarray:
+def _positions(node: Node, branch: int) -> np.ndarray:
     """(branch, position) of each token, int64 (n, 2)."""
     positions = np.arange(node.depth, node.depth + len(node.tokens))
     return np.stack([np.full(len(positions), branch), positions], axis=1)

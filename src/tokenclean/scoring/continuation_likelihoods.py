@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tokenclean.models.causal_lm import CausalLM, evaluating
+from tokenclean.models.causal_lm import CausalLM
+from tokenclean.models.model_parts import evaluating
 from tokenclean.models.packing import plan_packs
 from tokenclean.models.precision import check_precision
 from tokenclean.models.prefix_tree import plan_prefix_tree
+from tokenclean.models.shared_prefix_pass import measures_in_tree, shares_prefixes
 from tokenclean.observer import Progress
 from tokenclean.scoring.scorer import PACK_TOKENS
 
@@ -76,7 +78,7 @@ class ContinuationScorer:
         """Whether the model can share beginnings, tried once for each sliding window that rows exceed."""
         window = self._causal_lm.probed_window
         if window not in self._shares:
-            self._shares[window] = self._causal_lm.shares_prefixes()
+            self._shares[window] = shares_prefixes(self._causal_lm)
         return self._shares[window]
 
     def _in_tree(self, requests: Sequence[Request], progress: Progress | None) -> tuple[np.ndarray, np.ndarray, int]:
@@ -93,8 +95,8 @@ class ContinuationScorer:
             dtype=np.int64,
         ).reshape(-1, 2)
         targets = np.array([token for _, continuation in requests for token in continuation], dtype=np.int64)
-        found = self._causal_lm.measures_in_tree(
-            tree, places, targets, ("loss", "is_top1"), budget=self.pack_tokens, progress=progress
+        found = measures_in_tree(
+            self._causal_lm, tree, places, targets, ("loss", "is_top1"), budget=self.pack_tokens, progress=progress
         )
         return found["loss"].double().numpy(), found["is_top1"].numpy() == 1, tree.tokens
 

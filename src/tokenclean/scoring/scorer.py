@@ -88,7 +88,7 @@ class Scorer:
         """
         import torch
 
-        from tokenclean.models.causal_lm import evaluating
+        from tokenclean.models.model_parts import evaluating
 
         causal_lm, labels = self._causal_lm, tokens.is_response
         lengths = trimmed_lengths(labels.values, labels.offsets)

@@ -1,5 +1,6 @@
 """The run folder: content-addressed stages, written whole or not at all, checked before they are used."""
 
+from tokenclean.store.damage import check_stage
 from tokenclean.store.files import (
     array_hash,
     atomic_folder,
@@ -9,15 +10,17 @@ from tokenclean.store.files import (
     fingerprint,
     write_json,
 )
-from tokenclean.store.manifest import MANIFEST, check_stage, read_manifest, seal_folder
+from tokenclean.store.layout import DAMAGED, RESULTS, STAGES
+from tokenclean.store.manifest import MANIFEST, Manifest, read_manifest, seal_folder
 from tokenclean.store.stage_report import StageState, judge
-from tokenclean.store.stages import DAMAGED, RESULTS, STAGES, Stage, Store
+from tokenclean.store.stages import Stage, Store
 
 __all__ = [
     "DAMAGED",
     "MANIFEST",
     "RESULTS",
     "STAGES",
+    "Manifest",
     "Stage",
     "StageState",
     "Store",

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writing, flushing to disk, hashes, and a disk's refusal in words."""
+"""Files that are whole or absent: atomic writing, flushing to disk, hashes, and what a full or read-only disk means."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tokenclean.errors import RunFolderError
 
-# Some network and FUSE file systems cannot flush a folder, and say so with one of these.
+# Errors of the network and FUSE file systems that cannot flush a folder.
 _CANNOT_FLUSH = frozenset({errno.EINVAL, errno.ENOTSUP})
 
 _CHOOSE = "choose an output folder that can be written"
@@ -31,13 +30,13 @@ _ADVICE = {
     errno.EACCES: _CHOOSE,
     errno.EPERM: _CHOOSE,
 }
-# Reading says these too.
+# Errors of reading too.
 _AMBIGUOUS = frozenset({errno.EACCES, errno.EPERM, errno.EIO})
-# How Rust ("os error 28") and C++ ("[errno 28]") writers give the number in their text.
+# The number in the text of Rust ("os error 28") and C++ ("[errno 28]") writers.
 _NUMBER = re.compile(r"(?:os error |\[errno )(\d+)", re.IGNORECASE)
 
 
-def fingerprint(value: Any) -> str:
+def fingerprint(value: object) -> str:
     """sha256 (hex) of a JSON-able value, independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -55,13 +54,13 @@ def file_hash(path: Path | str) -> str:
 
 
 def temporary_path(path: Path) -> Path:
-    """Where this process writes the file ``path`` before it is whole."""
+    """Where this process writes the file ``path`` until it is whole."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; when the block ends well, flush it to disk and rename it to ``path``.
+    """Yield a temporary path beside ``path``; when the block succeeds, flush it to disk and rename it to ``path``.
 
     Raises RunFolderError, with what to do, where the file cannot be written.
     """
@@ -70,9 +69,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        flush_file(temporary)
+        flush(temporary)
         os.replace(temporary, path)
-        flush_folder(path.parent)
+        flush(path.parent)
     except OSError as error:
         if isinstance(error, RunFolderError):
             raise
@@ -84,10 +83,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Give a new folder beside ``path``; when the block ends well, flush its files to disk and rename it to ``path``.
+    """Yield a new folder beside ``path``; when the block succeeds, flush its files and rename the folder to ``path``.
 
-    Raises RunFolderError, before the block, where ``path`` is there already and is not an empty folder, and, with what
-    to do, where the disk refuses.
+    Raises RunFolderError before the block where ``path`` exists and is not an empty folder; with what to do, where the
+    disk refuses a write.
     """
     final = Path(path).absolute()
     if os.path.lexists(final) and (not final.is_dir() or any(final.iterdir())):
@@ -99,9 +98,9 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         yield temporary
         for parent, _, names in os.walk(temporary):
             for name in names:
-                flush_file(Path(parent, name))
+                flush(Path(parent, name))
         temporary.rename(final)  # takes the place of an empty folder
-        flush_folder(final.parent)
+        flush(final.parent)
     except Exception as error:
         reason = None if isinstance(error, RunFolderError) else disk_refusal(error, place=temporary.name)
         if reason is None:
@@ -111,52 +110,47 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_json(path: Path | str, value: Any) -> None:
-    """Write JSON atomically (UTF-8, indented); NaN and infinities, which JSON does not know, become null."""
+def write_json(path: Path | str, value: object) -> None:
+    """Write JSON atomically (UTF-8, indented); NaN and infinities, which JSON lacks, become null."""
     content = json_bytes(value)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
-def json_bytes(value: Any) -> bytes:
+def json_bytes(value: object) -> bytes:
     """What ``write_json`` writes. For a value that was read from JSON, these are the bytes it was read from."""
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # A file name that is not UTF-8 holds lone surrogates; written with a backslash they are JSON's escapes.
+    # A file name that is not UTF-8 holds lone surrogates; backslashreplace turns them into JSON's escapes.
     return text.encode("utf-8", "backslashreplace")
 
 
-def flush_file(path: Path) -> None:
-    """Wait until the file's content is on disk."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def flush_folder(path: Path) -> None:
-    """Wait until the names in the folder are on disk, where the file system can."""
-    folder = os.open(path, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Wait until a file's content is on disk, or the names in a folder, where its file system can flush folders."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _CANNOT_FLUSH:
+        if not path.is_dir() or error.errno not in _CANNOT_FLUSH:
             raise
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def disk_refusal(error: BaseException, place: str = "") -> str | None:
-    """Why the disk refused a write, and what to do about it, in words; None where nothing says that it did.
+    """Why the disk refused a write, and what to do about it; None where the error is of another kind.
 
-    The error and its causes are looked at, the innermost counts: an OSError by its number, an error of a Rust or C++
-    writer by its text. Errors that reading gives too (permission denied) count only where their text holds ``place``.
+    Looks at the error and its causes, of which the innermost counts: an OSError by its number, an error of a Rust or
+    C++ writer by its text. Errors that reading gives too (permission denied) count only where their text holds
+    ``place``.
     """
-    words = None
+    reason = None
     cause: BaseException | None = error
     while cause is not None:
         number = _error_number(cause)
         if number in _ADVICE and (number not in _AMBIGUOUS or place in str(cause)):
-            words = f"{cause.strerror or cause if isinstance(cause, OSError) else cause}; {_ADVICE[number]}"
+            reason = f"{cause.strerror or cause if isinstance(cause, OSError) else cause}; {_ADVICE[number]}"
         cause = cause.__cause__
-    return words
+    return reason
 
 
 def _error_number(error: BaseException) -> int | None:
@@ -168,7 +162,7 @@ def _error_number(error: BaseException) -> int | None:
     return next((number for number in _ADVICE if os.strerror(number).lower() in text.lower()), None)
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

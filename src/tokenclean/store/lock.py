@@ -1,9 +1,12 @@
 """One run at a time in a run folder: the lock that a run holds, and the record of who holds it.
 
-The lock is the operating system's, on ``.lock``: it goes with its process, so the files of a killed run block nobody.
-``.lock.json`` beside it only names the holder. Where the file system knows no locks, that record is the lock: it is
-created exclusively, and it is taken over from a process of this host that runs no more. Whether a process of another
-host still runs cannot be seen from here, so its record stands until somebody removes it.
+The lock is the operating system's, on ``.lock``: it ends with its process, so the files of a killed run block nobody.
+``.lock.json`` beside it only names the holder. On a file system without locks (ENOLCK and the like) that record is the
+lock: it is created exclusively, and taken over from a process of this host that has ended. Whether a process of another
+host still runs cannot be seen from here, so its record holds until somebody removes it.
+
+filelock's own replacement, ``SoftFileLock``, does not serve there: it takes over a dead process's marker only by
+exchanging two names, which NFS and Lustre refuse, and these are the file systems without locks.
 
 A file system whose locks are known to one host only (Lustre mounted with ``localflock``) keeps apart the runs of that
 host, not those of two.
@@ -21,7 +24,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -31,8 +33,7 @@ from tokenclean.store.files import disk_refusal, json_bytes, temporary_path, wri
 LOCK = ".lock"
 RECORD = ".lock.json"
 
-_KNOWS_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
-_MEND = "wait for it, stop it, or choose another output or name"
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 
 class RunLock:
@@ -40,7 +41,6 @@ class RunLock:
 
     def __init__(self, root: Path, note: Callable[[str], None]) -> None:
         self._root, self._record, self._note = root, root / RECORD, note
-        # Without system locks the record is the lock (see _claim), not filelock's own marker.
         self._lock = FileLock(root / LOCK, thread_local=False, fallback_to_soft=False)
         self._depth = 0
 
@@ -50,16 +50,22 @@ class RunLock:
         Raises RunFolderError naming the holder, or saying why the folder cannot be locked.
         """
         if self._depth == 0:
-            self._take()
+            try:
+                self._take()
+            except OSError as error:
+                if isinstance(error, RunFolderError):
+                    raise
+                reason = disk_refusal(error) or error
+                raise RunFolderError(f"cannot lock the run folder {self._root}: {reason}") from error
         self._depth += 1
         return self._depth == 1
 
     def release(self) -> None:
-        """Undo one ``acquire``; the last one gives the folder free."""
+        """Undo one ``acquire``; the last one releases the lock."""
         self._depth -= 1
         if self._depth:
             return
-        with suppress(OSError):  # a record that stays will name a process that runs no more, and block nobody
+        with suppress(OSError):  # a record that stays names a process that no longer runs, and blocks nobody
             self._record.unlink()
         self._lock.release()
 
@@ -67,14 +73,12 @@ class RunLock:
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
-            raise RunFolderError(f"{_in_use(self._root, read_holder(self._root) or {})}: {_MEND}") from None
+            raise _in_use(self._root) from None
         except (OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and error.errno not in _KNOWS_NO_LOCKS:
-                raise RunFolderError(
-                    f"cannot lock the run folder {self._root}: {disk_refusal(error) or error}"
-                ) from error
-            self._note(f"{self._root}: its file system knows no locks; {RECORD} alone keeps other runs away")
-            self._claim()
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise
+            self._note(f"{self._root}: its file system has no locks; only {RECORD} keeps other runs out")
+            self._claim_record()
             return
         try:
             write_json(self._record, describe_process())
@@ -82,53 +86,38 @@ class RunLock:
             self._lock.release()
             raise
 
-    def _claim(self) -> None:
-        """Make the record the lock: create it, in place of one whose process runs no more."""
-        content = json_bytes(describe_process())
+    def _claim_record(self) -> None:
+        """Make the record the lock: create it, in place of one whose process has ended."""
+        record = _read(self._record)
+        if record is not None and _has_ended(record):
+            aside = temporary_path(self._record)
+            with suppress(FileNotFoundError):  # a faster run has removed it
+                os.rename(self._record, aside)
+                if _read(aside) == record:
+                    aside.unlink()
+                else:  # it is the record that a faster run has put there
+                    os.rename(aside, self._record)
         try:
-            if (record := _read_record(self._root)) is not None and _is_gone(record):
-                self._remove(record)
             with open(self._record, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+                file.write(json_bytes(describe_process()))
         except FileExistsError:
-            raise self._refuse() from None
-        except OSError as error:
-            reason = disk_refusal(error) or error
-            raise RunFolderError(f"cannot lock the run folder {self._root}: {reason}") from error
-
-    def _remove(self, record: Mapping[str, Any]) -> None:
-        """Remove the record of a dead process, and no other that a faster run may have put in its place."""
-        aside = temporary_path(self._record)
-        with suppress(FileNotFoundError):  # the faster run has removed it
-            os.rename(self._record, aside)
-            if _read(aside) != record:
-                os.rename(aside, self._record)
-                raise self._refuse()
-            aside.unlink()
-
-    def _refuse(self) -> RunFolderError:
-        holder = _read_record(self._root) or {}
-        return RunFolderError(
-            f"{_in_use(self._root, holder)}: {_MEND}; if that process runs no more, delete {self._record}"
-        )
+            raise _in_use(self._root, f"; if that process no longer runs, delete {self._record}") from None
 
 
-def read_holder(root: Path) -> Mapping[str, Any] | None:
+def read_holder(root: Path) -> Mapping[str, object] | None:
     """Who holds the folder's lock (see ``describe_process``), without taking it; None when it is free.
 
-    Told from the record: a process of this host is looked up, one of another host is believed to run still. A record
-    that cannot be read gives an empty mapping.
+    Goes by the record: a process of this host is looked up, one of another host is taken to be running. A record that
+    cannot be read gives an empty mapping.
     """
-    record = _read_record(root)
-    return None if record is None or _is_gone(record) else record
+    record = _read(root / RECORD)
+    return None if record is None or _has_ended(record) else record
 
 
-def describe_process() -> dict[str, Any]:
-    """This process for the record: number, host, time (UTC), program and subcommand, and its mark (``process_mark``).
+def describe_process() -> dict[str, object]:
+    """This process for the record: pid, host, time (UTC), program and subcommand, and its mark (``process_mark``).
 
-    No other argument of the command is told: it could be anybody's secret.
+    No other argument of the command is recorded: it could be anybody's secret.
     """
     program = Path(sys.argv[0])
     words = [program.parent.name if program.name == "__main__.py" else program.name]
@@ -143,9 +132,9 @@ def describe_process() -> dict[str, Any]:
 
 
 def process_mark(pid: int) -> str | None:
-    """What tells a process of this host from a later one of the same number; None where none of that number runs.
+    """What distinguishes a process of this host from a later one with the same pid; None where no such pid runs.
 
-    On Linux the boot and the clock tick at which it started; empty where the system does not tell.
+    On Linux the boot and the clock tick at which it started; empty where the system does not say.
     """
     try:
         os.kill(pid, 0)
@@ -162,12 +151,8 @@ def process_mark(pid: int) -> str | None:
     return None if state in "ZX" else f"{boot} {fields[18]}"  # Z, X: dead, but not yet waited for
 
 
-def _read_record(root: Path) -> Mapping[str, Any] | None:
+def _read(path: Path) -> Mapping[str, object] | None:
     """The record; None where there is none, empty where it cannot be read (its writer may not have finished)."""
-    return _read(root / RECORD)
-
-
-def _read(path: Path) -> Mapping[str, Any] | None:
     try:
         record = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -178,16 +163,19 @@ def _read(path: Path) -> Mapping[str, Any] | None:
     return record if is_whole else {}
 
 
-def _is_gone(record: Mapping[str, Any]) -> bool:
-    """Whether the record's process is known to run no more."""
-    if record.get("host") != platform.node():
+def _has_ended(record: Mapping[str, object]) -> bool:
+    """Whether the record's process is known to have ended."""
+    pid = record.get("pid")
+    if not isinstance(pid, int) or record["host"] != platform.node():
         return False
-    mark = process_mark(record["pid"])
+    mark = process_mark(pid)
     return mark is None or ("" not in (mark, record["mark"]) and mark != record["mark"])
 
 
-def _in_use(root: Path, holder: Mapping[str, Any]) -> str:
-    if not holder:
-        return f"the run folder {root} is in use by another process"
-    who = f"process {holder['pid']} ({holder['command']}) on {holder['host']} since {holder['started']}"
-    return f"the run folder {root} is in use by {who}"
+def _in_use(root: Path, more: str = "") -> RunFolderError:
+    who = "another process"
+    if holder := read_holder(root):
+        who = f"process {holder['pid']} ({holder['command']}) on {holder['host']} since {holder['started']}"
+    return RunFolderError(
+        f"the run folder {root} is in use by {who}: wait for it, stop it, or choose another output or name{more}"
+    )

@@ -14,22 +14,46 @@ import stat
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from tokenclean.errors import RunFolderError
-from tokenclean.store.files import file_hash, fingerprint, flush_file, flush_folder, json_bytes, write_json
+from tokenclean.store.files import file_hash, fingerprint, flush, json_bytes, write_json
 
 MANIFEST = "manifest.json"
-
-_KEYS = frozenset({"stage", "version", "key", "inputs", "results", "depends_on", "finished", "seconds", "files"})
 
 _PACKAGES = ("tokenclean", "numpy", "torch", "transformers", "tokenizers", "peft", "bitsandbytes")
 
 
-def describe_software() -> dict[str, Any]:
+class FileEntry(TypedDict):
+    """A file in a manifest."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """What every manifest holds, beside ``started``, ``packages`` and ``platform``.
+
+    ``depends_on``: keys of the run folder's stages among the inputs. ``finished``: UTC, ISO 8601. ``files``: by their
+    paths below the folder.
+    """
+
+    stage: str
+    version: int
+    key: str
+    inputs: dict[str, Any]
+    results: dict[str, Any]
+    depends_on: list[str]
+    finished: str
+    seconds: float
+    files: dict[str, FileEntry]
+    checksum: str
+
+
+def describe_software() -> dict[str, object]:
     """What results may depend on besides their inputs: versions of Python and packages, kind of machine.
 
-    Nothing is imported for it, and nothing of the environment is told.
+    No package is imported for it, and nothing of the environment is recorded.
     """
     packages = {"python": platform.python_version()}
     for name in _PACKAGES:
@@ -41,28 +65,28 @@ def describe_software() -> dict[str, Any]:
     return {"packages": packages, "platform": machine}
 
 
-def seal_folder(folder: Path, content: Mapping[str, Any]) -> None:
+def seal_folder(folder: Path, content: Mapping[str, object]) -> None:
     """Flush every file below ``folder`` to disk, then write the manifest: ``content``, ``files`` and ``checksum``.
 
     Raises RunFolderError for links and special files, which no hash describes, and where the manifest's name is taken.
     """
-    files, others = _scan(folder)
+    files, others = list_files(folder)
     if others:
-        raise RunFolderError(f"{folder / others[0]}: neither a file nor a folder; write a copy of what it stands for")
-    if (folder / MANIFEST).exists():
+        raise RunFolderError(f"{folder / others[0]}: neither a file nor a folder; write a copy of what it refers to")
+    if MANIFEST in files:
         raise RunFolderError(f"{folder / MANIFEST}: written by the stage, but the name is the store's; use another")
     for path in files.values():
-        flush_file(path)
+        flush(path)
     for parent, _, _ in os.walk(folder):
-        flush_folder(Path(parent))
-    listed = {name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for name, path in files.items()}
+        flush(Path(parent))
+    entries = {name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for name, path in files.items()}
     # As it will be read: JSON turns tuples into lists and every key into a string.
-    manifest = json.loads(json_bytes({**content, "files": listed}))
+    manifest = json.loads(json_bytes({**content, "files": entries}))
     write_json(folder / MANIFEST, {**manifest, "checksum": fingerprint(manifest)})
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, where it is what was written. Raises RunFolderError whose text is the fault in words."""
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest, where it is as it was written. Raises RunFolderError with the fault as its text."""
     path = folder / MANIFEST
     try:
         content = path.read_bytes()
@@ -72,68 +96,33 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise RunFolderError(f"{MANIFEST}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
-        raise RunFolderError(f"{MANIFEST}: is no JSON ({error})") from error
-    if not isinstance(manifest, dict) or not manifest.keys() >= _KEYS | {"checksum"}:
-        raise RunFolderError(f"{MANIFEST}: lacks what this version writes into it (an earlier version's?)")
+        raise RunFolderError(f"{MANIFEST}: not JSON ({error})") from error
+    if not isinstance(manifest, dict) or not manifest.keys() >= Manifest.__required_keys__:
+        raise RunFolderError(f"{MANIFEST}: lacks keys that this version writes (was it an earlier version's?)")
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
     # The bytes too: 1e-05 and 1E-05 are the same value.
-    if _checksum(manifest) != manifest["checksum"] or json_bytes(manifest) != content:
-        raise RunFolderError(f"{MANIFEST}: its content does not fit its checksum")
-    return manifest
+    if fingerprint(rest) != manifest["checksum"] or json_bytes(manifest) != content:
+        raise RunFolderError(f"{MANIFEST}: its content does not match its checksum")
+    return Manifest(**manifest)
 
 
-def check_stage(path: Path) -> list[str]:
-    """What is wrong with the stage in the folder ``path``, a text for each fault; empty when it is whole.
-
-    Whole: the manifest is as it was written and fits the folder's name, and the files are those it lists, byte for
-    byte. Only reads.
-    """
-    try:
-        files, others = _scan(path)
-    except OSError as error:
-        return [f"{path.name}: cannot be read ({error.strerror or error})"]
-    faults = [f"{name}: neither a file nor a folder" for name in others]
-    try:
-        manifest = read_manifest(path)
-    except RunFolderError as error:
-        return [*faults, str(error)]
-    name, key = manifest["stage"], manifest["key"][:12]
-    if path.name not in (key, f"{name}-{key}"):
-        faults.append(f"{MANIFEST}: of {name}-{key}, but the folder is named {path.name}")
-    listed = manifest["files"]
-    for file in sorted(listed.keys() | files.keys() - {MANIFEST}):
-        if fault := _file_fault(files.get(file), listed.get(file)):
-            faults.append(f"{file}: {fault}")
-    return faults
-
-
-def folder_bytes(path: Path) -> int:
+def folder_bytes(folder: Path) -> int:
     """Size of all files below the folder."""
-    return sum(file.stat().st_size for file in _scan(path)[0].values())
+    return sum(file.stat().st_size for file in list_files(folder)[0].values())
 
 
-def _file_fault(path: Path | None, expected: Mapping[str, Any] | None) -> str | None:
-    if path is None:
-        return "missing"
-    if expected is None:
-        return f"not listed in the {MANIFEST}"
-    try:
-        size_bytes = path.stat().st_size
-        if size_bytes != expected["bytes"]:
-            return f"{size_bytes} bytes, expected {expected['bytes']}"
-        return None if file_hash(path) == expected["sha256"] else "sha256 differs from the manifest's"
-    except OSError as error:
-        return f"cannot be read ({error.strerror or error})"
+def list_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Files by their path below the folder (with ``/``), sorted; and the paths of links and special files.
 
+    Raises OSError.
+    """
 
-def _scan(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Files by their path below the folder (with ``/``), in order; and what is neither a file nor a folder."""
-
-    def give_up(error: OSError) -> None:
+    def stop(error: OSError) -> None:
         raise error
 
     files: dict[str, Path] = {}
     others: list[str] = []
-    for parent, folders, names in os.walk(folder, onerror=give_up):
+    for parent, folders, names in os.walk(folder, onerror=stop):
         for path in (Path(parent, name) for name in (*folders, *names)):
             mode = path.lstat().st_mode
             name = path.relative_to(folder).as_posix()
@@ -142,7 +131,3 @@ def _scan(folder: Path) -> tuple[dict[str, Path], list[str]]:
             elif not stat.S_ISDIR(mode):
                 others.append(name)
     return dict(sorted(files.items())), sorted(others)
-
-
-def _checksum(manifest: Mapping[str, Any]) -> str:
-    return fingerprint({key: value for key, value in manifest.items() if key != "checksum"})

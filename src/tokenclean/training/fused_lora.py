@@ -94,7 +94,7 @@ class _Product(torch.autograd.Function):
         earlier: tuple[_Lora, ...],
     ) -> torch.Tensor:
         ctx.scale, ctx.base, ctx.earlier, ctx.is_dropped = scale, base, earlier, dropped is not None
-        product = base.product(x) if isinstance(base, FrozenLayer) else linear(x, base.weight, base.bias)
+        product = base.linear(x) if isinstance(base, FrozenLayer) else linear(x, base.weight, base.bias)
         flat, rows = product.view(-1, product.shape[-1]), x.reshape(-1, x.shape[-1])
         for lora in earlier:
             a_before, b_before = lora.weights()
@@ -120,7 +120,7 @@ class _Product(torch.autograd.Function):
         to_x = None
         if needs_x:
             base = ctx.base
-            product = base.product_back(rows) if isinstance(base, FrozenLayer) else rows @ base.weight
+            product = base.input_gradient(rows) if isinstance(base, FrozenLayer) else rows @ base.weight
             for lora in ctx.earlier:
                 a_before, b_before = lora.weights()
                 product.addmm_(rows @ b_before, a_before, alpha=lora.scale)

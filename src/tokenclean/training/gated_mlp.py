@@ -9,7 +9,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
-from tokenclean.models.causal_lm import evaluating
+from tokenclean.models.model_parts import evaluating
 
 _SILU = {"SiLU", "SiLUActivation"}
 _PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from tokenclean.errors import TrainingError
-from tokenclean.models.causal_lm import CausalLM, body_of
+from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.frozen_linear import hold_frozen
 from tokenclean.models.kernels.cpu import has_bf16_kernels
+from tokenclean.models.model_parts import body_of
 from tokenclean.models.nf4_linear import hold_frozen_in_nf4
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged

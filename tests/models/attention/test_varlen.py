@@ -13,6 +13,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 from tokenclean.models.attention import varlen
 from tokenclean.models.attention.backend_choice import attention_by_definition
+from tokenclean.models.attention.features import Features
 from tokenclean.models.attention.varlen import (
     FLASH_ATTN,
     FLEX,
@@ -86,17 +87,17 @@ def torch_2_11_stand_in(
     [
         (FLASH_ATTN, None, "_flash_attn_function", flash_attn_stand_in),
         (FLASH_ATTN, 2.0, "_flash_attn_function", flash_attn_stand_in),
-        (TORCH_VARLEN, None, "_torch_varlen_function", torch_varlen_stand_in),
-        (TORCH_VARLEN, None, "_torch_varlen_function", torch_2_11_stand_in),
+        (TORCH_VARLEN, None, "varlen_attn", torch_varlen_stand_in),
+        (TORCH_VARLEN, None, "varlen_attn", torch_2_11_stand_in),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_flash_kernels_are_asked_for_the_attention_of_the_definition(
     kernel, softcap, name, function, window, dtype, monkeypatch
 ):
-    monkeypatch.setattr(varlen, name, lambda: function)
+    monkeypatch.setattr(varlen, name, function if name == "varlen_attn" else lambda: function)
     tensors = draw(dtype, requires_grad=True)
-    found = varlen_attention(kernel, *tensors, LENGTHS, scaling=0.3, softcap=softcap, window=window)
+    found = varlen_attention(kernel, *tensors, LENGTHS, Features(0.3, softcap=softcap, window=window))
     assert found.shape == (1, sum(LENGTHS), 4, 16)
     assert found.dtype == dtype
     query, key, value = (t.detach().float() for t in tensors)
@@ -106,17 +107,13 @@ def test_flash_kernels_are_asked_for_the_attention_of_the_definition(
     assert all(t.grad is not None and t.grad.isfinite().all() for t in tensors)
 
 
-def test_the_installed_torch_has_the_varlen_attention_asked_for():
-    assert varlen._torch_varlen_function() is varlen_attn
-
-
 def test_kernels_refuse_what_they_do_not_know():
     with pytest.raises(NotImplementedError, match="soft cap"):
-        varlen_attention(TORCH_VARLEN, *draw(), LENGTHS, softcap=2.0)
+        varlen_attention(TORCH_VARLEN, *draw(), LENGTHS, Features(softcap=2.0))
     with pytest.raises(NotImplementedError, match="dropout"):
-        varlen_attention(TORCH_VARLEN, *draw(), LENGTHS, dropout=0.1)
+        varlen_attention(TORCH_VARLEN, *draw(), LENGTHS, Features(dropout=0.1))
     with pytest.raises(NotImplementedError, match="dropout"):
-        varlen_attention(FLEX, *draw(), LENGTHS, dropout=0.1)
+        varlen_attention(FLEX, *draw(), LENGTHS, Features(dropout=0.1))
 
 
 @settings(deadline=None)
@@ -144,7 +141,7 @@ def test_visible_blocks_are_those_of_the_full_mask(lengths, window, block):
 def check_flex(lengths, window, softcap, key_heads):
     tensors = draw(lengths=lengths, key_heads=key_heads)
     with torch.no_grad():
-        found = varlen_attention(FLEX, *tensors, lengths, softcap=softcap, window=window)
+        found = varlen_attention(FLEX, *tensors, lengths, Features(softcap=softcap, window=window))
         expected = attention_by_definition(*tensors, lengths, softcap=softcap, window=window)
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 1e-5

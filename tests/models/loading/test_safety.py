@@ -142,9 +142,7 @@ def test_code_in_another_repository_must_be_named_too(coded_folder):
     name = str(coded_folder)
     auto_map = {"AutoConfig": "org/elsewhere--own_code.OwnConfig", "AutoModel": "org/unused--own_code.Other"}
     edit_json(coded_folder / "config.json", auto_map=auto_map)
-    with pytest.raises(
-        ModelError, match=r"stands in another repository, org/elsewhere, .*--trust-remote-code org/else"
-    ):
+    with pytest.raises(ModelError, match=r"is in another repository, org/elsewhere, .*--trust-remote-code org/else"):
         resolve_source(name, trusted=[name])
     assert resolve_source(name, trusted=[name, "org/elsewhere"]).trusted
 

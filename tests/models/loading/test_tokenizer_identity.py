@@ -53,7 +53,7 @@ def test_other_roles_and_templates_are_allowed_and_reported(base, state):
     assert check_same_tokenizer(base, reference, TEXTS) == [
         "eos_token: base <eot>, reference <pad>",
         "pad_token: base None, reference <pad>",
-        "what stands around a text (BOS, EOS) is added differently",
+        "BOS and EOS are added around a text differently",
         "chat templates differ",
     ]
 

@@ -14,7 +14,7 @@ from tokenclean.errors import RecipeError, RunFolderError, TableError
 from tokenclean.experiment.curate import CURATION
 from tokenclean.experiment.results_folder import LATEST, TABLES
 from tokenclean.report.tables import Table
-from tokenclean.store import MANIFEST, RESULTS, STAGES, check_stage, read_manifest
+from tokenclean.store import MANIFEST, RESULTS, STAGES, Manifest, check_stage, read_manifest
 from tokenclean.token_table import read_metadata
 
 KEPT = "kept.parquet"
@@ -165,7 +165,7 @@ def _check(folder: Path) -> None:
         )
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _manifest(folder: Path) -> Manifest:
     try:
         return read_manifest(folder)
     except RunFolderError as error:

@@ -1,4 +1,4 @@
-"""What a run would take on GPUs that are not here, by their data sheets and by what was measured on one of them."""
+"""How long a run would take on other GPUs, from their data sheets and from measurements on one of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenclean.errors import RecipeError
 
 @dataclass(frozen=True)
 class Gpu:
-    """``tflops``: dense bf16 products with float32 sums, by the vendor's data sheet; ``memory_gb``: 10⁹ bytes."""
+    """A GPU by its data sheet. ``tflops``: dense bf16 products with float32 sums; ``memory_gb``: 10⁹ bytes."""
 
     name: str
     tflops: float
@@ -32,24 +32,24 @@ GPUS = {
 }
 
 SCORING_SHARE = {"fast": 0.41, "safe": 0.20, "exact": 0.045}
-"""Useful share of the data sheet's rate in a pass without gradient: on an H200, a Llama of 8B under ``fast``, of 1B
-under the others (``docs/benchmarks.md``). On other GPUs it is taken to be the same."""
+"""Useful share of the data sheet's rate in a pass without gradient, measured on an H200: a Llama of 8B under ``fast``,
+of 1B under the others (``docs/benchmarks.md``). Other GPUs are assumed to reach the same share."""
 
 TRAINING_SHARE = {"mixed": 0.27, "fast": 0.27, "safe": 0.13, "exact": 0.045}
-"""The same of a LoRA training: measured under ``mixed`` at 8B; ``fast`` is taken to be as fast, the others in
+"""The same for a LoRA training, measured under ``mixed`` at 8B; ``fast`` is assumed to be as fast, the others in
 proportion to scoring."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """``count`` GPUs of a kind, which share passes and trainings evenly; what they tell each other is not counted."""
+    """``count`` GPUs of a kind, which share passes and trainings evenly; their communication is not counted."""
 
     count: int
     gpu: Gpu
 
     @classmethod
     def parse(cls, text: str) -> Hardware:
-        """From ``8xL40S`` or ``H100``. Raises RecipeError naming the GPUs that are known."""
+        """From ``8xL40S`` or ``H100``. Raises RecipeError listing the known GPUs."""
         found = re.fullmatch(r"(?:(\d+)\s*[x×*]\s*)?([A-Za-z0-9]+)", text.strip())
         if found is None or found[2].lower() not in GPUS or found[1] == "0":
             known = ", ".join(gpu.name for gpu in GPUS.values())
@@ -60,7 +60,7 @@ class Hardware:
         return f"{self.count} × {self.gpu.name}"
 
     def seconds(self, scoring_flop: float, training_flop: float, scoring: str, training: str) -> float:
-        """Of a run with so many useful FLOP in passes and in trainings, each under its precision policy."""
+        """Time of a run with so many useful FLOP in passes and in trainings, under these precision policies."""
         spent = scoring_flop / SCORING_SHARE[scoring] + training_flop / TRAINING_SHARE[training]
         return spent / (self.count * self.gpu.tflops * 1e12)
 

@@ -1,9 +1,8 @@
-"""How much memory the passes of a run will take at their peak, before any weight is loaded.
+"""Estimate of the peak memory of a run's passes, before any weight is loaded.
 
 Weights, optimizer and one pack's activations are counted tensor by tensor; what a training pass keeps for its backward
-pass is seen by running the model's own code on tensors without content. On a CPU comes what the heap loses in holes
-between tensors of different sizes, which no tensor shows: that was measured, with glibc, and put in proportion to what
-is kept.
+pass is found by running the model's own code on the meta device. A CPU also loses memory to fragmentation of its heap,
+which no tensor shows: that was measured, with glibc, and is taken as proportional to what is kept.
 """
 
 from __future__ import annotations
@@ -12,42 +11,45 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from tokenclean.models.attention.segments import segments
-from tokenclean.models.causal_lm import body_of, lm_of
 from tokenclean.models.compiled import compiling_pays
 from tokenclean.models.device import cpu_multiplies_bf16
 from tokenclean.models.head import CHUNK_POSITIONS
 from tokenclean.models.kernels.cpu import has_bf16_kernels, missing_kernels
+from tokenclean.models.model_parts import body_of, lm_of
 from tokenclean.models.nf4_linear import BLOCK
 from tokenclean.recipe import Recipe, TrainingSettings
 from tokenclean.training.adapters import add_fresh_lora
 from tokenclean.training.train_step import prepare_layers
 
-_COMPILER_BYTES = 300 << 20
-"""Of torch's compiler, its modules and what it keeps of its work."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
-_PRODUCTS_BYTES = 380 << 20
-"""What torch's bf16 products on a CPU (oneDNN's) keep by themselves: code and scratch for every shape that came by."""
+_COMPILER_BYTES = 300 << 20
+"""Taken by torch's compiler: its modules, and what it caches."""
+
+_BF16_MATMUL_BYTES = 380 << 20
+"""Kept by torch's bf16 products on a CPU (oneDNN's): code and scratch memory for every shape met."""
 
 _FLOAT = 4
 
 _KEPT_NUMBERS = 34
-"""A token, layer and hidden unit: what a Llama kept for its backward pass by plain code."""
+"""Numbers per token, layer and hidden unit that a Llama's plain code kept for the backward pass."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PassMemory:
-    """Bytes that a pass holds at its peak, beside those of the process that runs it.
+    """Bytes that a pass holds at its peak, without those of the process itself.
 
-    ``weights``: of the model, in every form that is held. ``state``: of what is trained (its weights beside their
-    gradients and Adam's two moments). ``pack``: of one pack's tensors.
+    ``weights``: the model's, in every form that is held. ``state``: what is trained, with gradients and Adam's two
+    moments. ``pack``: the tensors of one pack.
     """
 
     weights: int
@@ -61,8 +63,11 @@ class PassMemory:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Parameters of the linear layers below the head (``linear``) and of all (``total``, tied ones once); the head's
-    (V, H); ``layer_features``: numbers a token that the linear layers of one decoder layer give."""
+    """Numbers of parameters: ``linear``, in the linear layers below the head, and ``total``, tied ones counted once.
+
+    ``vocabulary``, ``hidden``: shape of the head. ``layer_features``: outputs per token of one decoder layer's linear
+    layers.
+    """
 
     linear: int
     total: int
@@ -72,9 +77,9 @@ class ModelShape:
 
 
 def scoring_memory(
-    config: Any, shape: ModelShape, recipe: Recipe, device_type: str, tokens: int, pass_tokens: int
+    config: PreTrainedConfig, shape: ModelShape, recipe: Recipe, device_type: str, tokens: int, pass_tokens: int
 ) -> PassMemory:
-    """Of a pass that scores packs of ``tokens`` tokens, ``pass_tokens`` in all. ``shape``: that of ``config``."""
+    """Memory of a pass that scores packs of ``tokens`` tokens, ``pass_tokens`` in all. ``shape``: from ``config``."""
     precision, on_cpu = recipe.scoring.precision, device_type == "cpu"
     uses_kernels = on_cpu and missing_kernels() is None
     copies = 0
@@ -90,10 +95,10 @@ def scoring_memory(
     return PassMemory(_FLOAT * shape.total + copies, 0, pack)
 
 
-def training_memory(config: Any, settings: TrainingSettings, device_type: str, tokens: int) -> PassMemory:
-    """Of a training in packs of ``tokens`` tokens.
+def training_memory(config: PreTrainedConfig, settings: TrainingSettings, device_type: str, tokens: int) -> PassMemory:
+    """Memory of a training in packs of ``tokens`` tokens.
 
-    A model whose code does not run without content is told in the log, and what it keeps is estimated. Raises
+    For a model whose code does not run on the meta device an estimate is used, and the log says so. Raises
     MissingExtraError and ModelError as ``add_fresh_lora``, which the training would raise too.
     """
     model = model_without_content(config)
@@ -106,13 +111,13 @@ def training_memory(config: Any, settings: TrainingSettings, device_type: str, t
     weights = _FLOAT * (shape.total - shape.linear) + int(held * shape.linear)
     layers = config.get_text_config().num_hidden_layers
     try:
-        # Every form of a frozen layer keeps the same, and 4-bit weights cannot be made without content.
+        # Every form of a frozen layer keeps the same, and 4-bit weights cannot be made on the meta device.
         kept = _kept_for_backward(model, settings.model_copy(update={"quantization": "none"}), tokens)
     except (NotImplementedError, TypeError, RuntimeError, AttributeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         logger.warning(
-            "what %s keeps for its backward pass is estimated from its width, since it does not run on tensors without "
-            "content (%s); its peak memory may be far from what is told",
+            "what %s keeps for its backward pass is estimated from its width, since it does not run on the meta device "
+            "(%s); its actual peak memory may be very different",
             type(lm_of(model)).__name__,
             reason,
         )
@@ -124,17 +129,17 @@ def training_memory(config: Any, settings: TrainingSettings, device_type: str, t
     passing = _FLOAT * 2 * CHUNK_POSITIONS * shape.vocabulary + of_a_layer
     heap = 0
     if device_type == "cpu":
-        # Both were measured as one: where the heap is large, what the products keep lies in its holes.
-        by_products = _PRODUCTS_BYTES if settings.precision != "exact" and cpu_multiplies_bf16() else 0
-        heap = max(kept * 3 // 4, 5 * of_a_layer, by_products)
-    # Where weights are replaced, all of them lie in memory beside what replaces them for a moment.
+        # Both were measured as one: where the heap is large, the matmul's memory fits into its holes.
+        by_matmul = _BF16_MATMUL_BYTES if settings.precision != "exact" and cpu_multiplies_bf16() else 0
+        heap = max(kept * 3 // 4, 5 * of_a_layer, by_matmul)
+    # Where weights are replaced, the old and the new ones are in memory together for a moment.
     loaded = _FLOAT * (shape.total + trained) + (int(held * shape.linear) if held != _FLOAT else 0)
     state = 4 * _FLOAT * trained - (0 if is_lora else _FLOAT * trained)
     return PassMemory(weights, state, max(kept + passing + heap, loaded - weights - state))
 
 
 def process_bytes() -> int:
-    """Resident memory of this process once it has imported what a training does; 0 where the system does not tell."""
+    """Resident memory of this process with the imports of a training; 0 where the system does not report it."""
     from transformers import Trainer  # noqa: F401  # and with it accelerate, datasets and pandas
 
     try:
@@ -144,8 +149,8 @@ def process_bytes() -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def model_without_content(config: Any) -> Any:
-    """The transformers causal LM of a configuration on the meta device, where no weight takes memory."""
+def model_without_content(config: PreTrainedConfig) -> Any:
+    """The transformers causal LM of a configuration on the meta device, where weights take no memory."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -155,7 +160,7 @@ def model_without_content(config: Any) -> Any:
 
 
 def model_shape(model: Any) -> ModelShape:
-    """Of ``model_without_content``."""
+    """The shape of a ``model_without_content``."""
     head, body = model.get_output_embeddings(), body_of(model)
     layers = [m for m in body.modules() if isinstance(m, torch.nn.Linear)]
     count = model.config.get_text_config().num_hidden_layers
@@ -169,7 +174,7 @@ def model_shape(model: Any) -> ModelShape:
 
 
 def _held_per_frozen_weight(settings: TrainingSettings, device_type: str) -> float:
-    """Bytes of a frozen weight as ``prepare_layers`` holds it: packed twice where our CPU kernels serve."""
+    """Bytes of a frozen weight as ``prepare_layers`` holds it: packed twice for our CPU kernels."""
     if settings.quantization == "nf4":
         return 0.5 + _FLOAT / BLOCK
     kernels = device_type == "cpu" and missing_kernels() is None
@@ -181,7 +186,7 @@ def _held_per_frozen_weight(settings: TrainingSettings, device_type: str) -> flo
 
 
 def _kept_for_backward(model: torch.nn.Module, settings: TrainingSettings, tokens: int) -> int:
-    """Bytes that one pack's forward pass keeps, weights left out; a storage counts once."""
+    """Bytes that one pack's forward pass keeps, without weights; a storage counts once."""
     prepare_layers(model, settings)
     body, weights = body_of(model), {_storage(t) for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.Tensor] = {}

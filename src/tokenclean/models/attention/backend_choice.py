@@ -1,7 +1,7 @@
 """Which kernel computes the attention of a pack.
 
 A kernel of ``varlen`` is used only after a trial: on small random tensors it must agree with the definition of
-attention, computed in float32. What does not is left out, and the log says so.
+attention, computed in float32. One that fails is not used, and the log says so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import torch
 
+from tokenclean.models.attention.features import Features, repeat_key_heads
 from tokenclean.models.attention.varlen import (
     FLASH_ATTN,
     FLEX,
@@ -25,20 +26,24 @@ from tokenclean.models.kernels.cpu import missing_kernels
 
 logger = logging.getLogger(__name__)
 
-RECTANGLES = "rectangles, SDPA"
-BLOCK_PRODUCTS = "block products"
+# These words are recorded with the losses, so they keep the names that existing runs have.
+BUCKETS = "rectangles, SDPA"
+"""torch's SDPA over ``length_buckets``."""
+
+OWN_KERNEL = "block products"
 """Our own CPU kernel (``kernels.cpu.segment_attention``), without gradient."""
 
 _TRIAL_LENGTHS: tuple[tuple[int, ...], ...] = ((150, 1, 40, 129), (61, 60, 90), (24, 9, 40))
 _TRIAL_WINDOW, _TRIAL_SOFTCAP = 48, 4.0
-_TRIAL_TOLERANCE = 0.05  # of values about 1: bf16 and TF32 err by 0.01, an overlooked feature by far more
+_TRIAL_TOLERANCE = 0.05  # values are about 1: bf16 and TF32 err by 0.01, a kernel that ignores a feature by far more
 
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What a model asks of attention, as far as the choice of a kernel goes.
+    """What the choice of a kernel depends on.
 
-    ``head_dim`` of queries and keys, ``value_dim`` of values. ``allow_bf16``: float32 tensors may be rounded to bf16.
+    ``dtype``: of queries, keys and values; ``head_dim``: of queries and keys; ``value_dim``: of values. ``has_window``:
+    a layer's window is shorter than the longest segment. ``allow_bf16``: float32 tensors may be rounded to bf16.
     """
 
     device: torch.device
@@ -53,11 +58,11 @@ class AttentionCall:
 
 
 def choose_kernel(call: AttentionCall, usable: Collection[str]) -> str:
-    """The first of the usable kernels that computes what is asked.
+    """The first of the usable kernels that supports the call.
 
     The flash kernels take fp16 and bf16 alone, torch's without soft cap and dropout. FlexAttention takes any dtype and
-    is chosen where SDPA has no kernel of its own, for a soft cap or a window. Block products are a CPU's, float32 alone
-    and without gradient. The rectangles compute everything.
+    is chosen where SDPA has no kernel of its own, for a soft cap or a window. Our own kernel is for CPUs, float32 and
+    passes without gradient. The buckets support everything.
     """
     is_half = call.dtype in (torch.bfloat16, torch.float16) or (call.allow_bf16 and call.dtype == torch.float32)
     fits_flash = is_half and call.head_dim == call.value_dim <= 256 and call.head_dim % 8 == 0
@@ -69,17 +74,17 @@ def choose_kernel(call: AttentionCall, usable: Collection[str]) -> str:
     if FLEX in usable and has_no_sdpa_kernel and not call.has_dropout and min(call.head_dim, call.value_dim) >= 16:
         return FLEX
     is_plain = call.dtype == torch.float32 and call.head_dim == call.value_dim
-    if BLOCK_PRODUCTS in usable and is_plain and not call.has_gradient and not call.has_dropout:
-        return BLOCK_PRODUCTS
-    return RECTANGLES
+    if OWN_KERNEL in usable and is_plain and not call.has_gradient and not call.has_dropout:
+        return OWN_KERNEL
+    return BUCKETS
 
 
 def select_kernel(call: AttentionCall) -> str:
     """``choose_kernel`` among those installed that pass their trial, which runs at the first call of its kind."""
     usable = set(installed_kernels(call.device))
     if call.device.type == "cpu" and missing_kernels() is None:  # which checks them
-        usable.add(BLOCK_PRODUCTS)
-    while (kernel := choose_kernel(call, usable)) not in (RECTANGLES, BLOCK_PRODUCTS):
+        usable.add(OWN_KERNEL)
+    while (kernel := choose_kernel(call, usable)) not in (BUCKETS, OWN_KERNEL):
         if passes_trial(kernel, call):
             return kernel
         usable.discard(kernel)
@@ -88,16 +93,17 @@ def select_kernel(call: AttentionCall) -> str:
 
 @lru_cache
 def passes_trial(kernel: str, call: AttentionCall) -> bool:
-    """Whether the kernel gives softmax(QKᵀ) V, and its gradient where one is asked for, on small random tensors.
+    """Whether the kernel gives softmax(QKᵀ) V, and its gradient where one is needed, on small random tensors.
 
-    Packs of different sizes, since a compiled kernel is compiled anew for the second, and a short one may get another.
+    Tries packs of several sizes: a compiled kernel is compiled again for the second, and a short pack may get another
+    kernel.
     """
     try:
         problem = next((found for lengths in _TRIAL_LENGTHS if (found := _problem(kernel, call, lengths))), None)
-    except Exception as error:  # compiled code of others: it may fail in any way, and the rectangles serve
+    except Exception as error:  # compiled code of others can fail in any way, and there are always the buckets
         problem = f"{type(error).__name__}: " + " ".join(str(error).split())[:300]
     if problem:
-        logger.warning("attention goes without %s on %s (%s)", kernel, call.device, problem)
+        logger.warning("%s is not used for attention on %s (%s)", kernel, call.device, problem)
     return not problem
 
 
@@ -106,12 +112,12 @@ def _problem(kernel: str, call: AttentionCall, lengths: tuple[int, ...]) -> str 
     shapes = ((4, call.head_dim), (2, call.head_dim), (2, call.value_dim))
     drawn = [torch.randn(1, sum(lengths), *shape, generator=generator).transpose(1, 2) for shape in shapes]
     tensors = [t.to(call.device, call.dtype).requires_grad_(call.has_gradient) for t in drawn]
+    exact = [t.detach().float().requires_grad_(call.has_gradient) for t in tensors]
     softcap = _TRIAL_SOFTCAP if call.has_softcap else None
     window = _TRIAL_WINDOW if call.has_window else None
     with torch.set_grad_enabled(call.has_gradient):
         query, key, value = tensors
-        found = varlen_attention(kernel, query, key, value, lengths, softcap=softcap, window=window)
-        exact = [t.detach().float().requires_grad_(call.has_gradient) for t in tensors]
+        found = varlen_attention(kernel, query, key, value, lengths, Features(softcap=softcap, window=window))
         query, key, value = exact
         expected = attention_by_definition(query, key, value, lengths, softcap=softcap, window=window)
         if not _agree(found, expected):
@@ -140,8 +146,7 @@ def attention_by_definition(
     window: int | None = None,
 ) -> torch.Tensor:
     """Attention with all logits in memory, (1, T, heads, d): what the kernels are compared with."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    key, value = repeat_key_heads(query, key, value)
     logits = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)

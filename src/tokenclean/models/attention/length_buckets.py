@@ -1,4 +1,4 @@
-"""Neighbouring conversations of a pack, laid side by side in rectangles that share one attention call."""
+"""Neighbouring conversations of a pack, padded to one length so that they share an attention call."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 
 
 @dataclass(frozen=True)
-class Rectangle:
-    """Neighbouring conversations of these ``lengths``, each a row of ``width`` places.
+class LengthBucket:
+    """Neighbouring conversations of these ``lengths``, each a row of ``width`` positions.
 
-    Shorter rows are filled on the right, which causal attention never looks at from the left, with copies of their own
-    last token, so that nothing of another conversation stands in them.
+    Shorter rows are padded on the right, where causal attention never looks from the left, with copies of their own
+    last token, so that no row holds anything of another conversation.
     """
 
     lengths: tuple[int, ...]
@@ -30,31 +30,31 @@ class Rectangle:
 
     @property
     def is_full(self) -> bool:
-        """True when all rows are of one length: the rectangle is a view of the flat pack."""
+        """True when all rows have one length: the padded tensor is then a view of the flat pack."""
         return self.tokens == self.width * len(self.lengths)
 
-    def stand(self, flat: torch.Tensor) -> torch.Tensor:
+    def pad(self, flat: torch.Tensor) -> torch.Tensor:
         """(1, heads, tokens, d) as (rows, heads, width, d)."""
         if self.is_full:
             return flat[0].unflatten(1, (len(self.lengths), self.width)).transpose(0, 1)
-        taken, _ = _places(self.lengths, flat.device)
+        taken, _ = _padding_indices(self.lengths, flat.device)
         return flat[0].transpose(0, 1).index_select(0, taken).unflatten(0, (-1, self.width)).transpose(1, 2)
 
-    def lay_flat(self, rows: torch.Tensor) -> torch.Tensor:
-        """(rows, heads, width, d) as (1, tokens, heads, d), without the filling."""
+    def unpad(self, rows: torch.Tensor) -> torch.Tensor:
+        """(rows, heads, width, d) as (1, tokens, heads, d)."""
         flat = rows.transpose(1, 2).flatten(0, 1)
         if not self.is_full:
-            _, kept = _places(self.lengths, flat.device)
+            _, kept = _padding_indices(self.lengths, flat.device)
             flat = flat.index_select(0, kept)
         return flat[None]
 
 
 @lru_cache(maxsize=32)
-def plan_rectangles(lengths: tuple[int, ...], padding: float) -> tuple[Rectangle, ...]:
-    """Group neighbours, from the first on, while at most this share of a rectangle's places is filling.
+def plan_buckets(lengths: tuple[int, ...], padding: float) -> tuple[LengthBucket, ...]:
+    """Group neighbours, from the first on, while at most this share of a bucket is padding.
 
     ``lengths``: tokens of each conversation in the pack's order, each at least 1. ``padding``: in [0, 1); at 0 only
-    conversations of one length share a rectangle. Packs sorted by length (``packing.plan_packs``) need few rectangles.
+    conversations of one length share a bucket. Packs sorted by length (``packing.plan_packs``) need few buckets.
     """
     groups: list[list[int]] = []
     width = tokens = 0
@@ -65,7 +65,7 @@ def plan_rectangles(lengths: tuple[int, ...], padding: float) -> tuple[Rectangle
         else:
             groups.append([length])
             width = tokens = length
-    return tuple(Rectangle(tuple(group)) for group in groups)
+    return tuple(LengthBucket(tuple(group)) for group in groups)
 
 
 def starts_of(lengths: Sequence[int]) -> list[int]:
@@ -74,8 +74,8 @@ def starts_of(lengths: Sequence[int]) -> list[int]:
 
 
 @lru_cache(maxsize=64)
-def _places(lengths: tuple[int, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(flat token at each place of the rectangle, place of each flat token), int64."""
+def _padding_indices(lengths: tuple[int, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(flat token at each position of the bucket, position of each flat token), int64."""
     starts, sizes = torch.tensor(starts_of(lengths))[:, None], torch.tensor(lengths)[:, None]
     columns = torch.arange(max(lengths))[None]
     taken = starts + columns.minimum(sizes - 1)

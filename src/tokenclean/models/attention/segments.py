@@ -1,11 +1,11 @@
 """Block-diagonal causal attention: each conversation of a pack attends to itself alone.
 
-Registered with transformers' attention interface and switched on for the span of one forward (and its backward).
+Registered with transformers' attention interface and switched on for one forward pass (and its backward pass).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,21 +16,20 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tokenclean.models.attention.backend_choice import BLOCK_PRODUCTS, RECTANGLES, AttentionCall, select_kernel
-from tokenclean.models.attention.length_buckets import plan_rectangles
+from tokenclean.models.attention.backend_choice import BUCKETS, OWN_KERNEL, AttentionCall, select_kernel
+from tokenclean.models.attention.features import Features, read_features, repeat_key_heads
+from tokenclean.models.attention.length_buckets import plan_buckets
 from tokenclean.models.attention.varlen import varlen_attention
 from tokenclean.models.kernels import cpu as cpu_kernels
 
 NAME = "tokenclean_segments"
 
 _PADDING = {"cpu": 0.0}
-"""Share of a rectangle that may be filling, by type of device: on a CPU filling costs more than the calls it saves."""
+"""Share of a bucket that may be padding, by type of device: on a CPU padding costs more than the calls it saves."""
 
 _PADDING_ELSEWHERE = 1 / 8
 
 _BLOCK_QUERIES = 256
-
-_HARMLESS = {"position_ids", "use_cache", "cache_position", "output_attentions", "is_causal"}
 
 
 @dataclass(frozen=True)
@@ -61,31 +60,8 @@ def segments(model: PreTrainedModel, lengths: Sequence[int], allow_bf16: bool = 
 
 
 def current_segments(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """The block of ``segments`` that stands now, to be entered again where a layer is computed anew; else nothing."""
+    """The current ``segments``, to be entered again where a layer is recomputed; no context where there is none."""
     return segments(model, _pack.lengths, _pack.allow_bf16) if _pack.lengths else nullcontext()
-
-
-def attention_kernel(
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    head_dim: int = 64,
-    has_softcap: bool = False,
-    has_window: bool = False,
-    has_dropout: bool = False,
-    has_gradient: bool = False,
-    allow_bf16: bool = False,
-) -> str:
-    """What computes such attention here, in words, to be recorded: "block products", "rectangles, SDPA",
-    "flash_attn varlen", "torch varlen" or "flex".
-
-    ``dtype``: of queries, keys and values. ``has_window``: a layer's window is shorter than the longest segment.
-    ``allow_bf16`` as of ``segments``. On a GPU the first call of its kind compiles and tries the kernel.
-    """
-    call = AttentionCall(
-        torch.device(device), dtype, head_dim, head_dim, has_softcap, has_window, has_dropout, has_gradient, allow_bf16
-    )
-    return select_kernel(call)
 
 
 @torch.compiler.disable
@@ -95,161 +71,126 @@ def segment_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    softcap: float | None = None,
-    sliding_window: int | None = None,
-    **unused: Any,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of transformers' interface over the current segments.
 
-    ``query``: (1, heads, T, d); ``key``/``value``: (1, key heads, T, d), T the sum of the segment lengths.
-    ``softcap``: logits become softcap·tanh(logits / softcap) (Gemma 2). ``sliding_window``: a query sees the last
-    that many keys. Returns (1, T, heads, d). On a CPU, products of float32 tensors are float32 unless ``segments``
-    allows bf16, whatever ``torch.set_float32_matmul_precision`` says. Never compiled: torch.compile calls it as it is.
-    Raises NotImplementedError for a feature it does not know, RuntimeError for a second derivative.
+    ``query``: (1, heads, T, d); ``key``/``value``: (1, key heads, T, d), T the sum of the segment lengths. ``options``:
+    see ``Features``. Returns (1, T, heads, d). On a CPU, products of float32 tensors are float32 unless ``segments``
+    allows bf16, regardless of ``torch.set_float32_matmul_precision``. Never compiled: torch.compile calls it.
+    Raises NotImplementedError for a feature it does not support, RuntimeError for a second derivative.
     """
-    check_known("segment attention", attention_mask, unused)
-    if query.shape[0] != 1 or query.shape[2] != sum(_pack.lengths):
+    features, pack = read_features("segment attention", attention_mask, options), _pack
+    if query.shape[0] != 1 or query.shape[2] != sum(pack.lengths):
         raise NotImplementedError("segment attention needs one flat sequence made of the current segments")
-    window = sliding_window if sliding_window is not None and sliding_window < max(_pack.lengths) else None
+    if features.window is not None and features.window >= max(pack.lengths):
+        features = features._replace(window=None)
     call = AttentionCall(
         device=query.device,
         dtype=query.dtype,
         head_dim=query.shape[-1],
         value_dim=value.shape[-1],
-        has_softcap=softcap is not None,
-        has_window=window is not None,
-        has_dropout=dropout > 0,
+        has_softcap=features.softcap is not None,
+        has_window=features.window is not None,
+        has_dropout=features.dropout > 0,
         has_gradient=torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value)),
-        allow_bf16=_pack.allow_bf16,
+        allow_bf16=pack.allow_bf16,
     )
-    kernel, pack = select_kernel(call), _pack
-    if kernel not in (BLOCK_PRODUCTS, RECTANGLES):
-        output = varlen_attention(
-            kernel, query, key, value, pack.lengths, scaling=scaling, dropout=dropout, softcap=softcap, window=window
-        )
-        return output.contiguous(), None
+    kernel = select_kernel(call)
 
-    def in_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def by_own_kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return cpu_kernels.segment_attention(
             q,
             k,
             v,
             list(pack.lengths),
-            scale=q.shape[-1] ** -0.5 if scaling is None else scaling,
-            softcap=softcap,
-            window=window,
+            scale=features.scale(q),
+            softcap=features.softcap,
+            window=features.window,
             as_bf16=pack.allow_bf16 and cpu_kernels.has_bf16_kernels(),
         )
 
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return _in_rectangles(q, k, v, pack.lengths, scaling, dropout, softcap, window)
+    def by_buckets(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return _in_buckets(q, k, v, pack.lengths, features)
 
-    if query.device.type not in ("cpu", "meta"):  # on meta a plan counts what a CPU would keep
-        output = attend(query, key, value)
+    if kernel not in (OWN_KERNEL, BUCKETS):
+        output = varlen_attention(kernel, query, key, value, pack.lengths, features)
+    elif query.device.type not in ("cpu", "meta"):  # on meta a plan counts what a CPU would keep
+        output = by_buckets(query, key, value)
     elif call.has_gradient:
-        is_quick = select_kernel(replace(call, has_gradient=False)) == BLOCK_PRODUCTS
-        output = _InFloat32.apply(in_blocks if is_quick else attend, attend, query, key, value)
-    elif kernel == BLOCK_PRODUCTS:
-        output = in_blocks(query, key, value)
+        is_quick = select_kernel(replace(call, has_gradient=False)) == OWN_KERNEL
+        output = _InFloat32.apply(by_own_kernel if is_quick else by_buckets, by_buckets, query, key, value)
+    elif kernel == OWN_KERNEL:
+        output = by_own_kernel(query, key, value)
     else:
         with float32_products():
-            output = attend(query, key, value)
+            output = by_buckets(query, key, value)
     return output.contiguous(), None
 
 
-def _in_rectangles(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: tuple[int, ...],
-    scaling: float | None,
-    dropout: float,
-    softcap: float | None,
-    window: int | None,
+def _in_buckets(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: tuple[int, ...], features: Features
 ) -> torch.Tensor:
-    """Attention of the segments, (1, T, heads, d), one call a rectangle."""
+    """Attention of the segments, (1, T, heads, d), one call a bucket."""
     if query.device.type != "cpu" and query.shape[1] != key.shape[1]:  # CUDA's float32 kernel wants equally many heads
-        groups = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    rectangles = plan_rectangles(lengths, _PADDING.get(query.device.type, _PADDING_ELSEWHERE))
-    sizes = [rectangle.tokens for rectangle in rectangles]
+        key, value = repeat_key_heads(query, key, value)
+    buckets = plan_buckets(lengths, _PADDING.get(query.device.type, _PADDING_ELSEWHERE))
+    sizes = [bucket.tokens for bucket in buckets]
     # Split and not sliced: the gradient of a slice is as large as the whole.
-    pieces = zip(rectangles, *(t.split(sizes, dim=2) for t in (query, key, value)), strict=True)
+    pieces = zip(buckets, *(t.split(sizes, dim=2) for t in (query, key, value)), strict=True)
     outputs = []
-    for rectangle, *parts in pieces:
-        q, k, v = (rectangle.stand(part) for part in parts)
-        outputs.append(rectangle.lay_flat(_attend(q, k, v, scaling, dropout, softcap, window)))
+    for bucket, *parts in pieces:
+        q, k, v = (bucket.pad(part) for part in parts)
+        outputs.append(bucket.unpad(_attend(q, k, v, features)))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
 
-def _attend(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    scaling: float | None,
-    dropout: float,
-    softcap: float | None,
-    window: int | None,
-) -> torch.Tensor:
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, features: Features) -> torch.Tensor:
     """Causal attention of each row to itself: (rows, heads, L, d) and (rows, key heads, L, d) to (rows, heads, L, d).
 
-    With a soft cap or a window it goes by blocks of queries, each with the keys it sees: memory is O(L · window).
+    With a soft cap or a window it runs by blocks of queries, each with the keys it sees: memory is O(L · window).
     """
-    length = q.shape[2]
-    is_windowed = window is not None and window < length
-    enable_gqa = q.shape[1] != k.shape[1]
-    if softcap is None and not is_windowed:
-        return scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=enable_gqa
-        )
-    reach = window if window is not None else length
+    length, window = q.shape[2], features.window
+    if features.softcap is None and (window is None or window >= length):
+        return _sdpa(q, k, v, None, features)
+    reach = length if window is None else window
     outputs, stop = [], 0
     for block in q.split(_BLOCK_QUERIES, dim=2):
         start, stop = stop, stop + block.shape[2]
         first = max(0, start + 1 - reach)
-        keys, values = k[:, :, first:stop], v[:, :, first:stop]
         distance = torch.arange(start, stop, device=q.device)[:, None] - torch.arange(first, stop, device=q.device)
         visible = (distance >= 0) & (distance < reach)
-        if softcap is None:
-            output = scaled_dot_product_attention(
-                block, keys, values, attn_mask=visible, scale=scaling, dropout_p=dropout, enable_gqa=enable_gqa
-            )
-        else:
-            output = attend_capped(block, keys, values, visible, scaling, dropout, softcap)
-        outputs.append(output)
+        outputs.append(attend_visible(block, k[:, :, first:stop], v[:, :, first:stop], visible, features))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
 
-def check_known(name: str, attention_mask: torch.Tensor | None, unused: Mapping[str, Any]) -> None:
-    """Raise NotImplementedError where a model asks its attention for what this project's does not know."""
-    unknown = {k for k, v in unused.items() if v is not None and v is not False} - _HARMLESS
-    if unknown or attention_mask is not None:
-        raise NotImplementedError(f"{name} does not know {sorted(unknown) or 'this attention mask'}")
-
-
-def attend_capped(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    visible: torch.Tensor,
-    scaling: float | None,
-    dropout: float,
-    softcap: float,
+def attend_visible(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch.Tensor, features: Features
 ) -> torch.Tensor:
-    """Attention with soft-capped logits: (rows, heads, Q, d) and (rows, key heads, K, d), ``visible`` bool (Q, K)."""
+    """Attention to the visible keys: (rows, heads, Q, d), (rows, key heads, K, d) and bool (Q, K); no window here."""
+    if features.softcap is None:
+        return _sdpa(q, k, v, visible, features)
     groups = q.shape[1] // k.shape[1]
-    folded = q.unflatten(1, (-1, groups)).flatten(2, 3)  # (rows, key heads, groups · queries, d): keys stay as they are
-    logits = folded @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
-    logits = torch.tanh(logits / softcap) * softcap
+    folded = q.unflatten(1, (-1, groups)).flatten(2, 3)  # (rows, key heads, groups · queries, d): no key is copied
+    logits = folded @ k.transpose(2, 3) * features.scale(q)
+    logits = torch.tanh(logits / features.softcap) * features.softcap
     weights = logits.masked_fill(~visible.repeat(groups, 1), float("-inf")).softmax(dim=-1)
-    return (drop(weights, dropout) @ v).unflatten(2, (groups, -1)).flatten(1, 2)
+    return (drop(weights, features.dropout) @ v).unflatten(2, (groups, -1)).flatten(1, 2)
+
+
+def _sdpa(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch.Tensor | None, features: Features
+) -> torch.Tensor:
+    """torch's attention; causal where no ``visible`` is given."""
+    scaling, dropout, is_grouped = features.scaling, features.dropout, q.shape[1] != k.shape[1]
+    return scaled_dot_product_attention(
+        q, k, v, attn_mask=visible, is_causal=visible is None, scale=scaling, dropout_p=dropout, enable_gqa=is_grouped
+    )
 
 
 @contextmanager
 def float32_products() -> Iterator[None]:
-    """On a CPU the small products of attention take up to three times as long where bf16 is permitted in them."""
+    """Keep bf16 out of the block: a CPU takes up to three times as long for attention's small products in bf16."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -259,10 +200,10 @@ def float32_products() -> Iterator[None]:
 
 
 class _InFloat32(torch.autograd.Function):
-    """Attention with float32 products, and so its backward, wherever that runs.
+    """Attention with float32 products, in its backward pass too, under any precision set there.
 
-    ``attend`` is what has a derivative; ``compute`` gives the same, maybe sooner. The backward pass computes attention
-    again, so queries, keys and values are all that is kept for it, and checkpointed layers see no more.
+    ``attend`` is differentiable; ``compute`` gives the same result and may be faster. The backward pass computes
+    attention again, so only queries, keys and values are kept for it.
     """
 
     @staticmethod
@@ -270,7 +211,7 @@ class _InFloat32(torch.autograd.Function):
         ctx: Any, compute: Callable[..., torch.Tensor], attend: Callable[..., torch.Tensor], *tensors: torch.Tensor
     ) -> torch.Tensor:
         ctx.save_for_backward(*tensors)
-        ctx.attend, ctx.random = attend, torch.get_rng_state()  # dropout draws the same mask again
+        ctx.attend, ctx.random = attend, torch.get_rng_state()  # so that dropout draws the same mask again
         with float32_products():
             return compute(*tensors)
 

@@ -1,6 +1,6 @@
-"""Attention of a pack of a prefix tree: every token attends to the tokens before it in its own sequence.
+"""Attention in a pack of a prefix tree: every token attends to the tokens before it in its own sequence.
 
-What several sequences share stands once in the pack, or was in an earlier pack, whose keys and values were kept.
+A prefix that several sequences share is once in the pack, or was in an earlier pack, whose keys and values were kept.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tokenclean.models.attention.segments import attend_capped, check_known, float32_products
+from tokenclean.models.attention.features import read_features, repeat_key_heads
+from tokenclean.models.attention.segments import attend_visible, float32_products
 from tokenclean.models.prefix_tree import Attending, PrefixPack
 
 NAME = "tokenclean_prefixes"
@@ -25,12 +25,12 @@ _Kept = dict[int, tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass
 class KeptPrefixes:
-    """What packs to come attend to: attention module -> node -> its keys and values, (1, key heads, n, d) each."""
+    """Keys and values for later packs: attention module -> node -> two tensors of shape (1, key heads, n, d)."""
 
     of_module: dict[int, _Kept] = field(default_factory=dict)
 
     def drop(self, nodes: tuple[int, ...]) -> None:
-        """Let go of what no further pack needs."""
+        """Free the keys and values that no further pack needs."""
         for kept in self.of_module.values():
             for node in nodes:
                 kept.pop(node, None)
@@ -70,39 +70,27 @@ def prefix_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    softcap: float | None = None,
-    sliding_window: int | None = None,
-    **unused: Any,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of transformers' interface over the current pack; without gradient and without dropout.
 
-    Shapes and further arguments as of ``segments.segment_attention``. Raises NotImplementedError for a feature it does
-    not know.
+    Shapes and options as for ``segments.segment_attention``. Raises NotImplementedError for a feature it does not
+    support.
     """
-    check_known("prefix attention", attention_mask, unused)
+    features = read_features("prefix attention", attention_mask, options)
     if _pass is None or query.shape[0] != 1 or query.shape[2] != len(_pass.pack.ids):
         raise NotImplementedError("prefix attention needs one flat sequence made of the current pack")
-    if dropout or query.requires_grad:
-        raise NotImplementedError("prefix attention computes no gradient and drops nothing")
+    if features.dropout or query.requires_grad:
+        raise NotImplementedError("prefix attention has neither gradient nor dropout")
     kept = _pass.prefixes.of_module.setdefault(id(module), {})
     outputs = []
     with float32_products():
         for number, call in enumerate(_pass.pack.attending):
             keys, values = _seen(call, kept, key, value)
-            q = query[:, :, call.start : call.stop]
             if query.device.type != "cpu" and query.shape[1] != key.shape[1]:
-                groups = query.shape[1] // key.shape[1]
-                keys, values = (t.repeat_interleave(groups, dim=1) for t in (keys, values))
-            visible = _visible(number, call, sliding_window, query.device)
-            if softcap is None:
-                output = scaled_dot_product_attention(
-                    q, keys, values, attn_mask=visible, scale=scaling, enable_gqa=q.shape[1] != keys.shape[1]
-                )
-            else:
-                output = attend_capped(q, keys, values, visible, scaling, 0.0, softcap)
-            outputs.append(output)
+                keys, values = repeat_key_heads(query, keys, values)
+            visible = _visible(number, call, features.window, query.device)
+            outputs.append(attend_visible(query[:, :, call.start : call.stop], keys, values, visible, features))
     for node, (start, stop) in _pass.pack.keep.items():
         kept[node] = (key[:, :, start:stop].clone(), value[:, :, start:stop].clone())
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None

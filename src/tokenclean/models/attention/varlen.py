@@ -1,4 +1,4 @@
-"""Attention kernels of a GPU that take a flat pack of conversations as it is."""
+"""GPU attention kernels that take a flat pack of conversations without padding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 
+from tokenclean.models.attention.features import Features
 from tokenclean.models.attention.length_buckets import starts_of
 
 logger = logging.getLogger(__name__)
@@ -31,10 +33,9 @@ def installed_kernels(device: torch.device) -> frozenset[str]:
         return frozenset()
     found = set()
     if torch.cuda.get_device_capability(device) >= (8, 0):
+        found.add(TORCH_VARLEN)
         if _flash_attn_function() is not None:
             found.add(FLASH_ATTN)
-        if _torch_varlen_function() is not None:
-            found.add(TORCH_VARLEN)
     if importlib.util.find_spec("triton") is not None:
         found.add(FLEX)
     return frozenset(found)
@@ -46,20 +47,20 @@ def varlen_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     lengths: tuple[int, ...],
-    *,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    softcap: float | None = None,
-    window: int | None = None,
+    features: Features,
 ) -> torch.Tensor:
     """Causal attention of each segment to itself by a kernel of this module.
 
-    Shapes and features as of ``attention.segment_attention``. The flash kernels round float32 to bf16 on their way in;
-    the result is of the query's dtype. Differentiable.
+    (1, heads, T, d), (1, key heads, T, d) twice, to (1, T, heads, d) in the query's dtype. The flash kernels round
+    float32 to bf16 first. Differentiable. Raises NotImplementedError for a feature that the kernel does not support.
     """
-    attend = {FLASH_ATTN: _flash_attn, TORCH_VARLEN: _torch_varlen, FLEX: _flex}[kernel]
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return attend(query, key, value, lengths, scale, dropout, softcap, window)
+    if kernel == FLEX:
+        return _flex(query, key, value, lengths, features)
+    attend = {FLASH_ATTN: _flash_attn, TORCH_VARLEN: _torch_varlen}[kernel]
+    flat = [t[0].transpose(0, 1) for t in (query, key, value)]
+    half = [t.to(torch.bfloat16 if t.dtype == torch.float32 else t.dtype).contiguous() for t in flat]
+    output = attend(half, _bounds(lengths, query.device), max(lengths), features.scale(query), features)
+    return output[None].to(query.dtype)
 
 
 def first_visible(lengths: Sequence[int], window: int | None) -> torch.Tensor:
@@ -74,8 +75,9 @@ def first_visible(lengths: Sequence[int], window: int | None) -> torch.Tensor:
 def visible_blocks(first: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Which square blocks of the attention matrix are visible in part, and which as a whole: bool (n, n) each.
 
-    ``first``: as of ``first_visible``, rising. Row: block of queries; column: block of keys. A query sees a whole range
-    of keys, so a block's first query tells where the visible blocks begin, its last query where the whole ones do.
+    ``first``: from ``first_visible``, rising. Rows are blocks of queries, columns blocks of keys. A query sees one
+    range of keys, so a block's first query determines where its visible blocks begin, its last query where the whole
+    ones do.
     """
     count = -(-len(first) // block)
     index = torch.arange(count)
@@ -90,7 +92,7 @@ def visible_blocks(first: torch.Tensor, block: int) -> tuple[torch.Tensor, torch
 
 @lru_cache(maxsize=1)
 def _flash_attn_function() -> Callable[..., Any] | None:
-    """``flash_attn_varlen_func`` of flash_attn 2.6 or later (it knows the soft cap), or None."""
+    """``flash_attn_varlen_func`` of flash_attn 2.6 or later (the first with a soft cap), or None."""
     if importlib.util.find_spec("flash_attn") is None:
         return None
     try:
@@ -102,16 +104,6 @@ def _flash_attn_function() -> Callable[..., Any] | None:
 
 
 @lru_cache(maxsize=1)
-def _torch_varlen_function() -> Callable[..., Any] | None:
-    """torch's ``varlen_attn``, or None where it has no window (before torch 2.11)."""
-    try:
-        function = vars(importlib.import_module("torch.nn.attention.varlen"))["varlen_attn"]
-    except (ImportError, KeyError):
-        return None
-    return function if {"scale", "window_size"} <= set(inspect.signature(function).parameters) else None
-
-
-@lru_cache(maxsize=1)
 def _flex_function() -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -119,83 +111,50 @@ def _flex_function() -> Callable[..., Any]:
 
 
 def _flash_attn(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: tuple[int, ...],
-    scale: float,
-    dropout: float,
-    softcap: float | None,
-    window: int | None,
+    tensors: list[torch.Tensor], bounds: torch.Tensor, longest: int, scale: float, features: Features
 ) -> torch.Tensor:
     function = _flash_attn_function()
     if function is None:
         raise NotImplementedError("flash_attn 2.6 or later is not installed")
-    bounds = _bounds(lengths, query.device)
-    output = function(
-        *(_flat_half(t) for t in (query, key, value)),
+    window = features.window
+    return function(
+        *tensors,
         cu_seqlens_q=bounds,
         cu_seqlens_k=bounds,
-        max_seqlen_q=max(lengths),
-        max_seqlen_k=max(lengths),
-        dropout_p=dropout,
+        max_seqlen_q=longest,
+        max_seqlen_k=longest,
+        dropout_p=features.dropout,
         softmax_scale=scale,
         causal=True,
         window_size=(-1, -1) if window is None else (window - 1, 0),  # keys before the query's own
-        softcap=softcap or 0.0,
+        softcap=features.softcap or 0.0,
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
-    return output[None].to(query.dtype)
 
 
 def _torch_varlen(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: tuple[int, ...],
-    scale: float,
-    dropout: float,
-    softcap: float | None,
-    window: int | None,
+    tensors: list[torch.Tensor], bounds: torch.Tensor, longest: int, scale: float, features: Features
 ) -> torch.Tensor:
-    if dropout or softcap is not None:
-        raise NotImplementedError("torch's varlen attention knows neither dropout nor a soft cap")
-    function = _torch_varlen_function()
-    if function is None:
-        raise NotImplementedError("this torch has no varlen attention with a window; install torch 2.11 or later")
-    options: dict[str, Any] = {}
-    if "enable_gqa" in inspect.signature(function).parameters:
+    if features.dropout or features.softcap is not None:
+        raise NotImplementedError("torch's varlen attention has neither dropout nor a soft cap")
+    query, key, value = tensors
+    options: dict[str, Any] = {"scale": scale, "window_size": (-1 if (w := features.window) is None else w - 1, 0)}
+    if "enable_gqa" in inspect.signature(varlen_attn).parameters:
         options["enable_gqa"] = True
     else:  # torch 2.11 asks for equally many heads
         groups = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    bounds = _bounds(lengths, query.device)
-    output = function(
-        *(_flat_half(t) for t in (query, key, value)),
-        bounds,
-        bounds,
-        max(lengths),
-        max(lengths),
-        scale=scale,
-        window_size=(-1 if window is None else window - 1, 0),
-        **options,
-    )
-    return output[None].to(query.dtype)
+        key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+    output = varlen_attn(query, key, value, bounds, bounds, longest, longest, **options)
+    assert isinstance(output, torch.Tensor)  # a tuple only where return_aux asks for more
+    return output
 
 
 def _flex(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: tuple[int, ...],
-    scale: float,
-    dropout: float,
-    softcap: float | None,
-    window: int | None,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: tuple[int, ...], features: Features
 ) -> torch.Tensor:
-    if dropout:
-        raise NotImplementedError("FlexAttention knows no dropout")
-    cap = torch.tensor(softcap or 0.0, device=query.device)  # a number would be compiled in
+    if features.dropout:
+        raise NotImplementedError("FlexAttention has no dropout")
+    cap = torch.tensor(features.softcap or 0.0, device=query.device)  # a plain number would be compiled in
 
     def cap_logit(logit: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
         return cap * torch.tanh(logit / cap)
@@ -204,11 +163,11 @@ def _flex(
         query,
         key,
         value,
-        score_mod=None if softcap is None else cap_logit,
-        block_mask=_block_mask(lengths, window, query.device),
-        scale=scale,
+        score_mod=None if features.softcap is None else cap_logit,
+        block_mask=_block_mask(lengths, features.window, query.device),
+        scale=features.scale(query),
         enable_gqa=query.shape[1] != key.shape[1],
-        # Below 128 queries it would take a kernel for decoding, one query after many keys, with products of its own.
+        # Below 128 queries it would use its decoding kernel, whose products are not float32.
         kernel_options={"FORCE_USE_FLEX_ATTENTION": True},
     )
     return output.transpose(1, 2)
@@ -236,10 +195,5 @@ def _block_mask(lengths: tuple[int, ...], window: int | None, device: torch.devi
 
 @lru_cache(maxsize=8)
 def _bounds(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Where segments begin and the last one ends, int32 (segments + 1,)."""
+    """Where each segment begins, and the end of the last, int32 (segments + 1,)."""
     return torch.tensor([*starts_of(lengths), sum(lengths)], dtype=torch.int32, device=device)
-
-
-def _flat_half(t: torch.Tensor) -> torch.Tensor:
-    """(1, heads, T, d) as (T, heads, d), float32 as bf16."""
-    return t[0].transpose(0, 1).to(torch.bfloat16 if t.dtype == torch.float32 else t.dtype).contiguous()

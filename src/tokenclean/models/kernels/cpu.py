@@ -1,8 +1,8 @@
 """Our own matrix products, attention and head for CPUs, compiled once on the machine that runs them.
 
 torch's float32 products reach half of what many processors can do, and none of its CPU products takes bf16 and gives
-float32. Where the kernels cannot be had — no compiler, another kind of processor — torch's own products serve, and the
-log says so. A processor without bf16 instructions has the float32 kernels alone.
+float32. Where the kernels are not available — no compiler, another kind of processor — torch's own products are used,
+and the log says so. A processor without bf16 instructions has the float32 kernels alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tokenclean.store import atomic_path, file_hash, fingerprint
 logger = logging.getLogger(__name__)
 
 SWITCH = "TOKENCLEAN_KERNELS"
-"""Environment variable; ``off`` keeps to torch's own products."""
+"""Environment variable; ``off`` means torch's own products."""
 
 _PANEL = 64
 _SOURCES = Path(__file__).parent
@@ -35,7 +35,7 @@ _COMPILE_SECONDS = 300
 
 @lru_cache(maxsize=1)
 def missing_kernels() -> str | None:
-    """Why the kernels cannot be used here, in words, or None where they can; compiles and checks them the first time.
+    """Why the kernels cannot be used here, or None where they can; compiles and checks them the first time.
 
     Compiling takes about 20 seconds, once for each machine, torch and version of the source.
     """
@@ -50,7 +50,7 @@ def missing_kernels() -> str | None:
     else:
         return None
     level = logging.INFO if os.environ.get(SWITCH) == "off" else logging.WARNING
-    logger.log(level, "scoring on this CPU goes through torch's own products, which are slower: %s", reason)
+    logger.log(level, "scoring on this CPU uses torch's own products, which are slower: %s", reason)
     return reason
 
 
@@ -58,7 +58,7 @@ def missing_kernels() -> str | None:
 def has_bf16_kernels() -> bool:
     """Whether the kernels multiply bf16 here, checked the first time; most processors with AVX2 alone do not.
 
-    Where they do not, what would be rounded to bf16 stays float32, and the log says so.
+    Where they do not, nothing is rounded to bf16, and the log says so.
     """
     if missing_kernels() is not None:
         return False
@@ -74,7 +74,7 @@ def has_bf16_kernels() -> bool:
 
 
 def pack(weight: torch.Tensor, *, as_bf16: bool) -> torch.Tensor:
-    """A weight (N, K) in panels of 64 output features, as the kernels read it; padded with zeros, never aliased."""
+    """A weight (N, K) in panels of 64 output features, as the kernels need it; padded with zeros, always a copy."""
     features, depth = weight.shape
     panels = -(-features // _PANEL)
     step = 2 if as_bf16 else 1
@@ -103,7 +103,7 @@ def measures(
     softcap: float | None = None,
     with_entropy: bool = True,
 ) -> torch.Tensor:
-    """Loss, entropy (nats), whether the target is likeliest (1.0, 0.0): float32 (3, P). Logits exist in tiles only."""
+    """Loss, entropy (nats), whether the target is likeliest (1.0, 0.0): float32 (3, P). Logits exist only in tiles."""
     return torch.ops.tokenclean.measures(
         hidden_P_H.contiguous(), packed, targets_P.contiguous(), vocabulary, bias, scale, softcap or 0.0, with_entropy
     )
@@ -122,8 +122,8 @@ def segment_attention(
 ) -> torch.Tensor:
     """Causal attention of each segment to itself: (1, heads, T, d) float32 each to (1, T, heads, d).
 
-    ``key`` and ``value`` may have fewer heads. ``softcap`` and ``window`` as of ``attention.segment_attention``.
-    ``as_bf16``: products take bf16 and sum in float32; softmax is float32 always.
+    ``key`` and ``value`` may have fewer heads. ``softcap`` and ``window`` as in ``attention.features``. ``as_bf16``:
+    products take bf16 and sum in float32; softmax is always float32.
     """
     return torch.ops.tokenclean.segment_attention(
         query, key, value, lengths, scale, softcap or 0.0, window or 0, as_bf16
@@ -135,7 +135,7 @@ class _UnavailableError(Exception):
 
 
 def _library() -> Path:
-    """The compiled kernels, from the cache or made now."""
+    """The compiled kernels, from the cache or compiled now."""
     if os.environ.get(SWITCH) == "off":
         raise _UnavailableError(f"{SWITCH}=off")
     if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
@@ -167,15 +167,8 @@ def _compile(compiler: str, flags: list[str], library: Path) -> None:
     openmp = [str(path) for folder in ("lib", "../torch.libs") for path in sorted((home / folder).glob("libgomp*.so*"))]
     links = ["-Wl,--as-needed", *openmp[:1], f"-L{home / 'lib'}", "-ltorch_cpu", "-lc10"]
     with atomic_path(library) as temporary:
-        command = [
-            compiler,
-            *flags,
-            f"-I{home / 'include'}",
-            "-o",
-            str(temporary),
-            *map(str, sorted(_SOURCES.glob("*.cpp"))),
-            *links,
-        ]
+        sources = map(str, sorted(_SOURCES.glob("*.cpp")))
+        command = [compiler, *flags, f"-I{home / 'include'}", "-o", str(temporary), *sources, *links]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS)
         except subprocess.TimeoutExpired as error:
@@ -195,7 +188,7 @@ def _register_shapes() -> None:
 
 
 def _processor() -> str:
-    """What ``-march=native`` follows, since a cache folder may be shared among machines."""
+    """What ``-march=native`` depends on, since machines may share a cache folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

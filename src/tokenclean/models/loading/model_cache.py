@@ -1,8 +1,8 @@
-"""Models that stay in memory between passes: each base once, whatever stands on it.
+"""Models that stay in memory between passes: each base once, for itself and for all adapters on it.
 
-An adapter works by putting modules of its own into its base. Here they come and go: they are put in for a pass with the
-adapter, and after it the base's own modules stand in their places again. So the base is scored as the very object that
-was loaded, with nothing in it that would have to be told to do nothing.
+An adapter works by putting modules of its own into its base. Here they are put in for a pass with the adapter and
+replaced by the base's own modules afterwards. So the base is scored exactly as it was loaded, and no adapter has to be
+disabled in it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenclean.models.device import give_back_memory
 from tokenclean.models.loading.load import ModelSource, adapter_fingerprint, attach_adapter, load_model
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ABSENT: Any = object()
+_ABSENT = object()
 _MODEL_FILES = (".safetensors", ".json", ".gguf", ".py")
 _ELEMENTS_AT_ONCE = 1 << 22
 
 
 class ModelCache:
-    """Models kept in memory between passes: a base is loaded once and serves itself and every adapter on it.
+    """Models kept in memory between passes: a base is loaded once, for itself and every adapter on it.
 
-    ``device``: where they are loaded. ``keep``: how many loads of weights stay in memory. Before another is loaded,
-    the one used least recently goes, so ``keep`` is the peak as well. An adapter that changes the weights of its base
-    when it is attached (trained biases, the initialisation of PiSSA) gets a load of its own.
+    ``device``: where they are loaded. ``keep``: how many sets of weights stay in memory. Before another is loaded, the
+    one used least recently is unloaded, so ``keep`` is also the peak. An adapter that changes the weights of its base
+    when it is attached (trained biases, the initialisation of PiSSA) gets weights of its own.
 
     For one thread. Raises ValueError for ``keep`` < 1.
     """
@@ -42,23 +42,23 @@ class ModelCache:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
         self._device, self._keep = device, keep
-        self._loads: dict[_Key, _Load] = {}  # the one used last stands last
-        self._changes_base: set[tuple[_Key, str]] = set()
+        self._loads: dict[ModelSource, _Load] = {}  # the one used last is last
+        self._changes_base: set[tuple[ModelSource, str]] = set()
         self._has_garbage = False
 
     @contextmanager
     def using(self, source: ModelSource) -> Iterator[torch.nn.Module]:
-        """Run a block with the source's model: float32, in eval mode, its parameters without gradient.
+        """Run a block with the source's model: float32, in eval mode, parameters without gradient.
 
         Without an adapter it is the plain transformers causal LM; with one, the PEFT model around that same object,
         unmerged. A source gives the same object each time, as long as it stays in memory and its files do not change:
-        an adapter's folder is compared by content each time, a base's by sizes and times, and what came from the Hub
-        stays as it was loaded. Outside of its block the object must not be called: another adapter may stand in it.
+        an adapter's folder is compared by content each time, a base's by sizes and times, and a model from the Hub is
+        not checked again. The object must not be called outside its block: another adapter may be in it.
 
         Raises ModelError and MissingExtraError as ``load_model`` does, RuntimeError inside a block that uses another
         source on the same base, or where all of ``keep`` are in use.
         """
-        load, attached = self._resident(source)
+        load, attached = self._find(source)
         load.user, load.blocks = source, load.blocks + 1
         try:
             _put_in(attached.changes)
@@ -69,14 +69,14 @@ class ModelCache:
                 _take_out(attached.changes)
 
     def clear(self) -> None:
-        """Let go of all memory (training needs it). What a caller still holds stays until it lets go of it too.
+        """Unload everything (training needs the memory). A model that a caller still holds stays until it is released.
 
         Raises RuntimeError inside a block of ``using``.
         """
         self._drop(*self._loads)
         self._free()
 
-    def _resident(self, source: ModelSource) -> tuple[_Load, _Attached]:
+    def _find(self, source: ModelSource) -> tuple[_Load, _Attached]:
         base, adapter = replace(source, adapter=None), _key(source).adapter
         if (used := self._used(base)) is not None:
             if used.user is None or _key(used.user) != _key(source):
@@ -98,7 +98,7 @@ class ModelCache:
         return next((load for key, load in loads if load.blocks and key == _key(base)), None)
 
     def _loaded(self, source: ModelSource, content: str = "") -> _Load:
-        """The load of just this source. ``content``: of the adapter that has it for itself."""
+        """The load of exactly this source. ``content``: of the adapter that has the load to itself."""
         key, files = _key(source), (_stamps(source.base), content)
         if key in self._loads and self._loads[key].files == files:
             self._loads[key] = self._loads.pop(key)
@@ -118,7 +118,7 @@ class ModelCache:
         return self._loads[key]
 
     def _attach(self, source: ModelSource, content: str) -> _Attached | None:
-        """Put the adapter on its base and take it out again; None, and the base is gone, where that left traces."""
+        """Put the adapter on its base and take it out again; None, with the base unloaded, where that left traces."""
         key, base = _key(source), _key(replace(source, adapter=None))
         load = self._loads[base]
         load.attached.pop(key.adapter, None)
@@ -139,9 +139,9 @@ class ModelCache:
         load.attached[key.adapter] = _Attached(model, content, tuple(changes))
         return load.attached[key.adapter]
 
-    def _drop(self, *keys: _Key) -> None:
+    def _drop(self, *keys: ModelSource) -> None:
         if users := [str(self._loads[key].user) for key in keys if self._loads[key].blocks]:
-            raise RuntimeError(f"{' and '.join(users)} in use; leave its block before letting go of its memory")
+            raise RuntimeError(f"{' and '.join(users)} in use; leave its block before unloading it")
         for key in keys:
             del self._loads[key]
             self._has_garbage = True
@@ -154,28 +154,18 @@ class ModelCache:
 
 
 @dataclass(frozen=True)
-class _Key:
-    """What tells one load from another; local paths are absolute."""
-
-    base: str
-    adapter: str | None
-    revision: str | None
-    trusted: bool
-
-
-@dataclass(frozen=True)
 class _Change:
     """One entry that attaching an adapter changes, in the attributes of a module or in one of its tables."""
 
-    table: dict[Any, Any]
-    name: Any
-    before: Any
-    after: Any
+    table: dict[str, object]
+    name: str
+    before: object
+    after: object
 
 
 @dataclass(frozen=True)
 class _Attached:
-    """A model to score with. ``content``: hash of its adapter's files; ``changes``: what puts the adapter in."""
+    """A model to score with. ``content``: hash of its adapter's files; ``changes``: those that put the adapter in."""
 
     model: torch.nn.Module
     content: str = ""
@@ -184,42 +174,42 @@ class _Attached:
 
 @dataclass
 class _Load:
-    """Weights in memory. ``files``: what they were loaded from; ``attached``: by adapter, None for the plain base;
-    ``user``: the source of the open blocks of ``using``, of which there are ``blocks``."""
+    """Weights in memory. ``files``: see ``_stamps``, with the adapter's hash; ``attached``: by adapter, None for the
+    plain base; ``user``: the source of the ``blocks`` of ``using`` that are open."""
 
     model: PreTrainedModel
-    files: tuple[Any, str]
+    files: tuple[list[tuple[object, ...]], str]
     attached: dict[str | None, _Attached] = field(default_factory=dict)
     user: ModelSource | None = None
     blocks: int = 0
 
 
-def _key(source: ModelSource) -> _Key:
-    adapter = None if source.adapter is None else _place(source.adapter)
-    return _Key(_place(source.base), adapter, source.revision, source.trusted)
+def _key(source: ModelSource) -> ModelSource:
+    """What identifies a load: the source with absolute local paths."""
+    return replace(source, base=_place(source.base), adapter=source.adapter and _place(source.adapter))
 
 
 def _place(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
-def _stamps(base: str) -> list[tuple[Any, ...]]:
-    """Sizes and times of a local base's files; hashing them would take longer than a switch may."""
+def _stamps(base: str) -> list[tuple[object, ...]]:
+    """Sizes and times of a local base's files; hashing them would make each switch of models slow."""
     path = Path(base)
     files = sorted(p for p in path.iterdir() if p.suffix in _MODEL_FILES) if path.is_dir() else [path]
     found = [(file.name, file.stat()) for file in files if file.is_file()]
     return [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_dev, s.st_ino) for name, s in found]
 
 
-def _entries(model: PreTrainedModel) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
+def _entries(model: PreTrainedModel) -> list[tuple[dict[str, object], dict[str, object]]]:
     """The attributes of all modules and of the configuration, and the tables among them (children, parameters,
-    hooks, …): each as it lives, with a copy."""
+    hooks, …): each with a copy."""
     tables = [vars(part) for part in (*model.modules(), model.config)]
     tables += [value for table in list(tables) for value in table.values() if isinstance(value, dict)]
     return [(table, dict(table)) for table in tables]
 
 
-def _changes(entries: Sequence[tuple[dict[Any, Any], dict[Any, Any]]]) -> list[_Change]:
+def _changes(entries: Sequence[tuple[dict[str, object], dict[str, object]]]) -> list[_Change]:
     """How the tables differ from their copies."""
     return [
         _Change(table, name, copy.get(name, _ABSENT), table.get(name, _ABSENT))
@@ -243,7 +233,7 @@ def _take_out(changes: Sequence[_Change]) -> None:
 
 
 def _checksums(tensors: Sequence[torch.Tensor]) -> list[list[int]]:
-    """Sums of each tensor's bits mod 2^64, with odd factors, so that no change of a single element escapes."""
+    """Sums of each tensor's bits mod 2^64, with odd factors, so that any change of a single element shows."""
     import torch
 
     found = []

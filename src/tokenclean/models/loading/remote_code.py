@@ -1,4 +1,4 @@
-"""Python code that a model brings along, which transformers would import and run: only for models trusted by name.
+"""Python code in a model's repository, which transformers would import and run: allowed for models trusted by name.
 
 A configuration names such code in its ``auto_map``: a file of its own folder or repository (``modeling.Model``) or of
 another repository (``org/name--modeling.Model``).
@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from tokenclean.errors import ModelError
-from tokenclean.models.loading.hub_models import find_file, read_json
+from tokenclean.models.loading.hub_models import HubOptions, find_file, read_json
 from tokenclean.store import file_hash
 
 _USED_CLASSES = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
 
 
-def check_code_is_trusted(name: str, options: dict[str, Any], trusted: Collection[str]) -> None:
-    """Raise ModelError where a trusted model's code stands in another repository that is not trusted as well."""
+def check_code_is_trusted(name: str, options: HubOptions, trusted: Collection[str]) -> None:
+    """Raise ModelError where a trusted model's code is in another repository that is not trusted too."""
     for repository in code_repositories(name, options):
         if repository not in trusted:
-            raise untrusted_code(repository, f"{name}: its code stands in another repository, {repository}")
+            raise untrusted_code(repository, f"{name}: its code is in another repository, {repository}")
 
 
-def code_repositories(name: str, options: dict[str, Any]) -> list[str]:
+def code_repositories(name: str, options: HubOptions) -> list[str]:
     """The other repositories whose code the model's configuration and tokenizer name, sorted."""
     references = (
         reference
@@ -46,7 +45,7 @@ def asks_for_trust(error: Exception) -> bool:
 
 
 def untrusted_code(name: str, what: str | None = None) -> ModelError:
-    """The error that tells how code is trusted, by the name of its model."""
+    """The error that says how to trust a model's code, by the model's name."""
     what = what or f"{name}: needs code of its own from its repository"
     return ModelError(
         f"{what}, which is never run unasked; read that code, then name it: --trust-remote-code {name} "
@@ -54,8 +53,8 @@ def untrusted_code(name: str, what: str | None = None) -> ModelError:
     )
 
 
-def _references(auto_map: Any) -> Iterator[str]:
-    """The classes that this package's loading would take from an ``auto_map`` (a list in old tokenizers)."""
+def _references(auto_map: object) -> Iterator[str]:
+    """The classes that loading would take from an ``auto_map`` (a list in old tokenizers)."""
     if isinstance(auto_map, dict):
         auto_map = [auto_map.get(name) for name in _USED_CLASSES]
     for value in auto_map if isinstance(auto_map, list) else ():

@@ -1,9 +1,9 @@
-"""Do two tokenizers give the same ids for the same text? Scores of two models need it (§4.2.1)."""
+"""Whether two tokenizers give the same ids for the same text, as scores of two models require (§4.2.1)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from tokenclean.pool import Pool
 from tokenclean.tokens import render
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 _SEGMENTING_PARTS = ("normalizer", "pre_tokenizer")
@@ -36,11 +37,11 @@ def sample_texts(pool: Pool, tokenizer: PreTrainedTokenizerBase, template: str) 
 def check_same_tokenizer(
     base: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase, texts: Iterable[str]
 ) -> list[str]:
-    """Raise TokenizerMismatchError at the first difference in ids; return the differing roles in plain words.
+    """Raise TokenizerMismatchError at the first difference in ids; return descriptions of the roles that differ.
 
-    Compared: token-to-id maps, merges and model settings, normalizer, pre-tokenizer, how added tokens are found, and
-    at last the ids of ``texts``. What special tokens *mean* (an instruct model's other EOS, its BOS rule) may differ:
-    text is always rendered and tokenized with the base's tokenizer.
+    Compares token-to-id maps, merges and model settings, normalizer, pre-tokenizer, how added tokens are found, and
+    last the ids of ``texts``. What special tokens *mean* (an instruct model's other EOS, its BOS rule) may differ: text
+    is always rendered and tokenized with the base's tokenizer.
     """
     _check_vocabulary(base.get_vocab(), reference.get_vocab())
     state, other = _state(base), _state(reference)
@@ -67,8 +68,8 @@ def _state(tokenizer: Any) -> dict[str, Any]:
     return json.loads(tokenizer.backend_tokenizer.to_str())
 
 
-def _whole_text_backend(state: dict[str, Any]) -> Any:
-    """A copy without truncation and padding, which a tokenizer saved after training often carries along."""
+def _whole_text_backend(state: Mapping[str, object]) -> Tokenizer:
+    """A copy without truncation and padding, which tokenizers saved after training often have."""
     from tokenizers import Tokenizer
 
     return Tokenizer.from_str(json.dumps({**state, "truncation": None, "padding": None}))
@@ -84,26 +85,30 @@ def _check_vocabulary(vocabulary: dict[str, int], other: dict[str, int]) -> None
     raise _mismatch(f"the token {token!r} has another id", "none", other[token])
 
 
-def _check_model(model: dict[str, Any], other: dict[str, Any]) -> None:
+def _check_model(model: Mapping[str, object], other: Mapping[str, object]) -> None:
     for key in sorted(model.keys() | other.keys()):
         first, second = model.get(key), other.get(key)
         if first == second or (key == "vocab" and isinstance(first, dict)):  # get_vocab has compared the ids
             continue
-        if key == "vocab" and first and second:  # Unigram: [token, log probability] in the order of ids
-            a, b = next((a, b) for a, b in zip(first, second, strict=True) if a != b)
-            raise _mismatch("the Unigram score of a token differs", a, b)
-        if key == "merges" and first and second:
-            for number, (a, b) in enumerate(zip(first, second, strict=False)):
-                if a != b:
-                    raise _mismatch(f"merge {number} differs", a, b)
-            raise _mismatch("they have different numbers of merges", len(first), len(second))
+        if isinstance(first, list) and isinstance(second, list):
+            if key == "vocab":  # Unigram: [token, log probability] in the order of ids
+                a, b = next((a, b) for a, b in zip(first, second, strict=True) if a != b)
+                raise _mismatch("the Unigram score of a token differs", a, b)
+            if key == "merges":
+                for number, (a, b) in enumerate(zip(first, second, strict=False)):
+                    if a != b:
+                        raise _mismatch(f"merge {number} differs", a, b)
+                raise _mismatch("they have different numbers of merges", len(first), len(second))
         if key in ("dropout", "ignore_merges") and not first and not second:
             continue
         raise _mismatch(f"the setting {key!r} of their models differs", str(first)[:80], str(second)[:80])
 
 
 def _differing_roles(
-    base: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase, state: dict[str, Any], other: dict[str, Any]
+    base: PreTrainedTokenizerBase,
+    reference: PreTrainedTokenizerBase,
+    state: Mapping[str, object],
+    other: Mapping[str, object],
 ) -> list[str]:
     notes = []
     for role in _ROLES:
@@ -111,7 +116,7 @@ def _differing_roles(
         if mine != theirs:
             notes.append(f"{role}: base {mine}, reference {theirs}")
     if state.get("post_processor") != other.get("post_processor"):
-        notes.append("what stands around a text (BOS, EOS) is added differently")
+        notes.append("BOS and EOS are added around a text differently")
     if base.chat_template != reference.chat_template:
         notes.append("chat templates differ")
     return notes

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from tokenclean.errors import ModelError
-from tokenclean.models.loading.hub_models import find_file, list_files, read_json
+from tokenclean.models.loading.hub_models import HubOptions, find_file, list_files, read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -17,15 +16,15 @@ _PICKLE = re.compile(r"(pytorch_model[^/]*|adapter_model)\.bin|[^/]+\.(pt|pth|ck
 _TRAINER_STATE = re.compile(r"(optimizer|scheduler|scaler|rng_state)[^/]*")  # of a checkpoint; never read here
 
 
-def check_model_weights(name: str, options: dict[str, Any], *, trusted: bool = False) -> None:
+def check_model_weights(name: str, options: HubOptions, *, trusted: bool = False) -> None:
     """Raise ModelError unless every weight file that transformers would read is a safetensors file of the model's own.
 
-    ``options`` as ``hub_options`` gives them. Pickled weights are refused with the command that converts them;
-    ``trusted`` lets that command run the model's code.
+    ``options``: from ``hub_options``. Pickled weights are refused with the command that converts them;
+    ``trusted`` allows that command to run the model's code.
     """
     config = find_file(name, "config.json", options)
     named = None if config is None else read_json(config).get("transformers_weights")
-    if named is not None:  # the configuration may name any file, adapter_model.bin and an index included
+    if named is not None:  # the configuration may name any file, even adapter_model.bin or an index
         if not _is_own_safetensors(str(named).removesuffix(".index.json")):
             raise ModelError(f"{config}: transformers_weights is {named!r}, not a .safetensors file beside it")
         weights = find_file(name, named, options)
@@ -37,11 +36,11 @@ def check_model_weights(name: str, options: dict[str, Any], *, trusted: bool = F
         _check_shards(weights)
 
 
-def adapter_folder(name: str, options: dict[str, Any]) -> Path:
-    """The folder of an adapter's files, fetched if need be, whose weights are a safetensors file.
+def adapter_folder(name: str, options: HubOptions) -> Path:
+    """The folder of an adapter's files, fetched if need be; its weights are a safetensors file.
 
-    Peft is given this folder and never a Hub id, for which it would fall back to ``adapter_model.bin``. Raises
-    ModelError for pickled weights, with the command that converts them, and for none at all.
+    Peft gets this folder and never a Hub id, for which it would fall back to ``adapter_model.bin``. Raises ModelError
+    for pickled weights, with the command that converts them, and where there are none.
     """
     weights = find_file(name, _ADAPTER_WEIGHTS, options)
     if weights is None:
@@ -49,11 +48,11 @@ def adapter_folder(name: str, options: dict[str, Any]) -> Path:
         if "adapter_model.bin" in names:
             raise _refusal(name, ["adapter_model.bin"], _convert_file(name, "adapter_model.bin", options))
         raise ModelError(f"cannot load the model {name!r}: its weights, {_ADAPTER_WEIGHTS}, are missing")
-    find_file(name, ADAPTER_CONFIG, options)  # of a Hub id: now both stand in one folder
+    find_file(name, ADAPTER_CONFIG, options)  # for a Hub id: now both are in one folder
     return weights.parent
 
 
-def _refuse_pickle(name: str, files: list[str], options: dict[str, Any], *, trusted: bool) -> None:
+def _refuse_pickle(name: str, files: list[str], options: HubOptions, *, trusted: bool) -> None:
     pickles = [f for f in files if _PICKLE.fullmatch(f) and not _TRAINER_STATE.fullmatch(f)]
     if any(f.startswith("pytorch_model") for f in pickles):
         raise _refusal(name, pickles, _convert_model(name, options, trusted=trusted))
@@ -73,7 +72,7 @@ def _check_shards(index: Path) -> None:
 
 
 def _is_own_safetensors(file: str) -> bool:
-    """Whether the file's name leads nowhere else and says that its content is not a pickle."""
+    """Whether the name is of a safetensors file in the same folder, which is not a pickle."""
     return file.endswith(".safetensors") and PurePosixPath(file).name == file and "\\" not in file
 
 
@@ -85,7 +84,7 @@ def _refusal(name: str, pickles: list[str], command: str | None) -> ModelError:
     return ModelError(f"{name}: its weights are pickle files ({listed}), which can run code when they are read; {how}")
 
 
-def _convert_model(name: str, options: dict[str, Any], *, trusted: bool) -> str:
+def _convert_model(name: str, options: HubOptions, *, trusted: bool) -> str:
     given = {**_revision(options), **({"trust_remote_code": True} if trusted else {})}
     arguments = "".join(f", {key}={value!r}" for key, value in given.items())
     return _command(
@@ -95,8 +94,8 @@ def _convert_model(name: str, options: dict[str, Any], *, trusted: bool) -> str:
     )
 
 
-def _convert_file(name: str, pickle: str, options: dict[str, Any]) -> str:
-    """For one file with a state dict, of which the rest of the folder is copied as it is."""
+def _convert_file(name: str, pickle: str, options: HubOptions) -> str:
+    """The command for one file with a state dict; the other files of its folder are copied."""
     target = _ADAPTER_WEIGHTS if pickle.startswith("adapter_model") else _WEIGHTS
     if Path(name).is_dir():
         folder, copy = _posix(name), f"import shutil; shutil.copytree(n, o, ignore=lambda *_: [{pickle!r}])"
@@ -118,7 +117,7 @@ def _posix(name: str) -> str:
     return Path(name).as_posix() if Path(name).exists() else name
 
 
-def _revision(options: dict[str, Any]) -> dict[str, str]:
+def _revision(options: HubOptions) -> dict[str, str]:
     return {"revision": options["revision"]} if "revision" in options else {}
 
 

@@ -20,7 +20,7 @@ from tokenclean.store.files import (
     disk_refusal,
     file_hash,
     fingerprint,
-    flush_folder,
+    flush,
     json_bytes,
     write_json,
 )
@@ -129,10 +129,10 @@ def test_a_folder_that_cannot_be_flushed_is_no_fault(tmp_path, monkeypatch):
         return fsync
 
     monkeypatch.setattr(os, "fsync", refuse_with(errno.EINVAL))
-    flush_folder(tmp_path)
+    flush(tmp_path)
     monkeypatch.setattr(os, "fsync", refuse_with(errno.EIO))
     with pytest.raises(OSError, match="Input/output"):
-        flush_folder(tmp_path)
+        flush(tmp_path)
 
 
 REFUSALS = {

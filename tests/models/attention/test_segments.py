@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from tokenclean.models.attention import segments as attention
-from tokenclean.models.attention.backend_choice import attention_by_definition
+from tokenclean.models.attention.backend_choice import AttentionCall, attention_by_definition, select_kernel
 from tokenclean.models.attention.length_buckets import starts_of
-from tokenclean.models.attention.segments import NAME, attention_kernel, segment_attention, segments
+from tokenclean.models.attention.segments import NAME, segment_attention, segments
 from tokenclean.models.attention.varlen import FLASH_ATTN
 from tokenclean.models.causal_lm import CausalLM
 
@@ -235,9 +235,10 @@ def test_a_gpu_kernel_gets_the_flat_pack_and_the_leave_to_round(allow_bf16, monk
     asked = []
     monkeypatch.setattr(attention, "select_kernel", lambda call: asked.append(call) or FLASH_ATTN)
 
-    def by_definition(kernel, *given, scaling, dropout, **features):
-        assert (kernel, scaling, dropout) == (FLASH_ATTN, 0.5, 0.0)
-        return attention_by_definition(*given, **features)
+    def by_definition(kernel, *given):
+        *given, features = given
+        assert (kernel, features.scaling, features.dropout) == (FLASH_ATTN, 0.5, 0.0)
+        return attention_by_definition(*given, softcap=features.softcap, window=features.window)
 
     monkeypatch.setattr(attention, "varlen_attention", by_definition)
     tensors = draw(LENGTHS)
@@ -251,11 +252,11 @@ def test_a_gpu_kernel_gets_the_flat_pack_and_the_leave_to_round(allow_bf16, monk
 
 
 def test_the_kernel_in_words(monkeypatch):
-    assert attention_kernel(torch.device("cpu"), torch.float32, allow_bf16=True) == "rectangles, SDPA"
+    assert select_kernel(AttentionCall(torch.device("cpu"), torch.float32, allow_bf16=True)) == "rectangles, SDPA"
     monkeypatch.setattr("tokenclean.models.attention.backend_choice.installed_kernels", lambda device: {FLASH_ATTN})
     monkeypatch.setattr("tokenclean.models.attention.backend_choice.passes_trial", lambda kernel, call: True)
-    assert attention_kernel(torch.device("cuda"), torch.float32, allow_bf16=True) == "flash_attn varlen"
-    assert attention_kernel(torch.device("cuda"), torch.float32) == "rectangles, SDPA"
+    assert select_kernel(AttentionCall(torch.device("cuda"), torch.float32, allow_bf16=True)) == "flash_attn varlen"
+    assert select_kernel(AttentionCall(torch.device("cuda"), torch.float32)) == "rectangles, SDPA"
 
 
 @with_each_kernel

@@ -7,8 +7,8 @@ import torch
 
 from tokenclean.models.attention import backend_choice as attention_choice
 from tokenclean.models.attention.backend_choice import (
-    BLOCK_PRODUCTS,
-    RECTANGLES,
+    BUCKETS,
+    OWN_KERNEL,
     AttentionCall,
     attention_by_definition,
     choose_kernel,
@@ -34,35 +34,35 @@ def _no_remembered_trials():
 @pytest.mark.parametrize(
     ("asked", "usable", "expected"),
     [
-        ({"dtype": FP32}, {BLOCK_PRODUCTS}, BLOCK_PRODUCTS),
-        ({"dtype": FP32, "has_softcap": True, "has_window": True}, {BLOCK_PRODUCTS}, BLOCK_PRODUCTS),
-        ({"dtype": FP32, "has_gradient": True}, {BLOCK_PRODUCTS}, RECTANGLES),
-        ({"dtype": FP32, "has_dropout": True}, {BLOCK_PRODUCTS}, RECTANGLES),
-        ({"dtype": BF16}, {BLOCK_PRODUCTS}, RECTANGLES),
-        ({"dtype": FP32, "value_dim": 32}, {BLOCK_PRODUCTS}, RECTANGLES),
+        ({"dtype": FP32}, {OWN_KERNEL}, OWN_KERNEL),
+        ({"dtype": FP32, "has_softcap": True, "has_window": True}, {OWN_KERNEL}, OWN_KERNEL),
+        ({"dtype": FP32, "has_gradient": True}, {OWN_KERNEL}, BUCKETS),
+        ({"dtype": FP32, "has_dropout": True}, {OWN_KERNEL}, BUCKETS),
+        ({"dtype": BF16}, {OWN_KERNEL}, BUCKETS),
+        ({"dtype": FP32, "value_dim": 32}, {OWN_KERNEL}, BUCKETS),
         ({"dtype": BF16}, ALL, FLASH_ATTN),
         ({"dtype": FP16}, ALL, FLASH_ATTN),
         ({"dtype": FP16}, ALL - {FLASH_ATTN}, TORCH_VARLEN),
-        ({"dtype": BF16}, {FLEX}, RECTANGLES),
-        ({"dtype": BF16}, set(), RECTANGLES),
-        ({"dtype": FP32}, ALL, RECTANGLES),
-        ({"dtype": FP64, "allow_bf16": True}, ALL, RECTANGLES),
+        ({"dtype": BF16}, {FLEX}, BUCKETS),
+        ({"dtype": BF16}, set(), BUCKETS),
+        ({"dtype": FP32}, ALL, BUCKETS),
+        ({"dtype": FP64, "allow_bf16": True}, ALL, BUCKETS),
         ({"dtype": FP32, "allow_bf16": True}, ALL, FLASH_ATTN),
         ({"dtype": FP32, "allow_bf16": True}, {TORCH_VARLEN, FLEX}, TORCH_VARLEN),
         ({"dtype": FP32, "has_window": True}, ALL, FLEX),
         ({"dtype": FP32, "has_softcap": True}, ALL, FLEX),
-        ({"dtype": FP32, "has_softcap": True}, {FLASH_ATTN, TORCH_VARLEN}, RECTANGLES),
+        ({"dtype": FP32, "has_softcap": True}, {FLASH_ATTN, TORCH_VARLEN}, BUCKETS),
         ({"dtype": BF16, "has_softcap": True}, ALL, FLASH_ATTN),
         ({"dtype": BF16, "has_softcap": True}, {TORCH_VARLEN, FLEX}, FLEX),
         ({"dtype": BF16, "has_window": True}, {TORCH_VARLEN, FLEX}, TORCH_VARLEN),
         ({"dtype": BF16, "has_dropout": True}, ALL, FLASH_ATTN),
-        ({"dtype": BF16, "has_dropout": True}, {TORCH_VARLEN, FLEX}, RECTANGLES),
-        ({"dtype": FP32, "has_dropout": True, "has_window": True}, ALL, RECTANGLES),
-        ({"dtype": BF16, "head_dim": 512, "value_dim": 512}, ALL, RECTANGLES),
-        ({"dtype": BF16, "head_dim": 20, "value_dim": 20}, ALL, RECTANGLES),
-        ({"dtype": BF16, "head_dim": 192, "value_dim": 128}, ALL, RECTANGLES),
+        ({"dtype": BF16, "has_dropout": True}, {TORCH_VARLEN, FLEX}, BUCKETS),
+        ({"dtype": FP32, "has_dropout": True, "has_window": True}, ALL, BUCKETS),
+        ({"dtype": BF16, "head_dim": 512, "value_dim": 512}, ALL, BUCKETS),
+        ({"dtype": BF16, "head_dim": 20, "value_dim": 20}, ALL, BUCKETS),
+        ({"dtype": BF16, "head_dim": 192, "value_dim": 128}, ALL, BUCKETS),
         ({"dtype": BF16, "head_dim": 192, "value_dim": 128, "has_window": True}, ALL, FLEX),
-        ({"dtype": FP32, "head_dim": 8, "value_dim": 8, "has_window": True}, ALL, RECTANGLES),
+        ({"dtype": FP32, "head_dim": 8, "value_dim": 8, "has_window": True}, ALL, BUCKETS),
     ],
     ids=lambda given: str(sorted(given)) if isinstance(given, set) else str(given),  # the same in every worker
 )
@@ -70,9 +70,9 @@ def test_the_choice(asked, usable, expected):
     assert choose_kernel(AttentionCall(CUDA, **asked), usable) == expected
 
 
-def test_a_cpu_has_the_rectangles_alone():
+def test_a_cpu_has_the_buckets_alone():
     assert installed_kernels(CPU) == frozenset()
-    assert select_kernel(AttentionCall(CPU, BF16, allow_bf16=True)) == RECTANGLES
+    assert select_kernel(AttentionCall(CPU, BF16, allow_bf16=True)) == BUCKETS
 
 
 def rounded(kernel, query, key, value, lengths, *, softcap=None, window=None, **_):
@@ -112,7 +112,9 @@ def with_kernels(monkeypatch, **kernels) -> None:
     computing = {named[name]: function for name, function in kernels.items()}
     monkeypatch.setattr(attention_choice, "installed_kernels", lambda device: frozenset(computing))
     monkeypatch.setattr(
-        attention_choice, "varlen_attention", lambda kernel, *given, **asked: computing[kernel](kernel, *given, **asked)
+        attention_choice,
+        "varlen_attention",
+        lambda kernel, *given: computing[kernel](kernel, *given[:-1], **given[-1]._asdict()),
     )
 
 
@@ -136,13 +138,13 @@ def test_a_kernel_that_fails_its_trial_gives_way_and_the_log_says_so(broken, mon
     with caplog.at_level(logging.WARNING, logger="tokenclean"):
         assert [select_kernel(call) for _ in range(2)] == [FLEX, FLEX]
     [record] = caplog.records
-    assert "attention goes without flash_attn varlen on cpu" in record.getMessage()
+    assert "flash_attn varlen is not used for attention on cpu" in record.getMessage()
     assert "\n" not in record.getMessage()
 
 
-def test_where_every_kernel_fails_the_rectangles_stay(monkeypatch):
+def test_where_every_kernel_fails_the_buckets_stay(monkeypatch):
     with_kernels(monkeypatch, flash=failing, varlen=mixing, flex=failing)
-    assert select_kernel(AttentionCall(CPU, BF16)) == RECTANGLES
+    assert select_kernel(AttentionCall(CPU, BF16)) == BUCKETS
 
 
 def test_a_trial_leaves_the_random_numbers_alone(monkeypatch):

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from tokenclean.errors import RunFolderError
 from tokenclean.store import Store
+from tokenclean.store.damage import check_stage
 from tokenclean.store.files import fingerprint, json_bytes
-from tokenclean.store.manifest import MANIFEST, check_stage, read_manifest, seal_folder
+from tokenclean.store.manifest import MANIFEST, read_manifest, seal_folder
 
 TEXT = st.text(st.characters())
 VALUES = st.recursive(
@@ -89,7 +90,7 @@ def test_every_edit_of_the_manifest_is_seen(stage):
         (stage / MANIFEST).write_bytes(json_bytes(value))
         assert check_stage(stage), value
     (stage / MANIFEST).write_text(json.dumps(manifest))  # the same content, not the same bytes
-    assert check_stage(stage) == [f"{MANIFEST}: its content does not fit its checksum"]
+    assert check_stage(stage) == [f"{MANIFEST}: its content does not match its checksum"]
 
 
 def test_a_changed_file_is_seen_even_where_size_and_time_stay(stage):
@@ -126,7 +127,7 @@ def test_the_manifest_of_an_earlier_version_is_seen(stage):
     old = {"stage": "losses", "version": 1, "key": read_manifest(stage)["key"], "inputs": {}, "results": {}}
     for manifest in (old, {**old, "checksum": fingerprint(old)}, [], None):
         (stage / MANIFEST).write_bytes(json_bytes(manifest))
-        assert check_stage(stage) == [f"{MANIFEST}: lacks what this version writes into it (an earlier version's?)"]
+        assert check_stage(stage) == [f"{MANIFEST}: lacks keys that this version writes (was it an earlier version's?)"]
 
 
 @given(content=st.dictionaries(TEXT, VALUES, max_size=4))
