@@ -9,9 +9,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 
 class Section(BaseModel):
-    """Frozen, without unknown keys and without NaN or inf."""
+    """Frozen, without unknown keys and without NaN or inf.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    The text below a field is its description, from which the command line's help is generated.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def _pairs(value: Any) -> Any:
