@@ -72,7 +72,7 @@ def test_an_option_is_what_its_field_says(command, parameter, info):
 
 
 def test_most_options_are_generated():
-    counted = {command: 0 for command in CALLBACKS}
+    counted = dict.fromkeys(CALLBACKS, 0)
     for command, _, _ in options():
         counted[command] += 1
     assert counted["train"] == 18
@@ -80,7 +80,6 @@ def test_most_options_are_generated():
     assert counted["status"] == counted["theory"] == counted["export"] == 0
 
 
-@pytest.mark.parametrize("command", list(COMMANDS))
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_no_option_repeats_a_recipe_key_by_hand(command):
     generated = {parameter for name, parameter, _ in options() if name == command}
