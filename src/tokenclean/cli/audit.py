@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
+from typer import Argument, Option
 
 from tokenclean.cli.console import out, quiet_libraries, say
 from tokenclean.cli.intake import print_intake, sources_of
@@ -24,16 +25,14 @@ TRAINED, AT_FAULT = ("⟦", "⟧"), ("‹", "›")
 @takes_settings
 def audit(
     data: Annotated[
-        str,
-        typer.Argument(metavar="DATA", help="A pool, in any form that score takes, or rows of input_ids and labels."),
+        str, Argument(metavar="DATA", help="A pool, in any form that score takes, or rows of input_ids and labels.")
     ],
-    model: Annotated[str, typer.Option(help="Model whose tokenizer (and chat template) to use.")],
+    model: Annotated[str, Option(help="Model whose tokenizer (and chat template) to use.")],
     checks: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAMES", help="Run only these checks; repeatable, or with commas."),
+        list[str] | None, Option(metavar="NAMES", help="Run only these checks; repeatable, or with commas.")
     ] = None,
-    max_rows: Annotated[int | None, typer.Option(min=1, help="Stop reading after this many rows.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    max_rows: Annotated[int | None, Option(min=1, help="Stop reading after this many rows.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
     *,
     tokens: AuditTokensOptions,
     trust_remote_code: TrustOption,

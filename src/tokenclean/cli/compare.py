@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from tokenclean.cli.console import note, out, progress, quiet_libraries, say, say_tables
 from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
@@ -18,17 +18,17 @@ def compare(
     recipe: RecipeArgument,
     strategies: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="A,B,…",
             help="Strategies to train; by default the recipe's strategy and controls with full_tokens. The base is "
             "always shown.",
         ),
     ] = "",
     seeds: Annotated[
-        str, typer.Option(metavar="0,1,…", help="Seeds; by default the recipe's. Those added later reuse the others.")
+        str, Option(metavar="0,1,…", help="Seeds; by default the recipe's. Those added later reuse the others.")
     ] = "",
-    control: Annotated[str, typer.Option(help="Strategy that differences are taken from, or base.")] = "full_tokens",
-    references: Annotated[bool, typer.Option("--references", help="Show the reference models too.")] = False,
+    control: Annotated[str, Option(help="Strategy that differences are taken from, or base.")] = "full_tokens",
+    references: Annotated[bool, Option("--references", help="Show the reference models too.")] = False,
     set_: SetOption = None,
     *,
     intake: IntakeOptions,

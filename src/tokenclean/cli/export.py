@@ -6,31 +6,29 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from tokenclean.cli.console import err, say
+from tokenclean.cli.options import StrategyOption
 from tokenclean.errors import RunFolderError
 
 
 def export(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder, a results folder, or a table from tokenclean select.")
+        Path, Argument(metavar="RUN", help="A run folder, a results folder, or a table from tokenclean select.")
     ],
     to: Annotated[
         Literal["trl", "llamafactory", "axolotl", "hf"],
-        typer.Option(help="The trainer; hf is a Hub dataset repository, also for the transformers Trainer."),
+        Option(help="The trainer; hf is a Hub dataset repository, also for the transformers Trainer."),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder to write; by default RUN's name and the trainer's.")
+        Path | None, Option("--output", "-o", help="Folder to write; by default RUN's name and the trainer's.")
     ] = None,
-    strategy: Annotated[
-        str | None, typer.Option(help="Which of a run's strategies; by default the recipe's own.")
-    ] = None,
+    strategy: StrategyOption = None,
     push_to_hub: Annotated[
-        str | None,
-        typer.Option(metavar="ORG/NAME", help="Upload too, with the token in HF_TOKEN or of `hf auth login`."),
+        str | None, Option(metavar="ORG/NAME", help="Upload too, with the token in HF_TOKEN or of `hf auth login`.")
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="Make the uploaded dataset public.")] = False,
+    public: Annotated[bool, Option("--public", help="Make the uploaded dataset public.")] = False,
 ) -> None:
     """Write the cleaned dataset in a trainer's format, with a card and the configuration to paste.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
+from typer import Argument, Option
 
 from tokenclean.cli.console import out, progress, quiet_libraries, say
 from tokenclean.cli.intake import print_intake, sources_of
@@ -38,20 +39,20 @@ def inspect(
     context: typer.Context,
     data: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="DATA",
             help="A pool, in any form that score takes, a table with is_kept, or a recipe by its .yaml file.",
         ),
     ],
     model: Annotated[
-        str | None, typer.Option(help="Model whose tokenizer (and chat template) to use; a recipe names its own.")
+        str | None, Option(help="Model whose tokenizer (and chat template) to use; a recipe names its own.")
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Number of samples to print.")] = 3,
-    start: Annotated[int, typer.Option(min=0, help="First row to print, from 0.")] = 0,
+    rows: Annotated[int, Option("--rows", "-n", min=1, help="Number of samples to print.")] = 3,
+    start: Annotated[int, Option(min=0, help="First row to print, from 0.")] = 0,
     statistics: Annotated[
-        bool, typer.Option("--statistics", help="Print the paper's Table 4: rows and lengths in tokens by source.")
+        bool, Option("--statistics", help="Print the paper's Table 4: rows and lengths in tokens by source.")
     ] = False,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the statistics too, unrounded.")] = None,
+    csv: Annotated[Path | None, Option(metavar="FILE", help="Write the statistics too, unrounded.")] = None,
     set_: SetOption = None,
     *,
     tokens: TokensOptions,

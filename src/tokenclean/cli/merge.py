@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from tokenclean.cli.console import err, quiet_libraries, say
-from tokenclean.cli.options import TrustOption
+from tokenclean.cli.options import StrategyOption, TrustOption
 from tokenclean.cli.settings_options import takes_settings
 from tokenclean.recipe import Template
 
@@ -24,23 +24,21 @@ MergedDtype = Literal["float32", "bfloat16"]
 def merge(
     model: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="MODEL", help="A PEFT adapter (folder or Hub id), a run folder, a results folder, or a whole model."
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder to write; by default MODEL's name and -merged.")
+        Path | None, Option("--output", "-o", help="Folder to write; by default MODEL's name and -merged.")
     ] = None,
     dtype: Annotated[
-        MergedDtype, typer.Option(help="Type of the written weights; the sum itself is computed in float32.")
+        MergedDtype, Option(help="Type of the written weights; the sum itself is computed in float32.")
     ] = "float32",
-    strategy: Annotated[
-        str | None, typer.Option(help="Which of a run's strategies; by default the recipe's own.")
-    ] = None,
+    strategy: StrategyOption = None,
     template: Annotated[
-        Template | None, typer.Option(help="Chat template to write; by default the one it was trained with.")
+        Template | None, Option(help="Chat template to write; by default the one it was trained with.")
     ] = None,
-    base: Annotated[str | None, typer.Option(help="Use this base instead of the one that the adapter names.")] = None,
+    base: Annotated[str | None, Option(help="Use this base instead of the one that the adapter names.")] = None,
     *,
     trust_remote_code: TrustOption,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from tokenclean.cli.intake import HUB_PREFIX
 from tokenclean.cli.settings_options import FromSettings
@@ -15,21 +15,23 @@ _READING = "Reading the data"
 _TOKENS = "From text to tokens"
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe file, or a preset by name: paper, quick, demo.")
+    str, Argument(metavar="RECIPE", help="A recipe file, or a preset by name: paper, quick, demo.")
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", "-s", metavar="KEY=VALUE", help="Override a recipe key, such as training.epochs=2; repeatable."
-    ),
+    Option("--set", "-s", metavar="KEY=VALUE", help="Override a recipe key, such as training.epochs=2; repeatable."),
 ]
 PoolArgument = Annotated[
     list[str],
-    typer.Argument(
+    Argument(
         metavar="POOL...",
         help="Conversations: JSON lines, JSON or CSV (also .gz, .zst), Parquet, a save_to_disk folder, or "
         f"{HUB_PREFIX}org/name[@revision].",
     ),
+]
+StrategyOption = Annotated[str | None, Option(help="Which of a run's strategies; by default the recipe's own.")]
+TokenizerOption = Annotated[
+    str | None, Option(help="Model whose tokenizer to use; by default the base that the run or table names.")
 ]
 IntakeOptions = Annotated[
     Mapping[str, object],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from tokenclean.cli.console import out, quiet_libraries, say
 from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
@@ -17,7 +17,7 @@ def plan(
     recipe: RecipeArgument,
     set_: SetOption = None,
     on: Annotated[
-        str, typer.Option("--on", metavar="GPUS", help="Time and GPU hours on other hardware too: 8xL40S,1xH100.")
+        str, Option("--on", metavar="GPUS", help="Time and GPU hours on other hardware too: 8xL40S,1xH100.")
     ] = "",
     *,
     intake: IntakeOptions,

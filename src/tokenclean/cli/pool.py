@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from tokenclean.cli.console import note, progress, quiet_libraries, say, say_tables
 from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
@@ -16,7 +16,7 @@ from tokenclean.recipe import load_recipe
 @takes_settings
 def pool(
     recipe: RecipeArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write, which must be new.")],
+    output: Annotated[Path, Option("--output", "-o", help="Folder to write, which must be new.")],
     set_: SetOption = None,
     *,
     intake: IntakeOptions,

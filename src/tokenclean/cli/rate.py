@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
 from pydantic import Field
+from typer import Option
 
 from tokenclean.cli.console import note, progress, quiet_libraries, say
 from tokenclean.cli.intake import print_intake, sources_of
@@ -102,19 +102,15 @@ class SamplingSettings(Section):
 @takes_settings
 def rate(
     pool: PoolArgument,
-    model: Annotated[
-        str, typer.Option(help="Its name on the server; with --local a Hub id, folder, GGUF file or adapter.")
-    ],
+    model: Annotated[str, Option(help="Its name on the server; with --local a Hub id, folder, GGUF file or adapter.")],
     endpoint: Annotated[
-        str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server, such as https://api.openai.com/v1.")
+        str | None, Option(metavar="URL", help="An OpenAI-compatible server, such as https://api.openai.com/v1.")
     ] = None,
-    local: Annotated[bool, typer.Option("--local", help="Load the model here instead.")] = False,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The ratings to write.")] = Path("ratings.parquet"),
+    local: Annotated[bool, Option("--local", help="Load the model here instead.")] = False,
+    output: Annotated[Path, Option("--output", "-o", help="The ratings to write.")] = Path("ratings.parquet"),
     yes: Annotated[
         bool,
-        typer.Option(
-            "--yes", help=f"Send the requests; needed with a price or for more than {_UNASKED_REQUESTS} of them."
-        ),
+        Option("--yes", help=f"Send the requests; needed with a price or for more than {_UNASKED_REQUESTS} of them."),
     ] = False,
     *,
     rating: Annotated[RatingSettings, FromSettings(RatingSettings, *RatingSettings.model_fields)],

@@ -5,33 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from tokenclean.cli.console import note, quiet_libraries, say
-from tokenclean.cli.options import TrustOption
+from tokenclean.cli.options import TokenizerOption, TrustOption
 from tokenclean.cli.settings_options import takes_settings
 
 
 @takes_settings
 def report(
     runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN", help="Run folders, or folders of results, a comparison or a sweep."),
+        list[Path], Argument(metavar="RUN", help="Run folders, or folders of results, a comparison or a sweep.")
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The page to write; by default RUN's name and -report.html.")
+        Path | None, Option("--output", "-o", help="The page to write; by default RUN's name and -report.html.")
     ] = None,
     figures: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Write plots and tables as files here too: SVG, CSV, LaTeX."),
+        Path | None, Option(metavar="FOLDER", help="Write plots and tables as files here too: SVG, CSV, LaTeX.")
     ] = None,
     strategies: Annotated[
-        str | None, typer.Option(help="Strategies whose selections to show, separated by commas; by default all.")
+        str | None, Option(help="Strategies whose selections to show, separated by commas; by default all.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model whose tokenizer to use; by default the base that each run names.")
-    ] = None,
-    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    model: TokenizerOption = None,
+    title: Annotated[str | None, Option(help="Title of the page.")] = None,
     *,
     trust_remote_code: TrustOption,
 ) -> None:

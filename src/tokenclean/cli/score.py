@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Option
 
 from tokenclean.cli.console import note, progress, quiet_libraries, say
 from tokenclean.cli.distributed import sharing
@@ -39,13 +39,11 @@ _COMPARED_ROWS = 200
 def score(
     pool: PoolArgument,
     base: BaseOption,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The table to write.")] = Path("scores.parquet"),
-    reference: Annotated[
-        str | None, typer.Option(help="Reference model; without it only base losses are computed.")
-    ] = None,
+    output: Annotated[Path, Option("--output", "-o", help="The table to write.")] = Path("scores.parquet"),
+    reference: Annotated[str | None, Option(help="Reference model; without it only base losses are computed.")] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="NAMES",
             help="Further columns of each model: entropy, is_top1, probability (of each response token); repeatable, "
             "or with commas.",
@@ -53,10 +51,10 @@ def score(
     ] = None,
     compile: Annotated[
         Literal["auto", "on", "off"],
-        typer.Option(help="Compile the layers; auto does so where the pool is large enough for it to pay."),
+        Option(help="Compile the layers; auto does so where the pool is large enough for it to pay."),
     ] = "auto",
     shard_characters: Annotated[
-        int, typer.Option(min=1, help="Characters of text in a shard, the most work that a stopped pass loses.")
+        int, Option(min=1, help="Characters of text in a shard, the most work that a stopped pass loses.")
     ] = 1 << 20,
     *,
     tokens: TokensOptions,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from tokenclean.cli.console import say
 from tokenclean.cli.options import SeedOption
@@ -15,11 +15,11 @@ from tokenclean.recipe import CleaningSettings
 
 @takes_settings
 def select(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A table with scores, from tokenclean score.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The table to write.")] = Path("kept.parquet"),
+    table: Annotated[Path, Argument(metavar="TABLE", help="A table with scores, from tokenclean score.")],
+    output: Annotated[Path, Option("--output", "-o", help="The table to write.")] = Path("kept.parquet"),
     level: Annotated[
         Literal["global", "sample", "source", "random"],
-        typer.Option(help="Rank over the whole pool, within each sample (RHO) or source, or draw at random."),
+        Option(help="Rank over the whole pool, within each sample (RHO) or source, or draw at random."),
     ] = "global",
     *,
     cleaning: Annotated[CleaningSettings, FromSettings(CleaningSettings, "proportion")],

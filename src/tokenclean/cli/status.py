@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from tokenclean.cli.console import out, say, say_tables
 from tokenclean.errors import RunFolderError
 
 
-def status(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quick.")],
-) -> None:
+def status(run: Annotated[Path, Argument(metavar="RUN", help="A run folder, such as runs/quick.")]) -> None:
     """List the stages of a run folder with size and age, and say why each is or isn't valid.
 
     Every file is compared with the hash in its stage's manifest. Nothing is changed.

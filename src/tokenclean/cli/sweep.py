@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from tokenclean.cli.console import fail, note, progress, quiet_libraries, say, say_tables
 from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
@@ -19,12 +20,10 @@ def sweep(
     recipe: RecipeArgument,
     over: Annotated[
         list[str],
-        typer.Option(
-            "--over", metavar="KEY=A,B|FROM:TO:STEP", help="A recipe key and its values; repeatable, for a grid."
-        ),
+        Option("--over", metavar="KEY=A,B|FROM:TO:STEP", help="A recipe key and its values; repeatable, for a grid."),
     ],
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the average over one numeric axis; .png, .svg or .pdf.")
+        Path | None, Option(metavar="FILE", help="Draw the average over one numeric axis; .png, .svg or .pdf.")
     ] = None,
     set_: SetOption = None,
     *,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from tokenclean.cli.console import note, progress, quiet_libraries, say
 from tokenclean.cli.merge import MergedDtype, print_merge
@@ -27,15 +27,13 @@ _PANEL = "Training"
 @takes_settings
 def train(
     table: Annotated[
-        Path, typer.Argument(metavar="TABLE", help="A table with is_kept or weight, else all responses are trained.")
+        Path, Argument(metavar="TABLE", help="A table with is_kept or weight, else all responses are trained.")
     ],
     base: BaseOption,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the trained model or adapter.")] = Path(
-        "model"
-    ),
+    output: Annotated[Path, Option("--output", "-o", help="Folder for the trained model or adapter.")] = Path("model"),
     merge: Annotated[
         MergedDtype | None,
-        typer.Option(help="Write the plain model too, in this dtype, beside the adapter as OUTPUT-merged."),
+        Option(help="Write the plain model too, in this dtype, beside the adapter as OUTPUT-merged."),
     ] = None,
     *,
     seed: SeedOption,
@@ -53,7 +51,7 @@ def train(
     lora: Annotated[Mapping[str, object], FromSettings(LoraSettings, "rank", "dropout", panel=_PANEL)],
     set_: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             *("--set", "-s"),
             metavar="KEY=VALUE",
             help="Set any training key of a recipe, such as training.schedule=cosine; repeatable.",

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from tokenclean.cli.console import out, quiet_libraries, say
-from tokenclean.cli.options import TrustOption
+from tokenclean.cli.options import StrategyOption, TokenizerOption, TrustOption
 from tokenclean.cli.settings_options import takes_settings
 from tokenclean.errors import RecipeError
 
@@ -22,40 +22,31 @@ _TERMINAL_CONVERSATIONS = 3
 
 @takes_settings
 def view(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a results folder, or a table of tokens.")],
-    other: Annotated[
-        Path | None, typer.Argument(metavar="OTHER", help="A second run or table, to compare it with.")
-    ] = None,
-    strategy: Annotated[
-        str | None, typer.Option(help="Which of RUN's strategies; by default the recipe's own.")
-    ] = None,
+    run: Annotated[Path, Argument(metavar="RUN", help="A run folder, a results folder, or a table of tokens.")],
+    other: Annotated[Path | None, Argument(metavar="OTHER", help="A second run or table, to compare it with.")] = None,
+    strategy: StrategyOption = None,
     diff: Annotated[
-        str | None, typer.Option(metavar="STRATEGY", help="Compare with this strategy, of OTHER where it is given.")
+        str | None, Option(metavar="STRATEGY", help="Compare with this strategy, of OTHER where it is given.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model whose tokenizer to use; by default the base that the table names.")
-    ] = None,
+    model: TokenizerOption = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The page to write; by default RUN's name and .html.")
+        Path | None, Option("--output", "-o", help="The page to write; by default RUN's name and .html.")
     ] = None,
     max_conversations: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=1,
             help=f"Conversations to show; by default {_PAGE_CONVERSATIONS:,}, or {_TERMINAL_CONVERSATIONS} with "
             "--terminal.",
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to show.")] = 400_000,
+    max_tokens: Annotated[int, Option(min=1, help="Tokens to show.")] = 400_000,
     proportion: Annotated[
-        float | None,
-        typer.Option("--proportion", "-k", min=0, max=1, help="Start at this cut, not at the table's labels."),
+        float | None, Option("--proportion", "-k", min=0, max=1, help="Start at this cut, not at the table's labels.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sample, if the pool is larger.")] = 0,
-    terminal: Annotated[bool, typer.Option("--terminal", help="Print the conversations in the terminal.")] = False,
-    by: Annotated[
-        Literal["kept", "score"], typer.Option(help="With --terminal: colour by label or by score.")
-    ] = "kept",
+    seed: Annotated[int, Option(help="Seed of the sample, if the pool is larger.")] = 0,
+    terminal: Annotated[bool, Option("--terminal", help="Print the conversations in the terminal.")] = False,
+    by: Annotated[Literal["kept", "score"], Option(help="With --terminal: colour by label or by score.")] = "kept",
     *,
     trust_remote_code: TrustOption,
 ) -> None:

@@ -1,7 +1,6 @@
 """The recipe: a whole experiment as one frozen object."""
 
 from tokenclean.recipe.pool_settings import (
-    ContaminationSettings,
     CurationSettings,
     FiltersSettings,
     PoolSettings,
@@ -28,7 +27,6 @@ __all__ = [
     "READY_SOURCES",
     "STRATEGIES",
     "CleaningSettings",
-    "ContaminationSettings",
     "CurationSettings",
     "FiltersSettings",
     "LoraSettings",

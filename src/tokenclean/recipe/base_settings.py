@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -19,19 +19,14 @@ class Section(BaseModel):
     )
 
 
-def _pairs(value: Any) -> Any:
+def _pairs(value: object) -> object:
     return tuple(value.items()) if isinstance(value, Mapping) else value
 
 
-Names = Annotated[
-    tuple[tuple[str, str], ...], BeforeValidator(_pairs), PlainSerializer(lambda pairs: dict(pairs), return_type=dict)
-]
+_MAPPING = (BeforeValidator(_pairs), PlainSerializer(dict, return_type=dict))
+
+Names = Annotated[tuple[tuple[str, str], ...], *_MAPPING]
 """A mapping of names, frozen: written as a mapping, held as pairs."""
 
-
-Limits = Annotated[
-    tuple[tuple[str, Annotated[int, Field(ge=1)]], ...],
-    BeforeValidator(_pairs),
-    PlainSerializer(lambda pairs: dict(pairs), return_type=dict),
-]
-"""A mapping of names to counts, frozen as ``Names`` is."""
+Limits = Annotated[tuple[tuple[str, Annotated[int, Field(ge=1)]], ...], *_MAPPING]
+"""A mapping of names to counts, held like ``Names``."""

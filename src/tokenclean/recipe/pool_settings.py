@@ -5,14 +5,14 @@ from __future__ import annotations
 import codecs
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from tokenclean.recipe.base_settings import Names, Section
 from tokenclean.recipe.ready_sources import expand_ready
 
-_ROUNDED_SHARES = Fraction(1, 500)  # 0.333 three times is meant to be everything
+_ROUNDING = Fraction(1, 500)  # three times 0.333 is meant to be 1
 
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens", "oasst"]
 
@@ -68,19 +68,15 @@ class SourceSettings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _take_ready(cls, values: Any) -> Any:
+    def _take_ready(cls, values: object) -> object:
         return expand_ready(values) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
-    def _check_drawing(self) -> SourceSettings:
+    def _check(self) -> SourceSettings:
         if self.share is not None and self.count is not None:
             raise ValueError(f"share {self.share:g} and count {self.count}: expected one of them, or none")
         if self.format == "oasst" and (self.columns or self.roles):
             raise ValueError("columns, roles: the format oasst reads its own columns and roles; leave them out")
-        return self
-
-    @model_validator(mode="after")
-    def _check_text(self) -> SourceSettings:
         if self.delimiter is not None and self.delimiter != "tab" and len(self.delimiter) != 1:
             raise ValueError(f"delimiter: expected one character or tab, found {self.delimiter!r}")
         if self.encoding is not None:
@@ -91,15 +87,11 @@ class SourceSettings(Section):
                     f"encoding: Python knows no encoding {self.encoding!r}; usual ones are utf-8, utf-16, cp1252, "
                     "gb18030, shift_jis, big5, cp1251"
                 ) from None
-        return self
-
-    @model_validator(mode="after")
-    def _check_place(self) -> SourceSettings:
         if (self.path is None) == (self.hub is None):
             raise ValueError("expected either path (a local file or folder) or hub (a dataset's Hub id)")
-        of_hub = [key for key in ("config", "revision", "streaming") if getattr(self, key)]
-        if self.hub is None and of_hub:
-            raise ValueError(f"{', '.join(of_hub)}: only for a Hub dataset; this source is a path")
+        only_hub = [key for key in ("config", "revision", "streaming") if getattr(self, key)]
+        if self.hub is None and only_hub:
+            raise ValueError(f"{', '.join(only_hub)}: only for a Hub dataset; this source is a path")
         return self
 
     @property
@@ -202,7 +194,7 @@ class FiltersSettings(Section):
     def _check_bounds(self) -> FiltersSettings:
         for what in ("characters", "response_characters"):
             least, most = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
-            if least is not None and most is not None and least > most:
+            if None not in (least, most) and least > most:
                 raise ValueError(f"min_{what} {least} is above max_{what} {most}; no row would be left")
         return self
 
@@ -227,9 +219,7 @@ class PoolSettings(Section):
     def _check_shares(self) -> PoolSettings:
         shares = [Fraction(repr(source.share)) for source in self.sources if source.share is not None]
         total, others = sum(shares, Fraction(0)), len(self.sources) - len(shares)
-        if not shares:
-            return self
-        if not others and abs(total - 1) > _ROUNDED_SHARES:
+        if shares and not others and abs(total - 1) > _ROUNDING:
             raise ValueError(f"sources: every one has a share, and together they are {float(total):g}; expected 1")
         if others and total >= 1:
             raise ValueError(

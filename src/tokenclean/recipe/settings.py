@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date as Date
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -155,7 +155,7 @@ class LoraSettings(Section):
 
     @field_validator("target_modules", mode="before")
     @classmethod
-    def _check_targets(cls, value: Any) -> Any:
+    def _check_targets(cls, value: object) -> object:
         names = value if isinstance(value, (list, tuple)) else ()
         if value != "all-linear" and not (names and all(isinstance(name, str) for name in names)):
             raise ValueError(f"expected all-linear or a list of module names such as [q_proj, v_proj], found {value!r}")
@@ -213,27 +213,19 @@ class TrainingSettings(Section):
         return 512 if device_type == "cpu" else 4096  # larger packs cost a CPU much memory for little speed
 
     @model_validator(mode="after")
-    def _check_sharding(self) -> TrainingSettings:
+    def _check_together(self) -> TrainingSettings:
         if self.sharding == "fsdp2" and self.precision == "fast":
             raise ValueError("precision: fast keeps copies of whole weights, sharding: fsdp2 parts; use mixed or safe")
-        return self
-
-    @model_validator(mode="after")
-    def _check_mixed(self) -> TrainingSettings:
-        if self.precision == "mixed" and self.method == "full":
+        if self.method == "full" and self.precision == "mixed":
             raise ValueError(
                 "precision: mixed holds the frozen base in bf16, but method: full freezes nothing; use safe"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_quantization(self) -> TrainingSettings:
-        if self.quantization == "nf4" and self.method == "full":
+        if self.method == "full" and self.quantization == "nf4":
             raise ValueError(
-                "quantization: nf4 holds the frozen base in 4 bits, but method: full freezes nothing; use lora, "
-                "or quantization: none"
+                "quantization: nf4 holds the frozen base in 4 bits, but method: full freezes nothing; use lora, or "
+                "quantization: none"
             )
-        if self.quantization == "nf4" and self.sharding == "fsdp2":
+        if self.sharding == "fsdp2" and self.quantization == "nf4":
             raise ValueError(
                 "quantization: nf4 keeps whole layers in every process, sharding: fsdp2 parts; use sharding: none, or "
                 "quantization: none"
@@ -311,13 +303,13 @@ class Recipe(Section):
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:
-        """The strategy and its controls, each once, in the order in which they are run."""
+        """The strategy and its controls, each once, in the order in which they run."""
         wanted = {self.cleaning.strategy, *self.evaluation.controls}
         return tuple(s for s in STRATEGIES if s in wanted)
 
     @property
     def pool_seed(self) -> int:
-        """Draws the rows used and the held-out ones."""
+        """Seed that draws the rows used and the held-out ones."""
         return self.seed if self.pool.seed is None else self.pool.seed
 
     @property
@@ -326,10 +318,10 @@ class Recipe(Section):
         return Path(self.output) / self.name
 
     def to_yaml(self) -> str:
-        """The recipe with every value spelled out, save what a source leaves at its default."""
+        """The recipe with every value written out, except the defaults of a source."""
         values = self.model_dump(mode="json")
         values["pool"]["sources"] = [s.model_dump(mode="json", exclude_defaults=True) for s in self.pool.sources]
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         if _UNICODE_BREAKS.isdisjoint(text):
             return text
-        return yaml.safe_dump(values, sort_keys=False)  # YAML folds these where they stand bare
+        return yaml.safe_dump(values, sort_keys=False)  # unescaped, YAML reads these as line breaks
