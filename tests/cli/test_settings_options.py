@@ -181,3 +181,10 @@ def test_a_training_key_that_is_none_is_refused(override, message):
     with pytest.raises(RecipeError) as found:
         training_from({}, [override])
     assert found.value.problems == [message]
+
+
+def test_train_takes_any_training_key_and_no_other(command):
+    said = command("train", "none.parquet", "--base", "none", "--set", "training.shedule=cosine")
+    assert (said.code, said.err) == (2, "error: training: shedule: unknown key; did you mean schedule?\n")
+    said = command("train", "none.parquet", "--base", "none", "--set", "model.base=other")
+    assert "--set model.base=other: expected a key of training" in said.err

@@ -89,13 +89,8 @@ def _print(report: AuditReport, data: str) -> None:
     print_intake(report.intake)
     if report.found:
         out.print()
-        trained, fault = (("", ""), ("", "")) if out.is_terminal else (TRAINED, AT_FAULT)
-        say(
-            Text.assemble(
-                *("in the examples ", ("trained".join(trained), "green")),
-                *(" and ", ("at fault".join(fault), "reverse")),
-            )
-        )
+        trained, at_fault = _painted("trained", True, False), _painted("at fault", False, True)
+        say(Text.assemble("in the examples ", trained, " and ", at_fault))
     elif not report.intake.set_aside:
         say("nothing found", "green")
     for result in report.found:
@@ -141,15 +136,18 @@ def _print_finding(result: CheckResult) -> None:
 
 
 def _marked(example: Example) -> Text:
-    text = Text("    " if example.starts_row else "    …", style="default")
+    text = Text("    " if example.starts_row else "    …")
     for piece in example.pieces:
-        shown = _visible(piece.text)
-        if not out.is_terminal:
-            shown = shown.join(AT_FAULT) if piece.is_at_fault else shown
-            shown = shown.join(TRAINED) if piece.is_trained else shown
-        style = "bold green" if piece.is_trained else "dim"
-        text.append(shown, style=f"{style} reverse" if piece.is_at_fault else style)
+        text.append_text(_painted(_visible(piece.text), piece.is_trained, piece.is_at_fault))
     return text if example.ends_row else text.append("…")
+
+
+def _painted(text: str, is_trained: bool, is_at_fault: bool) -> Text:
+    if not out.is_terminal:
+        text = text.join(AT_FAULT) if is_at_fault else text
+        text = text.join(TRAINED) if is_trained else text
+    style = "bold green" if is_trained else "dim"
+    return Text(text, style=f"{style} reverse" if is_at_fault else style)
 
 
 def _visible(text: str) -> str:
