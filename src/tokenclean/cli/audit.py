@@ -152,5 +152,6 @@ def _painted(text: str, is_trained: bool, is_at_fault: bool) -> Text:
 
 def _visible(text: str) -> str:
     """The text in one line, since a line break may be the fault, and without characters that command the terminal."""
-    text = text.replace("\n", "↵").replace("\t", "⇥")
-    return "".join("�" if ord(sign) < 32 or 127 <= ord(sign) < 160 else sign for sign in text)
+    from tokenclean.report.viewer.terminal import visible
+
+    return visible(text.replace("\n", "↵").replace("\t", "⇥"))
