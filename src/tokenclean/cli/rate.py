@@ -113,13 +113,11 @@ def rate(
         Option("--yes", help=f"Send the requests; needed with a price or for more than {_UNASKED_REQUESTS} of them."),
     ] = False,
     *,
-    rating: Annotated[RatingSettings, FromSettings(RatingSettings, *RatingSettings.model_fields)],
+    rating: Annotated[RatingSettings, FromSettings(RatingSettings)],
     device: DeviceOption,
     trust_remote_code: TrustOption,
-    server: Annotated[ServerSettings, FromSettings(ServerSettings, *ServerSettings.model_fields, panel="The server")],
-    answers: Annotated[
-        SamplingSettings, FromSettings(SamplingSettings, *SamplingSettings.model_fields, panel="Sampling of answers")
-    ],
+    server: Annotated[ServerSettings, FromSettings(ServerSettings, panel="The server")],
+    answers: Annotated[SamplingSettings, FromSettings(SamplingSettings, panel="Sampling of answers")],
     max_rejected_share: RejectedShareOption,
     intake: IntakeOptions,
 ) -> None:

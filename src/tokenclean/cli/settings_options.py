@@ -38,14 +38,15 @@ _PAIRS = {"columns": "instruction=question", "roles": "customer=user"}
 
 
 class FromSettings:
-    """Annotation of a command's parameter: its value comes from options generated from ``fields`` of ``section``.
+    """Annotation of a command's parameter: its value comes from options generated from ``fields`` of ``section``, from
+    all of them where none is named.
 
     A parameter of the section's type gets the section, validated. A mapping gets only the values given on the command
     line. Any other parameter gets the value of its one field.
     """
 
     def __init__(self, section: type[Section], *fields: str, panel: str | None = None) -> None:
-        self.section, self.fields, self.panel = section, fields, panel
+        self.section, self.fields, self.panel = section, fields or tuple(section.model_fields), panel
 
     def argument(self, kind: object, given: Mapping[str, object]) -> object:
         """The value of a parameter of type ``kind``. Raises RecipeError where the section refuses what was given."""

@@ -26,7 +26,7 @@ def view(
     other: Annotated[Path | None, Argument(metavar="OTHER", help="A second run or table, to compare it with.")] = None,
     strategy: StrategyOption = None,
     diff: Annotated[
-        str | None, Option(metavar="STRATEGY", help="Compare with this strategy, of OTHER where it is given.")
+        str | None, Option(metavar="STRATEGY", help="Compare with this strategy (of OTHER, if given).")
     ] = None,
     model: TokenizerOption = None,
     output: Annotated[

@@ -143,11 +143,11 @@ class LoraSettings(Section):
     """The adapter that ``method: lora`` trains."""
 
     rank: int = Field(default=64, ge=1)
-    """Rank of the adapter's matrices."""
+    """Rank of the LoRA adapter."""
     alpha: float = Field(default=16, gt=0)
-    """Numerator of the adapter's scale, alpha / rank."""
+    """Numerator of the LoRA adapter's scale, alpha / rank."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Dropout on the adapter's inputs."""
+    """Dropout on the LoRA adapter's inputs."""
     shared_dropout: bool = True
     """Use one dropout mask for all modules that read the same tensor (q, k, v; gate, up), else one for each."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
