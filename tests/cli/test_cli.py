@@ -173,7 +173,7 @@ class TestStages:
         assert result.returncode == 0, result.stderr
         assert "epoch 2: loss" in result.stdout
         assert (tmp_path / "model" / "adapter_model.safetensors").is_file()
-        refused(tokenclean(*arguments), 2, "already there")
+        refused(tokenclean(*arguments), 2, "exists and is not empty")
 
     def test_damaged_scores_are_refused(self, scores: Path, tmp_path: Path):
         table = read_table(scores)

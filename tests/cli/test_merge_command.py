@@ -88,7 +88,7 @@ def test_train_writes_the_adapter_and_beside_it_the_plain_model(command, results
     (tmp_path / "third-merged" / "mine.txt").write_text("mine")
     said = command("train", table, *options, "-o", tmp_path / "third", "--merge", "float32")
     assert (said.code, (tmp_path / "third").exists()) == (2, False)
-    assert "third-merged: already there and not empty" in said.err
+    assert "third-merged: exists and is not empty" in said.err
 
 
 def test_the_template_is_the_recorded_one_and_is_asked_for_where_two_are_possible(

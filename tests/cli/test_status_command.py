@@ -38,5 +38,5 @@ def test_what_is_no_run_folder_is_refused(command, tmp_path):
     for path in (tmp_path, tmp_path / "[none]"):
         said = command("status", path)
         assert (said.code, said.out) == (1, "")
-        assert said.err == f"error: {path}: is no run folder; give the recipe's output/name, such as runs/quick\n"
+        assert said.err == f"error: {path}: not a run folder; give the recipe's output/name, such as runs/quick\n"
     assert list(tmp_path.iterdir()) == []

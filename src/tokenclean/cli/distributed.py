@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def sharing(processes: Processes) -> Iterator[None]:
-    """Run a block as one of several processes: errors name the rank, and but for those the first alone speaks."""
+    """Run a block as one of several processes: errors name the rank, and only the first process prints warnings."""
     if processes.count == 1:
         yield
         return

@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
-from tokenclean.cli.console import err, out
+from tokenclean.cli.console import err, say
+from tokenclean.cli.options import StrategyOption
 from tokenclean.errors import RunFolderError
-
-
-class Trainer(StrEnum):
-    trl = "trl"
-    llamafactory = "llamafactory"
-    axolotl = "axolotl"
-    hf = "hf"
 
 
 def export(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder, a results folder, or a table from tokenclean select.")
+        Path, Argument(metavar="RUN", help="A run folder, a results folder, or a table from tokenclean select.")
     ],
-    to: Annotated[Trainer, typer.Option(help="hf is a Hub dataset repository, for the transformers Trainer too.")],
+    to: Annotated[
+        Literal["trl", "llamafactory", "axolotl", "hf"],
+        Option(help="The trainer; hf is a Hub dataset repository, also for the transformers Trainer."),
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder to write; by default RUN's name and the trainer's.")
+        Path | None, Option("--output", "-o", help="Folder to write; by default RUN's name and the trainer's.")
     ] = None,
-    strategy: Annotated[
-        str | None, typer.Option(help="Which of a run's strategies; by default the recipe's own.")
-    ] = None,
+    strategy: StrategyOption = None,
     push_to_hub: Annotated[
-        str | None,
-        typer.Option(metavar="ORG/NAME", help="Upload too, with the token in HF_TOKEN or of `hf auth login`."),
+        str | None, Option(metavar="ORG/NAME", help="Upload too, with the token in HF_TOKEN or of `hf auth login`.")
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="Make the uploaded dataset public.")] = False,
+    public: Annotated[bool, Option("--public", help="Make the uploaded dataset public.")] = False,
 ) -> None:
-    """Write the cleaned dataset as a trainer takes it, with a card and the configuration to paste.
+    """Write the cleaned dataset in a trainer's format, with a card and the configuration to paste.
 
     Rows with no kept token are left out. The configuration sets the trainer's maximum length to the longest row.
 
@@ -51,11 +44,11 @@ def export(
     from tokenclean.experiment.finished.export import export_dataset, find_dataset
     from tokenclean.exporting import push_folder
 
-    folder = output or Path(f"{run.resolve().stem}-{to.value}")
+    folder = output or Path(f"{run.resolve().stem}-{to}")
     dataset = find_dataset(run, strategy)
-    written = export_dataset(dataset, to.value, folder)
-    out.print(f"{folder}: {written.rows:,} rows for {to.value} of {dataset}", soft_wrap=True)
-    out.print(f"  {', '.join(written.files)}", soft_wrap=True)
-    out.print(f"next: {written.snippet}", soft_wrap=True)
+    written = export_dataset(dataset, to, folder)
+    say(f"{folder}: {written.rows:,} rows for {to} of {dataset}")
+    say(f"  {', '.join(written.files)}")
+    say(f"next: {written.snippet}")
     if push_to_hub is not None:
-        out.print(push_folder(folder, push_to_hub, private=not public), soft_wrap=True)
+        say(push_folder(folder, push_to_hub, private=not public))

@@ -7,31 +7,37 @@ import sys
 from typing import Annotated
 
 import typer
+from typer import Option
 
 import tokenclean
-from tokenclean.cli import (
-    audit,
-    compare,
-    curate,
-    demo,
-    export,
-    inspect,
-    merge,
-    plan,
-    pool,
-    rate,
-    report,
-    run,
-    score,
-    select,
-    status,
-    sweep,
-    theory,
-    train,
-    view,
-)
+from tokenclean.cli.audit import audit
+from tokenclean.cli.compare import compare
 from tokenclean.cli.console import err, fail, show_warnings
+from tokenclean.cli.curate import curate
+from tokenclean.cli.demo import demo
+from tokenclean.cli.export import export
+from tokenclean.cli.inspect import inspect
+from tokenclean.cli.merge import merge
+from tokenclean.cli.plan import plan
+from tokenclean.cli.pool import pool
+from tokenclean.cli.rate import rate
+from tokenclean.cli.report import report
+from tokenclean.cli.run import run
+from tokenclean.cli.score import score
+from tokenclean.cli.select import select
+from tokenclean.cli.status import status
+from tokenclean.cli.sweep import sweep
+from tokenclean.cli.theory import theory
+from tokenclean.cli.train import train
+from tokenclean.cli.view import view
 from tokenclean.errors import TokencleanError
+
+COMMANDS = {
+    "Experiments": (demo, run, compare, sweep, plan),
+    "Data": (audit, inspect, pool, rate, curate),
+    "Single steps": (score, select, train),
+    "Results": (view, report, status, export, merge, theory),
+}
 
 app = typer.Typer(
     name="tokenclean",
@@ -43,26 +49,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-app.command("demo")(demo.demo)
-app.command("run")(run.run)
-app.command("compare")(compare.compare)
-app.command("sweep")(sweep.sweep)
-app.command("plan")(plan.plan)
-app.command("audit")(audit.audit)
-app.command("inspect")(inspect.inspect)
-app.command("pool")(pool.pool)
-app.command("rate")(rate.rate)
-app.command("curate")(curate.curate)
-app.command("score")(score.score)
-app.command("select")(select.select)
-app.command("train")(train.train)
-app.command("view")(view.view)
-app.command("report")(report.report)
-app.command("status")(status.status)
-app.command("export")(export.export)
-app.command("merge")(merge.merge)
-app.command("theory")(theory.theory)
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(command.__name__, rich_help_panel=panel)(command)
 
 
 def _version(wanted: bool) -> None:
@@ -73,9 +62,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
+    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
     """Options before the command."""
 
@@ -99,7 +86,3 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("stopped; finished stages are kept")
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

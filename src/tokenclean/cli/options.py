@@ -2,64 +2,54 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Mapping
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from tokenclean.cli.intake import HUB_PREFIX
+from tokenclean.cli.settings_options import FromSettings
+from tokenclean.recipe import ModelSettings, PoolSettings, Recipe, SourceSettings, TokensSettings
 
-DEFAULT_DATE = "2024-07-26"
+_READING = "Reading the data"
+_TOKENS = "From text to tokens"
 
-
-class Precision(StrEnum):
-    exact = "exact"
-    safe = "safe"
-    fast = "fast"
-
-
-class Compile(StrEnum):
-    auto = "auto"
-    on = "on"
-    off = "off"
-
-
-class Template(StrEnum):
-    tulu = "tulu"
-    tokenizer = "tokenizer"
-
-
-class Targets(StrEnum):
-    response = "response"
-    last_turn = "last_turn"
-    all_ = "all"
-
-
-ModelOption = Annotated[str, typer.Option(help="Hub id, folder, GGUF file, or PEFT adapter folder.")]
+RecipeArgument = Annotated[
+    str, Argument(metavar="RECIPE", help="A recipe file, or a preset by name: paper, quick, demo.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    Option("--set", "-s", metavar="KEY=VALUE", help="Override a recipe key, such as training.epochs=2; repeatable."),
+]
 PoolArgument = Annotated[
     list[str],
-    typer.Argument(
+    Argument(
         metavar="POOL...",
         help="Conversations: JSON lines, JSON or CSV (also .gz, .zst), Parquet, a save_to_disk folder, or "
         f"{HUB_PREFIX}org/name[@revision].",
     ),
 ]
-TemplateOption = Annotated[Template, typer.Option(help="tulu (the paper's), or the tokenizer's own chat template.")]
-TargetsOption = Annotated[
-    Targets, typer.Option(help="Train every assistant turn, the last one only, or all tokens (plain text too).")
+StrategyOption = Annotated[str | None, Option(help="Which of a run's strategies; by default the recipe's own.")]
+TokenizerOption = Annotated[
+    str | None, Option(help="Model whose tokenizer to use; by default the base that the run or table names.")
 ]
-DateOption = Annotated[
-    str,
-    typer.Option(metavar="YYYY-MM-DD", help="The date to give a chat template that asks for today's."),
-]
-LengthOption = Annotated[int, typer.Option(min=2, help="Cut conversations at this many tokens.")]
-RejectedShareOption = Annotated[
-    float, typer.Option(min=0, max=1, help="Stop where a larger share of the rows cannot be used.")
-]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")]
-TrustOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--trust-remote-code", metavar="MODEL", help="Let this model run code from its own repository; repeatable."
+IntakeOptions = Annotated[
+    Mapping[str, object],
+    FromSettings(
+        SourceSettings,
+        *("format", "columns", "roles", "split", "delimiter", "encoding", "ignore", "preferences"),
+        *("python_literals", "repair_thoughts"),
+        panel=_READING,
     ),
 ]
+RejectedShareOption = Annotated[float, FromSettings(PoolSettings, "max_rejected_share", panel=_READING)]
+TokensOptions = Annotated[
+    TokensSettings, FromSettings(TokensSettings, "template", "max_length", "date", "targets", panel=_TOKENS)
+]
+AuditTokensOptions = Annotated[
+    TokensSettings, FromSettings(TokensSettings, "template", "max_length", "date", panel=_TOKENS)
+]
+BaseOption = Annotated[str, FromSettings(ModelSettings, "base")]
+DeviceOption = Annotated[str, FromSettings(ModelSettings, "device")]
+TrustOption = Annotated[tuple[str, ...], FromSettings(ModelSettings, "trust_remote_code")]
+SeedOption = Annotated[int, FromSettings(Recipe, "seed")]

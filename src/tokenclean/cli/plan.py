@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
-from tokenclean.cli.console import out, quiet_libraries
-from tokenclean.cli.intake import IntakeOptions, takes_intake
-from tokenclean.cli.run import RecipeArgument, SetOption
+from tokenclean.cli.console import out, quiet_libraries, say
+from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
+from tokenclean.cli.settings_options import takes_settings
 from tokenclean.recipe import load_recipe
 
-OnOption = Annotated[
-    str, typer.Option("--on", metavar="GPUS", help="Time and GPU hours on other hardware too: 8xL40S,1xH100.")
-]
 
-
-@takes_intake
-def plan(recipe: RecipeArgument, set_: SetOption = None, on: OnOption = "", *, intake: IntakeOptions) -> None:
+@takes_settings
+def plan(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    on: Annotated[
+        str, Option("--on", metavar="GPUS", help="Time and GPU hours on other hardware too: 8xL40S,1xH100.")
+    ] = "",
+    *,
+    intake: IntakeOptions,
+) -> None:
     """Print counts, tokens, optimizer steps of every round, FLOPs, memory and time of a run; loads no weights.
 
     Example: tokenclean plan recipes/quick.yaml --set pool.sources.0.path=my.jsonl --on 8xL40S,1xH100
     """
-    loaded = load_recipe(recipe, list(set_ or []), intake)
+    loaded = load_recipe(recipe, set_ or (), intake)
 
     from tokenclean.experiment.planning.hardware import parse_all
     from tokenclean.experiment.planning.plan import plan as make_plan
@@ -30,17 +34,15 @@ def plan(recipe: RecipeArgument, set_: SetOption = None, on: OnOption = "", *, i
     quiet_libraries()
     planned = make_plan(loaded, on=parse_all(on) if on else ())
     for line in planned.summary:
-        out.print(line, soft_wrap=True)
-    out.print()
-    out.print(planned.table.to_rich())
-    if planned.elsewhere is not None:
-        out.print()
-        out.print(planned.elsewhere.to_rich())
+        say(line)
+    for table in (planned.table, planned.elsewhere):
+        if table is not None:
+            out.print()
+            out.print(table.to_rich())
     for step in planned.steps:
         if step.optimizer_steps and step.rate_steps < 10:
-            out.print(
+            say(
                 f"note: {step.name} takes {step.rate_steps} steps with a learning rate above 0; a reference needs at "
                 "least 10: set training.minimum_steps=10 or a smaller training.batch_size",
-                style="yellow",
-                soft_wrap=True,
+                "yellow",
             )

@@ -5,39 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from tokenclean.cli.console import note, out, quiet_libraries
-from tokenclean.cli.options import TrustOption
+from tokenclean.cli.console import note, quiet_libraries, say
+from tokenclean.cli.options import TokenizerOption, TrustOption
+from tokenclean.cli.settings_options import takes_settings
 
 
+@takes_settings
 def report(
     runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN", help="Run folders, or folders of results, a comparison or a sweep."),
+        list[Path], Argument(metavar="RUN", help="Run folders, or folders of results, a comparison or a sweep.")
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The page to write; by default RUN's name and -report.html.")
+        Path | None, Option("--output", "-o", help="The page to write; by default RUN's name and -report.html.")
     ] = None,
     figures: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Write plots and tables as files here too: SVG, CSV, LaTeX."),
+        Path | None, Option(metavar="FOLDER", help="Write plots and tables as files here too: SVG, CSV, LaTeX.")
     ] = None,
     strategies: Annotated[
-        str | None, typer.Option(help="Whose selections to show, separated by commas; by default all.")
+        str | None, Option(help="Strategies whose selections to show, separated by commas; by default all.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model whose tokenizer to use; by default the base that each run names.")
-    ] = None,
-    title: Annotated[str | None, typer.Option(help="Of the page.")] = None,
-    trust_remote_code: TrustOption = None,
+    model: TokenizerOption = None,
+    title: Annotated[str | None, Option(help="Title of the page.")] = None,
+    *,
+    trust_remote_code: TrustOption,
 ) -> None:
     """Write one page on finished runs: results with intervals, what was kept and dropped, plots with their data.
 
-    It tells what was run, the pool, scores and cuts, kept shares by source, turn and position, the tokens that stand
-    out, loss curves, self-evolving rounds and corrected ratings: of a run folder its last results, comparison, sweep
-    and curation. Several runs stand side by side, and the keys in which their recipes differ are listed. The page works
-    from disk and loads nothing; every plot and table has its data as CSV beside it.
+    It shows what was run, the pool, scores and cuts, kept shares by source, turn and position, the tokens that stand
+    out, loss curves, self-evolving rounds and corrected ratings: for a run folder, its last results, comparison, sweep
+    and curation. Several runs are shown side by side, with the keys in which their recipes differ. The page works from
+    disk and loads nothing; every plot and table has its data as CSV beside it.
 
     Example: tokenclean report runs/quick runs/other -o report.html
     """
@@ -52,15 +51,12 @@ def report(
     made = make_report(
         found,
         title=title or f"Report of {' and '.join(run.name for run in found)}",
-        decoder=lambda run: decoder_of(run, note, model=model, trusted=tuple(trust_remote_code or ())),
+        decoder=lambda run: decoder_of(run, note, model=model, trusted=trust_remote_code),
         strategies=chosen,
     )
     page = output or Path(f"{found[0].name}-report.html")
     write_report(made, page)
-    out.print(
-        f"{page}: {len(made.plots)} plots, {len(made.tables)} tables, {page.stat().st_size / 2**20:.1f} MiB; open it "
-        "in a browser",
-        soft_wrap=True,
-    )
+    size = f"{page.stat().st_size / 2**20:.1f} MiB"
+    say(f"{page}: {len(made.plots)} plots, {len(made.tables)} tables, {size}; open it in a browser")
     if figures is not None:
-        out.print(f"{figures}: {write_figures(made, figures)} files", soft_wrap=True)
+        say(f"{figures}: {write_figures(made, figures)} files")

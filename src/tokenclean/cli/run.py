@@ -5,46 +5,33 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.console import note, progress, quiet_libraries, say, say_tables
 from tokenclean.cli.distributed import sharing
-from tokenclean.cli.intake import IntakeOptions, takes_intake
-from tokenclean.recipe import load_recipe
+from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
+from tokenclean.cli.settings_options import FromSettings, takes_settings
+from tokenclean.recipe import CleaningSettings, load_recipe
 
 if TYPE_CHECKING:
     from tokenclean.experiment.run import RunResult
 
-RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe file, or a preset by name: paper, quick, demo.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", "-s", metavar="KEY=VALUE", help="Override a recipe key, such as training.epochs=2; repeatable."
-    ),
-]
 
-
-@takes_intake
+@takes_settings
 def run(
     recipe: RecipeArgument,
     set_: SetOption = None,
-    allow_weak_reference: Annotated[
-        bool, typer.Option("--allow-weak-reference", help="Go on when a reference is not better than the base.")
-    ] = False,
     *,
+    allow_weak_reference: Annotated[bool, FromSettings(CleaningSettings, "allow_weak_reference")],
     intake: IntakeOptions,
 ) -> None:
-    """Clean a pool with a recipe's strategy, fine-tune, and print the table that says whether it helped.
+    """Clean a pool with a recipe's strategy, fine-tune, and print a table that shows whether it helped.
 
-    Finished stages stay in the run folder (output/name): the same command again does nothing twice, and another
-    strategy shares tokens, base losses and warm-up. Started by torchrun or accelerate launch, the processes share every
-    pass and every training.
+    Finished stages stay in the run folder (output/name): the same command given again computes nothing twice, and
+    another strategy shares tokens, base losses and warm-up. Started by torchrun or accelerate launch, the processes
+    share every pass and every training.
 
     Example: tokenclean run recipes/quick.yaml --set pool.sources.0.path=my.jsonl --set training.epochs=2
     """
-    overrides = list(set_ or [])
+    overrides = list(set_ or ())
     if allow_weak_reference:
         overrides.append("cleaning.allow_weak_reference=true")
     loaded = load_recipe(recipe, overrides, intake)
@@ -67,21 +54,17 @@ def run(
             result = run_experiment(open_run(loaded, observer, store, processes))
     if processes.is_first:
         print_result(result)
-        out.print(f"see it: tokenclean view {loaded.folder}; tokenclean report {loaded.folder}", soft_wrap=True)
+        say(f"see it: tokenclean view {loaded.folder}; tokenclean report {loaded.folder}")
 
 
 def _say_nothing(text: str) -> None:
-    """What the first of several processes says already."""
+    """For all but the first of several processes, which prints it already."""
 
 
 def print_result(result: RunResult) -> None:
-    """Tables, then where everything lies."""
-    for table in result.tables:
-        out.print(table.to_rich())
-        out.print()
-    lines = [f"results: {result.folder} ({result.stages_made} stages made, {result.stages_reused} reused)"]
+    """Print the tables, then where everything is."""
+    say_tables(result.tables)
+    say(f"results: {result.folder} ({result.stages_made} stages made, {result.stages_reused} reused)")
     for outcome in result.results:
         if outcome.kept is not None:
-            lines.append(f"  {outcome.strategy}: model/, kept.parquet, cleaned.parquet")
-    for line in lines:
-        out.print(line, soft_wrap=True)
+            say(f"  {outcome.strategy}: model/, kept.parquet, cleaned.parquet")

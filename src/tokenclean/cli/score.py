@@ -5,30 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Option
 
-from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.console import note, progress, quiet_libraries, say
 from tokenclean.cli.distributed import sharing
-from tokenclean.cli.intake import IntakeOptions, print_intake, sources_of, takes_intake
+from tokenclean.cli.intake import print_intake, sources_of
 from tokenclean.cli.options import (
-    DEFAULT_DATE,
-    Compile,
-    DateOption,
+    BaseOption,
     DeviceOption,
-    LengthOption,
-    ModelOption,
+    IntakeOptions,
     PoolArgument,
-    Precision,
     RejectedShareOption,
-    Targets,
-    TargetsOption,
-    Template,
-    TemplateOption,
+    TokensOptions,
     TrustOption,
 )
+from tokenclean.cli.settings_options import FromSettings, takes_settings
 from tokenclean.errors import RecipeError
+from tokenclean.recipe import ScoringSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,51 +35,43 @@ if TYPE_CHECKING:
 _COMPARED_ROWS = 200
 
 
-@takes_intake
+@takes_settings
 def score(
     pool: PoolArgument,
-    base: ModelOption,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The table to write.")] = Path("scores.parquet"),
-    reference: Annotated[
-        str | None, typer.Option(help="Reference model; without it only base losses are computed.")
-    ] = None,
-    max_rejected_share: RejectedShareOption = 0.05,
-    template: TemplateOption = Template.tulu,
-    max_length: LengthOption = 2048,
-    date: DateOption = DEFAULT_DATE,
-    targets: TargetsOption = Targets.response,
-    precision: Annotated[
-        Precision,
-        typer.Option(help="exact: float32; safe: bf16 inside products; fast: bf16 attention and outputs too."),
-    ] = Precision.safe,
-    pack_tokens: Annotated[int, typer.Option(min=1, help="Tokens in one forward pass.")] = 4096,
+    base: BaseOption,
+    output: Annotated[Path, Option("--output", "-o", help="The table to write.")] = Path("scores.parquet"),
+    reference: Annotated[str | None, Option(help="Reference model; without it only base losses are computed.")] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="NAMES",
             help="Further columns of each model: entropy, is_top1, probability (of each response token); repeatable, "
             "or with commas.",
         ),
     ] = None,
     compile: Annotated[
-        Compile, typer.Option(help="Compile the layers; auto does so where the pool is large enough for it to pay.")
-    ] = Compile.auto,
+        Literal["auto", "on", "off"],
+        Option(help="Compile the layers; auto does so where the pool is large enough for it to pay."),
+    ] = "auto",
     shard_characters: Annotated[
-        int, typer.Option(min=1, help="Characters of text in a shard, the most that a stopped pass loses.")
+        int, Option(min=1, help="Characters of text in a shard, the most work that a stopped pass loses.")
     ] = 1 << 20,
-    device: DeviceOption = "auto",
-    trust_remote_code: TrustOption = None,
     *,
+    tokens: TokensOptions,
+    scoring: Annotated[ScoringSettings, FromSettings(ScoringSettings, "precision", "pack_tokens")],
+    device: DeviceOption,
+    trust_remote_code: TrustOption,
+    max_rejected_share: RejectedShareOption,
     intake: IntakeOptions,
 ) -> None:
     """Compute the loss of every response token under base and reference, and their difference, the score.
 
-    The table has one row a conversation and per-token columns: input_ids, is_response, base_loss and, with
-    --reference, reference_loss and score = base_loss − reference_loss (nats; NaN off the response).
+    The table has one row per conversation and per-token columns: input_ids, is_response, base_loss and, with
+    --reference, reference_loss and score = base_loss − reference_loss (nats; NaN outside the response).
 
-    The pool may be larger than memory. Tokens and losses are written in shards as they are done, beside the table; a
-    stopped command, given again, goes on from there. Started by torchrun or accelerate launch, the processes share
-    the shards.
+    The pool may be larger than memory. Tokens and losses are written shard by shard beside the table; a stopped
+    command, given again, continues from there. Started by torchrun or accelerate launch, the processes share the
+    shards.
 
     Example: tokenclean score my.jsonl --base HuggingFaceTB/SmolLM2-135M --reference runs/warm-up -o scores.parquet
     """
@@ -95,7 +82,7 @@ def score(
     from tokenclean.scoring.token_shards import Tokenization
 
     processes = Processes.from_environment()
-    policy = ScoringPolicy(precision.value, pack_tokens, _further_columns(columns), compile.value)
+    policy = ScoringPolicy(scoring.precision, scoring.pack_tokens, _further_columns(columns), compile)
     sources = tuple(sources_of(pool, intake))
     listing = output.with_suffix(".rejected.jsonl")
     with sharing(processes):
@@ -109,16 +96,16 @@ def score(
         quiet_libraries()
         device = resolve_device(device, local_rank=processes.local_rank if processes.count > 1 else None)
         names = {"base": base} if reference is None else {"base": base, "reference": reference}
-        models = {name: resolve_source(model, trusted=tuple(trust_remote_code or ())) for name, model in names.items()}
+        models = {name: resolve_source(model, trusted=trust_remote_code) for name, model in names.items()}
         tokenizer = load_tokenizer(models["base"])
         if reference is not None and processes.is_first:
-            _check_reference(models["reference"], tokenizer, sources, template.value)
+            _check_reference(models["reference"], tokenizer, sources, tokens.template)
         outcome = score_pool(
             PoolToScore(sources, survey, listing, shard_characters, max_rejected_share),
             models,
             tokenizer,
             output,
-            tokenization=Tokenization(template.value, max_length, targets.value, date),
+            tokenization=Tokenization(**tokens.model_dump()),
             policy=policy,
             device=device,
             processes=processes,
@@ -130,10 +117,10 @@ def score(
 
 
 def _further_columns(given: list[str] | None) -> tuple[str, ...]:
-    """The names of ``--columns``, in the order in which the table has them. Raises RecipeError for an unknown one."""
+    """The names of ``--columns``, in the order of the table's columns. Raises RecipeError for an unknown one."""
     from tokenclean.scoring.scorer import FURTHER_COLUMNS
 
-    names = [name.strip() for names in given or [] for name in names.split(",")]
+    names = [name.strip() for names in given or () for name in names.split(",")]
     if unknown := [name for name in names if name not in FURTHER_COLUMNS]:
         raise RecipeError(f"--columns: found {unknown[0]!r}, expected names of {', '.join(FURTHER_COLUMNS)}", "options")
     return tuple(name for name in FURTHER_COLUMNS if name in names)
@@ -158,7 +145,7 @@ def _print(outcome: PassOutcome, output: Path, listing: Path) -> None:
     if count := outcome.intake.set_aside:
         note(f"{count:,} rows set aside, listed in {listing}")
     table = outcome.table
-    out.print(f"{output}: {table.rows:,} conversations, {table.response_tokens:,} response tokens", soft_wrap=True)
-    out.print(f"  {outcome.made} shards computed, {outcome.found} found in {outcome.folder}", soft_wrap=True)
+    say(f"{output}: {table.rows:,} conversations, {table.response_tokens:,} response tokens")
+    say(f"  {outcome.made} shards computed, {outcome.found} found in {outcome.folder}")
     for name, mean in table.means.items():
-        out.print(f"  mean {name} {mean:.4f} nats")
+        say(f"  mean {name} {mean:.4f} nats")

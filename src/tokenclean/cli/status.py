@@ -5,31 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument
 
-from tokenclean.cli.console import out
+from tokenclean.cli.console import out, say, say_tables
 from tokenclean.errors import RunFolderError
 
 
-def status(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quick.")],
-) -> None:
+def status(run: Annotated[Path, Argument(metavar="RUN", help="A run folder, such as runs/quick.")]) -> None:
     """List the stages of a run folder with size and age, and say why each is or isn't valid.
 
-    Every file is held against the hash in its stage's manifest. Nothing is changed.
+    Every file is compared with the hash in its stage's manifest. Nothing is changed.
 
     Example: tokenclean status runs/quick
     """
     if not (run / "stages").is_dir():
-        raise RunFolderError(f"{run}: is no run folder; give the recipe's output/name, such as runs/quick")
+        raise RunFolderError(f"{run}: not a run folder; give the recipe's output/name, such as runs/quick")
 
     from tokenclean.experiment.finished.status import describe_run
 
     described = describe_run(run)
-    out.print(described.headline, soft_wrap=True)
+    say(described.headline)
     out.print()
     if described.table.rows:
-        out.print(described.table.to_rich())
-        out.print()
+        say_tables([described.table])
     for line in described.notes:
-        out.print(line, soft_wrap=True)
+        say(line)

@@ -6,25 +6,24 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
-from tokenclean.cli.console import fail, note, out, progress, quiet_libraries
-from tokenclean.cli.intake import IntakeOptions, takes_intake
-from tokenclean.cli.run import RecipeArgument, SetOption
+from tokenclean.cli.console import fail, note, progress, quiet_libraries, say, say_tables
+from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
+from tokenclean.cli.settings_options import takes_settings
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import Recipe, load_recipe
 
 
-@takes_intake
+@takes_settings
 def sweep(
     recipe: RecipeArgument,
     over: Annotated[
         list[str],
-        typer.Option(
-            "--over", metavar="KEY=A,B|FROM:TO:STEP", help="A recipe key and its values; repeatable, for a grid."
-        ),
+        Option("--over", metavar="KEY=A,B|FROM:TO:STEP", help="A recipe key and its values; repeatable, for a grid."),
     ],
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the average over one axis of numbers; .png, .svg or .pdf.")
+        Path | None, Option(metavar="FILE", help="Draw the average over one numeric axis; .png, .svg or .pdf.")
     ] = None,
     set_: SetOption = None,
     *,
@@ -32,8 +31,8 @@ def sweep(
 ) -> None:
     """Train and evaluate a recipe's strategy once for each value of a key, or for each cell of a grid.
 
-    Cells share whatever does not depend on the key: under fixed_model, rho and random another proportion scores nothing
-    again. A cell that was made before is found; one that fails is shown as failed, and the rest goes on.
+    Cells share whatever does not depend on the key: under fixed_model, rho and random, another proportion needs no
+    scoring. Finished cells are reused; a failed cell is shown as failed, and the others continue.
 
     Example: tokenclean sweep recipes/quick.yaml --over cleaning.proportion=0.3:1.0:0.1
     --set cleaning.strategy=fixed_model --set pool.sources.0.path=my.jsonl
@@ -47,12 +46,12 @@ def sweep(
         check_plot(axes, plot)
     for settings in grid(axes):
         try:
-            recipes[settings] = load_recipe(recipe, [*(set_ or []), *settings], intake)
+            recipes[settings] = load_recipe(recipe, [*(set_ or ()), *settings], intake)
         except RecipeError as error:
             recipes[settings] = error
     folders = {loaded.folder for loaded in recipes.values() if isinstance(loaded, Recipe)}
     if len(folders) > 1:
-        raise RecipeError(["--over: name and output cannot be swept, since all cells share a run folder"], "sweep")
+        raise RecipeError("--over: name and output cannot be swept, since all cells share a run folder", "sweep")
     if not folders:
         raise next(error for error in recipes.values() if isinstance(error, RecipeError))
 
@@ -66,16 +65,12 @@ def sweep(
         quiet_libraries()
         observer = Observer(note, progress)
         result = run_sweep(recipes, lambda of_cell: open_run(of_cell, observer, store))
-    for table in result.tables:
-        out.print(table.to_rich())
-        out.print()
+    say_tables(result.tables)
     has_figures = any(not cell.failure for cell in result.cells)
     if plot is not None and has_figures:
         plot_sweep(result, plot)
-        out.print(f"plot: {plot}", soft_wrap=True)
-    out.print(
-        f"sweep: {result.folder} ({result.stages_made} stages made, {result.stages_reused} reused)", soft_wrap=True
-    )
+        say(f"plot: {plot}")
+    say(f"sweep: {result.folder} ({result.stages_made} stages made, {result.stages_reused} reused)")
     if not has_figures:
         fail("every cell failed")
         raise typer.Exit(1)

@@ -2,139 +2,121 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from tokenclean.cli.console import note, out, progress, quiet_libraries
+from tokenclean.cli.console import note, progress, quiet_libraries, say
 from tokenclean.cli.merge import MergedDtype, print_merge
-from tokenclean.cli.options import DeviceOption, ModelOption, TrustOption
+from tokenclean.cli.options import BaseOption, DeviceOption, SeedOption, TrustOption
+from tokenclean.cli.settings_options import FromSettings, takes_settings
 from tokenclean.errors import TableError
+from tokenclean.recipe import LoraSettings, TrainingSettings, training_from
+
+if TYPE_CHECKING:
+    from tokenclean.models.loading.load import ModelSource
+    from tokenclean.token_table import TokenTable
+    from tokenclean.training.fine_tune import TrainingResult
+
+_PANEL = "Training"
 
 
-class TrainingPrecision(StrEnum):
-    exact = "exact"
-    safe = "safe"
-    fast = "fast"
-    mixed = "mixed"
-
-
-class Quantization(StrEnum):
-    none = "none"
-    nf4 = "nf4"
-
-
-class Method(StrEnum):
-    lora = "lora"
-    full = "full"
-
-
+@takes_settings
 def train(
     table: Annotated[
-        Path, typer.Argument(metavar="TABLE", help="A table with is_kept or weight; else all of the response.")
+        Path, Argument(metavar="TABLE", help="A table with is_kept or weight, else all responses are trained.")
     ],
-    base: ModelOption,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the trained model or adapter.")] = Path(
-        "model"
-    ),
-    method: Annotated[Method, typer.Option(help="LoRA adapter, or all weights.")] = Method.lora,
-    learning_rate: Annotated[float, typer.Option(min=1e-12)] = 1e-4,
-    batch_size: Annotated[int, typer.Option(min=1, help="Conversations an optimizer step.")] = 48,
-    epochs: Annotated[int, typer.Option(min=1)] = 1,
-    rank: Annotated[int, typer.Option(min=1, help="LoRA rank; alpha is 16.")] = 64,
-    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="LoRA dropout.")] = 0.1,
-    warmup_ratio: Annotated[float, typer.Option(min=0, max=0.99)] = 0.03,
-    loss_normalisation: Annotated[
-        str, typer.Option(help="token: one mean over the batch's tokens (Eq. 1); sample: mean of samples' means.")
-    ] = "token",
-    eval_rows: Annotated[int, typer.Option(min=0, help="Set rows aside and print their loss after each epoch.")] = 0,
-    precision: Annotated[
-        TrainingPrecision,
-        typer.Option(
-            help="exact: float32; safe: bf16 inside products; fast: bf16 products; mixed: the frozen base held in bf16."
-        ),
-    ] = TrainingPrecision.safe,
-    quantization: Annotated[
-        Quantization, typer.Option(help="nf4: the frozen base held in 4 bits while training (bitsandbytes).")
-    ] = Quantization.none,
-    pack_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="Tokens in one forward and backward pass; by default 512 on a CPU, else 2048."),
-    ] = None,
-    activation_checkpointing: Annotated[
-        bool, typer.Option("--activation-checkpointing", help="Less memory, a third more work.")
-    ] = False,
-    checkpoint_minutes: Annotated[
-        float, typer.Option(min=0, help="How often the training's state is saved; 0: after every step.")
-    ] = 5,
-    seed: Annotated[int, typer.Option(min=0)] = 42,
+    base: BaseOption,
+    output: Annotated[Path, Option("--output", "-o", help="Folder for the trained model or adapter.")] = Path("model"),
     merge: Annotated[
         MergedDtype | None,
-        typer.Option(help="Write the plain model too, in this dtype, beside the adapter as OUTPUT-merged."),
+        Option(help="Write the plain model too, in this dtype, beside the adapter as OUTPUT-merged."),
     ] = None,
-    device: DeviceOption = "auto",
-    trust_remote_code: TrustOption = None,
+    *,
+    seed: SeedOption,
+    device: DeviceOption,
+    trust_remote_code: TrustOption,
+    training: Annotated[
+        Mapping[str, object],
+        FromSettings(
+            TrainingSettings,
+            *("method", "learning_rate", "batch_size", "epochs", "warmup_ratio", "loss_normalisation", "eval_rows"),
+            *("precision", "quantization", "pack_tokens", "activation_checkpointing", "checkpoint_minutes"),
+            panel=_PANEL,
+        ),
+    ],
+    lora: Annotated[Mapping[str, object], FromSettings(LoraSettings, "rank", "dropout", panel=_PANEL)],
+    set_: Annotated[
+        list[str] | None,
+        Option(
+            *("--set", "-s"),
+            metavar="KEY=VALUE",
+            help="Set any training key of a recipe, such as training.schedule=cosine; repeatable.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
 ) -> None:
     """Fine-tune on the kept tokens of a table: float weights in `weight`, else `is_kept`, else every response token.
 
-    A stopped training, given again, goes on from its last state, which lies in the hidden folder .OUTPUT.states beside
+    A stopped training, given again, continues from its last state, which is in the hidden folder .OUTPUT.states beside
     OUTPUT until the training is done; SIGTERM saves one. Another command starts from the beginning.
 
     Example: tokenclean train kept.parquet --base HuggingFaceTB/SmolLM2-135M -o model
     """
+    from tokenclean.experiment.finished.merge import only_template
+    from tokenclean.models.device import resolve_device
+    from tokenclean.models.loading.load import resolve_source
+    from tokenclean.models.merging import write_merged
+    from tokenclean.token_table import read_table
+
+    settings = training_from({**training, "lora": lora}, set_ or ())
+    selected = read_table(table)
+    merged_folder = output.with_name(f"{output.name}-merged")
+    for folder in (output, merged_folder) if merge else (output,):
+        if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+            raise TableError(f"{folder}: exists and is not empty; name another --output")
+    quiet_libraries()
+    source = resolve_source(base, trusted=trust_remote_code)
+    template = str(selected.metadata.get("template") or (only_template(source) if merge else ""))
+    _fine_tune(source, selected, settings, output, template, seed, resolve_device(device))
+    if merge:
+        trained = replace(source, **{"adapter" if settings.method == "lora" else "base": str(output)})
+        merged = write_merged(trained, merged_folder, dtype=merge, template=template)
+        say(f"{merged_folder}: the plain model in {merge}, chat template {template}")
+        print_merge(merged, merge)
+
+
+def _fine_tune(
+    source: ModelSource,
+    table: TokenTable,
+    settings: TrainingSettings,
+    output: Path,
+    template: str,
+    seed: int,
+    device: str,
+) -> None:
     import numpy as np
 
-    from tokenclean.experiment.finished.merge import only_template, write_record
-    from tokenclean.models.device import resolve_device
-    from tokenclean.models.loading.load import resolve_source, source_fingerprint
-    from tokenclean.models.merging import write_merged
-    from tokenclean.recipe import training_from
+    from tokenclean.experiment.finished.merge import write_record
+    from tokenclean.models.loading.load import source_fingerprint
     from tokenclean.store import atomic_folder, fingerprint
-    from tokenclean.token_table import read_table
     from tokenclean.training.checkpoint import states_beside
     from tokenclean.training.fine_tune import TRAINING_VERSION, training_inputs
     from tokenclean.training.fine_tune import train as fine_tune
 
-    settings = training_from(
-        {
-            "method": method.value,
-            "learning_rate": learning_rate,
-            "batch_size": batch_size,
-            "epochs": epochs,
-            "lora": {"rank": rank, "dropout": dropout},
-            "warmup_ratio": warmup_ratio,
-            "loss_normalisation": loss_normalisation,
-            "eval_rows": eval_rows,
-            "precision": precision.value,
-            "quantization": quantization.value,
-            "pack_tokens": pack_tokens,
-            "activation_checkpointing": activation_checkpointing,
-            "checkpoint_minutes": checkpoint_minutes,
-        }
-    )
-    selected = read_table(table)
-    column = next(name for name in ("weight", "is_kept", "is_response") if name in selected.columns)
-    merged_folder = output.with_name(f"{output.name}-merged")
-    for folder in (output, merged_folder) if merge else (output,):
-        if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
-            raise TableError(f"{folder}: already there and not empty; name another --output")
-    quiet_libraries()
-    source = resolve_source(base, trusted=tuple(trust_remote_code or ()))
-    template = str(selected.metadata.get("template") or (only_template(source) if merge else ""))
-    weights = selected[column].map_values(lambda values: values.astype(np.float32))
-    weights = weights if column == "weight" else selected.weighed(weights)
-    device = resolve_device(device)
-    inputs = training_inputs(
-        source_fingerprint(source), selected["input_ids"], weights, settings, seed=seed, device=device.partition(":")[0]
-    )
+    column = next(name for name in ("weight", "is_kept", "is_response") if name in table.columns)
+    weights = table[column].map_values(lambda values: values.astype(np.float32))
+    weights = weights if column == "weight" else table.weighed(weights)
+    kind = device.partition(":")[0]
+    inputs = training_inputs(source_fingerprint(source), table["input_ids"], weights, settings, seed=seed, device=kind)
     key = fingerprint([TRAINING_VERSION, inputs])
     with states_beside(output, key[:12], note) as states, atomic_folder(output) as folder:
         result = fine_tune(
             source,
-            selected["input_ids"],
+            table["input_ids"],
             weights,
             settings,
             folder,
@@ -142,18 +124,15 @@ def train(
             device=device,
             progress=progress("train", "step"),
             checkpoints=states,
-            row_names=selected.ids,
+            row_names=table.ids,
         )
         write_record(folder, template)
-    out.print(
-        f"{output}: {result.steps} optimizer steps on {result.selected_tokens:,} tokens ({column})", soft_wrap=True
-    )
-    out.print(f"  {result.trained_rows:,} rows trained, {result.dropped_rows:,} without a selected token dropped")
-    out.print(f"  batch loss {result.losses[0]:.4f} at the first step, {result.losses[-1]:.4f} at the last")
+    _print(result, output, column)
+
+
+def _print(result: TrainingResult, output: Path, column: str) -> None:
+    say(f"{output}: {result.steps} optimizer steps on {result.selected_tokens:,} tokens ({column})")
+    say(f"  {result.trained_rows:,} rows trained, {result.dropped_rows:,} without a selected token dropped")
+    say(f"  batch loss {result.losses[0]:.4f} at the first step, {result.losses[-1]:.4f} at the last")
     for epoch, loss in enumerate(result.eval_losses, start=1):
-        out.print(f"  epoch {epoch}: loss {loss:.4f} on the {result.eval_rows} rows set aside")
-    if merge:
-        trained = replace(source, **{"adapter" if method is Method.lora else "base": str(output)})
-        merged = write_merged(trained, merged_folder, dtype=merge.value, template=template)
-        out.print(f"{merged_folder}: the plain model in {merge.value}, chat template {template}", soft_wrap=True)
-        print_merge(merged, merge)
+        say(f"  epoch {epoch}: loss {loss:.4f} on the {result.eval_rows} rows set aside")

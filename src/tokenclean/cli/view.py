@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
-from tokenclean.cli.console import out, quiet_libraries
-from tokenclean.cli.options import TrustOption
+from tokenclean.cli.console import out, quiet_libraries, say
+from tokenclean.cli.options import StrategyOption, TokenizerOption, TrustOption
+from tokenclean.cli.settings_options import takes_settings
 from tokenclean.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -20,49 +20,41 @@ _PAGE_CONVERSATIONS = 2_000
 _TERMINAL_CONVERSATIONS = 3
 
 
-class PaintedBy(StrEnum):
-    kept = "kept"
-    score = "score"
-
-
+@takes_settings
 def view(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, a results folder, or a table of tokens.")],
-    other: Annotated[
-        Path | None, typer.Argument(metavar="OTHER", help="A second run or table, to compare it with.")
-    ] = None,
-    strategy: Annotated[
-        str | None, typer.Option(help="Which of RUN's strategies; by default the recipe's own.")
-    ] = None,
+    run: Annotated[Path, Argument(metavar="RUN", help="A run folder, a results folder, or a table of tokens.")],
+    other: Annotated[Path | None, Argument(metavar="OTHER", help="A second run or table, to compare it with.")] = None,
+    strategy: StrategyOption = None,
     diff: Annotated[
-        str | None, typer.Option(metavar="STRATEGY", help="Compare with this strategy, of OTHER where it is given.")
+        str | None, Option(metavar="STRATEGY", help="Compare with this strategy (of OTHER, if given).")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model whose tokenizer to use; by default the base that the table names.")
-    ] = None,
+    model: TokenizerOption = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The page to write; by default RUN's name and .html.")
+        Path | None, Option("--output", "-o", help="The page to write; by default RUN's name and .html.")
     ] = None,
     max_conversations: Annotated[
         int | None,
-        typer.Option(
-            min=1, help=f"Conversations to show: {_PAGE_CONVERSATIONS:,} on a page, {_TERMINAL_CONVERSATIONS} here."
+        Option(
+            min=1,
+            help=f"Conversations to show; by default {_PAGE_CONVERSATIONS:,}, or {_TERMINAL_CONVERSATIONS} with "
+            "--terminal.",
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to show.")] = 400_000,
+    max_tokens: Annotated[int, Option(min=1, help="Tokens to show.")] = 400_000,
     proportion: Annotated[
-        float | None,
-        typer.Option("--proportion", "-k", min=0, max=1, help="Start at this cut instead of the table's labels."),
+        float | None, Option("--proportion", "-k", min=0, max=1, help="Start at this cut, not at the table's labels.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="For the sample of a pool that is larger.")] = 0,
-    terminal: Annotated[bool, typer.Option("--terminal", help="Print the conversations here.")] = False,
-    by: Annotated[PaintedBy, typer.Option(help="For --terminal: colour by label or by score.")] = PaintedBy.kept,
-    trust_remote_code: TrustOption = None,
+    seed: Annotated[int, Option(help="Seed of the sample, if the pool is larger.")] = 0,
+    terminal: Annotated[bool, Option("--terminal", help="Print the conversations in the terminal.")] = False,
+    by: Annotated[Literal["kept", "score"], Option(help="With --terminal: colour by label or by score.")] = "kept",
+    *,
+    trust_remote_code: TrustOption,
 ) -> None:
     """Show which tokens are kept and dropped, with their losses, scores and ranks, on one page that works from disk.
 
     On the page a slider cuts the pool anywhere; conversations can be searched, filtered and sorted. With OTHER or
-    --diff the two stand side by side and the tokens that differ are marked. Piped, --terminal puts kept tokens in ⟦ ⟧
-    and dropped ones between tildes.
+    --diff the two are shown side by side and the tokens that differ are marked. Piped, --terminal puts kept tokens in
+    ⟦ ⟧ and dropped ones between tildes.
 
     Example: tokenclean view runs/quick --strategy fixed_model --diff random -o tokens.html
     """
@@ -80,7 +72,7 @@ def view(
     opened = open_tables(
         places,
         model=model,
-        trusted=tuple(trust_remote_code or ()),
+        trusted=trust_remote_code,
         max_conversations=max_conversations or (_TERMINAL_CONVERSATIONS if terminal else _PAGE_CONVERSATIONS),
         max_tokens=max_tokens,
         seed=seed,
@@ -95,21 +87,19 @@ def view(
     first = opened.tables[0]
     shown, total = len(opened.spans), len(first.survey.ids)
     sampled = "" if shown == total else f" of {total:,}"
-    out.print(
+    say(
         f"{page}: {shown:,}{sampled} conversations, {len(first.table['input_ids'].values):,} tokens, "
-        f"{page.stat().st_size / 2**20:.1f} MiB; open it in a browser",
-        soft_wrap=True,
+        f"{page.stat().st_size / 2**20:.1f} MiB; open it in a browser"
     )
 
 
-def _print(opened: View, proportion: float | None, by: PaintedBy) -> None:
+def _print(opened: View, proportion: float | None, by: Literal["kept", "score"]) -> None:
     from tokenclean.report.viewer.terminal import terminal_text, visible
 
     is_coloured = out.is_terminal and "NO_COLOR" not in os.environ
-    paint = "score" if by is PaintedBy.score else "kept"
-    for heading, text in terminal_text(opened, proportion=proportion, paint=paint, coloured=is_coloured):
+    for heading, text in terminal_text(opened, proportion=proportion, paint=by, coloured=is_coloured):
         if out.is_terminal:
             out.rule(visible(heading), align="left")
         else:
-            out.print(visible(heading), soft_wrap=True)
-        out.print(text, soft_wrap=True)
+            say(visible(heading))
+        say(text)

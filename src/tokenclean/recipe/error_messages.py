@@ -1,44 +1,41 @@
-"""A recipe's faults in words, each with what was expected and a did-you-mean."""
+"""A recipe's faults in words, each with what was expected and, for unknown keys, a did-you-mean."""
 
 from __future__ import annotations
 
 import difflib
 import types
 import typing
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from tokenclean.recipe.settings import Recipe
 
-
-def explain_all(error: ValidationError) -> list[str]:
-    """Every fault, in words; pydantic also calls a tuple too short when its items are at fault, which says nothing."""
+def explain_all(error: ValidationError, root: type[BaseModel]) -> list[str]:
+    """Every fault of the ``root`` section's values, in words."""
     faults = error.errors()
+    # Pydantic also calls a tuple too short when its items are at fault, which says nothing.
     blamed = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
-    return [_explain(fault) for fault in faults if fault["type"] != "too_short" or fault["loc"] not in blamed]
+    return [_explain(fault, root) for fault in faults if fault["type"] != "too_short" or fault["loc"] not in blamed]
 
 
-def _explain(fault: Any) -> str:
+def _explain(fault: ErrorDetails, root: type[BaseModel]) -> str:
     location = [str(part) for part in fault["loc"]]
     where = ".".join(location) or "recipe"
-    found = fault.get("input")
-    kind = fault["type"]
-    if kind == "extra_forbidden":
-        section = _section_at(location[:-1])
-        elsewhere = [f"{s}.{location[-1]}" for s in _sections_holding(location[-1])]
-        if elsewhere:
-            return f"{where}: unknown key; did you mean {' or '.join(elsewhere)}?"
-        return f"{where}: unknown key{did_you_mean(location[-1], list(section.model_fields) if section else [])}"
-    if kind == "missing":
-        return f"{where}: missing; set it in the file or with --set {where}=…"
-    if kind == "literal_error":
-        allowed = [a.strip(" '") for a in str(fault["ctx"]["expected"]).replace(" or ", ",").split(",")]
-        return f"{where}: expected one of {', '.join(allowed)}, found {found!r}{did_you_mean(str(found), allowed)}"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if kind == "value_error":
-        return message if where == "recipe" else f"{where}: {message}"
+    found, message = fault["input"], fault["msg"].removeprefix("Value error, ")
+    match fault["type"]:
+        case "extra_forbidden":
+            if elsewhere := [f"{path}.{location[-1]}" for path in _sections_holding(location[-1], root)]:
+                return f"{where}: unknown key; did you mean {' or '.join(elsewhere)}?"
+            section = _section_at(location[:-1], root)
+            return f"{where}: unknown key{did_you_mean(location[-1], section.model_fields if section else ())}"
+        case "missing":
+            return f"{where}: missing; set it in the file or with --set {where}=…"
+        case "literal_error":
+            allowed = [a.strip(" '") for a in str(fault.get("ctx", {})["expected"]).replace(" or ", ",").split(",")]
+            return f"{where}: expected one of {', '.join(allowed)}, found {found!r}{did_you_mean(str(found), allowed)}"
+        case "value_error":
+            return f"{where}: {message}" if location else message
     return f"{where}: {message[:1].lower()}{message[1:]}, found {found!r}"
 
 
@@ -48,28 +45,26 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _section_at(location: list[str]) -> type[BaseModel] | None:
-    section: type[BaseModel] | None = Recipe
+def _section_at(location: list[str], root: type[BaseModel]) -> type[BaseModel] | None:
+    section: type[BaseModel] | None = root
     for part in location:
-        if part.isdecimal():
-            continue
-        section = (
-            _section_type(section.model_fields[part].annotation) if section and part in section.model_fields else None
-        )
+        if not part.isdecimal():
+            known = section.model_fields if section else {}
+            section = _section_type(known[part].annotation) if part in known else None
     return section
 
 
-def _section_type(annotation: Any) -> type[BaseModel] | None:
+def _section_type(annotation: object) -> type[BaseModel] | None:
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation if issubclass(annotation, BaseModel) else None
     found = (_section_type(argument) for argument in typing.get_args(annotation))
     return next((section for section in found if section is not None), None)
 
 
-def _sections_holding(key: str, section: type[BaseModel] = Recipe, path: str = "") -> list[str]:
-    """Paths of the sections, at any depth, that have this key."""
-    found = [path] if path and key in section.model_fields else []
+def _sections_holding(key: str, section: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Paths of the sections below this one, at any depth, that have this key."""
+    if path and key in section.model_fields:
+        yield path
     for name, field in section.model_fields.items():
         if below := _section_type(field.annotation):
-            found += _sections_holding(key, below, f"{path}.{name}" if path else name)
-    return found
+            yield from _sections_holding(key, below, f"{path}.{name}" if path else name)

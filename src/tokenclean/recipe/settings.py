@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date as Date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -22,16 +22,21 @@ def _check_strategy(name: str) -> str:
 
 
 StrategyName = Annotated[str, AfterValidator(_check_strategy)]
-Targets = Literal["response", "last_turn", "all"]
+Template = Literal["tulu", "tokenizer"]
+Precision = Literal["exact", "safe", "fast"]
 
 
 class TokensSettings(Section):
-    template: Literal["tulu", "tokenizer"] = "tulu"
+    """How conversations become token ids and labels."""
+
+    template: Template = "tulu"
+    """``tulu``, the paper's chat template (§10.1), or ``tokenizer``, the tokenizer's own."""
     max_length: int = Field(default=2048, ge=2)
-    targets: Targets = "response"
-    """Every trained assistant turn, the last one only, or every token (the pretraining labels of §3.2)."""
+    """Cut conversations at this many tokens."""
+    targets: Literal["response", "last_turn", "all"] = "response"
+    """Train every assistant turn, the last one only, or all tokens, plain text included (§3.2)."""
     date: str = "2024-07-26"
-    """What a chat template that asks for today's date is told, as YYYY-MM-DD: the same for all rows and runs."""
+    """Date given to a chat template that asks for today's, the same for all rows and runs."""
 
     @field_validator("date")
     @classmethod
@@ -40,89 +45,112 @@ class TokensSettings(Section):
 
 
 class ModelSettings(Section):
+    """The models that a run starts from, and where they run."""
+
     base: str = Field(min_length=1)
-    """Hub id, folder, GGUF file, or adapter: the base model θ_0."""
+    """Base model θ_0: Hub id, folder, GGUF file, or PEFT adapter folder."""
     reference: str | None = None
-    """A ready reference model θ' for rho and fixed_model in place of the warm-up."""
+    """Trained reference model θ' for ``rho`` and ``fixed_model``; by default the warm-up trains one."""
     revision: str | None = None
+    """Branch, tag or commit of a base from the Hub."""
     trust_remote_code: tuple[str, ...] = ()
-    """Names of the models that may run code from their own repository; every other may not."""
+    """Models that may run code from their own repository (no other may)."""
     device: str = "auto"
+    """``cpu``, ``cuda``, ``cuda:1``, …, or ``auto``: the first GPU, or the CPU where there is none."""
 
 
 class NoiseMixtureSettings(Section):
-    """A token is what the model's distribution gives or noise from the pool's unigram distribution; each row's noise
+    """A token comes from the model's distribution or is noise from the pool's unigram distribution; each row's noise
     rate is fitted by EM."""
 
     mode: Literal["online", "offline"] = "online"
-    """Weigh tokens in the training itself, by its own losses; or before it, by those of model.reference or the base."""
+    """Weigh tokens during training, by its own losses, or before it, by the losses of ``model.reference`` or the
+    base."""
     with_repetition: bool = False
-    """The strategy noise_mixture drops repeated passages too."""
+    """Let the strategy ``noise_mixture`` drop repeated passages too."""
     mean: float = Field(default=0.005, gt=0, lt=1)
-    """The noise rate expected of a row."""
+    """Noise rate expected of a row (the mean of its prior)."""
     strength: float = Field(default=20, gt=0)
-    """How many tokens that expectation counts as."""
+    """Number of tokens that this expectation counts as."""
     start: float = Field(default=0.1, gt=0, lt=1)
+    """Noise rate from which EM starts."""
     iterations: int = Field(default=30, ge=1)
+    """Iterations of EM."""
 
 
 class RepetitionSettings(Section):
     """Response tokens inside an n-gram that many rows share are dropped."""
 
     n: int = Field(default=6, ge=1)
+    """Length of the n-grams in tokens."""
     row_share: float = Field(default=0.03, ge=0, le=1)
-    """Of the rows with a response token, those that have to hold the n-gram …"""
+    """An n-gram is repeated if at least this share of the rows with response tokens contains it."""
     minimum_rows: int = Field(default=3, ge=1)
-    """… and never fewer than this many."""
+    """An n-gram in fewer rows than this is never repeated."""
 
 
 class CleaningSettings(Section):
+    """Which response tokens are kept."""
+
     strategy: StrategyName = "self_evolving"
-    """One of the strategies of ``tokenclean.recipe.STRATEGIES``, one of an installed package, or module:function."""
+    """How tokens are chosen: a strategy of tokenclean or of an installed package by name, or module:function."""
     proportion: float = Field(default=0.6, gt=0, le=1)
-    """k of Eq. 4: the share of response tokens kept."""
+    """Share of response tokens to keep: k of Eq. 4."""
     level: Literal["global", "source"] = "global"
-    """Where fixed_model and self_evolving rank: over all tokens, or within each source."""
+    """Rank the tokens of ``fixed_model`` and ``self_evolving`` over the whole pool, or within each source."""
     splits: int = Field(default=5, ge=2)
-    """D̃_0 … D̃_T; D̃_0 warms up the reference."""
+    """Number of splits D̃_0 … D̃_T of the pool; D̃_0 warms up the reference."""
     split_kind: Literal["stratified", "contiguous"] = "stratified"
+    """Draw each split with the same share of every source, or cut the pool in its order, as the paper does."""
     warmup: Literal["split", "ds2"] = "split"
-    """Warm up the reference on a split like the others; or on the ds2_rows best-rated rows, which are D̃_0 then."""
+    """Warm up the reference on a split like the others, or on the ``ds2_rows`` best-rated rows, which become D̃_0."""
     ds2_rows: int = Field(default=10_000, ge=1)
-    """Best-rated training rows that the strategy ds2 trains on."""
+    """Number of best-rated training rows that the strategy ``ds2`` trains on."""
     sample_weights: Literal["none", "rating"] = "none"
-    """Weigh every token of a row by the row's curated label + 1, brought to a mean of 1 over the training rows."""
+    """Weigh every token of a row by the row's curated label + 1, scaled to a mean of 1 over the training rows."""
     score_against: Literal["base", "previous"] = "base"
-    """Score against θ_0 (the prose of §4.3.2) or against θ_{t−1} (the listing of Algorithm 1)."""
+    """Score against θ_0 (the text of §4.3.2) or against θ_{t−1} (the listing of Algorithm 1)."""
     adapters: Literal["fresh", "one"] = "fresh"
-    """Let each round of self_evolving train a fresh LoRA with an optimizer and a learning-rate schedule of its own, on
-    top of the earlier rounds'; or train one LoRA on through all rounds, with one optimizer and one schedule."""
+    """Let each round of ``self_evolving`` train a fresh LoRA on top of the earlier ones, with its own optimizer and
+    learning-rate schedule, or train one LoRA through all rounds, with one optimizer and one schedule."""
     stop_when: Literal["never", "held_out_loss_rises"] = "never"
-    """Let self_evolving go through all splits, or stop at the first model that is worse than the best before it on the
-    held-out rows, and hand over that best."""
+    """Let ``self_evolving`` go through all splits, or stop at the first model that is worse on the held-out rows than
+    the best before it, and return that best one."""
     allow_weak_reference: bool = False
+    """Continue when a reference is not better than the base."""
     also: tuple[Literal["noise_mixture", "repetition"], ...] = ()
-    """On top of what rho, fixed_model, self_evolving, noise_mixture or repetition keep."""
+    """Further strategies whose dropped tokens ``rho``, ``fixed_model``, ``self_evolving``, ``noise_mixture`` or
+    ``repetition`` drop too."""
     noise_mixture: NoiseMixtureSettings = NoiseMixtureSettings()
     repetition: RepetitionSettings = RepetitionSettings()
 
 
 class ScoringSettings(Section):
-    precision: Literal["exact", "safe", "fast"] = "safe"
+    """How losses are computed for scoring."""
+
+    precision: Precision = "safe"
+    """``exact``: float32; ``safe``: bf16 inside matrix products; ``fast``: bf16 products, float32 elsewhere."""
     pack_tokens: int = Field(default=4096, ge=1)
+    """Tokens in one forward pass."""
 
 
 class LoraSettings(Section):
+    """The adapter that ``method: lora`` trains."""
+
     rank: int = Field(default=64, ge=1)
+    """Rank of the LoRA adapter."""
     alpha: float = Field(default=16, gt=0)
+    """Numerator of the LoRA adapter's scale, alpha / rank."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout on the LoRA adapter's inputs."""
     shared_dropout: bool = True
-    """One dropout mask for all modules that read the same tensor (q, k and v; gate and up), else one each."""
+    """Use one dropout mask for all modules that read the same tensor (q, k, v; gate, up), else one for each."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Modules that get an adapter: ``all-linear``, or a list of names such as ``[q_proj, v_proj]``."""
 
     @field_validator("target_modules", mode="before")
     @classmethod
-    def _check_targets(cls, value: Any) -> Any:
+    def _check_targets(cls, value: object) -> object:
         names = value if isinstance(value, (list, tuple)) else ()
         if value != "all-linear" and not (names and all(isinstance(name, str) for name in names)):
             raise ValueError(f"expected all-linear or a list of module names such as [q_proj, v_proj], found {value!r}")
@@ -130,69 +158,69 @@ class LoraSettings(Section):
 
 
 class TrainingSettings(Section):
+    """How a model is fine-tuned."""
+
     method: Literal["lora", "full"] = "lora"
+    """Train a LoRA adapter, or all weights."""
     lora: LoraSettings = LoraSettings()
     learning_rate: float = Field(default=1e-4, gt=0)
+    """Peak learning rate; a training of few steps needs 1e-3 to 2e-3."""
     batch_size: int = Field(default=48, ge=1)
-    """Conversations an optimizer step."""
+    """Conversations per optimizer step."""
     minimum_steps: int = Field(default=0, ge=0)
-    """Take smaller batches where a round would have fewer steps with a learning rate above 0 than this."""
+    """Use smaller batches where a round would otherwise take fewer steps than this with a learning rate above 0."""
     epochs: int = Field(default=1, ge=1)
+    """Passes over the training rows."""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    """Learning rate after the warm-up: linear or cosine decay to 0, or constant."""
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    """Share of the steps during which the learning rate rises."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay of AdamW."""
     max_grad_norm: float = Field(default=0.0, ge=0)
-    """0 is no clipping."""
+    """Clip gradients to this norm; 0 for no clipping."""
     shuffle: bool = True
+    """Shuffle the rows in every epoch; the paper does not."""
     loss_normalisation: Literal["token", "sample"] = "token"
-    """One mean over the batch's selected tokens (Eq. 1), or the mean of the samples' means (§5.1)."""
+    """``token``: mean over the batch's selected tokens (Eq. 1); ``sample``: mean of its samples' means (§5.1)."""
     precision: Literal["exact", "safe", "fast", "mixed"] = "safe"
-    """As scoring.precision, or mixed: the frozen base in bf16, adapters, residual and head in float32."""
+    """``exact``: float32; ``safe``: bf16 inside matrix products; ``fast``: bf16 products, float32 elsewhere; ``mixed``:
+    the frozen base held in bf16, adapters, residual and head in float32."""
     quantization: Literal["none", "nf4"] = "none"
-    """In training, hold the linear layers of the frozen base as precision says, or in 4-bit NF4. Scoring never does."""
+    """``nf4``: hold the frozen base's linear layers in 4 bits while training (bitsandbytes); scoring never does."""
     activation_checkpointing: bool = False
-    """Keep each layer's input alone and compute the rest again in the backward pass: less memory, a third more work."""
+    """Keep only each layer's input and recompute the rest in the backward pass: less memory, a third more work."""
     pack_tokens: int | None = Field(default=None, ge=1)
-    """Tokens in one forward and backward pass, of which a batch takes as many as it needs; None: see
-    ``pack_tokens_on``."""
+    """Tokens in one forward and backward pass; by default 512 on a CPU, else 4,096."""
     sharding: Literal["none", "fsdp2"] = "none"
-    """Among several processes: each holds the whole model, or its part of every weight (FSDP2)."""
+    """Among several processes, each holds the whole model (``none``) or its part of every weight (``fsdp2``)."""
     checkpoint_minutes: float = Field(default=5, ge=0)
-    """Save the state of a training this often, after a step; 0: after every step. A stopped run goes on from there."""
+    """Save the training's state this often, so that a stopped training continues from there; 0: after every step."""
     report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
-    """Where the Trainer reports each step to, beside the journal (JSON lines) that is always written."""
+    """Trackers that get every step's figures, besides the journal (JSON lines) that is always written."""
     eval_rows: int = Field(default=0, ge=0)
-    """Rows set aside from the training rows, whose loss is printed after each epoch."""
+    """Set aside this many training rows and print their loss after each epoch."""
 
     def pack_tokens_on(self, device_type: str) -> int:
-        """``pack_tokens``, or by default 512 on a CPU, where larger packs gain little speed and take much memory, and
-        4,096 elsewhere. Packs do not bear on a training's mathematics."""
+        """``pack_tokens``, or its default on this device; it does not change what a training computes."""
         if self.pack_tokens is not None:
             return self.pack_tokens
-        return 512 if device_type == "cpu" else 4096
+        return 512 if device_type == "cpu" else 4096  # larger packs cost a CPU much memory for little speed
 
     @model_validator(mode="after")
-    def _check_sharding(self) -> TrainingSettings:
+    def _check_together(self) -> TrainingSettings:
         if self.sharding == "fsdp2" and self.precision == "fast":
             raise ValueError("precision: fast keeps copies of whole weights, sharding: fsdp2 parts; use mixed or safe")
-        return self
-
-    @model_validator(mode="after")
-    def _check_mixed(self) -> TrainingSettings:
-        if self.precision == "mixed" and self.method == "full":
+        if self.method == "full" and self.precision == "mixed":
             raise ValueError(
                 "precision: mixed holds the frozen base in bf16, but method: full freezes nothing; use safe"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_quantization(self) -> TrainingSettings:
-        if self.quantization == "nf4" and self.method == "full":
+        if self.method == "full" and self.quantization == "nf4":
             raise ValueError(
-                "quantization: nf4 holds the frozen base in 4 bits, but method: full freezes nothing; use lora, "
-                "or quantization: none"
+                "quantization: nf4 holds the frozen base in 4 bits, but method: full freezes nothing; use lora, or "
+                "quantization: none"
             )
-        if self.quantization == "nf4" and self.sharding == "fsdp2":
+        if self.sharding == "fsdp2" and self.quantization == "nf4":
             raise ValueError(
                 "quantization: nf4 keeps whole layers in every process, sharding: fsdp2 parts; use sharding: none, or "
                 "quantization: none"
@@ -201,29 +229,35 @@ class TrainingSettings(Section):
 
 
 class EvaluationSettings(Section):
+    """What the trained models are compared on."""
+
     controls: tuple[StrategyName, ...] = ()
     """Further strategies to train for comparison; they share tokens, base losses and warm-up."""
     tasks: tuple[str, ...] = ("mmlu", "truthfulqa", "tydiqa", "hellaswag", "arc_challenge", "boolq", "logiqa")
-    """Benchmarks of ``compare``: these seven of the paper, xquad, arc_easy, or any task of lm-evaluation-harness."""
+    """Benchmarks of ``compare``: the paper's seven by default; also ``xquad``, ``arc_easy`` and any task of
+    lm-evaluation-harness."""
     data_dir: str | None = None
-    """Folder of the benchmarks' data as local files; from the Hub or its cache by default."""
+    """Folder with the benchmarks' data as local files; by default they come from the Hub or its cache."""
     limit: int | None = Field(default=None, ge=1)
-    """Ask only the first so many questions of every part of a benchmark (a subject of MMLU, a language of TyDi QA)."""
+    """Ask only the first questions, this many, of every part of a benchmark (a subject of MMLU, a language of
+    TyDi QA)."""
     limits: Limits = ()
-    """The same by benchmark, such as ``{mmlu: 5}``."""
+    """The limit of single benchmarks, such as ``{mmlu: 5}``."""
     samples: int = Field(default=3, ge=0)
-    """Held-out prompts that every model of ``compare`` answers side by side."""
+    """Number of held-out prompts that all models of ``compare`` answer side by side."""
     sample_tokens: int = Field(default=64, ge=1)
-    """Tokens of such an answer at most."""
+    """Maximal length of these answers in tokens."""
 
 
 class Recipe(Section):
-    """A whole experiment. ``seed`` drives splits, random selection and training alike."""
+    """A whole experiment."""
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
+    """Name of the run; its folder is ``output/name``."""
     seed: int = Field(default=42, ge=0, lt=2**32)
+    """Seed of splits, random selection and training."""
     output: str = "runs"
-    """The run folder is ``<output>/<name>``."""
+    """Folder that holds the run folder."""
     pool: PoolSettings
     tokens: TokensSettings = TokensSettings()
     model: ModelSettings
@@ -270,7 +304,7 @@ class Recipe(Section):
 
     @property
     def pool_seed(self) -> int:
-        """Draws the rows used and the held-out ones."""
+        """Seed that draws the rows used and the held-out ones."""
         return self.seed if self.pool.seed is None else self.pool.seed
 
     @property
@@ -279,10 +313,10 @@ class Recipe(Section):
         return Path(self.output) / self.name
 
     def to_yaml(self) -> str:
-        """The recipe with every value spelled out, save what a source leaves at its default."""
+        """The recipe with every value written out, except the defaults of a source."""
         values = self.model_dump(mode="json")
         values["pool"]["sources"] = [s.model_dump(mode="json", exclude_defaults=True) for s in self.pool.sources]
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         if _UNICODE_BREAKS.isdisjoint(text):
             return text
-        return yaml.safe_dump(values, sort_keys=False)  # YAML folds these where they stand bare
+        return yaml.safe_dump(values, sort_keys=False)  # unescaped, YAML reads these as line breaks
