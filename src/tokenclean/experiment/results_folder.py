@@ -197,7 +197,7 @@ def _result_document(
             "heldout_rows": len(context.heldout),
             "rejected_rows": len(context.data.rejected),
             "removed_rows": len(context.data.pool.removed),
-            "truncated_rows": int(context.tokens.is_truncated.sum()),
+            "truncated_rows": int(context.tokens.is_cut.sum()),
             "tokens": len(context.tokens.input_ids.values),
             "response_tokens": int(context.tokens.is_response.values.sum()),
         },

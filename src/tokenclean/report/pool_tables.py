@@ -1,13 +1,11 @@
-"""A pool as tables: its statistics (Table 4), what a mixture left out, what it shares with the benchmarks."""
+"""Tables of a pool: its statistics (Table 4), what a mixture left out, text it shares with the benchmarks."""
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import PurePath
 
 from tokenclean.pool import FILTERS, Contamination, Mixture
-from tokenclean.report.tables import Table, share_text
+from tokenclean.report.tables import Table, csv_text, share_text
 from tokenclean.tokens.statistics import PoolStatistics, SourceStatistics
 
 _COLUMNS = ("source", "rows", "prompt", "completion", "overall", "of rows", "of response")
@@ -24,14 +22,14 @@ _SHOWN_CHARACTERS = 60
 
 
 def statistics_table(statistics: PoolStatistics, model: str) -> Table:
-    """The paper's Table 4. ``model``: whose tokens they are, a Hub id or a folder; the title has its last part.
+    """The paper's Table 4. ``model``: whose tokens are counted, a Hub id or a folder; the title has its last part.
 
-    Prompt, completion and overall are mean tokens a row. A last line tells of all sources where there are several.
+    Prompt, completion and overall are mean tokens a row. The last line is all sources, where there are several.
     """
     total = statistics.total
     lines = [*statistics.sources, *([total] if len(statistics.sources) != 1 else [])]
     notes = [
-        "prompt, completion and overall: mean tokens a row; prompt: every token that is no training target",
+        "prompt, completion and overall: mean tokens a row; prompt: every token that is not a training target",
         "of response: share of the pool's response tokens",
     ]
     if total.cut:
@@ -55,19 +53,20 @@ def _statistics_row(statistics: PoolStatistics, line: SourceStatistics) -> tuple
 
 
 def statistics_csv(statistics: PoolStatistics) -> str:
-    """The statistics as CSV: a line a source and one of all, numbers unrounded."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    columns = ("rows", "prompt_tokens", "response_tokens", "mean_prompt", "mean_response", "mean_overall")
-    writer.writerow(["source", *columns, "share_of_rows", "share_of_response_tokens"])
-    for line in (*statistics.sources, statistics.total):
-        shares = statistics.share_of_rows(line), statistics.share_of_response(line)
-        writer.writerow([line.source, *(getattr(line, column) for column in columns), *shares])
-    return stream.getvalue()
+    """The statistics as CSV: a line a source and one for all, numbers unrounded."""
+    columns = ("source", "rows", "prompt_tokens", "response_tokens", "mean_prompt", "mean_response", "mean_overall")
+    rows = [
+        (
+            *(getattr(line, column) for column in columns),
+            *(statistics.share_of_rows(line), statistics.share_of_response(line)),
+        )
+        for line in (*statistics.sources, statistics.total)
+    ]
+    return csv_text((*columns, "share_of_rows", "share_of_response_tokens"), rows)
 
 
 def mixture_table(mixture: Mixture) -> Table:
-    """Of each source the usable rows, those that each filter left out, and those taken."""
+    """By source: the usable rows, those that each filter left out, and those taken."""
     filters = [name for name in FILTERS if name in mixture.removed_by_filter]
     columns = ("source", "usable", *(_FILTER_COLUMNS[name] for name in filters), "taken")
     rows = [
@@ -81,9 +80,9 @@ def mixture_table(mixture: Mixture) -> Table:
 
 
 def contamination_table(contamination: Contamination, action: str) -> Table:
-    """Of each benchmark its texts, those found in the pool, the rows that hold them, and the n-gram met most often.
+    """By benchmark: its texts, those found in the pool, the rows that contain them, and the most frequent n-gram.
 
-    ``action``: ``remove`` or ``report``, which says what became of the rows.
+    ``action``: what was done with the rows, ``remove`` or ``report``.
     """
     columns = ("benchmark", "texts", "too short", "texts found", "rows", "n-gram that most of these rows begin with")
     rows = tuple(

@@ -1,4 +1,4 @@
-"""The token viewer: one HTML file with everything in it, which works from disk and asks no network for anything."""
+"""The token viewer's page: one HTML file with everything in it, which works from disk and loads nothing."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ def write_page(view: View, path: Path | str, *, title: str, proportion: float | 
 def render_page(view: View, *, title: str, proportion: float | None = None) -> str:
     """The page as text."""
     return render(
-        "viewer.html.j2",
+        "viewer/viewer",
         "the token viewer",
-        style="viewer.css",
-        script="viewer.js",
         title=title,
         tables=[{"name": table.name, "has_slider": table.ranks_R is not None} for table in view.tables],
         raw={"data": script_json(page_data(view, proportion=proportion))},
@@ -31,6 +29,6 @@ def render_page(view: View, *, title: str, proportion: float | None = None) -> s
 
 
 def script_json(value: object) -> str:
-    """JSON that a ``<script>`` element holds as it is, whatever its texts say: no ``<`` in it ends the element."""
+    """JSON for a ``<script>`` element: escaped so that no text in it can end the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
