@@ -21,7 +21,7 @@ from tokenclean.models.loading.hub_models import hub_options
 from tokenclean.models.loading.weights import adapter_folder
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.recipe import LoraSettings
-from tokenclean.training.checkpoint import whole
+from tokenclean.training.sharding import whole
 
 EARLIER = "earlier_rounds"
 ROUND = "round"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,12 +20,19 @@ from tokenclean.ragged import Ragged
 from tokenclean.recipe import TrainingSettings
 from tokenclean.store import array_hash
 from tokenclean.training.adapters import add_fresh_lora, go_on_with_lora, save_lora, save_rounds
-from tokenclean.training.checkpoint import whole
 from tokenclean.training.collate import selected_lengths
 from tokenclean.training.journal import JOURNAL
-from tokenclean.training.loop import Progress, TrainingData, run_steps
+from tokenclean.training.loop import Progress, TrainingData, TrainingLoop
 from tokenclean.training.online_mixture import OnlineMixture
+from tokenclean.training.optimizer import adamw
+from tokenclean.training.optimizer_state import load_moments, save_moments
+from tokenclean.training.sharding import distribute, whole
 from tokenclean.training.step_plan import SchedulePart, plan_steps
+from tokenclean.training.trackers import check_trackers
+from tokenclean.training.train_step import TrainingStep
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TRAINING_VERSION = 4
 """To be raised when a training comes to mean something else: what was trained before is then stale."""
@@ -99,69 +107,101 @@ def train(
     without peft, accelerate or, with ``quantization: nf4``, bitsandbytes.
     """
     input_ids.check_aligned(weights)
-    rows = np.flatnonzero(selected_lengths(weights) > 0)
-    dropped = len(input_ids) - len(rows)
-    if len(rows) <= settings.eval_rows:
-        raise TrainingError(f"{len(rows)} of {len(input_ids)} rows have a selected token: too few to train on; raise k")
-    rows, eval_rows = _set_aside(rows, settings.eval_rows, seed)
-    steps = plan_steps(len(rows), settings, part)
-    if part is not None:
-        _check_part(part, source, settings)
-    torch.manual_seed(seed)
-    # What is to be quantized gets to the device in 4 bits, layer by layer: the whole in float32 may not fit there.
-    base = load_model(replace(source, adapter=None), device="cpu" if settings.quantization == "nf4" else device)
-    earlier = Path(source.adapter) if source.adapter else None
-    part_before = earlier if steps.part.start > 0 else None
-    model: Any = base
-    if part_before is not None:
-        model = go_on_with_lora(base, settings.lora, part_before)
-    elif settings.method == "lora":
-        model = add_fresh_lora(base, settings.lora, earlier)
-    elif earlier is not None:
-        raise TrainingError("full fine-tuning cannot go on from an adapter; merge it into its base first")
-    names = [str(row) for row in range(len(input_ids))] if row_names is None else row_names
-    data = TrainingData(input_ids, weights, rows, eval_rows, names, name)
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch) if checkpoints is None else checkpoints
-        done = run_steps(
-            model,
-            data,
-            settings,
-            steps,
-            seed,
-            device,
-            progress,
-            mixture,
-            place,
-            checkpoints is not None,
-            processes,
-            moments_from=part_before,
-            moments_to=folder if steps.part.end < steps.part.total else None,
+    check_trackers(settings.report_to)
+    _check_launcher(processes)
+    trained = np.flatnonzero(selected_lengths(weights) > 0)
+    if len(trained) <= settings.eval_rows:
+        raise TrainingError(
+            f"{len(trained)} of {len(input_ids)} rows have a selected token: too few to train on; raise k"
         )
+    rows, eval_rows = _set_aside(trained, settings.eval_rows, seed)
+    plan = plan_steps(len(rows), settings, part)
+    torch.manual_seed(seed)
+    base, model = _model_to_train(source, settings, part, device)
+    longest = int(input_ids.lengths.max(initial=0))
+    step = TrainingStep(model, settings, device=device, longest_row=longest, mixture=mixture, processes=processes)
+    distribute(step)
+    optimizer = adamw(step.module, settings)
+    if part is not None and part.start > 0:
+        load_moments(Path(str(source.adapter)), model, optimizer)
+    names = [str(row) for row in range(len(input_ids))] if row_names is None else row_names
+    data = TrainingData(input_ids, weights, rows, eval_rows, names)
+    with tempfile.TemporaryDirectory() as scratch:
+        place, saves = checkpoints or Path(scratch), checkpoints is not None
+        options = {"seed": seed, "place": place, "saves": saves, "name": name, "progress": progress}
+        history = TrainingLoop(step, optimizer, data, plan, **options).run()
+        if part is not None and part.end < part.total:
+            save_moments(folder, model, optimizer, processes)
         if processes.is_first:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(place / JOURNAL, folder / JOURNAL)
-    if settings.method == "lora":
-        save = save_rounds if part is None else save_lora
-        save(model, folder, base=source.base, processes=processes)
-    else:
-        found = base.state_dict(keep_vars=True)
-        gathered = {id(tensor): whole(tensor).cpu() for tensor in found.values()}  # tied weights stay one tensor
-        if processes.is_first:
-            base.save_pretrained(folder, state_dict={name: gathered[id(tensor)] for name, tensor in found.items()})
-            load_tokenizer(source).save_pretrained(folder)
+    _write_model(model, base, folder, source, part, processes)
     return TrainingResult(
-        steps=steps.steps,
-        effective_steps=steps.effective_steps,
-        batch_size=steps.batch_size,
+        steps=plan.steps,
+        effective_steps=plan.effective_steps,
+        batch_size=plan.batch_size,
         trained_rows=len(rows),
-        dropped_rows=dropped,
+        dropped_rows=len(input_ids) - len(trained),
         eval_rows=len(eval_rows),
         selected_tokens=int(np.count_nonzero(weights.take(rows).values)),
-        losses=tuple(done.losses),
-        eval_losses=tuple(done.eval_losses),
-        row_rates=done.row_rates,
+        losses=tuple(history.losses),
+        eval_losses=tuple(history.eval_losses),
+        row_rates=history.row_rates,
     )
+
+
+def _check_launcher(processes: Processes) -> None:
+    """Raises TrainingError if processes were started that ``train`` was not given, or a launcher is to wrap models."""
+    if (started := Processes.from_environment().count) != processes.count:
+        raise TrainingError(
+            f"{started} processes were started, but the training knows of {processes.count}; start tokenclean run with "
+            "torchrun or accelerate launch, or a single process without them"
+        )
+    if any(
+        os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1") for name in ("FSDP", "DEEPSPEED")
+    ):
+        raise TrainingError(
+            "found the launcher set to FSDP or DeepSpeed; start it without (torchrun, or accelerate launch "
+            "--multi_gpu), and set training.sharding: fsdp2 to shard the model"
+        )
+
+
+def _model_to_train(
+    source: ModelSource, settings: TrainingSettings, part: SchedulePart | None, device: str
+) -> tuple[PreTrainedModel, torch.nn.Module]:
+    """The base in float32, and the same with what is trained in place."""
+    earlier = Path(source.adapter) if source.adapter else None
+    if part is not None:
+        _check_part(part, source, settings)
+    elif settings.method == "full" and earlier is not None:
+        raise TrainingError("full fine-tuning cannot go on from an adapter; merge it into its base first")
+    # What is to be quantized gets to the device in 4 bits, layer by layer: the whole in float32 may not fit there.
+    base = load_model(replace(source, adapter=None), device="cpu" if settings.quantization == "nf4" else device)
+    if settings.method == "full":
+        return base, base
+    if part is not None and earlier is not None:
+        return base, go_on_with_lora(base, settings.lora, earlier)
+    return base, add_fresh_lora(base, settings.lora, earlier)
+
+
+def _write_model(
+    model: torch.nn.Module,
+    base: PreTrainedModel,
+    folder: Path,
+    source: ModelSource,
+    part: SchedulePart | None,
+    processes: Processes,
+) -> None:
+    """The adapter, or the whole model with its tokenizer."""
+    if model is not base:
+        save = save_rounds if part is None else save_lora
+        save(model, folder, base=source.base, processes=processes)
+        return
+    found = base.state_dict(keep_vars=True)
+    gathered = {id(tensor): whole(tensor).cpu() for tensor in found.values()}  # tied weights stay one tensor
+    if processes.is_first:
+        base.save_pretrained(folder, state_dict={name: gathered[id(tensor)] for name, tensor in found.items()})
+        load_tokenizer(source).save_pretrained(folder)
 
 
 def training_inputs(

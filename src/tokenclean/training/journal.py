@@ -28,14 +28,14 @@ class Journal:
         path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._last, self._seconds, self._counted = time.monotonic(), 0.0, 0
 
-    def write(self, step: int, facts: Mapping[str, Any], tokens: int, device: str) -> dict[str, Any]:
-        """The line of a step: ``facts``, then tokens a second, peak memory in bytes and the seconds left."""
+    def write(self, step: int, figures: Mapping[str, float], tokens: int, device: torch.device) -> dict[str, float]:
+        """The line of a step: ``figures``, then tokens a second, peak memory in bytes and the seconds left."""
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         self._seconds, self._counted = self._seconds + seconds, self._counted + 1
         line = {
             "step": step,
-            **facts,
+            **figures,
             "tokens": tokens,
             "seconds": round(seconds, 3),
             "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
@@ -60,8 +60,8 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _peak_memory(device: str) -> int:
-    if device.startswith("cuda"):
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

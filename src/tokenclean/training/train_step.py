@@ -80,7 +80,7 @@ class TrainingStep:
         mixture: OnlineMixture | None = None,
         processes: Processes = SINGLE_PROCESS,
     ) -> None:
-        self.model, self._settings, self._mixture, self._processes = model, settings, mixture, processes
+        self.model, self.settings, self._mixture, self.processes = model, settings, mixture, processes
         self.is_sharded = False
         self.row_rates: dict[int, float] = {}
         if device is not None and settings.quantization == "none":
@@ -108,8 +108,8 @@ class TrainingStep:
             weights,
             rows,
             pack_tokens=self._pack_tokens,
-            loss_normalisation=self._settings.loss_normalisation,
-            processes=self._processes,
+            loss_normalisation=self.settings.loss_normalisation,
+            processes=self.processes,
         )
 
     def train_packs(self, packs: list[Pack], backward: Backward = torch.Tensor.backward) -> float:
@@ -126,7 +126,7 @@ class TrainingStep:
             except torch.OutOfMemoryError as error:
                 told = str(error).splitlines()[0]
             packs = self._halved(packs, told)
-        if self._processes.count == 1:
+        if self.processes.count == 1:
             return loss
         if not self.is_sharded:
             self._add_up_gradients()
@@ -177,11 +177,11 @@ class TrainingStep:
             return self._over_processes(batch_loss(self.module, packs, self.causal_lm.device))
 
     def _over_processes(self, loss: float) -> float:
-        return sum(self._processes.gather(loss))
+        return sum(self.processes.gather(loss))
 
     def _averaged(self, backward: Backward) -> Backward:
         """With a sharded model the processes' gradients come out averaged, where their sum is the batch's."""
-        count = self._processes.count
+        count = self.processes.count
         return (lambda loss: backward(loss * count)) if self.is_sharded else backward
 
     def _add_up_gradients(self) -> None:
@@ -198,7 +198,7 @@ class TrainingStep:
             if elements >= _BUCKET_ELEMENTS or place == len(gradients):
                 bucket = gradients[first:place]
                 flat = torch.cat([part.flatten() for part in bucket])
-                self._processes.all_reduce(flat)
+                self.processes.all_reduce(flat)
                 for part, whole in zip(bucket, flat.split([part.numel() for part in bucket]), strict=True):
                     part.copy_(whole.view_as(part))
                 first, elements = place, 0
@@ -210,7 +210,7 @@ class TrainingStep:
         """
         total, given, left = 0.0, 0.0, 0.0
         row_rates: dict[int, float] = {}
-        is_by_sample = self._settings.loss_normalisation == "sample"
+        is_by_sample = self.settings.loss_normalisation == "sample"
         for pack in packs:
             ids, positions, coefficients = _on_device(pack, self.causal_lm.device)
             losses = _finite(self.module(ids, pack.lengths, positions), pack)
@@ -223,7 +223,7 @@ class TrainingStep:
             loss = (losses * coefficients).sum()
             backward(loss)
             total += float(loss.detach())
-        told = self._processes.gather([given, left, list(row_rates.items())])
+        told = self.processes.gather([given, left, list(row_rates.items())])
         given, left = (sum(part[place] for part in told) for place in (0, 1))
         self.row_rates.update((int(row), rate) for part in told for row, rate in part[2])
         factor = given / left if left > 0 and not is_by_sample else 1.0
@@ -244,12 +244,12 @@ class TrainingStep:
     def _has_bf16_attention(self) -> bool:
         """On a GPU queries, keys and values under ``mixed`` come out of bf16 products, and kernels for packs take
         bf16 alone."""
-        return self._settings.precision == "mixed" and self.causal_lm.device.type == "cuda"
+        return self.settings.precision == "mixed" and self.causal_lm.device.type == "cuda"
 
     @property
     def _policy(self) -> str:
         """Of what is not frozen: adapters, norms and head compute as under ``safe`` where the base is in bf16."""
-        return "safe" if self._settings.precision == "mixed" else self._settings.precision
+        return "safe" if self.settings.precision == "mixed" else self.settings.precision
 
 
 def prepare_layers(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,8 @@ def training_memory(config: Any, settings: TrainingSettings, device_type: str, t
 
 def process_bytes() -> int:
     """Resident memory of this process once it has imported what a training does; 0 where the system does not tell."""
-    from transformers import Trainer  # noqa: F401  # and with it accelerate, datasets and pandas
+    with suppress(ImportError):
+        import peft  # noqa: F401  # and with it accelerate
 
     try:
         pages = Path("/proc/self/statm").read_text().split()[1]
