@@ -121,29 +121,3 @@ def batch_packs(
         filler = Pack(two, (int(chosen[row]),), (2,), np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.float32))
         packs += [filler] * (most - len(packs))
     return packs
-
-
-def split_pack(pack: Pack) -> list[Pack]:
-    """The pack as two of about half its tokens each, losses and coefficients unchanged; a single row stays as it is."""
-    ends = np.cumsum(pack.lengths)
-    if len(ends) < 2:
-        return [pack]
-    count = min(int(np.searchsorted(ends, ends[-1] / 2)) + 1, len(ends) - 1)
-    start = int(ends[count - 1])
-    place = int(np.searchsorted(pack.positions, start))
-    return [
-        Pack(
-            pack.input_ids[:start],
-            pack.rows[:count],
-            pack.lengths[:count],
-            pack.positions[:place],
-            pack.coefficients[:place],
-        ),
-        Pack(
-            pack.input_ids[start:],
-            pack.rows[count:],
-            pack.lengths[count:],
-            pack.positions[place:] - start,
-            pack.coefficients[place:],
-        ),
-    ]

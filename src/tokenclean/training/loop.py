@@ -179,7 +179,7 @@ class TrainingLoop:
     def _evaluate(self, epoch: int) -> None:
         data, step = self._data, self._step
         try:
-            loss = step.loss_of_packs(step.packs(data.input_ids, data.weights, data.eval_rows.tolist()))
+            loss = step.loss_of(data.input_ids, data.weights, data.eval_rows.tolist())
         except NonFiniteLossError as error:
             raise TrainingError(
                 f"the loss of row {data.names[error.row]}, set aside, is {error.loss}; lower training.learning_rate"
