@@ -118,9 +118,3 @@ def test_invalid_weights_are_refused(row, message):
         selected_lengths(weights)
     with pytest.raises(ValueError, match=message):
         batch_packs(ids, weights, [0, 2], pack_tokens=8, loss_normalisation="token")
-
-
-def test_an_unknown_normalisation_is_refused():
-    weights = Ragged.from_rows([[0, 1]], np.float32)
-    with pytest.raises(ValueError, match="unknown loss_normalisation 'batch'; known: token, sample"):
-        batch_packs(weights.with_values(np.arange(2)), weights, [0], pack_tokens=8, loss_normalisation="batch")

@@ -183,14 +183,13 @@ def _load_random(path: Path, processes: Processes) -> None:
 
 def _random_states(processes: Processes) -> dict[str, torch.Tensor]:
     """State of every process's CPU generator as ``RANK.cpu`` and, if it uses a GPU, of that one's as ``RANK.cuda``."""
-    states = {"cpu": torch.get_rng_state()}
+    states = {"cpu": torch.get_rng_state().tolist()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states["cuda"] = torch.cuda.get_rng_state()
-    gathered = processes.gather({name: bytes(state.tolist()).hex() for name, state in states.items()})
+        states["cuda"] = torch.cuda.get_rng_state().tolist()
     return {
-        f"{rank}.{name}": torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
-        for rank, texts in enumerate(gathered)
-        for name, text in texts.items()
+        f"{rank}.{name}": torch.tensor(state, dtype=torch.uint8)
+        for rank, states in enumerate(processes.gather(states))
+        for name, state in states.items()
     }
 
 

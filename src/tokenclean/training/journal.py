@@ -1,4 +1,4 @@
-"""The journal of a training: one JSON line an optimizer step, written as the step is done."""
+"""The journal of a training: one JSON line for each optimizer step, written right after it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JOURNAL = "journal.jsonl"
 class Journal:
     """Appends to a file; ``steps``: optimizer steps of the whole training, for the time left.
 
-    A training that goes on at a later step keeps the lines up to there and drops what came after.
+    A training that resumes after ``done`` steps keeps the lines up to there and drops those after.
     """
 
     def __init__(self, path: Path, steps: int, done: int = 0) -> None:
@@ -48,7 +48,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal; a line that a killed process left unfinished is passed over."""
+    """The whole lines of a journal; a line that a killed process left unfinished is skipped."""
     if not path.is_file():
         return []
     lines = []

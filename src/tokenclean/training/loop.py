@@ -53,6 +53,7 @@ class TrainingHistory:
     row_rates: dict[int, float] = field(default_factory=dict)
 
 
+@dataclass
 class TrainingLoop:
     """Trains the model of ``step`` in place.
 
@@ -60,47 +61,43 @@ class TrainingLoop:
     ``name``: of the training, kept with its states.
     """
 
-    def __init__(
-        self,
-        step: TrainingStep,
-        optimizer: torch.optim.Optimizer,
-        data: TrainingData,
-        plan: StepPlan,
-        *,
-        seed: int,
-        place: Path,
-        saves: bool,
-        name: str = "",
-        progress: Progress | None = None,
-    ) -> None:
-        self._step, self._optimizer, self._data, self._plan, self._seed = step, optimizer, data, plan, seed
-        self._place, self._saves, self._name, self._progress = place, saves, name, progress
-        self._settings, self._processes = step.settings, step.processes
-        self._learning_rate = learning_rates(step.settings, plan)
-        self._steps_an_epoch = plan.steps // step.settings.epochs
+    step: TrainingStep
+    optimizer: torch.optim.Optimizer
+    data: TrainingData
+    plan: StepPlan
+    seed: int
+    place: Path
+    saves: bool
+    name: str
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
+        self._settings, self._processes = self.step.settings, self.step.processes
+        self._learning_rate = learning_rates(self._settings, self.plan)
+        self._steps_an_epoch = self.plan.steps // self._settings.epochs
         self._history = TrainingHistory()
         self._saved = time.monotonic()
 
     def run(self) -> TrainingHistory:
         """Take all steps that are left. Raises as ``fine_tune.train``."""
-        device = self._step.causal_lm.device
+        device = self.step.causal_lm.device
         if device.type == "cuda":
             torch.cuda.set_device(device)  # a state holds the random numbers of the current device
-        torch.manual_seed(self._seed + self._processes.rank)  # of the dropout masks
+        torch.manual_seed(self.seed + self._processes.rank)  # of the dropout masks
         done = self._resume()
-        self._step.row_rates = self._history.row_rates
-        journal = Journal(self._place / JOURNAL, self._plan.steps, done) if self._processes.is_first else None
-        trackers = Trackers(self._step, self._plan, self._seed) if self._settings.report_to else None
+        self.step.row_rates = self._history.row_rates
+        journal = Journal(self.place / JOURNAL, self.plan.steps, done) if self._processes.is_first else None
+        trackers = Trackers(self.step, self.plan, self.seed) if self._settings.report_to else None
         with termination() as is_stopping:
             for number, rows in self._batches_after(done):
                 gradient_norm = self._take_step(number, rows)
                 self._report(number, rows, gradient_norm, journal, trackers)
-                if number % self._steps_an_epoch == 0 and len(self._data.eval_rows):
+                if number % self._steps_an_epoch == 0 and len(self.data.eval_rows):
                     self._evaluate(number // self._steps_an_epoch)
                 self._save_where_due(number, is_stopping())
         if trackers is not None:
             trackers.close()
-        for name, parameter in self._step.model.named_parameters():
+        for name, parameter in self.step.model.named_parameters():
             if parameter.requires_grad and not torch.isfinite(parameter).all():
                 raise TrainingError(f"{name} is not finite after training; lower training.learning_rate")
         return self._history
@@ -108,19 +105,19 @@ class TrainingLoop:
     def _resume(self) -> int:
         """Continue from the last state, if there is one; how many steps are done."""
         # The first process looks for all: a state must not be whole for one and damaged for another.
-        found = str(last_checkpoint(self._place) or "") if self._saves and self._processes.is_first else ""
+        found = str(last_checkpoint(self.place) or "") if self.saves and self._processes.is_first else ""
         if not (found := self._processes.gather(found)[0]):
             return 0
-        record = load_checkpoint(Path(found), self._step.model, self._optimizer, self._processes)
+        record = load_checkpoint(Path(found), self.step.model, self.optimizer, self._processes)
         rates = {int(row): rate for row, rate in record["row_rates"]}
         self._history = TrainingHistory(record["losses"], record["eval_losses"], rates)
         done = len(self._history.losses)
-        logger.info("resuming after step %d of %d", done, self._plan.steps)
+        logger.info("resuming after step %d of %d", done, self.plan.steps)
         return done
 
     def _batches_after(self, done: int) -> Iterator[tuple[int, list[int]]]:
         """Number, from 1, and rows of each step but the first ``done``."""
-        number, size = 0, self._plan.batch_size
+        number, size = 0, self.plan.batch_size
         for epoch in range(self._settings.epochs):
             if number >= done:
                 # Unused: torch's DataLoader, which drew the batches once, draws it at the start of an epoch, and a seed
@@ -134,14 +131,14 @@ class TrainingLoop:
 
     def _rows_of(self, epoch: int) -> np.ndarray:
         """All trained rows in the order of this epoch, from 0."""
-        rows = self._data.rows
+        rows = self.data.rows
         if not self._settings.shuffle:
             return rows
-        return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(self._seed + epoch)).numpy()]
+        return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed + epoch)).numpy()]
 
     def _take_step(self, number: int, rows: list[int]) -> torch.Tensor:
         """Train one batch; the norm of its gradient before clipping."""
-        data, step = self._data, self._step
+        data, step = self.data, self.step
         try:
             loss = step(data.input_ids, data.weights, rows)
         except NonFiniteLossError as error:
@@ -152,17 +149,17 @@ class TrainingLoop:
             ) from error
         self._history.losses.append(loss)
         norm = clip_grad_norm_(step.model.parameters(), self._settings.max_grad_norm or math.inf)
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(number - 1)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         return norm
 
     def _report(
         self, number: int, rows: list[int], norm: torch.Tensor, journal: Journal | None, trackers: Trackers | None
     ) -> None:
         """To the journal, the trackers and the caller's progress."""
-        weights = self._data.weights.take(rows)
+        weights = self.data.weights.take(rows)
         tokens = int(selected_lengths(weights).sum())
         figures = {
             "loss": self._history.losses[-1],
@@ -170,14 +167,14 @@ class TrainingLoop:
             "selected_share": np.count_nonzero(weights.values) / max(tokens, 1),
         }
         if journal is not None:
-            figures = journal.write(number, figures, tokens, self._step.causal_lm.device)
+            figures = journal.write(number, figures, tokens, self.step.causal_lm.device)
         if trackers is not None:
             trackers.log(number, {**figures, "grad_norm": float(whole(norm))})
-        if self._progress is not None:
-            self._progress(number, self._plan.steps)
+        if self.progress is not None:
+            self.progress(number, self.plan.steps)
 
     def _evaluate(self, epoch: int) -> None:
-        data, step = self._data, self._step
+        data, step = self.data, self.step
         try:
             loss = step.loss_of(data.input_ids, data.weights, data.eval_rows.tolist())
         except NonFiniteLossError as error:
@@ -192,17 +189,17 @@ class TrainingLoop:
         is_due = time.monotonic() - self._saved >= 60 * self._settings.checkpoint_minutes
         answers = self._processes.gather([is_stopping, is_due])
         is_stopping, is_due = any(stops for stops, _ in answers), answers[0][1]  # the first process has the clock
-        if self._saves and (is_stopping or (is_due and number < self._plan.steps)):
+        if self.saves and (is_stopping or (is_due and number < self.plan.steps)):
             self._save(number)
         if is_stopping:
-            logger.warning("stopped by SIGTERM after step %d of %d", number, self._plan.steps)
+            logger.warning("stopped by SIGTERM after step %d of %d", number, self.plan.steps)
             raise SystemExit(143)
 
     def _save(self, number: int) -> None:
         record = {**asdict(self._history), "row_rates": list(self._history.row_rates.items())}
-        record |= {"what": self._name, "steps": self._plan.steps}
+        record |= {"what": self.name, "steps": self.plan.steps}
         try:
-            save_checkpoint(self._place, number, self._step.model, self._optimizer, record, self._processes)
+            save_checkpoint(self.place, number, self.step.model, self.optimizer, record, self._processes)
         except OSError as error:
             raise TrainingError(
                 f"cannot save the state at step {number} ({disk_refusal(error) or error}); the one before is kept, and "
