@@ -137,8 +137,7 @@ def test_age_is_told_in_the_unit_that_suits_it(tmp_path, monkeypatch, later_seco
 def save_state(place: Path, step: int, **record: object) -> None:
     layer = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(layer.parameters())
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
-    save_checkpoint(place, step, layer, optimizer, scheduler, record)
+    save_checkpoint(place, step, layer, optimizer, record)
 
 
 def test_the_saved_state_of_a_training_is_told_with_its_name_steps_and_age(run, monkeypatch):

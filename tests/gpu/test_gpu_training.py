@@ -96,7 +96,7 @@ def test_memory_that_runs_out_halves_the_packs_and_changes_nothing(caplog):
             loss = step(ids, weights, range(len(LENGTHS)))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert "out of memory; going on in packs" in caplog.text
+    assert "out of memory; continuing in packs" in caplog.text
     gradient = torch.cat([p.grad.flatten().float().cpu() for p in model.parameters() if p.grad is not None])
     assert abs(loss - expected_loss) < 1e-4
     assert float((gradient - expected).norm() / expected.norm()) < 1e-4

@@ -83,7 +83,7 @@ def test_a_stopped_training_goes_on_and_gives_the_same_bits(by, start_command, a
         assert not (tmp_path / "model").exists()
     code, said = finish(arguments(tmp_path), tmp_path / "log.txt")
     assert code == 0, said
-    assert int(said.partition("going on after step ")[2].split()[0]) >= 17
+    assert int(said.partition("resuming after step ")[2].split()[0]) >= 17
     check_same_model(tmp_path / "model", undisturbed)
     assert not (tmp_path / ".model.states").exists()
 
@@ -94,7 +94,7 @@ def test_a_changed_command_does_not_go_on_from_foreign_states(start_command, arg
     assert len({path.parent for path in tmp_path.glob(".model.states/*/step-*")}) == 2
     code, said = finish(arguments(tmp_path), tmp_path / "log.txt")
     assert code == 0, said
-    assert "going on" not in said
+    assert "resuming" not in said
     check_same_model(tmp_path / "model", undisturbed)
     assert not (tmp_path / ".model.states").exists()
 
@@ -127,7 +127,7 @@ def test_every_kind_goes_on(options, start_command, arguments, tmp_path):
     assert finish(arguments(alone, *options), alone / "log.txt")[0] == 0
     assert stop(start_command, arguments(stopped, *options), stopped, 5, signal.SIGTERM) == 143
     code, said = finish(arguments(stopped, *options), stopped / "log.txt")
-    assert (code, "going on after step" in said) == (0, True), said
+    assert (code, "resuming after step" in said) == (0, True), said
     (name,) = (path.name for path in (alone / "model").glob("*.safetensors"))
     assert (stopped / "model" / name).read_bytes() == (alone / "model" / name).read_bytes()
 

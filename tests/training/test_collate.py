@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenclean.ragged import Ragged
-from tokenclean.training.collate import batch_packs, selected_lengths, split_pack
+from tokenclean.training.collate import batch_packs, selected_lengths
 
 WEIGHT = st.just(0.0) | st.floats(2**-10, 2**10) | st.floats(-(2**10), -(2**-10))
 
@@ -118,21 +118,3 @@ def test_invalid_weights_are_refused(row, message):
         selected_lengths(weights)
     with pytest.raises(ValueError, match=message):
         batch_packs(ids, weights, [0, 2], pack_tokens=8, loss_normalisation="token")
-
-
-def test_an_unknown_normalisation_is_refused():
-    weights = Ragged.from_rows([[0, 1]], np.float32)
-    with pytest.raises(ValueError, match="unknown loss_normalisation 'batch'; known: token, sample"):
-        batch_packs(weights.with_values(np.arange(2)), weights, [0], pack_tokens=8, loss_normalisation="batch")
-
-
-@given(batch=batches())
-def test_halves_of_a_pack_hold_what_it_held(batch):
-    ids, weights, rows = batch
-    for pack in batch_packs(ids, weights, rows, pack_tokens=1000, loss_normalisation="token"):
-        halves = split_pack(pack)
-        assert len(halves) == min(2, len(pack.rows))
-        assert sum((half.rows for half in halves), ()) == pack.rows
-        assert sum((half.lengths for half in halves), ()) == pack.lengths
-        assert all(sum(half.lengths) == len(half.input_ids) > 0 for half in halves)
-        assert coefficients_of(halves) == coefficients_of([pack])

@@ -217,7 +217,7 @@ def test_a_part_that_was_stopped_before_its_moments_were_written_ends_bit_equal(
         raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr("tokenclean.training.loop.save_moments", killed)
+        patch.setattr("tokenclean.training.fine_tune.save_moments", killed)
         with pytest.raises(Stopped):
             run_at(tmp_path / "out", part, before, SPLITS[1], checkpoint_minutes=0)
     run_at(tmp_path / "out", part, before, SPLITS[1])

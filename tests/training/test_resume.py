@@ -94,7 +94,7 @@ def test_stopped_after_any_step_it_ends_bit_equal(stop_at, run, tmp_path):
 )
 def test_every_kind_of_training_goes_on_bit_equal(values, run, tmp_path):
     undisturbed = run("undisturbed", **values)
-    for stop_at in (2, 5):
+    for stop_at in (2, 4):  # after step 3, with which an epoch ends
         with pytest.raises(Stopped):
             run("stopped", stop_at=stop_at, **values)
     resumed = run("stopped", **values)
@@ -155,6 +155,18 @@ def test_a_damaged_state_is_passed_over(run, tmp_path, caplog):
     assert "step-2 is not what was written" in caplog.text
 
 
+def test_a_state_of_another_format_is_skipped(run, tmp_path, caplog, monkeypatch):
+    undisturbed = run("undisturbed")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_VERSION", 1)
+        with pytest.raises(Stopped):
+            run("stopped", stop_at=3)
+    steps = []
+    assert run("stopped", progress=lambda step, of: steps.append(step)).losses == undisturbed.losses
+    assert steps == list(range(1, STEPS + 1))
+    assert "step-2 was written by another version of tokenclean; skipped" in caplog.text
+
+
 @pytest.mark.parametrize("killed_at", [2, STEPS])
 def test_sigterm_saves_the_state_and_leaves(killed_at, run, tmp_path):
     undisturbed = run("undisturbed")
@@ -184,7 +196,7 @@ def test_a_full_disk_leaves_the_state_before(run, tmp_path, monkeypatch):
         saved.append(seal(folder, content))
 
     monkeypatch.setattr(checkpoint, "seal_folder", full)
-    with pytest.raises(TrainingError, match=r"cannot save the state at step 3 .*the one before stands"):
+    with pytest.raises(TrainingError, match=r"cannot save the state at step 3 .*the one before is kept"):
         run("stopped")
     assert [path.name for path in (tmp_path / "stopped" / "checkpoints").glob("*step*")] == ["step-2"]
     monkeypatch.setattr(checkpoint, "seal_folder", seal)

@@ -1,8 +1,8 @@
-"""LoRA adapters that stand on one base, round upon round, and are never merged.
+"""LoRA adapters on one base, round after round, never merged into it.
 
 Round t trains a fresh LoRA on the last model (§4.3.2). The last model is the base with the LoRAs of all earlier
 rounds; their sum is one LoRA of the summed rank, so every θ_t is the original base and a single ordinary adapter:
-exact, small on disk, and loadable by anyone. Or one LoRA is trained on through all rounds, whose rank stays.
+exact, small on disk, and loadable by anyone. Or one LoRA is trained on through all rounds, and its rank stays.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel
@@ -21,7 +21,10 @@ from tokenclean.models.loading.hub_models import hub_options
 from tokenclean.models.loading.weights import adapter_folder
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.recipe import LoraSettings
-from tokenclean.training.checkpoint import whole
+from tokenclean.training.sharding import whole
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
 
 EARLIER = "earlier_rounds"
 ROUND = "round"
@@ -30,14 +33,14 @@ _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _LORA_A = re.compile(r"\.lora_(embedding_)?A\b")
 
 
-def add_fresh_lora(model: PreTrainedModel, settings: LoraSettings, earlier: Path | None) -> torch.nn.Module:
+def add_fresh_lora(model: PreTrainedModel, settings: LoraSettings, earlier: Path | None) -> PeftModel:
     """The base with the earlier rounds' adapter (frozen, without dropout) and a fresh LoRA, the only trained part.
 
-    Returns a PeftModel. Raises MissingExtraError without peft, ModelError where a target module does not exist, or
-    where the earlier adapter and the fresh LoRA cannot be summed into one.
+    Raises MissingExtraError without peft, ModelError where a target module does not exist, or where the earlier adapter
+    and the fresh LoRA cannot be summed into one.
     """
     try:
-        from peft import LoraConfig, PeftConfig, PeftModel, TaskType
+        from peft import LoraConfig, LoraModel, PeftConfig, PeftModel, TaskType
     except ImportError as error:
         raise MissingExtraError("peft", "train", "LoRA training") from error
 
@@ -51,11 +54,11 @@ def add_fresh_lora(model: PreTrainedModel, settings: LoraSettings, earlier: Path
     )
     try:
         if earlier is None:
-            wrapped: Any = PeftModel(model, config, adapter_name=ROUND)
+            wrapped = PeftModel(model, config, adapter_name=ROUND)
         else:
             folder = str(adapter_folder(str(earlier), hub_options(str(earlier), None)))
-            before: Any = PeftConfig.from_pretrained(folder)
-            before.lora_dropout = 0.0
+            before = PeftConfig.from_pretrained(folder)
+            vars(before)["lora_dropout"] = 0.0
             wrapped = PeftModel.from_pretrained(model, folder, adapter_name=EARLIER, config=before)
             wrapped.add_adapter(ROUND, config)
     except ValueError as error:
@@ -63,20 +66,21 @@ def add_fresh_lora(model: PreTrainedModel, settings: LoraSettings, earlier: Path
     _check_targets(wrapped, targets)
     if earlier is not None:
         _check_summable(wrapped, earlier)
+    assert isinstance(wrapped.base_model, LoraModel)
     wrapped.base_model.set_adapter([ROUND] if earlier is None else [EARLIER, ROUND])
     for name, parameter in wrapped.named_parameters():
         parameter.requires_grad_(ROUND in name.split("."))
     return wrapped
 
 
-def go_on_with_lora(model: PreTrainedModel, settings: LoraSettings, folder: Path) -> torch.nn.Module:
+def go_on_with_lora(model: PreTrainedModel, settings: LoraSettings, folder: Path) -> PeftModel:
     """The base with the LoRA that ``save_lora`` wrote into ``folder``, to be trained on.
 
-    Returns a PeftModel. Raises as ``add_fresh_lora``, and ModelError where the LoRA there is not one of ``settings``.
+    Raises as ``add_fresh_lora``, and ModelError where the LoRA there does not fit ``settings``.
     """
     from safetensors.torch import load_file
 
-    wrapped: Any = add_fresh_lora(model, settings, None)
+    wrapped = add_fresh_lora(model, settings, None)
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     saved, written = load_file(folder / _WEIGHTS), json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
@@ -91,7 +95,7 @@ def go_on_with_lora(model: PreTrainedModel, settings: LoraSettings, folder: Path
     return wrapped
 
 
-def _check_targets(model: torch.nn.Module, targets: str | tuple[str, ...]) -> None:
+def _check_targets(model: PeftModel, targets: str | tuple[str, ...]) -> None:
     """Peft itself complains only where no target at all is found."""
     modules = {name.partition(".lora_")[0] for name in _parameters_of(model, ROUND)}
     names = () if isinstance(targets, str) else targets
@@ -99,7 +103,7 @@ def _check_targets(model: torch.nn.Module, targets: str | tuple[str, ...]) -> No
         raise ModelError(f"lora.target_modules: the model has no module {', '.join(missing)} that a LoRA can adapt")
 
 
-def _check_summable(model: Any, earlier: Path) -> None:
+def _check_summable(model: PeftModel, earlier: Path) -> None:
     """Two LoRAs are one LoRA of the summed rank where both adapt the same modules, each with one rank and scale."""
     other = _parameters_of(model, EARLIER) ^ _parameters_of(model, ROUND)
     if other:
@@ -107,18 +111,26 @@ def _check_summable(model: Any, earlier: Path) -> None:
             f"{earlier}: adapts other modules than this round, or not as a plain LoRA ({min(other)}); "
             "keep lora.target_modules as they were"
         )
-    config = model.peft_config[EARLIER]
+    config = _config_of(model, EARLIER)
     if config.rank_pattern or config.alpha_pattern or config.bias != "none":
-        raise ModelError(f"{earlier}: has processes, alphas or biases of single modules; merge it into its base first")
+        raise ModelError(f"{earlier}: has ranks, alphas or biases of single modules; merge it into its base first")
 
 
-def _parameters_of(model: torch.nn.Module, adapter: str) -> set[str]:
+def _parameters_of(model: PeftModel, adapter: str) -> set[str]:
     """Names of an adapter's parameters, without the adapter's name."""
     names = (name.split(".") for name, _ in model.named_parameters())
     return {".".join(part for part in parts if part != adapter) for parts in names if adapter in parts}
 
 
-def save_rounds(model: Any, folder: Path, *, base: str, processes: Processes = SINGLE_PROCESS) -> None:
+def _config_of(model: PeftModel, adapter: str) -> LoraConfig:
+    from peft import LoraConfig
+
+    config = model.peft_config[adapter]
+    assert isinstance(config, LoraConfig)
+    return config
+
+
+def save_rounds(model: PeftModel, folder: Path, *, base: str, processes: Processes = SINGLE_PROCESS) -> None:
     """Write the sum of the earlier adapter, if there is one, and the round's LoRA as one adapter on ``base``.
 
     All ``processes`` have to call it, since each may hold a part; the first writes.
@@ -129,39 +141,43 @@ def save_rounds(model: Any, folder: Path, *, base: str, processes: Processes = S
         state = {k: torch.cat([before[k], v], dim=0 if _LORA_A.search(k) else 1) for k, v in state.items()}
         rank += earlier_rank
     if processes.is_first:
-        _write_adapter(folder, state, model.peft_config[ROUND], base, r=rank, lora_alpha=rank, use_rslora=False)
+        _write_adapter(model, folder, state, base, r=rank, lora_alpha=rank, use_rslora=False)
 
 
-def save_lora(model: Any, folder: Path, *, base: str, processes: Processes = SINGLE_PROCESS) -> None:
+def save_lora(model: PeftModel, folder: Path, *, base: str, processes: Processes = SINGLE_PROCESS) -> None:
     """Write the LoRA as an adapter on ``base``, its tensors as they were trained: ``go_on_with_lora`` takes up exactly
-    these, and the optimizer's moments belong to their scale. ``processes``: as of ``save_rounds``."""
-    from peft import get_peft_model_state_dict
-
-    state = get_peft_model_state_dict(model, adapter_name=ROUND, save_embedding_layers=False)
-    state = {k: whole(v).cpu() for k, v in state.items()}
+    these, and the optimizer's moments belong to their scale. ``processes``: as for ``save_rounds``."""
+    state = _state_of(model, ROUND)
     if processes.is_first:
-        _write_adapter(folder, state, model.peft_config[ROUND], base)
+        _write_adapter(model, folder, state, base)
 
 
-def _write_adapter(folder: Path, state: dict[str, torch.Tensor], config: Any, base: str, **changes: Any) -> None:
+def _write_adapter(
+    model: PeftModel, folder: Path, state: dict[str, torch.Tensor], base: str, **changes: float | bool
+) -> None:
+    """``changes``: of the round's configuration."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in state.items()}, folder / _WEIGHTS)
-    written = config.to_dict()
+    written = _config_of(model, ROUND).to_dict()
     written.update(base_model_name_or_path=base, lora_dropout=0.0, inference_mode=True, **changes)
     text = json.dumps(written, indent=2, sort_keys=True, default=lambda v: sorted(v) if isinstance(v, set) else str(v))
     (folder / _CONFIG).write_text(text + "\n")
 
 
-def _unit_scale_state(model: Any, adapter: str) -> tuple[dict[str, torch.Tensor], int]:
+def _unit_scale_state(model: PeftModel, adapter: str) -> tuple[dict[str, torch.Tensor], int]:
     """An adapter's tensors in float32, its scale multiplied into them, and its rank.
 
     A and B share the scale evenly, so neither overflows in low precision.
     """
+    config = _config_of(model, adapter)
+    scale = math.sqrt(config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r))
+    return {k: v.float() * scale for k, v in _state_of(model, adapter).items()}, config.r
+
+
+def _state_of(model: PeftModel, adapter: str) -> dict[str, torch.Tensor]:
     from peft import get_peft_model_state_dict
 
-    config = model.peft_config[adapter]
-    scale = math.sqrt(config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r))
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
-    return {k: whole(v).float().cpu() * scale for k, v in state.items()}, config.r
+    return {k: whole(v).cpu() for k, v in state.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -29,12 +30,12 @@ class Pack:
 
     @property
     def is_filler(self) -> bool:
-        """Whether it bears on nothing (see ``batch_packs``)."""
+        """Whether it changes no loss and no gradient (see ``batch_packs``)."""
         return not self.coefficients.any()
 
     @property
     def row_of_position(self) -> np.ndarray:
-        """Which of ``rows``, by its place there, each position belongs to: int64 (P,)."""
+        """Index into ``rows`` of the row that each position belongs to: int64 (P,)."""
         return np.searchsorted(np.cumsum(self.lengths), self.positions, side="right")
 
 
@@ -53,12 +54,10 @@ def selected_lengths(weights: Ragged) -> np.ndarray:
 
 
 def share_rows(lengths_N: np.ndarray, count: int) -> list[np.ndarray]:
-    """Which rows, by their places, each of ``count`` processes takes, rising; about as many tokens each.
+    """Indices of the rows that each of ``count`` processes takes, rising; about as many tokens each.
 
     Longest first, each row to the process with the fewest tokens so far. It depends on the lengths alone.
     """
-    if count == 1:
-        return [np.arange(len(lengths_N))]
     shares: list[list[int]] = [[] for _ in range(count)]
     tokens = [0] * count
     for row in np.argsort(-lengths_N, kind="stable").tolist():
@@ -74,76 +73,40 @@ def batch_packs(
     rows: Sequence[int],
     *,
     pack_tokens: int,
-    loss_normalisation: str,
+    loss_normalisation: Literal["token", "sample"],
     processes: Processes = SINGLE_PROCESS,
 ) -> list[Pack]:
-    """Packs of one optimizer batch, whatever their number: their losses sum to the batch's loss.
+    """Packs of one optimizer batch: their losses sum to the batch's loss.
 
     ``token``: Σ w ℓ / Σ |w| over all selected tokens of the batch (Eq. 1). ``sample``: the mean over samples of
     Σ_j w_j ℓ_j / Σ_j |w_j| (§5.1). Rows with nothing selected count in neither. ``weights``: float, aligned with
     ``input_ids``; a token of negative weight is unlearned.
 
-    Among several ``processes`` these are the rank's own, of about as many tokens as any other's: the sum over all
-    ranks is the batch's loss. All have the same number of packs, since ranks may have to meet in each: fillers of two
-    tokens, whose one coefficient is 0, stand for what a rank has too few of.
+    Among several ``processes`` these are this process's own, of about as many tokens as any other's: the sum over all
+    processes is the batch's loss. All have the same number of packs, since processes may have to meet in each: one that
+    has fewer gets fillers of two tokens, whose one coefficient is 0.
     """
     chosen = np.asarray(rows, dtype=np.int64)
     ids, weight = input_ids.take(chosen), weights.take(chosen)
     lengths = selected_lengths(weight)
     sums = weight.map_values(np.abs).row_sums()
-    if loss_normalisation == "token":
-        divisors = np.full(len(chosen), sums.sum())
-    elif loss_normalisation == "sample":
-        divisors = sums * np.count_nonzero(lengths)
-    else:
-        raise ValueError(f"unknown loss_normalisation {loss_normalisation!r}; known: token, sample")
+    by_token = loss_normalisation == "token"
+    divisors = np.full(len(chosen), sums.sum()) if by_token else sums * np.count_nonzero(lengths)
     plans = [plan_packs(lengths, pack_tokens, share) for share in share_rows(lengths, processes.count)]
     packs = []
     for members in plans[processes.rank]:
-        places = np.concatenate(
-            [np.arange(s, s + n) for s, n in zip(ids.offsets[members], lengths[members], strict=True)]
-        )
-        values = weight.values[places].astype(np.float64) / np.repeat(divisors[members], lengths[members])
+        tokens = np.concatenate([ids[row][: lengths[row]] for row in members]).astype(np.int64)
+        shares = [weight[row][: lengths[row]].astype(np.float64) / divisors[row] for row in members]
+        values = np.concatenate(shares)
         positions = np.flatnonzero(values)
+        coefficients = values[positions].astype(np.float32)
         packs.append(
-            Pack(
-                ids.values[places].astype(np.int64),
-                tuple(int(row) for row in chosen[members]),
-                tuple(int(n) for n in lengths[members]),
-                positions,
-                values[positions].astype(np.float32),
-            )
+            Pack(tokens, tuple(chosen[members].tolist()), tuple(lengths[members].tolist()), positions, coefficients)
         )
     most = max(map(len, plans))
     if len(packs) < most:
         row = int(np.argmax(lengths))  # two tokens at least, since a first token is never selected
-        two = ids.values[ids.offsets[row] : ids.offsets[row] + 2].astype(np.int64)
-        filler = Pack(two, (int(chosen[row]),), (2,), np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.float32))
+        two_tokens = ids[row][:2].astype(np.int64)
+        filler = Pack(two_tokens, (int(chosen[row]),), (2,), np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.float32))
         packs += [filler] * (most - len(packs))
     return packs
-
-
-def split_pack(pack: Pack) -> list[Pack]:
-    """The pack as two of about half its tokens each, losses and coefficients unchanged; a single row stays as it is."""
-    ends = np.cumsum(pack.lengths)
-    if len(ends) < 2:
-        return [pack]
-    count = min(int(np.searchsorted(ends, ends[-1] / 2)) + 1, len(ends) - 1)
-    start = int(ends[count - 1])
-    place = int(np.searchsorted(pack.positions, start))
-    return [
-        Pack(
-            pack.input_ids[:start],
-            pack.rows[:count],
-            pack.lengths[:count],
-            pack.positions[:place],
-            pack.coefficients[:place],
-        ),
-        Pack(
-            pack.input_ids[start:],
-            pack.rows[count:],
-            pack.lengths[count:],
-            pack.positions[place:] - start,
-            pack.coefficients[place:],
-        ),
-    ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,15 +20,23 @@ from tokenclean.ragged import Ragged
 from tokenclean.recipe import TrainingSettings
 from tokenclean.store import array_hash
 from tokenclean.training.adapters import add_fresh_lora, go_on_with_lora, save_lora, save_rounds
-from tokenclean.training.checkpoint import whole
 from tokenclean.training.collate import selected_lengths
 from tokenclean.training.journal import JOURNAL
-from tokenclean.training.loop import Progress, TrainingData, run_steps
+from tokenclean.training.loop import Progress, TrainingData, TrainingLoop
 from tokenclean.training.online_mixture import OnlineMixture
+from tokenclean.training.optimizer import adamw
+from tokenclean.training.optimizer_state import load_moments, save_moments
+from tokenclean.training.sharding import distribute, whole
 from tokenclean.training.step_plan import SchedulePart, plan_steps
+from tokenclean.training.trackers import check_trackers
+from tokenclean.training.train_step import TrainingStep
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 TRAINING_VERSION = 4
-"""To be raised when a training comes to mean something else: what was trained before is then stale."""
+"""To be raised when the same inputs give another model: what was trained before is then stale."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class TrainingResult:
     eval_losses: tuple[float, ...]
     row_rates: Mapping[int, float]
 
-    def as_manifest(self) -> dict[str, Any]:
+    def as_manifest(self) -> dict[str, object]:
         """All but the rows' rates, which are as many as the rows."""
         return {name: value for name, value in asdict(self).items() if name != "row_rates"}
 
@@ -76,96 +85,129 @@ def train(
     """Fine-tune ``source`` on the tokens of weight other than 0 and write the model to ``folder``.
 
     ``input_ids``: int64; ``weights``: float, aligned, 0 for a token that is not trained (Eq. 1's y, or any weight; a
-    negative one raises the token's loss).
-    LoRA writes one adapter on ``source.base``, the sum of ``source.adapter`` and this round; full fine-tuning writes
-    a whole model. Rows with nothing selected are dropped and counted. ``mixture``: weigh tokens by the posterior that
-    they are no noise (see ``TrainingStep``).
+    negative one raises the token's loss). LoRA writes one adapter on ``source.base``, the sum of ``source.adapter`` and
+    this round; full fine-tuning writes a whole model. Rows with nothing selected are dropped and counted. ``mixture``:
+    weigh tokens by the posterior that they are not noise (see ``TrainingStep``).
 
-    ``checkpoints``: a folder of this training's own, in which it keeps its last state and its journal; a training that
-    was stopped, given again, goes on from there and gives the same model bit for bit (on a CPU). SIGTERM is heard after
-    the step at hand: the state is saved and SystemExit(143) raised. ``row_names``: one a row, for errors;
-    ``name``: of the training, kept with its states.
+    ``checkpoints``: a folder for this training alone, in which it keeps its last state and its journal; after a stop,
+    the same call continues from there and gives the same model bit for bit (on a CPU). On SIGTERM the state is saved
+    after the current step and SystemExit(143) raised. ``row_names``: for errors; ``name``: kept with the states.
 
-    ``processes``: processes that train together, each on its share of every batch, all calling this with the same
+    ``processes``: those that train together, each on its share of every batch, all calling this with the same
     arguments; the batch stays what the settings say. The first writes ``folder``, the others leave theirs empty.
 
     ``part``: this training is one of several that together are one training of one LoRA, with one learning-rate
-    schedule, of which it takes this part. The first takes a plain base; each further one goes on with the LoRA in
+    schedule, of which it takes this part. The first takes a plain base; each later one continues with the LoRA in
     ``source.adapter``, a folder that the one before it wrote with the same settings, and with its optimizer's moments
     (``MOMENTS``), which all but the last write.
 
     Raises TrainingError when no row has a selected token, when a loss or gradient is not finite, or when there is
-    nothing for a ``part`` to go on from; ModelError as ``add_fresh_lora`` and ``go_on_with_lora``; MissingExtraError
-    without peft, accelerate or, with ``quantization: nf4``, bitsandbytes.
+    nothing for a ``part`` to continue from; ModelError as ``add_fresh_lora`` and ``go_on_with_lora``; RecipeError for
+    a tracker that is not installed; MissingExtraError without peft or, with ``quantization: nf4``, bitsandbytes.
     """
     input_ids.check_aligned(weights)
-    rows = np.flatnonzero(selected_lengths(weights) > 0)
-    dropped = len(input_ids) - len(rows)
-    if len(rows) <= settings.eval_rows:
-        raise TrainingError(f"{len(rows)} of {len(input_ids)} rows have a selected token: too few to train on; raise k")
-    rows, eval_rows = _set_aside(rows, settings.eval_rows, seed)
-    steps = plan_steps(len(rows), settings, part)
-    if part is not None:
-        _check_part(part, source, settings)
-    torch.manual_seed(seed)
-    # What is to be quantized gets to the device in 4 bits, layer by layer: the whole in float32 may not fit there.
-    base = load_model(replace(source, adapter=None), device="cpu" if settings.quantization == "nf4" else device)
-    earlier = Path(source.adapter) if source.adapter else None
-    part_before = earlier if steps.part.start > 0 else None
-    model: Any = base
-    if part_before is not None:
-        model = go_on_with_lora(base, settings.lora, part_before)
-    elif settings.method == "lora":
-        model = add_fresh_lora(base, settings.lora, earlier)
-    elif earlier is not None:
-        raise TrainingError("full fine-tuning cannot go on from an adapter; merge it into its base first")
+    check_trackers(settings.report_to)
+    _check_launcher(processes)
     names = [str(row) for row in range(len(input_ids))] if row_names is None else row_names
-    data = TrainingData(input_ids, weights, rows, eval_rows, names, name)
+    data = _split_rows(input_ids, weights, names, settings.eval_rows, seed)
+    plan = plan_steps(len(data.rows), settings, part)
+    torch.manual_seed(seed)
+    base, adapted = _load(source, settings, part, device)
+    model = base if adapted is None else adapted
+    longest = int(input_ids.lengths.max(initial=0))
+    step = TrainingStep(model, settings, device=device, longest_row=longest, mixture=mixture, processes=processes)
+    distribute(step)
+    optimizer = adamw(step.module, settings)
+    if plan.part.start > 0:
+        load_moments(Path(str(source.adapter)), model, optimizer)
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch) if checkpoints is None else checkpoints
-        done = run_steps(
-            model,
-            data,
-            settings,
-            steps,
-            seed,
-            device,
-            progress,
-            mixture,
-            place,
-            checkpoints is not None,
-            processes,
-            moments_from=part_before,
-            moments_to=folder if steps.part.end < steps.part.total else None,
-        )
+        place, saves = checkpoints or Path(scratch), checkpoints is not None
+        history = TrainingLoop(step, optimizer, data, plan, seed, place, saves, name, progress).run()
+        if plan.part.end < plan.part.total:
+            save_moments(folder, model, optimizer, processes)
         if processes.is_first:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(place / JOURNAL, folder / JOURNAL)
-    if settings.method == "lora":
-        save = save_rounds if part is None else save_lora
-        save(model, folder, base=source.base, processes=processes)
+    if adapted is None:
+        _write_whole_model(base, source, folder, processes)
     else:
-        found = base.state_dict(keep_vars=True)
-        gathered = {id(tensor): whole(tensor).cpu() for tensor in found.values()}  # tied weights stay one tensor
-        if processes.is_first:
-            base.save_pretrained(folder, state_dict={name: gathered[id(tensor)] for name, tensor in found.items()})
-            load_tokenizer(source).save_pretrained(folder)
+        save = save_rounds if part is None else save_lora
+        save(adapted, folder, base=source.base, processes=processes)
     return TrainingResult(
-        steps=steps.steps,
-        effective_steps=steps.effective_steps,
-        batch_size=steps.batch_size,
-        trained_rows=len(rows),
-        dropped_rows=dropped,
-        eval_rows=len(eval_rows),
-        selected_tokens=int(np.count_nonzero(weights.take(rows).values)),
-        losses=tuple(done.losses),
-        eval_losses=tuple(done.eval_losses),
-        row_rates=done.row_rates,
+        steps=plan.steps,
+        effective_steps=plan.effective_steps,
+        batch_size=plan.batch_size,
+        trained_rows=len(data.rows),
+        dropped_rows=len(input_ids) - len(data.rows) - len(data.eval_rows),
+        eval_rows=len(data.eval_rows),
+        selected_tokens=int(np.count_nonzero(weights.take(data.rows).values)),
+        losses=tuple(history.losses),
+        eval_losses=tuple(history.eval_losses),
+        row_rates=history.row_rates,
     )
 
 
+def _check_launcher(processes: Processes) -> None:
+    """Raises TrainingError if processes were started that ``train`` was not given, or a launcher is to wrap models."""
+    if (started := Processes.from_environment().count) != processes.count:
+        raise TrainingError(
+            f"{started} processes were started, but the training knows of {processes.count}; start tokenclean run with "
+            "torchrun or accelerate launch, or a single process without them"
+        )
+    if "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED")):
+        raise TrainingError(
+            "found the launcher set to FSDP or DeepSpeed; start it without (torchrun, or accelerate launch "
+            "--multi_gpu), and set training.sharding: fsdp2 to shard the model"
+        )
+
+
+def _split_rows(input_ids: Ragged, weights: Ragged, names: Sequence[str], eval_rows: int, seed: int) -> TrainingData:
+    """The rows with a selected token, ``eval_rows`` of them set aside."""
+    rows = np.flatnonzero(selected_lengths(weights) > 0)
+    if len(rows) <= eval_rows:
+        raise TrainingError(f"{len(rows)} of {len(input_ids)} rows have a selected token: too few to train on; raise k")
+    chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(rows))[:eval_rows]
+    return TrainingData(input_ids, weights, np.delete(rows, chosen), rows[np.sort(chosen)], names)
+
+
+def _load(
+    source: ModelSource, settings: TrainingSettings, part: SchedulePart | None, device: str
+) -> tuple[PreTrainedModel, PeftModel | None]:
+    """The base in float32, and with LoRA the PEFT model around it."""
+    earlier = Path(source.adapter) if source.adapter else None
+    if part is not None:
+        _check_part(part, source, settings)
+    elif settings.method == "full" and earlier is not None:
+        raise TrainingError("full fine-tuning cannot go on from an adapter; merge it into its base first")
+    # What is to be quantized gets to the device in 4 bits, layer by layer: the whole in float32 may not fit there.
+    base = load_model(replace(source, adapter=None), device="cpu" if settings.quantization == "nf4" else device)
+    if settings.method == "full":
+        return base, None
+    if part is not None and earlier is not None:
+        return base, go_on_with_lora(base, settings.lora, earlier)
+    return base, add_fresh_lora(base, settings.lora, earlier)
+
+
+def _check_part(part: SchedulePart, source: ModelSource, settings: TrainingSettings) -> None:
+    if settings.method != "lora":
+        raise TrainingError(f"one training in several parts trains one LoRA; method: {settings.method} has none")
+    if part.start == 0 and source.adapter is not None:
+        raise TrainingError(f"{source.adapter}: the first part trains a LoRA on a plain base; merge this adapter first")
+    if part.start > 0 and source.adapter is None:
+        raise TrainingError(f"{source}: a part from step {part.start} on needs the adapter of the part before it")
+
+
+def _write_whole_model(model: PreTrainedModel, source: ModelSource, folder: Path, processes: Processes) -> None:
+    """With its tokenizer."""
+    state = model.state_dict(keep_vars=True)
+    gathered = {id(tensor): whole(tensor).cpu() for tensor in state.values()}  # tied weights stay one tensor
+    if processes.is_first:
+        model.save_pretrained(folder, state_dict={name: gathered[id(tensor)] for name, tensor in state.items()})
+        load_tokenizer(source).save_pretrained(folder)
+
+
 def training_inputs(
-    start: Any,
+    start: object,
     input_ids: Ragged,
     weights: Ragged,
     settings: TrainingSettings,
@@ -174,14 +216,13 @@ def training_inputs(
     device: str,
     mixture: OnlineMixture | None = None,
     part: SchedulePart | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Everything by which one training differs from another, to be hashed with ``TRAINING_VERSION``; JSON.
 
-    ``start``: what tells the model that is trained; ``device``: its kind, such as ``cuda``; the rest as ``train`` gets
-    it.
+    ``start``: identifies the model that is trained; ``device``: its kind, such as ``cuda``; the rest as in ``train``.
     """
     uncounted = {"checkpoint_minutes", "report_to", "sharding"}
-    if settings.quantization == "none":  # as before there was any
+    if settings.quantization == "none":  # keeps the hashes from before there was the setting
         uncounted.add("quantization")
     inputs = {
         "start": start,
@@ -196,19 +237,3 @@ def training_inputs(
     if part is not None:
         inputs["part"] = asdict(part)
     return inputs
-
-
-def _check_part(part: SchedulePart, source: ModelSource, settings: TrainingSettings) -> None:
-    if settings.method != "lora":
-        raise TrainingError(f"one training in several parts trains one LoRA; method: {settings.method} has none")
-    if part.start == 0 and source.adapter is not None:
-        raise TrainingError(f"{source.adapter}: the first part trains a LoRA on a plain base; merge this adapter first")
-    if part.start > 0 and source.adapter is None:
-        raise TrainingError(f"{source}: a part from step {part.start} on needs the adapter of the part before it")
-
-
-def _set_aside(rows: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(rows))[:count]
-    mask = np.zeros(len(rows), dtype=bool)
-    mask[chosen] = True
-    return rows[~mask], rows[mask]

@@ -1,14 +1,15 @@
 """A linear layer with its LoRAs as one function of autograd: y = x Wᵀ + b + Σ s · dropout(x) Aᵀ Bᵀ.
 
 PEFT computes each term as a tensor of its own, then scales and adds them. Those tensors are as large as y, and on a CPU
-the memory's speed bounds them. Here the LoRAs' products are added in place, forward and backward; kept for the backward
-pass are the dropped input and what A makes of it.
+they are bound by memory bandwidth. Here the LoRAs' products are added in place, forward and backward; only the dropped
+input and its product with A are kept for the backward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -16,13 +17,19 @@ from torch.nn.functional import linear
 
 from tokenclean.models.frozen_linear import FrozenLayer
 
+if TYPE_CHECKING:
+    from peft.tuners.lora import Linear
+
+Lora = tuple[torch.Tensor, torch.Tensor, float]
+"""A (r, K), B (N, r) and the scale s."""
+
 
 def join_lora_products(model: torch.nn.Module) -> int:
     """Let every frozen linear layer of ``model`` that has plain LoRAs compute as one function; how many do.
 
-    To be called once the layers are what they will be. At most one LoRA of a layer may be trained, the last active one;
-    the others are those of earlier rounds, without dropout. A layer that is not so, a merged or disabled one, and other
-    dtypes than float32 go on as PEFT computes them.
+    To be called once the layers are final. At most one LoRA of a layer may be trained, the last active one; the others
+    are those of earlier rounds, without dropout. Any other layer, a merged or disabled one, and other dtypes than
+    float32 are computed by PEFT.
     """
     from peft.tuners.lora import Linear
 
@@ -34,71 +41,67 @@ def join_lora_products(model: torch.nn.Module) -> int:
     return joined
 
 
-def _is_plain(layer: Any) -> bool:
-    base = layer.base_layer
+def _active_names(layer: Linear) -> list[str]:
+    return [name for name in layer.active_adapters if name in layer.lora_A]
+
+
+def _is_plain(layer: Linear) -> bool:
+    base, names = layer.base_layer, _active_names(layer)
     is_known = type(base) is torch.nn.Linear or isinstance(base, FrozenLayer)
-    if not is_known or any(p.requires_grad for p in base.parameters()):
+    if not is_known or not names or any(p.requires_grad for p in base.parameters()):
         return False
-    names = [name for name in layer.active_adapters if name in layer.lora_A]
-    if not names:
-        return False
-    *earlier, last = names
-    if any(name in layer.lora_variant or layer.lora_bias[name] for name in (*earlier, last)):
-        return False
-    return not any(
+    return not any(name in layer.lora_variant or layer.lora_bias[name] for name in names) and not any(
         layer.lora_A[name].weight.requires_grad
         or layer.lora_B[name].weight.requires_grad
         or getattr(layer.lora_dropout[name], "p", 0.0)
-        for name in earlier
+        for name in names[:-1]
     )
 
 
-def _forward_of(layer: Any, plain: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    *earlier, last = [name for name in layer.active_adapters if name in layer.lora_A]
-    frozen = tuple(_Lora(layer, name) for name in earlier)
-    trained = _Lora(layer, last)
+def _forward_of(layer: Linear, plain: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    *earlier, last = _active_names(layer)
+    frozen = [partial(_lora, layer, name) for name in earlier]
 
-    def forward(x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
-        a, b = trained.weights()
+    def forward(x: torch.Tensor, *arguments: object, **options: object) -> torch.Tensor:
+        a, b, scale = _lora(layer, last)
         if arguments or options or layer.disable_adapters or layer.merged or {x.dtype, a.dtype} != {torch.float32}:
             return plain(x, *arguments, **options)
         dropped = layer.lora_dropout[last](x)
-        return _Product.apply(x, None if dropped is x else dropped, a, b, trained.scale, layer.base_layer, frozen)
+        return _Product.apply(x, None if dropped is x else dropped, a, b, scale, layer.base_layer, frozen)
 
     return forward
 
 
-class _Lora:
-    """One LoRA of a PEFT layer; its weights are read when they are used, since sharding lets them come and go."""
-
-    def __init__(self, layer: Any, name: str) -> None:
-        self._a, self._b, self.scale = layer.lora_A[name], layer.lora_B[name], float(layer.scaling[name])
-
-    def weights(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """A (r, K) and B (N, r)."""
-        return cast(torch.Tensor, self._a.weight), cast(torch.Tensor, self._b.weight)
+def _lora(layer: Any, name: str) -> Lora:
+    """To be read whenever it is needed: sharding swaps a layer's weights before and after it runs."""
+    return layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name])
 
 
 class _Product(torch.autograd.Function):
     """``x``: (…, K) float32; ``dropped``: x after dropout, None where nothing is dropped. Gives (…, N)."""
 
+    scale: float
+    base: torch.nn.Linear | FrozenLayer
+    earlier: Sequence[Callable[[], Lora]]
+    is_dropped: bool
+
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Product,
         x: torch.Tensor,
         dropped: torch.Tensor | None,
         a: torch.Tensor,
         b: torch.Tensor,
         scale: float,
         base: torch.nn.Linear | FrozenLayer,
-        earlier: tuple[_Lora, ...],
+        earlier: Sequence[Callable[[], Lora]],
     ) -> torch.Tensor:
         ctx.scale, ctx.base, ctx.earlier, ctx.is_dropped = scale, base, earlier, dropped is not None
         product = base.linear(x) if isinstance(base, FrozenLayer) else linear(x, base.weight, base.bias)
         flat, rows = product.view(-1, product.shape[-1]), x.reshape(-1, x.shape[-1])
         for lora in earlier:
-            a_before, b_before = lora.weights()
-            flat.addmm_(rows @ a_before.T, b_before.T, alpha=lora.scale)
+            a_before, b_before, scale_before = lora()
+            flat.addmm_(rows @ a_before.T, b_before.T, alpha=scale_before)
         read = rows if dropped is None else dropped.reshape(rows.shape)
         inner = read @ a.T
         flat.addmm_(inner, b.T, alpha=scale)
@@ -122,8 +125,8 @@ class _Product(torch.autograd.Function):
             base = ctx.base
             product = base.input_gradient(rows) if isinstance(base, FrozenLayer) else rows @ base.weight
             for lora in ctx.earlier:
-                a_before, b_before = lora.weights()
-                product.addmm_(rows @ b_before, a_before, alpha=lora.scale)
+                a_before, b_before, scale_before = lora()
+                product.addmm_(rows @ b_before, a_before, alpha=scale_before)
             if not ctx.is_dropped:
                 product.addmm_(to_inner, a)
             to_x = product.view(shape)

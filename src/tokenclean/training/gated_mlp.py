@@ -19,7 +19,7 @@ _PROBE_ROWS = 4
 def slim_gated_mlps(model: torch.nn.Module) -> int:
     """Let every MLP that computes down(silu(gate(x)) · up(x)) keep a third less; how many do.
 
-    Whether one does is tried out on random rows; what gives something else goes on as it is.
+    Each is tried out on random rows; one that computes something else is left unchanged.
     """
     slimmed, device = 0, next(model.parameters()).device
     for module in model.modules():
@@ -36,7 +36,7 @@ def _forward_of(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _agree(module: Any, slim: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> bool:
-    if device.type == "meta":  # nothing to try out
+    if device.type == "meta":  # nothing to compute with
         return True
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(1, _PROBE_ROWS, module.gate_proj.in_features, generator=generator).to(device)
@@ -48,7 +48,7 @@ class _Gated(torch.autograd.Function):
     """silu(gate) · up, of tensors of one shape."""
 
     @staticmethod
-    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: torch.autograd.Function, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(gate, up)
         return silu(gate).mul_(up)
 

@@ -1,4 +1,4 @@
-"""The journal of a training: one JSON line an optimizer step, written as the step is done."""
+"""The journal of a training: one JSON line for each optimizer step, written right after it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JOURNAL = "journal.jsonl"
 class Journal:
     """Appends to a file; ``steps``: optimizer steps of the whole training, for the time left.
 
-    A training that goes on at a later step keeps the lines up to there and drops what came after.
+    A training that resumes after ``done`` steps keeps the lines up to there and drops those after.
     """
 
     def __init__(self, path: Path, steps: int, done: int = 0) -> None:
@@ -28,14 +28,14 @@ class Journal:
         path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._last, self._seconds, self._counted = time.monotonic(), 0.0, 0
 
-    def write(self, step: int, facts: Mapping[str, Any], tokens: int, device: str) -> dict[str, Any]:
-        """The line of a step: ``facts``, then tokens a second, peak memory in bytes and the seconds left."""
+    def write(self, step: int, figures: Mapping[str, float], tokens: int, device: torch.device) -> dict[str, float]:
+        """The line of a step: ``figures``, then tokens a second, peak memory in bytes and the seconds left."""
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         self._seconds, self._counted = self._seconds + seconds, self._counted + 1
         line = {
             "step": step,
-            **facts,
+            **figures,
             "tokens": tokens,
             "seconds": round(seconds, 3),
             "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
@@ -48,7 +48,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal; a line that a killed process left unfinished is passed over."""
+    """The whole lines of a journal; a line that a killed process left unfinished is skipped."""
     if not path.is_file():
         return []
     lines = []
@@ -60,8 +60,8 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _peak_memory(device: str) -> int:
-    if device.startswith("cuda"):
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,7 +1,7 @@
 """Token weights of noise-mixture cleaning from the losses of the training step itself.
 
-The same EM as ``selection.noise_mixture.token_posterior``, on the tokens of one pack: a row lies in one pack whole, so
-its noise rate is fitted there and then, and neither a reference nor a base pass is needed.
+The same EM as ``selection.noise_mixture.token_posterior``, on the tokens of one pack: a pack has whole rows, so a row's
+noise rate is fitted within it, and neither a reference nor a base pass is needed.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tokenclean.processes import Processes
 from tokenclean.selection.noise_mixture import DEFAULT_PRIOR, NoisePrior
+from tokenclean.training.collate import Pack
 
 
 @dataclass(frozen=True, eq=False)
 class OnlineMixture:
     """What a training needs to weigh tokens by its own losses.
 
-    ``surprisal``: u of each id in nats, float32 (V,), of the whole pool (``selection.surprisal_table``).
+    ``surprisal``: u of each id in nats, float32 (V,), from the whole pool (``selection.surprisal_table``).
     """
 
     surprisal: np.ndarray
@@ -44,3 +46,41 @@ def online_posterior(
             noise = torch.zeros_like(counts).index_add_(0, row_of_P, 1 - clean)
             rates = (noise + prior.strength * prior.mean) / (counts + prior.strength)
     return clean, rates
+
+
+class OnlineWeights:
+    """The coefficients of one batch times the posteriors of their tokens.
+
+    ``surprisal``: the mixture's, on the model's device. ``is_by_sample``: each row's coefficients keep their sum, as
+    the mean of the rows' means has it; otherwise the batch's do, by a factor that is known after the last pack.
+    """
+
+    def __init__(self, surprisal: torch.Tensor, prior: NoisePrior, *, is_by_sample: bool) -> None:
+        self._surprisal, self._prior, self._is_by_sample = surprisal, prior, is_by_sample
+        self._given = self._left = 0.0
+        self._row_rates: dict[int, float] = {}
+
+    def __call__(
+        self, pack: Pack, targets_P: torch.Tensor, losses_P: torch.Tensor, coefficients_P: torch.Tensor
+    ) -> torch.Tensor:
+        """The coefficients (P,) of a pack by its losses in nats."""
+        row_of_P = torch.from_numpy(pack.row_of_position).to(losses_P.device)
+        posterior, rates = online_posterior(losses_P, self._surprisal[targets_P], row_of_P, len(pack.rows), self._prior)
+        if not pack.is_filler:
+            self._row_rates.update(zip(pack.rows, rates.tolist(), strict=True))
+        if self._is_by_sample:
+            shares_P = coefficients_P.abs()
+            sums = torch.zeros(2, len(pack.rows), device=losses_P.device)
+            sums.index_add_(1, row_of_P, torch.stack([shares_P, shares_P * posterior]))
+            posterior = posterior * (sums[0] / sums[1].clamp_min(torch.finfo(torch.float32).tiny))[row_of_P]
+        weighed = coefficients_P * posterior
+        self._given += float(np.abs(pack.coefficients).sum(dtype=np.float64))
+        self._left += float(weighed.abs().sum(dtype=torch.float64))
+        return weighed
+
+    def over(self, processes: Processes) -> tuple[float, dict[int, float]]:
+        """The factor for the batch's loss and gradient, and the noise rate of each of its rows, of all processes."""
+        gathered = processes.gather([self._given, self._left, list(self._row_rates.items())])
+        given, left = (sum(part[number] for part in gathered) for number in (0, 1))
+        factor = given / left if left > 0 and not self._is_by_sample else 1.0
+        return factor, {int(row): rate for part in gathered for row, rate in part[2]}

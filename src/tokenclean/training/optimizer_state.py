@@ -1,40 +1,43 @@
-"""The optimizer's moments, beside a model whose training another one goes on with."""
+"""The optimizer's moments as a file, by which another process or training continues with them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tokenclean.errors import TrainingError
 from tokenclean.processes import SINGLE_PROCESS, Processes
-from tokenclean.training.checkpoint import as_part_of, whole
+from tokenclean.training.sharding import as_part_of, whole
 
 MOMENTS = "optimizer.safetensors"
-"""File of a training that is part of a longer one: ``<moment>.<parameter>`` -> tensor, as the optimizer holds them."""
+"""File name: ``<moment>.<parameter>`` -> tensor, as the optimizer holds them."""
 
 
-def save_moments(folder: Path, model: torch.nn.Module, optimizer: Any, processes: Processes = SINGLE_PROCESS) -> None:
-    """Write the moments of the ``optimizer`` over trained parameters of ``model`` into the folder.
-
-    All ``processes`` have to call it, since each may hold a part; the first writes.
-    """
-    from safetensors.torch import save_file
-
+def named_moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """What ``MOMENTS`` holds, for the trained parameters of ``model``; every process has to call it."""
     names = list(_trained(model, optimizer))
-    tensors = {
+    return {
         f"{moment}.{names[number]}": whole(tensor)
         for number, moments in optimizer.state_dict()["state"].items()
         for moment, tensor in moments.items()
     }
+
+
+def save_moments(
+    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, processes: Processes = SINGLE_PROCESS
+) -> None:
+    """Write the moments into the folder. All ``processes`` have to call it; the first writes."""
+    from safetensors.torch import save_file
+
+    moments = named_moments(model, optimizer)
     if processes.is_first:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / MOMENTS)
+        save_file(moments, folder / MOMENTS)
 
 
-def load_moments(folder: Path, model: torch.nn.Module, optimizer: Any) -> None:
-    """Put them into an ``optimizer`` that has taken no step yet; its learning rate and other options stay as they are.
+def load_moments(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Give the moments in the folder to an ``optimizer``, whose learning rate and other options stay its own.
 
     Raises TrainingError where the folder has none, or those of other parameters.
     """
@@ -56,7 +59,7 @@ def load_moments(folder: Path, model: torch.nn.Module, optimizer: Any) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _trained(model: torch.nn.Module, optimizer: Any) -> dict[str, torch.Tensor]:
-    """The optimizer's parameters by their names, in the order in which its ``state_dict`` numbers them."""
+def _trained(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's parameters by name, in the order in which its ``state_dict`` numbers them."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {names[id(parameter)]: parameter for group in optimizer.param_groups for parameter in group["params"]}

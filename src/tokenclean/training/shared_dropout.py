@@ -1,16 +1,14 @@
 """LoRA dropout with one mask for all modules that read the same tensor, drawn cheaply on a CPU.
 
-q, k and v read one normalised hidden state, gate and up another. Each mask alone is drawn as ever; that neighbours
-share it leaves every module's expectation as it was. A step draws four masks a layer instead of seven, which on a CPU
-saves a large part of it, and keeps one dropped input instead of three for the backward pass.
+q, k and v read one normalised hidden state, gate and up another. A shared mask has the distribution of a mask of its
+own, so every module's expectation is unchanged. A step draws four masks a layer instead of seven, which on a CPU saves
+a large part of its time, and keeps one dropped input instead of three for the backward pass.
 
-On most CPUs torch draws a mask element by element, from 64 random bits each, and keeps it as floats. Here 64 bits make
-four elements, and a byte each is kept.
+On most CPUs torch draws a mask element by element, from 64 random bits each, and keeps it as floats. Here 64 bits give
+four elements, of which a byte each is kept.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -18,10 +16,10 @@ from torch.nn.functional import dropout
 
 
 class SharedDropout(torch.nn.Module):
-    """Dropout that gives a tensor that comes again at once the same result again: same mask, same memory.
+    """Dropout that returns the same result, mask and memory, when the same tensor comes twice in a row.
 
     One object serves a whole model, whose modules run one after another. ``rate``: probability of a zero. In eval mode
-    the input is returned as it is.
+    the input itself is returned.
     """
 
     def __init__(self, rate: float) -> None:
@@ -60,10 +58,12 @@ def keep_mask(shape: torch.Size, rate: float, device: torch.device | str = "cpu"
 
 
 class _Dropped(torch.autograd.Function):
-    """x · mask / (1 − rate); the mask is all that is kept."""
+    """x · mask / (1 − rate); only the mask is kept for the backward pass."""
+
+    scale: float
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, rate: float) -> torch.Tensor:
+    def forward(ctx: _Dropped, x: torch.Tensor, rate: float) -> torch.Tensor:
         mask, dropped = keep_mask(x.shape, rate, x.device)
         ctx.save_for_backward(mask)
         ctx.scale = 1 / (1 - dropped)
@@ -71,13 +71,13 @@ class _Dropped(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: _Dropped, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (mask,) = ctx.saved_tensors
         return (grad_outputs[0] * mask).mul_(ctx.scale), None
 
 
 def share_dropout(model: torch.nn.Module) -> list[SharedDropout]:
-    """Give all LoRA dropouts of one rate one ``SharedDropout``; which were put in place."""
+    """Give all LoRA dropouts of one rate one ``SharedDropout``; those that were put in place."""
     from peft.tuners.lora import LoraLayer
 
     shared: dict[float, SharedDropout] = {}

@@ -1,4 +1,4 @@
-"""SIGTERM, heard and kept until the step at hand is done."""
+"""SIGTERM, noted and acted on only after the current step."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from contextlib import contextmanager
 
 @contextmanager
 def termination() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGTERM (as a cluster sends before it kills) is only noted; the function given tells of it.
+    """Within the block SIGTERM (which a cluster sends before it kills) is only noted; yields a function: did it come?
 
-    Outside the main thread nothing can be heard, and the function always says no.
+    Python delivers signals to the main thread alone; in any other the function always returns False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    heard: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
-        yield lambda: bool(heard)
+        yield lambda: bool(received)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

@@ -1,4 +1,4 @@
-"""How many optimizer steps a round takes, and where on a learning-rate schedule they stand; known before any weight is
+"""How many optimizer steps a round takes and their positions on the learning-rate schedule, before any weight is
 loaded."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SchedulePart:
 @dataclass(frozen=True)
 class StepPlan:
     """``batch_size``: conversations a step. ``steps``: optimizer steps over all epochs. ``part``: of the schedule.
-    ``warmup_steps``: positions of the whole schedule's rising part, at whose very first the learning rate is 0.
+    ``warmup_steps``: positions of the whole schedule's rising part, of which the first has a learning rate of 0.
     ``effective_steps``: steps with a learning rate above 0."""
 
     batch_size: int
@@ -42,16 +42,16 @@ class StepPlan:
 
         The steps are spread evenly over the part. Where they are as many as planned, each has a position of its own;
         fewer or more are stretched or compressed, never cut: the part then starts and ends at the rates planned for it,
-        whatever was kept in it or before it, and the rate does not jump from one part to the next. All steps stand
-        before ``part.end``, and so before the end of the schedule, where the rate is 0.
+        however many rows were kept, and the rate does not jump from one part to the next. All steps are before
+        ``part.end``, and so before the end of the schedule, where the rate is 0.
         """
         return self.part.start + step * (self.part.end - self.part.start) / self.steps
 
 
 def plan_steps(rows: int, settings: TrainingSettings, part: SchedulePart | None = None) -> StepPlan:
-    """The largest batch, up to ``batch_size``, with at least ``minimum_steps`` effective steps, if any has.
+    """The largest batch, up to ``batch_size``, with at least ``minimum_steps`` effective steps, if there is one.
 
-    ``part``: of a schedule over several trainings (``plan_parts``); by default the training has one to itself.
+    ``part``: of a schedule over several trainings (``plan_parts``); by default the training has its own schedule.
     """
     batch_size, steps = _batches(rows, settings, is_first=part is None or part.start == 0)
     part = part or SchedulePart(0, steps, steps)
@@ -61,7 +61,7 @@ def plan_steps(rows: int, settings: TrainingSettings, part: SchedulePart | None 
 def plan_parts(rows: Sequence[int], settings: TrainingSettings) -> list[SchedulePart]:
     """One schedule for several trainings, in their order: the part of each has the steps of all its ``rows``.
 
-    How many of them will have a token to train on is not known yet; ``StepPlan.position`` stretches.
+    How many of them will have a token to train on is not known yet: ``StepPlan.position`` makes up for the difference.
     """
     counts = [_batches(count, settings, is_first=number == 0)[1] for number, count in enumerate(rows)]
     ends = [sum(counts[: number + 1]) for number in range(len(counts))]

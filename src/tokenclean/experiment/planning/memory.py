@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,7 +141,8 @@ def training_memory(config: PreTrainedConfig, settings: TrainingSettings, device
 
 def process_bytes() -> int:
     """Resident memory of this process with the imports of a training; 0 where the system does not report it."""
-    from transformers import Trainer  # noqa: F401  # and with it accelerate, datasets and pandas
+    with suppress(ImportError):
+        import peft  # noqa: F401  # and with it accelerate
 
     try:
         pages = Path("/proc/self/statm").read_text().split()[1]

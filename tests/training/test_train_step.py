@@ -191,7 +191,7 @@ def test_out_of_memory_halves_the_packs_and_nothing_else(batch, monkeypatch, cap
     for name, gradient in gradients(model).items():
         assert gradient is None or (gradient - expected[name]).abs().max() < 1e-6
     assert tried[0] > 60 >= max(tried[-2:])
-    assert "going on in packs of at most" in caplog.text
+    assert "continuing in packs of at most" in caplog.text
     count = len(tried)
     step(input_ids, weights, range(len(LENGTHS)))
     assert max(tried[count:]) <= 60  # the smaller budget is kept to
