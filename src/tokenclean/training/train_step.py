@@ -22,6 +22,7 @@ from tokenclean.training.collate import Pack, batch_packs
 from tokenclean.training.fused_lora import join_lora_products
 from tokenclean.training.gated_mlp import slim_gated_mlps
 from tokenclean.training.online_mixture import OnlineMixture, OnlineWeights
+from tokenclean.training.sharding import reshard
 from tokenclean.training.shared_dropout import SharedDropout, share_dropout
 
 logger = logging.getLogger(__name__)
@@ -62,8 +63,8 @@ class TrainingStep:
     stays where it is. ``longest_row`` as of ``CausalLM``. The optimizer is the caller's, who zeroes the gradients
     between batches. Raises as ``prepare_layers``.
 
-    With a ``mixture`` each token's weight is multiplied by the posterior that it is no noise, from its detached loss in
-    this very step: Σ p·w·ℓ / Σ p·|w|. ``row_rates`` then holds the noise rate last found of each row.
+    With a ``mixture`` each token's weight is multiplied by the posterior that it is not noise, from its detached loss
+    in this very step: Σ p·w·ℓ / Σ p·|w|. ``row_rates`` then holds the noise rate last found of each row.
 
     Among several ``processes`` each runs its own packs of the batch; gradients, loss and rates are then those of the
     whole batch in every process. ``module`` is what ``sharding.distribute`` shards: with ``is_sharded`` the processes
@@ -121,6 +122,8 @@ class TrainingStep:
         # A sharded weight comes and goes, so a kernel's copy of it could not know whether it is still the weight's.
         with torch.no_grad(), self._precision(with_kernels=not self.is_sharded):
             loss = batch_loss(self.module, self._packs(input_ids, weights, rows), self.causal_lm.device)
+        if self.is_sharded:
+            reshard(self.module)
         return sum(self.processes.gather(loss))
 
     def _packs(self, input_ids: Ragged, weights: Ragged, rows: Sequence[int]) -> list[Pack]:
