@@ -1,7 +1,7 @@
 """What the benchmark of scoring compares: the ways to score, the models and rows that they score.
 
 Naive: float32 (on a GPU bf16 weights), dataset order, batches of 6 padded to the longest, full float32 logits of which
-the model computes its mean loss, then a second cross-entropy for each token. Ours: ``scoring.engine.Scorer``.
+the model computes its mean loss, then a second cross-entropy for each token. Ours: ``scoring.scorer.Scorer``.
 """
 
 from __future__ import annotations

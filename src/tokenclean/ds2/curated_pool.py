@@ -21,6 +21,7 @@ from tokenclean.ds2.ratings import CLASSES, Ratings, load_ratings
 from tokenclean.ds2.transition_matrix import Transition, count_consensus, estimate_transition
 from tokenclean.errors import PoolError, RecipeError
 from tokenclean.models.device import resolve_device
+from tokenclean.observer import ShowProgress, no_progress
 from tokenclean.pool import Pool
 from tokenclean.recipe import CurationSettings, Recipe
 from tokenclean.store import Stage, Store, array_hash, file_hash
@@ -73,7 +74,7 @@ def curate_pool(
     store: Store,
     *,
     note: Callable[[str], None] = lambda text: None,
-    progress: Callable[[str, str], Callable[[int, int], None]] = lambda label, unit: lambda done, total: None,
+    progress: ShowProgress = no_progress,
 ) -> CuratedPool:
     """The pool's rows with every rater's labels corrected; stages that the run folder holds are reused.
 

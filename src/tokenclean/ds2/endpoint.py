@@ -20,10 +20,11 @@ from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from tokenclean.ds2.answer_cache import AnswerCache
-from tokenclean.ds2.questions import ATTEMPTS, Progress, Questions, RatingRun, check_attempts, known_rating
+from tokenclean.ds2.questions import ATTEMPTS, Questions, RatingRun, check_attempts, known_rating
 from tokenclean.ds2.rating_prompt import Rating, parse_answer
 from tokenclean.ds2.ratings import ratings_of
 from tokenclean.errors import ModelError, RecipeError, RunError
+from tokenclean.observer import Progress
 from tokenclean.redaction import redact
 
 logger = logging.getLogger(__name__)

@@ -19,8 +19,6 @@ ATTEMPTS = 3
 CHARACTERS_PER_TOKEN = 4
 """Estimates the number of tokens where the rater's tokenizer is not available."""
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
 class Sampling:

@@ -11,8 +11,9 @@ from lm_eval.models.huggingface import HFLM
 
 from tokenclean.evaluation.task_data import quiet_harness
 from tokenclean.models.model_parts import lm_of
+from tokenclean.observer import Progress
 from tokenclean.scoring.continuation_likelihoods import ContinuationScorer
-from tokenclean.scoring.scorer import PACK_TOKENS, Progress
+from tokenclean.scoring.scorer import PACK_TOKENS
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

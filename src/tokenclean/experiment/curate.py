@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +21,7 @@ from tokenclean.errors import MissingExtraError
 from tokenclean.observer import Observer
 from tokenclean.pool.recipe_pool import open_mixture
 from tokenclean.recipe import Recipe
-from tokenclean.report.plots.ratings import ratings_plot, transition_plot
+from tokenclean.report.plots.ratings import RaterFigures, ratings_plot, transition_plot
 from tokenclean.report.tables import Table, share_text
 from tokenclean.store import Store, atomic_path, write_json
 
@@ -225,7 +225,7 @@ def curation_document(curated: CuratedPool, count: int) -> dict[str, Any]:
     return {"raters": raters, "tables": [table.to_document() for table in _selection_tables(curated, count)]}
 
 
-def _plots(raters: list[Mapping[str, Any]], observer: Observer) -> dict[str, str]:
+def _plots(raters: Sequence[RaterFigures], observer: Observer) -> dict[str, str]:
     """File name -> text: the plots as SVG, their data as CSV; without matplotlib a note says that there are none."""
     try:
         plots = [ratings_plot("ratings", raters), transition_plot("transition", raters)]

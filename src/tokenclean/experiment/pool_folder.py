@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenclean.models.loading.load import load_tokenizer, resolve_source
+from tokenclean.observer import ShowProgress, no_progress
 from tokenclean.pool import Intake, Mixture, Pool, RejectedRow, write_rejected, write_removed, write_row
 from tokenclean.pool.recipe_pool import check_rendered, open_mixture, take_rows
 from tokenclean.recipe import Recipe
@@ -38,7 +39,7 @@ def build_pool(
     folder: Path,
     *,
     note: Callable[[str], None] = lambda text: None,
-    progress: Callable[[str, str], Callable[[int, int], None]] = lambda label, unit: lambda done, total: None,
+    progress: ShowProgress = no_progress,
 ) -> BuiltPool:
     """Read, filter and draw the recipe's pool as a run does, and write the rows that a run would use.
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from tokenclean.errors import PoolError
 from tokenclean.models.loading.load import ModelSource, check_two_models, source_fingerprint
 from tokenclean.models.loading.model_cache import ModelCache
-from tokenclean.observer import ShowProgress
+from tokenclean.observer import ShowProgress, no_progress
 from tokenclean.pool import (
     SHARD_CHARACTERS,
     Conversation,
@@ -91,7 +91,7 @@ def score_pool(
     device: str = "cpu",
     processes: Processes = SINGLE_PROCESS,
     note: Callable[[str], None] = logger.warning,
-    progress: ShowProgress = lambda label, unit: lambda done, total: None,
+    progress: ShowProgress = no_progress,
 ) -> PassOutcome | None:
     """Write the losses of a whole pool, and its scores, as one table, in memory that does not grow with the pool.
 

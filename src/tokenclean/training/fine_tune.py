@@ -15,6 +15,7 @@ import torch
 
 from tokenclean.errors import TrainingError
 from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer
+from tokenclean.observer import Progress
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import TrainingSettings
@@ -22,7 +23,7 @@ from tokenclean.store import array_hash
 from tokenclean.training.adapters import add_fresh_lora, go_on_with_lora, save_lora, save_rounds
 from tokenclean.training.collate import selected_lengths
 from tokenclean.training.journal import JOURNAL
-from tokenclean.training.loop import Progress, TrainingData, TrainingLoop
+from tokenclean.training.loop import TrainingData, TrainingLoop
 from tokenclean.training.online_mixture import OnlineMixture
 from tokenclean.training.optimizer import adamw
 from tokenclean.training.optimizer_state import load_moments, save_moments

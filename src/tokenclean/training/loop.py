@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from tokenclean.errors import TrainingError
+from tokenclean.observer import Progress
 from tokenclean.ragged import Ragged
 from tokenclean.store import disk_refusal
 from tokenclean.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
@@ -27,9 +28,6 @@ from tokenclean.training.trackers import Trackers
 from tokenclean.training.train_step import NonFiniteLossError, TrainingStep
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
-"""Called after each optimizer step with (steps done, steps in all)."""
 
 
 @dataclass(frozen=True)
