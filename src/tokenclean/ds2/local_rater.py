@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from tokenclean.ds2.answer_cache import AnswerCache
 from tokenclean.ds2.questions import (
     ATTEMPTS,
-    Progress,
     Questions,
     RatingRun,
     Sampling,
@@ -20,6 +19,7 @@ from tokenclean.ds2.questions import (
 from tokenclean.ds2.rating_prompt import MAX_TOKENS, Rating, first_tokens, rating_prompt
 from tokenclean.ds2.ratings import ratings_of
 from tokenclean.errors import ModelError
+from tokenclean.observer import Progress
 from tokenclean.pool import Conversation, Turn
 from tokenclean.store import fingerprint
 
