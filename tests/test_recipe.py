@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tokenclean import recipe as module
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import PRESETS, STRATEGIES, Recipe, TrainingSettings, load_recipe, recipe_from, training_from
-from tokenclean.report.published_tables import published_average
+from tokenclean.report.published_tables import published_row
 
 REQUIRED = ("pool.sources.0.path=pool.jsonl", "model.base=org/model")
 SMALL = {"pool": {"sources": [{"path": "pool.jsonl"}]}, "model": {"base": "org/model"}}
@@ -128,7 +128,7 @@ def test_the_paper_s_other_models_differ_in_the_model_alone(name, base):
     recipe, paper = (load_recipe(Path(__file__).parents[1] / "recipes" / f"{n}.yaml") for n in (name, "paper"))
     assert recipe.model_copy(update={"name": paper.name, "model": paper.model}) == paper
     assert recipe.model.base == base
-    assert published_average(base, "self_evolving") is not None
+    assert published_row(base, "self_evolving") is not None
 
 
 def test_a_file_goes_over_its_preset_and_an_override_over_both(tmp_path):

@@ -177,4 +177,4 @@ def _fenced(text: str) -> str:
     """A code block whose fence is longer than any run of backticks in the text."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}yaml\n{text.rstrip()}\n{fence}"
+    return "\n".join([f"{fence}yaml", text.rstrip("\n"), fence])

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from tokenclean.evaluation.comparison import Comparison, Difference, Score
 from tokenclean.evaluation.significance import points
-from tokenclean.report.published_tables import published, published_average, published_score
+from tokenclean.report.published_tables import published, published_row
 from tokenclean.report.tables import Cell, Table
 
 AVERAGE = "Avg"
@@ -80,21 +80,22 @@ def beside_paper(comparison: Comparison, base_model: str, proportion: float) -> 
     """
     rows, faults = [], dict[str, None]()
     for strategy in comparison.strategies:
-        average = published_average(base_model, strategy, proportion=proportion)
-        if average is None:
+        row = published_row(base_model, strategy, proportion=proportion)
+        average = row and row.average
+        if row is None or average is None:
             continue
         cells = []
         for task in comparison.tasks:
-            number = published_score(base_model, strategy, task, proportion=proportion)
+            number = row.score(task)
             printed = number.printed if number else "–"
             cells.append(f"{100 * comparison.scores[strategy][task].value:.2f} | {printed}")
-            faults |= dict.fromkeys(fault.sentence for fault in (number.faults if number else ()))
+            faults |= dict.fromkeys(number.faults if number else ())
         cells.append(f"{100 * comparison.averages[strategy].value:.2f} | {average.value:.2f}")
-        faults |= dict.fromkeys(fault.sentence for fault in average.faults)
+        faults |= dict.fromkeys(average.faults)
         rows.append((STRATEGY_NAMES.get(strategy, strategy), *cells))
     if not rows:
         return None
-    source = published().source.citation
+    source = published().citation
     return Table(
         "Ours | the paper's",
         ("Model", *(TASK_NAMES.get(task, task) for task in comparison.tasks), AVERAGE),
