@@ -77,9 +77,11 @@ def test_no_folder_of_the_machine_is_told():
 
 
 names = st.text(min_size=1).filter(str.strip)
+# PyYAML itself does not read back these line ends as it wrote them.
+recipes = st.text(st.characters(codec="utf-8", exclude_characters="\x85\u2028\u2029"))
 
 
-@given(title=names, source=names, licence=names, recipe=st.text())
+@given(title=names, source=names, licence=names, recipe=recipes)
 def test_any_name_keeps_front_matter_tables_and_code_whole(title, source, licence, recipe):
     counts = CleanedCounts((replace(COUNTS.sources[0], source=source),))
     recipe_yaml = yaml.safe_dump({"note": f"note {recipe}"}, allow_unicode=True)  # not a path, whatever follows
