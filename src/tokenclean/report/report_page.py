@@ -115,9 +115,8 @@ def render_report(report: Report) -> str:
     """The page as text. It runs no script."""
     sections = [section for section in report.sections if section.blocks]
     return render(
-        "report.html.j2",
+        "report_page",
         "a report",
-        style="report.css",
         inline_styles=True,
         report=report,
         sections=sections,

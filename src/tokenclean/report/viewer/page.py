@@ -20,10 +20,8 @@ def write_page(view: View, path: Path | str, *, title: str, proportion: float | 
 def render_page(view: View, *, title: str, proportion: float | None = None) -> str:
     """The page as text."""
     return render(
-        "viewer.html.j2",
+        "viewer/viewer",
         "the token viewer",
-        style="viewer.css",
-        script="viewer.js",
         title=title,
         tables=[{"name": table.name, "has_slider": table.ranks_R is not None} for table in view.tables],
         raw={"data": script_json(page_data(view, proportion=proportion))},
