@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from tokenclean.cli.console import out, progress, quiet_libraries
 from tokenclean.cli.intake import IntakeOptions, print_intake, sources_of, takes_intake
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
     from tokenclean.pool import Pool, RenderedRows
     from tokenclean.token_table import TokenTable
 
-STYLES = {"prompt": "dim", "target": "bold green", "kept": "bold green", "dropped": "red strike"}
-PLAIN = {"prompt": ("", ""), "target": ("⟦", "⟧"), "kept": ("⟦", "⟧"), "dropped": ("~", "~")}
 RECIPES = (".yaml", ".yml")
 
 _OF_THE_RECIPE = ("model", "template", "max_length", "targets", "date", "trust_remote_code", "max_rejected_share")
@@ -183,42 +179,21 @@ def _print_pool_samples(
 
 
 def _print_samples(data: str, tokenizer: Any, table: TokenTable, rows: int, start: int) -> None:
+    from tokenclean.report.viewer.terminal import labelled_text, token_labels, visible
+    from tokenclean.report.viewer.token_spans import SpanDecoder
+
     ids, is_response, is_kept = table["input_ids"], table["is_response"], table.columns.get("is_kept")
     if start >= len(ids):
         raise TableError(f"{data}: --start {start}, but it has {len(ids)} rows")
+    decoder = SpanDecoder(tokenizer)
     for row in range(start, min(start + rows, len(ids))):
-        labels = is_response[row]
-        if is_kept is None:
-            kinds = ["target" if label else "prompt" for label in labels]
-        else:
-            kinds = [
-                "prompt" if not label else "kept" if kept else "dropped"
-                for label, kept in zip(labels, is_kept[row], strict=True)
-            ]
-        counted = f"{int(labels.sum())} targets" + (f", {int(is_kept[row].sum())} kept" if is_kept is not None else "")
+        label_T = token_labels(is_response[row], (is_response if is_kept is None else is_kept)[row])
+        counted = f"{int(is_response[row].sum())} targets"
+        counted += f", {int(is_kept[row].sum())} kept" if is_kept is not None else ""
         own = f" (id {table.original_ids[row]})" if table.original_ids and table.original_ids[row] else ""
-        heading = f"{table.ids[row]}{own}  {len(labels)} tokens, {counted}"
+        heading = visible(f"{table.ids[row]}{own}  {len(label_T)} tokens, {counted}")
         if out.is_terminal:
             out.rule(heading, align="left")
         else:
             out.print(heading, soft_wrap=True)
-        out.print(_coloured(tokenizer, ids[row].tolist(), kinds), soft_wrap=True)
-
-
-def _coloured(tokenizer, ids: Sequence[int], kinds: Sequence[str]) -> Text:
-    text = Text()
-    for kind, run in _runs(ids, kinds):
-        decoded = tokenizer.decode(run)
-        before, after = ("", "") if out.is_terminal else PLAIN[kind]
-        text.append(f"{before}{decoded}{after}", style=STYLES[kind] if out.is_terminal else None)
-    return text
-
-
-def _runs(ids: Sequence[int], kinds: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
-    """Runs of one kind, decoded together so that a character split over tokens stays whole."""
-    run: list[int] = []
-    for position, (token, kind) in enumerate(zip(ids, kinds, strict=True)):
-        run.append(token)
-        if position + 1 == len(ids) or kinds[position + 1] != kind:
-            yield kind, run
-            run = []
+        out.print(labelled_text(decoder.decode(ids[row]), label_T, coloured=out.is_terminal), soft_wrap=True)

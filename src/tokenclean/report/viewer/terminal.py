@@ -1,61 +1,93 @@
-"""The token viewer in a terminal: the same conversations as text, coloured, or with marks where there is no colour."""
+"""Tokens in a terminal: a row's text with kept and dropped tokens coloured, or marked where there is no colour."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from rich.text import Text
 
-from tokenclean.report.viewer.page_data import Shown, View
 from tokenclean.report.viewer.token_spans import TokenSpans
 
-Paint = Literal["kept", "score"]
+if TYPE_CHECKING:
+    from tokenclean.ragged import Ragged
+    from tokenclean.report.viewer.page_data import Shown, View
 
 _PROMPT, _DROPPED, _KEPT = 0, 1, 2
 _STYLES = ("dim", "yellow strike", "bold blue")
 _MARKS = (("", ""), ("~", "~"), ("⟦", "⟧"))
 # From the lowest scores to the highest; blue and orange differ for colour-blind readers too.
 _SHADES = ("black on #ff9a2e", "black on #ffc891", "", "black on #a9cffb", "black on #5aa5f5")
-# All controls but tab and line feed, and the marks that turn the direction of what follows.
+# All control characters but tab and line feed, and those that change the direction of what follows.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-class _Run(NamedTuple):
-    """How consecutive tokens look: the label of the first, whether the other table labels them otherwise, and the
-    number of their shade, None where they are coloured by label."""
+def labelled_text(
+    spans: TokenSpans,
+    label_T: np.ndarray,
+    *,
+    coloured: bool = True,
+    differs_T: np.ndarray | None = None,
+    shade_T: np.ndarray | None = None,
+) -> Text:
+    """The text of a row of T tokens, coloured by ``label_T`` (see ``token_labels``), or by ``shade_T``, from 0 for the
+    lowest scores to 4.
 
-    label: int
-    differs: bool
-    shade: int | None
+    Without ``coloured``, runs of kept tokens are in ⟦ ⟧ and of dropped ones between tildes. Tokens of ``differs_T``
+    are underlined, or have ≠ in front. Control characters are shown as signs, so that no text commands the terminal.
+    A span of several tokens has the highest label of them.
+    """
+    looks = []
+    for token, behind, start, end in spans.spans():
+        here = slice(token, behind)
+        differs = differs_T is not None and bool(differs_T[here].any())
+        shade = None if shade_T is None else round(float(shade_T[here].mean()))
+        looks.append((int(label_T[here].max()), differs, shade, spans.text[start:end]))
+    text = Text()
+    for (label, differs, shade), alike in groupby(looks, key=lambda look: look[:3]):
+        content = visible("".join(look[3] for look in alike))
+        if not coloured:
+            before, after = _MARKS[label]
+            text.append(f"{'≠' if differs else ''}{before}{content}{after}")
+            continue
+        style = _STYLES[label]
+        if shade is not None and label != _PROMPT:
+            style = f"{_SHADES[shade]} strike".strip() if label == _DROPPED else _SHADES[shade]
+        text.append(content, style=f"{style} underline".strip() if differs else style or None)
+    return text
+
+
+def token_labels(is_response_T: np.ndarray, is_kept_T: np.ndarray) -> np.ndarray:
+    """int8 (T,): 0 for tokens outside responses, 1 for dropped response tokens, 2 for kept ones."""
+    return np.where(is_response_T, np.where(is_kept_T, _KEPT, _DROPPED), _PROMPT).astype(np.int8)
 
 
 def terminal_text(
-    view: View, *, proportion: float | None = None, paint: Paint = "kept", coloured: bool = True
+    view: View, *, proportion: float | None = None, paint: Literal["kept", "score"] = "kept", coloured: bool = True
 ) -> Iterator[tuple[str, Text]]:
     """A heading and the text of each conversation, once for each of the view's tables.
 
-    ``proportion``: cut the whole pool there; None for the tables' own labels. ``coloured``: without, runs of kept
-    tokens stand in ⟦ ⟧, of dropped ones between tildes, and ≠ before tokens that the tables label differently.
-    Control characters stand as signs, so that no text commands the terminal.
+    ``proportion``: where to cut the whole pool; None for the tables' own labels. ``paint``: colour by label or score.
+    Tokens that two tables label differently are marked (see ``labelled_text``).
     """
-    labels = [_labels(shown, proportion) for shown in view.tables]
-    shades = [_shades(shown) if paint == "score" else None for shown in view.tables]
-    differs_T = (labels[0] == _KEPT) != (labels[-1] == _KEPT)
-    starts = view.tables[0].table["input_ids"].offsets.tolist()
+    labels, shades = [], []
+    for shown in view.tables:
+        is_response = shown.table["is_response"]
+        is_kept_T = is_response.values.copy()
+        is_kept_T[is_response.values] = shown.shown_R(shown.kept_R(proportion))
+        labels.append(is_response.with_values(token_labels(is_response.values, is_kept_T)))
+        shades.append(_shades(shown) if paint == "score" else None)
+    differs = labels[0].with_values((labels[0].values == _KEPT) != (labels[-1].values == _KEPT))
     for row, spans in enumerate(view.spans):
-        here = slice(starts[row], starts[row + 1])
-        for number, shown in enumerate(view.tables):
-            label_T, shade_T = labels[number][here], shades[number]
-            text = Text()
-            for run, content in _runs(spans, label_T, differs_T[here], None if shade_T is None else shade_T[here]):
-                _append(text, run, content, coloured)
+        for shown, label, shade in zip(view.tables, labels, shades, strict=True):
+            label_T, shade_T = label[row], None if shade is None else shade[row]
             kept, response = int(np.sum(label_T == _KEPT)), int(np.sum(label_T != _PROMPT))
             name = f"{shown.name}: " if len(view.tables) > 1 else ""
             counted = f"{len(label_T)} tokens, {response} targets, {kept} kept"
+            text = labelled_text(spans, label_T, coloured=coloured, differs_T=differs[row], shade_T=shade_T)
             yield f"{visible(shown.table.ids[row])}  {name}{counted}", text
 
 
@@ -71,16 +103,8 @@ def _sign(found: re.Match[str]) -> str:
     return "␡" if code == 0x7F else f"‹U+{code:04X}›"
 
 
-def _labels(shown: Shown, proportion: float | None) -> np.ndarray:
-    """int8 (T,), of the shown rows' tokens."""
-    is_response = shown.table["is_response"].values
-    labels = np.full(len(is_response), _PROMPT, dtype=np.int8)
-    labels[is_response] = np.where(shown.shown_R(shown.kept_R(proportion)), _KEPT, _DROPPED)
-    return labels
-
-
-def _shades(shown: Shown) -> np.ndarray | None:
-    """Of each shown token the number of its score's shade, int64 (T,): the middle one without a score."""
+def _shades(shown: Shown) -> Ragged | None:
+    """The number of the shade of each shown token's score, int64: the middle one without a score."""
     if shown.ranks_R is None:
         return None
     scores = shown.table["score"].values.astype(np.float64)
@@ -90,29 +114,4 @@ def _shades(shown: Shown) -> np.ndarray | None:
     if is_scored.any():
         limit = np.quantile(np.abs(scores[is_scored]), 0.95) or 1.0
         shades[is_scored] += np.clip(np.rint(middle * scores[is_scored] / limit), -middle, middle).astype(np.int64)
-    return shades
-
-
-def _runs(
-    spans: TokenSpans, label_T: np.ndarray, differs_T: np.ndarray, shade_T: np.ndarray | None
-) -> Iterator[tuple[_Run, str]]:
-    """Spans that look alike, joined. A span of several tokens has the highest label of them."""
-    looks = []
-    for token, behind, start, end in spans.spans():
-        here = slice(token, behind)
-        shade = None if shade_T is None else round(float(shade_T[here].mean()))
-        looks.append((_Run(int(label_T[here].max()), bool(differs_T[here].any()), shade), spans.text[start:end]))
-    for run, alike in groupby(looks, key=lambda look: look[0]):
-        yield run, "".join(content for _, content in alike)
-
-
-def _append(text: Text, run: _Run, content: str, coloured: bool) -> None:
-    content = visible(content)
-    if not coloured:
-        before, after = _MARKS[run.label]
-        text.append(f"{'≠' if run.differs else ''}{before}{content}{after}")
-        return
-    style = _STYLES[run.label] if run.shade is None or run.label == _PROMPT else _SHADES[run.shade]
-    if run.shade is not None and run.label == _DROPPED:
-        style = f"{style} strike".strip()
-    text.append(content, style=f"{style} underline".strip() if run.differs else style or None)
+    return shown.table["score"].with_values(shades)
