@@ -88,7 +88,7 @@ def test_what_cannot_be_exported_is_refused_with_the_way_out(command, run_folder
     for code, arguments, words in refusals:
         check_refusal(command, code, arguments, words, tmp_path)
     (results / "table.md").write_text("changed")
-    check_refusal(command, 1, [run], f"{results}: is not what was written: table.md", tmp_path)
+    check_refusal(command, 1, [run], f"{results}: failed its integrity check: table.md", tmp_path)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 

@@ -86,7 +86,7 @@ def test_without_the_tokenizer_no_token_is_told(command, run_folder, tmp_path, m
     monkeypatch.setattr(pages, "load_tokenizer", gone)
     said = command("report", run_folder("run"), "-o", tmp_path / "a.html")
     assert said.code == 0
-    assert "no token is told, since the tokenizer cannot be had (--model names another)" in " ".join(said.err.split())
+    assert "token examples omitted: could not load the tokenizer (--model names another)" in " ".join(said.err.split())
     assert "Tokens that stand out" not in (tmp_path / "a.html").read_text(encoding="utf-8")
     assert command("report", run_folder("again"), "--model", "none").code != 0
 
@@ -101,7 +101,7 @@ def test_what_is_no_run_is_told(command, run_folder, tmp_path):
     stage = next((run / "stages").iterdir())
     assert "is a stage (" in " ".join(command("report", stage).err.split())
     (results_of(run) / "table.md").write_text("something else")
-    assert "is not what was written: table.md" in " ".join(command("report", run).err.split())
+    assert "failed its integrity check: table.md" in " ".join(command("report", run).err.split())
 
 
 def test_results_of_an_earlier_version_say_how_to_go_on(command, tmp_path):

@@ -9,7 +9,7 @@ def test_a_finished_run_fits_80_columns_and_says_all_in_few_lines(command, finis
     lines = said.out.splitlines()
     stages = len(list(finished_run.glob("stages/*"))) + 1
     assert lines[0].startswith(f"{finished_run}: {stages} valid, ")
-    assert lines[0].endswith("no run is going on")
+    assert lines[0].endswith("no run in progress")
     assert len(lines) == 1 + 1 + 3 + stages + 1  # headline, blank, title and head of the table, stages, blank
     assert max(map(len, lines[1:])) <= 80
     (results,) = (path.name for path in finished_run.glob("results/*"))
@@ -23,7 +23,7 @@ def test_why_a_stage_is_not_valid_stands_on_one_line_however_long(command, run_f
     said = command("status", run)
     assert said.code == 0
     assert f"{file.parent.name}: damaged: losses.parquet: 0 bytes, expected" in said.out
-    assert f"\na damaged stage is moved to {run}/damaged and made again by the next run that needs it\n" in said.out
+    assert f"\nthe next run that needs a damaged stage moves it to {run}/damaged and recomputes it\n" in said.out
 
 
 def test_brackets_in_a_path_are_shown_as_they_are(command, run_folder):

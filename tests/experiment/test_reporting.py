@@ -1,4 +1,4 @@
-"""What a report says of figures that lie on disk: which differences it calls real."""
+"""What a report says about figures on disk: which differences it calls real."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokenclean.experiment.finished.finished_run import FinishedRun
-from tokenclean.experiment.reporting.results_section import comparisons, results
+from tokenclean.experiment.reporting.results_section import comparison, results
 from tokenclean.report.report_page import PlotBlock
 from tokenclean.report.tables import Table
 
@@ -42,7 +42,7 @@ def test_a_difference_is_called_real_after_holms_correction_only(tmp_path, p, is
         "full_tokens,average,,,,,,",
         "rho,boolq,full_tokens,0.2,0.1,0.3,,1",
     ]
-    (plot,) = (b.plot for b in comparisons([run_with(tmp_path, values)]) if isinstance(b, PlotBlock))
+    (plot,) = (b.plot for b in comparison(run_with(tmp_path, values)) if isinstance(b, PlotBlock))
     assert plot.title.startswith(title)
     assert [line.split(",")[0] for line in plot.csv.splitlines()[1:]] == ["RHO", "Uniform random"]
 

@@ -77,14 +77,14 @@ def test_damaged_results_are_refused_whichever_file_is_harmed(tmp_path, name):
     content = bytearray((results / name).read_bytes())
     content[len(content) // 2] ^= 1
     (results / name).write_bytes(content)
-    with pytest.raises(RunFolderError, match=rf"{name}.*Run the recipe again, which makes it anew"):
+    with pytest.raises(RunFolderError, match=rf"{name}.*Run the recipe again, which recomputes it"):
         find_dataset(tmp_path)
 
 
 def test_results_that_are_gone_are_told(tmp_path):
     name_latest(make_results(tmp_path, 0))
     (tmp_path / "latest").write_text("0123456789ab\n")
-    with pytest.raises(RunFolderError, match=r"0123456789ab: is not what was written"):
+    with pytest.raises(RunFolderError, match=r"0123456789ab: failed its integrity check"):
         find_dataset(tmp_path)
 
 

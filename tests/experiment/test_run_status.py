@@ -45,7 +45,7 @@ def test_a_finished_run_is_valid_and_needs_no_word_more(run):
     assert [row[0] for row in described.table.rows[:2]] == [training, losses]
     assert states(described) == {"training": "valid", "losses": "valid", "results": "valid"}
     assert described.headline.startswith(f"{folder}: 3 valid, ")
-    assert described.headline.endswith("; no run is going on")
+    assert described.headline.endswith("; no run in progress")
     assert described.notes == ()
 
 
@@ -74,7 +74,7 @@ def test_a_damaged_stage_is_told_with_its_file_and_what_becomes_of_it(run):
     described = describe_run(folder)
     assert states(described) == {"training": "damaged", "losses": "valid", "results": "valid"}
     assert any(note.startswith(f"{training}: damaged: data.bin") for note in described.notes)
-    assert f"a damaged stage is moved to {folder / 'damaged'} and made again" in described.notes[-1]
+    assert f"a damaged stage moves it to {folder / 'damaged'} and recomputes it" in described.notes[-1]
     assert sum("which is damaged now" in note for note in described.notes) == 2
     assert "1 damaged" in described.headline
 
@@ -91,14 +91,14 @@ def test_an_unfinished_stage_belongs_to_the_run_that_holds_the_folder_or_to_a_st
     described = describe_run(folder)
     assert described.table.rows[-1][0] == unfinished.name
     assert described.table.rows[-1][-1] == "unfinished"
-    assert described.notes == ("what a stopped run left unfinished is cleared away by the next run",)
+    assert described.notes == ("the next run deletes what a stopped run left unfinished",)
     store = Store(folder)
     with store.lock():
         unfinished.mkdir(exist_ok=True)
         described = describe_run(folder)
         assert f"; in use by process {os.getpid()} (" in described.headline
-        assert described.notes == ("the unfinished stage is the one that the run is making",)
-    assert describe_run(folder).headline.endswith("no run is going on")
+        assert described.notes == ("the unfinished stage is the one being computed by the run in progress",)
+    assert describe_run(folder).headline.endswith("no run in progress")
 
 
 def test_a_lock_record_that_cannot_be_read_names_nobody(run):
@@ -118,7 +118,7 @@ def test_a_folder_that_is_no_stage_goes_by_its_own_name(run):
 def test_an_empty_run_folder_has_no_table_to_show(tmp_path):
     Store(tmp_path)
     described = describe_run(tmp_path)
-    assert described == RunStatus(f"{tmp_path}: no stage yet; no run is going on", described.table, ())
+    assert described == RunStatus(f"{tmp_path}: no stage yet; no run in progress", described.table, ())
     assert described.table.rows == ()
 
 
@@ -146,7 +146,7 @@ def test_the_saved_state_of_a_training_is_told_with_its_name_steps_and_age(run, 
     save_state(folder / CHECKPOINTS / "ba9876543210", 7)
     now = status.time.time()
     monkeypatch.setattr(status.time, "time", lambda: now + 185)
-    then = "3 min ago; the same command goes on from it"
+    then = "3 min ago; the same command continues from it"
     assert describe_run(folder).notes == (
         f"training ba9876543210: state saved at step 7, {then}",
         f"training reference-1: state saved at step 40 of 1,200, {then}",

@@ -52,21 +52,21 @@ def test_status_shows_who_runs_and_what_is_being_made_and_a_killed_run_blocks_no
     (line,) = (line for line in said.splitlines() if line.strip().startswith("."))
     assert f".{process.pid} " in line
     assert line.rstrip().endswith("unfinished")
-    assert "the unfinished stage is the one that the run is making" in said
+    assert "the unfinished stage is the one being computed by the run in progress" in said
 
     process.kill()
     process.join()
     code, said = finish(["status", run_folder], tmp_path / "status.txt")
     assert "1 unfinished" in said
-    assert "no run is going on" in said
-    assert "what a stopped run left unfinished is cleared away by the next run" in said
+    assert "no run in progress" in said
+    assert "the next run deletes what a stopped run left unfinished" in said
 
     code, said = finish(["run", recipe], tmp_path / "log.txt")
     assert code == 0, said
     assert "found 1 unfinished folders and files of stopped runs, cleared them" in said
     code, said = finish(["status", run_folder], tmp_path / "status.txt")
     assert "unfinished" not in said
-    assert "no run is going on" in said
+    assert "no run in progress" in said
 
 
 def test_a_refused_recipe_leaves_the_folder_free(halted_run, tmp_path):

@@ -24,7 +24,7 @@ from tokenclean.report.plots.selections import (
 )
 from tokenclean.report.plots.style import SERIES, VARIABLES, Plot
 from tokenclean.report.plots.sweeps import sweep_plots
-from tokenclean.report.plots.trainings import agreement_plot, heldout_differences, loss_curves, rounds_plot
+from tokenclean.report.plots.trainings import agreement_plot, forest, loss_curves, rounds_plot
 from tokenclean.report.report_page import (
     Folded,
     PlotBlock,
@@ -44,7 +44,6 @@ from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.token_table import write_table
 
 HOSTILE = "<script>alert(1)</script></style></textarea>\u202e & \"quoted\" 'single' {{ 7 * 7 }}"
-DIFFERENCE = {"difference": -0.01, "low": -0.02, "high": 0.0}
 RATERS = [
     {"rater": "one", "before": [1, 5, 9, 3, 2, 0], "after": [0, 4, 12, 3, 1, 0], "noise_rate": 0.2},
     {"rater": "two", "before": [4, 4, 4, 4, 4, 0], "after": [4, 4, 4, 4, 4, 0], "noise_rate": 0.8},
@@ -84,7 +83,8 @@ def summary(tmp_path_factory) -> SelectionSummary:
 
 @pytest.fixture(scope="module")
 def plots(summary) -> list[Plot]:
-    journals = {"full": [{"step": n, "loss": 3 / n} for n in range(1, 60)], "short": [{"step": 1, "loss": 2.0}]}
+    journals = {"full": [(n, 3 / n) for n in range(1, 60)], "short": [(1, 2.0)]}
+    intervals = [(name, -0.01, -0.02, 0.0) for name in "ab"]
     pair = [("one", summary), ("two", summary)]
     made = [
         score_histogram("scores", "one", summary, [0.1]),
@@ -92,7 +92,7 @@ def plots(summary) -> list[Plot]:
         shares_by_source("shares", pair),
         shares_by_position("positions", pair),
         loss_curves("loss", journals),
-        heldout_differences("held-out", "a title", [("a", DIFFERENCE), ("b", DIFFERENCE)], "full tokens"),
+        forest("held-out", "a title", "a note.", ("model", "difference", "low", "high"), intervals, "nats"),
         rounds_plot("rounds", ROUNDS),
         agreement_plot("agreement", ROUNDS["agreement"]),
         ratings_plot("ratings", RATERS),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import PurePath
 
 from tokenclean.pool import FILTERS, Contamination, Mixture
-from tokenclean.report.tables import Table, share_text
+from tokenclean.report.tables import Table, csv_text, share_text
 from tokenclean.tokens.statistics import PoolStatistics, SourceStatistics
 
 _COLUMNS = ("source", "rows", "prompt", "completion", "overall", "of rows", "of response")
@@ -55,15 +53,16 @@ def _statistics_row(statistics: PoolStatistics, line: SourceStatistics) -> tuple
 
 
 def statistics_csv(statistics: PoolStatistics) -> str:
-    """The statistics as CSV: a line a source and one of all, numbers unrounded."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    columns = ("rows", "prompt_tokens", "response_tokens", "mean_prompt", "mean_response", "mean_overall")
-    writer.writerow(["source", *columns, "share_of_rows", "share_of_response_tokens"])
-    for line in (*statistics.sources, statistics.total):
-        shares = statistics.share_of_rows(line), statistics.share_of_response(line)
-        writer.writerow([line.source, *(getattr(line, column) for column in columns), *shares])
-    return stream.getvalue()
+    """The statistics as CSV: a line a source and one for all, numbers unrounded."""
+    columns = ("source", "rows", "prompt_tokens", "response_tokens", "mean_prompt", "mean_response", "mean_overall")
+    rows = [
+        (
+            *(getattr(line, column) for column in columns),
+            *(statistics.share_of_rows(line), statistics.share_of_response(line)),
+        )
+        for line in (*statistics.sources, statistics.total)
+    ]
+    return csv_text((*columns, "share_of_rows", "share_of_response_tokens"), rows)
 
 
 def mixture_table(mixture: Mixture) -> Table:

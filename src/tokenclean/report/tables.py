@@ -6,8 +6,9 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from pydantic import TypeAdapter
 from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -93,38 +94,26 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def to_csv(self) -> str:
-        """As CSV (RFC 4180, lines end with a newline), without title, note and marks.
+        """As CSV, without title, note and marks.
 
         Where there are sections, a first column ``section`` names each row's; it is empty before the first.
         """
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        has_sections = bool(self.sections)
-        writer.writerow(["section", *self.columns] if has_sections else self.columns)
-        section = ""
+        if not self.sections:
+            return csv_text(self.columns, self.rows)
+        section, rows = "", []
         for number, row in enumerate(self.rows):
             section = self.sections.get(number, section)
-            cells = list(map(str, row))
-            writer.writerow([section, *cells] if has_sections else cells)
-        return stream.getvalue()
+            rows.append((section, *row))
+        return csv_text(("section", *self.columns), rows)
 
-    def to_document(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, object]:
         """For JSON; ``from_document`` gives the same table."""
-        document = asdict(self)
-        return {**document, "sections": {str(row): heading for row, heading in self.sections.items()}}
+        return {**asdict(self), "sections": {str(row): heading for row, heading in self.sections.items()}}
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Table:
+    def from_document(cls, document: object) -> Table:
         """The table that ``to_document`` described."""
-        rows = (tuple(cell if isinstance(cell, str) else Cell(**cell) for cell in row) for row in document["rows"])
-        return cls(
-            document["title"],
-            tuple(document["columns"]),
-            tuple(rows),
-            document["note"],
-            tuple(document["text_columns"]),
-            {int(row): heading for row, heading in document["sections"].items()},
-        )
+        return TypeAdapter(cls).validate_python(document)
 
     def to_latex(self, label: str = "") -> str:
         """As a ``table`` environment for a document with ``\\usepackage{booktabs}``, ending with a newline.
@@ -150,6 +139,15 @@ class Table:
         return "\n".join(lines) + "\n"
 
 
+def csv_text(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """CSV (RFC 4180, lines end with a newline)."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
 def difference_text(difference: PairedDifference) -> str:
     """``-0.0345 ± 0.0030``: a paired difference in nats and the half-width of its 95 % interval."""
     return f"{difference.difference:+.4f} ± {(difference.high - difference.low) / 2:.4f}"
@@ -162,12 +160,14 @@ def share_text(share: float | None) -> str:
 
 def size_text(size_bytes: int) -> str:
     """``78.3 MiB``: a size in bytes, in the unit that suits it."""
-    size = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            break
+    if size_bytes < 1024:
+        return f"{size_bytes} B"
+    size = size_bytes / 1024
+    for unit in ("KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.1f} {unit}"
         size /= 1024
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"  # pyright: ignore[reportPossiblyUnboundVariable]
+    return f"{size:.1f} GiB"
 
 
 def jaccard_table(names: Sequence[str], values: Sequence[Sequence[float]]) -> Table:

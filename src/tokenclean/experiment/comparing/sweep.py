@@ -25,9 +25,10 @@ from tokenclean.experiment.comparing.benchmarks import BenchmarkScores, benchmar
 from tokenclean.experiment.comparing.table_1 import table_1, table_1_values
 from tokenclean.experiment.results_folder import TABLES, kept_share
 from tokenclean.recipe import Recipe
+from tokenclean.report.plots.sweeps import sweep_plots
 from tokenclean.report.tables import Table, difference_text, share_text
 from tokenclean.scoring import PairedDifference
-from tokenclean.store import atomic_path, write_json
+from tokenclean.store import write_json
 
 BASE = "base"
 CELLS = "cells.json"
@@ -239,21 +240,7 @@ def plot_sweep(result: SweepResult, file: Path) -> None:
 
     For axes that ``check_plot`` passes. Raises EvaluationError where no cell has figures on benchmarks.
     """
-    from matplotlib.figure import Figure
-
-    cells = [cell for cell in result.cells if not cell.failure]
     if result.comparison is None:
         raise EvaluationError("--plot: there is nothing to draw, since no cell has figures on benchmarks")
-    values = [yaml.safe_load(cell.settings[0].partition("=")[2]) for cell in cells]
-    averages = [result.comparison.averages[cell.name] for cell in cells]
-    base = result.comparison.averages[BASE]
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.errorbar(values, [100 * a.value for a in averages], [100 * a.error for a in averages], fmt="o-", capsize=3)
-    axes.axhline(100 * base.value, color="#8a8a8a", linestyle=":", label="base")
-    axes.set_xlabel(cells[0].settings[0].partition("=")[0])
-    axes.set_ylabel("average score × 100, ± its standard error")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper right", frameon=False)
-    with atomic_path(file) as temporary:
-        figure.savefig(temporary, format=file.suffix[1:].lower(), dpi=150)
+    plots = {plot.name: plot for plot in sweep_plots("sweep", **cells_document(result.cells, result.comparison))}
+    plots["sweep-average"].save(file)

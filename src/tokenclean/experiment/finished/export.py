@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import tokenclean
 from tokenclean.errors import RecipeError, TableError
@@ -17,14 +15,13 @@ CLEANED = "cleaned.parquet"
 
 
 def find_dataset(run: Path, strategy: str | None = None) -> Path:
-    """The cleaned dataset of a run folder (of its last run) or a results folder; a file is taken as it is.
+    """The cleaned dataset of a run folder (of its last run) or a results folder; a file is taken as given.
 
     ``strategy``: which of a run's strategies, by default the recipe's own. Raises RunFolderError for a damaged or
-    missing results folder, RecipeError for a strategy it has not, or one beside a file, which has none.
+    missing results folder, RecipeError for a strategy that the run lacks, or one given for a file.
     """
     if run.is_dir():
-        results = results_of(run)
-        return strategy_folder(results, strategy, CLEANED, "no strategy of this run selects tokens") / CLEANED
+        return strategy_folder(results_of(run), strategy, CLEANED, "no strategy of this run selects tokens") / CLEANED
     if strategy is not None:
         raise RecipeError(f"--strategy {strategy}: {run} is a file, which has no strategies; leave it out", "export")
     return run
@@ -43,14 +40,14 @@ def export_dataset(path: Path, to: str, folder: Path) -> ExportResult:
         try:
             write_cleaned(table, cleaned)
             return _export_cleaned(cleaned, to, folder)
-        except TableError as error:  # of a file that its user has never seen
+        except TableError as error:  # about a scratch file, whose name would mean nothing to the user
             raise TableError(f"{path}: {str(error).removeprefix(f'{cleaned}: ')}") from error
 
 
 def card_of(cleaned: CleanedDataset) -> Card:
     """The card of a cleaned dataset, from the metadata that came with its tokens."""
     metadata = cleaned.metadata
-    selection: Mapping[str, Any] = metadata.get("selection") or {}
+    selection = metadata.get("selection") or {}
     models = {name: ModelName(m["name"], m.get("revision")) for name, m in metadata.get("models", {}).items()}
     base = models.pop("base", None)
     if base is None:

@@ -3,27 +3,59 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
 from tokenclean.errors import RecipeError, RunFolderError, TableError
 from tokenclean.experiment.curate import CURATION
 from tokenclean.experiment.results_folder import LATEST, TABLES
+from tokenclean.report.plots.trainings import Rounds
 from tokenclean.report.tables import Table
 from tokenclean.store import MANIFEST, RESULTS, STAGES, check_stage, read_manifest
 from tokenclean.token_table import read_metadata
 
 KEPT = "kept.parquet"
+RECIPE = "recipe.yaml"
+
+
+class Interval(TypedDict):
+    """A paired difference in nats and its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+class MeasuredModel(TypedDict):
+    """A model on the held-out rows; ``loss``: nats a token."""
+
+    name: str
+    kept_share: float | None
+    loss: float
+    against_base: Interval | None
+    against_full: Interval | None
+
+
+class Result(TypedDict, total=False):
+    """What a report reads of ``result.json``."""
+
+    measured: list[MeasuredModel]
+    heldout_rows: list[str]
+    counts: Mapping[str, int]
+    rounds: Rounds | None
+    stages: Mapping[str, list[str]]
 
 
 @dataclass(frozen=True)
 class FinishedRun:
     """``name``: for a reader; ``place``: the run folder, or the one folder that was given; ``results``,
     ``comparison``, ``sweep``: the last of each, whole, or None; ``curation``: what ``tokenclean curate`` wrote.
+    ``number``: from 1 among the runs of one report, None for a run by itself.
     """
 
     name: str
@@ -32,17 +64,28 @@ class FinishedRun:
     comparison: Path | None = None
     sweep: Path | None = None
     curation: Path | None = None
+    number: int | None = None
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """As the results, else the comparison, the sweep or the curation, were made with it."""
+        """The recipe of the results, else of the comparison, the sweep or the curation."""
         folders = (self.results, self.comparison, self.sweep, self.curation)
         return recipe_of(next(folder for folder in folders if folder is not None))
 
+    @property
+    def strategy(self) -> str | None:
+        """The recipe's own strategy."""
+        return own_strategy(self.recipe)
+
     @cached_property
-    def result(self) -> dict[str, Any]:
+    def result(self) -> Result:
         """``result.json``, empty without results."""
         return {} if self.results is None else self.document(self.results, "result.json")
+
+    @property
+    def measured(self) -> list[MeasuredModel]:
+        """The models measured on held-out rows."""
+        return self.result.get("measured", [])
 
     def document(self, folder: Path, name: str) -> Any:
         """A JSON file of one of its folders."""
@@ -58,18 +101,16 @@ class FinishedRun:
         return [Table.from_document(document) for document in self.document(folder, TABLES)]
 
     def kept_tables(self) -> dict[str, Path]:
-        """Strategy -> its table of labelled tokens, in the recipe's order: its own strategy first."""
-        if self.results is None:
-            return {}
-        found = {path.parent.name: path for path in sorted(self.results.glob(f"*/{KEPT}"))}
-        own = self.recipe.get("cleaning", {}).get("strategy")
-        return {name: found[name] for name in sorted(found, key=lambda name: (name != own, name))}
+        """Strategy -> its table of labelled tokens; the recipe's own strategy first, the others by name."""
+        found = [] if self.results is None else self.results.glob(f"*/{KEPT}")
+        tables = {path.parent.name: path for path in found}
+        return {name: tables[name] for name in sorted(tables, key=lambda name: (name != self.strategy, name))}
 
 
 def find_run(place: Path) -> FinishedRun:
-    """A run folder with the last of what was made in it, or one folder of results, of a comparison or of a sweep.
+    """A run folder with the last of its results, comparisons and sweeps, or one folder of these.
 
-    Raises RunFolderError where there is none of them, or not as it was written.
+    Raises RunFolderError where there is none of them, or a damaged one.
     """
     if not place.is_dir():
         raise RunFolderError(f"{place}: no such run folder")
@@ -78,8 +119,7 @@ def find_run(place: Path) -> FinishedRun:
         stage = _manifest(place)["stage"]
         if stage not in ("results", "comparison", "sweep"):
             raise RunFolderError(f"{place}: is a stage ({stage}); give its run folder, or a folder of results")
-        _check(place)
-        return FinishedRun(name, place, **{stage: place})
+        return replace(FinishedRun(name, place), **{stage: _checked(place)})
     results = results_of(place) if (place / LATEST).is_file() else None
     comparison, sweep = (_newest(place, stage) for stage in ("comparison", "sweep"))
     curation = place / "curation" if (place / "curation" / CURATION).is_file() else None
@@ -91,38 +131,39 @@ def find_run(place: Path) -> FinishedRun:
 def results_of(run: Path) -> Path:
     """The results of the last run in the folder, or ``run`` itself where it is a results folder.
 
-    Raises RunFolderError where there are none, or not as they were written.
+    Raises RunFolderError where there are none, or damaged ones.
     """
     if (run / MANIFEST).is_file():
-        latest = run
-    elif (run / LATEST).is_file():
-        latest = run / RESULTS / (run / LATEST).read_text(encoding="utf-8", errors="replace").strip()
-    else:
-        raise RunFolderError(f"{run}: holds no results; `tokenclean run` makes them, or give a .parquet table")
-    _check(latest)
-    return latest
+        return _checked(run)
+    if (run / LATEST).is_file():
+        return _checked(run / RESULTS / (run / LATEST).read_text(encoding="utf-8", errors="replace").strip())
+    raise RunFolderError(f"{run}: holds no results; `tokenclean run` makes them, or give a .parquet table")
 
 
-def strategy_folder(results: Path, strategy: str | None, holding: str, why_none: str) -> Path:
+def strategy_folder(
+    results: Path, strategy: str | None, holding: str, why_none: str, *, or_first: bool = False
+) -> Path:
     """The folder of a strategy that has a file or folder ``holding``; by default that of the recipe's own strategy.
 
-    Raises RunFolderError, with ``why_none``, where no strategy has it, RecipeError where this one has not.
+    ``or_first``: where the recipe's own has none, take the first by name. Raises RunFolderError, with ``why_none``,
+    where no strategy has it, RecipeError where the chosen one has not.
     """
     known = sorted(path.parent.name for path in results.glob(f"*/{holding}"))
     if not known:
         raise RunFolderError(f"{results}: {why_none}, so there is no {holding}")
     if strategy is None:
-        strategy = recipe_of(results)["cleaning"]["strategy"]
-    if strategy not in known:
+        strategy = own_strategy(recipe_of(results))
+        strategy = known[0] if or_first and strategy not in known else strategy
+    if strategy is None or strategy not in known:
         raise RecipeError(f"--strategy: {results} has no strategy {strategy!r}; it has {', '.join(known)}", "run")
     return results / strategy
 
 
 def find_table(run: Path, strategy: str | None = None) -> Path:
-    """The table of a run folder (of its last run) or a results folder; a file is taken as it is.
+    """The table of a run folder (of its last run) or a results folder; a file is taken as given.
 
-    ``strategy``: by default the recipe's own, or the first with a table. Raises RunFolderError for a place that is
-    not there or has no table, RecipeError for a strategy it has not, or one beside a file.
+    ``strategy``: by default the recipe's own, or the first with a table. Raises RunFolderError for a place that does
+    not exist or has no table, RecipeError for a strategy that the run lacks, or one given for a file.
     """
     if run.is_file():
         if strategy is not None:
@@ -130,39 +171,42 @@ def find_table(run: Path, strategy: str | None = None) -> Path:
         return run
     if not run.exists():
         raise RunFolderError(f"{run}: no such run folder or table")
-    results = results_of(run)
-    known = sorted(path.parent.name for path in results.glob(f"*/{KEPT}"))
-    if strategy is None and known:
-        own = recipe_of(results).get("cleaning", {}).get("strategy")
-        strategy = own if own in known else known[0]
-    return strategy_folder(results, strategy, KEPT, "no strategy of this run selects tokens") / KEPT
+    why_none = "no strategy of this run selects tokens"
+    return strategy_folder(results_of(run), strategy, KEPT, why_none, or_first=True) / KEPT
 
 
 def tokenizer_name(table: Path) -> tuple[str, str | None]:
-    """The model whose tokenizer made a table, and its revision: by the table's own word, else by the recipe beside it.
+    """The model whose tokenizer made a table, and its revision: from the table's metadata, else the recipe beside it.
 
     Raises TableError where neither names one.
     """
-    stated: dict[str, Any] = (read_metadata(table).get("models") or {}).get("base") or {}
-    if name := stated.get("name"):
-        return name.partition(" + ")[0], stated.get("revision")  # an adapter has its base's tokenizer
-    named = recipe_of(table.parent.parent).get("model") or {}
-    if name := named.get("base"):
+    base = (read_metadata(table).get("models") or {}).get("base") or {}
+    if name := base.get("name"):
+        return name.partition(" + ")[0], base.get("revision")  # an adapter has its base's tokenizer
+    model = recipe_of(table.parent.parent).get("model") or {}
+    if name := model.get("base"):
         return name, None
     raise TableError(f"{table}: does not say which model its tokens belong to; name it with --model")
 
 
 def recipe_of(results: Path) -> dict[str, Any]:
-    """The recipe that lies in a folder of results, empty where none does."""
-    path = results / "recipe.yaml"
+    """The recipe in a folder of results, empty where there is none."""
+    path = results / RECIPE
     return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
 
-def _check(folder: Path) -> None:
+def own_strategy(recipe: Mapping[str, Any]) -> str | None:
+    """The strategy that a recipe names."""
+    return recipe.get("cleaning", {}).get("strategy")
+
+
+def _checked(folder: Path) -> Path:
+    """The folder of a stage. Raises RunFolderError where its files are not those of its manifest."""
     if faults := check_stage(folder):
         raise RunFolderError(
-            f"{folder}: is not what was written: {'; '.join(faults[:3])}. Run the recipe again, which makes it anew"
+            f"{folder}: failed its integrity check: {'; '.join(faults[:3])}. Run the recipe again, which recomputes it"
         )
+    return folder
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -175,8 +219,4 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def _newest(run: Path, stage: str) -> Path | None:
     """The stage of this name that was finished last."""
     found = [folder for folder in (run / STAGES).glob(f"{stage}-*") if (folder / MANIFEST).is_file()]
-    if not found:
-        return None
-    newest = max(found, key=lambda folder: _manifest(folder)["finished"])
-    _check(newest)
-    return newest
+    return _checked(max(found, key=lambda folder: _manifest(folder)["finished"])) if found else None

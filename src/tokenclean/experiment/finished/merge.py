@@ -6,12 +6,9 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from tokenclean.errors import RecipeError, RunFolderError
-from tokenclean.experiment.finished.finished_run import results_of, strategy_folder
+from tokenclean.experiment.finished.finished_run import RECIPE, recipe_of, results_of, strategy_folder
 from tokenclean.experiment.results_folder import LATEST
 from tokenclean.models.loading.hub_models import read_json
 from tokenclean.models.loading.load import ModelSource, load_tokenizer, resolve_source
@@ -22,13 +19,11 @@ from tokenclean.store import MANIFEST
 RECORD = "tokenclean.json"
 """File beside a model of ``tokenclean train``: the template that rendered what it was trained on."""
 
-_RECIPE = "recipe.yaml"
-
 
 @dataclass(frozen=True)
 class FoundModel:
-    """``name``: folder or Hub id of the adapter or model. ``template``: what it was trained with, None where nothing
-    says so. ``base``, ``revision``: of a run, the base and its revision as the recipe has them."""
+    """``name``: folder or Hub id of the adapter or model. ``template``: what it was trained with, None if unknown.
+    ``base``, ``revision``: the recipe's base and its revision, for the model of a run."""
 
     name: str
     template: str | None = None
@@ -37,17 +32,17 @@ class FoundModel:
 
 
 def write_record(folder: Path, template: str) -> None:
-    """Write the record of a model trained on a table of this template; none where it is empty, being unknown."""
+    """Record which template rendered the table that a model was trained on; no record for an empty (unknown) one."""
     if template:
         (folder / RECORD).write_text(json.dumps({"template": template}) + "\n", encoding="utf-8")
 
 
 def find_model(name: str, strategy: str | None = None) -> FoundModel:
-    """The final model of a run folder (of its last run) or a results folder; any other name is taken as it is.
+    """The final model of a run folder (of its last run) or a results folder; any other name is taken as given.
 
     ``strategy``: which of a run's strategies, by default the recipe's own. Raises RunFolderError for a folder that
     holds neither a model nor results, or damaged ones, RecipeError for a strategy that trained nothing, or one given
-    for what is no run.
+    for something other than a run.
     """
     path = Path(name).expanduser()
     if path.is_dir() and not any((path / file).is_file() for file in (ADAPTER_CONFIG, "config.json")):
@@ -60,10 +55,10 @@ def find_model(name: str, strategy: str | None = None) -> FoundModel:
         raise RecipeError(f"--strategy {strategy}: {name} is no run, so it has no strategies; leave it out", "merge")
     if (path / RECORD).is_file():
         return FoundModel(name, read_json(path / RECORD).get("template"))
-    recipe = path.absolute().parent.parent / _RECIPE
-    if path.is_dir() and recipe.is_file():
-        values: dict[str, Any] = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-        return FoundModel(name, values["tokens"]["template"], values["model"]["base"], values["model"]["revision"])
+    results = path.absolute().parent.parent
+    if path.is_dir() and (results / RECIPE).is_file():
+        recipe = recipe_of(results)
+        return FoundModel(name, recipe["tokens"]["template"], recipe["model"]["base"], recipe["model"]["revision"])
     return FoundModel(name)
 
 
@@ -76,10 +71,10 @@ def merge_model(
     base: str | None = None,
     trusted: Collection[str] = (),
 ) -> tuple[ModelSource, str, Merge]:
-    """Write the plain model to ``folder`` (see ``write_merged``): what it was made of, its template, what was merged.
+    """Write the plain model to ``folder`` (see ``write_merged``); returns its source, its template and what was merged.
 
-    ``template``, ``base``: in place of what the model itself names. Raises as ``write_merged``, and RecipeError where
-    the template is neither given nor known.
+    ``template``, ``base`` replace what the model itself names. Raises as ``write_merged``, and RecipeError where the
+    template is neither given nor known.
     """
     source = resolve_source(found.name, base=base, trusted=trusted)
     if found.revision is not None and source.base == found.base:
@@ -89,11 +84,11 @@ def merge_model(
 
 
 def only_template(source: ModelSource) -> str:
-    """``tulu`` for a tokenizer without a chat template; for another RecipeError, since either may have been meant."""
+    """``tulu``, for a tokenizer without a chat template. Raises RecipeError for any other, since either is possible."""
     if load_tokenizer(source).chat_template:
         raise RecipeError(
-            f"nothing says which chat template {source} was trained with, and its tokenizer has one of its own; say "
-            "which with tokenclean merge --template tulu, or --template tokenizer",
+            f"nothing says which chat template {source} was trained with, and its tokenizer has one of its own; name "
+            "it with tokenclean merge --template tulu, or --template tokenizer",
             "merge",
         )
     return "tulu"

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from math import isfinite
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from tokenclean.errors import RecipeError
 from tokenclean.experiment.curate import CURATION
-from tokenclean.experiment.finished.finished_run import FinishedRun
-from tokenclean.experiment.reporting.results_section import comparisons, results, sweeps
-from tokenclean.experiment.reporting.runs_section import name_of, prefix_of, table_blocks, times, what_was_run
-from tokenclean.experiment.reporting.tokens_section import pool, scores, standing_out, what_was_kept
+from tokenclean.experiment.finished.finished_run import FinishedRun, Interval
+from tokenclean.experiment.reporting.results_section import comparison, last_sweep, results
+from tokenclean.experiment.reporting.runs_section import block_name, labelled, table_blocks, times, what_was_run
+from tokenclean.experiment.reporting.tokens_section import SELF_EVOLVING, pools, scores, standing_out, what_was_kept
 from tokenclean.report.plots.ratings import ratings_plot, transition_plot
-from tokenclean.report.plots.trainings import agreement_plot, loss_curves, rounds_plot
+from tokenclean.report.plots.trainings import Rounds, agreement_plot, loss_curves, rounds_plot
 from tokenclean.report.report_page import Block, PlotBlock, Report, Section
 from tokenclean.report.selection_statistics import SelectionSummary, summarize
 from tokenclean.report.tables import Table, share_text
@@ -23,9 +21,7 @@ from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.training.journal import JOURNAL, read_journal
 
 EXAMPLES = 15
-"""Tokens told on either side of those that stand out."""
-
-_SELF_EVOLVING = "self_evolving"
+"""Tokens shown of those kept most often, and of those dropped most often."""
 
 
 def make_report(
@@ -35,7 +31,7 @@ def make_report(
     decoder: Callable[[FinishedRun], SpanDecoder | None],
     strategies: Sequence[str] | None = None,
 ) -> Report:
-    """Everything that the runs' folders tell. ``decoder``: of a run's tokens; None leaves the tokens out.
+    """Everything that the runs' folders hold. ``decoder``: for a run's tokens; None leaves the token examples out.
 
     ``strategies``: whose selections are shown, all by default. Raises RunFolderError as ``FinishedRun.tables``,
     RecipeError for a strategy that no run has, MissingExtraError without matplotlib.
@@ -44,123 +40,110 @@ def make_report(
     if unknown := sorted(set(strategies or ()) - known):
         has = f"they have {', '.join(sorted(known))}" if known else "no strategy of theirs selects tokens"
         raise RecipeError(f"--strategies: no run has {', '.join(unknown)}; {has}", "report")
-    summaries: dict[str, list[SelectionSummary]] = {}
+    selected: list[tuple[FinishedRun, SelectionSummary]] = []
     for run in runs:
         tables = {name: path for name, path in run.kept_tables().items() if strategies is None or name in strategies}
-        told = _told_strategy(run, list(tables))
+        with_examples = _strategy_with_examples(run, list(tables))
         for name, path in tables.items():
-            of_tokens = decoder(run) if name == told else None
-            found = summarize(path, run.name, name, of_tokens, examples=EXAMPLES)
-            summaries.setdefault(run.name, []).append(found)
-    everything = [summary for found in summaries.values() for summary in found]
+            of_tokens = decoder(run) if name == with_examples else None
+            selected.append((run, summarize(path, run.name, name, of_tokens, examples=EXAMPLES)))
+
+    def of_each(section: Callable[[FinishedRun], list[Block]]) -> tuple[Block, ...]:
+        return tuple(block for run in runs for block in section(run))
+
     sections = (
         Section("run", "What was run" if len(runs) == 1 else "The runs", tuple(what_was_run(runs))),
-        Section("pool", "The pool", tuple(pool(runs, summaries))),
-        Section("results", "Results", tuple(results(runs, everything))),
-        Section("benchmarks", "On benchmarks", tuple(comparisons(runs))),
-        Section("sweeps", "Sweeps", tuple(sweeps(runs))),
-        Section("scores", "Scores and cuts", tuple(scores(runs, everything))),
-        Section("kept", "What was kept", tuple(what_was_kept(runs, everything))),
-        Section("tokens", "Tokens that stand out", tuple(standing_out(runs, everything))),
-        Section("training", "Training", tuple(_training(runs))),
-        Section("rounds", "Self-evolving, round by round", tuple(_rounds(runs))),
-        Section("ratings", "Ratings, corrected", tuple(_curation(runs))),
+        Section("pool", "The pool", tuple(pools(runs, selected))),
+        Section("results", "Results", tuple(results(runs, [summary for _, summary in selected]))),
+        Section("benchmarks", "On benchmarks", of_each(comparison)),
+        Section("sweeps", "Sweeps", of_each(last_sweep)),
+        Section("scores", "Scores and cuts", tuple(scores(selected))),
+        Section("kept", "What was kept", tuple(what_was_kept(selected))),
+        Section("tokens", "Tokens that stand out", tuple(standing_out(selected))),
+        Section("training", "Training", (*_training(runs), *of_each(times))),
+        Section("rounds", "Self-evolving, round by round", of_each(_rounds)),
+        Section("ratings", "Ratings, corrected", of_each(_curation)),
     )
-    return Report(title, tuple(_lead(runs)), sections)
+    return Report(title, tuple(sentence for run in runs for sentence in _lead(run)), sections)
 
 
-def _told_strategy(run: FinishedRun, names: Sequence[str]) -> str | None:
-    """The strategy whose tokens are told: the recipe's own, unless it keeps everything."""
+def _strategy_with_examples(run: FinishedRun, names: Sequence[str]) -> str | None:
+    """The strategy whose tokens are shown: the recipe's own, unless it keeps everything."""
     selecting = [name for name in names if name not in ("full_tokens", "full_tokens_from_warmup")]
-    own = run.recipe.get("cleaning", {}).get("strategy")
-    if own in selecting:
-        return own
+    if run.strategy in selecting:
+        return run.strategy
     return next((name for name in selecting if name not in ("random", "ds2")), selecting[0] if selecting else None)
 
 
-def _lead(runs: Sequence[FinishedRun]) -> list[str]:
-    sentences = []
-    for run in runs:
-        prefix = prefix_of(run, runs)
-        own = run.recipe.get("cleaning", {}).get("strategy")
-        measured = {m["name"]: m for m in run.result.get("measured", [])}
-        line = measured.get(own)
-        if line is None:
-            continue
-        kept = (
-            "" if line["kept_share"] is None else f" keeps {share_text(line['kept_share'])} of the response tokens and"
-        )
-        said = f"{prefix}{own}{kept} has a held-out loss of {line['loss']:.4f} nats a token"
-        against = [("base", line["against_base"]), ("full tokens", line["against_full"])]
-        told = [f"{_verdict(difference)} {control}" for control, difference in against if difference]
-        sentences.append(f"{said}: {' and '.join(told)}." if told else f"{said}.")
-    return sentences
+def _lead(run: FinishedRun) -> list[str]:
+    """A sentence on the model of the recipe's own strategy, if it was measured."""
+    model = next((model for model in run.measured if model["name"] == run.strategy), None)
+    if model is None:
+        return []
+    share = model["kept_share"]
+    kept = "" if share is None else f" keeps {share_text(share)} of the response tokens and"
+    sentence = labelled(run, f"{run.strategy}{kept} has a held-out loss of {model['loss']:.4f} nats a token")
+    against = [("base", model["against_base"]), ("full tokens", model["against_full"])]
+    verdicts = [f"{_verdict(difference)} {control}" for control, difference in against if difference]
+    return [f"{sentence}: {' and '.join(verdicts)}." if verdicts else f"{sentence}."]
 
 
-def _verdict(difference: Mapping[str, float]) -> str:
+def _verdict(difference: Interval) -> str:
     value = abs(difference["difference"])
     if difference["high"] < 0:
         return f"better by {value:.4f} than"
     if difference["low"] > 0:
         return f"worse by {value:.4f} than"
-    return "not to be told from"
+    return "not distinguishable from"
 
 
 def _training(runs: Sequence[FinishedRun]) -> list[Block]:
-    """Loss curves of every final model, and of the rounds of self-evolving cleaning one after another; then times."""
-    journals: dict[str, list[dict[str, Any]]] = {}
+    """Loss curves of every final model; for self-evolving cleaning, of all rounds one after another."""
+    journals: dict[str, list[tuple[int, float]]] = {}
     for run in runs:
-        if run.results is None:
-            continue
-        for path in sorted(run.results.glob(f"*/model/{JOURNAL}")):
-            strategy = path.parent.parent.name
-            rounds = run.result.get("rounds") if strategy == _SELF_EVOLVING else None
-            lines = _losses(path) if rounds is None else _losses_of_rounds(path.parent.parent, rounds)
-            if lines:
-                journals[prefix_of(run, runs) + strategy] = lines
-    curves = [PlotBlock(loss_curves("training-loss", journals))] if journals else []
-    return [*curves, *(block for run in runs for block in times(run, runs))]
+        for path in sorted(run.results.glob(f"*/model/{JOURNAL}")) if run.results else ():
+            folder = path.parent.parent
+            rounds = run.result.get("rounds") if folder.name == SELF_EVOLVING else None
+            if lines := _losses(path) if rounds is None else _losses_of_rounds(folder, rounds):
+                journals[labelled(run, folder.name)] = lines
+    return [PlotBlock(loss_curves("training-loss", journals))] if journals else []
 
 
-def _losses(journal: Path) -> list[dict[str, Any]]:
-    return [line for line in read_journal(journal) if _is_number(line.get("loss"))]
+def _losses(journal: Path) -> list[tuple[int, float]]:
+    """Steps and losses of a training, where the loss is a finite number."""
+    lines = ((line["step"], line.get("loss")) for line in read_journal(journal))
+    return [(step, loss) for step, loss in lines if isinstance(loss, (int, float)) and isfinite(loss)]
 
 
-def _losses_of_rounds(folder: Path, rounds: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _losses_of_rounds(folder: Path, rounds: Rounds) -> list[tuple[int, float]]:
     """The steps of every round that led to the output, numbered through."""
-    names = [line["model"] for line in rounds["lines"] if "split" in line and not line["is_rolled_back"]]
-    lines: list[dict[str, Any]] = []
+    names = [line["model"] for line in rounds["lines"] if "split" in line and not line.get("is_rolled_back")]
+    lines: list[tuple[int, float]] = []
     for name in [*names[:-1], "model"]:
-        done = lines[-1]["step"] if lines else 0
-        lines += [{**line, "step": done + line["step"]} for line in _losses(folder / name / JOURNAL)]
+        done = lines[-1][0] if lines else 0
+        lines += [(done + step, loss) for step, loss in _losses(folder / name / JOURNAL)]
     return lines
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and bool(np.isfinite(value))
+def _rounds(run: FinishedRun) -> list[Block]:
+    rounds = run.result.get("rounds")
+    if not rounds:
+        return []
+    plots = [rounds_plot(block_name("rounds", run), rounds)]
+    agreement = rounds.get("agreement")
+    if agreement and len(agreement["models"]) > 1:
+        plots.append(agreement_plot(block_name("agreement", run), agreement))
+    return [PlotBlock(plot) for plot in plots]
 
 
-def _rounds(runs: Sequence[FinishedRun]) -> list[Block]:
-    blocks: list[Block] = []
-    for run in runs:
-        rounds = run.result.get("rounds")
-        if not rounds:
-            continue
-        blocks.append(PlotBlock(rounds_plot(name_of("rounds", run, runs), rounds)))
-        if len(rounds.get("agreement", {}).get("models", ())) > 1:
-            blocks.append(PlotBlock(agreement_plot(name_of("agreement", run, runs), rounds["agreement"])))
-    return blocks
-
-
-def _curation(runs: Sequence[FinishedRun]) -> list[Block]:
-    blocks: list[Block] = []
-    for run in runs:
-        folders = [folder for folder in (run.results, run.curation) if folder is not None]
-        folder = next((folder for folder in folders if (folder / CURATION).is_file()), None)
-        if folder is None:
-            continue
-        document = run.document(folder, CURATION)
-        blocks.append(PlotBlock(ratings_plot(name_of("ratings", run, runs), document["raters"])))
-        blocks.append(PlotBlock(transition_plot(name_of("transition", run, runs), document["raters"])))
-        blocks += table_blocks("curation", [Table.from_document(told) for told in document["tables"]], run, runs)
-    return blocks
+def _curation(run: FinishedRun) -> list[Block]:
+    folder = next((f for f in (run.results, run.curation) if f is not None and (f / CURATION).is_file()), None)
+    if folder is None:
+        return []
+    document = run.document(folder, CURATION)
+    plots = [
+        ratings_plot(block_name("ratings", run), document["raters"]),
+        transition_plot(block_name("transition", run), document["raters"]),
+    ]
+    tables = [Table.from_document(table) for table in document["tables"]]
+    return [*map(PlotBlock, plots), *table_blocks("curation", tables, run)]

@@ -1,52 +1,40 @@
-"""A report's results: tables, held-out differences, benchmarks and sweeps."""
+"""The report's sections on results: tables, held-out differences, benchmarks and sweeps."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 from tokenclean.experiment.comparing.sweep import CELLS
 from tokenclean.experiment.comparing.table_1 import STRATEGY_NAMES
-from tokenclean.experiment.finished.finished_run import FinishedRun
-from tokenclean.experiment.reporting.runs_section import name_of, prefix_of, table_blocks
+from tokenclean.experiment.finished.finished_run import FinishedRun, MeasuredModel
+from tokenclean.experiment.reporting.runs_section import block_name, labelled, table_blocks
 from tokenclean.report.plots.sweeps import sweep_plots
-from tokenclean.report.plots.trainings import forest, heldout_differences
+from tokenclean.report.plots.trainings import forest
 from tokenclean.report.report_page import Block, PlotBlock, TableBlock, Text
 from tokenclean.report.selection_statistics import SelectionSummary, overlap
 from tokenclean.report.tables import Cell, Table
 
 
 def results(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSummary]) -> list[Block]:
-    """The tables of each run, and every model's held-out difference; of several runs first the models side by side."""
+    """Each run's tables and every model's held-out difference; for several runs, first the models side by side."""
     blocks: list[Block] = []
     if sum(run.results is not None for run in runs) > 1:
-        blocks += [_side_by_side(runs), *_overlaps(runs, summaries)]
+        blocks += [_side_by_side(runs), *_overlaps(summaries)]
     for run in runs:
-        if run.results is None:
-            continue
-        first, *others = table_blocks("table", run.tables(run.results), run, runs)
-        blocks += [first, *_heldout(run, runs), *others]
+        if run.results is not None:
+            first, *others = table_blocks("table", run.tables(run.results), run)
+            blocks += [first, *_heldout(run), *others]
     return blocks
 
 
 def _side_by_side(runs: Sequence[FinishedRun]) -> Block:
     """Every run's final models on held-out rows."""
-    measured = [{m["name"]: m for m in run.result.get("measured", []) if not m["name"].startswith(" ")} for run in runs]
+    # Names that begin with a blank are those of intermediate models.
+    measured = [{m["name"]: m for m in run.measured if not m["name"].startswith(" ")} for run in runs]
     names = list(dict.fromkeys(name for lines in measured for name in lines))
-
-    def cell(line: Mapping[str, Any] | None) -> str | Cell:
-        if line is None:
-            return "–"
-        difference = line["against_full"] or line["against_base"]
-        if difference is None:
-            return f"{line['loss']:.4f}"
-        control = "full" if line["against_full"] else "base"
-        half = (difference["high"] - difference["low"]) / 2
-        return Cell(f"{line['loss']:.4f}", small=f"{difference['difference']:+.4f} ± {half:.4f} to {control}")
-
-    rows = tuple((name, *(cell(lines.get(name)) for lines in measured)) for name in names)
+    rows = tuple((name, *(_loss_cell(lines.get(name)) for lines in measured)) for name in names)
     same = len({tuple(run.result.get("heldout_rows", ())) for run in runs}) == 1
     note = "nats a held-out response token, and below against full tokens (or the base) of the same run, ± 95 %" + (
         "; all runs have the same held-out rows" if same else "; THE HELD-OUT ROWS DIFFER, so losses do not compare"
@@ -55,7 +43,18 @@ def _side_by_side(runs: Sequence[FinishedRun]) -> Block:
     return TableBlock("side-by-side", Table("Held-out loss, run beside run", columns, rows, note))
 
 
-def _overlaps(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSummary]) -> list[Block]:
+def _loss_cell(model: MeasuredModel | None) -> str | Cell:
+    if model is None:
+        return "–"
+    difference = model["against_full"] or model["against_base"]
+    if difference is None:
+        return f"{model['loss']:.4f}"
+    control = "full" if model["against_full"] else "base"
+    half = (difference["high"] - difference["low"]) / 2
+    return Cell(f"{model['loss']:.4f}", small=f"{difference['difference']:+.4f} ± {half:.4f} to {control}")
+
+
+def _overlaps(summaries: Sequence[SelectionSummary]) -> list[Block]:
     """Kept sets of the same strategy in two runs over the same tokens."""
     rows = []
     for one, other in combinations([s for s in summaries if s.is_selecting], 2):
@@ -68,54 +67,46 @@ def _overlaps(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSummary]
     return [TableBlock("overlap-of-runs", table)]
 
 
-def _heldout(run: FinishedRun, runs: Sequence[FinishedRun]) -> list[Block]:
-    measured = run.result["measured"]
-    has_full = any(m["against_full"] for m in measured)
+def _heldout(run: FinishedRun) -> list[Block]:
+    has_full = any(model["against_full"] for model in run.measured)
     key, control = ("against_full", "full tokens") if has_full else ("against_base", "the base")
-    lines = [(m["name"].strip(), m[key]) for m in measured if m[key] and m["name"] != "base"]
+    lines = [(m["name"].strip(), d) for m in run.measured if (d := m[key]) and m["name"] != "base"]
     if not lines:
         return []
-    best, difference = min(lines, key=lambda line: line[1]["difference"])
+    best, lowest = min(lines, key=lambda line: line[1]["difference"])
     better = [label for label, d in lines if d["high"] < 0]
     count = f"{len(better)} of {len(lines)} models" if better else "No model"
     real = f"{count} {'are' if len(better) > 1 else 'is'} better than {control} by a real difference"
-    title = f"{real}; {best} comes first with {difference['difference']:+.4f} nats"
-    name = name_of("held-out", run, runs)
-    return [PlotBlock(heldout_differences(name, title, lines, control))]
+    title = f"{real}; {best} comes first with {lowest['difference']:+.4f} nats"
+    note = (
+        f"Nats a held-out response token minus {control}; left of 0 is better. Bars: 95 % intervals over "
+        "conversations, each as if it were the only one compared."
+    )
+    columns = ("model", "difference", "low", "high")
+    rows = [(label, d["difference"], d["low"], d["high"]) for label, d in lines]
+    axis = f"held-out loss minus {control} (nats)"
+    return [PlotBlock(forest(block_name("held-out", run), title, note, columns, rows, axis))]
 
 
-def comparisons(runs: Sequence[FinishedRun]) -> list[Block]:
-    """What the last comparison of each run says, with its differences on average as a plot, and its tables."""
-    blocks: list[Block] = []
-    for run in runs:
-        if run.comparison is None:
-            continue
-        prefix = prefix_of(run, runs)
-        document = run.document(run.comparison, "comparison.json")
-        blocks += [Text(f"{prefix}{sentence}") for sentence in document["sentences"]]
-        blocks += _average_differences(run, runs)
-        blocks += table_blocks("comparison", run.tables(run.comparison), run, runs)
-    return blocks
-
-
-def _average_differences(run: FinishedRun, runs: Sequence[FinishedRun]) -> list[Block]:
-    assert run.comparison is not None
+def comparison(run: FinishedRun) -> list[Block]:
+    """The sentences of a run's last comparison, its differences on average as a plot, and its tables."""
+    if run.comparison is None:
+        return []
+    sentences = run.document(run.comparison, "comparison.json")["sentences"]
+    blocks: list[Block] = [Text(labelled(run, sentence)) for sentence in sentences]
     with (run.comparison / "values.csv").open(encoding="utf-8", newline="") as file:
         values = [line for line in csv.DictReader(file) if line["task"] == "average" and line["difference"]]
+    blocks += _average_differences(block_name("averages", run), values)
+    return [*blocks, *table_blocks("comparison", run.tables(run.comparison), run)]
+
+
+def _average_differences(name: str, values: Sequence[dict[str, str]]) -> list[Block]:
     if not values:
         return []
     control = STRATEGY_NAMES.get(values[0]["minus"], values[0]["minus"])
-    rows = [
-        (
-            STRATEGY_NAMES.get(line["strategy"], line["strategy"]),
-            100 * float(line["difference"]),
-            100 * float(line["low_95"]),
-            100 * float(line["high_95"]),
-        )
-        for line in values
-    ]
-    alone = {row[0]: float(line["holm_p"]) for row, line in zip(rows, values, strict=True) if line["is_real"] == "1"}
-    settled = [name for name, p in alone.items() if p < 0.05]
+    strategies = [STRATEGY_NAMES.get(line["strategy"], line["strategy"]) for line in values]
+    alone = {s: float(line["holm_p"]) for s, line in zip(strategies, values, strict=True) if line["is_real"] == "1"}
+    settled = [strategy for strategy, p in alone.items() if p < 0.05]
     if settled:
         title = f"On average over the tasks the difference from {control} is real: {', '.join(settled)}"
     elif alone:
@@ -124,18 +115,17 @@ def _average_differences(run: FinishedRun, runs: Sequence[FinishedRun]) -> list[
     else:
         title = f"No strategy differs from {control} on average over the tasks by a real difference"
     note = "Points (score × 100), right of 0 is better. Bars: 95 % intervals, each as if it were the only one compared."
+    rows = [
+        (strategy, 100 * float(line["difference"]), 100 * float(line["low_95"]), 100 * float(line["high_95"]))
+        for strategy, line in zip(strategies, values, strict=True)
+    ]
     columns = ("strategy", "difference_points", "low", "high")
-    name = name_of("averages", run, runs)
     return [PlotBlock(forest(name, title, note, columns, rows, f"average minus {control} (points)"))]
 
 
-def sweeps(runs: Sequence[FinishedRun]) -> list[Block]:
-    """The last sweep of each run: its cells as plots, and its tables."""
-    blocks: list[Block] = []
-    for run in runs:
-        if run.sweep is None:
-            continue
-        tables = table_blocks("sweep-table", run.tables(run.sweep), run, runs)
-        plots = sweep_plots(name_of("sweep", run, runs), **run.document(run.sweep, CELLS))
-        blocks += [*map(PlotBlock, plots), *tables]
-    return blocks
+def last_sweep(run: FinishedRun) -> list[Block]:
+    """The cells of a run's last sweep as plots, and its tables."""
+    if run.sweep is None:
+        return []
+    plots = sweep_plots(block_name("sweep", run), **run.document(run.sweep, CELLS))
+    return [*map(PlotBlock, plots), *table_blocks("sweep-table", run.tables(run.sweep), run)]

@@ -1,12 +1,11 @@
-"""A report's words on tokens: the pool, scores and cuts, what was kept, and which tokens stand out."""
+"""The report's sections on tokens: the pool, scores and cuts, what was kept, and which tokens stand out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from tokenclean.experiment.finished.finished_run import FinishedRun
-from tokenclean.experiment.reporting.runs_section import name_of, prefix_of
+from tokenclean.experiment.reporting.runs_section import block_name, labelled
 from tokenclean.report.plots.selections import (
     score_histogram,
     shares_by_position,
@@ -18,47 +17,46 @@ from tokenclean.report.pool_tables import statistics_table
 from tokenclean.report.report_page import Block, PlotBlock, TableBlock, Text, TokensBlock
 from tokenclean.report.selection_statistics import SelectionSummary
 from tokenclean.report.tables import Table, share_text
+from tokenclean.tokens.statistics import PoolStatistics
 
-_SELF_EVOLVING = "self_evolving"
+SELF_EVOLVING = "self_evolving"
+
+Selected = Sequence[tuple[FinishedRun, SelectionSummary]]
+"""Selections, each with its run."""
 
 
-def pool(runs: Sequence[FinishedRun], summaries: Mapping[str, Sequence[SelectionSummary]]) -> list[Block]:
-    """Table 4 of each pool, once where runs share it, and its rows. ``summaries``: by the run's name."""
+def pools(runs: Sequence[FinishedRun], selected: Selected) -> list[Block]:
+    """Table 4 of each pool, once where runs share it, and its rows."""
     blocks: list[Block] = []
-    told: list[Any] = []
+    shown: list[PoolStatistics] = []
     for run in runs:
-        found = summaries.get(run.name, ())
-        if found and found[0].statistics not in told:
-            told.append(found[0].statistics)
+        found = next((summary.statistics for of_run, summary in selected if of_run is run), None)
+        if found is not None and found not in shown:
+            shown.append(found)
             base = run.recipe.get("model", {}).get("base", "the base")
-            table = statistics_table(found[0].statistics, str(base))
-            blocks.append(TableBlock(name_of("pool", run, runs), table))
-        counts = run.result.get("counts")
-        if counts:
-            prefix = prefix_of(run, runs)
-            blocks.append(
-                Text(
-                    f"{prefix}{counts['training_rows']:,} training rows and {counts['heldout_rows']:,} held-out ones; "
-                    f"{counts['rejected_rows']:,} rows set aside as unusable (rejected.jsonl lists them), "
-                    f"{counts['removed_rows']:,} left out by filters, {counts['truncated_rows']:,} cut at "
-                    f"{run.recipe.get('tokens', {}).get('max_length', 'the maximum')} tokens."
-                )
+            blocks.append(TableBlock(block_name("pool", run), statistics_table(found, str(base))))
+        if counts := run.result.get("counts"):
+            sentence = (
+                f"{counts['training_rows']:,} training rows and {counts['heldout_rows']:,} held-out ones; "
+                f"{counts['rejected_rows']:,} rows set aside as unusable (rejected.jsonl lists them), "
+                f"{counts['removed_rows']:,} left out by filters, {counts['truncated_rows']:,} training rows cut at "
+                f"{run.recipe.get('tokens', {}).get('max_length', 'the maximum')} tokens."
             )
+            blocks.append(Text(labelled(run, sentence)))
     return blocks
 
 
-def scores(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSummary]) -> list[Block]:
+def scores(selected: Selected) -> list[Block]:
     """Histograms of every selection that has scores."""
     blocks: list[Block] = []
-    for summary in summaries:
+    for run, summary in selected:
         if summary.histogram is None:
             continue
-        run = next(run for run in runs if run.name == summary.run)
-        label, thresholds = prefix_of(run, runs) + summary.strategy, _thresholds(run, summary)
-        name = name_of("scores", run, runs, summary.strategy)
+        label, thresholds = labelled(run, summary.strategy), _thresholds(run, summary)
+        name = block_name("scores", run, summary.strategy)
         blocks.append(PlotBlock(score_histogram(name, label, summary, thresholds)))
-        by_source = source_histograms(f"{name}-by-source", label, summary, thresholds)
-        blocks += [PlotBlock(by_source)] if by_source is not None else []
+        if by_source := source_histograms(f"{name}-by-source", label, summary, thresholds):
+            blocks.append(PlotBlock(by_source))
     return blocks
 
 
@@ -67,20 +65,19 @@ def _thresholds(run: FinishedRun, summary: SelectionSummary) -> list[float]:
     selection = summary.metadata.get("selection") or {}
     if selection.get("level", "global") != "global":
         return []
-    if summary.strategy == _SELF_EVOLVING and run.result.get("rounds"):
-        lines = run.result["rounds"]["lines"]
-        return sorted({line["threshold_nats"] for line in lines if line.get("threshold_nats") is not None})
+    if summary.strategy == SELF_EVOLVING and (rounds := run.result.get("rounds")):
+        cuts = (line.get("threshold_nats") for line in rounds["lines"])
+        return sorted({cut for cut in cuts if cut is not None})
     threshold = selection.get("threshold")
     return [] if threshold is None else [float(threshold)]
 
 
-def what_was_kept(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSummary]) -> list[Block]:
+def what_was_kept(selected: Selected) -> list[Block]:
     """Kept shares of every selection that drops something: in all, by source, position and turn."""
-    shown = [s for s in summaries if s.is_selecting]
+    shown = [(labelled(run, summary.strategy), summary) for run, summary in selected if summary.is_selecting]
     if not shown:
         return []
-    labelled = [(prefix_of(next(r for r in runs if r.name == s.run), runs) + s.strategy, s) for s in shown]
-    has_sources = any(len(s.by_source) > 1 for s in shown)
+    has_sources = any(len(summary.by_source) > 1 for _, summary in shown)
     rows = tuple(
         (
             label,
@@ -90,18 +87,20 @@ def what_was_kept(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSumm
             f"{s.emptied_rows:,}",
             *(_source_range(s) if has_sources else ()),
         )
-        for label, s in labelled
+        for label, s in shown
     )
     columns = ("selection", "response tokens", "kept", "share", "rows left empty")
     columns += ("lowest source", "highest source") if has_sources else ()
     note = ""
-    if any(s.strategy == _SELF_EVOLVING for s in shown):
-        note = "self_evolving keeps its warm-up split whole, which has no scores; the shares below count it too"
+    if any(summary.strategy == SELF_EVOLVING for _, summary in shown):
+        note = "self_evolving keeps its warm-up split whole, which has no scores; the shares below include it"
     table = Table("What each selection keeps", columns, rows, note, text_columns=(0, 5, 6))
-    plots = [shares_by_source("kept-by-source", labelled)] if has_sources else []
-    plots += [shares_by_position("kept-by-position", labelled)]
-    plots += [plot for plot in [shares_by_turn("kept-by-turn", labelled)] if plot is not None]
-    return [TableBlock("selections", table), *map(PlotBlock, plots)]
+    plots = [
+        shares_by_source("kept-by-source", shown) if has_sources else None,
+        shares_by_position("kept-by-position", shown),
+        shares_by_turn("kept-by-turn", shown),
+    ]
+    return [TableBlock("selections", table), *(PlotBlock(plot) for plot in plots if plot is not None)]
 
 
 def _source_range(summary: SelectionSummary) -> tuple[str, str]:
@@ -112,20 +111,17 @@ def _source_range(summary: SelectionSummary) -> tuple[str, str]:
     return lowest, highest
 
 
-def standing_out(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSummary]) -> list[Block]:
-    """The tokens that stand out, of the summaries that tell them."""
+def standing_out(selected: Selected) -> list[Block]:
+    """The tokens that stand out, for the summaries that have them."""
     blocks: list[Block] = []
-    for summary in summaries:
-        run = next(run for run in runs if run.name == summary.run)
-        label = prefix_of(run, runs) + summary.strategy
-        overall = share_text(summary.total.value)
-        for tokens, is_kept in ((summary.dropped, False), (summary.kept, True)):
+    for run, summary in selected:
+        for tokens, word in ((summary.dropped, "dropped"), (summary.kept, "kept")):
             if tokens:
-                word = "kept" if is_kept else "dropped"
                 note = (
                     f"Those {word} more often, by the most times, than if every token were kept as often as all are "
-                    f"({overall}). Times: as a response token. The example: of the places where it is {word} the one "
-                    "with the median score, or without scores the middle one."
+                    f"({share_text(summary.total.value)}). Times: as a response token. The example: the place with "
+                    f"the median score among those where it is {word}, or the middle one where there are no scores."
                 )
-                blocks.append(TokensBlock(f"{label}: most often {word}", note, tokens, is_kept))
+                title = f"{labelled(run, summary.strategy)}: most often {word}"
+                blocks.append(TokensBlock(title, note, tokens, is_kept=word == "kept"))
     return blocks

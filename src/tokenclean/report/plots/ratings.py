@@ -2,65 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from tokenclean.report.plots.style import DROPPED, KEPT, WIDE, Plot, draw, legend_below
 from tokenclean.report.plots.trainings import heat_map
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def ratings_plot(name: str, raters: Sequence[Mapping[str, Any]]) -> Plot:
-    """Rows by class before and after correction, a part of the figure for each rater.
 
-    ``raters``: each with ``rater``, ``before`` and ``after`` (rows by class).
-    """
+class RaterFigures(TypedDict):
+    """A rater in a curation's JSON. ``before``, ``after``: rows by class, before and after correction; ``matrix``:
+    score transition matrix; ``noise_rate``: share of rows rated wrong."""
 
-    def paint(figure: Any) -> None:
-        parts = figure.subplots(1, len(raters), sharey=True, squeeze=False)[0]
-        for axes, told in zip(parts, raters, strict=True):
-            places = np.arange(len(told["before"]))
-            axes.bar(places - 0.2, told["before"], width=0.38, color=DROPPED, label="before correction")
-            axes.bar(places + 0.2, told["after"], width=0.38, color=KEPT, label="after")
+    rater: str
+    before: Sequence[int]
+    after: Sequence[int]
+    matrix: Sequence[Sequence[float]]
+    noise_rate: float
+
+
+def ratings_plot(name: str, raters: Sequence[RaterFigures]) -> Plot:
+    """Rows by class before and after correction, one panel a rater."""
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(1, len(raters), sharey=True, squeeze=False)[0]
+        for axes, rater in zip(panels, raters, strict=True):
+            places = np.arange(len(rater["before"]))
+            axes.bar(places - 0.2, rater["before"], width=0.38, color=DROPPED, label="before correction")
+            axes.bar(places + 0.2, rater["after"], width=0.38, color=KEPT, label="after")
             axes.set_xticks(places)
-            axes.set_title(told["rater"])
+            axes.set_title(rater["rater"])
             axes.set_xlabel("class")
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        parts[0].set_ylabel("rows")
+        panels[0].set_ylabel("rows")
         legend_below(figure)
 
     first = raters[0]
     change = np.array(first["after"]) - np.array(first["before"])
     up, down = int(np.argmax(change)), int(np.argmin(change))
-    title = (
-        f"{first['rater']}: correction moves rows most into class {up} ({change[up]:+,}) and out of class {down} "
-        f"({change[down]:+,})"
+    title = f"{first['rater']}: " + (
+        f"correction moves rows most into class {up} ({change[up]:+,}) and out of class {down} ({change[down]:+,})"
         if change.any()
-        else f"{first['rater']}: correction leaves every class as large as it was"
+        else "correction leaves every class as large as it was"
     )
     note = "Classes of quality from 0 to 5; the first rater selects."
     rows = [
-        (told["rater"], label, before, after)
-        for told in raters
-        for label, (before, after) in enumerate(zip(told["before"], told["after"], strict=True))
+        (rater["rater"], label, before, after)
+        for rater in raters
+        for label, (before, after) in enumerate(zip(rater["before"], rater["after"], strict=True))
     ]
     return draw(name, title, note, ("rater", "class", "rows_before", "rows_after"), rows, paint)
 
 
-def transition_plot(name: str, raters: Sequence[Mapping[str, Any]]) -> Plot:
-    """Score transition matrices as heat maps. ``raters``: each with ``rater``, ``matrix`` and ``noise_rate``."""
+def transition_plot(name: str, raters: Sequence[RaterFigures]) -> Plot:
+    """Score transition matrices as heat maps."""
 
-    def paint(figure: Any) -> None:
-        parts = figure.subplots(1, len(raters), squeeze=False)[0]
-        for axes, told in zip(parts, raters, strict=True):
-            labels = [str(label) for label in range(len(told["matrix"]))]
-            heat_map(axes, np.array(told["matrix"]), labels, labels)
-            axes.set_title(f"{told['rater']}: {told['noise_rate']:.0%} wrong")
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(1, len(raters), squeeze=False)[0]
+        for axes, rater in zip(panels, raters, strict=True):
+            labels = [str(label) for label in range(len(rater["matrix"]))]
+            heat_map(axes, np.array(rater["matrix"]), labels, labels)
+            axes.set_title(f"{rater['rater']}: {rater['noise_rate']:.0%} wrong")
             axes.set_xlabel("rated")
-        parts[0].set_ylabel("true class")
+        panels[0].set_ylabel("true class")
 
-    order = sorted(raters, key=lambda told: told["noise_rate"])
+    order = sorted(raters, key=lambda rater: rater["noise_rate"])
     best, worst = order[0], order[-1]
     title = f"{best['rater']} is estimated to rate {best['noise_rate']:.0%} of the rows wrong"
     if len(raters) > 1:
@@ -70,9 +80,9 @@ def transition_plot(name: str, raters: Sequence[Mapping[str, Any]]) -> Plot:
         "on the diagonal."
     )
     rows = [
-        (told["rater"], true, rated, value)
-        for told in raters
-        for true, line in enumerate(told["matrix"])
+        (rater["rater"], true, rated, value)
+        for rater in raters
+        for true, line in enumerate(rater["matrix"])
         for rated, value in enumerate(line)
     ]
     width = max(WIDE * 0.6, 2.55 * len(raters))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,10 +11,17 @@ from tokenclean.report.plots.style import DROPPED, FAINT, INK, KEPT, WIDE, Plot,
 from tokenclean.report.selection_statistics import ScoreHistogram, SelectionSummary, Share
 from tokenclean.report.tables import share_text
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Selections = Sequence[tuple[str, SelectionSummary]]
+"""Selections to compare, each with its label."""
+
 _MOST_SOURCES = 6
 _MOST_SOURCES_IN_A_ROW_OF_DOTS = 20
 _LEAST_TOKENS = 20
-"""Of a group that a sentence may name as the highest or lowest."""
+"""Fewest tokens of a group that a sentence may name as the highest or lowest."""
 
 
 def score_histogram(name: str, label: str, summary: SelectionSummary, thresholds: Sequence[float]) -> Plot:
@@ -25,7 +32,7 @@ def score_histogram(name: str, label: str, summary: SelectionSummary, thresholds
     below_zero = _share_below_zero(histogram)
     note = _histogram_note(histogram, thresholds)
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         _stack(axes, histogram)
         for threshold in thresholds:
@@ -38,11 +45,7 @@ def score_histogram(name: str, label: str, summary: SelectionSummary, thresholds
         f"{label}: {share_text(summary.total.value)} of {summary.total.tokens:,} response tokens are kept; the "
         f"reference is worse than the base on {below_zero} of the {scored:,} scored"
     )
-    edges = histogram.edges
-    rows = zip(
-        edges[:-1].tolist(), edges[1:].tolist(), histogram.kept.tolist(), histogram.dropped.tolist(), strict=True
-    )
-    return draw(name, title, note, ("score_from", "score_to", "kept", "dropped"), rows, paint)
+    return draw(name, title, note, _BIN_COLUMNS, _bins(histogram), paint)
 
 
 def source_histograms(name: str, label: str, summary: SelectionSummary, thresholds: Sequence[float]) -> Plot | None:
@@ -54,7 +57,7 @@ def source_histograms(name: str, label: str, summary: SelectionSummary, threshol
     across = 3 if len(sources) > 2 else 2
     down = -(-len(sources) // across)
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         grid = figure.subplots(down, across, sharex=True, squeeze=False)
         for axes, source in zip(grid.flat, sources, strict=False):
             _stack(axes, summary.source_histograms[source])
@@ -70,22 +73,16 @@ def source_histograms(name: str, label: str, summary: SelectionSummary, threshol
         legend_below(figure)
 
     title = f"{label}: {_extremes(summary.by_source, 'of {} most is kept', 'of {} least')}"
-    note = "Each source with a scale of its own; the cut is that of the whole pool where a dashed line stands."
+    note = "Each source has its own scale; a dashed line is the cut of the whole pool."
     if len(ordered) > len(sources):
         note += f" The {len(sources)} sources with most tokens, of {len(ordered)}."
-    rows = [
-        (source, *values)
-        for source in ordered
-        for h in [summary.source_histograms[source]]
-        for values in zip(h.edges[:-1].tolist(), h.edges[1:].tolist(), h.kept.tolist(), h.dropped.tolist(), strict=True)
-    ]
-    columns = ("source", "score_from", "score_to", "kept", "dropped")
-    return draw(name, title, note, columns, rows, paint, size=(WIDE, 1.1 + 1.7 * down))
+    rows = [(source, *values) for source in ordered for values in _bins(summary.source_histograms[source])]
+    return draw(name, title, note, ("source", *_BIN_COLUMNS), rows, paint, size=(WIDE, 1.1 + 1.7 * down))
 
 
-def shares_by_source(name: str, selections: Sequence[tuple[str, SelectionSummary]]) -> Plot:
+def shares_by_source(name: str, selections: Selections) -> Plot:
     """Kept share of each source under each selection, as dots."""
-    first = selections[0][1]
+    label, first = selections[0]
     tokens: dict[str, int] = {}
     for _, summary in selections:
         for source, share in summary.by_source.items():
@@ -93,85 +90,79 @@ def shares_by_source(name: str, selections: Sequence[tuple[str, SelectionSummary
     ordered = sorted(tokens, key=lambda source: -tokens[source])
     shown = ordered[:_MOST_SOURCES_IN_A_ROW_OF_DOTS]
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         places = np.arange(len(shown))[::-1]
         offsets = np.linspace(0.22, -0.22, len(selections)) if len(selections) > 1 else np.zeros(1)
         for number, ((label, summary), offset) in enumerate(zip(selections, offsets, strict=True)):
-            values = [100 * summary.by_source[s].value if s in summary.by_source else np.nan for s in shown]
-            style = series_style(number) | {"linestyle": "none"}
-            axes.plot(values, places + offset, label=label, **style)
+            style = series_style(number, linestyle="none")
+            axes.plot(_percent(summary.by_source, shown), places + offset, label=label, **style)
         axes.set_yticks(places, [f"{_short(source, 28)} ({tokens[source]:,})" for source in shown])
         axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.set_xlabel("kept share of the source's response tokens (%)")
         legend_below(figure)
 
     if len(first.by_source) > 1:
-        sentence = _extremes(first.by_source, "of {} most is kept", "of {} least")
-        title = f"{selections[0][0]}: {sentence}"
+        title = f"{label}: {_extremes(first.by_source, 'of {} most is kept', 'of {} least')}"
     else:
-        title = f"{selections[0][0]} keeps {share_text(first.total.value)} of the one source"
-    note = "In brackets the source's response tokens." + (
-        f" The {len(shown)} largest of {len(ordered)} sources." if len(ordered) > len(shown) else ""
-    )
+        title = f"{label} keeps {share_text(first.total.value)} of the one source"
+    note = "In brackets the source's response tokens."
+    note += f" The {len(shown)} largest of {len(ordered)} sources." if len(ordered) > len(shown) else ""
     height = 1.2 + len(shown) * max(0.28, 0.1 * len(selections))
     return _shares_plot(name, title, note, "source", selections, lambda s: s.by_source, paint, height)
 
 
-def shares_by_position(name: str, selections: Sequence[tuple[str, SelectionSummary]]) -> Plot:
+def shares_by_position(name: str, selections: Selections) -> Plot:
     """Kept share over the position in the answer, one line a selection."""
-    first = selections[0]
-    sentence = _extremes(first[1].by_position, "at position {} of an answer most is kept", "at position {} least")
     return _lines(
         name,
-        f"{first[0]}: {sentence}",
-        "Positions count the training targets of an answer from 1, in groups that double.",
-        "position in the answer (tokens)",
         "position",
         selections,
         lambda summary: summary.by_position,
+        axis="position in the answer (tokens)",
+        note="Positions count the training targets of an answer from 1, in groups that double.",
+        extremes=("at position {} of an answer most is kept", "at position {} least"),
     )
 
 
-def shares_by_turn(name: str, selections: Sequence[tuple[str, SelectionSummary]]) -> Plot | None:
+def shares_by_turn(name: str, selections: Selections) -> Plot | None:
     """Kept share over the answers of a conversation; None where every conversation has one."""
-    first = selections[0]
     if max(len(summary.by_turn) for _, summary in selections) < 2:
         return None
-    sentence = _extremes(first[1].by_turn, "in answer {} of a conversation most is kept", "in answer {} least")
     return _lines(
         name,
-        f"{first[0]}: {sentence}",
-        "Answers of a conversation, counted from 1.",
-        "answer of the conversation",
         "turn",
         selections,
         lambda summary: summary.by_turn,
+        axis="answer of the conversation",
+        note="Answers of a conversation, counted from 1.",
+        extremes=("in answer {} of a conversation most is kept", "in answer {} least"),
     )
 
 
 def _lines(
     name: str,
-    title: str,
-    note: str,
-    axis: str,
     column: str,
-    selections: Sequence[tuple[str, SelectionSummary]],
+    selections: Selections,
     shares: Callable[[SelectionSummary], dict[str, Share]],
+    *,
+    axis: str,
+    note: str,
+    extremes: tuple[str, str],
 ) -> Plot:
     groups = list(max((shares(summary) for _, summary in selections), key=len))
 
-    def paint(figure: Any) -> None:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for number, (label, summary) in enumerate(selections):
-            found = shares(summary)
-            values = [100 * found[group].value if group in found else np.nan for group in groups]
-            axes.plot(range(len(groups)), values, label=label, **series_style(number))
+            axes.plot(range(len(groups)), _percent(shares(summary), groups), label=label, **series_style(number))
         axes.set_xticks(range(len(groups)), groups)
         axes.set_xlabel(axis)
         axes.set_ylabel("kept share (%)")
         legend_below(figure)
 
+    first, summary = selections[0]
+    title = f"{first}: {_extremes(shares(summary), *extremes)}"
     return _shares_plot(name, title, note, column, selections, shares, paint, 2.9)
 
 
@@ -180,9 +171,9 @@ def _shares_plot(
     title: str,
     note: str,
     column: str,
-    selections: Sequence[tuple[str, SelectionSummary]],
+    selections: Selections,
     shares: Callable[[SelectionSummary], dict[str, Share]],
-    paint: Callable[[Any], None],
+    paint: Callable[[Figure], None],
     height: float,
 ) -> Plot:
     rows = [
@@ -194,7 +185,20 @@ def _shares_plot(
     return draw(name, title, note, columns, rows, paint, size=(WIDE, height))
 
 
-def _stack(axes: Any, histogram: ScoreHistogram) -> None:
+def _percent(shares: dict[str, Share], groups: Sequence[str]) -> list[float]:
+    """Kept percent of each group, NaN for one without tokens."""
+    return [100 * shares[group].value if group in shares else np.nan for group in groups]
+
+
+_BIN_COLUMNS = ("score_from", "score_to", "kept", "dropped")
+
+
+def _bins(histogram: ScoreHistogram) -> Iterator[tuple[float, float, int, int]]:
+    edges = histogram.edges.tolist()
+    return zip(edges[:-1], edges[1:], histogram.kept.tolist(), histogram.dropped.tolist(), strict=True)
+
+
+def _stack(axes: Axes, histogram: ScoreHistogram) -> None:
     whole = histogram.kept + histogram.dropped
     axes.stairs(whole, histogram.edges, fill=True, color=DROPPED, label="dropped")
     axes.stairs(histogram.kept, histogram.edges, fill=True, color=KEPT, label="kept")
@@ -203,12 +207,10 @@ def _stack(axes: Any, histogram: ScoreHistogram) -> None:
 
 
 def _histogram_note(histogram: ScoreHistogram, thresholds: Sequence[float]) -> str:
-    notes = [
-        "Kept tokens stand below, dropped ones on top of them; the first and the last bar hold all that lies beyond."
-    ]
+    notes = ["Kept tokens below, dropped ones stacked on them; the first and the last bar include all beyond them."]
     if thresholds:
-        told = ", ".join(f"{threshold:+.4f}" for threshold in thresholds)
-        notes.append(f"Dashed: the lowest kept score, {told} nats{' (a cut a split)' if len(thresholds) > 1 else ''}.")
+        cuts = ", ".join(f"{threshold:+.4f}" for threshold in thresholds)
+        notes.append(f"Dashed: the lowest kept score, {cuts} nats{' (a cut a split)' if len(thresholds) > 1 else ''}.")
     if histogram.unscored:
         notes.append(f"{histogram.unscored:,} response tokens have no score.")
     return " ".join(notes)
