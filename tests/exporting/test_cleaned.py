@@ -53,10 +53,11 @@ def test_labels_are_the_ids_of_positive_weights_and_rows_without_any_are_dropped
         assert stored["attention_mask"] == [1] * len(row)
     assert cleaned.counts == counts
     assert cleaned.metadata == {"strategy": "rho"}
-    assert (counts.rows, counts.dropped_rows) == (len(expected), len(rows) - len(expected))
-    assert counts.tokens == sum(len(row) for _, row in expected)
-    assert counts.kept_tokens == sum(w > 0 for _, row in expected for _, _, w in row)
-    assert counts.response_tokens == sum(len(row) - 1 for row in rows)
+    total = counts.total
+    assert (total.rows, total.dropped_rows) == (len(expected), len(rows) - len(expected))
+    assert total.tokens == sum(len(row) for _, row in expected)
+    assert total.kept_tokens == sum(w > 0 for _, row in expected for _, _, w in row)
+    assert total.response_tokens == sum(len(row) - 1 for row in rows)
     assert set(cleaned.dropped_ids) == {f"row-{n}" for n in range(len(rows))} - {name for name, _ in expected}
 
 
@@ -94,7 +95,7 @@ def test_many_rows_are_written_in_several_groups_in_order(tmp_path):
     ("row", "message"),
     [
         ([(1, True, 1.0), (2, True, 1.0)], "'row-0', token 0: .* first token"),
-        ([(1, False, 0.0), (2, False, 1.0)], "'row-0', token 1: .* no response"),
+        ([(1, False, 0.0), (2, False, 1.0)], "'row-0', token 1: .* outside the response"),
         ([(1, False, 0.0), (2, True, -1.0)], "'row-0', token 1: weight -1"),
         ([(1, False, 0.0), (2, True, float("nan"))], "'row-0', token 1: weight nan"),
     ],

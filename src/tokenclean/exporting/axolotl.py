@@ -5,10 +5,10 @@ By default it drops rows longer than ``sequence_len``; the configuration makes t
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from tokenclean.exporting.cleaned_file import CleanedDataset
+from tokenclean.exporting.configuration import write_configuration
 from tokenclean.exporting.dataset_card import Card
 
 _CONFIG = """\
@@ -35,11 +35,5 @@ def write_axolotl(cleaned: CleanedDataset, folder: Path, card: Card) -> str:
     """``train.parquet`` and ``train.yaml``."""
     cleaned.check_binary("axolotl")
     cleaned.write_columns(("input_ids", "attention_mask", "labels"), folder / "train.parquet")
-    config = _CONFIG.format(
-        model=json.dumps(card.base.seen_from(folder)),
-        revision=json.dumps(card.base.revision or "main"),
-        longest=cleaned.longest_row_tokens,
-        max_length=cleaned.max_length,
-    )
-    (folder / "train.yaml").write_text(config, encoding="utf-8")
+    write_configuration(folder / "train.yaml", _CONFIG, cleaned, card)
     return "axolotl train train.yaml"

@@ -34,7 +34,6 @@ _COLUMN_TYPES = {
     "source": "string",
 }
 _ORIGINAL_ID = "original_id"  # the row's own id, null where it has none; files of older versions lack the column
-_TOKEN_COLUMNS = tuple(name for name, kind in _COLUMN_TYPES.items() if kind.startswith("list"))
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class CleanedDataset:
     """A canonical file in memory.
 
     ``rows``: Arrow table with the columns of ``write_cleaned``. ``counts``: what was kept and dropped.
-    ``dropped_ids``: the rows left out because no token of theirs was kept. ``metadata``: that of the table it was
-    made from.
+    ``dropped_ids``: ids of the rows left out because none of their tokens was kept. ``metadata``: from the table of
+    tokens it was made from.
     """
 
     path: Path
@@ -52,10 +51,14 @@ class CleanedDataset:
     dropped_ids: tuple[str, ...]
     metadata: Mapping[str, Any]
 
+    def column(self, name: str) -> Ragged:
+        """A per-token column."""
+        return Ragged.from_arrow(self.rows.column(name))
+
     @property
     def longest_row_tokens(self) -> int:
         """Tokens of the longest row."""
-        return int(_lengths(self.rows, "input_ids").max())
+        return int(self.column("input_ids").lengths.max())
 
     @property
     def max_length(self) -> int:
@@ -64,14 +67,14 @@ class CleanedDataset:
 
     def check_binary(self, trainer: str) -> None:
         """Raise TableError unless every token weight is 0 or 1, for trainers that take labels only."""
-        weights = _flat(self.rows, "token_weight")
-        other = np.flatnonzero((weights != 0) & (weights != 1))
+        weights = self.column("token_weight")
+        other = np.flatnonzero((weights.values != 0) & (weights.values != 1))
         if len(other):
-            row = self.rows.column("id")[_row_of(self.rows, int(other[0]))].as_py()
+            row = self.rows.column("id")[weights.row_of_value()[other[0]]].as_py()
             raise TableError(
-                f"{self.path}: row {row!r} has a token weight of {weights[other[0]]:g} ({len(other):,} such tokens); "
-                f"{trainer} takes 0/1 labels only. Export with --to hf, which keeps the weights, or clean with a "
-                "method that keeps or drops whole tokens"
+                f"{self.path}: row {row!r} has a token weight of {weights.values[other[0]]:g} ({len(other):,} such "
+                f"tokens); {trainer} takes 0/1 labels only. Export with --to hf, which keeps the weights, or clean "
+                "with a method that keeps or drops whole tokens"
             )
 
     def write_row_ids(self, path: Path) -> None:
@@ -79,15 +82,17 @@ class CleanedDataset:
         import csv
 
         own = self.rows.column(_ORIGINAL_ID) if _ORIGINAL_ID in self.rows.column_names else [None] * len(self.rows)
-        columns = (self.rows.column("id"), own, self.rows.column("source"))
-        values = zip(*([str(v) if v is not None else "" for v in column] for column in columns), strict=True)
+        values = zip(self.rows.column("id"), own, self.rows.column("source"), strict=True)
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("row", "id", "original_id", "source"))
             writer.writerows((number, *row) for number, row in enumerate(values))
 
     def write_columns(self, names: Sequence[str], path: Path, *, with_counts: bool = False) -> None:
-        """Write these columns as Parquet; ``with_counts`` adds counts and dropped ids, never paths of this machine."""
+        """Write these columns as Parquet.
+
+        ``with_counts`` adds counts and dropped ids, but not the table's metadata, which may hold paths of this machine.
+        """
         import pyarrow.parquet as pq
 
         cleaned = _metadata(self.counts, self.dropped_ids, {}) if with_counts else None
@@ -106,7 +111,7 @@ def write_cleaned(table: TokenTable, path: Path | str) -> CleanedCounts:
     nothing kept are left out, counted, and their ids listed in the file's metadata beside the table's.
 
     Raises TableError for a table with neither column, with nothing kept at all, or with a weight that no trainer can
-    follow: negative, NaN, infinite, on a row's first token (which has no loss) or on a token that is no response.
+    use: negative, NaN, infinite, on a row's first token (which has no loss) or outside a response.
     """
     import pyarrow.parquet as pq
 
@@ -151,8 +156,9 @@ def read_cleaned(path: Path | str) -> CleanedDataset:
         raise TableError(f"{path}: not the metadata of a cleaned data set ({error!r}); write it again") from error
     if version != _VERSION:
         raise TableError(f"{path}: written in form {version}, expected {_VERSION}; write it with this tokenclean")
-    if counts.rows != len(rows):
-        raise TableError(f"{path}: holds {len(rows):,} rows, but its metadata counts {counts.rows:,}; write it again")
+    if counts.total.rows != len(rows):
+        counted = f"{counts.total.rows:,}"
+        raise TableError(f"{path}: holds {len(rows):,} rows, but its metadata counts {counted}; write it again")
     return CleanedDataset(path, rows, counts, dropped, stored.get("table", {}))
 
 
@@ -166,21 +172,22 @@ def _checked_weights(table: TokenTable) -> Ragged:
             f"this table has neither is_kept nor weight; it has {', '.join(table.columns)}. "
             "`tokenclean select` adds is_kept"
         )
-    values, offsets = weights.values, weights.offsets
+    values = weights.values
     is_first = np.zeros(len(values), dtype=bool)
-    is_first[offsets[:-1][weights.lengths > 0]] = True
+    is_first[weights.offsets[:-1][weights.lengths > 0]] = True
     faults = (
         (~(np.isfinite(values) & (values >= 0)), "a weight must be finite and at least 0"),
-        ((values > 0) & is_first, "the first token of a row has nothing before it and so no loss"),
-        ((values > 0) & ~table["is_response"].values, "a token that is no response is no training target"),
+        ((values > 0) & is_first, "the first token of a row has no loss, since nothing is before it"),
+        ((values > 0) & ~table["is_response"].values, "a token outside the response is not a training target"),
     )
     for wrong, reason in faults:
         if wrong.any():
             token = int(np.flatnonzero(wrong)[0])
-            row = int(np.searchsorted(offsets, token, side="right")) - 1
+            row = weights.row_of_value()[token]
+            where = f"row {table.ids[row]!r}, token {token - weights.offsets[row]}"
             raise TableError(
-                f"row {table.ids[row]!r}, token {token - offsets[row]}: weight {values[token]:g}, but {reason}; "
-                f"{int(wrong.sum()):,} such tokens. Mend the column that the labels came from"
+                f"{where}: weight {values[token]:g}, but {reason}; {int(wrong.sum()):,} such tokens. Correct the column "
+                "that the labels came from"
             )
     return weights
 
@@ -220,44 +227,34 @@ def _check_columns(rows: pa.Table, path: Path) -> None:
         kind = str(rows.schema.field(name).type)
         if kind.replace("element: ", "").replace("item: ", "") != expected:
             raise TableError(f"{path}: column {name!r} holds {kind}, expected {expected}")
-        if any(chunk.null_count or _values(chunk).null_count for chunk in rows.column(name).chunks):
-            raise TableError(f"{path}: column {name!r} holds nulls; every row and token needs a value")
     if not len(rows):
         raise TableError(f"{path}: holds no row, so there is nothing to export")
-    lengths = {name: _lengths(rows, name) for name in _TOKEN_COLUMNS}
-    for name in _TOKEN_COLUMNS:
-        different = np.flatnonzero(lengths[name] != lengths["input_ids"])
+    columns: dict[str, Ragged] = {}
+    for name, kind in _COLUMN_TYPES.items():
+        try:
+            if kind.startswith("list"):
+                columns[name] = Ragged.from_arrow(rows.column(name))
+            elif rows.column(name).null_count:
+                raise ValueError("a column of the rows may hold no null")
+        except ValueError as error:
+            raise TableError(f"{path}: column {name!r} holds nulls; every row and token needs a value") from error
+    ids, names = columns["input_ids"], rows.column("id")
+    for name, column in columns.items():
+        different = np.flatnonzero(column.lengths != ids.lengths)
         if len(different):
             row = int(different[0])
             raise TableError(
-                f"{path}: row {rows.column('id')[row].as_py()!r}: {name} has {lengths[name][row]} values "
-                f"for {lengths['input_ids'][row]} input_ids"
+                f"{path}: row {names[row].as_py()!r}: {name} has {column.lengths[row]} values "
+                f"for {ids.lengths[row]} input_ids"
             )
-    flat = {name: _flat(rows, name) for name in _TOKEN_COLUMNS}
-    is_kept = flat["token_weight"] > 0
+    is_kept = columns["token_weight"].values > 0
     expected_values = {
-        "attention_mask": np.ones_like(flat["attention_mask"]),
-        "labels": np.where(is_kept, flat["input_ids"], UNTRAINED),
+        "attention_mask": np.ones_like(ids.values),
+        "labels": np.where(is_kept, ids.values, UNTRAINED),
         "completion_mask": is_kept,
     }
     for name, expected_value in expected_values.items():
-        wrong = np.flatnonzero(flat[name] != expected_value)
+        wrong = np.flatnonzero(columns[name].values != expected_value)
         if len(wrong):
-            row = rows.column("id")[_row_of(rows, int(wrong[0]))].as_py()
+            row = names[ids.row_of_value()[wrong[0]]].as_py()
             raise TableError(f"{path}: row {row!r}: {name} does not follow from input_ids and token_weight")
-
-
-def _values(chunk: pa.Array) -> pa.Array:
-    return chunk.flatten() if str(chunk.type).startswith("list") else chunk
-
-
-def _flat(rows: pa.Table, name: str) -> np.ndarray:
-    return np.concatenate([_values(chunk).to_numpy(zero_copy_only=False) for chunk in rows.column(name).chunks])
-
-
-def _lengths(rows: pa.Table, name: str) -> np.ndarray:
-    return np.concatenate([chunk.value_lengths().to_numpy() for chunk in rows.column(name).chunks])
-
-
-def _row_of(rows: pa.Table, token: int) -> int:
-    return int(np.searchsorted(np.cumsum(_lengths(rows, "input_ids")), token, side="right"))

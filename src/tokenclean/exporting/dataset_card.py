@@ -1,12 +1,11 @@
-"""The card (README.md) of a cleaned data set: where it came from, what its labels mean, how to train on it."""
+"""The card (README.md) of a cleaned data set: its origin, what its labels mean, how to train on it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
 
 import yaml
 
@@ -40,10 +39,10 @@ loss of your own."""
 
 @dataclass(frozen=True)
 class Card:
-    """What a card says.
+    """The contents of a card.
 
-    ``threshold``: the lowest score that was kept (nats); None for a strategy without scores. ``counts``: of the
-    cleaned file. ``licences``: source name -> licence, None where none was stated. ``recipe``: the recipe as YAML.
+    ``threshold``: the lowest kept score (nats); None for a strategy without scores. ``counts``: from the cleaned file.
+    ``licences``: source name -> licence, None where none was stated. ``recipe``: the recipe as YAML.
     """
 
     title: str
@@ -63,8 +62,8 @@ class Card:
     def to_markdown(self, data_files: str | None) -> str:
         """README.md of a Hub data-set repository: YAML front matter, then plain sections.
 
-        ``data_files``: the Parquet file in the repository, None where it holds none. Names of local files and folders
-        lose their folder, also in the recipe: a card tells nothing of a machine.
+        ``data_files``: the Parquet file in the repository, None where it holds none. Local paths are cut to their last
+        part, also in the recipe, so that a card reveals nothing about the machine.
         """
         matter = yaml.safe_dump(self._front_matter(data_files), sort_keys=False, allow_unicode=True, width=1000)
         training = _TRAINING.format(max_length=f"{self.max_length:,}")
@@ -83,13 +82,13 @@ class Card:
             parts.append("## Recipe\n\n" + _fenced(without_folders(self.recipe)))
         return "\n\n".join(parts) + "\n"
 
-    def _front_matter(self, data_files: str | None) -> dict[str, Any]:
-        matter: dict[str, Any] = {"pretty_name": " ".join(self.title.split())}
+    def _front_matter(self, data_files: str | None) -> dict[str, object]:
+        matter: dict[str, object] = {"pretty_name": " ".join(self.title.split())}
         licence = self._common_licence()
         if licence:
             slug = re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-")
             matter |= {"license": slug} if slug in _HUB_LICENCES.split() else {"license": "other", "license_name": slug}
-        rows = self.counts.rows
+        rows = self.counts.total.rows
         if data_files is not None:
             split = {"split": "train", "path": data_files}
             matter["configs"] = [{"config_name": "default", "data_files": [split]}]
@@ -100,7 +99,7 @@ class Card:
         }
 
     def _common_licence(self) -> str | None:
-        """The licence that all sources state, or None where one states none or another."""
+        """The licence that all sources state, or None where one states no licence or a different one."""
         stated = {self.licences.get(source.source) for source in self.counts.sources}
         return stated.pop() if len(stated) == 1 else None
 
@@ -121,19 +120,14 @@ class Card:
 
     def _counts_table(self) -> str:
         names = ("source", "rows", "rows left out", "tokens", "response tokens", "kept tokens", "kept share")
-        rows = [
-            (_inline(s.source), s.rows, s.dropped_rows, s.tokens, s.response_tokens, s.kept_tokens)
-            for s in self.counts.sources
-        ]
-        c = self.counts
-        rows.append(("all", c.rows, c.dropped_rows, c.tokens, c.response_tokens, c.kept_tokens))
-        text = [
-            (name, *(f"{n:,}" for n in numbers), f"{numbers[-1] / numbers[-2]:.1%}" if numbers[-2] else "–")
-            for name, *numbers in rows
-        ]
-        return _table(names, text) + (
-            "\n\nRows are left out where no token of theirs was kept; the Parquet file's metadata lists their ids. "
-            "Response tokens count the rows left out too."
+        rows = []
+        for line in (*self.counts.sources, self.counts.total):
+            name, *numbers = astuple(line)
+            share = f"{line.kept_tokens / line.response_tokens:.1%}" if line.response_tokens else "–"
+            rows.append((_inline(name), *(f"{n:,}" for n in numbers), share))
+        return _table(names, rows) + (
+            "\n\nRows without any kept token are left out; the Parquet file's metadata lists their ids. "
+            "Response tokens include those of the rows left out."
         )
 
     def _licence_text(self) -> str:
@@ -145,7 +139,7 @@ class Card:
 def without_folders(recipe: str) -> str:
     """The recipe's YAML with every local path cut to its last part."""
 
-    def cut(value: Any) -> Any:
+    def cut(value: object) -> object:
         if isinstance(value, dict):
             # A source's `path` is local by definition, be it relative or not.
             return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -11,8 +11,8 @@ from tokenclean.token_table import TokenTable
 
 @dataclass(frozen=True)
 class SourceCounts:
-    """One source. ``rows``: rows with at least one kept token; ``dropped_rows``: rows with none, left out.
-    ``tokens``: all tokens of ``rows``. ``response_tokens``: training targets before cleaning, dropped rows included.
+    """One source. ``rows``: rows with at least one kept token; ``dropped_rows``: rows with none, which are left out;
+    ``tokens``: all tokens in ``rows``; ``response_tokens``: training targets before cleaning, dropped rows included;
     ``kept_tokens``: training targets after cleaning."""
 
     source: str
@@ -25,33 +25,19 @@ class SourceCounts:
 
 @dataclass(frozen=True)
 class CleanedCounts:
-    """All sources, in the order of their names, and their sums."""
+    """All sources, in the order of their names."""
 
     sources: tuple[SourceCounts, ...]
 
     @property
-    def rows(self) -> int:
-        return sum(source.rows for source in self.sources)
-
-    @property
-    def dropped_rows(self) -> int:
-        return sum(source.dropped_rows for source in self.sources)
-
-    @property
-    def tokens(self) -> int:
-        return sum(source.tokens for source in self.sources)
-
-    @property
-    def response_tokens(self) -> int:
-        return sum(source.response_tokens for source in self.sources)
-
-    @property
-    def kept_tokens(self) -> int:
-        return sum(source.kept_tokens for source in self.sources)
+    def total(self) -> SourceCounts:
+        """The sums over all sources, named ``all``."""
+        names = [field.name for field in fields(SourceCounts)][1:]
+        return SourceCounts("all", *(sum(getattr(source, name) for source in self.sources) for name in names))
 
 
 def count_sources(table: TokenTable, kept_tokens: np.ndarray) -> CleanedCounts:
-    """Counts of a table whose rows keep ``kept_tokens`` tokens each (int64, shape (N,))."""
+    """Count a table whose N rows keep ``kept_tokens`` tokens each, int64, shape (N,)."""
     names = sorted(set(table.sources))
     number = {name: place for place, name in enumerate(names)}
     source_of_row = np.array([number[source] for source in table.sources], dtype=np.int64)

@@ -6,11 +6,11 @@ It neither cuts nor packs tokenized rows, whatever ``cutoff_len`` and ``packing`
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from tokenclean.errors import MissingExtraError
 from tokenclean.exporting.cleaned_file import CleanedDataset
+from tokenclean.exporting.configuration import write_configuration
 from tokenclean.exporting.dataset_card import Card
 
 _CONFIG = """\
@@ -43,12 +43,5 @@ def write_llamafactory(cleaned: CleanedDataset, folder: Path, card: Card) -> str
 
     columns = cleaned.rows.select(["input_ids", "attention_mask", "labels"]).replace_schema_metadata(None)
     DatasetDict({"train": Dataset(InMemoryTable(columns))}).save_to_disk(str(folder / "tokenized"))
-    config = _CONFIG.format(
-        model=json.dumps(card.base.seen_from(folder)),
-        revision=json.dumps(card.base.revision or "main"),
-        template=json.dumps(card.template),
-        longest=cleaned.longest_row_tokens,
-        max_length=cleaned.max_length,
-    )
-    (folder / "train.yaml").write_text(config, encoding="utf-8")
+    write_configuration(folder / "train.yaml", _CONFIG, cleaned, card)
     return "llamafactory-cli train train.yaml"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokenclean.exporting.cleaned_file import CleanedDataset
+from tokenclean.exporting.configuration import write_configuration
 from tokenclean.exporting.dataset_card import Card
 
 _SCRIPT = '''\
@@ -25,8 +26,8 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig, SFTTrainer
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--model", default={model!r}, help="base model, with the tokenizer that made the ids")
-parser.add_argument("--revision", default={revision!r}, help="the model's branch, tag or commit")
+parser.add_argument("--model", default={model}, help="base model, with the tokenizer that made the ids")
+parser.add_argument("--revision", default={revision}, help="the model's branch, tag or commit")
 parser.add_argument("--output", default="model", help="folder of the trained model")
 parser.add_argument("--packing", action="store_true", help="several whole rows in one sequence")
 options = parser.parse_args()
@@ -52,11 +53,5 @@ def write_trl(cleaned: CleanedDataset, folder: Path, card: Card) -> str:
     """``train.parquet`` (``input_ids``, ``labels``, ``completion_mask``) and ``train.py``, which trains on it."""
     cleaned.check_binary("TRL's SFTTrainer")
     cleaned.write_columns(("input_ids", "labels", "completion_mask"), folder / "train.parquet")
-    script = _SCRIPT.format(
-        model=card.base.seen_from(folder),
-        revision=card.base.revision or "main",
-        longest=cleaned.longest_row_tokens,
-        max_length=cleaned.max_length,
-    )
-    (folder / "train.py").write_text(script, encoding="utf-8")
+    write_configuration(folder / "train.py", _SCRIPT, cleaned, card, quote=repr)
     return "python train.py"
