@@ -43,6 +43,13 @@ def test_an_export_lists_its_files_and_counts_its_rows(cleaned: Path, tmp_path: 
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["out"]
 
 
+def test_a_row_without_an_own_id_has_none_in_the_list_of_rows(cleaned: Path, tmp_path: Path) -> None:
+    folder = export(cleaned, "axolotl", tmp_path / "out", CARD).folder
+    assert (folder / "row_ids.csv").read_text().splitlines() == [
+        *("row,id,original_id,source", "0,row-0,,pool", "1,row-1,,pool"),
+    ]
+
+
 def test_an_empty_folder_is_filled_and_a_full_one_refused(cleaned: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()

@@ -52,6 +52,13 @@ def test_counts_are_those_of_the_tokenized_rows(tokenizer):
     assert found.share_of_response(b) == 5 / 18
 
 
+@pytest.mark.parametrize("max_length", [2, 14, 20, 25, 100])
+def test_rows_cut_are_counted_the_same_everywhere(tokenizer, max_length):
+    tokens = tokenize_pool(POOL, tokenizer, max_length=max_length)
+    assert pool_statistics(POOL, tokenizer, max_length=max_length).total.cut == tokens.is_cut.sum()
+    assert tokens.is_cut.sum() <= len(POOL) - len(tokens.unusable)
+
+
 def test_blocks_do_not_matter_and_progress_is_told(tokenizer, monkeypatch):
     whole = pool_statistics(POOL, tokenizer)
     monkeypatch.setattr("tokenclean.tokens.statistics._BLOCK_ROWS", 3)

@@ -192,7 +192,7 @@ def _result(
             "heldout_rows": len(workshop.heldout),
             "rejected_rows": len(workshop.rejected),
             "removed_rows": len(workshop.pool.removed),
-            "truncated_rows": int(workshop.tokens.is_truncated.sum()),
+            "truncated_rows": int(workshop.tokens.is_cut.sum()),
             "tokens": len(workshop.tokens.input_ids.values),
             "response_tokens": int(workshop.tokens.is_response.values.sum()),
         },

@@ -146,7 +146,7 @@ def _tell_pool(workshop: Workshop) -> None:
         f"pool: {len(tokens):,} training rows, {len(tokens.input_ids.values):,} tokens, "
         f"{int(tokens.is_response.values.sum()):,} of them response; {len(workshop.heldout):,} held-out rows; "
         f"{workshop.intake.set_aside:,} rows set aside, "
-        f"{int(tokens.is_truncated.sum()):,} cut at {tokens.max_length} tokens"
+        f"{int(tokens.is_cut.sum()):,} cut at {tokens.max_length} tokens"
     )
     for line in workshop.intake.lines():
         workshop.observer.note(line)

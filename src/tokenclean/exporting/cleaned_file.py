@@ -81,12 +81,12 @@ class CleanedDataset:
         """Write a CSV with the number (from 0), id, own id and source of every row, in the order of the dataset."""
         import csv
 
-        own = self.rows.column(_ORIGINAL_ID) if _ORIGINAL_ID in self.rows.column_names else [None] * len(self.rows)
-        values = zip(self.rows.column("id"), own, self.rows.column("source"), strict=True)
+        names = [name for name in ("id", _ORIGINAL_ID, "source") if name in self.rows.column_names]
+        rows = self.rows.select(names).to_pylist()
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("row", "id", "original_id", "source"))
-            writer.writerows((number, *row) for number, row in enumerate(values))
+            writer = csv.DictWriter(file, ("row", "id", _ORIGINAL_ID, "source"))
+            writer.writeheader()
+            writer.writerows({"row": number, **row} for number, row in enumerate(rows))
 
     def write_columns(self, names: Sequence[str], path: Path, *, with_counts: bool = False) -> None:
         """Write these columns as Parquet.
@@ -186,8 +186,8 @@ def _checked_weights(table: TokenTable) -> Ragged:
             row = weights.row_of_value()[token]
             where = f"row {table.ids[row]!r}, token {token - weights.offsets[row]}"
             raise TableError(
-                f"{where}: weight {values[token]:g}, but {reason}; {int(wrong.sum()):,} such tokens. Correct the column "
-                "that the labels came from"
+                f"{where}: weight {values[token]:g}, but {reason}; {int(wrong.sum()):,} such tokens. Correct the "
+                "column that the labels came from"
             )
     return weights
 

@@ -68,6 +68,11 @@ class TokenizedPool:
         targets = int(np.count_nonzero(self.is_response.values))
         return RenderedRows(len(self), self.unusable, self.notes, targets, self.left_out)
 
+    @property
+    def is_cut(self) -> np.ndarray:
+        """Rows cut at ``max_length`` that keep a target, bool (N,); those that lose every target are ``unusable``."""
+        return self.is_truncated & (self.is_response.row_sums() > 0)
+
     def table(self, metadata: Mapping[str, object], **columns: Ragged) -> TokenTable:
         """A table of these rows and further columns aligned with them."""
         everything = {"input_ids": self.input_ids, "is_response": self.is_response}
