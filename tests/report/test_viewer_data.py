@@ -22,7 +22,7 @@ from tokenclean.report.viewer.ranked_table import (
     NOT_RANKED,
     STEPS,
     choose_rows,
-    cut_table,
+    count_cuts,
     pool_ranks,
     survey_table,
     take_rows,
@@ -141,13 +141,13 @@ def test_cuts_by_rank_are_the_global_selection(rows, proportion):
 def test_shares_are_those_of_the_selection(rows, step):
     table = scored_table(rows)
     survey = survey_table([table])
-    source_R = survey.row_R() % 3
-    cuts = cut_table(survey.scores_R, pool_ranks(survey.scores_R), source_R, 3)
+    source_R = np.repeat(np.arange(len(rows)), np.diff(survey.responses)) % 3
+    counts, thresholds = count_cuts(survey.scores_R, pool_ranks(survey.scores_R), source_R, 3)
     kept = select_tokens(table["score"], table["is_response"], proportion=step / STEPS)
     kept_R = kept.values[table["is_response"].values]
-    assert cuts.kept[step].tolist() == np.bincount(source_R[kept_R], minlength=3).tolist()
+    assert counts[step].tolist() == np.bincount(source_R[kept_R], minlength=3).tolist()
     lowest = survey.scores_R[kept_R].min(initial=np.inf)
-    assert cuts.thresholds[step] == lowest or (np.isnan(cuts.thresholds[step]) and not kept_R.any())
+    assert thresholds[step] == lowest or (np.isnan(thresholds[step]) and not kept_R.any())
 
 
 def test_tokens_without_a_score_keep_their_label():

@@ -1,4 +1,4 @@
-"""Text in LaTeX."""
+"""Escaping of text for LaTeX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pool as tables: its statistics (Table 4), what a mixture left out, what it shares with the benchmarks."""
+"""Tables of a pool: its statistics (Table 4), what a mixture left out, text it shares with the benchmarks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _SHOWN_CHARACTERS = 60
 
 
 def statistics_table(statistics: PoolStatistics, model: str) -> Table:
-    """The paper's Table 4. ``model``: whose tokens they are, a Hub id or a folder; the title has its last part.
+    """The paper's Table 4. ``model``: whose tokens are counted, a Hub id or a folder; the title has its last part.
 
-    Prompt, completion and overall are mean tokens a row. A last line tells of all sources where there are several.
+    Prompt, completion and overall are mean tokens a row. The last line is all sources, where there are several.
     """
     total = statistics.total
     lines = [*statistics.sources, *([total] if len(statistics.sources) != 1 else [])]
     notes = [
-        "prompt, completion and overall: mean tokens a row; prompt: every token that is no training target",
+        "prompt, completion and overall: mean tokens a row; prompt: every token that is not a training target",
         "of response: share of the pool's response tokens",
     ]
     if total.cut:
@@ -66,7 +66,7 @@ def statistics_csv(statistics: PoolStatistics) -> str:
 
 
 def mixture_table(mixture: Mixture) -> Table:
-    """Of each source the usable rows, those that each filter left out, and those taken."""
+    """By source: the usable rows, those that each filter left out, and those taken."""
     filters = [name for name in FILTERS if name in mixture.removed_by_filter]
     columns = ("source", "usable", *(_FILTER_COLUMNS[name] for name in filters), "taken")
     rows = [
@@ -80,9 +80,9 @@ def mixture_table(mixture: Mixture) -> Table:
 
 
 def contamination_table(contamination: Contamination, action: str) -> Table:
-    """Of each benchmark its texts, those found in the pool, the rows that hold them, and the n-gram met most often.
+    """By benchmark: its texts, those found in the pool, the rows that contain them, and the most frequent n-gram.
 
-    ``action``: ``remove`` or ``report``, which says what became of the rows.
+    ``action``: what was done with the rows, ``remove`` or ``report``.
     """
     columns = ("benchmark", "texts", "too short", "texts found", "rows", "n-gram that most of these rows begin with")
     rows = tuple(

@@ -25,7 +25,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Folded:
-    """A text as it is, such as a recipe, folded under a summary."""
+    """A preformatted text, such as a recipe, folded under a summary."""
 
     summary: str
     text: str
@@ -34,7 +34,7 @@ class Folded:
 
 @dataclass(frozen=True)
 class TableBlock:
-    """A table; ``name``: of its CSV."""
+    """A table. ``name``: for its CSV file and its link."""
 
     name: str
     table: Table
@@ -51,7 +51,7 @@ class PlotBlock:
 
 @dataclass(frozen=True)
 class TokensBlock:
-    """Tokens that stand out, with an example of each. ``is_kept``: they are those kept most."""
+    """Tokens that stand out, with an example each. ``is_kept``: those kept most often, else those dropped most."""
 
     title: str
     note: str
@@ -65,7 +65,7 @@ Block = Text | Folded | TableBlock | PlotBlock | TokensBlock
 
 @dataclass(frozen=True)
 class Section:
-    """``name``: of its link; ``title``: its heading."""
+    """``name``: for its link; ``title``: the heading."""
 
     name: str
     title: str
@@ -74,7 +74,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """``title``: of the page; ``lead``: what it says in sentences; ``sections``: those without blocks are left out."""
+    """``title``: the page's; ``lead``: its first sentences; ``sections``: those without blocks are left out."""
 
     title: str
     lead: tuple[str, ...]
@@ -97,7 +97,7 @@ def write_report(report: Report, path: Path | str) -> None:
 
 
 def write_figures(report: Report, folder: Path) -> int:
-    """Every plot as SVG and CSV and every table as CSV and LaTeX, for a paper; how many files were written."""
+    """Write every plot as SVG and CSV, every table as CSV and LaTeX, for a paper; returns the number of files."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {name: text for plot in report.plots for name, text in plot.files.items()}
     for block in report.tables:
@@ -144,11 +144,11 @@ def _cell(cell: object) -> dict[str, str]:
 
 
 def _visible(text: str) -> str:
-    """A token by itself with spaces and line ends to be seen."""
+    """A token by itself, with visible spaces and line ends."""
     shown = text.replace("\r", "␍").replace("\n", "↵").replace("\t", "⇥")
     return shown.replace(" ", "␣") or "∅"
 
 
 def _flat(text: str) -> str:
-    """A text in one line."""
+    """A text on one line."""
     return text.replace("\n", " ↵ ")

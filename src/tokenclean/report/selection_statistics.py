@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,16 @@ from tokenclean.report.viewer.page_data import ViewedTable
 from tokenclean.report.viewer.ranked_table import take_rows
 from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.token_table import TokenTable
-from tokenclean.tokens.statistics import PoolStatistics, table_statistics
+from tokenclean.tokens.statistics import PoolStatistics, SourceStatistics, table_statistics
 
 BINS = 60
-"""Of a histogram of scores."""
+"""Bins of a histogram of scores."""
 TAIL = 0.005
 """Share of the scores below and above the histogram's range, counted in its first and last bin."""
 MOST_TURNS = 12
-"""Turns told apart; later ones are counted with the last."""
+"""Turns counted separately; later ones are counted with the last."""
 EXAMPLE_CHARACTERS = 70
-"""Of the text on either side of a token in an example."""
+"""Characters of context on either side of a token in an example."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Share:
 
 @dataclass(frozen=True)
 class ScoreHistogram:
-    """``edges``: nats, float64 (BINS + 1,). ``kept`` and ``dropped``: int64 (BINS,), tokens by bin; those beyond the
-    range are in the first and the last. ``unscored``: response tokens without a score."""
+    """``edges``: nats, float64 (BINS + 1,). ``kept``, ``dropped``: tokens by bin, int64 (BINS,); those beyond the range
+    are in the first and the last bin. ``unscored``: response tokens without a score."""
 
     edges: np.ndarray
     kept: np.ndarray
@@ -52,8 +52,8 @@ class ScoreHistogram:
 
 @dataclass(frozen=True)
 class TokenExample:
-    """A token of the vocabulary, how often it is a response token and how often kept, and one place where it is as
-    most are: the text before it, its own and the text behind it."""
+    """A token of the vocabulary, how often it is a response token and how often kept, and one typical place: the text
+    before it, its own text and the text after it."""
 
     token: int
     piece: str
@@ -66,15 +66,18 @@ class TokenExample:
 
 @dataclass(frozen=True)
 class SelectionSummary:
-    """``run``, ``strategy``: whose it is. ``by_source``, ``by_turn``, ``by_position``: kept shares; turns count the
-    answers of a conversation from 1, positions the tokens of an answer from 1, in the groups 1, 2, 3–4, 5–8, …
-    ``histogram`` and ``source_histograms``: None and empty without scores. ``digest``: of the response tokens, for
-    ``overlap``; ``kept_bits``: which of them are kept, uint8, eight a byte. ``dropped`` and ``kept``: the tokens of the
-    vocabulary that stand out (``standing_out``)."""
+    """What the strategy of a run kept.
+
+    ``by_source``, ``by_turn``, ``by_position``: kept shares; turns count the answers of a conversation from 1,
+    positions the tokens of an answer from 1, in the groups 1, 2, 3–4, 5–8, … ``histogram`` and ``source_histograms``:
+    None and empty without scores. ``digest``: a hash of the response tokens, for ``overlap``; ``kept_bits``: which of
+    them are kept, uint8, eight a byte. ``dropped`` and ``kept``: the tokens of the vocabulary that stand out
+    (``standing_out``).
+    """
 
     run: str
     strategy: str
-    metadata: dict[str, Any]
+    metadata: Mapping[str, Any]
     statistics: PoolStatistics
     total: Share
     emptied_rows: int
@@ -111,23 +114,24 @@ class _ResponseTokens:
 def summarize(
     path: Path, run: str, strategy: str, decoder: SpanDecoder | None = None, *, examples: int = 15
 ) -> SelectionSummary:
-    """Read a ``kept.parquet``. With a ``decoder``, ``examples`` tokens that stand out are told on either side.
+    """Read a ``kept.parquet``. With a ``decoder``, up to ``examples`` tokens that stand out among dropped and kept ones.
 
-    Memory: about 40 bytes a response token, however long the rows. Raises TableError as ``iter_table``.
+    Memory: about 40 bytes a response token, for rows of any length. Raises TableError as ``iter_table``.
     """
     table = ViewedTable.of_file(strategy, path)
     sources: dict[str, int] = {}
-    statistics: PoolStatistics | None = None
+    statistics: dict[str, SourceStatistics] = {}
     parts: list[_ResponseTokens] = []
     rows = emptied = 0
-    metadata: dict[str, Any] = {}
+    metadata: Mapping[str, Any] = {}
     for part in table.parts():
         found = _response_tokens(part, sources, rows)
-        statistics = table_statistics(part) if statistics is None else _joined(statistics, table_statistics(part))
+        for source in table_statistics(part).sources:
+            statistics[source.source] = statistics.get(source.source, SourceStatistics(source.source)).plus(source)
         kept_N, response_N = (np.bincount(found.row_R - rows, w, len(part)) for w in (found.kept_R, None))
         emptied += int(np.count_nonzero((response_N > 0) & (kept_N == 0)))
         rows += len(part)
-        metadata = dict(part.metadata)
+        metadata = part.metadata
         parts.append(found)
     all_R = _concatenated(parts)
     names = list(sources)
@@ -138,7 +142,7 @@ def summarize(
         run,
         strategy,
         metadata,
-        statistics or PoolStatistics(()),
+        PoolStatistics(tuple(statistics.values())),
         Share(len(all_R.kept_R), int(all_R.kept_R.sum())),
         emptied,
         _shares(all_R.source_R, all_R.kept_R, names),
@@ -151,16 +155,12 @@ def summarize(
     )
     if decoder is None or not summary.is_selecting:
         return summary
-    chosen = [standing_out(all_R.token_R, all_R.kept_R, examples, of_kept=of_kept) for of_kept in (False, True)]
-    dropped, kept = (
-        _examples(table, all_R, tokens, of_kept, names, decoder)
-        for tokens, of_kept in zip(chosen, (False, True), strict=True)
-    )
+    dropped, kept = (_examples(table, all_R, examples, of_kept, names, decoder) for of_kept in (False, True))
     return replace(summary, dropped=dropped, kept=kept)
 
 
 def overlap(one: SelectionSummary, other: SelectionSummary) -> float | None:
-    """Jaccard overlap of two kept sets; None where they are of different tokens, 1 where both are empty."""
+    """Jaccard overlap of two kept sets; None where the selections are over different tokens, 1 where both are empty."""
     if one.digest != other.digest:
         return None
     common, either = one.kept_bits & other.kept_bits, one.kept_bits | other.kept_bits
@@ -169,10 +169,10 @@ def overlap(one: SelectionSummary, other: SelectionSummary) -> float | None:
 
 
 def standing_out(token_R: np.ndarray, kept_R: np.ndarray, count: int, *, of_kept: bool) -> np.ndarray:
-    """Tokens of the vocabulary that are dropped (or ``of_kept``) more often than the pool's share would have them, the
-    most first: by (times dropped) − (occurrences) · (dropped share of all tokens). At most ``count``.
+    """Tokens of the vocabulary that are dropped (or with ``of_kept``, kept) more often than expected from the share of
+    all tokens, at most ``count``, by the excess: (times dropped) − (occurrences) · (dropped share of all tokens).
 
-    So a token counts for its frequency and for how one-sided it is.
+    The excess grows with a token's frequency and with how one-sided its labels are.
     """
     size = int(token_R.max(initial=-1)) + 1
     occurrences = np.bincount(token_R, minlength=size)
@@ -212,19 +212,12 @@ def _response_tokens(part: TokenTable, sources: dict[str, int], first_row: int) 
 
 
 def _concatenated(parts: Sequence[_ResponseTokens]) -> _ResponseTokens:
-    columns = {}
-    for name in _ResponseTokens.__dataclass_fields__:
-        arrays = [getattr(part, name) for part in parts]
-        has_all = all(array is not None for array in arrays)
-        columns[name] = np.concatenate(arrays) if has_all else None
-    return _ResponseTokens(**columns)
+    def whole(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
 
-
-def _joined(one: PoolStatistics, other: PoolStatistics) -> PoolStatistics:
-    found = {source.source: source for source in one.sources}
-    for source in other.sources:
-        found[source.source] = found[source.source].plus(source) if source.source in found else source
-    return PoolStatistics(tuple(found.values()))
+    names = [name for name in _ResponseTokens.__dataclass_fields__ if name != "score_R"]
+    score_R = None if parts[0].score_R is None else whole("score_R")
+    return _ResponseTokens(**{name: whole(name) for name in names}, score_R=score_R)
 
 
 def _shares(group_R: np.ndarray, kept_R: np.ndarray, names: Sequence[str]) -> dict[str, Share]:
@@ -246,10 +239,7 @@ def _group_name(group: int) -> str:
 def _histograms(
     all_R: _ResponseTokens, names: Sequence[str]
 ) -> tuple[ScoreHistogram | None, dict[str, ScoreHistogram]]:
-    if all_R.score_R is None:
-        return None, {}
-    is_scored = np.isfinite(all_R.score_R)
-    if not is_scored.any():
+    if all_R.score_R is None or not (is_scored := np.isfinite(all_R.score_R)).any():
         return None, {}
     low, high = np.quantile(all_R.score_R[is_scored].astype(np.float64), [TAIL, 1 - TAIL])
     if low == high:
@@ -270,15 +260,16 @@ def _histograms(
 def _examples(
     table: ViewedTable,
     all_R: _ResponseTokens,
-    tokens: np.ndarray,
+    count: int,
     of_kept: bool,
     names: Sequence[str],
     decoder: SpanDecoder,
 ) -> tuple[TokenExample, ...]:
-    """Of each token the place with the median score among those that were dropped (or kept), without scores the one in
-    the middle."""
+    """The tokens that stand out, each at the place with the median score among those where it was dropped (or kept), or
+    at the middle one without scores."""
+    tokens = standing_out(all_R.token_R, all_R.kept_R, count, of_kept=of_kept).tolist()
     places = []
-    for token in tokens.tolist():
+    for token in tokens:
         found = np.flatnonzero((all_R.token_R == token) & (all_R.kept_R == of_kept))
         if all_R.score_R is not None:
             found = found[np.argsort(all_R.score_R[found], kind="stable")]
@@ -287,7 +278,7 @@ def _examples(
     texts = take_rows(table.parts(), rows)["input_ids"]
     decoded = {int(row): decoder.decode(ids) for row, ids in zip(rows, texts, strict=True)}
     examples = []
-    for token, place in zip(tokens.tolist(), places, strict=True):
+    for token, place in zip(tokens, places, strict=True):
         spans, column = decoded[int(all_R.row_R[place])], int(all_R.column_R[place])
         start, end = next((s, e) for first, last, s, e in spans.spans() if first <= column < last)
         of_token = all_R.token_R == token

@@ -36,8 +36,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of strings and cells: ``title``, ``columns``, ``rows``; ``text_columns``: numbers of those that hold no
-    numbers; ``sections``: number of a row -> the heading that stands before it."""
+    """A table of strings and cells. ``text_columns``: indices of the columns that hold text, not numbers;
+    ``sections``: index of a row -> the heading above it."""
 
     title: str
     columns: tuple[str, ...]
@@ -47,7 +47,7 @@ class Table:
     sections: Mapping[int, str] = field(default_factory=dict)
 
     def to_rich(self) -> RichTable:
-        """For a rich console; a cell's small text stands below it."""
+        """For a rich console; a cell's small text is below it."""
         table = RichTable(
             title=self.title,
             caption=self.note or None,
@@ -59,7 +59,7 @@ class Table:
             collapse_padding=True,
             show_edge=False,
         )
-        # Where rows are two lines high, a name may take both and is never cut.
+        # Where rows are two lines high, a name may take both lines, so that it is never cut.
         has_cells = any(isinstance(cell, Cell) and cell.small for row in self.rows for cell in row)
         for number, column in enumerate(self.columns):
             is_text = number in self.text_columns
@@ -118,7 +118,7 @@ class Table:
     def to_latex(self, label: str = "") -> str:
         """As a ``table`` environment for a document with ``\\usepackage{booktabs}``, ending with a newline.
 
-        Title and note make the caption; ``label`` is that of ``\\ref``, none where empty.
+        Title and note make the caption; ``label`` is for ``\\ref``, none where empty.
         """
         caption = latex(self.title) + (f". {latex(self.note)}" if self.note else "")
         alignment = "".join("l" if n in self.text_columns else "r" for n in range(len(self.columns)))
@@ -186,7 +186,7 @@ def _latex(cell: str | Cell) -> str:
     marked = {"": text, "best": f"\\textbf{{{text}}}", "second": f"\\underline{{{text}}}"}[cell.mark]
     if not cell.small:
         return marked
-    # Two lines, of which the upper stands beside the row's name.
+    # Two lines, the upper one level with the row's name.
     return f"\\begin{{tabular}}[t]{{@{{}}r@{{}}}}{marked}\\\\{{\\scriptsize {latex(cell.small)}}}\\end{{tabular}}"
 
 

@@ -1,4 +1,4 @@
-"""The token viewer: one HTML file with everything in it, which works from disk and asks no network for anything."""
+"""The token viewer's page: one HTML file with everything in it, which works from disk and loads nothing."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def render_page(view: View, *, title: str, proportion: float | None = None) -> s
 
 
 def script_json(value: object) -> str:
-    """JSON that a ``<script>`` element holds as it is, whatever its texts say: no ``<`` in it ends the element."""
+    """JSON for a ``<script>`` element: escaped so that no text in it can end the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,4 +1,4 @@
-"""What a viewer shows: conversations of one table or two, decoded, with all that is known of their tokens, packed."""
+"""The viewer's data: conversations of one table or two, decoded, with all values of their tokens, packed for a page."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tokenclean.errors import TableError
+from tokenclean.ragged import Ragged
 from tokenclean.report.viewer.ranked_table import (
     NOT_RANKED,
     STEPS,
     RankedPool,
     choose_rows,
-    cut_table,
+    count_cuts,
     pool_ranks,
     survey_table,
     take_rows,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 MAX_CONVERSATIONS = 2_000
 MAX_TOKENS = 400_000
 FIRST_PROPORTION = 0.6
-"""The cut of a table that was not selected yet: the paper's k."""
+"""The cut of a table without a selection: the paper's k."""
 PRECISION = "Scores, losses and weights are rounded to 11 binary digits: a relative error of at most 0.05 %."
 
 _VALUES = ("score", "base_loss", "previous_loss", "reference_loss", "weight")
@@ -44,7 +45,7 @@ _MAX_SOURCES = 200
 
 @dataclass(frozen=True)
 class ViewedTable:
-    """A table to look at. ``parts``: gives its rows part after part, the same at every call."""
+    """A table to look at. ``parts``: returns its rows part after part, the same at every call."""
 
     name: str
     parts: Callable[[], Iterable[TokenTable]]
@@ -81,15 +82,15 @@ class Shown:
 
     @property
     def proportion(self) -> float:
-        """Of the table's own selection, or the paper's where it was not selected."""
+        """The k of the table's own selection, or the paper's where it has none."""
         stated = (self.survey.metadata.get("selection") or {}).get("proportion")
         return FIRST_PROPORTION if stated is None else float(stated)
 
     def kept_R(self, proportion: float | None) -> np.ndarray:
         """Labels of all the pool's response tokens, bool: a cut of the whole pool, or for None the table's own.
 
-        A cut leaves a token without a score as the table has it. A table without labels keeps none of those, and of
-        the others, for None, ``self.proportion``; one without scores and labels keeps all.
+        A token without a score has the table's own label in every cut. In a table without labels such tokens are
+        dropped, and None cuts the others at ``self.proportion``; without scores and labels all tokens are kept.
         """
         own = self.survey.kept_R
         if self.ranks_R is None:
@@ -101,15 +102,15 @@ class Shown:
         return is_kept if own is None else np.where(self.ranks_R == NOT_RANKED, own, is_kept)
 
     def shown_R(self, values_R: np.ndarray) -> np.ndarray:
-        """Of a value for each of the pool's response tokens, those of the shown rows."""
-        return self.survey.of_rows(values_R, self.rows)
+        """The shown rows' part of values given for each of the pool's response tokens."""
+        return Ragged(values_R, self.survey.responses).take(self.rows).values
 
 
 @dataclass(frozen=True)
 class View:
     """One table, or two to be compared, of the same conversations in the same order.
 
-    ``spans``: each conversation's text. ``unmatched``: rows of either table that the other has not, or with other
+    ``spans``: each conversation's text. ``unmatched``: rows of either table that the other lacks, or has with other
     tokens; ``too_long``: rows with more tokens than a view may hold.
     """
 
@@ -131,8 +132,8 @@ def open_view(
 ) -> View:
     """Read one table, or two to compare, and decode the conversations to show (``choose_rows``).
 
-    Of two tables the conversations are shown that both have, by id and with the same tokens. Raises TableError where
-    there is nothing to show, and where the ids are not those of the tokenizer.
+    Two tables show the conversations that both have, by id and with the same tokens. Raises TableError where there is
+    nothing to show, and where the ids are not those of the tokenizer.
     """
     names = [table.name for table in tables]
     surveys = [survey_table(table.parts(), table.name) for table in tables]
@@ -162,13 +163,13 @@ def open_view(
     return View(shown, tuple(map(decoder.decode, ids)), decoder, seed, unmatched, too_long)
 
 
-def page_data(view: View, *, proportion: float | None = None) -> dict[str, Any]:
-    """The view as its page reads it: JSON-able, arrays little-endian in base64.
+def page_data(view: View, *, proportion: float | None = None) -> dict[str, object]:
+    """The view as JSON for its page, arrays little-endian in base64.
 
-    ``proportion``: where the slider starts; by default at the table's own labels. Of a conversation's tokens
-    ``lengths`` has the characters (``TokenSpans.lengths``, in UTF-16 units) as base-128 numbers, low digits first, all
-    bytes but the last with the top bit set. Values of response tokens are float16 times a power of two (``PRECISION``),
-    ``ranks`` uint32, labels bits, lowest first.
+    ``proportion``: where the slider starts; by default at the table's own labels. ``lengths``: the characters of each
+    token (``TokenSpans.lengths``, in UTF-16 units) as base-128 numbers, low digits first, all bytes but the last with
+    the top bit set. Values of response tokens are float16 times a power of two (``PRECISION``), ``ranks`` uint32,
+    labels bits, lowest first.
     """
     first = view.tables[0]
     ids, survey = first.table["input_ids"], first.survey
@@ -200,7 +201,7 @@ def page_data(view: View, *, proportion: float | None = None) -> dict[str, Any]:
     }
 
 
-def _table_data(shown: Shown, proportion: float | None) -> dict[str, Any]:
+def _table_data(shown: Shown, proportion: float | None) -> dict[str, object]:
     survey, table = shown.survey, shown.table
     is_response = table["is_response"].values
     start = shown.proportion if proportion is None else proportion
@@ -222,8 +223,8 @@ def _table_data(shown: Shown, proportion: float | None) -> dict[str, Any]:
     }
 
 
-def _shares(shown: Shown) -> dict[str, Any]:
-    """Of each source of the whole pool its response tokens, and how many the table and every cut keep."""
+def _shares(shown: Shown) -> dict[str, object]:
+    """By source of the whole pool, its response tokens, and how many of them the table and every cut keep."""
     survey = shown.survey
     row_sizes = np.diff(survey.responses)
     sizes: Counter[str] = Counter()
@@ -239,24 +240,24 @@ def _shares(shown: Shown) -> dict[str, Any]:
     def counted(is_counted_R: np.ndarray) -> list[int]:
         return np.bincount(source_R[is_counted_R], minlength=len(names)).tolist()
 
-    shares: dict[str, Any] = {
+    shares: dict[str, object] = {
         "sources": names,
         "tokens": np.bincount(source_R, minlength=len(names)).tolist(),
         "own": counted(shown.kept_R(None)),
     }
     if shown.ranks_R is not None and survey.scores_R is not None:
-        cuts = cut_table(survey.scores_R, shown.ranks_R, source_R, len(names))
+        cuts, thresholds = count_cuts(survey.scores_R, shown.ranks_R, source_R, len(names))
         is_unranked = shown.ranks_R == NOT_RANKED
         shares |= {
             "keptUnranked": counted(is_unranked & shown.kept_R(None)),
-            "cuts": _packed(cuts.kept, "<u4"),
-            "thresholds": _packed(cuts.thresholds, "<f4"),
+            "cuts": _packed(cuts, "<u4"),
+            "thresholds": _packed(thresholds, "<f4"),
         }
     return shares
 
 
 def _notes(shown: Shown) -> list[str]:
-    """What a reader has to know about the table, in sentences."""
+    """What a reader needs to know about the table, in sentences."""
     survey = shown.survey
     total = int(survey.responses[-1])
     if shown.ranks_R is None:
@@ -265,9 +266,9 @@ def _notes(shown: Shown) -> list[str]:
     notes = []
     unranked = total - shown.ranked_tokens
     if unranked:
-        as_they_are = "are dropped" if survey.kept_R is None else "keep the table's label"
+        always = "are dropped" if survey.kept_R is None else "keep the table's label"
         notes.append(
-            f"{unranked:,} of {total:,} response tokens have no score and {as_they_are} wherever the slider stands; it "
+            f"{unranked:,} of {total:,} response tokens have no score and {always} at every position of the slider; it "
             f"cuts the other {shown.ranked_tokens:,}."
         )
     if survey.kept_R is not None:
@@ -291,7 +292,7 @@ def _ranks(survey: RankedPool) -> np.ndarray | None:
 
 
 def _common_rows(surveys: Sequence[RankedPool]) -> list[np.ndarray]:
-    """Of each table the rows that all have, by id and with the same tokens, in the first one's order."""
+    """For each table, the rows that all tables have, by id and with the same tokens, in the first one's order."""
     if len(surveys) == 1:
         return [np.arange(len(surveys[0].ids))]
     row_of = [dict(zip(_keys(survey), range(len(survey.ids)), strict=True)) for survey in surveys]
@@ -300,7 +301,7 @@ def _common_rows(surveys: Sequence[RankedPool]) -> list[np.ndarray]:
 
 
 def _keys(survey: RankedPool) -> Iterator[tuple[str, bytes, int]]:
-    """Of each row its id, its tokens' hash, and how many rows before it have the same."""
+    """Each row's id, the hash of its tokens, and how many rows before it have the same two."""
     seen: Counter[tuple[str, bytes]] = Counter()
     for key in zip(survey.ids, survey.digests, strict=True):
         yield *key, seen[key]
@@ -319,7 +320,7 @@ def _parts_of_file(path: Path | str) -> Iterable[TokenTable]:
 
 
 def _distinct(ids: Sequence[str]) -> list[str]:
-    """The ids, those that were there before with a number, since they name conversations in links."""
+    """The ids, repeated ones with a number appended, since they name conversations in links."""
     seen: Counter[str] = Counter()
     names = []
     for name in ids:
@@ -351,8 +352,8 @@ def _base128(numbers: np.ndarray) -> np.ndarray:
     return digits
 
 
-def _half(values: np.ndarray) -> dict[str, Any]:
-    """float16 and the power of two to multiply with, by which the largest value fits and small ones stay exact."""
+def _half(values: np.ndarray) -> dict[str, object]:
+    """float16, and the power of two to multiply by: the largest value fits and small ones stay exact."""
     finite = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
     largest = float(np.nanmax(np.abs(finite), initial=0.0)) if len(finite) else 0.0
     power = math.frexp(largest)[1] - 15 if largest else 0

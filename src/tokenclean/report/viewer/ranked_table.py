@@ -1,13 +1,13 @@
-"""The whole pool behind the conversations that a viewer shows: what it holds, its ranking, and every cut of it.
+"""The whole pool behind the conversations that a viewer shows: its contents, its ranking, and every cut of it.
 
-A page re-cuts by rank: at proportion p it keeps the ranks below ``kept_count(n, p)``, which are the tokens that
+A page cuts again by rank: at proportion p it keeps the ranks below ``kept_count(n, p)``, which are the tokens that
 ``select_tokens`` keeps at level ``global``.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +31,7 @@ class RankedPool:
 
     ``ids``/``sources``: one a row. ``lengths``: int64 (N,), tokens of each row. ``responses``: int64 (N + 1,), offsets
     of the rows among the response tokens. ``scores_R``: as stored, None for a table without scores. ``kept_R``: bool
-    (ŷ), None for a table without labels. ``digests``: a hash of each row's ids.
+    (ŷ), None for a table without labels. ``digests``: a hash of each row's token ids.
     """
 
     ids: tuple[str, ...]
@@ -43,48 +43,33 @@ class RankedPool:
     digests: tuple[bytes, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
-    def row_R(self) -> np.ndarray:
-        """The row of each response token, int64 (R,)."""
-        return np.repeat(np.arange(len(self.ids)), np.diff(self.responses))
-
-    def of_rows(self, values_R: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Of a value for each response token, those of the given rows, row after row."""
-        return Ragged(values_R, self.responses).take(rows).values
-
 
 def survey_table(parts: Iterable[TokenTable], name: str = "this table") -> RankedPool:
     """Read a table once, part after part. Raises TableError, with its name, for scores that are not real numbers."""
     ids: list[str] = []
     sources: list[str] = []
     digests: list[bytes] = []
-    lengths: list[np.ndarray] = []
-    counts: list[np.ndarray] = []
-    scores: list[np.ndarray] = []
-    kept: list[np.ndarray] = []
+    pieces: defaultdict[str, list[np.ndarray]] = defaultdict(list)
     metadata: Mapping[str, Any] = {}
     for part in parts:
         is_response = part["is_response"]
         ids += part.ids
         sources += part.sources
         digests += (hashlib.blake2b(row.tobytes(), digest_size=12).digest() for row in part["input_ids"])
-        lengths.append(is_response.lengths)
-        counts.append(is_response.row_sums().astype(np.int64))
+        pieces["lengths"].append(is_response.lengths)
+        pieces["responses"].append(is_response.row_sums().astype(np.int64))
+        for column in ("score", "is_kept"):
+            if column in part.columns:
+                pieces[column].append(part[column].values[is_response.values])
         metadata = part.metadata
-        if "score" in part.columns:
-            scores.append(part["score"].values[is_response.values])
-            if scores[-1].dtype.kind not in "iuf":
-                raise TableError(f"{name}: column 'score': scores must be real numbers, found {scores[-1].dtype}")
-        if "is_kept" in part.columns:
-            kept.append(part["is_kept"].values[is_response.values])
+    whole = {name: np.concatenate(values) for name, values in pieces.items()}
+    scores_R = whole.get("score")
+    if scores_R is not None and scores_R.dtype.kind not in "iuf":
+        raise TableError(f"{name}: column 'score': scores must be real numbers, found {scores_R.dtype}")
+    responses = offsets_of(whole["responses"])
+    kept_R = whole.get("is_kept")
     return RankedPool(
-        tuple(ids),
-        tuple(sources),
-        np.concatenate(lengths) if lengths else np.empty(0, np.int64),
-        offsets_of(np.concatenate(counts) if counts else np.empty(0, np.int64)),
-        np.concatenate(scores) if scores else None,
-        np.concatenate(kept) if kept else None,
-        tuple(digests),
-        metadata,
+        tuple(ids), tuple(sources), whole["lengths"], responses, scores_R, kept_R, tuple(digests), metadata
     )
 
 
@@ -101,24 +86,18 @@ def pool_ranks(scores_R: np.ndarray) -> np.ndarray:
     return ranks_R
 
 
-@dataclass(frozen=True)
-class CutTable:
-    """What every cut keeps, at the proportions 0/1000 … 1000/1000.
+def count_cuts(
+    scores_R: np.ndarray, ranks_R: np.ndarray, source_R: np.ndarray, source_count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens that every cut keeps, and its threshold, at the proportions 0/1000 … 1000/1000.
 
-    ``kept``: int64, shape (1001, S), ranked tokens kept of each of S sources. ``thresholds``: float32 (1001,), the
-    lowest kept score (τ of Eq. 4), NaN where nothing is kept.
+    ``source_R``: int (R,), the number of each response token's source, of S. Tokens: int64, shape (1001, S), ranked
+    ones by source. Thresholds: float32 (1001,), the lowest kept score (τ of Eq. 4), NaN where nothing is kept.
     """
-
-    kept: np.ndarray
-    thresholds: np.ndarray
-
-
-def cut_table(scores_R: np.ndarray, ranks_R: np.ndarray, source_R: np.ndarray, source_count: int) -> CutTable:
-    """Count every cut. ``source_R``: int (R,), the number of each response token's source."""
     is_ranked = ranks_R != NOT_RANKED
     ranked = ranks_R[is_ranked].astype(np.int64)
     kept_counts = np.array([kept_count(len(ranked), step / STEPS) for step in range(STEPS + 1)])
-    # A rank is kept from the first step on whose count lies above it.
+    # A rank is kept from the first step whose count exceeds it.
     first_step = np.searchsorted(kept_counts, ranked, side="right")
     cells = first_step * source_count + source_R[is_ranked]
     newly_kept = np.bincount(cells, minlength=(STEPS + 1) * source_count).reshape(STEPS + 1, source_count)
@@ -127,17 +106,17 @@ def cut_table(scores_R: np.ndarray, ranks_R: np.ndarray, source_R: np.ndarray, s
     thresholds = np.full(STEPS + 1, np.nan, dtype=np.float32)
     keeps_any = kept_counts > 0
     thresholds[keeps_any] = best_first[kept_counts[keeps_any] - 1]
-    return CutTable(np.cumsum(newly_kept, axis=0), thresholds)
+    return np.cumsum(newly_kept, axis=0), thresholds
 
 
 def choose_rows(
     sources: Sequence[str], lengths: np.ndarray, *, max_conversations: int, max_tokens: int, seed: int
 ) -> np.ndarray:
-    """Rows to show, int64, rising: all where they fit, else a seeded sample in which each source has its share.
+    """Rows to show, int64, rising: all where they fit, else a seeded sample with each source in proportion.
 
     ``lengths``: int (N,), tokens of each row. Every source gives one row before any gives a second. A row longer than
-    ``max_tokens`` by itself is never taken. The sample ends before the first row that does not fit any more, so that
-    long rows are not passed over for short ones.
+    ``max_tokens`` by itself is never taken. The sample ends before the first row that no longer fits, so that short
+    rows are not preferred to long ones.
     """
     rows = np.flatnonzero(lengths <= max_tokens)
     if len(rows) <= max_conversations and int(lengths[rows].sum()) <= max_tokens:
@@ -147,7 +126,7 @@ def choose_rows(
     sizes, seen = Counter(names), Counter[str]()
     place = np.empty(len(shuffled))
     for at, name in enumerate(names):
-        # Row i of a source with m rows stands at i / m of the way, so a source has its share of any beginning.
+        # Row i of m in a source is placed at i / m of the way, so any beginning has the sources in proportion.
         place[at] = seen[name] / sizes[name]
         seen[name] += 1
     ordered = shuffled[np.argsort(place, kind="stable")]

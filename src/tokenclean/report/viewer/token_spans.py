@@ -1,9 +1,9 @@
-"""Which characters of a decoded row each of its tokens stands for.
+"""Which characters of a decoded row belong to each of its tokens.
 
-A row is decoded once, as a whole. What a token stands for is found from its bytes where the tokenizer spells tokens in
-bytes (GPT-2, Llama-3, Qwen), and from what the decoder gives for a few tokens more or less where it does not. Tokens
-that share a character, as a reader sees characters, form one span: an emoji family, a letter with its accents and a
-syllable of Devanagari would fall to pieces when cut.
+A row is decoded once, as a whole. A token's characters follow from its bytes where the tokenizer spells tokens in bytes
+(GPT-2, Llama-3, Qwen), and otherwise from decoding a few tokens more or less. Tokens that share a character, as a
+reader sees characters, form one span: an emoji family, a letter with its accents or a syllable of Devanagari would
+break apart when cut.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 _WINDOW_BYTES = 4096
-# A decoder that never agrees with the whole row (it rewrites text as it grows) is asked for the whole start again at
-# every so many tokens only.
+# Some decoders rewrite earlier text as it grows, so that no window agrees with the whole row. The row's whole start is
+# then decoded again, which is slow, so only at every so many tokens.
 _RETRY_TOKENS = 16
 
 _ZWJ = "\u200d"
@@ -32,8 +33,8 @@ _JOINERS = "\u200c\u200d"
 class TokenSpans:
     """A decoded row and the characters of its tokens.
 
-    ``text``: the row of T tokens. ``lengths``: int64, shape (T,): characters (code points) of the token's span at the
-    span's last token, 0 at those before it; tokens at the row's end that stand for nothing belong to the last span.
+    ``text``: the row of T tokens. ``lengths``: int64, shape (T,): at the last token of each span its characters (code
+    points), 0 at the tokens before it; tokens without characters at the row's end belong to the last span.
     ``lengths.sum() == len(text)``.
     """
 
@@ -59,18 +60,18 @@ class SpanDecoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         from tokenizers import decoders
 
-        backend: Any = tokenizer.backend_tokenizer
-        self._backend = backend
-        self._is_byte_level = isinstance(backend.decoder, decoders.ByteLevel)
+        backend: Any = tokenizer.backend_tokenizer  # typed too widely by transformers
+        self._backend: Tokenizer = backend
+        self._is_byte_level = isinstance(self._backend.decoder, decoders.ByteLevel)
         self._bytes_of_id: dict[int, bytes] = {}
 
     @property
     def vocabulary_size(self) -> int:
-        """Every id lies below it, added tokens included."""
+        """One more than the largest id, added tokens included."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def decode(self, ids: np.ndarray) -> TokenSpans:
-        """``ids``: int, shape (T,). The text is what the tokenizer decodes, spaces as they are."""
+        """``ids``: int, shape (T,). The text is what the tokenizer decodes, with no spaces cleaned up."""
         text = self._decoded(ids.tolist())
         ends = self._ends_by_bytes(ids, text) if self._is_byte_level else None
         if ends is None:
@@ -98,8 +99,8 @@ class SpanDecoder:
         return known
 
     def _ends_by_bytes(self, ids: np.ndarray, text: str) -> np.ndarray | None:
-        """The character at which each token ends, int64 (T,), −1 inside a character; None where bytes tell another
-        text than the tokenizer."""
+        """The character at which each token ends, int64 (T,), −1 inside a character; None where the bytes make another
+        text than the tokenizer decodes."""
         pieces = [self._bytes(token) for token in ids.tolist()]
         decoded, is_first = _utf8(b"".join(pieces))
         if decoded != text:
@@ -110,10 +111,10 @@ class SpanDecoder:
         return np.where(is_boundary, characters_before[end_bytes], -1)
 
     def _ends_by_decoding(self, ids: list[int], text: str) -> np.ndarray:
-        """As ``_ends_by_bytes``, for any decoder: a boundary is where what is decoded up to it starts the text.
+        """As ``_ends_by_bytes``, for any decoder: a boundary is where the text decoded so far begins the whole text.
 
-        Only the tokens since the boundary before the last are decoded, since a decoder treats the first token in its
-        own way (it strips a space). A place where that does not fit the text is no boundary.
+        The window decoded starts at the boundary before the last, not at the last, since decoders treat the first token
+        differently (they strip a space). A place where the window does not fit the text is not a boundary.
         """
         ends = np.full(len(ids), -1, dtype=np.int64)
         window = anchor = at = 0  # the window's first token, the token behind the last boundary, and its character
@@ -169,18 +170,18 @@ def _utf8(data: bytes) -> tuple[str, np.ndarray]:
 
 
 def _is_one_character(text: str, at: int) -> bool:
-    """Whether what stands before and behind ``at`` is one character to a reader (the rules of UAX 29, simplified)."""
+    """Whether the code points before and after ``at`` are one character to a reader (UAX 29, simplified)."""
     if not 0 < at < len(text):
         return False
     before, after = text[at - 1], text[at]
     if after < "\u0300" and before != _ZWJ:
         return before == "\r" and after == "\n"
-    if before == _ZWJ and unicodedata.category(after) in ("So", "Sm"):  # it binds pictures, not letters
+    if before == _ZWJ and unicodedata.category(after) in ("So", "Sm"):  # it joins pictures, not letters
         return True
     is_mark = unicodedata.category(after) in ("Mn", "Me", "Mc") or "\U000e0020" <= after <= "\U000e007f"
     if is_mark or after in _JOINERS:
         return before not in "\r\n"
-    if after in "\u0e33\u0eb3" or "\U0001f3fb" <= after <= "\U0001f3ff":  # vowels that stand behind; skin tones
+    if after in "\u0e33\u0eb3" or "\U0001f3fb" <= after <= "\U0001f3ff":  # vowels written after; skin tones
         return True
     if _is_flag_letter(after):
         letters_before = 0
@@ -197,7 +198,7 @@ def _is_flag_letter(character: str) -> bool:
 
 
 def _is_hangul_tail(character: str) -> bool:
-    """A vowel or a final consonant, which stands in a syllable that has begun before."""
+    """A vowel or a final consonant, which continues a syllable."""
     return "\u1160" <= character <= "\u11ff" or "\ud7b0" <= character <= "\ud7fb"
 
 
