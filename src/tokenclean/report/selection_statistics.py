@@ -114,7 +114,7 @@ class _ResponseTokens:
 def summarize(
     path: Path, run: str, strategy: str, decoder: SpanDecoder | None = None, *, examples: int = 15
 ) -> SelectionSummary:
-    """Read a ``kept.parquet``. With a ``decoder``, up to ``examples`` tokens that stand out among dropped and kept ones.
+    """Read a ``kept.parquet``. With a ``decoder``, up to ``examples`` tokens that stand out, dropped and kept ones.
 
     Memory: about 40 bytes a response token, for rows of any length. Raises TableError as ``iter_table``.
     """
