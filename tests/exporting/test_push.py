@@ -67,7 +67,7 @@ def test_a_refusal_becomes_one_clear_error_without_the_token(
 
 
 def test_a_name_that_is_none_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'not//a name' is no name of a Hub repository"):
+    with pytest.raises(InputError, match="'not//a name' is not the name of a Hub repository"):
         push_folder(tmp_path, "not//a name", private=False)
     with pytest.raises(RunFolderError, match="absent: no such folder"):
         push_folder(tmp_path / "absent", "user/rows", private=False)

@@ -1,4 +1,4 @@
-"""The cleaned data for other trainers: one canonical file, and one small writer a trainer."""
+"""The cleaned data for other trainers: one canonical file, and a small writer for each trainer."""
 
 from tokenclean.exporting.cleaned_file import CleanedDataset, read_cleaned, write_cleaned
 from tokenclean.exporting.dataset_card import Card

@@ -1,4 +1,4 @@
-"""axolotl: one Parquet file with ``input_ids``, ``attention_mask`` and ``labels``, taken as tokenized already.
+"""axolotl: one Parquet file with ``input_ids``, ``attention_mask`` and ``labels``, used as already tokenized rows.
 
 By default it drops rows longer than ``sequence_len``; the configuration makes that an error.
 """

@@ -1,4 +1,4 @@
-"""One export: the canonical file in, a whole folder for one trainer out, or none."""
+"""One export: from the canonical file to a complete folder for one trainer, or none."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class ExportResult:
 def export(cleaned_path: Path | str, to: str, folder: Path | str, card: Card) -> ExportResult:
     """Write a canonical file in the form of the trainer ``to`` (a key of WRITERS) into a new or empty folder.
 
-    Its card lies in ``README.md``, the ids of its rows in ``row_ids.csv``. The folder appears under its name only when
-    it is whole. Raises RecipeError for an unknown trainer, TableError for a file that is none of ours or whose weights
-    the trainer cannot take, RunFolderError for a folder that holds something or cannot be written, MissingExtraError
-    where the writer needs ``datasets``.
+    ``README.md`` is its card, ``row_ids.csv`` lists the ids of its rows. The folder gets its name only when complete.
+    Raises RecipeError for an unknown trainer, TableError for a file of another kind or with weights that the trainer
+    cannot take, RunFolderError for a folder that is not empty or cannot be written, MissingExtraError where the writer
+    needs ``datasets``.
     """
     if to not in WRITERS:
         raise RecipeError(f"unknown trainer {to!r}; known: {', '.join(WRITERS)}", source="export")
     cleaned, folder = read_cleaned(cleaned_path), Path(folder)
     with atomic_folder(folder) as temporary:
         command = WRITERS[to](cleaned, temporary, card)
-        if to != "hf":  # whose rows hold their ids
+        if to != "hf":  # there every row has its ids as columns
             cleaned.write_row_ids(temporary / _ROW_IDS)
         data = next((str(file.relative_to(temporary)) for file in temporary.rglob("*.parquet")), None)
         (temporary / _CARD).write_text(card.to_markdown(data), encoding="utf-8")

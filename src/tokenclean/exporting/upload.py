@@ -8,10 +8,10 @@ from tokenclean.errors import InputError, RunError, RunFolderError
 
 
 def push_folder(folder: Path | str, repo_id: str, *, private: bool) -> str:
-    """Upload the folder as the data-set repository ``repo_id`` (made where there is none) and return its URL.
+    """Upload the folder as the data-set repository ``repo_id``, created if needed, and return its URL.
 
-    The token is that of the environment (HF_TOKEN) or of the user's login, nowhere else. Raises RunFolderError for a
-    missing folder, InputError for a name that is none, RunError where the Hub cannot be reached or refuses.
+    The token comes from the environment (HF_TOKEN) or the user's login, nowhere else. Raises RunFolderError for a
+    missing folder, InputError for an invalid name, RunError where the Hub cannot be reached or refuses.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
@@ -32,7 +32,7 @@ def push_folder(folder: Path | str, repo_id: str, *, private: bool) -> str:
             repo_id=repo_id, folder_path=folder, repo_type="dataset", commit_message="Cleaned token labels"
         )
     except HFValidationError as error:
-        raise InputError(f"{repo_id!r} is no name of a Hub repository, such as user/name ({error})") from error
+        raise InputError(f"{repo_id!r} is not the name of a Hub repository, such as user/name ({error})") from error
     except LocalTokenNotFoundError as error:
         raise RunError(f"cannot upload to {repo_id}: no token; {login}") from error
     except OfflineModeIsEnabled as error:

@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from tokenclean.pool import FILTERS, Contamination, Mixture
 from tokenclean.report.tables import Table, csv_text, share_text
-from tokenclean.tokens.statistics import PoolStatistics, SourceStatistics
+from tokenclean.tokens.statistics import PoolStatistics
 
 _COLUMNS = ("source", "rows", "prompt", "completion", "overall", "of rows", "of response")
 _FILTER_COLUMNS = {
@@ -36,20 +36,17 @@ def statistics_table(statistics: PoolStatistics, model: str) -> Table:
         notes.append(f"{total.cut:,} rows cut at the maximum length")
     if total.without_target:
         notes.append(f"{total.without_target:,} rows without a response token left out")
-    rows = tuple(_statistics_row(statistics, line) for line in lines)
-    return Table(f"Statistics of the pool, in tokens of {PurePath(model).name}", _COLUMNS, rows, "; ".join(notes))
-
-
-def _statistics_row(statistics: PoolStatistics, line: SourceStatistics) -> tuple[str, ...]:
-    return (
-        line.source,
-        f"{line.rows:,}",
-        f"{line.mean_prompt:,.1f}",
-        f"{line.mean_response:,.1f}",
-        f"{line.mean_overall:,.1f}",
-        share_text(statistics.share_of_rows(line)),
-        share_text(statistics.share_of_response(line)),
+    rows = tuple(
+        (
+            line.source,
+            f"{line.rows:,}",
+            *(f"{mean:,.1f}" for mean in (line.mean_prompt, line.mean_response, line.mean_overall)),
+            share_text(statistics.share_of_rows(line)),
+            share_text(statistics.share_of_response(line)),
+        )
+        for line in lines
     )
+    return Table(f"Statistics of the pool, in tokens of {PurePath(model).name}", _COLUMNS, rows, "; ".join(notes))
 
 
 def statistics_csv(statistics: PoolStatistics) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 from tokenclean.report.html import render, write_text
 from tokenclean.report.plots.style import Plot
 from tokenclean.report.selection_statistics import TokenExample
-from tokenclean.report.tables import Table
+from tokenclean.report.tables import Table, as_cell
 from tokenclean.store import atomic_path
 
 
@@ -121,7 +121,7 @@ def render_report(report: Report) -> str:
         report=report,
         sections=sections,
         csv_link=_csv_link,
-        cell=_cell,
+        cell=as_cell,
         visible=_visible,
         flat=_flat,
     )
@@ -134,13 +134,6 @@ def slug(text: str) -> str:
 
 def _csv_link(text: str) -> str:
     return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode("utf-8", "backslashreplace")).decode()
-
-
-def _cell(cell: object) -> dict[str, str]:
-    """Text, mark and small text of a table's cell."""
-    if isinstance(cell, str):
-        return {"text": cell, "mark": "", "small": ""}
-    return {name: getattr(cell, name) for name in ("text", "mark", "small")}
 
 
 def _visible(text: str) -> str:

@@ -179,9 +179,13 @@ def jaccard_table(names: Sequence[str], values: Sequence[Sequence[float]]) -> Ta
     return Table("Overlap of the kept sets (Jaccard)", ("", *map(str, range(1, len(names) + 1))), rows)
 
 
-def _latex(cell: str | Cell) -> str:
-    if isinstance(cell, str):
-        return latex(cell)
+def as_cell(cell: str | Cell) -> Cell:
+    """A cell of a table, where strings are cells without mark and small text."""
+    return cell if isinstance(cell, Cell) else Cell(cell)
+
+
+def _latex(value: str | Cell) -> str:
+    cell = as_cell(value)
     text = latex(cell.text)
     marked = {"": text, "best": f"\\textbf{{{text}}}", "second": f"\\underline{{{text}}}"}[cell.mark]
     if not cell.small:
@@ -194,9 +198,8 @@ def _latex_line(cells: Iterable[str]) -> str:
     return " & ".join(cells) + " \\\\"
 
 
-def _markdown(cell: str | Cell) -> str:
-    if isinstance(cell, str):
-        return cell
+def _markdown(value: str | Cell) -> str:
+    cell = as_cell(value)
     marked = {"": cell.text, "best": f"**{cell.text}**", "second": f"<ins>{cell.text}</ins>"}[cell.mark]
     return f"{marked} <sub>{cell.small}</sub>" if cell.small else marked
 

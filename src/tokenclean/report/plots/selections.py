@@ -49,7 +49,7 @@ def score_histogram(name: str, label: str, summary: SelectionSummary, thresholds
 
 
 def source_histograms(name: str, label: str, summary: SelectionSummary, thresholds: Sequence[float]) -> Plot | None:
-    """The same, one a source, of the largest; None where there is one source."""
+    """Scores by source, a panel for each of the largest; None where there is only one source."""
     ordered = sorted(summary.source_histograms, key=lambda source: -summary.by_source[source].tokens)
     sources = ordered[:_MOST_SOURCES]
     if len(ordered) < 2:

@@ -32,7 +32,7 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0,
 
 VARIABLES = {INK: "ink", FAINT: "faint", LINE: "line", PAPER: "paper", KEPT: "kept-fill", DROPPED: "dropped-fill"}
 VARIABLES |= {colour: f"series-{number}" for number, colour in enumerate(SERIES)}
-"""Colour of a plot -> the page's custom property that stands for it."""
+"""Colour of a plot -> the page's custom property that replaces it."""
 
 WIDE, NARROW = 7.6, 4.6
 """Widths of figures in inches."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
@@ -22,7 +21,8 @@ _MARKS = (("", ""), ("~", "~"), ("⟦", "⟧"))
 # From the lowest scores to the highest; blue and orange differ for colour-blind readers too.
 _SHADES = ("black on #ff9a2e", "black on #ffc891", "", "black on #a9cffb", "black on #5aa5f5")
 # All control characters but tab and line feed, and those that change the direction of what follows.
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_SIGNS = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: "␡"}
+_SIGNS |= {code: f"‹U+{code:04X}›" for code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def labelled_text(
@@ -93,14 +93,7 @@ def terminal_text(
 
 def visible(text: str) -> str:
     """The text with control characters and direction overrides as signs: ␛, ‹U+202E›."""
-    return _HIDDEN.sub(_sign, text)
-
-
-def _sign(found: re.Match[str]) -> str:
-    code = ord(found.group())
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "␡" if code == 0x7F else f"‹U+{code:04X}›"
+    return text.translate(_SIGNS)
 
 
 def _shades(shown: Shown) -> Ragged | None:

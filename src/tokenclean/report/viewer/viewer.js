@@ -642,16 +642,16 @@
   const tokenFacts = (table, t) => {
     const r = table.responseAt[t];
     if (r < 0) return [["label", "prompt"]];
-    const told = [["label", table.kept[r] ? "kept" : "dropped"]];
+    const facts = [["label", table.kept[r] ? "kept" : "dropped"]];
     for (const [name, words] of Object.entries(VALUE_NAMES)) {
-      if (table.values[name]) told.push([words, decimal(table.values[name][r]) + (name === "weight" ? "" : " nats")]);
+      if (table.values[name]) facts.push([words, decimal(table.values[name][r]) + (name === "weight" ? "" : " nats")]);
     }
     if (table.ranks) {
       const rank = table.ranks[r];
       const place = `${whole(rank + 1)} of ${whole(table.ranked)} (best ${percent(rank + 1, table.ranked)})`;
-      told.push(["rank in the pool", rank === NOT_RANKED ? "none, without a score" : place]);
+      facts.push(["rank in the pool", rank === NOT_RANKED ? "none, without a score" : place]);
     }
-    return told;
+    return facts;
   };
 
   const showFacts = (s = state.selected.span) => {
@@ -665,13 +665,13 @@
         parts.push(heading);
         tables.forEach((table, i) => {
           if (isDiff) parts.push(element("div", "note", `${"AB"[i]} ${visible(table.name)}`));
-          const told = element("dl");
+          const listed = element("dl");
           for (const [name, value] of tokenFacts(table, t)) {
             const pair = element("div");
             pair.append(element("dt", "", name), element("dd", "", value));
-            told.append(pair);
+            listed.append(pair);
           }
-          parts.push(told);
+          parts.push(listed);
         });
       }
     }
