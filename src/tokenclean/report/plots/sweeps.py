@@ -48,7 +48,7 @@ def sweep_plots(name: str, cells: Sequence[SweptCell], base: Mapping[str, float]
         for cell, average in averages:
             value, error = 100 * average["value"], 100 * average["error"]
             values.append((cell, (value, value - error, value + error)))
-        label = "average × 100, ± its standard error"
+        label = "average × 100,\n± its standard error"
         plots.append(_plot(f"{name}-average", title, note, values, label, line))
     return plots
 
