@@ -8,6 +8,8 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
+from tokenclean.recipe.error_messages import did_you_mean
+
 ENTRY_POINTS = "tokenclean.strategies"
 """Entry-point group by which an installed package offers a strategy."""
 
@@ -85,8 +87,9 @@ def find_strategy(name: str) -> Strategy:
     offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name in offered:
         return _of_entry_point(offered[name])
-    known = ", ".join((*STRATEGIES, *sorted(offered)))
-    raise ValueError(f"unknown strategy {name!r}; expected one of {known}, or module:function of your own")
+    known = (*STRATEGIES, *sorted(offered))
+    hint = did_you_mean(name, known)
+    raise ValueError(f"expected one of {', '.join(known)}, or module:function of your own, found {name!r}{hint}")
 
 
 def _of_entry_point(point: EntryPoint) -> Strategy:
