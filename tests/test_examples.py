@@ -41,7 +41,10 @@ def test_own_strategies(small_pool: Path, tiny_model_folder: Path, tmp_path: Pat
     for command in ("plan", "run"):
         line = [sys.executable, "-m", "tokenclean", command, str(tmp_path / "own.yaml")]
         subprocess.run(line, env=environment, capture_output=True, check=True)
-    results = next((tmp_path / "run" / "results").iterdir())
+    run = tmp_path / "run"
+    results = next((run / "results").iterdir())
+    export = [sys.executable, "-m", "tokenclean", "export", str(run), "--to", "trl", "-o", str(tmp_path / "exported")]
+    subprocess.run(export, capture_output=True, check=True)
     hardest, last = (read_table(results / name / "kept.parquet") for name in ("hardest_tokens", "last_tokens"))
     response = hardest["is_response"].values
     assert hardest["is_kept"].values.sum() == response.sum() // 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
@@ -95,4 +95,8 @@ def find_strategy(name: str) -> Strategy:
 def _of_entry_point(point: EntryPoint) -> Strategy:
     """A package's own record where its entry point is one, else a record of its function."""
     found = point.load()
-    return found if isinstance(found, Strategy) else Strategy(point.name, point.name, point.value)
+    return (
+        replace(found, name=point.name)
+        if isinstance(found, Strategy)
+        else Strategy(point.name, point.name, point.value)
+    )

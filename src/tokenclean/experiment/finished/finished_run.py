@@ -196,8 +196,9 @@ def recipe_of(results: Path) -> dict[str, Any]:
 
 
 def own_strategy(recipe: Mapping[str, Any]) -> str | None:
-    """The strategy that a recipe names."""
-    return recipe.get("cleaning", {}).get("strategy")
+    """The name in the results of the strategy that a recipe names; of ``module:function`` it is the function's."""
+    name = recipe.get("cleaning", {}).get("strategy")
+    return name and name.rpartition(":")[2]
 
 
 def _checked(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from tokenclean.experiment.finished.finished_run import FinishedRun, Interval
 from tokenclean.experiment.reporting.results_section import comparison, last_sweep, results
 from tokenclean.experiment.reporting.runs_section import block_name, labelled, table_blocks, times, what_was_run
 from tokenclean.experiment.reporting.tokens_section import SELF_EVOLVING, pools, scores, standing_out, what_was_kept
+from tokenclean.recipe import STRATEGIES
 from tokenclean.report.plots.ratings import ratings_plot, transition_plot
 from tokenclean.report.plots.trainings import Rounds, agreement_plot, loss_curves, rounds_plot
 from tokenclean.report.report_page import Block, PlotBlock, Report, Section
@@ -69,7 +70,7 @@ def make_report(
 
 def _strategy_with_examples(run: FinishedRun, names: Sequence[str]) -> str | None:
     """The strategy whose tokens are shown: the recipe's own, unless it keeps everything."""
-    selecting = [name for name in names if name not in ("full_tokens", "full_tokens_from_warmup")]
+    selecting = [name for name in names if name not in STRATEGIES or STRATEGIES[name].trains != "all tokens"]
     if run.strategy in selecting:
         return run.strategy
     return next((name for name in selecting if name not in ("random", "ds2")), selecting[0] if selecting else None)
