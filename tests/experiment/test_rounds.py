@@ -14,9 +14,9 @@ from test_runs import recipe_of as run_recipe
 
 from tokenclean.cleaning import StrategyResult, run_strategy, trainings
 from tokenclean.cleaning.open_run import open_run
-from tokenclean.cleaning.rounds import Round, reaching
+from tokenclean.cleaning.round_records import Round, reaching
 from tokenclean.experiment.planning.plan import plan
-from tokenclean.experiment.rounds import RoundByRound, measure_rounds, rounds_document, rounds_table
+from tokenclean.experiment.round_tables import RoundByRound, measure_rounds, rounds_document, rounds_table
 from tokenclean.experiment.run import RunResult, run
 from tokenclean.observer import Observer
 from tokenclean.ragged import Ragged

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tokenclean.cleaning.context import RunContext
-from tokenclean.cleaning.noise import keep_best
+from tokenclean.cleaning.noise_removal import keep_best
 from tokenclean.cleaning.strategy_result import StrategyResult
 from tokenclean.errors import RecipeError
 from tokenclean.ragged import Ragged

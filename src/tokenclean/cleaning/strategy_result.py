@@ -9,7 +9,7 @@ import numpy as np
 
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.reference import ReferenceCheck
-from tokenclean.cleaning.rounds import Round
+from tokenclean.cleaning.round_records import Round
 from tokenclean.ragged import Ragged
 from tokenclean.selection import NoiseRates
 

@@ -12,7 +12,7 @@ from typing import Any
 from tokenclean.cleaning import StrategyResult
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.model import Model
-from tokenclean.cleaning.noise import fractions_of
+from tokenclean.cleaning.noise_removal import fractions_of
 from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.cleaning.strategy_result import weights_of
 from tokenclean.exporting import write_cleaned

@@ -67,8 +67,8 @@ STRATEGIES: dict[str, Strategy] = {
             f"{_OURS}.self_evolving:self_evolving",
             trains_references=True,
         ),
-        Strategy("noise_mixture", "noise_mixture", f"{_OURS}.noise:noise_mixture"),
-        Strategy("repetition", "repetition", f"{_OURS}.noise:repetition"),
+        Strategy("noise_mixture", "noise_mixture", f"{_OURS}.noise_removal:noise_mixture"),
+        Strategy("repetition", "repetition", f"{_OURS}.noise_removal:repetition"),
     )
 }
 """The strategies that tokenclean brings, in the order in which a run takes them."""

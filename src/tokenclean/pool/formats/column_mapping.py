@@ -10,7 +10,7 @@ from tokenclean.errors import RecipeError
 from tokenclean.pool.conversation import Role
 from tokenclean.pool.formats.field_types import Row, RowError, describe_keys, quote
 from tokenclean.pool.formats.labelled_tokens import TOKEN_MASKS, TOKEN_WEIGHTS
-from tokenclean.pool.formats.weights import NUMBER_KEYS, WEIGHT_KEYS
+from tokenclean.pool.formats.loss_weights import NUMBER_KEYS, WEIGHT_KEYS
 
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 # Keys that a format needs: one of every group.

@@ -26,7 +26,6 @@ from dataclasses import replace
 
 from tokenclean.pool.conversation import Role, Turn
 from tokenclean.pool.formats.column_mapping import MESSAGE_KEYS, MISSING, REASONING_KEYS, find_column
-from tokenclean.pool.formats.context import RowContext
 from tokenclean.pool.formats.field_types import (
     Row,
     RowError,
@@ -41,10 +40,11 @@ from tokenclean.pool.formats.field_types import (
     read_optional_text,
     read_text,
 )
+from tokenclean.pool.formats.loss_weights import WEIGHT_KEYS, read_details, read_weight
+from tokenclean.pool.formats.row_options import RowContext
 from tokenclean.pool.formats.thoughts import lone_tag, says_nothing, thought_of
 from tokenclean.pool.formats.tool_calls import read_calls, read_function_call
 from tokenclean.pool.formats.unread_keys import MEDIA, check_unread, meaning_of, shown_key
-from tokenclean.pool.formats.weights import WEIGHT_KEYS, read_details, read_weight
 
 _SPELLINGS = (("role", "content"), ("from", "value"))
 _TEXT_PARTS = ("text", "input_text", "output_text")

@@ -36,7 +36,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from tokenclean.pool.conversation import Kind, LabelledTokens, Turn
-from tokenclean.pool.formats.context import RowContext
 from tokenclean.pool.formats.field_types import (
     Row,
     RowError,
@@ -55,6 +54,7 @@ from tokenclean.pool.formats.messages import (
     untrained,
     with_thoughts,
 )
+from tokenclean.pool.formats.row_options import RowContext
 from tokenclean.pool.formats.thoughts import says_nothing
 from tokenclean.pool.formats.tool_calls import drop_padding, read_tools
 from tokenclean.pool.formats.unread_keys import SYSTEM_KEYS

@@ -18,8 +18,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from itertools import takewhile
 
-from tokenclean.pool.formats.context import RowContext
 from tokenclean.pool.formats.field_types import Row, RowError, holds_nothing, name_type
+from tokenclean.pool.formats.row_options import RowContext
 from tokenclean.pool.formats.unread_keys import (
     PREFERENCE,
     changes_meaning,

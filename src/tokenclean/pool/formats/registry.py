@@ -20,10 +20,11 @@ from tokenclean.pool.formats.column_mapping import (
     map_columns,
     read_column,
 )
-from tokenclean.pool.formats.context import RowContext, RowOptions
 from tokenclean.pool.formats.field_types import Row, RowError, check_text, describe_keys, holds_nothing
+from tokenclean.pool.formats.loss_weights import read_weight
 from tokenclean.pool.formats.parsers import FORMATS, Parsed
 from tokenclean.pool.formats.preferences import refuse_preferences, take_chosen
+from tokenclean.pool.formats.row_options import RowContext, RowOptions
 from tokenclean.pool.formats.suggestions import suggest_columns
 from tokenclean.pool.formats.unread_keys import (
     PREFERENCE,
@@ -34,7 +35,6 @@ from tokenclean.pool.formats.unread_keys import (
     meaning_of,
     preference_label,
 )
-from tokenclean.pool.formats.weights import read_weight
 
 _TELLING_KEYS = tuple(dict.fromkeys(key for groups in REQUIRED_KEYS.values() for group in groups for key in group))
 _WEIGHING_KEYS = frozenset((*ROW_WEIGHT_KEYS, "loss", "mask"))

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from tokenclean.pool.conversation import ToolCall, Turn
-from tokenclean.pool.formats.context import RowContext
 from tokenclean.pool.formats.field_types import (
     Row,
     RowError,
@@ -21,6 +20,7 @@ from tokenclean.pool.formats.field_types import (
     read_optional_text,
     read_text,
 )
+from tokenclean.pool.formats.row_options import RowContext
 from tokenclean.pool.formats.unread_keys import shown_key
 
 # OpenAI's, Llama 3's, LangChain's, Anthropic's, and others'.

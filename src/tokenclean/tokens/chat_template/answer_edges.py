@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from tokenclean.errors import TemplateError
-from tokenclean.tokens.chat_template.marks import CONTENT, Mark, MarkedChat
 from tokenclean.tokens.chat_template.messages import Chat, Message
 from tokenclean.tokens.chat_template.skeleton import Skeleton
+from tokenclean.tokens.chat_template.text_marks import CONTENT, Mark, MarkedChat
 from tokenclean.tokens.role_markers import KNOWN_ENDS
 
 T = TypeVar("T")

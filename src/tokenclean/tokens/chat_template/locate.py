@@ -10,10 +10,10 @@ from itertools import pairwise
 from tokenclean.errors import TemplateError
 from tokenclean.tokens.chat_template.answer_edges import Edges, unlocated
 from tokenclean.tokens.chat_template.checks import check_frame, rewritten_answer
-from tokenclean.tokens.chat_template.frames import Frame, find_frame
-from tokenclean.tokens.chat_template.marks import CONTENT, REASONING, THOUGHT, Mark, MarkedChat, mark_texts
 from tokenclean.tokens.chat_template.messages import Chat
+from tokenclean.tokens.chat_template.outline_cache import Frame, find_frame
 from tokenclean.tokens.chat_template.skeleton import Failure, Skeleton, Span, escaped_forms, fill, stripped_forms
+from tokenclean.tokens.chat_template.text_marks import CONTENT, REASONING, THOUGHT, Mark, MarkedChat, mark_texts
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered, leading_blanks
 
 NOTE_TAGS = "the template rewrites the tags or blanks around a thought in an answer's content"

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation
 from tokenclean.tokens.chat_template.date import DEFAULT_DATE
-from tokenclean.tokens.chat_template.frames import find_frame
 from tokenclean.tokens.chat_template.locate import locate
-from tokenclean.tokens.chat_template.marks import KEY, mark_texts, thought_in
 from tokenclean.tokens.chat_template.messages import Chat, open_chat
+from tokenclean.tokens.chat_template.outline_cache import find_frame
+from tokenclean.tokens.chat_template.text_marks import KEY, mark_texts, thought_in
 from tokenclean.tokens.rendered_text import Rendered
 
 if TYPE_CHECKING:

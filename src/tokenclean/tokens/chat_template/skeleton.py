@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tokenclean.tokens.chat_template.marks import KEY, VALUE, Mark
+from tokenclean.tokens.chat_template.text_marks import KEY, VALUE, Mark
 
 
 @dataclass(frozen=True)

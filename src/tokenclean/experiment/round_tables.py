@@ -9,7 +9,7 @@ from typing import Any
 from tokenclean.cleaning import StrategyResult
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.model import Model
-from tokenclean.cleaning.rounds import HeldoutLoss, Round, first_selection, heldout_loss
+from tokenclean.cleaning.round_records import HeldoutLoss, Round, first_selection, heldout_loss
 from tokenclean.recipe import STRATEGIES
 from tokenclean.report.tables import Table, share_text
 from tokenclean.selection import jaccard, select_tokens

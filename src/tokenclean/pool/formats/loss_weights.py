@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from tokenclean.pool.formats.field_types import Row, RowError, check_object, holds_nothing, quote
 
 if TYPE_CHECKING:
-    from tokenclean.pool.formats.context import RowContext
+    from tokenclean.pool.formats.row_options import RowContext
 
 FLAG_KEYS = ("train", "training", "loss", "mask")
 NUMBER_KEYS = ("weight", "loss_weight", "loss_scale", "sample_weight")

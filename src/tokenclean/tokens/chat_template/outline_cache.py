@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from tokenclean.tokens.chat_template.answer_edges import Edges, KnownEdges, find_edges
 from tokenclean.tokens.chat_template.date import template_texts
-from tokenclean.tokens.chat_template.marks import Mark, MarkedChat
 from tokenclean.tokens.chat_template.skeleton import Skeleton
+from tokenclean.tokens.chat_template.text_marks import Mark, MarkedChat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
