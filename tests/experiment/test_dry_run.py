@@ -35,6 +35,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
 class Watched:
     """Real passes and trainings, each different one noted as the dry run notes it."""
 
+    recipe: Recipe
     passes: Passes
     trainings: Trainings
     done: dict[tuple, tuple] = field(default_factory=dict)
@@ -42,11 +43,11 @@ class Watched:
     def model(self, name, source):
         return self.passes.model(name, source)
 
-    def losses(self, model, tokens, what, **policy):
+    def losses(self, model, tokens, what, settings=None):
         rows = array_hash(tokens.input_ids.values, tokens.is_response.offsets, tokens.is_response.values)
-        key = (model.key, rows, tuple(sorted(policy.items())))
-        self.done.setdefault(key, ("score", what, model.name, tuple(tokens.input_ids.lengths), len(policy)))
-        return self.passes.losses(model, tokens, what, **policy)
+        key = (model.key, rows, settings or self.recipe.scoring)
+        self.done.setdefault(key, ("score", what, model.name, tuple(tokens.input_ids.lengths), key[-1]))
+        return self.passes.losses(model, tokens, what, settings)
 
     def train(self, job):
         model = self.trainings.train(job)
@@ -60,7 +61,7 @@ class Watched:
 
 def planned(recipe: Recipe) -> list[tuple]:
     return [
-        ("score", item.what, item.model, tuple(item.lengths), len(item.policy))
+        ("score", item.what, item.model, tuple(item.lengths), item.settings)
         if isinstance(item, RecordedPass)
         else ("train", item.name, tuple(item.lengths), item.steps.steps)
         for item in dry_run(recipe, "cpu")[1]
@@ -69,7 +70,7 @@ def planned(recipe: Recipe) -> list[tuple]:
 
 def done(recipe: Recipe) -> list[tuple]:
     opened = open_run(recipe)
-    watched = Watched(opened.context.passes, opened.context.trainings)
+    watched = Watched(recipe, opened.context.passes, opened.context.trainings)
     take_strategies(RunContext(opened.context.data, watched, watched, opened.observer.note), {})
     return list(watched.done.values())
 

@@ -20,7 +20,7 @@ from tokenclean.cleaning.trainings import TrainingJob, Trainings
 from tokenclean.models.loading.load import check_two_models, load_tokenizer, resolve_source
 from tokenclean.models.loading.tokenizer_identity import check_same_tokenizer, sample_texts
 from tokenclean.ragged import Ragged
-from tokenclean.recipe import Recipe
+from tokenclean.recipe import Recipe, ScoringSettings
 from tokenclean.scoring import PairedDifference, paired_difference
 from tokenclean.tokens import TokenizedPool
 from tokenclean.training.online_mixture import OnlineMixture
@@ -156,8 +156,8 @@ class RunContext:
         count = max(1, int(np.searchsorted(np.cumsum(lengths), _ERROR_SAMPLE_TOKENS)))
         sample = self.tokens.take(rows[:count])
         losses = [
-            [self.passes.losses(model, sample, "sample", **policy) for model in (self.base, reference)]
-            for policy in ({}, {"precision": "exact", "pack_tokens": 1})
+            [self.passes.losses(model, sample, "sample", settings) for model in (self.base, reference)]
+            for settings in (self.recipe.scoring, ScoringSettings(precision="exact", pack_tokens=1))
         ]
         ours, plain = (base - of_reference for base, of_reference in losses)
         rounding = float(np.finfo(np.float32).eps * np.nanmean(losses[0][0].values))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
@@ -20,6 +20,9 @@ from tokenclean.selection import (
 from tokenclean.tokens import TokenizedPool
 from tokenclean.training.online_mixture import OnlineMixture
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _NOTED_PASSAGES, _NOTED_CHARACTERS = 5, 80
 
 
@@ -33,7 +36,7 @@ class PoolNoise:
 
     recipe: Recipe
     tokens: TokenizedPool
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     note: Callable[[str], None]
     losses: Callable[[], Ragged]
 

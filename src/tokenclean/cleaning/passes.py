@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.stages import Compute, Stages
@@ -26,9 +26,9 @@ class Passes(Protocol):
         """A model that was not trained in this run, with its hash."""
         ...
 
-    def losses(self, model: Model, tokens: TokenizedPool, what: str, **policy: Any) -> Ragged:
+    def losses(self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings | None = None) -> Ragged:
         """Losses of the rows' response tokens, float32 nats, NaN elsewhere. ``what``: a few words on the rows, for
-        progress and manifests. ``policy``: replaces keys of the recipe's ``scoring`` section."""
+        progress and manifests. ``settings``: in place of the recipe's ``scoring`` section."""
         ...
 
 
@@ -45,13 +45,13 @@ class ModelPasses:
     observer: Observer
     device: str
     models: ModelCache
-    policies: dict[tuple[str, str, int], Mapping[str, Any]] = field(default_factory=dict)
+    policies: dict[tuple[object, ...], Mapping[str, object]] = field(default_factory=dict)
 
     def model(self, name: str, source: ModelSource) -> Model:
         return Model(name, source, source_fingerprint(source))
 
-    def losses(self, model: Model, tokens: TokenizedPool, what: str, **policy: Any) -> Ragged:
-        options = {**self.settings.model_dump(mode="json"), **policy}
+    def losses(self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings | None = None) -> Ragged:
+        settings = settings or self.settings
         return sharded_losses(
             self._stage,
             lambda: self.models.using(model.source),
@@ -60,10 +60,11 @@ class ModelPasses:
             what=f"{what} under {model.name}",
             progress=self.observer.progress(f"score {what} with {model.name}", "token"),
             processes=self.stages.processes,
-            **options,
+            precision=settings.precision,
+            pack_tokens=settings.pack_tokens,
         )
 
-    def _stage(self, inputs: Mapping[str, Any], compute: Compute) -> Stage:
+    def _stage(self, inputs: Mapping[str, object], compute: Compute) -> Stage:
         """The stage of one shard. Raises PolicyMismatchError where its losses were computed in another way than another
         model's on the same tokens (say, in a run that moved to another machine midway)."""
         stage = self.stages.stage("losses", inputs, compute)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from tokenclean.ds2 import curated_pool
 from tokenclean.errors import RunFolderError
@@ -24,7 +23,7 @@ STAGE_VERSIONS |= {"evaluation": 1, "samples": 1, "comparison": 3, "sweep": 2}
 
 _SHARED_DISK_SECONDS = 120
 
-Compute = Callable[[Path], Mapping[str, Any]]
+Compute = Callable[[Path], Mapping[str, object]]
 """Writes a stage's files into a folder and returns the results for its manifest."""
 
 
@@ -51,7 +50,7 @@ class Stages:
         """Names of the stages that an earlier run computed, sorted."""
         return sorted(self._found)
 
-    def stage(self, name: str, inputs: Mapping[str, Any], compute: Compute, within: str = "stages") -> Stage:
+    def stage(self, name: str, inputs: Mapping[str, object], compute: Compute, within: str = "stages") -> Stage:
         """The stage ``name`` in its present version, found or computed. Raises as ``Store.stage``."""
         stage = self.store.stage(name, STAGE_VERSIONS[name], inputs, compute, within=within)
         self.used.add(stage.path.name)
@@ -61,7 +60,7 @@ class Stages:
             self._found.add(stage.path.name)
         return stage
 
-    def stage_of_all(self, name: str, inputs: Mapping[str, Any], compute: Compute) -> Stage:
+    def stage_of_all(self, name: str, inputs: Mapping[str, object], compute: Compute) -> Stage:
         """The stage ``name``, found, or computed by all processes together; the first one's folder is kept."""
         processes = self.processes
         if processes.count == 1:
@@ -73,7 +72,7 @@ class Stages:
             processes.barrier()
             return self._stage_of_first(name, inputs)
 
-        def compute_with_all(folder: Path) -> Mapping[str, Any]:
+        def compute_with_all(folder: Path) -> Mapping[str, object]:
             processes.gather(True)
             return compute(folder)
 
@@ -83,10 +82,10 @@ class Stages:
         processes.barrier()
         return stage
 
-    def _stage_of_first(self, name: str, inputs: Mapping[str, Any]) -> Stage:
+    def _stage_of_first(self, name: str, inputs: Mapping[str, object]) -> Stage:
         """A stage that the first process has finished, once this machine's view of the shared disk has it too."""
 
-        def missing(folder: Path) -> Mapping[str, Any]:
+        def missing(folder: Path) -> Mapping[str, object]:
             raise RunFolderError(
                 f"{self.store.root}: rank {self.processes.rank} does not see the stage {name} that rank 0 has made; "
                 "all processes need the same run folder, on a disk that they share"

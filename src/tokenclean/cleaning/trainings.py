@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class TrainingJob:
     mixture: OnlineMixture | None = None
     part: SchedulePart | None = None
 
-    def inputs(self, recipe: Recipe, device_type: str) -> dict[str, Any]:
+    def inputs(self, recipe: Recipe, device_type: str) -> dict[str, object]:
         """Everything that determines the result; ``device_type``: ``cpu`` or ``cuda``."""
         return training_inputs(
             self.start.identity,
@@ -88,7 +88,7 @@ class ModelTrainings:
         inputs = job.inputs(self.recipe, self.device.partition(":")[0])
         checkpoints = self.stages.store.root / CHECKPOINTS / fingerprint([STAGE_VERSIONS["training"], inputs])[:12]
 
-        def compute(folder: Path) -> dict[str, Any]:
+        def compute(folder: Path) -> dict[str, object]:
             tokens = int(np.count_nonzero(job.weights.values))
             self.observer.note(f"training {job.name} on {tokens:,} tokens of {len(job.tokens):,} rows")
             self.models.clear()  # the training needs their memory

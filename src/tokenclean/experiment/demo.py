@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,6 +38,9 @@ from tokenclean.store import Store
 from tokenclean.theory import CorollaryCheck, cleaning_helps
 from tokenclean.tokens import tokenize_pool, tokens_touching
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 NOISE = {
     "corrupted": NoiseSettings(row_share=0.3, word_share=0.25),
     "boilerplate": NoiseSettings(row_share=0.3),
@@ -59,7 +62,7 @@ def demo_recipe(
     *, full: bool, model: str | None = None, output: str = "runs", overrides: tuple[str, ...] = ()
 ) -> Recipe:
     """The demo's recipe: preset ``demo`` on the shipped pool; SmolLM2-135M-Instruct from its package by default."""
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         "preset": "demo",
         "name": "demo-full" if full else "demo",
         "output": output,
@@ -91,7 +94,7 @@ def run_demo(recipe: Recipe, *, full: bool, observer: Observer | None = None) ->
     context = opened.context
     is_noise = noise_tokens(context, planted.spans)
 
-    def finish(results: list[StrategyResult], measured: list[Measured]) -> tuple[list[Table], dict[str, Any]]:
+    def finish(results: list[StrategyResult], measured: list[Measured]) -> tuple[list[Table], dict[str, object]]:
         cleaned = [measure_cleaning(result, context, is_noise) for result in results]
         document = [asdict(c) | {"kept_share": kept_share(o, context)} for c, o in zip(cleaned, results, strict=True)]
         found = [(c.strategy, c.noise) for c in cleaned if c.noise is not None]
@@ -114,7 +117,7 @@ def write_pages(recipe: Recipe, results: Path, note: Callable[[str], None]) -> t
     return view, report
 
 
-def subset(pool: Pool, tokenizer: Any, recipe: Recipe) -> Pool:
+def subset(pool: Pool, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Pool:
     """The most rows, in seeded order, that hold at most 20,000 tokens once the noise is planted; in file order."""
     order = np.random.Generator(np.random.PCG64(recipe.seed)).permutation(len(pool))
     options = recipe.tokens.model_dump()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from tokenclean.cleaning import StrategyResult
 from tokenclean.cleaning.context import RunContext
@@ -35,9 +34,9 @@ def noise_table(context: RunContext, results: Sequence[StrategyResult]) -> Table
     return Table("Noise found", ("strategy", "of", "estimated noise"), tuple(rows), note, text_columns=(0, 1))
 
 
-def noise_document(context: RunContext, results: Sequence[StrategyResult]) -> dict[str, Any]:
+def noise_document(context: RunContext, results: Sequence[StrategyResult]) -> dict[str, object]:
     """By strategy: the rates of the pool and its sources, and every row's by its id; and the repeated passages."""
-    document: dict[str, Any] = {}
+    document: dict[str, object] = {}
     for result in results:
         if result.noise is not None:
             rates = dict(zip(context.tokens.ids, result.noise.rows.tolist(), strict=True))

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tokenclean.models.loading.load import load_tokenizer, resolve_source
 from tokenclean.observer import ShowProgress, no_progress
@@ -90,14 +89,14 @@ def _write_rows(pool: Pool, mixture: Mixture, unusable: Sequence[RejectedRow], p
         _write_lines((asdict(overlap) for overlap in mixture.overlapping), place / "contamination.jsonl")
 
 
-def _write_lines(rows: Iterable[dict[str, Any]], path: Path) -> None:
+def _write_lines(rows: Iterable[dict[str, object]], path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _document(
     recipe: Recipe, mixture: Mixture, pool: Pool, statistics: PoolStatistics, intake: Intake
-) -> dict[str, Any]:
+) -> dict[str, object]:
     contamination = mixture.contamination
     return {
         "rows": len(pool),

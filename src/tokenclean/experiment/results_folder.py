@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tokenclean.cleaning import StrategyResult
 from tokenclean.cleaning.context import RunContext
@@ -60,9 +59,9 @@ def write_results(
     opened: OpenRun,
     results: Sequence[StrategyResult],
     measured: Sequence[Measured],
-    rounds: Mapping[str, Any] | None,
+    rounds: Mapping[str, object] | None,
     tables: Sequence[Table],
-    documents: Mapping[str, Any],
+    documents: Mapping[str, object],
     seconds: float,
 ) -> Path:
     """Write, or find unharmed, the folder of these results; ``rounds``: of self-evolving cleaning, for ``result.json``;
@@ -83,7 +82,7 @@ def write_results(
         "removed": len(context.data.pool.removed),
     }
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(folder: Path) -> dict[str, object]:
         for result in results:
             _write_strategy(context, result, folder / result.strategy)
         write_rejected(context.data.rejected, folder / "rejected.jsonl")
@@ -129,7 +128,7 @@ def _write_strategy(context: RunContext, result: StrategyResult, place: Path) ->
         _place_model(model, place / ("model" if is_final else model.name), as_copy=is_final)
 
 
-def _metadata(context: RunContext, result: StrategyResult) -> dict[str, Any]:
+def _metadata(context: RunContext, result: StrategyResult) -> dict[str, object]:
     """What a dataset card says, in the terms of ``tokenclean score`` and ``select``."""
     recipe: Recipe = context.recipe
     scored = result.scores is not None
@@ -181,9 +180,9 @@ def _result_document(
     opened: OpenRun,
     results: Sequence[StrategyResult],
     measured: Sequence[Measured],
-    rounds: Mapping[str, Any] | None,
+    rounds: Mapping[str, object] | None,
     seconds: float,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     context, stages = opened.context, opened.stages
     return {
         "seconds": round(seconds, 1),
@@ -221,9 +220,9 @@ def _result_document(
     }
 
 
-def _pool_files(recipe: Recipe) -> list[dict[str, Any]]:
+def _pool_files(recipe: Recipe) -> list[dict[str, object]]:
     """Name, size and sha256 of each local file; id and revision of a Hub dataset."""
-    described: list[dict[str, Any]] = []
+    described: list[dict[str, object]] = []
     for source in recipe.pool.sources:
         path = Path(source.place).expanduser()
         if source.hub is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from tokenclean.cleaning import StrategyResult
 from tokenclean.cleaning.context import RunContext
@@ -90,7 +89,7 @@ def rounds_table(rounds: RoundByRound) -> Table:
     )
 
 
-def rounds_document(rounds: RoundByRound) -> dict[str, Any]:
+def rounds_document(rounds: RoundByRound) -> dict[str, object]:
     """Everything that is known of them, for JSON."""
     return {
         "heldout_tokens": {"kept_first": rounds.tokens_kept_first, "dropped_first": rounds.tokens_dropped_first},
@@ -118,7 +117,7 @@ def _row(line: RoundLine, sources: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _document(line: RoundLine) -> dict[str, Any]:
+def _document(line: RoundLine) -> dict[str, object]:
     record = line.round
     known = {"model": line.name, "kept_share": line.kept_share, "heldout_nats": asdict(line.heldout)}
     if record is None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -40,7 +39,7 @@ class RunResult:
 Further = Mapping[str, Callable[[RunContext], StrategyResult]]
 """Strategies beside the recipe's, by name."""
 
-Finish = Callable[[list[StrategyResult], list[Measured]], tuple[list[Table], Mapping[str, Any]]]
+Finish = Callable[[list[StrategyResult], list[Measured]], tuple[list[Table], Mapping[str, object]]]
 """Further tables, shown first, and further JSON documents by file name."""
 
 

@@ -61,7 +61,7 @@ def benchmark_scores(opened: OpenRun, model: Model, loaded: LoadedBenchmark) -> 
         "device": opened.device.partition(":")[0],
     }
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(folder: Path) -> dict[str, object]:
         opened.observer.note(f"{loaded.benchmark.title} with {model.name}: {sum(loaded.items.values()):,} questions")
         with opened.models.using(model.source) as module:
             lm = PackedLM(

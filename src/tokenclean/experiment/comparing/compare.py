@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -201,7 +200,7 @@ def _result(
         "failed": dict(failed),
     }
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(folder: Path) -> dict[str, object]:
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         text = "\n".join([*(table.to_markdown() for table in tables), *(f"- {s}" for s in sentences)]) + "\n"
         (folder / "tables.md").write_text(text, encoding="utf-8")

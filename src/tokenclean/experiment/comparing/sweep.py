@@ -148,7 +148,7 @@ def sweep(
         "benchmarks": {b.benchmark.name: [b.part_identity(part) for part in b.tasks] for b in loaded},
     }
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(folder: Path) -> dict[str, object]:
         (folder / "tables.md").write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
         write_json(folder / TABLES, [table.to_document() for table in tables])
         write_json(folder / CELLS, cells_document(cells, comparison))

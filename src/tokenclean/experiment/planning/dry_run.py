@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from tokenclean.experiment.run import take_strategies
 from tokenclean.models.loading.load import ModelSource
 from tokenclean.pool import Pool
 from tokenclean.ragged import Ragged
-from tokenclean.recipe import Recipe
+from tokenclean.recipe import Recipe, ScoringSettings
 from tokenclean.store import array_hash, fingerprint
 from tokenclean.tokens import TokenizedPool
 from tokenclean.training.step_plan import StepPlan, plan_steps
@@ -37,7 +36,7 @@ class RecordedPass:
     model: str
     lengths: np.ndarray
     responses: np.ndarray
-    policy: dict[str, Any]
+    settings: ScoringSettings
 
 
 @dataclass(frozen=True)
@@ -70,16 +69,15 @@ class DryModels:
         """As of ``cleaning.passes.Passes``; the weights are not read."""
         return Model(name, source, fingerprint([name, str(source)]))
 
-    def losses(self, model: Model, tokens: TokenizedPool, what: str, **policy: Any) -> Ragged:
+    def losses(self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings | None = None) -> Ragged:
         """As of ``cleaning.passes.Passes``: random losses."""
         labels = tokens.is_response
         rows = array_hash(tokens.input_ids.values, labels.offsets, labels.values)
-        key = fingerprint([model.key, rows, policy])
+        settings = settings or self.recipe.scoring
+        key = fingerprint([model.key, rows, settings.model_dump(mode="json")])
         if key not in self._passes:
             self._passes.add(key)
-            self.recorded.append(
-                RecordedPass(what, model.name, tokens.input_ids.lengths, labels.row_sums(), dict(policy))
-            )
+            self.recorded.append(RecordedPass(what, model.name, tokens.input_ids.lengths, labels.row_sums(), settings))
         seed = int(fingerprint([model.key, rows])[:16], 16)
         losses = np.full(len(labels.values), np.nan, dtype=np.float32)
         drawn = np.random.default_rng(seed).standard_exponential(int(labels.values.sum()), dtype=np.float32)
