@@ -11,7 +11,7 @@ import pytest
 
 from tokenclean.errors import RecipeError, RunFolderError, TableError
 from tokenclean.experiment.finished.export import export_dataset, find_dataset
-from tokenclean.experiment.results_folder import name_latest
+from tokenclean.experiment.result_files import name_latest
 from tokenclean.exporting import WRITERS, write_cleaned
 from tokenclean.ragged import Ragged
 from tokenclean.store import Store

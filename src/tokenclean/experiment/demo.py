@@ -20,7 +20,7 @@ from tokenclean.experiment.finished.finished_run import KEPT, find_run
 from tokenclean.experiment.finished.viewer_tables import decoder_of, open_tables, view_title
 from tokenclean.experiment.noise_tables import condition_table
 from tokenclean.experiment.reporting.report import make_report
-from tokenclean.experiment.results_folder import Measured, kept_share
+from tokenclean.experiment.result_files import Measured, kept_share
 from tokenclean.experiment.run import RunResult, run
 from tokenclean.lab import NoiseSettings, NoiseSpan, plant
 from tokenclean.models.loading.convert import smollm2_folder

@@ -16,7 +16,7 @@ from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.ds2.curated_pool import CuratedPool
 from tokenclean.experiment.curate import CURATION, curation_document
 from tokenclean.experiment.noise_tables import noise_document, noise_table
-from tokenclean.experiment.results_folder import Measured, kept_share, write_results
+from tokenclean.experiment.result_files import Measured, kept_share, write_results
 from tokenclean.experiment.round_tables import RoundByRound, measure_rounds, rounds_document, rounds_table
 from tokenclean.ragged import Ragged
 from tokenclean.report.tables import Table, difference_text, jaccard_table, share_text

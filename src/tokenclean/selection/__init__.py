@@ -9,7 +9,7 @@ from tokenclean.selection.noise_mixture import (
     token_posterior,
 )
 from tokenclean.selection.ranking import kept_count, lowest_kept, select_tokens
-from tokenclean.selection.repetition import Repetition, find_repetition
+from tokenclean.selection.repeated_passages import Repetition, find_repetition
 from tokenclean.selection.sortable_keys import order_keys
 
 __all__ = [

@@ -13,7 +13,7 @@ import yaml
 
 from tokenclean.errors import RecipeError, RunFolderError, TableError
 from tokenclean.experiment.curate import CURATION
-from tokenclean.experiment.results_folder import LATEST, TABLES
+from tokenclean.experiment.result_files import LATEST, TABLES
 from tokenclean.report.plots.trainings import Rounds
 from tokenclean.report.tables import Table
 from tokenclean.store import MANIFEST, RESULTS, STAGES, Manifest, check_stage, read_manifest

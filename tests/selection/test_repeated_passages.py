@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenclean.ragged import Ragged
-from tokenclean.selection.repetition import RepeatedNgram, find_repetition
+from tokenclean.selection.repeated_passages import RepeatedNgram, find_repetition
 
 # A few ids make n-grams meet; the large ones would collide in a key that is too narrow.
 IDS = st.sampled_from([0, 1, 2, 2**31 - 1])
