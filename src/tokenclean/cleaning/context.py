@@ -12,21 +12,18 @@ from functools import cached_property
 
 import numpy as np
 
+from tokenclean.cleaning import references
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.noise_estimates import PoolNoise
 from tokenclean.cleaning.passes import Passes
 from tokenclean.cleaning.run_data import RunData
 from tokenclean.cleaning.trainings import TrainingJob, Trainings
-from tokenclean.models.loading.load import check_two_models, load_tokenizer, resolve_source
-from tokenclean.models.loading.tokenizer_identity import check_same_tokenizer, sample_texts
 from tokenclean.ragged import Ragged
-from tokenclean.recipe import Recipe, ScoringSettings
+from tokenclean.recipe import Recipe
 from tokenclean.scoring import PairedDifference, paired_difference
 from tokenclean.tokens import TokenizedPool
 from tokenclean.training.online_mixture import OnlineMixture
 from tokenclean.training.step_plan import SchedulePart
-
-_ERROR_SAMPLE_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -62,32 +59,19 @@ class RunContext:
     @cached_property
     def warmup(self) -> Model:
         """θ_1: the base fine-tuned on D̃_0 with full tokens."""
-        return self._warm_up("warm-up")
+        return references.warm_up(self, "warm-up")
 
     @cached_property
     def initial_reference(self) -> Model:
         """The θ_1 that self-evolving and its control start from: the warm-up, or with ``cleaning.adapters: one`` a
         warm-up of its own, which takes the first part of the one schedule."""
         part = self.data.parts[0]
-        return self.warmup if part is None else self._warm_up("reference-0", part)
-
-    def _warm_up(self, name: str, part: SchedulePart | None = None) -> Model:
-        full = self.tokens.is_response.map_values(lambda labels: labels.astype(np.float32))
-        return self.train(name, self.base, full, self.data.splits[0], part=part)
+        return self.warmup if part is None else references.warm_up(self, "reference-0", part)
 
     @cached_property
     def given_reference(self) -> Model | None:
-        """``model.reference``, checked to share the base's tokenizer; None where the recipe names none."""
-        name = self.recipe.model.reference
-        if name is None:
-            return None
-        source = resolve_source(name, trusted=self.recipe.model.trust_remote_code)
-        texts = sample_texts(self.data.pool, self.data.tokenizer, self.recipe.tokens.template)
-        for note in check_same_tokenizer(self.data.tokenizer, load_tokenizer(source), texts):
-            self.note(f"reference {source}: {note} (allowed: text is rendered with the base's)")
-        model = self.passes.model("reference", source)
-        check_two_models(self.base.key, model.key)
-        return model
+        """``model.reference``; None where the recipe names none."""
+        return references.given_reference(self)
 
     @cached_property
     def noise(self) -> PoolNoise:
@@ -148,17 +132,3 @@ class RunContext:
     def against(self, model: Model, baseline: Model) -> PairedDifference:
         """Held-out loss of one model against another's."""
         return paired_difference(self.heldout_losses(model), self.heldout_losses(baseline))
-
-    def score_error(self, reference: Model, rows: np.ndarray) -> float:
-        """Mean |score error| of the scoring policy in nats, against float32 with one conversation a pass, on the first
-        of ``rows`` that hold about 1,000 tokens; at least float32's own rounding of a loss."""
-        lengths = self.tokens.input_ids.lengths[rows]
-        count = max(1, int(np.searchsorted(np.cumsum(lengths), _ERROR_SAMPLE_TOKENS)))
-        sample = self.tokens.take(rows[:count])
-        losses = [
-            [self.passes.losses(model, sample, "sample", settings) for model in (self.base, reference)]
-            for settings in (self.recipe.scoring, ScoringSettings(precision="exact", pack_tokens=1))
-        ]
-        ours, plain = (base - of_reference for base, of_reference in losses)
-        rounding = float(np.finfo(np.float32).eps * np.nanmean(losses[0][0].values))
-        return max(float(np.nanmean(np.abs((ours - plain).values))), rounding)

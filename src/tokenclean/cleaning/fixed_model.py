@@ -6,7 +6,7 @@ import numpy as np
 
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.noise_removal import keep_best
-from tokenclean.cleaning.reference import check_reference
+from tokenclean.cleaning.reference_check import check_reference
 from tokenclean.cleaning.strategy_result import StrategyResult
 from tokenclean.selection.ranking import Level
 

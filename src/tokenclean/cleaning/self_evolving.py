@@ -7,7 +7,7 @@ import numpy as np
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.noise_removal import fractions_of, noise_found, train_without_noise
-from tokenclean.cleaning.reference import check_reference
+from tokenclean.cleaning.reference_check import check_reference
 from tokenclean.cleaning.round_records import record_rounds
 from tokenclean.cleaning.strategy_result import StrategyResult
 from tokenclean.scoring import mean_loss

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tokenclean.cleaning.model import Model
-from tokenclean.cleaning.reference import ReferenceCheck
+from tokenclean.cleaning.reference_check import ReferenceCheck
 from tokenclean.cleaning.round_records import Round
 from tokenclean.ragged import Ragged
 from tokenclean.selection import NoiseRates

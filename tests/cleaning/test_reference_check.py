@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tokenclean.cleaning.model import Model
-from tokenclean.cleaning.reference import ReferenceCheck
+from tokenclean.cleaning.reference_check import ReferenceCheck
 from tokenclean.models.loading.load import ModelSource
 from tokenclean.scoring import PairedDifference
 
