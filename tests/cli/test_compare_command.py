@@ -60,7 +60,7 @@ def test_sweep_shows_a_failed_cell_and_draws(recipe, tmp_path):
     ("arguments", "message"),
     [
         (("--seeds", "0,x"), "expected numbers such as 0,1,2, found 0,x"),
-        (("--strategies", "full_tokens,rhoo"), "unknown rhoo"),
+        (("--strategies", "full_tokens,rhoo"), "found 'rhoo'; did you mean rho?"),
         (("--strategies", "rho"), "full_tokens is neither base nor among the strategies rho"),
         (("--set", "evaluation.tasks=[no_such]"), "no_such: neither a benchmark"),
     ],

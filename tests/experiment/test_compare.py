@@ -77,9 +77,11 @@ def test_scores_are_means_of_the_answers_kept(finished):
 @pytest.mark.slow
 def test_seeds_share_pool_and_held_out_rows_and_nothing_that_is_drawn(finished):
     _, (first, second) = finished
-    assert first.context.heldout.ids == second.heldout.ids
-    assert first.context.tokens.ids == second.tokens.ids
-    assert any(not np.array_equal(a, b) for a, b in zip(first.context.data.splits, second.splits, strict=True))
+    assert first.context.heldout.ids == second.context.heldout.ids
+    assert first.context.tokens.ids == second.context.tokens.ids
+    assert any(
+        not np.array_equal(a, b) for a, b in zip(first.context.data.splits, second.context.data.splits, strict=True)
+    )
 
 
 @pytest.mark.slow
@@ -113,9 +115,9 @@ def test_again_nothing_is_made_and_another_seed_makes_its_own(finished, recipe):
     assert [opened.stages.computed for opened in runs] == [[], []]
     assert again.folder == first.folder
     more, runs = compared(recipe, seeds=(0, 1, 2))
-    made = {name.rsplit("-", 1)[0] for name in runs[0].made + runs[1].made}
+    made = {name.rsplit("-", 1)[0] for name in runs[0].stages.computed + runs[1].stages.computed}
     assert made <= {"comparison"}
-    assert "training" in {name.rsplit("-", 1)[0] for name in runs[2].made}
+    assert "training" in {name.rsplit("-", 1)[0] for name in runs[2].stages.computed}
     assert more.comparison.seeds == (0, 1, 2)
 
 
@@ -159,7 +161,7 @@ def test_what_is_wrong_is_told_at_once(recipe):
     with pytest.raises(RecipeError) as error:
         compared(recipe, ("fulltokens",), (1, 1))
     text = str(error.value)
-    assert "unknown fulltokens" in text
+    assert "found 'fulltokens'; did you mean full_tokens?" in text
     assert "full_tokens is neither base nor among" in text
     assert "different numbers" in text
 

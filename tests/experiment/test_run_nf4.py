@@ -57,9 +57,9 @@ def test_both_kinds_of_training_share_the_bases_losses_and_no_training(small_poo
     }
     losses = {name: opened.context.losses(opened.context.base).values for name, opened in opened.items()}
     np.testing.assert_array_equal(losses["none"], losses["nf4"])
-    assert opened["none"].made
-    assert not opened["nf4"].made
-    assert opened["none"].warmup.key != opened["nf4"].warmup.key
+    assert opened["none"].stages.computed
+    assert not opened["nf4"].stages.computed
+    assert opened["none"].context.warmup.key != opened["nf4"].context.warmup.key
 
 
 def test_a_missing_package_is_told_before_anything_is_scored(small_pool, tiny_model_folder, tmp_path, monkeypatch):

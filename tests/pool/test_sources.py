@@ -345,3 +345,10 @@ def test_ids_of_one_hash_are_no_shared_ids(tmp_path, monkeypatch):
 def test_a_missing_file_is_told_before_a_shared_id(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", GOOD)
     assert "no such file" in read_error([path, path, tmp_path / "b.jsonl"])
+
+
+def test_an_unprintable_key_around_the_rows_is_counted_as_it_is_written(tmp_path):
+    path = tmp_path / "wrapped.json"
+    path.write_text('{"version\\ufeff": 1, "data": [{"prompt": "a", "completion": "b"}]}', encoding="utf-8")
+    (conversation,) = load_pool(path)
+    assert conversation.unread == ("'version\\ufeff'",)

@@ -18,6 +18,7 @@ from tokenclean.errors import PoolError
 from tokenclean.pool.conversation import Conversation, Pool, RejectedRow, Turn
 from tokenclean.pool.formats import FORMATS, Parsed, RowError, RowOptions, check_text, parse_row, read_column
 from tokenclean.pool.formats.oasst import read_threads
+from tokenclean.pool.formats.unread_keys import shown_key
 from tokenclean.pool.intake import Intake
 from tokenclean.pool.reading import Record, read_hub, read_records
 from tokenclean.recipe import SourceSettings, source_from
@@ -123,7 +124,7 @@ def _stream_source(settings: SourceSettings) -> Iterator[Conversation | Rejected
             yield row
             continue
         id = f"{name}:{record.number}:{_hash_content(parsed)}"
-        parsed = replace(parsed, unread=(*parsed.unread, *record.wrapper_keys))
+        parsed = replace(parsed, unread=(*parsed.unread, *map(shown_key, record.wrapper_keys)))
         conversation = Conversation(id, name, file=place, line=record.line, **vars(parsed))
         intake.add(conversation)
         yield conversation
