@@ -78,3 +78,29 @@ def test_what_is_wrong_with_a_function_is_said(own_module):
         run_strategy(None, f"{own_module}:whisper")
     with pytest.raises(RecipeError, match="returned str, expected a StrategyResult, or scores"):
         run_strategy(None, f"{own_module}:shout")
+
+
+def test_an_entry_point_that_cannot_be_imported_is_reported_by_the_recipe(monkeypatch):
+    point = EntryPoint("gone", "no_such_package:clean", strategies.ENTRY_POINTS)
+    monkeypatch.setattr(strategies, "entry_points", lambda group: [point])
+    with pytest.raises(RecipeError, match=r"cleaning\.strategy: strategy gone: cannot import no_such_package:clean"):
+        recipe_with(strategy="gone")
+
+
+@pytest.mark.slow
+def test_scores_are_ranked_where_the_record_says(small_pool, tiny_model_folder, tmp_path, monkeypatch):
+    from tokenclean.cleaning.open_run import open_run
+
+    values = {
+        "output": str(tmp_path),
+        "pool": {"sources": [{"path": str(small_pool)}], "heldout": {"rows": 10}},
+        "model": {"base": str(tiny_model_folder)},
+        "cleaning": {"proportion": 0.5},
+        "training": {"lora": {"rank": 4}},
+    }
+    context = open_run(recipe_from(values)).context
+    monkeypatch.setattr(strategies.Strategy, "load", lambda record: lambda context: context.losses(context.base))
+    result = run_strategy(context, Strategy("mine", "Mine", "any:thing", level="sample"))
+    assert (result.strategy, result.level) == ("mine", "sample")
+    for labels, kept in zip(context.tokens.is_response, result.kept, strict=True):
+        assert kept.sum() == labels.sum() // 2

@@ -14,8 +14,9 @@ def run_strategy(context: RunContext, strategy: str | Strategy) -> StrategyResul
     """Run a strategy, by name or by its record.
 
     Its function returns a ``StrategyResult``, or only scores: float, one a token aligned with ``context.tokens``, NaN
-    for a token without one. Then the top ``cleaning.proportion`` of them is kept, ranked where ``cleaning.level`` says,
-    and the base trained on it. Raises RecipeError for a strategy that cannot be imported or returns something else.
+    for a token without one. Then the top ``cleaning.proportion`` of them is kept, ranked where the record's ``level``,
+    else ``cleaning.level``, says, and the base is trained on it. Raises RecipeError for a strategy that cannot be
+    imported or returns something else.
     """
     try:
         record = find_strategy(strategy) if isinstance(strategy, str) else strategy
@@ -24,13 +25,13 @@ def run_strategy(context: RunContext, strategy: str | Strategy) -> StrategyResul
         raise RecipeError([str(error)], "cleaning.strategy") from error
     result = function(context)
     if isinstance(result, Ragged):
-        result = keep_best(context, record.name, result)
+        result = keep_best(context, record.name, result, record.level)
     if not isinstance(result, StrategyResult):
         raise RecipeError(
             [f"{record.function} returned {type(result).__name__}, expected a StrategyResult, or scores as a Ragged"],
             "cleaning.strategy",
         )
-    return replace(result, strategy=record.name)
+    return replace(result, strategy=record.name, level=record.level)
 
 
 __all__ = ["RunContext", "StrategyResult", "run_strategy"]

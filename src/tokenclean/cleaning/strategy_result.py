@@ -23,7 +23,7 @@ class StrategyResult:
     of their column the two that a score subtracts. ``checks``: every reference it used. ``rounds``: all models
     trained, the final one last. ``round_records``: what each round of self-evolving cleaning did, a rolled-back one
     too; empty for the other strategies. ``weights``: float32, of the kept tokens, where they are not all 1. ``noise``:
-    what a noise mixture found.
+    what a noise mixture found. ``level``: where its strategy ranks tokens, if not where ``cleaning.level`` says.
     """
 
     strategy: str
@@ -36,6 +36,7 @@ class StrategyResult:
     round_records: tuple[Round, ...] = ()
     weights: Ragged | None = None
     noise: NoiseRates | None = None
+    level: str | None = None
 
 
 def weights_of(kept: Ragged) -> Ragged:

@@ -31,8 +31,8 @@ def sweep(
 ) -> None:
     """Train and evaluate a recipe's strategy once for each value of a key, or for each cell of a grid.
 
-    Cells share whatever does not depend on the key: under fixed_model, rho and random, another proportion needs no
-    scoring. Finished cells are reused; a failed cell is shown as failed, and the others continue.
+    Cells share everything that does not depend on the key: under fixed_model, rho and random, another proportion
+    needs no scoring. Finished cells are reused; a failed cell is shown as failed, and the others continue.
 
     Example: tokenclean sweep recipes/quick.yaml --over cleaning.proportion=0.3:1.0:0.1
     --set cleaning.strategy=fixed_model --set pool.sources.0.path=my.jsonl

@@ -16,7 +16,7 @@ from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.cleaning.strategy_result import weights_of
 from tokenclean.exporting import write_cleaned
 from tokenclean.pool import write_rejected, write_removed
-from tokenclean.recipe import STRATEGIES, Recipe
+from tokenclean.recipe import Recipe
 from tokenclean.report.tables import Table
 from tokenclean.scoring import PairedDifference
 from tokenclean.selection import lowest_kept
@@ -134,8 +134,7 @@ def _metadata(context: RunContext, result: StrategyResult) -> dict[str, object]:
     scored = result.scores is not None
     references = [check.model for check in result.checks]
     models = {"base": context.base, **{reference.name: reference for reference in references}}
-    record = STRATEGIES.get(result.strategy)
-    level = (record and record.level) or recipe.cleaning.level
+    level = result.level or recipe.cleaning.level
     selected = scored or result.strategy == "random"
     return {
         "strategy": result.strategy,

@@ -43,8 +43,8 @@ def plant(pool: Pool, kinds: Mapping[str, NoiseSettings], *, seed: int) -> Plant
 
     Each kind damages ``int(row_share * N)`` rows; a row that cannot take it is skipped for the next, and a warning is
     logged when the pool runs out of rows. In a given pool, the rows and the noise of a kind follow from its settings
-    and (seed, kind) alone: adding another kind changes neither. Planting runs in the order of ``NOISE_KINDS``, whatever
-    the order of ``kinds``.
+    and (seed, kind) alone: adding another kind changes neither. Planting runs in the order of ``NOISE_KINDS``, not
+    in that of ``kinds``.
 
     Roles, the number of turns and every character outside the spans stay. So does ``id``: it still names the original
     row, although its content hash is that of the clean text.

@@ -21,8 +21,8 @@ class Strategy:
 
     ``trains``: what its model is trained on: ``nothing``, ``all tokens`` (every response token), ``rows`` (every
     response token of the rows that it selects) or ``tokens`` (those that it selects). ``level``: where it ranks, if not
-    where ``cleaning.level`` says.
-    ``needs_ratings``: uses DS². ``trains_references``: trains references of its own, so a given one is of no use to it.
+    where ``cleaning.level`` says. ``needs_ratings``: uses DS². ``trains_references``: trains references of its own, and
+    has no use for a given one.
     """
 
     name: str
@@ -94,7 +94,12 @@ def find_strategy(name: str) -> Strategy:
 
 def _of_entry_point(point: EntryPoint) -> Strategy:
     """A package's own record where its entry point is one, else a record of its function."""
-    found = point.load()
+    try:
+        found = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"strategy {point.name}: cannot import {point.value} ({error}); reinstall its package"
+        ) from error
     return (
         replace(found, name=point.name)
         if isinstance(found, Strategy)

@@ -40,7 +40,7 @@ class AuditRow:
     ``id``/``place``: its id and ``file:line``. ``input_ids``, ``labels``: int64 (L,), the labels as a trainer gets
     them, −100 for no target. ``spans``: int64 (L, 2), the characters of ``text`` that each token stands for.
     ``answers``: the assistant turns to be trained; for a row that came tokenized, all that its role markers show; None
-    if it has no markers, so that its answers cannot be told apart. ``headers``: the role markers found in a tokenized
+    if it has no markers, so that its answers cannot be located. ``headers``: the role markers found in a tokenized
     row. ``turns``: those of a conversation. ``is_cut``: tokenization cut it at the maximum length.
     ``padding_targets``: labelled positions among the padding, which was removed. ``fault``: why it cannot be used at
     all; it then has no tokens, and ``text`` is the beginning of its text in the file. ``twin``: the id of an earlier
