@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from tokenclean.cleaning import StrategyResult
 from tokenclean.cleaning.context import RunContext
@@ -32,6 +33,26 @@ TABLES = "tables.json"
 """File of results, of a comparison and of a sweep that holds their tables, for a report."""
 
 
+class Interval(TypedDict):
+    """A paired difference in nats and its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+class MeasuredModel(TypedDict):
+    """A model on the held-out rows, as in ``result.json``; ``loss``: nats a token."""
+
+    name: str
+    kept_share: float | None
+    loss: float
+    against_base: Interval | None
+    against_full: Interval | None
+    weak_reference: str
+    reference: str
+
+
 @dataclass(frozen=True)
 class Measured:
     """A model on the held-out rows: against the base, and against full tokens where that was trained.
@@ -46,6 +67,10 @@ class Measured:
     against_full: PairedDifference | None
     weak_reference: str = ""
     reference: str = ""
+
+    def to_json(self) -> MeasuredModel:
+        """As in ``result.json``."""
+        return MeasuredModel(**asdict(self))
 
 
 def kept_share(result: StrategyResult, context: RunContext) -> float | None:
@@ -200,7 +225,7 @@ def _result_document(
             "response_tokens": int(context.tokens.is_response.values.sum()),
         },
         "intake": context.data.intake.to_json(),
-        "measured": [asdict(m) for m in measured],
+        "measured": [m.to_json() for m in measured],
         "training": {m.name: dict(m.training) for o in results for m in _models_of(o) if m.training},
         "references": [
             {
