@@ -29,7 +29,7 @@ def write_rows(path: Path, count: int, text: str) -> Path:
     return path
 
 
-def recipe_with(tmp_path: Path, pool: Path, model: Path, trusted: object, **sections: dict) -> Recipe:
+def recipe_with(tmp_path: Path, pool: Path, model: Path, trusted: object, /, **sections: dict) -> Recipe:
     values = {
         "output": str(tmp_path / "runs"),
         "pool": {"sources": [{"path": str(pool)}], "heldout": {"rows": 6}},
@@ -68,7 +68,7 @@ def test_they_warm_up_the_reference_and_are_kept_whole(tmp_path, small_pool, tin
 
 def test_a_pool_row_that_is_trusted_too_is_left_out_and_listed(tmp_path, tiny_model_folder, trusted):
     pool = write_rows(tmp_path / "pool.jsonl", 40, "open")
-    pool.write_text(pool.read_text() + trusted.read_text().replace("It is", "it IS"), encoding="utf-8")
+    pool.write_text(pool.read_text() + trusted.read_text().replace("It is", "it  IS"), encoding="utf-8")
     opened = open_run(recipe_with(tmp_path, pool, tiny_model_folder, {"path": str(trusted)}))
     data = opened.context.data
     assert len(data.tokens) + len(data.heldout) == 40 + 12
@@ -79,7 +79,11 @@ def test_a_pool_row_that_is_trusted_too_is_left_out_and_listed(tmp_path, tiny_mo
 
 def test_what_they_cannot_be_combined_with_is_refused(tmp_path, small_pool, tiny_model_folder, trusted):
     with pytest.raises(RecipeError, match=r"model\.reference names one"):
-        recipe_with(tmp_path, small_pool, tiny_model_folder, str(trusted), model={"reference": "org/other"})
+        recipe_with(
+            *(tmp_path, small_pool, tiny_model_folder, str(trusted)),
+            model={"reference": "org/other"},
+            cleaning={"strategy": "fixed_model"},
+        )
     ratings = {"ratings": [{"path": "r.csv"}]}
     for section in ({"warmup": "ds2"}, {"sample_weights": "rating"}, {"strategy": "ds2"}):
         with pytest.raises(RecipeError, match="its rows have no ratings"):

@@ -91,8 +91,8 @@ def _say_nothing(text: str) -> None:
     """For all but the first of several processes, which prints it already."""
 
 
-def print_result(result: RunResult, recipe: Recipe, seconds: float) -> None:
-    """Print whether cleaning helped, one table, and where everything is."""
+def print_result(result: RunResult, recipe: Recipe, seconds: float, see: str = "") -> None:
+    """Print whether cleaning helped, one table, and where everything is. ``see``: pages, where they are written."""
     if result.verdict is not None:
         say(str(result.verdict), "bold")
         say("")
@@ -103,4 +103,4 @@ def print_result(result: RunResult, recipe: Recipe, seconds: float) -> None:
     if result.own.kept is not None:
         say(f"model    {folder / strategy / 'model'}")
         say(f"data     {folder / strategy / 'cleaned.parquet'} (tokenclean export {recipe.folder} --to trl)")
-    say(f"see it   tokenclean report {recipe.folder}; tokenclean view {recipe.folder}")
+    say(f"pages    {see or f'tokenclean report {recipe.folder}; tokenclean view {recipe.folder}'}")

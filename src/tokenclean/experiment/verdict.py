@@ -42,9 +42,11 @@ def verdict_of(
     found = f"{strategy} is {_compared(of_full, 'full tokens')} ({_interval(of_full)}; {rows})."
     if of_full["high"] < 0:
         return Verdict(f"Cleaning helped: {found}", f"train on the cleaned data: tokenclean export {folder} --to trl")
+    drops_nothing = (model["kept_share"] or 0) >= _NOTHING_DROPPED
     if of_full["low"] > 0:
-        return Verdict(f"Cleaning hurt: {found}", "train on full tokens, or keep more: a higher cleaning.proportion")
-    if (model["kept_share"] or 0) >= _NOTHING_DROPPED:
+        keep_more = "" if drops_nothing else ", or keep more: a higher cleaning.proportion"
+        return Verdict(f"Cleaning hurt: {found}", f"train on full tokens{keep_more}")
+    if drops_nothing:
         return Verdict(
             f"Cleaning changed nothing that shows: {found}",
             "train on full tokens, since this strategy finds little noise in the data",

@@ -31,6 +31,8 @@ _SHOWN: Final = (
 )
 """The keys that a commented recipe writes out: those that people change."""
 
+_ALWAYS: Final = ("pool.sources", "model.base")
+
 
 def data_values(places: Sequence[str], *, parameters: int = 0, rows: int | None = None) -> dict[str, object]:
     """Values of a recipe for ``recipe_from``: clean these files (or Hub datasets) and compare with full tokens.
@@ -79,7 +81,7 @@ def _lines(section: Section, unchanged: Section, path: str, commented: bool) -> 
         if isinstance(value, Section) and isinstance(before, Section):
             lines = list(_lines(value, before, f"{key}.", commented))
             yield from (f"{indent}{name}:", *lines) if lines else ()
-        elif (commented and key in _SHOWN) or value != before:
+        elif key in _ALWAYS or (commented and key in _SHOWN) or value != before:
             if commented and field.description:
                 comment = f"{indent}# "
                 text = field.description.replace("``", "`")

@@ -38,10 +38,11 @@ class TokensSettings(Section):
     date: str = "2024-07-26"
     """Date given to a chat template that asks for today's, the same for all rows and runs."""
 
-    @field_validator("date")
+    @field_validator("date", mode="before")
     @classmethod
-    def _check_date(cls, value: str) -> str:
-        return Date.fromisoformat(value).isoformat()
+    def _check_date(cls, value: object) -> object:
+        """YAML reads an unquoted date as one."""
+        return Date.fromisoformat(str(value)).isoformat()
 
 
 class ModelSettings(Section):
@@ -272,7 +273,10 @@ class Recipe(Section):
     @field_validator("output")
     @classmethod
     def _expand(cls, value: str) -> str:
-        return str(Path(value).expanduser())
+        try:
+            return str(Path(value).expanduser())
+        except RuntimeError as error:  # the home of somebody unknown
+            raise ValueError(f"{value!r}: {error}") from error
 
     @model_validator(mode="after")
     def _check_curation(self) -> Recipe:
