@@ -21,6 +21,7 @@ from tokenclean.cli.inspect import inspect
 from tokenclean.cli.merge import merge
 from tokenclean.cli.plan import plan
 from tokenclean.cli.pool import pool
+from tokenclean.cli.prune import prune
 from tokenclean.cli.rate import rate
 from tokenclean.cli.report import report
 from tokenclean.cli.run import run
@@ -37,7 +38,7 @@ COMMANDS = {
     "Experiments": (demo, run, init, plan, compare, sweep),
     "Data": (audit, inspect, pool, rate, curate),
     "Single steps": (score, select, train),
-    "Results": (view, report, status, export, merge, theory),
+    "Results": (view, report, status, export, merge, prune, theory),
 }
 
 app = typer.Typer(

@@ -150,7 +150,7 @@ def _write_strategy(context: RunContext, result: StrategyResult, place: Path) ->
         write_cleaned(table, place / "cleaned.parquet")
     for number, model in enumerate(result.rounds):
         is_final = number == len(result.rounds) - 1
-        _place_model(model, place / ("model" if is_final else model.name), as_copy=is_final)
+        _place_model(model, place / ("model" if is_final else model.name))
 
 
 def _metadata(context: RunContext, result: StrategyResult) -> dict[str, object]:
@@ -258,13 +258,12 @@ def _pool_files(recipe: Recipe) -> list[dict[str, object]]:
     return described
 
 
-def _place_model(model: Model, place: Path, *, as_copy: bool) -> None:
-    """The final model as a copy, so that nothing done to it harms its stage; references as hard links to theirs.
+def _place_model(model: Model, place: Path) -> None:
+    """A model as hard links to its training's files, so that it is stored once.
 
     An optimizer's moments, twice as large as the adapter, stay in the stage: they are for the next round alone.
     """
-    ignored = shutil.ignore_patterns("manifest.json", MOMENTS)
-    shutil.copytree(model.folder, place, ignore=ignored, copy_function=shutil.copy2 if as_copy else _link)
+    shutil.copytree(model.folder, place, ignore=shutil.ignore_patterns("manifest.json", MOMENTS), copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:
