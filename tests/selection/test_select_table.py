@@ -16,7 +16,7 @@ from tokenclean.selection import lowest_kept, select_tokens
 from tokenclean.selection import select_table as module
 from tokenclean.selection.select_table import SourceKept, select_table
 from tokenclean.selection.streaming import SAMPLED_FROM_SCORES
-from tokenclean.token_table import TableWriter, TokenTable, iter_table, read_table, write_table
+from tokenclean.token_table import TokenTable, iter_table, open_table, read_table, write_table
 
 LEVELS = ("global", "sample", "source", "random")
 # Few distinct values force ties; 1e-45 is the smallest denormal of float32, the last its largest number.
@@ -48,7 +48,7 @@ def table_of(rows, dtype=np.float32) -> TokenTable:
 def write_parts(table: TokenTable, ends: list[int], path: Path) -> None:
     """The table in row groups that end before the given rows, and at the end."""
     ends = [*sorted(ends), len(table)]
-    with TableWriter(path, table.metadata) as writer:
+    with open_table(path, table.metadata) as writer:
         for first, last in zip([0, *ends], ends, strict=False):
             columns = {name: column.take(range(first, last)) for name, column in table.columns.items()}
             writer.write(TokenTable(table.ids[first:last], table.sources[first:last], columns))
@@ -253,7 +253,7 @@ import sys
 import numpy as np, pyarrow as pa
 from pathlib import Path
 from tokenclean.ragged import Ragged
-from tokenclean.token_table import TableWriter, TokenTable
+from tokenclean.token_table import open_table, TokenTable
 from tokenclean.selection.select_table import select_table
 
 folder, rows, row_tokens = Path(sys.argv[1]), 20, 400
@@ -273,7 +273,7 @@ def part(number):
 
 
 def measure(groups):
-    with TableWriter(folder / f"{groups}.parquet", {}) as writer:
+    with open_table(folder / f"{groups}.parquet", {}) as writer:
         for number in range(groups):
             writer.write(part(number))
             assert pa.total_allocated_bytes() < 2 * 2**20

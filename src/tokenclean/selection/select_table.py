@@ -23,7 +23,7 @@ from tokenclean.selection.ranking import (
 from tokenclean.selection.score_shards import RandomRanks, StoredScores
 from tokenclean.selection.sortable_keys import order_keys, score_of_key
 from tokenclean.selection.streaming import find_cut, mask_of
-from tokenclean.token_table import TableWriter, TokenTable, iter_table, read_metadata
+from tokenclean.token_table import TokenTable, iter_table, open_table, read_metadata
 
 _Labels = Callable[[TokenTable], Ragged]
 """Given the parts of a table one after another, from the first: their ``is_kept``."""
@@ -98,7 +98,7 @@ def select_table(
     response_tokens: Counter[str] = Counter()
     kept_tokens: Counter[str] = Counter()
     emptied_rows = 0
-    with TableWriter(output, {**metadata, "selection": selection}) as writer:
+    with open_table(output, {**metadata, "selection": selection}) as writer:
         for part in iter_table(table):
             is_kept = labels(part)
             response_N, kept_N = (column.row_sums().astype(np.int64) for column in (part["is_response"], is_kept))
