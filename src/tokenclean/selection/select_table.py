@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +11,8 @@ import numpy as np
 
 from tokenclean.errors import TableError
 from tokenclean.ragged import Ragged
-from tokenclean.selection.ranking import (
-    Level,
-    check_level,
-    check_proportion,
-    check_seed,
-    lowest_kept,
-    not_scored,
-    select_tokens,
-)
+from tokenclean.selection.ranking import Level, check_level, check_proportion, check_seed, lowest_kept, select_tokens
+from tokenclean.selection.response_tokens import not_finite, on_response
 from tokenclean.selection.score_shards import RandomRanks, StoredScores
 from tokenclean.selection.sortable_keys import order_keys, score_of_key
 from tokenclean.selection.streaming import find_cut, mask_of
@@ -30,36 +23,17 @@ _Labels = Callable[[TokenTable], Ragged]
 
 
 @dataclass(frozen=True)
-class SourceKept:
-    """Response tokens of one source, and how many of them were kept."""
-
-    response_tokens: int
-    kept_tokens: int
-
-    @property
-    def kept_share(self) -> float:
-        """In [0, 1]; 0 without a response token."""
-        return self.kept_tokens / self.response_tokens if self.response_tokens else 0.0
-
-
-@dataclass(frozen=True)
 class KeptCounts:
     """What a selection kept."""
 
-    sources: Mapping[str, SourceKept]
-    """By name, sorted."""
+    response_tokens: Counter[str]
+    """Before the selection, by source."""
+    kept_tokens: Counter[str]
+    """By source."""
     emptied_rows: int
     """Rows with response tokens none of which is kept."""
     threshold: float | None
     """The lowest kept score (nats); None for level ``random`` and where nothing is kept."""
-
-    @property
-    def response_tokens(self) -> int:
-        return sum(source.response_tokens for source in self.sources.values())
-
-    @property
-    def kept_tokens(self) -> int:
-        return sum(source.kept_tokens for source in self.sources.values())
 
 
 def select_table(
@@ -102,7 +76,7 @@ def select_table(
         for part in iter_table(table):
             is_kept = labels(part)
             response_N, kept_N = (column.row_sums().astype(np.int64) for column in (part["is_response"], is_kept))
-            emptied_rows += int(np.count_nonzero((response_N > 0) & (kept_N == 0)))
+            emptied_rows += np.count_nonzero((response_N > 0) & (kept_N == 0))
             for name, response, kept in zip(part.sources, response_N.tolist(), kept_N.tolist(), strict=True):
                 response_tokens[name] += response
                 kept_tokens[name] += kept
@@ -110,22 +84,21 @@ def select_table(
             if "loss_weight" in part.columns:
                 columns["weight"] = part.weighed(is_kept.map_values(lambda kept: kept.astype(np.float32)))
             writer.write(part.with_columns({}, **columns))
-    sources = {name: SourceKept(response_tokens[name], kept_tokens[name]) for name in sorted(response_tokens)}
-    return KeptCounts(sources, emptied_rows, threshold)
+    return KeptCounts(response_tokens, kept_tokens, emptied_rows, threshold)
 
 
 def _random_labels(table: Path | str, proportion: float, seed: int) -> _Labels:
-    total = sum(int(np.count_nonzero(part["is_response"].values)) for part in iter_table(table, []))
+    total = sum(np.count_nonzero(part["is_response"].values) for part in iter_table(table, []))
     ranks = RandomRanks(total, seed)
     cut = find_cut([ranks], proportion)
     seen = ties_taken = 0
 
     def labels(part: TokenTable) -> Ragged:
         nonlocal seen, ties_taken
-        count = int(np.count_nonzero(part["is_response"].values))
+        count = np.count_nonzero(part["is_response"].values)
         kept_R, ties_taken = mask_of(ranks[seen : seen + count], cut, ties_taken)
         seen += count
-        return _on_response(part, kept_R)
+        return on_response(part["is_response"], kept_R)
 
     return labels
 
@@ -157,7 +130,7 @@ def _cut_labels(
         kept_R = np.zeros(len(scores_R), dtype=bool)
         for group, indices in _groups(part, numbers):
             kept_R[indices], ties_taken[group] = mask_of(scores_R[indices], cuts[group], ties_taken[group])
-        return _on_response(part, kept_R)
+        return on_response(part["is_response"], kept_R)
 
     thresholds = [cut.threshold for cut in cuts.values() if cut.kept]
     if not thresholds:
@@ -180,12 +153,12 @@ def _scored_parts(table: Path | str) -> Iterator[TokenTable]:
             row, position = part["score"].locate(token)
             first_fault = f"row {rows + row} ({part.ids[row]!r})", position, float(scores[token])
         faults += len(at_fault)
-        total += int(np.count_nonzero(is_response))
+        total += np.count_nonzero(is_response)
         rows += len(part)
         if first_fault is None:
             yield part
     if first_fault is not None:
-        raise not_scored(*first_fault, faults, total, file=f"{table}: ")
+        raise not_finite("score", *first_fault, faults, total, file=f"{table}: ")
 
 
 def _ranked(part: TokenTable) -> np.ndarray:
@@ -204,12 +177,6 @@ def _groups(part: TokenTable, numbers: dict[str, int] | None) -> Iterator[tuple[
     by_group = np.argsort(group_R, kind="stable")
     groups, starts = np.unique(group_R[by_group], return_index=True)
     yield from zip(groups.tolist(), np.split(by_group, starts[1:]), strict=False)
-
-
-def _on_response(part: TokenTable, kept_R: np.ndarray) -> Ragged:
-    is_kept = np.zeros(len(part["is_response"].values), dtype=bool)
-    is_kept[part["is_response"].values] = kept_R
-    return part["is_response"].with_values(is_kept)
 
 
 def _state(table: Path | str) -> tuple[int, int, int]:

@@ -82,16 +82,16 @@ def cut_in_bracket(shards: Sequence[Shard], kept: int, low: float, high: float, 
     for scores in _finite_chunks(shards):
         is_above_low, is_from_high = scores > low, scores >= high
         is_inside = is_above_low > is_from_high  # above low and not from high on
-        count = _count(is_inside)
+        count = np.count_nonzero(is_inside)
         if gathered + count > room_scores:
             return None
         inside[gathered : gathered + count] = scores[is_inside]
         gathered += count
         total += len(scores)
-        chunk_above = _count(scores > high)
+        chunk_above = np.count_nonzero(scores > high)
         above += chunk_above
-        at_high += _count(is_from_high) - chunk_above
-        at_low += _count(scores == low)
+        at_high += np.count_nonzero(is_from_high) - chunk_above
+        at_low += np.count_nonzero(scores == low)
 
     rank = kept - above  # 1 is the first score from high downwards
     if rank < 1:
@@ -103,7 +103,7 @@ def cut_in_bracket(shards: Sequence[Shard], kept: int, low: float, high: float, 
         inside = inside[:gathered]
         inside.partition(gathered - rank)
         threshold = inside[gathered - rank].item()
-        return _cut(threshold, rank - _count(inside > threshold), total, kept)
+        return _cut(threshold, rank - np.count_nonzero(inside > threshold), total, kept)
     rank -= gathered
     if rank <= at_low and low < high:  # where they are one, its scores were counted as high's
         return _cut(low, rank, total, kept)
@@ -194,10 +194,6 @@ def _sample(shards: Sequence[Shard], total: int, size: int, seed: int) -> np.nda
                 drawn.append(shard[start : start + CHUNK_SCORES][indices[first:last] - scores_at])
         shard_start += len(shard)
     return np.concatenate(drawn)
-
-
-def _count(is_true: np.ndarray) -> int:
-    return int(np.count_nonzero(is_true))
 
 
 def _cut(threshold: float, ties: int, total: int, kept: int) -> Cut:
