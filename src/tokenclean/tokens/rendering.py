@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation
-from tokenclean.tokens.chat_template.date import DEFAULT_DATE
-from tokenclean.tokens.chat_template.messages import check_chat_template
+from tokenclean.tokens.chat_template.messages import DEFAULT_DATE, check_chat_template
 from tokenclean.tokens.chat_template.rendering import render_chat_template
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
 from tokenclean.tokens.role_markers import KNOWN_ENDS

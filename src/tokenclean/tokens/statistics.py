@@ -14,7 +14,7 @@ from tokenclean.pool.conversation import Conversation, Pool
 from tokenclean.pool.intake import RenderedRows
 from tokenclean.ragged import Ragged
 from tokenclean.token_table import TokenTable
-from tokenclean.tokens.chat_template.date import DEFAULT_DATE
+from tokenclean.tokens.chat_template.messages import DEFAULT_DATE
 from tokenclean.tokens.tokenize import batches, tokenize_pool
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, Rej
 from tokenclean.pool.intake import LeftOutThoughts, RenderedRows
 from tokenclean.ragged import Ragged
 from tokenclean.token_table import TokenTable
-from tokenclean.tokens.chat_template.date import DEFAULT_DATE, reads_clock
+from tokenclean.tokens.chat_template.messages import DEFAULT_DATE, reads_clock
 from tokenclean.tokens.encoding import encode, exact_offset_backend
 from tokenclean.tokens.labels import TARGETS, LabelledRow, empty_row, label_text, label_tokens
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered

@@ -8,12 +8,25 @@ from functools import cached_property
 from itertools import pairwise
 
 from tokenclean.errors import TemplateError
-from tokenclean.tokens.chat_template.answer_edges import Edges, unlocated
 from tokenclean.tokens.chat_template.checks import check_frame, rewritten_answer
+from tokenclean.tokens.chat_template.frames import Edges, Frame, find_frame, unlocated
 from tokenclean.tokens.chat_template.messages import Chat
-from tokenclean.tokens.chat_template.outline_cache import Frame, find_frame
-from tokenclean.tokens.chat_template.skeleton import Failure, Skeleton, Span, escaped_forms, fill, stripped_forms
-from tokenclean.tokens.chat_template.text_marks import CONTENT, REASONING, THOUGHT, Mark, MarkedChat, mark_texts
+from tokenclean.tokens.chat_template.text_marks import (
+    CONTENT,
+    KEY,
+    REASONING,
+    THOUGHT,
+    VALUE,
+    Failure,
+    Mark,
+    MarkedChat,
+    Skeleton,
+    Span,
+    escaped_forms,
+    fill,
+    mark_texts,
+    stripped_forms,
+)
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered, leading_blanks
 
 NOTE_TAGS = "the template rewrites the tags or blanks around a thought in an answer's content"
@@ -47,7 +60,7 @@ def _find_texts(marked: MarkedChat, frame: Frame, text: str) -> dict[Mark, Span]
     chat, skeleton = marked.chat, frame.skeleton
     if chat.has_calls:  # the frame has marks for arguments, which a template writes in its own way
         skeleton = Skeleton.read(marked.spelled(marks_arguments=False).apply(), marked.stem)
-        if skeleton.marks != frame.skeleton.texts:
+        if skeleton.marks != tuple(mark for mark in frame.skeleton.marks if mark.kind not in (KEY, VALUE)):
             raise rewritten_answer(chat, None)
 
     def forms(mark: Mark, *, has_escapes: bool) -> tuple[str, ...]:
@@ -86,7 +99,7 @@ class _Located:
 
     @cached_property
     def edges(self) -> dict[int, Edges]:
-        return self.frame.edges(self.marked)
+        return self.frame.edges
 
     def rendered(self) -> Rendered:
         targets, contents, is_endless = [], [], False

@@ -1,8 +1,8 @@
 """Rendering with the model's own chat template: the text that it writes, with every text in it accounted for.
 
 A template is a program whose output says nothing about where a turn begins or ends. So the conversation is rendered
-once more with a mark in place of each text (``marks``), and that skeleton filled with the texts must be exactly the
-real rendering (``skeleton``). Nothing is searched for in the real text, which may hold the template's own tags.
+once more with a mark in place of each text (``text_marks``), and that skeleton filled with the texts must be exactly
+the real rendering. Nothing is searched for in the real text, which may hold the template's own tags.
 Conversations of one shape share their skeleton (``frames``): most rows of a pool cost one rendering.
 
 The rules (docs/templates.md explains them):
@@ -12,7 +12,7 @@ The rules (docs/templates.md explains them):
 - A thought may be left out if a later question or answer follows, as it is at inference. It is reported.
 - An answer may lose the blanks around it and nothing else. A turn of another role that is rewritten (escaped,
   shortened) is noted (``locate``).
-- What belongs to an answer beside its texts: see ``answer_edges``.
+- What belongs to an answer beside its texts: see ``frames``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING
 
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation
-from tokenclean.tokens.chat_template.date import DEFAULT_DATE
+from tokenclean.tokens.chat_template.frames import find_frame
 from tokenclean.tokens.chat_template.locate import locate
-from tokenclean.tokens.chat_template.messages import Chat, open_chat
-from tokenclean.tokens.chat_template.outline_cache import find_frame
+from tokenclean.tokens.chat_template.messages import DEFAULT_DATE, Chat, open_chat
 from tokenclean.tokens.chat_template.text_marks import KEY, mark_texts, thought_in
 from tokenclean.tokens.rendered_text import Rendered
 
@@ -73,7 +72,7 @@ def _move_thoughts(conversation: Conversation) -> tuple[Conversation, dict[int, 
 def _render(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, date: str) -> Rendered:
     chat, text = open_chat(conversation, tokenizer, date)
     if chat.has_calls and not chat.has_text_arguments and _writes_python(chat):
-        as_text = chat.with_text_arguments()
+        as_text = replace(chat, has_text_arguments=True)
         try:
             return _locate(as_text, as_text.apply())
         except TemplateError:

@@ -1,5 +1,6 @@
-"""Where a chat template's own text around an answer belongs to the answer: the one rule for every kind of answer.
+"""What a chat template does with conversations of one shape, cached: a pool's rows share a few shapes.
 
+Where its own text around an answer belongs to the answer is one rule for every kind of answer.
 Everything that the template writes after its generation prompt, up to and including the end token, is the answer's and
 is trained: a header such as ``<|channel|>final<|message|>``, an empty thought, a newline. That is what the model has to
 produce at inference, where it is given the generation prompt. It holds for plain answers, thoughts and calls.
@@ -12,15 +13,19 @@ the two differ. Spaces at the end of the prompt are the answer's: a token takes 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from tokenclean.errors import TemplateError
-from tokenclean.tokens.chat_template.messages import Chat, Message
-from tokenclean.tokens.chat_template.skeleton import Skeleton
-from tokenclean.tokens.chat_template.text_marks import CONTENT, Mark, MarkedChat
+from tokenclean.tokens.chat_template.messages import Chat, Message, template_texts
+from tokenclean.tokens.chat_template.text_marks import CONTENT, Mark, MarkedChat, Skeleton
 from tokenclean.tokens.role_markers import KNOWN_ENDS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
 
@@ -28,6 +33,8 @@ T = TypeVar("T")
 _TAG = re.compile(r"</?[^\s<>]{1,40}>|\[/?[A-Z_]{2,40}\]")
 _TAG_ENDS = re.compile(r"\n|>|\]")
 _REMEMBERED = 4096
+_KEPT_FRAMES = 512
+_KEPT_TURNS = 64  # longer conversations hardly share their shape
 
 
 class Edges(NamedTuple):
@@ -46,39 +53,78 @@ class Edges(NamedTuple):
 
 
 @dataclass
-class KnownEdges:
-    """What is known about answers under one template and tokenizer.
+class _KnownTemplate:
+    """What is known about one template and tokenizer.
 
-    What a further rendering shows holds for every answer with the same turn and the same glue in front of it, so a long
-    conversation costs few of them. ``special``: texts of the special tokens, longest first; listing Gemma's 6,000 takes
-    7 ms. ``leads``: characters of the glue before an answer that are the answer's. ``end_tokens``: those of plain
-    answers.
+    ``special``: texts of the special tokens, longest first; listing Gemma's 6,000 takes 7 ms. ``frames``: those used
+    last, by shape. What a further rendering shows holds for every answer with the same turn and the same glue in front
+    of it, so a long conversation costs few of them: ``leads``: characters of the glue before an answer that are the
+    answer's; ``end_tokens``: those of plain answers.
     """
 
     special: tuple[str, ...]
+    frames: dict[Hashable, Frame] = field(default_factory=dict)
     leads: dict[Hashable, int] = field(default_factory=dict)
     end_tokens: dict[Hashable, str] = field(default_factory=dict)
 
 
-def find_edges(marked: MarkedChat, chat: Chat, skeleton: Skeleton, known: KnownEdges) -> dict[int, Edges]:
-    """Edges of each answer of which a mark is written. ``chat``: the marked chat as its skeleton was rendered.
+class Frame:
+    """What the template does with all conversations of one shape: their skeleton, with the arguments of calls marked,
+    and the edges of their answers."""
 
-    Raises TemplateError if they cannot be known.
-    """
-    places: dict[int, list[int]] = {}
-    for number, mark in enumerate(skeleton.marks):
-        places.setdefault(mark.turn, []).append(number)
-    edges = {}
-    for index, turn in enumerate(chat.turns):
-        if turn.role != "assistant" or not (own := places.get(index)):
-            continue
-        first, last = own[0], own[-1]
-        if last - first >= len(own):
-            raise unlocated(index, "writes another turn in the middle of")
-        answer = _Answer(marked, chat, index, known)
-        closing, end_token = answer.closing(skeleton.glue[last + 1], skeleton.marks[last])
-        edges[index] = Edges(first, last, answer.start(skeleton.glue[first]), len(closing), len(end_token))
-    return edges
+    def __init__(self, marked: MarkedChat, known: _KnownTemplate) -> None:
+        self._marked, self._known = marked, known
+        self._chat = marked.spelled(marks_arguments=True)
+        rendering = self._chat.apply()
+        self.skeleton = Skeleton.read(rendering, marked.stem)
+        self.writes_tools = not self._chat.tools or self._chat.apply(has_tools=False) != rendering
+        self.is_sound = False
+        """Whether it has passed its checks already, with nothing dropped."""
+
+    @cached_property
+    def counts(self) -> Counter[Mark]:
+        """How often each mark is written."""
+        return Counter(self.skeleton.marks)
+
+    @cached_property
+    def edges(self) -> dict[int, Edges]:
+        """Edges of each answer of which a mark is written. Raises TemplateError if they cannot be known."""
+        places: dict[int, list[int]] = {}
+        for number, mark in enumerate(self.skeleton.marks):
+            places.setdefault(mark.turn, []).append(number)
+        edges = {}
+        for index, turn in enumerate(self._chat.turns):
+            if turn.role != "assistant" or not (own := places.get(index)):
+                continue
+            first, last = own[0], own[-1]
+            if last - first >= len(own):
+                raise unlocated(index, "writes another turn in the middle of")
+            answer = _Answer(self._marked, self._chat, index, self._known)
+            closing, end_token = answer.closing(self.skeleton.glue[last + 1], self.skeleton.marks[last])
+            edges[index] = Edges(first, last, answer.start(self.skeleton.glue[first]), len(closing), len(end_token))
+        return edges
+
+
+def find_frame(marked: MarkedChat) -> Frame:
+    """The frame of the marked chat under its template, tokenizer and date. Raises TemplateError if the template refuses
+    it."""
+    tokenizer, date = marked.chat.tokenizer, marked.chat.date
+    ends = str(tokenizer.bos_token), str(tokenizer.eos_token)
+    known = _known_template(tokenizer, template_texts(tokenizer), date, len(tokenizer), ends)
+    shape = marked.shape
+    frame = known.frames.pop(shape, None) or Frame(marked, known)
+    if len(marked.turns) <= _KEPT_TURNS:
+        known.frames[shape] = frame
+    if len(known.frames) > _KEPT_FRAMES:
+        known.frames.pop(next(iter(known.frames)))
+    return frame
+
+
+@lru_cache(maxsize=4)
+def _known_template(tokenizer: PreTrainedTokenizerBase, *_key: object) -> _KnownTemplate:
+    """``_key``: what else the text of a template depends on."""
+    special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return _KnownTemplate(tuple(sorted(special, key=len, reverse=True)))
 
 
 @dataclass(frozen=True)
@@ -88,7 +134,7 @@ class _Answer:
     marked: MarkedChat
     chat: Chat
     index: int
-    known: KnownEdges
+    known: _KnownTemplate
 
     @property
     def is_plain(self) -> bool:
