@@ -82,7 +82,7 @@ class TokenShard:
 
     def tokens(self) -> TokenizedPool:
         """The part of the tokenized shard that scoring needs: character positions and contents are left empty."""
-        table, how = self.table(), self.tokenization
+        table = self.table()
         no_characters = table["input_ids"].map_values(lambda ids: np.zeros(len(ids), np.int32))
         return TokenizedPool(
             input_ids=table["input_ids"],
@@ -95,9 +95,6 @@ class TokenShard:
             is_truncated=np.zeros(len(table), dtype=bool),
             unusable=(),
             original_ids=table.original_ids,
-            template=how.template,
-            max_length=how.max_length,
-            targets=how.targets,
         )
 
 

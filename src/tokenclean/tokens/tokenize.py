@@ -40,7 +40,7 @@ class TokenizedPool:
     stands for. ``ids``/``sources``: the rows' ids and source names. ``contents``: where each assistant turn's content
     is in the text. ``is_truncated``: bool (N,), True where the row was cut at ``max_length``. ``unusable``: rows
     without any target (their row here stays, with no token labelled), each with its reason, in row order. A row that
-    came tokenized has no text: its characters are all 0 and it has no contents. ``targets``: what was labelled.
+    came tokenized has no text: its characters are all 0 and it has no contents.
     ``original_ids``: the rows' own ids, empty texts for none. ``weight``: float32, the loss weights that the data state
     (0 < w <= 1 on targets, 0 elsewhere); None where every target weighs 1. ``notes``: what rendering did to rows so
     that they can be used -> rows. ``left_out``: thoughts of earlier turns that the chat template does not write.
@@ -55,9 +55,6 @@ class TokenizedPool:
     contents: tuple[tuple[ContentSpan, ...], ...]
     is_truncated: np.ndarray
     unusable: tuple[RejectedRow, ...]
-    template: str
-    max_length: int
-    targets: str = "response"
     original_ids: tuple[str, ...] = ()
     weight: Ragged | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
@@ -156,9 +153,6 @@ def tokenize_pool(
         contents=tuple(row.contents for row in rows),
         is_truncated=np.array([row.is_truncated for row in rows], dtype=bool),
         unusable=tuple(unusable),
-        template=template,
-        max_length=max_length,
-        targets=targets,
         original_ids=tuple(original_id for _, _, original_id in origins),
         weight=_joined_weights(rows),
         notes=labeller.notes,

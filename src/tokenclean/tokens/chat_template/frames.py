@@ -20,7 +20,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from tokenclean.errors import TemplateError
-from tokenclean.tokens.chat_template.messages import Chat, Message, template_texts
+from tokenclean.tokens.chat_template.messages import template_texts
 from tokenclean.tokens.chat_template.text_marks import CONTENT, Mark, MarkedChat, Skeleton
 from tokenclean.tokens.role_markers import KNOWN_ENDS
 
@@ -99,10 +99,86 @@ class Frame:
             first, last = own[0], own[-1]
             if last - first >= len(own):
                 raise unlocated(index, "writes another turn in the middle of")
-            answer = _Answer(self._marked, self._chat, index, self._known)
-            closing, end_token = answer.closing(self.skeleton.glue[last + 1], self.skeleton.marks[last])
-            edges[index] = Edges(first, last, answer.start(self.skeleton.glue[first]), len(closing), len(end_token))
+            closing, end_token = self._closing(index, self.skeleton.glue[last + 1], self.skeleton.marks[last])
+            start = self._start(index, self.skeleton.glue[first])
+            edges[index] = Edges(first, last, start, len(closing), len(end_token))
         return edges
+
+    def _start(self, index: int, before: str) -> int:
+        """Where in the glue before the answer the model begins to write."""
+        glue = before  # without the ids of calls, which differ from answer to answer
+        for turn in self._chat.turns[max(index - 1, 0) : index + 1]:
+            for call_id in {turn.call_id, *(call.id for call in turn.tool_calls)} - {""}:
+                glue = glue.replace(call_id, "id")
+        key = glue, self._marked.turns[index].is_plain, self._marked.shape_before(index)
+        return len(before) - _remember(self._known.leads, key, lambda: len(before) - self._find_start(index, before))
+
+    def _closing(self, index: int, after: str, last: Mark) -> tuple[str, str]:
+        """The template's own text from the answer's last mark through its end token, and that token.
+
+        After a content the end token follows at once. After a call it is that of a plain answer, or else the first
+        special token (Llama 3 ends some calls by ``<|eom_id|>``, GLM by the tag of the turn that follows).
+        """
+        special, turns = self._known.special, self._chat.turns
+        if last.kind == CONTENT and not turns[index].tool_calls:
+            closing = _leading_end_token(after, special)
+            return closing, closing.lstrip(" \n")
+        usual = _remember(
+            self._known.end_tokens,
+            self._marked.shape_before(index),
+            lambda: _leading_end_token(self._around_plain(index)[1], special).strip(),
+        )
+        for tokens in ([usual] if usual else [], special, KNOWN_ENDS):
+            places = [(after.index(token), -len(token), token) for token in tokens if token in after]
+            if places:
+                place, _, token = min(places)
+                return after[: place + len(token)], token
+        if index == len(turns) - 1:
+            return after.rstrip(), ""
+        raise TemplateError(f"the chat template writes no end token after turns[{index}]; use template: tulu")
+
+    def _find_start(self, index: int, before: str) -> int:
+        is_plain = self._marked.turns[index].is_plain
+        history, prompted = (self._glue_in_front(index, has_prompt=has_prompt) for has_prompt in (False, True))
+        if history is None or prompted is None:
+            history, prompted, prompt = "", "", self._prompt_of_a_question()
+        else:
+            prompt = _what_follows(history, prompted)
+        if prompt and prompted and before.startswith(prompted):
+            start = len(prompted)
+        elif prompt and (place := before.rfind(prompt)) >= 0:
+            start = place + len(prompt)
+        else:
+            others = [prompted, history, prompt]
+            if not is_plain:
+                others.append(self._around_plain(index)[0])
+            start = max(_shared(before, other, self._known.special) for other in others)
+            if is_plain and not (prompt and start):
+                start = len(before)
+        if before and not start:
+            raise unlocated(index, "writes no generation prompt in front of")
+        return len(before[:start].rstrip(" "))
+
+    def _glue_in_front(self, index: int, *, has_prompt: bool) -> str | None:
+        """The glue after the last text in front of the answer; None if the template refuses these messages."""
+        text = self._chat.try_apply(self._chat.messages[:index], has_prompt=has_prompt) if index else None
+        return None if text is None else Skeleton.read(text, self._marked.stem).glue[-1]
+
+    def _around_plain(self, index: int) -> tuple[str, str]:
+        """The glue before and after a plain answer in the same place; empty if the template refuses it."""
+        mark = Mark(index, CONTENT)
+        plain = {"role": "assistant", "content": mark.spelled(self._marked.stem)}
+        skeleton = Skeleton.read(self._chat.try_apply([*self._chat.messages[:index], plain]) or "", self._marked.stem)
+        if skeleton.marks.count(mark) != 1:
+            return "", ""
+        place = skeleton.marks.index(mark)
+        return skeleton.glue[place], skeleton.glue[place + 1]
+
+    def _prompt_of_a_question(self) -> str:
+        """The generation prompt after a lone question; empty if there is none."""
+        question = [{"role": "user", "content": "question"}]
+        asked, prompted = self._chat.try_apply(question), self._chat.try_apply(question, has_prompt=True)
+        return "" if asked is None or prompted is None else _what_follows(asked, prompted)
 
 
 def find_frame(marked: MarkedChat) -> Frame:
@@ -125,103 +201,6 @@ def _known_template(tokenizer: PreTrainedTokenizerBase, *_key: object) -> _Known
     """``_key``: what else the text of a template depends on."""
     special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     return _KnownTemplate(tuple(sorted(special, key=len, reverse=True)))
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """One answer of a marked chat, and further renderings of the messages in front of it."""
-
-    marked: MarkedChat
-    chat: Chat
-    index: int
-    known: _KnownTemplate
-
-    @property
-    def is_plain(self) -> bool:
-        return self.marked.turns[self.index].is_plain
-
-    @property
-    def shape_before(self) -> Hashable:
-        return self.marked.shape_before(self.index)
-
-    def start(self, before: str) -> int:
-        """Where in the glue before the answer the model begins to write."""
-        glue = before  # without the ids of calls, which differ from answer to answer
-        for turn in self.chat.turns[max(self.index - 1, 0) : self.index + 1]:
-            for call_id in {turn.call_id, *(call.id for call in turn.tool_calls)} - {""}:
-                glue = glue.replace(call_id, "id")
-        key = glue, self.is_plain, self.shape_before
-        return len(before) - _remember(self.known.leads, key, lambda: len(before) - self._find_start(before))
-
-    def closing(self, after: str, last: Mark) -> tuple[str, str]:
-        """The template's own text from the answer's last mark through its end token, and that token.
-
-        After a content the end token follows at once. After a call it is that of a plain answer, or else the first
-        special token (Llama 3 ends some calls by ``<|eom_id|>``, GLM by the tag of the turn that follows).
-        """
-        special, turns = self.known.special, self.chat.turns
-        if last.kind == CONTENT and not turns[self.index].tool_calls:
-            closing = _leading_end_token(after, special)
-            return closing, closing.lstrip(" \n")
-        usual = _remember(
-            self.known.end_tokens,
-            self.shape_before,
-            lambda: _leading_end_token(self._around_plain()[1], special).strip(),
-        )
-        for tokens in ([usual] if usual else [], special, KNOWN_ENDS):
-            places = [(after.index(token), -len(token), token) for token in tokens if token in after]
-            if places:
-                place, _, token = min(places)
-                return after[: place + len(token)], token
-        if self.index == len(turns) - 1:
-            return after.rstrip(), ""
-        raise TemplateError(f"the chat template writes no end token after turns[{self.index}]; use template: tulu")
-
-    def _find_start(self, before: str) -> int:
-        history, prompted = (self._glue_in_front(has_prompt=has_prompt) for has_prompt in (False, True))
-        if history is None or prompted is None:
-            history, prompted, prompt = "", "", self._prompt_of_a_question()
-        else:
-            prompt = _what_follows(history, prompted)
-        if prompt and prompted and before.startswith(prompted):
-            start = len(prompted)
-        elif prompt and (place := before.rfind(prompt)) >= 0:
-            start = place + len(prompt)
-        else:
-            others = [prompted, history, prompt]
-            if not self.is_plain:
-                others.append(self._around_plain()[0])
-            start = max(_shared(before, other, self.known.special) for other in others)
-            if self.is_plain and not (prompt and start):
-                start = len(before)
-        if before and not start:
-            raise unlocated(self.index, "writes no generation prompt in front of")
-        return len(before[:start].rstrip(" "))
-
-    def _glue_in_front(self, *, has_prompt: bool) -> str | None:
-        """The glue after the last text in front of the answer; None if the template refuses these messages."""
-        text = self.chat.try_apply(self._messages, has_prompt=has_prompt) if self.index else None
-        return None if text is None else Skeleton.read(text, self.marked.stem).glue[-1]
-
-    def _around_plain(self) -> tuple[str, str]:
-        """The glue before and after a plain answer in the same place; empty if the template refuses it."""
-        mark = Mark(self.index, CONTENT)
-        plain = {"role": "assistant", "content": mark.spelled(self.marked.stem)}
-        skeleton = Skeleton.read(self.chat.try_apply([*self._messages, plain]) or "", self.marked.stem)
-        if skeleton.marks.count(mark) != 1:
-            return "", ""
-        place = skeleton.marks.index(mark)
-        return skeleton.glue[place], skeleton.glue[place + 1]
-
-    def _prompt_of_a_question(self) -> str:
-        """The generation prompt after a lone question; empty if there is none."""
-        question = [{"role": "user", "content": "question"}]
-        asked, prompted = self.chat.try_apply(question), self.chat.try_apply(question, has_prompt=True)
-        return "" if asked is None or prompted is None else _what_follows(asked, prompted)
-
-    @property
-    def _messages(self) -> list[Message]:
-        return self.chat.messages[: self.index]
 
 
 def _remember(known: dict[Hashable, T], key: Hashable, find: Callable[[], T]) -> T:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from tokenclean.errors import TemplateError
 from tokenclean.tokens.chat_template.checks import check_frame, rewritten_answer
-from tokenclean.tokens.chat_template.frames import Edges, Frame, find_frame, unlocated
+from tokenclean.tokens.chat_template.frames import Frame, find_frame, unlocated
 from tokenclean.tokens.chat_template.messages import Chat
 from tokenclean.tokens.chat_template.text_marks import (
     CONTENT,
@@ -63,15 +63,17 @@ def _find_texts(marked: MarkedChat, frame: Frame, text: str) -> dict[Mark, Span]
         if skeleton.marks != tuple(mark for mark in frame.skeleton.marks if mark.kind not in (KEY, VALUE)):
             raise rewritten_answer(chat, None)
 
-    def forms(mark: Mark, *, has_escapes: bool) -> tuple[str, ...]:
-        said = marked.texts[mark]
-        is_answer = chat.turns[mark.turn].role == "assistant"
-        return stripped_forms(said) + (escaped_forms(said) if has_escapes and not is_answer else ())
+    for has_escapes in (False, True):
+        variants = [_forms(marked, mark, has_escapes=has_escapes) for mark in skeleton.marks]
+        spans = fill(skeleton, variants, text)
+        if not isinstance(spans, Failure):
+            return dict(zip(skeleton.marks, spans, strict=True))
+    return spans
 
-    spans = fill(skeleton, [forms(mark, has_escapes=False) for mark in skeleton.marks], text)
-    if isinstance(spans, Failure):
-        spans = fill(skeleton, [forms(mark, has_escapes=True) for mark in skeleton.marks], text)
-    return spans if isinstance(spans, Failure) else dict(zip(skeleton.marks, spans, strict=True))
+
+def _forms(marked: MarkedChat, mark: Mark, *, has_escapes: bool) -> tuple[str, ...]:
+    said, is_answer = marked.texts[mark], marked.chat.turns[mark.turn].role == "assistant"
+    return stripped_forms(said) + (escaped_forms(said) if has_escapes and not is_answer else ())
 
 
 def _next_literal(chat: Chat, literal: frozenset[int], mark: Mark | None) -> frozenset[int]:
@@ -97,16 +99,12 @@ class _Located:
     text: str
     spans: dict[Mark, Span]
 
-    @cached_property
-    def edges(self) -> dict[int, Edges]:
-        return self.frame.edges
-
     def rendered(self) -> Rendered:
         targets, contents, is_endless = [], [], False
         for index, turn in enumerate(self.marked.chat.turns):
             if turn.role != "assistant":
                 continue
-            if index not in self.edges:
+            if index not in self.frame.edges:
                 if turn.is_trained:
                     raise TemplateError(
                         f"the chat template writes nothing for the blank answer in turns[{index}]; leave the turn out, "
@@ -117,7 +115,7 @@ class _Located:
             contents.append(self._content(index, target))
             if turn.is_trained:
                 targets.append((target.start, target.end))
-                is_endless |= not self.edges[index].end_token
+                is_endless |= not self.frame.edges[index].end_token
         notes = [*self._rewritings(), *([NOTE_ENDLESS] if is_endless else [])]
         dropped = [
             said
@@ -128,7 +126,7 @@ class _Located:
 
     def _target(self, index: int) -> Span:
         """An answer with what the template writes around it."""
-        edge = self.edges[index]
+        edge = self.frame.edges[index]
         start = self._place(edge.first, edge.start, index, is_after_preferred=True)
         end = self._place(edge.last + 1, edge.closing, index, end_token=edge.end_token)
         calls = self.marked.chat.turns[index].tool_calls
@@ -153,7 +151,7 @@ class _Located:
             is_sure = self.text.startswith(glue[:offset], before)
         else:
             earlier = self.frame.skeleton.marks[number - 1].turn
-            return self._border(number) + offset - self.edges[earlier].closing
+            return self._border(number) + offset - self.frame.edges[earlier].closing
         if not is_sure:
             raise unlocated(answer)
         return place
@@ -175,18 +173,16 @@ class _Located:
 
         What the template writes between two such answers is searched for; no argument may contain it too.
         """
-        marks, glue = self.frame.skeleton.marks, self.frame.skeleton.glue
+        marks, glue, edges = self.frame.skeleton.marks, self.frame.skeleton.glue, self.frame.edges
         first, final = number, number
         while (begin := self._ends_before[first]) is None:
             first -= 1
         while (finish := self._starts_after[final]) is None:
             final += 1
-        begin += self.edges[marks[first].turn].start
-        finish -= len(glue[final]) - self.edges[marks[final - 1].turn].closing
+        begin += edges[marks[first].turn].start
+        finish -= len(glue[final]) - edges[marks[final - 1].turn].closing
         borders = {
-            place: glue[place][
-                self.edges[one.turn].closing - self.edges[one.turn].end_token : self.edges[two.turn].start
-            ]
+            place: glue[place][edges[one.turn].closing - edges[one.turn].end_token : edges[two.turn].start]
             for place, (one, two) in enumerate(pairwise(marks[first:final]), start=first + 1)
             if one.turn != two.turn
         }
@@ -196,7 +192,7 @@ class _Located:
         earlier = marks[number - 1].turn
         if len(starts) != len(alike):
             raise unlocated(earlier)
-        return begin + starts[alike.index(number)] + self.edges[earlier].end_token
+        return begin + starts[alike.index(number)] + edges[earlier].end_token
 
     def _content(self, index: int, target: Span) -> ContentSpan:
         """All of a content whose thought was written back word for word; else the answer alone."""
