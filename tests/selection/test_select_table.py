@@ -16,7 +16,6 @@ from tokenclean.ragged import Ragged
 from tokenclean.selection import lowest_kept, select_tokens
 from tokenclean.selection import select_table as module
 from tokenclean.selection.select_table import KeptCounts, select_table
-from tokenclean.selection.streaming import SAMPLED_FROM_SCORES
 from tokenclean.token_table import TokenTable, iter_table, open_table, read_table, write_table
 
 LEVELS = ("global", "sample", "source", "random")
@@ -124,9 +123,9 @@ def test_scores_of_any_dtype_are_ranked_in_their_own(folder, level, dtype):
 
 
 def long_scores() -> dict[str, np.ndarray]:
-    """Score columns that defeat a sample or a float, each too long to be gathered whole."""
+    """Score columns whose keys share their first or their last bits."""
     random = np.random.default_rng(7)
-    count = SAMPLED_FROM_SCORES + 5000
+    count = 70_000
     return {
         "normal": random.standard_normal(count),
         "all equal": np.full(count, 2.5),
@@ -225,9 +224,9 @@ def test_a_table_that_is_written_meanwhile(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     write_table(small_table(1, 2), path)
 
-    def cut_while_others_write(*arguments):
+    def cut_while_others_write(*arguments, **options):
         write_table(small_table(1, 2, 3), path)
-        return find_cut(*arguments)
+        return find_cut(*arguments, **options)
 
     find_cut = module.find_cut
     monkeypatch.setattr(module, "find_cut", cut_while_others_write)

@@ -39,11 +39,11 @@ def label_noise(is_kept: Ragged, is_response: Ragged, is_noise: Ragged) -> Label
     bool or not aligned, and for a kept token outside the response.
     """
     kept, response, noise = _aligned_bools(is_kept, is_response, is_noise)
-    if outside := np.count_nonzero(kept & ~response):
+    if outside := _count(kept & ~response):
         raise ValueError(f"{outside} kept tokens are outside the response")
     noise = noise & response
-    response_tokens, kept_tokens, noise_tokens = map(np.count_nonzero, (response, kept, noise))
-    kept_noise_tokens = np.count_nonzero(kept & noise)
+    response_tokens, kept_tokens, noise_tokens = map(_count, (response, kept, noise))
+    kept_noise_tokens = _count(kept & noise)
     dropped_clean_tokens = response_tokens - kept_tokens - (noise_tokens - kept_noise_tokens)
     return LabelNoise(
         eta_full=_share(noise_tokens, response_tokens),
@@ -60,8 +60,8 @@ def jaccard(a: Ragged, b: Ragged) -> float:
     Raises ValueError for columns that are not bool or not aligned.
     """
     a_T, b_T = _aligned_bools(a, b)
-    union = np.count_nonzero(a_T | b_T)
-    return np.count_nonzero(a_T & b_T) / union if union else 1.0
+    union = _count(a_T | b_T)
+    return _count(a_T & b_T) / union if union else 1.0
 
 
 def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
@@ -95,6 +95,10 @@ def _aligned_bools(*columns: Ragged) -> list[np.ndarray]:
             raise ValueError(f"token labels must be bool columns, got {column.values.dtype}")
         columns[0].check_aligned(column)
     return [column.values for column in columns]
+
+
+def _count(is_true: np.ndarray) -> int:
+    return int(np.count_nonzero(is_true))
 
 
 def _share(part: int, whole: int) -> float:

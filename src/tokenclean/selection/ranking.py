@@ -9,7 +9,7 @@ import numpy as np
 
 from tokenclean.ragged import Ragged
 from tokenclean.selection.response_tokens import finite_values, on_response, response_indices
-from tokenclean.selection.score_shards import RandomRanks
+from tokenclean.selection.sortable_keys import random_keys
 
 Level = Literal["global", "sample", "source", "random"]
 
@@ -68,7 +68,7 @@ def select_tokens(
     check_proportion(proportion)
     at_response = response_indices(is_response)
     if level == "random":
-        scores_R = RandomRanks(len(at_response), check_seed(seed))[:]
+        scores_R = random_keys(check_seed(seed), 0, len(at_response))
     else:
         scores_R = _response_scores(scores, is_response, at_response)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from tokenclean.errors import TableError
 from tokenclean.ragged import Ragged
 from tokenclean.selection.ranking import Level, check_level, check_proportion, check_seed, lowest_kept, select_tokens
 from tokenclean.selection.response_tokens import not_finite, on_response
-from tokenclean.selection.score_shards import RandomRanks, StoredScores
-from tokenclean.selection.sortable_keys import order_keys, score_of_key
-from tokenclean.selection.streaming import find_cut, mask_of
+from tokenclean.selection.sortable_keys import order_keys, random_keys, score_of_key
+from tokenclean.selection.stored_keys import StoredKeys
+from tokenclean.selection.streaming import CHUNK_KEYS, find_cut, mask_of
 from tokenclean.token_table import TokenTable, iter_table, open_table, read_metadata
 
 _Labels = Callable[[TokenTable], Ragged]
@@ -48,8 +49,9 @@ def select_table(
     the data contain loss weights, ``weight`` is the loss weight of each kept token.
 
     ``proportion``, ``level`` and ``seed`` are those of ``select_tokens``, applied to the column ``score``. An entry
-    ``selection`` is added to the metadata. At the levels ``global`` and ``source``, scores are kept in a temporary file
-    beside ``output``, 4 bytes a response token (8 where they are not float32). ``output`` may be the table itself.
+    ``selection`` is added to the metadata. At the levels ``global`` and ``source``, the scores' keys are kept in a
+    temporary file beside ``output``, 4 bytes a response token (8 where scores are not float32). ``output`` may be the
+    table itself.
 
     Raises TableError for a table that cannot be read, lacks the column or is changed meanwhile; NonFiniteError for
     NaN or inf on a response token; RunFolderError where ``output`` cannot be written; ValueError as ``select_tokens``
@@ -76,7 +78,7 @@ def select_table(
         for part in iter_table(table):
             is_kept = labels(part)
             response_N, kept_N = (column.row_sums().astype(np.int64) for column in (part["is_response"], is_kept))
-            emptied_rows += np.count_nonzero((response_N > 0) & (kept_N == 0))
+            emptied_rows += int(np.count_nonzero((response_N > 0) & (kept_N == 0)))
             for name, response, kept in zip(part.sources, response_N.tolist(), kept_N.tolist(), strict=True):
                 response_tokens[name] += response
                 kept_tokens[name] += kept
@@ -88,15 +90,18 @@ def select_table(
 
 
 def _random_labels(table: Path | str, proportion: float, seed: int) -> _Labels:
-    total = sum(np.count_nonzero(part["is_response"].values) for part in iter_table(table, []))
-    ranks = RandomRanks(total, seed)
-    cut = find_cut([ranks], proportion)
+    total = sum(int(np.count_nonzero(part["is_response"].values)) for part in iter_table(table, []))
+
+    def chunks() -> Iterator[np.ndarray]:
+        return (random_keys(seed, at, min(at + CHUNK_KEYS, total)) for at in range(0, total, CHUNK_KEYS))
+
+    cut = find_cut(chunks, proportion, bits=64)
     seen = ties_taken = 0
 
     def labels(part: TokenTable) -> Ragged:
         nonlocal seen, ties_taken
-        count = np.count_nonzero(part["is_response"].values)
-        kept_R, ties_taken = mask_of(ranks[seen : seen + count], cut, ties_taken)
+        count = int(np.count_nonzero(part["is_response"].values))
+        kept_R, ties_taken = mask_of(random_keys(seed, seen, seen + count), cut, ties_taken)
         seen += count
         return on_response(part["is_response"], kept_R)
 
@@ -116,27 +121,25 @@ def _cut_labels(
 ) -> tuple[_Labels, float | None]:
     numbers: dict[str, int] | None = {} if by_source else None
     dtype = np.dtype(np.float32)
-    with StoredScores(beside=output) as stored:
+    with StoredKeys(beside=output) as stored:
         for part in _scored_parts(table):
             dtype = part["score"].values.dtype
-            scores_R = _ranked(part)
+            keys_R = _keys(part)
             for group, indices in _groups(part, numbers):
-                stored.append(group, scores_R[indices])
-        cuts = {group: find_cut(shards, proportion) for group, shards in stored.groups().items()}
+                stored.append(group, keys_R[indices])
+        bits = 8 * stored.dtype.itemsize
+        cuts = {group: find_cut(partial(stored.chunks, group), proportion, bits=bits) for group in stored.groups}
     ties_taken = dict.fromkeys(cuts, 0)
 
     def labels(part: TokenTable) -> Ragged:
-        scores_R = _ranked(part)
-        kept_R = np.zeros(len(scores_R), dtype=bool)
+        keys_R = _keys(part)
+        kept_R = np.zeros(len(keys_R), dtype=bool)
         for group, indices in _groups(part, numbers):
-            kept_R[indices], ties_taken[group] = mask_of(scores_R[indices], cuts[group], ties_taken[group])
+            kept_R[indices], ties_taken[group] = mask_of(keys_R[indices], cuts[group], ties_taken[group])
         return on_response(part["is_response"], kept_R)
 
     thresholds = [cut.threshold for cut in cuts.values() if cut.kept]
-    if not thresholds:
-        return labels, None
-    lowest = min(thresholds)
-    return labels, lowest if dtype == np.float32 else score_of_key(int(lowest), dtype)
+    return labels, score_of_key(min(thresholds), dtype) if thresholds else None
 
 
 def _scored_parts(table: Path | str) -> Iterator[TokenTable]:
@@ -153,7 +156,7 @@ def _scored_parts(table: Path | str) -> Iterator[TokenTable]:
             row, position = part["score"].locate(token)
             first_fault = f"row {rows + row} ({part.ids[row]!r})", position, float(scores[token])
         faults += len(at_fault)
-        total += np.count_nonzero(is_response)
+        total += int(np.count_nonzero(is_response))
         rows += len(part)
         if first_fault is None:
             yield part
@@ -161,10 +164,8 @@ def _scored_parts(table: Path | str) -> Iterator[TokenTable]:
         raise not_finite("score", *first_fault, faults, total, file=f"{table}: ")
 
 
-def _ranked(part: TokenTable) -> np.ndarray:
-    """Scores of the response tokens in a dtype that ``find_cut`` accepts: float32, or uint64 keys for any other."""
-    scores_R = part["score"].values[part["is_response"].values]
-    return scores_R if scores_R.dtype == np.float32 else order_keys(scores_R)
+def _keys(part: TokenTable) -> np.ndarray:
+    return order_keys(part["score"].values[part["is_response"].values])
 
 
 def _groups(part: TokenTable, numbers: dict[str, int] | None) -> Iterator[tuple[int, np.ndarray | slice]]:
