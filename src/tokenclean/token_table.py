@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +72,7 @@ class TokenTable:
 
     def with_columns(self, metadata: Mapping[str, object], **columns: Ragged) -> TokenTable:
         """The same rows with further or replaced columns and metadata."""
-        return TokenTable(
-            self.ids, self.sources, {**self.columns, **columns}, {**self.metadata, **metadata}, self.original_ids
-        )
+        return replace(self, columns={**self.columns, **columns}, metadata={**self.metadata, **metadata})
 
     def weighed(self, weights: Ragged) -> Ragged:
         """Token weights (float32) times the loss weights of the data, where there are any."""
@@ -263,26 +261,24 @@ def _metadata(file: pq.ParquetFile, path: Path | str) -> dict[str, Any]:
 
 
 def _from_arrow(stored: pa.Table, names: Sequence[str], metadata: Mapping[str, object], where: str) -> TokenTable:
-    columns: dict[str, Ragged] = {}
-    for name in names:
-        try:
-            columns[name] = _read_column(name, stored.column(name))
-        except ValueError as error:
-            raise TableError(f"{where}: column {name!r}: {error}") from error
     ids, sources = (tuple(stored.column(name).to_pylist()) for name in ("id", "source"))
     own = stored.column("original_id").to_pylist() if "original_id" in stored.column_names else []
     original_ids = tuple(text or "" for text in own) if any(own) else ()
     try:
+        columns = {name: _read_column(name, stored.column(name)) for name in names}
         return TokenTable(ids, sources, columns, metadata, original_ids)
     except TableError as error:
         raise TableError(f"{where}: {error}") from error
 
 
 def _read_column(name: str, stored: pa.ChunkedArray) -> Ragged:
-    column = Ragged.from_arrow(stored)
+    try:
+        column = Ragged.from_arrow(stored)
+    except ValueError as error:
+        raise TableError(f"column {name!r}: {error}") from error
     dtype, kinds = _COLUMN_DTYPES.get(name, (column.values.dtype, "biuf"))
     if column.values.dtype.kind not in kinds:
-        raise ValueError(f"expected {np.dtype(dtype)} values, found {stored.type}")
+        raise TableError(f"column {name!r}: expected {np.dtype(dtype)} values, found {stored.type}")
     return column.with_values(column.values.astype(dtype, copy=False))
 
 

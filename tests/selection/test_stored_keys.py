@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenclean.errors import RunFolderError
-from tokenclean.selection.stored_keys import StoredKeys
-from tokenclean.selection.streaming import CHUNK_KEYS, find_cut
+from tokenclean.selection.streaming import CHUNK_KEYS, StoredKeys, find_cut
 
 
 @given(

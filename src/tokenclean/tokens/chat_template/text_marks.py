@@ -106,12 +106,9 @@ class MarkedChat:
 
     def offset(self, mark: Mark) -> int:
         """Where in the turn's content the mark's text begins."""
-        offset = 0
-        for part in self.turns[mark.turn].parts:
-            if part.kind == mark.kind:
-                break
-            offset += len(part.text)
-        return offset
+        parts = self.turns[mark.turn].parts
+        place = [part.kind for part in parts].index(mark.kind)
+        return sum(len(part.text) for part in parts[:place])
 
     def spelled(self, *, marks_arguments: bool) -> Chat:
         """The chat with its marks as texts. ``marks_arguments``: a key and a value for each call's arguments."""
