@@ -1,7 +1,7 @@
 """The model's own chat template, applied and checked: the text that it writes, with every text in it accounted for.
 
 A template is a program whose output says nothing about where a turn begins or ends. So the conversation is rendered
-once more with a mark in place of each text (``text_marks``), and that skeleton filled with the texts must be exactly
+once more with a mark in place of each text (``marks``), and that skeleton filled with the texts must be exactly
 the real rendering. Nothing is searched for in the real text, which may hold the template's own tags.
 Conversations of one shape share their skeleton (``frames``): most rows of a pool cost one rendering.
 

@@ -10,24 +10,9 @@ from itertools import pairwise
 from tokenclean.errors import TemplateError
 from tokenclean.tokens.chat_template.checks import check_frame, rewritten_answer
 from tokenclean.tokens.chat_template.frames import Frame, find_frame, unlocated
+from tokenclean.tokens.chat_template.marks import CONTENT, THOUGHT, Failure, Mark, MarkedChat, Skeleton, mark_texts
 from tokenclean.tokens.chat_template.messages import Chat
-from tokenclean.tokens.chat_template.text_marks import (
-    CONTENT,
-    KEY,
-    REASONING,
-    THOUGHT,
-    VALUE,
-    Failure,
-    Mark,
-    MarkedChat,
-    Skeleton,
-    Span,
-    escaped_forms,
-    fill,
-    mark_texts,
-    stripped_forms,
-)
-from tokenclean.tokens.rendered_text import ContentSpan, Rendered, leading_blanks
+from tokenclean.tokens.rendered_text import ContentSpan, Rendered, Span, leading_blanks
 
 NOTE_TAGS = "the template rewrites the tags or blanks around a thought in an answer's content"
 NOTE_ENDLESS = "the template writes no end token behind an answer"
@@ -60,20 +45,9 @@ def _find_texts(marked: MarkedChat, frame: Frame, text: str) -> dict[Mark, Span]
     chat, skeleton = marked.chat, frame.skeleton
     if chat.has_calls:  # the frame has marks for arguments, which a template writes in its own way
         skeleton = Skeleton.read(marked.spelled(marks_arguments=False).apply(), marked.stem)
-        if skeleton.marks != tuple(mark for mark in frame.skeleton.marks if mark.kind not in (KEY, VALUE)):
+        if skeleton.marks != tuple(mark for mark in frame.skeleton.marks if mark in marked.texts):
             raise rewritten_answer(chat, None)
-
-    for has_escapes in (False, True):
-        variants = [_forms(marked, mark, has_escapes=has_escapes) for mark in skeleton.marks]
-        spans = fill(skeleton, variants, text)
-        if not isinstance(spans, Failure):
-            return dict(zip(skeleton.marks, spans, strict=True))
-    return spans
-
-
-def _forms(marked: MarkedChat, mark: Mark, *, has_escapes: bool) -> tuple[str, ...]:
-    said, is_answer = marked.texts[mark], marked.chat.turns[mark.turn].role == "assistant"
-    return stripped_forms(said) + (escaped_forms(said) if has_escapes and not is_answer else ())
+    return marked.find_texts(skeleton, text)
 
 
 def _next_literal(chat: Chat, literal: frozenset[int], mark: Mark | None) -> frozenset[int]:
@@ -117,11 +91,8 @@ class _Located:
                 targets.append((target.start, target.end))
                 is_endless |= not self.frame.edges[index].end_token
         notes = [*self._rewritings(), *([NOTE_ENDLESS] if is_endless else [])]
-        dropped = [
-            said
-            for mark, said in self.marked.texts.items()
-            if mark.kind in (REASONING, THOUGHT) and mark not in self.spans
-        ]
+        texts = self.marked.texts.items()
+        dropped = [said for mark, said in texts if mark.kind != CONTENT and mark not in self.spans]
         return Rendered(self.text, tuple(targets), tuple(contents), False, tuple(dict.fromkeys(notes)), tuple(dropped))
 
     def _target(self, index: int) -> Span:

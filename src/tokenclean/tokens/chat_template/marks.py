@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tokenclean.pool.conversation import ToolCall, Turn
 from tokenclean.tokens.chat_template.messages import Chat
-from tokenclean.tokens.rendered_text import leading_blanks
+from tokenclean.tokens.rendered_text import Span, leading_blanks
 
 CONTENT, REASONING, THOUGHT, KEY, VALUE = "crtkv"
 """Kinds of marks: a turn's content, its reasoning field, a thought inside its content, a call's argument."""
@@ -125,6 +125,18 @@ class MarkedChat:
             )
         return replace(self.chat, conversation=replace(self.chat.conversation, turns=tuple(turns)))
 
+    def find_texts(self, skeleton: Skeleton, text: str) -> dict[Mark, Span] | Failure:
+        """The span of each text in the template's real text, whose skeleton this is."""
+        for has_escapes in (False, True):
+            spans = _fill(skeleton, [self._forms(mark, has_escapes=has_escapes) for mark in skeleton.marks], text)
+            if not isinstance(spans, Failure):
+                return dict(zip(skeleton.marks, spans, strict=True))
+        return spans
+
+    def _forms(self, mark: Mark, *, has_escapes: bool) -> tuple[str, ...]:
+        said, is_answer = self.texts[mark], self.chat.turns[mark.turn].role == "assistant"
+        return _stripped_forms(said) + (_escaped_forms(said) if has_escapes and not is_answer else ())
+
     def _marked_call(self, turn: int, number: int, call: ToolCall) -> ToolCall:
         key, value = (self._spell(turn, kind, number) for kind in (KEY, VALUE))
         return replace(call, arguments=f'{{"{key}": "{value}"}}')
@@ -213,20 +225,13 @@ class Skeleton:
         return cls(tuple(pieces[::4]), tuple(Mark(int(turn), kind, int(call)) for turn, kind, call in marks))
 
 
-class Span(NamedTuple):
-    """Characters [start, end) of the rendered text."""
-
-    start: int
-    end: int
-
-
 class Failure(NamedTuple):
     """The first mark whose text, with the glue after it, is not what the template wrote; None for no mark."""
 
     mark: Mark | None
 
 
-def fill(skeleton: Skeleton, variants: Sequence[Sequence[str]], text: str) -> list[Span] | Failure:
+def _fill(skeleton: Skeleton, variants: Sequence[Sequence[str]], text: str) -> list[Span] | Failure:
     """The span of each mark's text, such that glue and texts together are exactly the whole text.
 
     ``variants``: for each mark the forms in which the template may write its text, the likeliest first. All of them are
@@ -255,7 +260,7 @@ def fill(skeleton: Skeleton, variants: Sequence[Sequence[str]], text: str) -> li
     return spans[::-1]
 
 
-def stripped_forms(text: str) -> tuple[str, ...]:
+def _stripped_forms(text: str) -> tuple[str, ...]:
     """The text with and without the blanks around it, as templates strip them; longest first."""
     if text and not text[0].isspace() and not text[-1].isspace():
         return (text,)
@@ -264,8 +269,8 @@ def stripped_forms(text: str) -> tuple[str, ...]:
     return tuple(sorted(dict.fromkeys(forms), key=len, reverse=True))
 
 
-def escaped_forms(text: str) -> tuple[str, ...]:
+def _escaped_forms(text: str) -> tuple[str, ...]:
     """The text as JSON writes it inside its quotes, stripped or not; nothing if that is the text itself."""
-    plain = stripped_forms(text)
+    plain = _stripped_forms(text)
     forms = [json.dumps(form, ensure_ascii=is_ascii)[1:-1] for form in plain for is_ascii in (False, True)]
     return tuple(form for form in dict.fromkeys(forms) if form not in plain)
