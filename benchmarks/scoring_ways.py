@@ -222,8 +222,6 @@ def random_tokens(pool: Pool, vocabulary: int) -> TokenizedPool:
         contents=((),) * len(pool),
         is_truncated=np.zeros(len(pool), dtype=bool),
         unusable=(),
-        template="random",
-        max_length=MAX_LENGTH,
     )
 
 

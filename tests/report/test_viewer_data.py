@@ -30,7 +30,7 @@ from tokenclean.report.viewer.ranked_table import (
 from tokenclean.report.viewer.terminal import terminal_text
 from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.selection import kept_count, select_tokens
-from tokenclean.token_table import TableWriter, TokenTable
+from tokenclean.token_table import TokenTable, open_table
 
 FAMILY = "👨‍👩‍👧‍👦"
 TEXTS = (
@@ -284,7 +284,7 @@ def test_a_sample_has_each_source_in_proportion():
 def test_rows_are_taken_from_parts_in_the_given_order(tmp_path):
     whole = table_of(byte_level(), prose(9))
     path = tmp_path / "parts.parquet"
-    with TableWriter(path, whole.metadata) as writer:
+    with open_table(path, whole.metadata) as writer:
         for rows in ([0, 1, 2, 3], [4], [5, 6, 7, 8]):
             columns = {name: column.take(rows) for name, column in whole.columns.items()}
             writer.write(TokenTable(whole.ids[rows[0] : rows[-1] + 1], whole.sources[rows[0] : rows[-1] + 1], columns))

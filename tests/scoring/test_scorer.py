@@ -57,8 +57,6 @@ def pool_of(rows: list[np.ndarray], labels: list[np.ndarray]) -> TokenizedPool:
         contents=((),) * len(rows),
         is_truncated=np.zeros(len(rows), bool),
         unusable=(),
-        template="tulu",
-        max_length=2048,
     )
 
 

@@ -33,7 +33,7 @@ def pool_of(lengths: list[int]) -> TokenizedPool:
     names = tuple(map(str, range(len(lengths))))
     is_truncated = np.zeros(len(lengths), bool)
     contents = ((),) * len(lengths)
-    return TokenizedPool(column, labels, column, column, names, names, contents, is_truncated, (), "tulu", 2048)
+    return TokenizedPool(column, labels, column, column, names, names, contents, is_truncated, ())
 
 
 @given(lengths=st.lists(st.integers(0, 50), max_size=40), shard_tokens=st.integers(1, 120))

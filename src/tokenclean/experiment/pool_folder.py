@@ -62,7 +62,7 @@ def build_pool(
             note("pool.curation.rows is not applied here; tokenclean curate shows which rows it selects")
         note(f"counting the tokens of {len(pool):,} rows")
         report = progress("tokenize", "row")  # its clock starts here
-        statistics = pool_statistics(pool, tokenizer, **recipe.tokens.model_dump(), progress=report)
+        statistics = pool_statistics(pool, tokenizer, recipe.tokens, report)
         intake = check_rendered(mixture, recipe, *statistics.rendered, listing=listing)
         unusable = tuple(row for part in statistics.rendered for row in part.unusable)
         _write_rows(pool, mixture, unusable, place)

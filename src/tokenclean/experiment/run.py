@@ -206,7 +206,7 @@ def _note_pool(context: RunContext) -> None:
         f"pool: {len(tokens):,} training rows, {len(tokens.input_ids.values):,} tokens, "
         f"{int(tokens.is_response.values.sum()):,} of them response; {len(context.heldout):,} held-out rows; "
         f"{context.data.intake.set_aside:,} rows set aside, "
-        f"{int(tokens.is_cut.sum()):,} cut at {tokens.max_length} tokens"
+        f"{int(tokens.is_cut.sum()):,} cut at {context.recipe.tokens.max_length} tokens"
     )
     for line in context.data.intake.lines():
         context.note(line)

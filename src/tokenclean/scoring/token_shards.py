@@ -15,7 +15,7 @@ from tokenclean.scoring.loss_shards import hash_tokens, refuse_missing
 from tokenclean.store import Stage, Store, fingerprint
 from tokenclean.token_table import TokenTable, read_table, write_table
 from tokenclean.tokens import TokenizedPool, tokenize_pool
-from tokenclean.tokens.chat_template.date import DEFAULT_DATE, reads_clock
+from tokenclean.tokens.chat_template.messages import DEFAULT_DATE, reads_clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,7 +82,7 @@ class TokenShard:
 
     def tokens(self) -> TokenizedPool:
         """The part of the tokenized shard that scoring needs: character positions and contents are left empty."""
-        table, how = self.table(), self.tokenization
+        table = self.table()
         no_characters = table["input_ids"].map_values(lambda ids: np.zeros(len(ids), np.int32))
         return TokenizedPool(
             input_ids=table["input_ids"],
@@ -95,9 +95,6 @@ class TokenShard:
             is_truncated=np.zeros(len(table), dtype=bool),
             unusable=(),
             original_ids=table.original_ids,
-            template=how.template,
-            max_length=how.max_length,
-            targets=how.targets,
         )
 
 

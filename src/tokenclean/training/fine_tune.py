@@ -234,7 +234,8 @@ def training_inputs(
         "device": device,
     }
     if mixture is not None:
-        inputs["mixture"] = {"surprisal": array_hash(mixture.surprisal), **asdict(mixture.prior)}
+        prior = mixture.prior.model_dump(exclude={"mode", "with_repetition"})
+        inputs["mixture"] = {"surprisal": array_hash(mixture.surprisal), **prior}
     if part is not None:
         inputs["part"] = asdict(part)
     return inputs
