@@ -18,6 +18,7 @@ from tokenclean.ds2.rater_agreement import rank_correlation, shared_selection
 from tokenclean.ds2.ratings import CLASSES
 from tokenclean.ds2.transition_matrix import second_opinion
 from tokenclean.errors import MissingExtraError
+from tokenclean.experiment.run_files import CURATION
 from tokenclean.observer import Observer
 from tokenclean.pool.recipe_pool import open_mixture
 from tokenclean.recipe import Recipe
@@ -30,8 +31,6 @@ MOVED = 10
 
 _EXCERPT = 60
 _LABELS = tuple(map(str, range(CLASSES)))
-CURATION = "curation.json"
-"""File that a report reads, in the folder of a curation and in the results of a run with one."""
 
 
 @dataclass(frozen=True)

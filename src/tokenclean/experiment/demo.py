@@ -16,13 +16,14 @@ from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.open_run import OpenRun, open_run_on
 from tokenclean.cleaning.run_data import tokenize_run_data
 from tokenclean.errors import PoolError
-from tokenclean.experiment.finished.finished_run import KEPT, find_run
+from tokenclean.experiment.finished.finished_run import find_run
 from tokenclean.experiment.finished.sample import CleanedSample, choose_sample
 from tokenclean.experiment.finished.viewer_tables import decoder_of, open_tables, view_title
 from tokenclean.experiment.noise_tables import condition_table
 from tokenclean.experiment.reporting.report import make_report
 from tokenclean.experiment.result_files import Measured, kept_share
 from tokenclean.experiment.run import Further, RunResult, run
+from tokenclean.experiment.run_files import KEPT
 from tokenclean.lab import NoiseSettings, NoiseSpan, plant
 from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import load_tokenizer, resolve_source

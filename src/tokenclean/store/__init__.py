@@ -10,12 +10,13 @@ from tokenclean.store.files import (
     fingerprint,
     write_json,
 )
-from tokenclean.store.layout import DAMAGED, RESULTS, STAGES
+from tokenclean.store.layout import CHECKPOINTS, DAMAGED, RESULTS, STAGES
 from tokenclean.store.manifest import MANIFEST, Manifest, read_manifest, seal_folder
 from tokenclean.store.stage_report import StageState, judge
 from tokenclean.store.stages import Stage, Store
 
 __all__ = [
+    "CHECKPOINTS",
     "DAMAGED",
     "MANIFEST",
     "RESULTS",

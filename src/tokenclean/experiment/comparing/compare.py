@@ -32,7 +32,7 @@ from tokenclean.experiment.comparing.judge_losses import (
 )
 from tokenclean.experiment.comparing.sample_answers import answers, answers_markdown, heldout_prompts
 from tokenclean.experiment.comparing.table_1 import STRATEGY_NAMES, beside_paper, table_1, table_1_values
-from tokenclean.experiment.result_files import TABLES
+from tokenclean.experiment.run_files import TABLES
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe, find_strategy
 from tokenclean.report.tables import Table

@@ -24,7 +24,8 @@ from tokenclean.evaluation.comparison import compare as compare_scores
 from tokenclean.evaluation.item_scores import ItemScores
 from tokenclean.experiment.comparing.benchmarks import BenchmarkScores, benchmark_scores, load_recipe_benchmarks
 from tokenclean.experiment.comparing.table_1 import table_1, table_1_values
-from tokenclean.experiment.result_files import TABLES, kept_share
+from tokenclean.experiment.result_files import kept_share
+from tokenclean.experiment.run_files import TABLES
 from tokenclean.recipe import Recipe
 from tokenclean.report.plots.sweeps import sweep_plots
 from tokenclean.report.tables import Table, difference_text, share_text

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tokenclean.errors import ModelError, RunFolderError
-from tokenclean.experiment.finished.finished_run import KEPT, RECIPE, FinishedRun, tokenizer_name
+from tokenclean.experiment.finished.finished_run import FinishedRun, tokenizer_name
+from tokenclean.experiment.run_files import KEPT, RECIPE
 from tokenclean.models.loading.load import load_tokenizer, resolve_source
 from tokenclean.report.viewer.page_data import MAX_CONVERSATIONS, MAX_TOKENS, View, ViewedTable, open_view
 from tokenclean.report.viewer.token_spans import SpanDecoder
