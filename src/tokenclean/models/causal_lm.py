@@ -13,12 +13,25 @@ from torch.nn.functional import cross_entropy, pad
 from tokenclean.errors import ModelError
 from tokenclean.models.attention.backend_choice import AttentionCall, select_kernel
 from tokenclean.models.attention.segments import current_segments, segments
-from tokenclean.models.bf16_matmul import gives_float32
 from tokenclean.models.compiled import CompiledLayers, decoder_layers
 from tokenclean.models.head import Head, Measures, head_of, measures_of_logits
-from tokenclean.models.model_parts import body_of, evaluating, lm_of, smallest_window
-from tokenclean.models.precision import CopyOfWeight, multiplies_bf16, precision_policy, uses_kernels, weight_copy
-from tokenclean.models.probe import PROBE_LENGTHS, draw_sample, find_problem
+from tokenclean.models.model_parts import (
+    PROBE_LENGTHS,
+    body_of,
+    draw_sample,
+    evaluating,
+    find_problem,
+    lm_of,
+    smallest_window,
+)
+from tokenclean.models.precision import (
+    CopyOfWeight,
+    gives_float32,
+    multiplies_bf16,
+    precision_policy,
+    uses_kernels,
+    weight_copy,
+)
 
 logger = logging.getLogger(__name__)
 

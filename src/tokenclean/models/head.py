@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from tokenclean.errors import ModelError
-from tokenclean.models.bf16_matmul import matmul
 from tokenclean.models.kernels import cpu as cpu_kernels
+from tokenclean.models.precision import matmul
 
 CHUNK_POSITIONS = 256
 

@@ -11,10 +11,9 @@ import torch
 from tokenclean.models.attention.shared_prefixes import KeptPrefixes, prefix_pass
 from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.head import Measures
-from tokenclean.models.model_parts import evaluating
+from tokenclean.models.model_parts import PROBE_LENGTHS, draw_sample, evaluating, find_problem
 from tokenclean.models.precision import precision_policy
 from tokenclean.models.prefix_tree import PrefixTree, plan_prefix_packs, plan_prefix_tree
-from tokenclean.models.probe import PROBE_LENGTHS, draw_sample, find_problem
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,9 @@ import torch
 
 from tokenclean.errors import TrainingError
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.frozen_linear import hold_frozen
+from tokenclean.models.frozen_linear import Nf4Linear, hold_frozen, replace_frozen
 from tokenclean.models.kernels.cpu import has_bf16_kernels
 from tokenclean.models.model_parts import body_of
-from tokenclean.models.nf4_linear import hold_frozen_in_nf4
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import TrainingSettings
@@ -221,7 +220,8 @@ def prepare_layers(
     dropouts = share_dropout(model) if is_lora and settings.lora.shared_dropout else []
     body, replaced = body_of(model), 0
     if settings.quantization == "nf4":
-        replaced = hold_frozen_in_nf4(body, in_bf16=settings.precision in ("fast", "mixed"), device=device)
+        in_bf16 = settings.precision in ("fast", "mixed")
+        replaced = replace_frozen(body, lambda layer: Nf4Linear(layer, in_bf16=in_bf16, device=device))
         if device is not None:
             model.to(device)
         if not replaced:

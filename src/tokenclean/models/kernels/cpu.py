@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from torch import library as torch_library
 
-from tokenclean.models.cache_folder import cache_folder
-from tokenclean.models.device import cpu_multiplies_bf16
+from tokenclean.models.device import cache_folder, cpu_multiplies_bf16
 from tokenclean.store import atomic_path, file_hash, fingerprint
 
 logger = logging.getLogger(__name__)
