@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from tokenclean.errors import MissingExtraError, ModelError
 from tokenclean.models.loading.hub_models import hub_options
-from tokenclean.models.loading.weights import adapter_folder
+from tokenclean.models.loading.safety import adapter_folder
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.recipe import LoraSettings
 from tokenclean.training.sharding import whole
