@@ -14,7 +14,7 @@ from tokenclean.errors import ModelError
 from tokenclean.models.attention.backend_choice import AttentionCall, select_kernel
 from tokenclean.models.attention.segments import current_segments, segments
 from tokenclean.models.compiled import CompiledLayers, decoder_layers
-from tokenclean.models.head import Head, Measures, head_of, measures_of_logits
+from tokenclean.models.head import Measures, head_of, measures_of_logits
 from tokenclean.models.model_parts import (
     PROBE_LENGTHS,
     body_of,
@@ -121,7 +121,7 @@ class CausalLM:
         if self._has_head and not torch.is_grad_enabled():
             packed = with_kernels and uses_kernels(self.body)
             if packed or (policy == "fast" and gives_float32(self.device)):
-                copy = weight_copy(lambda: self._head().weight, policy, packed=packed)
+                copy = weight_copy(lambda: head_of(self.lm).weight, policy, packed=packed)
         before = self._head_copy, self._refresh, self._policy, self._allow_bf16
         try:
             with precision_policy(self.body, policy, with_kernels=with_kernels) as self._refresh:
@@ -202,7 +202,8 @@ class CausalLM:
     def measures_of_hidden(self, hidden: torch.Tensor, targets: torch.Tensor, names: Sequence[str]) -> Measures:
         """The measures ``names`` of ``targets`` (P,) from last hidden states (P, H); without gradient."""
         copy = None if self._head_copy is None else self._head_copy()
-        return self._head().measures(hidden, targets, names, copy)
+        # Looked up each time: sharding replaces a layer's tensors for a while.
+        return head_of(self.lm).measures(hidden, targets, names, copy)
 
     def last_loss(self, input_ids: torch.Tensor) -> torch.Tensor:
         """The loss of the last token of one conversation by the plain forward pass, (1,)."""
@@ -218,7 +219,7 @@ class CausalLM:
         targets = input_ids[positions]
         if not self._has_head:
             return cross_entropy(self._own_logits(input_ids, positions), targets, reduction="none")
-        return self._head().losses(self._hidden(input_ids, lengths)[positions - 1], targets)
+        return head_of(self.lm).losses(self._hidden(input_ids, lengths)[positions - 1], targets)
 
     def _measure(
         self, input_ids: torch.Tensor, lengths: Sequence[int] | None, positions: torch.Tensor, names: Sequence[str]
@@ -231,10 +232,6 @@ class CausalLM:
     def _own_logits(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Logits for ``positions`` by the model's own output layer, float32 (P, V)."""
         return self.lm(input_ids=input_ids[None], use_cache=False).logits[0][positions - 1].float()
-
-    def _head(self) -> Head:
-        """The output layer, looked up each time: sharding replaces a layer's tensors for a while."""
-        return head_of(self.lm)
 
     def _hidden(self, input_ids: torch.Tensor, lengths: Sequence[int] | None) -> torch.Tensor:
         """Last hidden states, (T, H)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,8 +87,8 @@ def segment_attention(
     if features.window is not None and features.window >= max(pack.lengths):
         features = features._replace(window=None)
     call = AttentionCall(
-        device=query.device,
-        dtype=query.dtype,
+        query.device,
+        query.dtype,
         head_dim=query.shape[-1],
         value_dim=value.shape[-1],
         has_softcap=features.softcap is not None,
@@ -97,22 +98,10 @@ def segment_attention(
         allow_bf16=pack.allow_bf16,
     )
     kernel = select_kernel(call)
-
-    def by_own_kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return cpu_kernels.segment_attention(
-            q,
-            k,
-            v,
-            list(pack.lengths),
-            scale=features.scale(q),
-            softcap=features.softcap,
-            window=features.window,
-            as_bf16=pack.allow_bf16 and cpu_kernels.has_bf16_kernels(),
-        )
-
-    def by_buckets(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return _in_buckets(q, k, v, pack.lengths, features)
-
+    by_buckets = partial(_in_buckets, lengths=pack.lengths, features=features)
+    by_own_kernel = partial(
+        cpu_kernels.segment_attention, lengths=pack.lengths, features=features, allow_bf16=pack.allow_bf16
+    )
     if kernel not in (OWN_KERNEL, BUCKETS):
         output = varlen_attention(kernel, query, key, value, pack.lengths, features)
     elif query.device.type not in ("cpu", "meta"):  # on meta a plan counts what a CPU would keep

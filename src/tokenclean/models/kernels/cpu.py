@@ -12,12 +12,14 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import library as torch_library
 
+from tokenclean.models.attention.features import Features
 from tokenclean.models.device import cache_folder, cpu_multiplies_bf16
 from tokenclean.store import atomic_path, file_hash, fingerprint
 
@@ -96,15 +98,15 @@ def measures(
     packed: torch.Tensor,
     targets_P: torch.Tensor,
     vocabulary: int,
-    *,
     bias: torch.Tensor | None = None,
     scale: float = 1.0,
     softcap: float | None = None,
     with_entropy: bool = True,
 ) -> torch.Tensor:
     """Loss, entropy (nats), whether the target is likeliest (1.0, 0.0): float32 (3, P). Logits exist only in tiles."""
+    hidden_P_H, targets_P = hidden_P_H.contiguous(), targets_P.contiguous()
     return torch.ops.tokenclean.measures(
-        hidden_P_H.contiguous(), packed, targets_P.contiguous(), vocabulary, bias, scale, softcap or 0.0, with_entropy
+        hidden_P_H, packed, targets_P, vocabulary, bias, scale, softcap or 0.0, with_entropy
     )
 
 
@@ -112,21 +114,18 @@ def segment_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    lengths: list[int],
-    *,
-    scale: float,
-    softcap: float | None = None,
-    window: int | None = None,
-    as_bf16: bool = False,
+    lengths: Sequence[int],
+    features: Features,
+    allow_bf16: bool = False,
 ) -> torch.Tensor:
-    """Causal attention of each segment to itself: (1, heads, T, d) float32 each to (1, T, heads, d).
+    """Causal attention of each segment to itself: (1, heads, T, d) float32 each to (1, T, heads, d), without dropout.
 
-    ``key`` and ``value`` may have fewer heads. ``softcap`` and ``window`` as in ``attention.features``. ``as_bf16``:
-    products take bf16 and sum in float32; softmax is always float32.
+    ``key`` and ``value`` may have fewer heads. ``allow_bf16``: products may take bf16 and sum in float32, where the
+    processor has such; softmax is always float32.
     """
-    return torch.ops.tokenclean.segment_attention(
-        query, key, value, lengths, scale, softcap or 0.0, window or 0, as_bf16
-    )
+    scale, softcap, window = features.scale(query), features.softcap or 0.0, features.window or 0
+    as_bf16 = allow_bf16 and has_bf16_kernels()
+    return torch.ops.tokenclean.segment_attention(query, key, value, list(lengths), scale, softcap, window, as_bf16)
 
 
 class _UnavailableError(Exception):
