@@ -1,14 +1,14 @@
-"""The loss of every response token of a pool under one model."""
+"""The loss of every response token of a pool under one model, and how it was computed: the policy of the losses."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenclean.errors import NonFiniteError
+from tokenclean.errors import NonFiniteError, PolicyMismatchError
 from tokenclean.models.packing import plan_packs, trimmed_lengths
 from tokenclean.observer import Progress
 from tokenclean.ragged import Ragged
@@ -177,3 +177,30 @@ def _check_finite(losses: np.ndarray, labels: Ragged, tokens: TokenizedPool) -> 
             f"the model gives a loss of {losses[first]} in row {row} ({tokens.ids[row]}), token {position}, and "
             f"{int(bad.sum())} such losses in all; are its weights damaged?"
         )
+
+
+def check_same_policy(base: Mapping[str, object], reference: Mapping[str, object]) -> None:
+    """Raise PolicyMismatchError unless base and reference losses were computed in the same way.
+
+    ``base``, ``reference``: their ``Scorer.policy`` (precision, pack_tokens, kernel). Two policies change losses by as
+    much as many scores are large.
+    """
+    for key in sorted(base.keys() | reference.keys()):
+        mine, theirs = (policy.get(key, "nothing recorded") for policy in (base, reference))
+        if mine != theirs:
+            raise PolicyMismatchError(
+                f"base and reference losses differ in {key} (base: {mine}; reference: {theirs}), so their difference "
+                "is not a score. Compute both again on one machine with one version of the program, under another "
+                "output name; where the models themselves do not allow the same policy, use a reference of the base's "
+                "architecture"
+            )
+
+
+def merge_policies(policies: Iterable[Mapping[str, object]]) -> dict[str, object]:
+    """One policy for the metadata: of each key the value that all shards share, else the list of values."""
+    values: dict[str, list[object]] = {}
+    for policy in policies:
+        for key, value in policy.items():
+            if value not in (met := values.setdefault(key, [])):
+                met.append(value)
+    return {key: met[0] if len(met) == 1 else met for key, met in values.items()}
