@@ -23,7 +23,7 @@ from tokenclean.errors import RunFolderError
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.store import check_stage, disk_refusal, read_manifest, seal_folder
 from tokenclean.store.lock import RunLock
-from tokenclean.training.optimizer_state import MOMENTS, load_moments, named_moments
+from tokenclean.training.optimizer import MOMENTS, load_moments, named_moments
 from tokenclean.training.sharding import as_part_of, whole
 
 logger = logging.getLogger(__name__)

@@ -18,11 +18,9 @@ from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import TrainingSettings
 from tokenclean.training.collate import Pack, batch_packs
-from tokenclean.training.fused_lora import join_lora_products
-from tokenclean.training.gated_mlp import slim_gated_mlps
+from tokenclean.training.lean_layers import SharedDropout, join_lora_products, share_dropout, slim_gated_mlps
 from tokenclean.training.online_mixture import OnlineMixture, OnlineWeights
 from tokenclean.training.sharding import reshard
-from tokenclean.training.shared_dropout import SharedDropout, share_dropout
 
 logger = logging.getLogger(__name__)
 
