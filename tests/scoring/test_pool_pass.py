@@ -18,12 +18,12 @@ from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
 from tokenclean.pool import count_characters, load_pool, shard_stream, survey_pool
 from tokenclean.processes import Processes
-from tokenclean.recipe import source_from
+from tokenclean.recipe import TokensSettings, source_from
 from tokenclean.scoring import loss_shards, pool_pass, token_shards
 from tokenclean.scoring.loss_shards import ScoringPolicy
 from tokenclean.scoring.pool_pass import PassOutcome, PoolToScore, score_pool
 from tokenclean.scoring.scorer import Scorer
-from tokenclean.scoring.token_shards import Tokenization, TokenShards, tokenizer_fingerprint
+from tokenclean.scoring.token_shards import TokenShards, tokenizer_fingerprint
 from tokenclean.store import Store
 from tokenclean.token_table import iter_table, read_metadata, read_table
 from tokenclean.tokens import tokenize_pool
@@ -31,7 +31,7 @@ from tokenclean.tokens import tokenize_pool
 CHARACTERS = 900
 ROWS = 16
 POLICY = ScoringPolicy("exact", 512)
-TULU = Tokenization()
+TULU = TokensSettings()
 
 
 def save_reference(base: Path, folder: Path, **config) -> Path:
@@ -66,7 +66,7 @@ class Passes:
         *,
         models: tuple[str, ...] = ("base", "reference"),
         policy: ScoringPolicy = POLICY,
-        tokenization: Tokenization = TULU,
+        tokenization: TokensSettings = TULU,
         max_rejected_share: float = 0.05,
         progress: Callable[[int, int], None] | None = None,
     ) -> PassOutcome:
@@ -151,7 +151,7 @@ def test_every_shard_has_the_losses_of_its_rows_alone(passes):
 
 
 def test_the_table_tells_how_it_was_made(passes):
-    passes.run(tokenization=Tokenization("tulu", 999, "last_turn"))
+    passes.run(tokenization=TokensSettings(max_length=999, targets="last_turn"))
     metadata = read_metadata(passes.folder / "s.parquet")
     assert metadata["policy"].pop("kernel")
     assert metadata["policy"] == {"precision": "exact", "pack_tokens": 512}
@@ -406,7 +406,7 @@ def test_the_ranks_together_make_what_one_makes(passes, monkeypatch):
             {name: resolve_source(str(getattr(passes, name))) for name in ("base", "reference")},
             passes.tokenizer,
             passes.folder / "s.parquet",
-            tokenization=Tokenization(),
+            tokenization=TokensSettings(),
             policy=POLICY,
             processes=Processes(rank, 2, rank),
             observer=Observer(),
@@ -442,7 +442,12 @@ def test_tokens_are_kept_by_rows_files_and_how_they_were_made(passes, tmp_path):
         return dict(TokenShards(passes.tokenizer, how, Store(tmp_path / "run")).plan(0, 0, rows).inputs)
 
     rows = list(load_pool(passes.pool))
-    keys = [key(rows), key(rows[:-1]), key(rows, Tokenization(max_length=9)), key(rows, Tokenization(targets="all"))]
+    keys = [
+        key(rows),
+        key(rows[:-1]),
+        key(rows, TokensSettings(max_length=9)),
+        key(rows, TokensSettings(targets="all")),
+    ]
     moved = tmp_path / passes.pool.name
     moved.write_bytes(passes.pool.read_bytes())
     keys.append(key(list(load_pool(moved))))

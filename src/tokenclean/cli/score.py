@@ -80,7 +80,6 @@ def score(
     from tokenclean.processes import Processes
     from tokenclean.scoring.loss_shards import ScoringPolicy
     from tokenclean.scoring.pool_pass import PoolToScore, score_pool
-    from tokenclean.scoring.token_shards import Tokenization
 
     processes = Processes.from_environment()
     policy = ScoringPolicy(scoring.precision, scoring.pack_tokens, _further_columns(columns), compile)
@@ -109,7 +108,7 @@ def score(
             models,
             tokenizer,
             output,
-            tokenization=Tokenization(**tokens.model_dump()),
+            tokenization=tokens,
             policy=policy,
             device=device,
             processes=processes,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,12 +32,12 @@ from tokenclean.pool import (
     stream_sources,
 )
 from tokenclean.processes import SINGLE_PROCESS, Processes
-from tokenclean.recipe import SourceSettings
+from tokenclean.recipe import SourceSettings, TokensSettings
 from tokenclean.scoring.loss_shards import LOSSES_VERSION, LossShard, LossShards, ScoringPolicy, progress_of_part
 from tokenclean.scoring.prefetch import read_ahead
 from tokenclean.scoring.scored_table import TableCounts, write_scored_table
 from tokenclean.scoring.scorer import check_same_policy
-from tokenclean.scoring.token_shards import PlannedShard, Tokenization, TokenShard, TokenShards
+from tokenclean.scoring.token_shards import PlannedShard, TokenShard, TokenShards
 from tokenclean.store import Store
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def score_pool(
     tokenizer: PreTrainedTokenizerBase,
     output: Path,
     *,
-    tokenization: Tokenization,
+    tokenization: TokensSettings,
     policy: ScoringPolicy,
     device: str = "cpu",
     processes: Processes = SINGLE_PROCESS,
@@ -122,7 +122,7 @@ def score_pool(
         intake = one_pass.list_unusable()
         check_usable(intake, pool.max_rejected_share, listing=pool.listing if intake.set_aside else None)
         metadata = {
-            **asdict(tokenization),
+            **tokenization.model_dump(),
             "precision": policy.precision,
             "pack_tokens": policy.pack_tokens,
             "models": {

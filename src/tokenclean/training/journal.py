@@ -10,6 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +63,8 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         return []
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
+        with suppress(json.JSONDecodeError):
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
     return lines
 
 

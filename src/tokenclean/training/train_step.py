@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from tokenclean.errors import TrainingError
 from tokenclean.models.causal_lm import CausalLM
@@ -20,7 +21,6 @@ from tokenclean.recipe import TrainingSettings
 from tokenclean.training.collate import Pack, batch_packs
 from tokenclean.training.lean_layers import SharedDropout, join_lora_products, share_dropout, slim_gated_mlps
 from tokenclean.training.online_mixture import OnlineMixture, OnlineWeights
-from tokenclean.training.sharding import reshard
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +90,6 @@ class TrainingStep:
         if settings.activation_checkpointing:
             self.causal_lm.checkpoint_activations()
         self.module = PackLosses(self.causal_lm)
-        self._surprisal = None
-        if mixture is not None:
-            self._surprisal = torch.from_numpy(mixture.surprisal).to(self.causal_lm.device)
 
     def __call__(self, input_ids: Ragged, weights: Ragged, rows: Sequence[int]) -> float:
         """Gradients of a batch in training mode, added up pack by pack; the batch's loss in nats.
@@ -119,8 +116,10 @@ class TrainingStep:
         # A sharded weight comes and goes, so a kernel's copy of it could not know whether it is still the weight's.
         with torch.no_grad(), self._precision(with_kernels=not self.is_sharded):
             loss = batch_loss(self.module, self._packs(input_ids, weights, rows), self.causal_lm.device)
-        if self.is_sharded:
-            reshard(self.module)
+        if isinstance(self.module, FSDPModule):
+            # The forward pass leaves the weights of the unit around the layers whole; until they are freed, the
+            # parameters are other objects than the optimizer's.
+            self.module.reshard()
         return sum(self.processes.gather(loss))
 
     def _packs(self, input_ids: Ragged, weights: Ragged, rows: Sequence[int]) -> list[Pack]:
@@ -136,9 +135,9 @@ class TrainingStep:
 
     def _train(self, packs: list[Pack]) -> float:
         online = None
-        if self._surprisal is not None and self._mixture is not None:
+        if self._mixture is not None:
             is_by_sample = self.settings.loss_normalisation == "sample"
-            online = OnlineWeights(self._surprisal, self._mixture.prior, is_by_sample=is_by_sample)
+            online = OnlineWeights(self._mixture, self.causal_lm.device, is_by_sample=is_by_sample)
         self.model.train()
         try:
             with self._precision():
