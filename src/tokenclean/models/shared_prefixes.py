@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -35,7 +36,7 @@ _PROBE_BRANCHES = ((20, 0, 12), (20, 5, 9), (31, 3, 33), (31, 0, 1))
 Sequences = Sequence[tuple[tuple[int, ...], int]]
 """Token ids of each sequence, and the position, at least 1, from which on its tokens are measured."""
 
-_Kept = dict[int, dict[int, tuple[torch.Tensor, torch.Tensor]]]
+_Kept = dict[int, dict[int, tuple[Tensor, Tensor]]]
 """Keys and values for later packs: attention module -> node -> two tensors of shape (1, key heads, n, d)."""
 
 
@@ -89,7 +90,7 @@ def shares_prefixes(causal_lm: CausalLM) -> bool:
     with evaluating(causal_lm.model), torch.no_grad(), precision_policy(causal_lm.body, "exact", with_kernels=False):
         expected = torch.cat([causal_lm.last_loss(torch.tensor(s, device=causal_lm.device)) for s in tried]).cpu()
 
-        def losses() -> torch.Tensor:
+        def losses() -> Tensor:
             return torch.from_numpy(
                 measures_in_tree(causal_lm, sequences, ("loss",), budget=max(PROBE_LENGTHS))[0]["loss"]
             )
@@ -105,7 +106,7 @@ def shares_prefixes(causal_lm: CausalLM) -> bool:
 class _Pass:
     pack: PrefixPack
     kept: _Kept
-    visible: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
+    visible: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
     """Masks by (number of the call, window), which all layers share."""
 
 
@@ -129,13 +130,8 @@ def _prefix_pass(model: PreTrainedModel, pack: PrefixPack, kept: _Kept) -> Itera
 
 @torch.compiler.disable
 def prefix_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **options: Any,
-) -> tuple[torch.Tensor, None]:
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
     """Attention of transformers' interface over the current pack; without gradient and without dropout.
 
     Shapes and options as for ``segments.segment_attention``. Raises NotImplementedError for a feature it does not
@@ -164,7 +160,7 @@ def prefix_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _visible(call: Attending, window: int | None) -> torch.Tensor:
+def _visible(call: Attending, window: int | None) -> Tensor:
     """Which keys each query sees: bool (queries, keys)."""
     queries, keys = torch.from_numpy(call.queries), torch.from_numpy(call.keys)
     distance = queries[:, None, 1] - keys[None, :, 1]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from tokenclean.models.attention.features import Features, repeat_key_heads
 from tokenclean.models.attention.varlen import (
@@ -132,18 +133,14 @@ def _problem(kernel: str, call: AttentionCall, lengths: tuple[int, ...]) -> str 
     return None
 
 
-def _agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
+def _agree(found: Tensor, expected: Tensor) -> bool:
     error = (found.float() - expected).abs().max()
     return bool(error < _TRIAL_TOLERANCE * (1 + expected.abs().max()))
 
 
 def attention_by_definition(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: Sequence[int],
-    features: Features,
-) -> torch.Tensor:
+    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], features: Features
+) -> Tensor:
     """Attention with all logits in memory, (1, T, heads, d), without dropout: what the kernels are compared with."""
     key, value = repeat_key_heads(query, key, value)
     logits = query @ key.transpose(2, 3) * features.scale(query)

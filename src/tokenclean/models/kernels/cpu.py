@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch import library as torch_library
 
 from tokenclean.models.attention.features import Features
@@ -74,7 +75,7 @@ def has_bf16_kernels() -> bool:
     return reason is None
 
 
-def pack(weight: torch.Tensor, *, as_bf16: bool) -> torch.Tensor:
+def pack(weight: Tensor, *, as_bf16: bool) -> Tensor:
     """A weight (N, K) in panels of 64 output features, as the kernels need it; padded with zeros, always a copy."""
     features, depth = weight.shape
     panels = -(-features // _PANEL)
@@ -87,22 +88,22 @@ def pack(weight: torch.Tensor, *, as_bf16: bool) -> torch.Tensor:
     return padded.to(dtype).reshape(shape).transpose(1, 2).clone(memory_format=torch.contiguous_format)
 
 
-def linear(x: torch.Tensor, packed: torch.Tensor, columns: int, bias: torch.Tensor | None) -> torch.Tensor:
+def linear(x: Tensor, packed: Tensor, columns: int, bias: Tensor | None) -> Tensor:
     """x Wᵀ + b for a packed weight: float32 (…, K) to float32 (…, ``columns``), summed in float32."""
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     return torch.ops.tokenclean.linear(rows, packed, columns, bias).view(*x.shape[:-1], columns)
 
 
 def measures(
-    hidden_P_H: torch.Tensor,
-    packed: torch.Tensor,
-    targets_P: torch.Tensor,
+    hidden_P_H: Tensor,
+    packed: Tensor,
+    targets_P: Tensor,
     vocabulary: int,
-    bias: torch.Tensor | None = None,
+    bias: Tensor | None = None,
     scale: float = 1.0,
     softcap: float | None = None,
     with_entropy: bool = True,
-) -> torch.Tensor:
+) -> Tensor:
     """Loss, entropy (nats), whether the target is likeliest (1.0, 0.0): float32 (3, P). Logits exist only in tiles."""
     hidden_P_H, targets_P = hidden_P_H.contiguous(), targets_P.contiguous()
     return torch.ops.tokenclean.measures(
@@ -111,13 +112,8 @@ def measures(
 
 
 def segment_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: Sequence[int],
-    features: Features,
-    allow_bf16: bool = False,
-) -> torch.Tensor:
+    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], features: Features, allow_bf16: bool = False
+) -> Tensor:
     """Causal attention of each segment to itself: (1, heads, T, d) float32 each to (1, T, heads, d), without dropout.
 
     ``key`` and ``value`` may have fewer heads. ``allow_bf16``: products may take bf16 and sum in float32, where the
@@ -179,7 +175,7 @@ def _compile(compiler: str, flags: list[str], library: Path) -> None:
 def _register_shapes() -> None:
     """Tell torch.compile what the kernels return."""
 
-    def linear_shape(x: torch.Tensor, packed: torch.Tensor, columns: int, bias: torch.Tensor | None) -> torch.Tensor:
+    def linear_shape(x: Tensor, packed: Tensor, columns: int, bias: Tensor | None) -> Tensor:
         return x.new_empty(x.shape[0], columns)
 
     torch_library.register_fake("tokenclean::linear", linear_shape)
