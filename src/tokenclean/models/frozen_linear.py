@@ -55,9 +55,6 @@ class FrozenLayer(torch.nn.Module):
         """(N, K), on the device of ``x``."""
         raise NotImplementedError
 
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
 
 class FrozenLinear(FrozenLayer):
     """``layer`` with its weight rounded to bf16, once, or packed in float32.

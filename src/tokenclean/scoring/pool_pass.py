@@ -97,7 +97,10 @@ def score_pool(
     store = Store(output.with_suffix(".shards"), note=observer.note)
     with store.lock() if processes.is_first else nullcontext():
         # This is a meeting too: once past it, every process knows that rank 0 holds the lock and has cleared leftovers.
-        survey = _shared_survey(pool.survey, processes)
+        rows, rejected, shards, characters, weighted = processes.all_reduce_sum(
+            (0,) * 5 if pool.survey is None else pool.survey.counts
+        )
+        survey = pool.survey or PoolSurvey(rows, rejected, shards, characters, weighted)
         fingerprints = {name: source_fingerprint(source) for name, source in models.items()}
         if "reference" in models:
             check_two_models(fingerprints["base"], fingerprints["reference"])
@@ -132,14 +135,6 @@ def score_pool(
         }
         table = write_scored_table(one_pass.scored(), policy.columns, metadata, output, has_weights=survey.weighted > 0)
         return PassOutcome(table, made, found, intake, store.root)
-
-
-def _shared_survey(survey: PoolSurvey | None, processes: Processes) -> PoolSurvey:
-    """The first process's survey; the others get its numbers."""
-    rows, rejected, shards, characters, weighted = processes.all_reduce_sum(
-        (0,) * 5 if survey is None else survey.counts
-    )
-    return survey or PoolSurvey(rows, rejected, shards, characters, weighted)
 
 
 @dataclass

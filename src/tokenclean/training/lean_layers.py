@@ -173,9 +173,6 @@ class SharedDropout(torch.nn.Module):
         """Free the last input and result."""
         self._last = None
 
-    def extra_repr(self) -> str:
-        return f"rate={self.rate}"
-
 
 def keep_mask(shape: torch.Size, rate: float, device: torch.device | str = "cpu") -> tuple[torch.Tensor, float]:
     """A mask, int8, each element 0 with probability ``rate`` to the nearest 2^−16, else 1; and that probability.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from tokenclean.errors import TrainingError
 from tokenclean.processes import SINGLE_PROCESS, Processes
@@ -64,8 +65,6 @@ def save_moments(
     folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, processes: Processes = SINGLE_PROCESS
 ) -> None:
     """Write the moments into the folder. All ``processes`` have to call it; the first writes."""
-    from safetensors.torch import save_file
-
     moments = named_moments(model, optimizer)
     if processes.is_first:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,8 +76,6 @@ def load_moments(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Op
 
     Raises TrainingError where the folder has none, or those of other parameters.
     """
-    from safetensors.torch import load_file
-
     path = folder / MOMENTS
     if not path.is_file():
         raise TrainingError(f"{path}: missing; a training can only go on from one that was itself part of a longer one")

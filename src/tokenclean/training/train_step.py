@@ -230,7 +230,10 @@ def prepare_layers(
     elif settings.precision in ("exact", "safe") and settings.sharding == "none":  # what is packed is not sharded
         replaced = hold_frozen(body, in_bf16=settings.precision == "safe" and has_bf16_kernels())
     if replaced:
-        _copy_out_of_files(model)
+        # A weight in a mapped file keeps the whole file in memory, and with it the weights that were replaced.
+        for parameter in model.parameters():
+            if parameter.device.type == "cpu":
+                parameter.data = parameter.detach().clone()
     slim_gated_mlps(model)
     if is_lora and settings.precision != "fast":  # fast rounds the LoRAs' own products too
         join_lora_products(model)
@@ -268,10 +271,3 @@ def batch_loss(
 def _check_finite(losses: torch.Tensor, pack: Pack) -> None:
     if not math.isfinite(float(losses.sum())) and (bad := torch.nonzero(~torch.isfinite(losses)).flatten().tolist()):
         raise NonFiniteLossError(pack.rows[int(pack.row_of_position[bad[0]])], float(losses[bad[0]]))
-
-
-def _copy_out_of_files(model: torch.nn.Module) -> None:
-    """A weight in a mapped file keeps the whole file in memory, and with it the weights that were replaced."""
-    for parameter in model.parameters():
-        if parameter.device.type == "cpu":
-            parameter.data = parameter.detach().clone()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch import library as torch_library
+from torch.library import register_fake
 
 from tokenclean.models.attention.features import Features
 from tokenclean.models.device import cache_folder, cpu_multiplies_bf16
@@ -43,7 +43,8 @@ def missing_kernels() -> str | None:
     """
     try:
         torch.ops.load_library(str(_library()))
-        _register_shapes()
+        # What torch.compile has to know of it.
+        register_fake("tokenclean::linear", lambda x, packed, columns, bias: x.new_empty(x.shape[0], columns))
         _check(as_bf16=False)
     except _UnavailableError as error:
         reason = str(error)
@@ -170,15 +171,6 @@ def _compile(compiler: str, flags: list[str], library: Path) -> None:
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
             raise _UnavailableError(f"{compiler} failed: {lines[0] if lines else done.returncode}")
-
-
-def _register_shapes() -> None:
-    """Tell torch.compile what the kernels return."""
-
-    def linear_shape(x: Tensor, packed: Tensor, columns: int, bias: Tensor | None) -> Tensor:
-        return x.new_empty(x.shape[0], columns)
-
-    torch_library.register_fake("tokenclean::linear", linear_shape)
 
 
 def _processor() -> str:

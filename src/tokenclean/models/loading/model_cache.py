@@ -62,7 +62,8 @@ class ModelCache:
         load.user = source
         load.blocks += 1
         try:
-            _put_in(attached.changes)
+            for change in attached.changes:
+                change.table[change.name] = change.after
             yield attached.model
         finally:
             load.blocks -= 1
@@ -183,11 +184,6 @@ def _changes(entries: Sequence[tuple[dict[str, object], dict[str, object]]]) -> 
         for name in {**copy, **table}
         if copy.get(name, _ABSENT) is not table.get(name, _ABSENT)
     ]
-
-
-def _put_in(changes: Sequence[_Change]) -> None:
-    for change in changes:
-        change.table[change.name] = change.after
 
 
 def _take_out(changes: Sequence[_Change]) -> None:
