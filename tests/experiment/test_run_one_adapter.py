@@ -26,7 +26,7 @@ from tokenclean.recipe import Recipe
 from tokenclean.scoring import token_losses
 from tokenclean.store import fingerprint
 from tokenclean.store.layout import CHECKPOINTS
-from tokenclean.training.optimizer_state import MOMENTS
+from tokenclean.training.optimizer import MOMENTS
 from tokenclean.training.step_plan import plan_steps
 
 CONTROL = "full_tokens_from_warmup"

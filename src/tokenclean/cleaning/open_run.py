@@ -11,8 +11,8 @@ from tokenclean.cleaning.stages import Stages
 from tokenclean.cleaning.trainings import ModelTrainings
 from tokenclean.ds2.curated_pool import CuratedPool, curate_pool
 from tokenclean.models.device import resolve_device
+from tokenclean.models.frozen_linear import bitsandbytes_functions
 from tokenclean.models.loading.model_cache import ModelCache
-from tokenclean.models.nf4_linear import bitsandbytes_functions
 from tokenclean.observer import Observer
 from tokenclean.pool import Pool
 from tokenclean.processes import SINGLE_PROCESS, Processes

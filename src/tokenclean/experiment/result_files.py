@@ -23,7 +23,7 @@ from tokenclean.scoring import PairedDifference
 from tokenclean.selection import lowest_kept
 from tokenclean.store import RESULTS, array_hash, atomic_path, file_hash, write_json
 from tokenclean.token_table import write_table
-from tokenclean.training.optimizer_state import MOMENTS
+from tokenclean.training.optimizer import MOMENTS
 
 
 @dataclass(frozen=True)

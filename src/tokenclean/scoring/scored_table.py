@@ -10,7 +10,7 @@ import numpy as np
 
 from tokenclean.ragged import Ragged
 from tokenclean.scoring.loss_shards import LossShard
-from tokenclean.scoring.policy_check import check_same_policy, merge_policies
+from tokenclean.scoring.scorer import check_same_policy, merge_policies
 from tokenclean.scoring.token_shards import TokenShard
 from tokenclean.token_table import open_table
 

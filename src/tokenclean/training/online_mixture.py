@@ -52,12 +52,13 @@ def online_posterior(
 class OnlineWeights:
     """The coefficients of one batch times the posteriors of their tokens.
 
-    ``surprisal``: the mixture's, on the model's device. ``is_by_sample``: each row's coefficients keep their sum, as
+    ``is_by_sample``: each row's coefficients keep their sum, as
     the mean of the rows' means has it; otherwise the batch's do, by a factor that is known after the last pack.
     """
 
-    def __init__(self, surprisal: torch.Tensor, prior: NoiseMixtureSettings, *, is_by_sample: bool) -> None:
-        self._surprisal, self._prior, self._is_by_sample = surprisal, prior, is_by_sample
+    def __init__(self, mixture: OnlineMixture, device: torch.device, *, is_by_sample: bool) -> None:
+        self._surprisal, self._prior = torch.from_numpy(mixture.surprisal).to(device), mixture.prior
+        self._is_by_sample = is_by_sample
         self._given = self._left = 0.0
         self._row_rates: dict[int, float] = {}
 

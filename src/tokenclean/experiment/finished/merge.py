@@ -12,7 +12,7 @@ from tokenclean.experiment.finished.finished_run import recipe_of, results_of, s
 from tokenclean.experiment.run_files import LATEST, RECIPE
 from tokenclean.models.loading.hub_models import read_json
 from tokenclean.models.loading.load import ModelSource, load_tokenizer, resolve_source
-from tokenclean.models.loading.weights import ADAPTER_CONFIG
+from tokenclean.models.loading.safety import ADAPTER_CONFIG
 from tokenclean.models.merging import Merge, MergedDtype, write_merged
 from tokenclean.store import MANIFEST
 
