@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from tokenclean.errors import RunFolderError
-from tokenclean.store.files import disk_refusal
+from tokenclean.store.files import explained_refusals
 
 
 class Shard(Protocol):
@@ -97,11 +97,8 @@ class StoredScores:
         shards = self._shards.setdefault(group, [])
         if not len(scores):
             return
-        try:
+        with explained_refusals(f"cannot write scores beside {self._beside}"):
             file = self._write(np.ascontiguousarray(scores).data.cast("B"))
-        except OSError as error:
-            refusal = disk_refusal(error) or error.strerror or error
-            raise RunFolderError(f"cannot write scores beside {self._beside}: {refusal}") from error
         start_bytes, self._end_bytes = self._end_bytes, self._end_bytes + scores.nbytes
         count = len(scores)
         if shards and shards[-1].start_bytes + shards[-1].count * scores.itemsize == start_bytes:
