@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +21,7 @@ from tokenclean.evaluation.extractive_qa import (
     sample,
 )
 from tokenclean.evaluation.tasks import LANGUAGES, Benchmark, benchmark_named
+from tokenclean.recipe.settings import EvaluationSettings
 from tokenclean.store import fingerprint
 
 if TYPE_CHECKING:
@@ -62,19 +63,10 @@ def _plain(value: object) -> object:
     return value if isinstance(value, (str, int, float, bool, type(None))) else getattr(value, "__qualname__", "")
 
 
-def load_benchmarks(
-    names: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    data_dir: str | Path | None = None,
-    limits: Mapping[str, int] | None = None,
-    limit: int | None = None,
-) -> list[LoadedBenchmark]:
-    """Read the tasks of the benchmarks ``names`` (of ``BENCHMARKS``, or any task of the harness).
+def load_benchmarks(settings: EvaluationSettings, tokenizer: PreTrainedTokenizerBase) -> list[LoadedBenchmark]:
+    """Read the tasks of the benchmarks ``settings.tasks`` (of ``BENCHMARKS``, or any task of the harness).
 
-    ``tokenizer``: used to cut passages. ``data_dir``: folder with the data as local files; by default they come from
-    the Hub or its cache. ``limit``: how many questions of every part (subject, language) are used, the first ones;
-    ``limits``: the same by benchmark. Raises EvaluationError, listing all unknown names and missing data at once, and
+    ``tokenizer``: used to cut passages. Raises EvaluationError, listing all unknown names and missing data at once, and
     MissingExtraError where the harness is not installed.
     """
     try:
@@ -82,14 +74,14 @@ def load_benchmarks(
     except ImportError as error:
         raise MissingExtraError("lm-eval", "eval", "evaluation on benchmarks") from error
     loaded, problems = [], []
-    for name in names:
+    for name in settings.tasks:
         benchmark = benchmark_named(name)
         try:
-            tasks = _tasks(benchmark, tokenizer, None if data_dir is None else Path(data_dir))
+            tasks = _tasks(benchmark, tokenizer, None if settings.data_dir is None else Path(settings.data_dir))
         except EvaluationError as error:
             problems.append(str(error))
             continue
-        most = (limits or {}).get(name, limit)
+        most = dict(settings.limits).get(name, settings.limit)
         counts = {part: len(task.eval_docs) for part, task in tasks.items()}
         items = {part: count if most is None else min(most, count) for part, count in counts.items()}
         loaded.append(LoadedBenchmark(benchmark, tasks, items))

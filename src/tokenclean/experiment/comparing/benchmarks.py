@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.evaluation.item_scores import ItemScores
-from tokenclean.evaluation.task_data import LoadedBenchmark, load_benchmarks
+from tokenclean.evaluation.task_data import LoadedBenchmark
 
 QUESTIONS = "questions.parquet"
 
@@ -28,21 +28,6 @@ class BenchmarkScores:
     groups: np.ndarray | None
     questions: pa.Table
     manifest: Mapping[str, Any]
-
-
-def load_recipe_benchmarks(opened: OpenRun) -> list[LoadedBenchmark]:
-    """The benchmarks of ``evaluation.tasks`` with their data; before any model is loaded.
-
-    Raises EvaluationError and MissingExtraError as ``load_benchmarks``.
-    """
-    settings = opened.context.recipe.evaluation
-    return load_benchmarks(
-        settings.tasks,
-        opened.context.data.tokenizer,
-        data_dir=settings.data_dir,
-        limits=dict(settings.limits),
-        limit=settings.limit,
-    )
 
 
 def benchmark_scores(
@@ -69,8 +54,7 @@ def identities(benchmarks: Sequence[LoadedBenchmark]) -> dict[str, list[str]]:
 
 def _scores(opened: OpenRun, model: Model, loaded: LoadedBenchmark) -> BenchmarkScores:
     """The model's answers to the benchmark's questions, found or made."""
-    from tokenclean.evaluation.evaluate import evaluate, harness_version, item_scores
-    from tokenclean.evaluation.harness_model import PackedLM
+    from tokenclean.evaluation.evaluate import PackedLM, evaluate, harness_version, item_scores
 
     scoring, name = opened.context.recipe.scoring, loaded.benchmark.name
     inputs = {

@@ -21,15 +21,9 @@ from tokenclean.evaluation.comparison import Comparison, Difference
 from tokenclean.evaluation.comparison import compare as compare_scores
 from tokenclean.evaluation.item_scores import ItemScores
 from tokenclean.evaluation.significance import points, verdict
-from tokenclean.evaluation.task_data import LoadedBenchmark
+from tokenclean.evaluation.task_data import LoadedBenchmark, load_benchmarks
 from tokenclean.evaluation.tasks import benchmark_named
-from tokenclean.experiment.comparing.benchmarks import (
-    BenchmarkScores,
-    benchmark_scores,
-    gather_scores,
-    identities,
-    load_recipe_benchmarks,
-)
+from tokenclean.experiment.comparing.benchmarks import BenchmarkScores, benchmark_scores, gather_scores, identities
 from tokenclean.experiment.comparing.judge_losses import (
     heldout_table,
     judged_tokens,
@@ -104,7 +98,7 @@ def compare(
         run = runs[seed] = _Run(open_seed(of_seed))
         run.models[BASE] = run.opened.context.base
         if not loaded:
-            loaded = load_recipe_benchmarks(run.opened)
+            loaded = load_benchmarks(recipe.evaluation, run.opened.context.data.tokenizer)
         for strategy in strategies:
             if strategy in failed:
                 continue

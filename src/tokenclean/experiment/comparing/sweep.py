@@ -21,13 +21,8 @@ from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.errors import EvaluationError, MissingExtraError, RecipeError, TokencleanError
 from tokenclean.evaluation.comparison import Comparison
 from tokenclean.evaluation.comparison import compare as compare_scores
-from tokenclean.experiment.comparing.benchmarks import (
-    BenchmarkScores,
-    benchmark_scores,
-    gather_scores,
-    identities,
-    load_recipe_benchmarks,
-)
+from tokenclean.evaluation.task_data import load_benchmarks
+from tokenclean.experiment.comparing.benchmarks import BenchmarkScores, benchmark_scores, gather_scores, identities
 from tokenclean.experiment.comparing.table_1 import table_1, table_1_values
 from tokenclean.experiment.result_files import TABLES, kept_share
 from tokenclean.recipe import Recipe
@@ -125,7 +120,7 @@ def sweep(
     if not good:
         raise RecipeError([str(error) for error in recipes.values()], "sweep")
     first = open_cell(good[0])
-    loaded = load_recipe_benchmarks(first)
+    loaded = load_benchmarks(good[0].evaluation, first.context.data.tokenizer)
     cells, runs = [], []
     for settings, recipe in recipes.items():
         if isinstance(recipe, TokencleanError):
