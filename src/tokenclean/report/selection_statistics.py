@@ -185,9 +185,8 @@ def standing_out(token_R: np.ndarray, kept_R: np.ndarray, count: int, *, of_kept
 
 def _response_tokens(part: TokenTable, sources: dict[str, int], first_row: int) -> _ResponseTokens:
     is_response = part["is_response"].values
-    lengths = part["is_response"].lengths
-    row_T = np.repeat(np.arange(len(part)), lengths)
-    column_T = np.arange(len(row_T)) - np.repeat(part["is_response"].offsets[:-1], lengths)
+    row_T = part["is_response"].row_of_value()
+    column_T = np.arange(len(row_T)) - part["is_response"].offsets[row_T]
     opens_T = is_response & ((column_T == 0) | ~np.concatenate([[False], is_response[:-1]]))
     place_R = np.flatnonzero(is_response)
     row_R = row_T[place_R]
@@ -212,12 +211,8 @@ def _response_tokens(part: TokenTable, sources: dict[str, int], first_row: int) 
 
 
 def _concatenated(parts: Sequence[_ResponseTokens]) -> _ResponseTokens:
-    def whole(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    names = [name for name in _ResponseTokens.__dataclass_fields__ if name != "score_R"]
-    score_R = None if parts[0].score_R is None else whole("score_R")
-    return _ResponseTokens(**{name: whole(name) for name in names}, score_R=score_R)
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return _ResponseTokens(*(None if column[0] is None else np.concatenate(column) for column in columns))
 
 
 def _shares(group_R: np.ndarray, kept_R: np.ndarray, names: Sequence[str]) -> dict[str, Share]:

@@ -135,31 +135,25 @@ def choose_rows(
 
 
 def take_rows(parts: Iterable[TokenTable], rows: np.ndarray) -> TokenTable:
-    """The given rows, numbered over all parts, in the given order, as one table in memory."""
+    """The given rows, numbered over all parts, in the given order, as one table in memory without metadata."""
     order = np.argsort(rows, kind="stable")
     rising = rows[order]
     ids: list[str] = []
     sources: list[str] = []
-    columns: dict[str, list[Ragged]] = {}
-    metadata: Mapping[str, Any] = {}
-    original_ids: list[str] = []
+    columns: defaultdict[str, list[Ragged]] = defaultdict(list)
     first = 0
     for part in parts:
         here = rising[np.searchsorted(rising, first) : np.searchsorted(rising, first + len(part))] - first
         first += len(part)
-        metadata = part.metadata
         ids += (part.ids[row] for row in here.tolist())
         sources += (part.sources[row] for row in here.tolist())
-        original_ids += ((part.original_ids[row] if part.original_ids else "") for row in here.tolist())
         for name, column in part.columns.items():
-            columns.setdefault(name, []).append(column.take(here))
+            columns[name].append(column.take(here))
     back = np.argsort(order, kind="stable")
     return TokenTable(
         tuple(ids[row] for row in back.tolist()),
         tuple(sources[row] for row in back.tolist()),
         {name: _joined(column).take(back) for name, column in columns.items()},
-        metadata,
-        tuple(original_ids[row] for row in back.tolist()) if any(original_ids) else (),
     )
 
 
