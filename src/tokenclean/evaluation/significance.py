@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenclean.evaluation.comparison import FEWEST_DIFFERING, AgainstControl, Comparison
-from tokenclean.evaluation.intervals import Spread, critical, excludes_zero
+from tokenclean.evaluation.intervals import Spread, critical, excludes_zero, least_above
 
 MOST_TIMES_ITEMS = 1000.0
 MOST_SEEDS = 100
@@ -59,14 +59,15 @@ def _times_items(spread: Spread, size: float) -> float | None:
 
     The width need not fall throughout: with more items the seeds' share of it grows, and with it the quantile.
     """
+
+    def suffices(factor: float) -> bool:
+        return half_width(spread, times_items=factor) < size
+
     below = 1.0
-    for factor in np.geomspace(1, MOST_TIMES_ITEMS, 61):
-        if half_width(spread, times_items=factor) < size:
-            while factor / below > 1.01:
-                middle = math.sqrt(below * factor)
-                below, factor = (below, middle) if half_width(spread, times_items=middle) < size else (middle, factor)
-            return float(factor)
-        below = float(factor)
+    for factor in np.geomspace(1, MOST_TIMES_ITEMS, 61).tolist():
+        if suffices(factor):
+            return least_above(below, factor, suffices, 1.01)
+        below = factor
     return None
 
 
