@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenclean.cleaning import StrategyResult, run_strategy
+from tokenclean.cleaning import run_strategy
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.errors import RecipeError, RunError
@@ -102,8 +102,10 @@ def compare(
         for strategy in strategies:
             if strategy in failed:
                 continue
+            opened = run.opened.for_strategy()
+            opened.observer.note(f"strategy {strategy}, seed {seed}")
             try:
-                result = _run_strategy(run, strategy, seed)
+                result = run_strategy(opened.context, strategy)
             except RunError as error:
                 failed[strategy] = f"seed {seed}: {error}"
                 run.opened.observer.note(f"{strategy} failed under seed {seed} and is left out: {error}")
@@ -113,6 +115,7 @@ def compare(
             if references:
                 run.models |= {m.name: m for m in result.rounds if m.key != result.model.key}
             run.models[strategy] = result.model
+            run.used[strategy] = opened.stages.used
         run.opened.models.clear()
     lines = [
         name for name in runs[seeds[0]].models if name not in failed and all(name in r.models for r in runs.values())
@@ -138,14 +141,6 @@ def _check(recipe: Recipe, strategies: Sequence[str], seeds: Sequence[int], cont
         problems.append(f"--seeds: expected different numbers, found {', '.join(map(str, seeds)) or 'none'}")
     if problems:
         raise RecipeError(problems, "comparison")
-
-
-def _run_strategy(run: _Run, strategy: str, seed: int) -> StrategyResult:
-    opened = run.opened.for_strategy()
-    opened.observer.note(f"strategy {strategy}, seed {seed}")
-    result = run_strategy(opened.context, strategy)
-    run.used[strategy] = opened.stages.used
-    return result
 
 
 def _result(

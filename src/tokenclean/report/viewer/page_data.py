@@ -19,6 +19,7 @@ from tokenclean.report.viewer.ranked_table import (
     NOT_RANKED,
     STEPS,
     RankedPool,
+    Sample,
     choose_rows,
     count_cuts,
     pool_ranks,
@@ -32,8 +33,6 @@ from tokenclean.token_table import TokenTable, iter_table
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MAX_CONVERSATIONS = 2_000
-MAX_TOKENS = 400_000
 FIRST_PROPORTION = 0.6
 """The cut of a table without a selection: the paper's k."""
 PRECISION = "Scores, losses and weights are rounded to 11 binary digits: a relative error of at most 0.05 %."
@@ -122,19 +121,13 @@ class View:
     too_long: int
 
 
-def open_view(
-    tables: Sequence[ViewedTable],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_conversations: int = MAX_CONVERSATIONS,
-    max_tokens: int = MAX_TOKENS,
-    seed: int = 0,
-) -> View:
+def open_view(tables: Sequence[ViewedTable], tokenizer: PreTrainedTokenizerBase, sample: Sample | None = None) -> View:
     """Read one table, or two to compare, and decode the conversations to show (``choose_rows``).
 
     Two tables show the conversations that both have, by id and with the same tokens. Raises TableError where there is
     nothing to show, and where the ids are not those of the tokenizer.
     """
+    sample = sample or Sample()
     names = [table.name for table in tables]
     surveys = [survey_table(table.parts(), table.name) for table in tables]
     matches = _common_rows(surveys)
@@ -144,9 +137,9 @@ def open_view(
         raise TableError(f"{' and '.join(names)}: {why}")
     sources = [first.sources[row] for row in matches[0].tolist()]
     lengths = first.lengths[matches[0]]
-    chosen = choose_rows(sources, lengths, max_conversations=max_conversations, max_tokens=max_tokens, seed=seed)
+    chosen = choose_rows(sources, lengths, sample)
     if not len(chosen):
-        raise TableError(f"{names[0]}: every row has more than {max_tokens:,} tokens, the most that a view may hold")
+        raise TableError(f"{names[0]}: every row has more than {sample.tokens:,} tokens, the most that a view may hold")
     shown = tuple(
         Shown(table.name, survey, match[chosen], take_rows(table.parts(), match[chosen]), _ranks(survey))
         for table, survey, match in zip(tables, surveys, matches, strict=True)
@@ -159,8 +152,8 @@ def open_view(
             "give the tokenizer of the base model that the table was made with"
         )
     unmatched = sum(len(survey.ids) - len(match) for survey, match in zip(surveys, matches, strict=True))
-    too_long = int(np.count_nonzero(lengths > max_tokens))
-    return View(shown, tuple(map(decoder.decode, ids)), decoder, seed, unmatched, too_long)
+    too_long = int(np.count_nonzero(lengths > sample.tokens))
+    return View(shown, tuple(map(decoder.decode, ids)), decoder, sample.seed, unmatched, too_long)
 
 
 def page_data(view: View, *, proportion: float | None = None) -> dict[str, object]:

@@ -109,19 +109,26 @@ def count_cuts(
     return np.cumsum(newly_kept, axis=0), thresholds
 
 
-def choose_rows(
-    sources: Sequence[str], lengths: np.ndarray, *, max_conversations: int, max_tokens: int, seed: int
-) -> np.ndarray:
+@dataclass(frozen=True)
+class Sample:
+    """The most conversations and tokens that a view holds, and the seed by which they are drawn from a larger pool."""
+
+    conversations: int = 2_000
+    tokens: int = 400_000
+    seed: int = 0
+
+
+def choose_rows(sources: Sequence[str], lengths: np.ndarray, sample: Sample) -> np.ndarray:
     """Rows to show, int64, rising: all where they fit, else a seeded sample with each source in proportion.
 
     ``lengths``: int (N,), tokens of each row. Every source gives one row before any gives a second. A row longer than
-    ``max_tokens`` by itself is never taken. The sample ends before the first row that no longer fits, so that short
+    ``sample.tokens`` by itself is never taken. The sample ends before the first row that no longer fits, so that short
     rows are not preferred to long ones.
     """
-    rows = np.flatnonzero(lengths <= max_tokens)
-    if len(rows) <= max_conversations and int(lengths[rows].sum()) <= max_tokens:
+    rows = np.flatnonzero(lengths <= sample.tokens)
+    if len(rows) <= sample.conversations and int(lengths[rows].sum()) <= sample.tokens:
         return rows
-    shuffled = np.random.default_rng(seed).permutation(rows)
+    shuffled = np.random.default_rng(sample.seed).permutation(rows)
     names: list[str] = [str(sources[row]) for row in shuffled.tolist()]
     sizes, seen = Counter(names), Counter[str]()
     place = np.empty(len(shuffled))
@@ -130,8 +137,8 @@ def choose_rows(
         place[at] = seen[name] / sizes[name]
         seen[name] += 1
     ordered = shuffled[np.argsort(place, kind="stable")]
-    fitting = int(np.count_nonzero(np.cumsum(lengths[ordered]) <= max_tokens))
-    return np.sort(ordered[: min(max_conversations, fitting)])
+    fitting = int(np.count_nonzero(np.cumsum(lengths[ordered]) <= sample.tokens))
+    return np.sort(ordered[: min(sample.conversations, fitting)])
 
 
 def take_rows(parts: Iterable[TokenTable], rows: np.ndarray) -> TokenTable:
