@@ -116,8 +116,13 @@ def _summary(comparison: Comparison, called: Mapping[str, str]) -> str:
         clauses.append(f"compared alone {_join(alone)} would be real, but not after Holm's correction")
     if rest:
         clauses.append(f"chance can explain {_join(rest)}")
-    where = f"Against {control}, in points on the average of {_tasks(comparison)}"
-    return f"{where}: {'; '.join(clauses)}{_scope(comparison)}."
+    tasks, seeds = len(comparison.tasks), len(comparison.seeds)
+    over = f"{tasks} tasks" if tasks > 1 else "one task"
+    if seeds > 1:
+        over += f" over {seeds} seeds"
+    else:
+        clauses.append("only one seed was run, so this speaks of its models on further items, not of other seeds")
+    return f"Against {control}, in points on the average of {over}: {'; '.join(clauses)}."
 
 
 def _sentence(comparison: Comparison, strategy: str, against: AgainstControl, called: Mapping[str, str]) -> str:
@@ -160,18 +165,6 @@ def _needed_text(comparison: Comparison, against: AgainstControl) -> str:
         return f"if the difference seen is the true one, settling it takes at least {' or '.join(ways)}{only}"
     alone = "more items would not" if len(comparison.seeds) == 1 else "neither more items nor more seeds alone would"
     return f"{alone} settle it if the difference seen is the true one"
-
-
-def _scope(comparison: Comparison) -> str:
-    if len(comparison.seeds) > 1:
-        return ""
-    return "; only one seed was run, so this speaks of its models on further items, not of other seeds"
-
-
-def _tasks(comparison: Comparison) -> str:
-    count, seeds = len(comparison.tasks), len(comparison.seeds)
-    tasks = f"{count} tasks" if count > 1 else "one task"
-    return f"{tasks} over {seeds} seeds" if seeds > 1 else tasks
 
 
 def points(score: float) -> str:

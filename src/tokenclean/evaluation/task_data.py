@@ -14,7 +14,6 @@ from tokenclean.errors import EvaluationError, MissingExtraError
 from tokenclean.evaluation.extractive_qa import (
     FORMS,
     QUESTIONS_PER_LANGUAGE,
-    Question,
     hub_questions,
     passage_task,
     read_squad,
@@ -152,31 +151,22 @@ def _passage_task(
     from lm_eval.api.task import ConfigurableTask
 
     language = part.removeprefix(f"{benchmark.name}_")
-    examples, questions = _passages(benchmark, language, files)
+    # XQuAD's questions are the same in all languages, so the first are taken in each; TyDi QA's are a random sample.
+    if benchmark.name == "xquad":
+        if files is not None:
+            found = read_squad(Path(files["validation"]))
+        else:
+            found = hub_questions(_dataset(benchmark, XQUAD_HUB, f"xquad.{LANGUAGES[language]}")["validation"])
+        examples, questions = found[-1:], found[:QUESTIONS_PER_LANGUAGE]
+    else:
+        splits = _dataset(benchmark, *(TYDIQA_HUB if files is None else ("json",)), data_files=files)
+        examples = hub_questions(splits["train"], language)
+        questions = sample(hub_questions(splits["validation"], language), QUESTIONS_PER_LANGUAGE)
     if not questions:
         raise EvaluationError(f"{benchmark.name}: no question in {language}")
     config = passage_task(part, FORMS[language], questions, examples, tokenizer)
     with quiet_harness():
         return ConfigurableTask(config=config)
-
-
-def _passages(
-    benchmark: Benchmark, language: str, files: dict[str, str] | None
-) -> tuple[list[Question], list[Question]]:
-    """Candidates for the solved example, and the questions asked.
-
-    XQuAD's questions are the same in all languages, so the first are taken in each; TyDi QA's are a random sample.
-    """
-    if benchmark.name == "xquad":
-        if files is not None:
-            questions = read_squad(Path(files["validation"]))
-        else:
-            questions = hub_questions(_dataset(benchmark, XQUAD_HUB, f"xquad.{LANGUAGES[language]}")["validation"])
-        return questions[-1:], questions[:QUESTIONS_PER_LANGUAGE]
-    path = TYDIQA_HUB if files is None else ("json",)
-    splits = _dataset(benchmark, *path, data_files=files)
-    examples, questions = (hub_questions(splits[split], language) for split in ("train", "validation"))
-    return examples, sample(questions, QUESTIONS_PER_LANGUAGE)
 
 
 def _dataset(benchmark: Benchmark, *path: str, data_files: dict[str, str] | None = None) -> DatasetDict:
