@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenclean.errors import EvaluationError, MissingExtraError
+from tokenclean.errors import EvaluationError, needs_extra
 from tokenclean.evaluation.extractive_qa import (
     FORMS,
     QUESTIONS_PER_LANGUAGE,
@@ -68,10 +68,8 @@ def load_benchmarks(settings: EvaluationSettings, tokenizer: PreTrainedTokenizer
     ``tokenizer``: used to cut passages. Raises EvaluationError, listing all unknown names and missing data at once, and
     MissingExtraError where the harness is not installed.
     """
-    try:
+    with needs_extra("lm-eval", "eval", "evaluation on benchmarks"):
         import lm_eval  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("lm-eval", "eval", "evaluation on benchmarks") from error
     loaded, problems = [], []
     for name in settings.tasks:
         benchmark = benchmark_named(name)

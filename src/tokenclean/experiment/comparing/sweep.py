@@ -18,7 +18,7 @@ import yaml
 from tokenclean.cleaning import run_strategy
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import OpenRun
-from tokenclean.errors import EvaluationError, MissingExtraError, RecipeError, TokencleanError
+from tokenclean.errors import EvaluationError, RecipeError, TokencleanError, needs_extra
 from tokenclean.evaluation.comparison import Comparison
 from tokenclean.evaluation.comparison import compare as compare_scores
 from tokenclean.evaluation.task_data import load_benchmarks
@@ -210,10 +210,8 @@ def check_plot(axes: Sequence[Axis], file: Path) -> None:
         raise RecipeError([f"--plot {file}: expected a file ending in {', '.join(PLOT_SUFFIXES)}"], "sweep")
     if len(axes) != 1 or not all(isinstance(yaml.safe_load(value), (int, float)) for value in axes[0].values):
         raise RecipeError(["--plot: expected one axis, of numbers"], "sweep")
-    try:
+    with needs_extra("matplotlib", "report", "sweep --plot"):
         import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "report", "sweep --plot") from error
 
 
 def plot_sweep(result: SweepResult, file: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from tokenclean.report.viewer.ranked_table import (
     Sample,
     choose_rows,
     count_cuts,
+    earlier,
     pool_ranks,
     survey_table,
     take_rows,
@@ -288,17 +289,12 @@ def _common_rows(surveys: Sequence[RankedPool]) -> list[np.ndarray]:
     """For each table, the rows that all tables have, by id and with the same tokens, in the first one's order."""
     if len(surveys) == 1:
         return [np.arange(len(surveys[0].ids))]
-    row_of = [dict(zip(_keys(survey), range(len(survey.ids)), strict=True)) for survey in surveys]
+    row_of = []
+    for survey in surveys:
+        keys = list(zip(survey.ids, survey.digests, strict=True))  # rows may repeat, so each is numbered too
+        row_of.append({key: row for row, key in enumerate(zip(keys, earlier(keys), strict=True))})
     common = [key for key in row_of[0] if all(key in rows for rows in row_of[1:])]
     return [np.array([rows[key] for key in common], dtype=np.int64) for rows in row_of]
-
-
-def _keys(survey: RankedPool) -> Iterator[tuple[str, bytes, int]]:
-    """Each row's id, the hash of its tokens, and how many rows before it have the same two."""
-    seen: Counter[tuple[str, bytes]] = Counter()
-    for key in zip(survey.ids, survey.digests, strict=True):
-        yield *key, seen[key]
-        seen[key] += 1
 
 
 def _parts_of_file(path: Path | str) -> Iterable[TokenTable]:
@@ -314,12 +310,7 @@ def _parts_of_file(path: Path | str) -> Iterable[TokenTable]:
 
 def _distinct(ids: Sequence[str]) -> list[str]:
     """The ids, repeated ones with a number appended, since they name conversations in links."""
-    seen: Counter[str] = Counter()
-    names = []
-    for name in ids:
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return names
+    return [name if number == 0 else f"{name} ({number + 1})" for name, number in zip(ids, earlier(ids), strict=True)]
 
 
 def _utf16_lengths(row: TokenSpans) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,15 +130,20 @@ def choose_rows(sources: Sequence[str], lengths: np.ndarray, sample: Sample) -> 
         return rows
     shuffled = np.random.default_rng(sample.seed).permutation(rows)
     names: list[str] = [str(sources[row]) for row in shuffled.tolist()]
-    sizes, seen = Counter(names), Counter[str]()
-    place = np.empty(len(shuffled))
-    for at, name in enumerate(names):
-        # Row i of m in a source is placed at i / m of the way, so any beginning has the sources in proportion.
-        place[at] = seen[name] / sizes[name]
-        seen[name] += 1
+    sizes = Counter(names)
+    # Row i of m in a source is placed at i / m of the way, so any beginning has the sources in proportion.
+    place = np.array([number / sizes[name] for number, name in zip(earlier(names), names, strict=True)])
     ordered = shuffled[np.argsort(place, kind="stable")]
     fitting = int(np.count_nonzero(np.cumsum(lengths[ordered]) <= sample.tokens))
     return np.sort(ordered[: min(sample.conversations, fitting)])
+
+
+def earlier(items: Iterable[Hashable]) -> Iterator[int]:
+    """For each item, how many equal ones come before it."""
+    seen: Counter[Hashable] = Counter()
+    for item in items:
+        yield seen[item]
+        seen[item] += 1
 
 
 def take_rows(parts: Iterable[TokenTable], rows: np.ndarray) -> TokenTable:
