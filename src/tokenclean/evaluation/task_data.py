@@ -11,14 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenclean.errors import EvaluationError, needs_extra
-from tokenclean.evaluation.extractive_qa import (
-    FORMS,
-    QUESTIONS_PER_LANGUAGE,
-    hub_questions,
-    passage_task,
-    read_squad,
-    sample,
-)
+from tokenclean.evaluation.extractive_qa import QUESTIONS_PER_LANGUAGE, hub_questions, passage_task, read_squad, sample
 from tokenclean.evaluation.tasks import LANGUAGES, Benchmark, benchmark_named
 from tokenclean.recipe.settings import EvaluationSettings
 from tokenclean.store import fingerprint
@@ -162,7 +155,7 @@ def _passage_task(
         questions = sample(hub_questions(splits["validation"], language), QUESTIONS_PER_LANGUAGE)
     if not questions:
         raise EvaluationError(f"{benchmark.name}: no question in {language}")
-    config = passage_task(part, FORMS[language], questions, examples, tokenizer)
+    config = passage_task(part, language, questions, examples, tokenizer)
     with quiet_harness():
         return ConfigurableTask(config=config)
 
