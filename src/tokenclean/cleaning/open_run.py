@@ -52,7 +52,7 @@ def open_run(
     def rate(pool: Pool) -> CuratedPool:
         if not processes.is_first:  # the first process computes the ratings, the others then find them
             processes.barrier()
-        curated = curate_pool(pool, recipe, store, note=observer.note, progress=observer.progress)
+        curated = curate_pool(pool, recipe, store, observer)
         if processes.is_first:
             processes.barrier()
         return curated

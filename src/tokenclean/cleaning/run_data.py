@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from tokenclean.cleaning.shared_schedule import check_base, schedule_parts
-from tokenclean.ds2 import select_best
+from tokenclean.ds2.selection import select_best
 from tokenclean.errors import PoolError, RecipeError
 from tokenclean.models.loading.load import ModelSource, load_tokenizer, resolve_source
 from tokenclean.pool import Intake, Mixture, Pool, RejectedRow, load_sources

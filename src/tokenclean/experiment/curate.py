@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from tokenclean.ds2.curated_pool import CuratedPool, curate_pool
 from tokenclean.ds2.label_correction import neighbour_votes
-from tokenclean.ds2.rater_agreement import rank_correlation, shared_selection
 from tokenclean.ds2.ratings import CLASSES
+from tokenclean.ds2.selection import rank_correlation, shared_selection
 from tokenclean.ds2.transition_matrix import second_opinion
 from tokenclean.errors import MissingExtraError
 from tokenclean.experiment.run_files import CURATION
@@ -52,7 +52,7 @@ def curate(recipe: Recipe, store: Store, observer: Observer | None = None) -> Cu
     """
     observer = observer or Observer()
     pool = open_mixture(recipe, listing=store.root / "rejected.jsonl", note=observer.note).pool
-    curated = curate_pool(pool, recipe, store, note=observer.note, progress=observer.progress)
+    curated = curate_pool(pool, recipe, store, observer)
     settings = recipe.pool.curation
     wanted = (settings.rows if settings is not None else None) or recipe.cleaning.ds2_rows
     count = min(wanted, len(pool))

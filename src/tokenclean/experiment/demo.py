@@ -38,7 +38,7 @@ from tokenclean.report.viewer.page import write_page
 from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.selection import LabelNoise, auroc, label_noise
 from tokenclean.store import Store
-from tokenclean.theory import CorollaryCheck, cleaning_helps
+from tokenclean.theory import CorollaryCheck
 from tokenclean.tokens import tokenize_pool, tokens_touching
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def measure_cleaning(result: StrategyResult, context: RunContext, is_noise: Ragg
     labels = context.tokens.is_response
     noise = label_noise(result.kept, labels, is_noise)
     tokens = int(labels.values.sum())
-    corollary = cleaning_helps(noise.eta_full, noise.eta_cleaned, noise.kept_share, tokens)
+    corollary = CorollaryCheck(noise.eta_full, noise.eta_cleaned, noise.kept_share, tokens)
     area = None
     if result.scores is not None:
         scored = labels.values & np.isfinite(result.scores.values)

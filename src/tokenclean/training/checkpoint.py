@@ -20,9 +20,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from tokenclean.errors import RunFolderError
 from tokenclean.processes import SINGLE_PROCESS, Processes
-from tokenclean.store import check_stage, disk_refusal, read_manifest, seal_folder
+from tokenclean.store import check_stage, explained_refusals, read_manifest, seal_folder
 from tokenclean.store.lock import RunLock
 from tokenclean.training.optimizer import MOMENTS, load_moments, named_moments
 from tokenclean.training.sharding import as_part_of, whole
@@ -46,21 +45,18 @@ def states_beside(output: Path, key: str, note: Callable[[str], None]) -> Iterat
     """
     final = output.absolute()
     root = final.with_name(f".{final.name}.states")
-    try:
+    with explained_refusals(f"cannot write {output}"):
         root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"cannot write {output}: {disk_refusal(error) or error}") from error
-    lock = RunLock(root, note)
-    lock.acquire()
-    try:
-        if (found := last_checkpoint(root / key)) is not None:
-            note(f"{root}: resuming after step {_step_of(found)}")
-        yield root / key
-        shutil.rmtree(root, ignore_errors=True)
-    finally:
-        if root.is_dir() and not any(_checkpoints(place) for place in root.iterdir()):
-            shutil.rmtree(root, ignore_errors=True)
-        lock.release()
+    is_done = False
+    with RunLock(root, note).hold():
+        try:
+            if (found := last_checkpoint(root / key)) is not None:
+                note(f"{root}: resuming after step {_step_of(found)}")
+            yield root / key
+            is_done = True
+        finally:
+            if is_done or not any(_checkpoints(place) for place in root.iterdir()):
+                shutil.rmtree(root, ignore_errors=True)
 
 
 @dataclass(frozen=True)
