@@ -19,8 +19,7 @@ import numpy as np
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.conversation import Conversation
-from tokenclean.pool.reading.files import split_name
-from tokenclean.pool.reading.text_lines import read_lines
+from tokenclean.pool.reading.text_files import TextLines, split_name
 from tokenclean.pool.word_ngrams import WordHashes, ngram_hashes, texts_of, words_of
 from tokenclean.ragged import Ragged
 
@@ -239,7 +238,7 @@ def _benchmark_of(path: Path, folder: Path) -> str:
 
 def _read_values(path: Path) -> Iterator[object]:
     """The JSON values of a file: of JSON lines one a line, else the one that fills the file."""
-    lines = read_lines(path)
+    lines = TextLines(path)
     if split_name(path)[0] == ".json":
         yield _parse(b"".join(lines), str(path))
         return

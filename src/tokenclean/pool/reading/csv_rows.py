@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.reading.record import Record
-from tokenclean.pool.reading.text_lines import TextLines
+from tokenclean.pool.reading.text_files import TextLines
 
 _FIELD_BYTES_LIMIT = 2**31 - 1  # the most that csv takes on every platform
 _DELIMITERS = ",;\t|"  # what an option is suggested for

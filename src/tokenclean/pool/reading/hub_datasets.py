@@ -11,7 +11,8 @@ from typing import Any
 from tokenclean.errors import MissingExtraError, PoolError
 from tokenclean.hub import why_unreachable
 from tokenclean.pool.reading.record import Record
-from tokenclean.pool.reading.tables import BATCH_ROWS, choose_split, read_batch
+from tokenclean.pool.reading.tables import BATCH_ROWS, read_batch
+from tokenclean.pool.reading.text_files import choose_split
 from tokenclean.redaction import redact
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)

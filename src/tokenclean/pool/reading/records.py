@@ -7,10 +7,10 @@ from pathlib import Path
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.reading.csv_rows import check_delimiter, read_csv
-from tokenclean.pool.reading.files import PACKINGS, refuse_split, split_name
 from tokenclean.pool.reading.json_rows import read_json
 from tokenclean.pool.reading.record import Record
 from tokenclean.pool.reading.tables import read_parquet, read_saved_dataset
+from tokenclean.pool.reading.text_files import PACKINGS, refuse_split, split_name
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -52,7 +52,7 @@ def read_records(
         refuse_split(path, split)
     if suffix == ".parquet":
         if packing:
-            raise PoolError(f"{path}: is packed Parquet; unpack it first: {PACKINGS[packing].command}")
+            raise PoolError(f"{path}: is packed Parquet; unpack it first: {PACKINGS[packing][1]}")
         return read_parquet(path)
     if suffix in _DELIMITERS:
         return read_csv(path, delimiter or _DELIMITERS[suffix], encoding)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenclean.errors import PoolError
-from tokenclean.pool.reading.files import describe_folder, describe_unreadable
 from tokenclean.pool.reading.json_values import DECODER
 from tokenclean.pool.reading.record import Record
+from tokenclean.pool.reading.text_files import choose_split, describe_folder, describe_unreadable
 
 BATCH_ROWS = 1024
 
@@ -59,20 +58,6 @@ def read_saved_dataset(folder: Path, split: str | None) -> Iterator[Record]:
         for record in _read_batches(path, _stream_batches(path), count + 1):
             count = record.number
             yield record
-
-
-def choose_split(place: str, splits: Sequence[str], split: str | None) -> str:
-    """The split to read. Raises PoolError where none is named but several exist, or the one named does not."""
-    names = ", ".join(splits) or "none"
-    if split is None:
-        if len(splits) != 1:
-            raise PoolError(f"{place}: name the split to read; it has {names}")
-        return splits[0]
-    if split not in splits:
-        close = get_close_matches(split, splits, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise PoolError(f"{place}: has no split {split!r}; it has {names}{hint}")
-    return split
 
 
 def read_batch(batch: pa.RecordBatch, number: int) -> Iterator[Record]:
