@@ -120,7 +120,8 @@ def _find_shape(filled: list[str], may_wrap: bool) -> Shape:
         return "objects" if first.endswith("[") and third.startswith("]") else "lines"
     if second.startswith("{"):
         return "objects" if first.endswith("[") else "lines"
-    return "objects" if first.startswith("{") or second[0] in " \t" else "lines"
+    is_begun = first.startswith("{") or (first.lstrip().startswith(("{", '"')) and second[0] in " \t")
+    return "objects" if is_begun else "lines"
 
 
 def _are_lists(first: str, second: str) -> bool:
