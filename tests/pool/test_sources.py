@@ -15,11 +15,11 @@ from tokenclean.pool import (
     Turn,
     load_pool,
     load_sources,
-    merge_pools,
     stream_sources,
     write_rejected,
 )
 from tokenclean.pool.reading import Record
+from tokenclean.pool.sources import merge_pools
 from tokenclean.recipe import source_from
 
 GOOD = {"prompt": "Once", "completion": " upon"}

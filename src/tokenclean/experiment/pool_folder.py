@@ -86,7 +86,10 @@ def _write_rows(pool: Pool, mixture: Mixture, unusable: Sequence[RejectedRow], p
     write_removed(pool.removed, place / "removed.jsonl")
     write_rejected((*pool.rejected, *unusable), place / "rejected.jsonl")
     if mixture.contamination is not None:
-        _write_lines((asdict(overlap) for overlap in mixture.overlapping), place / "contamination.jsonl")
+        overlaps = [asdict(overlap) for overlap in mixture.contamination.overlaps]
+        for overlap in overlaps:
+            del overlap["row"]  # its number among the rows compared
+        _write_lines(overlaps, place / "contamination.jsonl")
 
 
 def _write_lines(rows: Iterable[dict[str, object]], path: Path) -> None:

@@ -25,7 +25,8 @@ from tokenclean.pool.conversation import Conversation, Pool, RemovedRow
 from tokenclean.pool.duplicates import Duplicate, exact_duplicates, near_duplicates
 from tokenclean.pool.intake import Intake
 from tokenclean.pool.shards import count_characters, count_response_characters
-from tokenclean.pool.sources import load_sources, merge_pools
+from tokenclean.pool.sources import merge_pools
+from tokenclean.pool.splits import largest_remainders
 from tokenclean.recipe import FiltersSettings, PoolSettings, SourceSettings
 
 logger = logging.getLogger(__name__)
@@ -46,28 +47,15 @@ class SourceCounts:
 
 
 @dataclass(frozen=True)
-class Overlapping:
-    """A row that holds text of a benchmark, removed or only reported (see ``contamination.Overlap``)."""
-
-    id: str
-    source: str
-    benchmark: str
-    file: str
-    ngram: str
-    count: int
-
-
-@dataclass(frozen=True)
 class Mixture:
     """``pool``: the rows left, and all rows removed; ``sources``: counts by source, in their order of appearance;
-    ``contamination``: overlap of the benchmarks with the rows compared, None where none was; ``overlapping``: each row
-    and benchmark that overlap; ``intake``: what became of all rows read."""
+    ``contamination``: overlap of the benchmarks with the rows compared, None where none was; ``intake``: what became of
+    all rows read."""
 
     pool: Pool
     sources: tuple[SourceCounts, ...]
     intake: Intake
     contamination: Contamination | None = None
-    overlapping: tuple[Overlapping, ...] = ()
 
     @property
     def removed_by_filter(self) -> dict[str, int]:
@@ -76,46 +64,24 @@ class Mixture:
         return {name: counts[name] for name in FILTERS if counts[name]}
 
 
-def load_mixture(
-    settings: PoolSettings,
-    seed: int,
-    *,
-    check: Callable[[Pool, Intake], None] = lambda pool, intake: None,
-    note: Callable[[str], None] = logger.info,
-) -> Mixture:
-    """Read the sources and mix them. ``check`` gets all rows before any is removed, and what became of them, and may
-    refuse them.
-
-    A pool without filters, shares and counts is its sources unchanged. Raises as ``load_sources`` and ``mix_pools``.
-    """
-    if not settings.is_mixed:
-        pool = load_sources(settings.sources)
-        intake = Intake.of(pool)
-        check(pool, intake)
-        return Mixture(pool, _count_sources(pool.conversations, ()), intake)
-    pools = [load_sources([source]) for source in settings.sources]
-    merged = merge_pools(pools)
-    check(merged, Intake.of(merged))
-    return mix_pools(pools, settings, seed, note=note)
-
-
 def mix_pools(
     pools: Sequence[Pool], settings: PoolSettings, seed: int, *, note: Callable[[str], None] = logger.info
 ) -> Mixture:
     """Filter the rows of the sources, one pool for each of ``settings.sources``, and draw from what is left.
 
-    Raises PoolError where nothing is left, or less than a count or share asks for, and as ``find_contamination``;
-    MissingExtraError for near-duplicates without ``datasketch``; ValueError for another number of pools than sources.
+    A pool without filters, shares and counts is its sources unchanged. Raises PoolError where two rows share an id,
+    where nothing is left, or less than a count or share asks for, and as ``find_contamination``; MissingExtraError for
+    near-duplicates without ``datasketch``.
     """
-    if len(pools) != len(settings.sources):
-        raise ValueError(f"{len(settings.sources)} sources need as many pools, got {len(pools)}")
-    rows = _Rows.of(pools)
-    filters = settings.filters
+    merged, filters, contamination = merge_pools(pools), settings.filters, None
+    source_of = [number for number, pool in enumerate(pools) for _ in range(len(pool))]
+    rows = _Rows(list(merged), source_of, [])
     rows.remove(_out_of_bounds(rows.left, filters))
-    contamination, overlapping = None, ()
     if filters.contamination.data_dir is not None:
         note(f"comparing {len(rows.left):,} rows with the benchmarks in {filters.contamination.data_dir}")
-        contamination, overlapping = _compare(rows, filters)
+        contamination = find_contamination(rows.left, filters.contamination)
+        if filters.contamination.action == "remove":
+            rows.remove(_contaminated(rows.left, contamination))
     if filters.duplicates != "none":
         rows.remove(_duplicates(rows.left, exact_duplicates(rows.left), "exact_duplicate"))
     if filters.duplicates == "near":
@@ -125,21 +91,17 @@ def mix_pools(
     _draw(rows, settings.sources, seed)
     if not rows.left:
         removed = ", ".join(f"{count:,} by {name}" for name, count in Counter(r.filter for r in rows.removed).items())
-        raise PoolError(f"pool.filters: no row is left of {rows.count:,} ({removed}); loosen the filters")
-    rejected = tuple(row for pool in pools for row in pool.rejected)
-    pool = Pool(tuple(rows.left), rejected, tuple(rows.removed))
-    intake = Intake.of(row for pool in pools for row in (*pool, *pool.rejected))
-    return Mixture(pool, _count_sources(rows.left, rows.removed), intake, contamination, overlapping)
+        raise PoolError(f"pool.filters: no row is left of {len(merged):,} ({removed}); loosen the filters")
+    pool = Pool(tuple(rows.left), merged.rejected, tuple(rows.removed))
+    return Mixture(pool, _count_sources(pool), Intake.of(merged), contamination)
 
 
 def draw_rows(ids: Sequence[str], count: int, seed: int) -> np.ndarray:
     """Numbers (int64, ascending) of ``count`` of the rows with these ids: those whose hashes with the seed are lowest.
 
     A larger count holds the rows of a smaller one, and whether a row is drawn depends on the ids alone, not on their
-    order. Raises ValueError unless 0 <= count <= N.
+    order.
     """
-    if not 0 <= count <= len(ids):
-        raise ValueError(f"cannot draw {count} of {len(ids)} rows")
     key = str(int(seed)).encode()
     hashes = [blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest() for id in ids]
     return np.array(sorted(sorted(range(len(ids)), key=hashes.__getitem__)[:count]), dtype=np.int64)
@@ -161,7 +123,10 @@ def share_sizes(available: Sequence[int], sources: Sequence[SourceSettings]) -> 
             whole = min(Fraction(available[n]) / share for n, share in shares.items())
         else:
             whole = sum(size for n, size in enumerate(sizes) if n not in shares) / (1 - total)
-        for n, size in _round(shares, whole).items():
+        whole = floor(whole) if len(shares) == len(sources) else whole
+        quotas = [share * whole for share in shares.values()]
+        drawn = largest_remainders(quotas, floor(sum(quotas) + Fraction(1, 2)))
+        for n, size in zip(shares, drawn, strict=True):
             sizes[n] = size
     for n, (size, rows) in enumerate(zip(sizes, available, strict=True)):
         if size > rows:
@@ -174,16 +139,6 @@ def share_sizes(available: Sequence[int], sources: Sequence[SourceSettings]) -> 
     return sizes
 
 
-def _round(shares: dict[int, Fraction], whole: Fraction) -> dict[int, int]:
-    whole_rows = floor(whole) if sum(shares.values()) == 1 else whole
-    quotas = {n: share * whole_rows for n, share in shares.items()}
-    sizes = {n: floor(quota) for n, quota in quotas.items()}
-    missing = floor(sum(quotas.values()) + Fraction(1, 2)) - sum(sizes.values())
-    for n in sorted(quotas, key=lambda n: (sizes[n] - quotas[n], n))[:missing]:
-        sizes[n] += 1
-    return sizes
-
-
 @dataclass
 class _Rows:
     """The rows left, the number of each one's source, and those removed so far."""
@@ -191,13 +146,6 @@ class _Rows:
     left: list[Conversation]
     source_of: list[int]
     removed: list[RemovedRow]
-    count: int
-
-    @classmethod
-    def of(cls, pools: Sequence[Pool]) -> _Rows:
-        merged = merge_pools(pools)
-        source_of = [number for number, pool in enumerate(pools) for _ in range(len(pool))]
-        return cls(list(merged), source_of, [], len(merged))
 
     def remove(self, removed: Iterable[tuple[int, RemovedRow]]) -> None:
         """``removed``: numbers among the rows left, and the entries of the listing."""
@@ -230,22 +178,10 @@ def _out_of_bounds(rows: Sequence[Conversation], f: FiltersSettings) -> Iterable
                 break
 
 
-def _compare(rows: _Rows, filters: FiltersSettings) -> tuple[Contamination, tuple[Overlapping, ...]]:
-    settings = filters.contamination
-    found = find_contamination(
-        rows.left, settings.data_dir or "", ngram=settings.ngram, minimum_words=settings.minimum_words
-    )
-    overlapping: list[Overlapping] = []
-    removed: dict[int, RemovedRow] = {}
-    for o in found.overlaps:
-        row = rows.left[o.row]
-        overlapping.append(Overlapping(row.id, row.source, o.benchmark, o.file, o.ngram, o.count))
-        said = _removed(row, "contamination", f"holds text of the benchmark {o.benchmark}")
-        # Of several benchmarks the one that comes first in the row counts.
-        removed.setdefault(o.row, replace(said, benchmark_file=o.file, ngram=o.ngram))
-    if settings.action == "remove":
-        rows.remove(removed.items())
-    return found, tuple(overlapping)
+def _contaminated(rows: Sequence[Conversation], found: Contamination) -> Iterable[tuple[int, RemovedRow]]:
+    for o in reversed(found.overlaps):  # of several benchmarks the one that comes first in the row counts
+        row = _removed(rows[o.row], "contamination", f"holds text of the benchmark {o.benchmark}")
+        yield o.row, replace(row, benchmark_file=o.file, ngram=o.ngram)
 
 
 def _duplicates(
@@ -270,10 +206,10 @@ def _draw(rows: _Rows, sources: Sequence[SourceSettings], seed: int) -> None:
     rows.remove(removed)
 
 
-def _count_sources(taken: Iterable[Conversation], removed: Sequence[RemovedRow]) -> tuple[SourceCounts, ...]:
-    kept = Counter(conversation.source for conversation in taken)
+def _count_sources(pool: Pool) -> tuple[SourceCounts, ...]:
+    kept = Counter(pool.sources)
     left_out: dict[str, Counter[str]] = {}
-    for row in removed:
+    for row in pool.removed:
         left_out.setdefault(row.source, Counter())[row.filter] += 1
     counted = []
     for source in dict.fromkeys([*kept, *left_out]):

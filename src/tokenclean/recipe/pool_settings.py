@@ -227,8 +227,3 @@ class PoolSettings(Section):
                 "share; expected less than 1"
             )
         return self
-
-    @property
-    def is_mixed(self) -> bool:
-        """Whether rows are filtered or drawn, so that the pool is not simply its sources."""
-        return self.filters != FiltersSettings() or any(s.share or s.count for s in self.sources)

@@ -6,8 +6,8 @@ import pytest
 from parsing import parse_row
 
 from tokenclean.errors import RecipeError
-from tokenclean.pool import FORMATS, Turn
-from tokenclean.pool.formats import Parsed, RowError, detect_format
+from tokenclean.pool import Turn
+from tokenclean.pool.formats import FORMATS, Parsed, RowError, detect_format
 from tokenclean.pool.formats.column_mapping import REQUIRED_KEYS, ROW_KEYS
 
 
