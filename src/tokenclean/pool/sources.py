@@ -7,7 +7,7 @@ import json
 import logging
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,22 +28,14 @@ logger = logging.getLogger(__name__)
 _NOTHING_FURTHER = ("", (), True, "", "")
 
 
-def load_pool(
-    paths: str | Path | Sequence[str | Path],
-    *,
-    source: str | None = None,
-    split: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    roles: Mapping[str, str] | None = None,
-    **options: Any,
-) -> Pool:
+def load_pool(paths: str | Path | Sequence[str | Path], *, source: str | None = None, **options: Any) -> Pool:
     """Read local files, in the given order, as one pool.
 
     A file is JSON lines, a JSON array or CSV (each also ``.gz`` or ``.zst``), Parquet, or a folder that
     ``datasets`` wrote with ``save_to_disk`` (``split`` names one of its splits). ``source``: the source name of every
     row. Without it a row's own ``source`` field counts where that is a non-blank string, and the file's stem
-    otherwise. ``columns``: our key -> the row's column. ``roles``: further role names -> ours. ``options``: further
-    keys of ``SourceSettings``, such as ``format``, ``delimiter``, ``encoding``, ``ignore`` and ``preferences``.
+    otherwise. ``options``: further keys of ``SourceSettings``, such as ``columns`` (our key -> the row's column),
+    ``roles`` (further role names -> ours), ``format``, ``delimiter``, ``encoding``, ``ignore`` and ``preferences``.
 
     A row that cannot be read, or is no usable row of its format, goes to ``Pool.rejected``. Warnings give the reasons
     with counts, keys that were not used, and what was done to rows so that they can be used (``Intake``).
@@ -54,8 +46,7 @@ def load_pool(
     files = [paths] if isinstance(paths, str | Path) else list(paths)
     if not files:
         raise PoolError("no pool file given; expected the path of at least one file of conversations")
-    named = {"columns": tuple((columns or {}).items()), "roles": tuple((roles or {}).items()), **options}
-    pool = load_sources(source_from({"path": str(path), "name": source, "split": split, **named}) for path in files)
+    pool = load_sources(source_from({"path": str(path), "name": source, **options}) for path in files)
     for line in Intake.of(pool).lines():
         logger.warning("%s", line)
     return pool
@@ -108,7 +99,7 @@ def merge_pools(pools: Iterable[Pool]) -> Pool:
 def _stream_source(settings: SourceSettings) -> Iterator[Conversation | RejectedRow]:
     place, columns = settings.place, dict(settings.columns)
     is_tree = settings.format == "oasst"  # its rows are messages, and what the pool takes are threads of them
-    options = _row_options(settings)
+    options = _row_options(settings, columns)
     default_source = _check_source(_default_name(settings) if settings.name is None else settings.name, place)
     intake = Intake()
     records = read_source(settings)
@@ -134,12 +125,11 @@ def _stream_source(settings: SourceSettings) -> Iterator[Conversation | Rejected
         raise PoolError(f"{place}: {found}; expected rows in one of the formats {', '.join(FORMATS)}{reasons}")
 
 
-def _row_options(settings: SourceSettings) -> RowOptions:
+def _row_options(settings: SourceSettings, columns: Mapping[str, str]) -> RowOptions:
     """How the rows of a source are read. Raises RecipeError for options that no row can satisfy."""
-    options = {option.name: getattr(settings, option.name) for option in fields(RowOptions)}
-    if settings.format == "oasst":
-        options["format"] = "messages"
-    return RowOptions(**options)
+    format = "messages" if settings.format == "oasst" else settings.format
+    s, ignored = settings, frozenset(settings.ignore)
+    return RowOptions(format, columns, dict(s.roles), ignored, s.preferences, s.python_literals, s.repair_thoughts)
 
 
 def _refuse_shared_ids(sources: tuple[SourceSettings, ...], hashes: array[int]) -> None:

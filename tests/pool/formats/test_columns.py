@@ -6,7 +6,7 @@ from parsing import parse_row
 from tokenclean.errors import RecipeError
 from tokenclean.pool import Turn
 from tokenclean.pool.formats import RowError
-from tokenclean.pool.formats.column_mapping import check_columns
+from tokenclean.pool.formats.row_options import check_columns
 
 QUESTION_AND_ANSWER = (Turn("user", "Why?"), Turn("assistant", "Because."))
 

@@ -25,7 +25,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tokenclean.pool.conversation import Role, Turn
-from tokenclean.pool.formats.column_mapping import MESSAGE_KEYS, MISSING, REASONING_KEYS, find_column
 from tokenclean.pool.formats.field_types import (
     Row,
     RowError,
@@ -41,7 +40,7 @@ from tokenclean.pool.formats.field_types import (
     read_text,
 )
 from tokenclean.pool.formats.loss_weights import WEIGHT_KEYS, read_details, read_weight
-from tokenclean.pool.formats.row_options import RowContext
+from tokenclean.pool.formats.row_options import MESSAGE_KEYS, MISSING, REASONING_KEYS, RowContext, find_column
 from tokenclean.pool.formats.thoughts import lone_tag, says_nothing, thought_of
 from tokenclean.pool.formats.tool_calls import read_calls, read_function_call
 from tokenclean.pool.formats.unread_keys import MEDIA, check_unread, meaning_of, shown_key

@@ -9,22 +9,23 @@ from functools import lru_cache
 import numpy as np
 
 from tokenclean.pool.conversation import Kind
-from tokenclean.pool.formats.column_mapping import (
+from tokenclean.pool.formats.field_types import Row, RowError, check_text, describe_keys, holds_nothing
+from tokenclean.pool.formats.loss_weights import read_weight
+from tokenclean.pool.formats.parsers import FORMATS, Parsed
+from tokenclean.pool.formats.preferences import refuse_preferences, take_chosen
+from tokenclean.pool.formats.row_options import (
     COMMON_KEYS,
     REQUIRED_KEYS,
     ROW_KEYS,
     ROW_WEIGHT_KEYS,
+    RowContext,
+    RowOptions,
     describe_needs,
     find_column,
     fits,
     map_columns,
     read_column,
 )
-from tokenclean.pool.formats.field_types import Row, RowError, check_text, describe_keys, holds_nothing
-from tokenclean.pool.formats.loss_weights import read_weight
-from tokenclean.pool.formats.parsers import FORMATS, Parsed
-from tokenclean.pool.formats.preferences import refuse_preferences, take_chosen
-from tokenclean.pool.formats.row_options import RowContext, RowOptions
 from tokenclean.pool.formats.suggestions import suggest_columns
 from tokenclean.pool.formats.unread_keys import (
     PREFERENCE,
@@ -49,7 +50,7 @@ def parse_row(row: Row, options: RowOptions = _DEFAULT, *, is_padded: bool = Fal
     """
     context = RowContext(options, is_padded)
     if options.maps_rows:
-        content = map_columns(row, options.column_of)
+        content = map_columns(row, options.columns)
     elif options.ignored.isdisjoint(row):
         content = row
     else:
@@ -62,7 +63,7 @@ def parse_row(row: Row, options: RowOptions = _DEFAULT, *, is_padded: bool = Fal
         refuse_preferences(row, context)
     format = detect_format(content, row) if options.format == "auto" else options.format
     parsed = _weigh(FORMATS[format](content, context), row, context)
-    column = options.column_of.get("id")
+    column = options.columns.get("id")
     original_id = _original_id(row if column is None else {"id": read_column(row, column, "id")}, context)
     unread = _unread(row, format, parsed, context)
     return replace(parsed, original_id=original_id, unread=unread, notes=tuple(context.notes))
@@ -131,7 +132,7 @@ def _unread(row: Row, format: str, parsed: Parsed, context: RowContext) -> tuple
 
 def _unread_beside_columns(row: Row, parsed: Parsed, context: RowContext) -> list[str]:
     """Unread keys of a row whose columns are mapped, and of the objects that these lead into."""
-    places, ignored = frozenset(context.options.column_of.values()), context.options.ignored
+    places, ignored = frozenset(context.options.columns.values()), context.options.ignored
     texts = [turn.content for turn in parsed.turns]
     exempt = (SECOND_TEXT, *((PREFERENCE,) if any(meaning_of(place) == PREFERENCE for place in places) else ()))
     read = {*COMMON_KEYS, *places, *(place.split(".", 1)[0] for place in places)} - (places & ignored)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 
 from tokenclean.errors import PoolError
-from tokenclean.pool.reading.encodings import check_encoding, find_encoding, guess_encodings, is_mostly_utf8
+from tokenclean.pool.reading.encodings import find_encoding, guess_encodings, is_mostly_utf8
 
 PACKINGS = {".gz": ("gzip", "zcat"), ".zst": ("zstd", "zstdcat")}
 """Suffix -> name of the compression, and the command that unpacks."""
@@ -51,13 +51,14 @@ class TextLines:
     all else counts as UTF-8. A line that cannot be decoded is no UTF-8 either: ``describe_bad_byte`` describes its
     fault.
 
-    Raises PoolError where the encoding is unknown or not the file's; and, while reading, where the file cannot be read,
+    Raises PoolError where the encoding is not the file's; and, while reading, where the file cannot be read,
     is empty, is not what its name says, or where its compressed data are damaged or cut off, maybe after some lines.
     """
 
     def __init__(self, path: Path, encoding: str | None = None) -> None:
         self.path = path
-        self._encoding = check_encoding(path, encoding)
+        name = "utf-8" if encoding is None else codecs.lookup(encoding).name
+        self._encoding = None if name in ("utf-8", "utf-8-sig") else name
         self._is_named = encoding is not None
         self._start = b""
         self._hint: str | None = None
