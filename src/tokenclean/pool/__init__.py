@@ -3,9 +3,17 @@
 from tokenclean.pool.contamination import Contamination
 from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, RejectedRow, ToolCall, Turn
 from tokenclean.pool.formats.json_text import write_row
-from tokenclean.pool.intake import Intake, LeftOutThoughts, RenderedRows, check_usable
+from tokenclean.pool.intake import (
+    Intake,
+    LeftOutThoughts,
+    RenderedRows,
+    check_usable,
+    join_rejected,
+    read_rejected,
+    write_rejected,
+    write_removed,
+)
 from tokenclean.pool.mixture import FILTERS, Mixture
-from tokenclean.pool.rejected import join_rejected, read_rejected, write_rejected, write_removed
 from tokenclean.pool.shards import SHARD_CHARACTERS, PoolSurvey, count_characters, shard_stream, survey_pool
 from tokenclean.pool.sources import load_pool, load_sources, stream_sources
 

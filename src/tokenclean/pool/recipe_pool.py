@@ -10,9 +10,8 @@ import numpy as np
 
 from tokenclean.errors import PoolError, RecipeError
 from tokenclean.pool.conversation import Pool, RejectedRow
-from tokenclean.pool.intake import Intake, RenderedRows, check_usable
+from tokenclean.pool.intake import Intake, RenderedRows, check_usable, write_rejected
 from tokenclean.pool.mixture import Mixture, mix_pools
-from tokenclean.pool.rejected import write_rejected
 from tokenclean.pool.sources import load_sources
 from tokenclean.pool.splits import heldout_rows, stratified_splits
 from tokenclean.recipe import Recipe

@@ -161,20 +161,10 @@ def _shared_id(first: Conversation, second: Conversation) -> PoolError:
 def read_source(settings: SourceSettings) -> Iterator[Record]:
     """The source's rows as stored, in their order, ``first_rows`` not yet applied. Raises PoolError for what cannot be
     read."""
-    if settings.hub is None:
-        return read_records(
-            Path(settings.place).expanduser(),
-            split=settings.split,
-            delimiter=settings.delimiter,
-            encoding=settings.encoding,
-        )
-    return read_hub(
-        settings.hub,
-        config=settings.config,
-        split=settings.split,
-        revision=settings.revision,
-        streaming=settings.streaming,
-    )
+    if settings.hub is not None:
+        return read_hub(settings)
+    path, delimiter = Path(settings.place).expanduser(), settings.delimiter
+    return read_records(path, split=settings.split, delimiter=delimiter, encoding=settings.encoding)
 
 
 def _default_name(settings: SourceSettings) -> str:

@@ -10,12 +10,13 @@ import pytest
 from tokenclean.errors import MissingExtraError, PoolError
 from tokenclean.pool.reading.hub_datasets import read_hub
 from tokenclean.pool.reading.record import Record
+from tokenclean.recipe import source_from
 
 ROWS = [{"prompt": str(index), "turns": [{"role": "user"}]} for index in range(1100)]
 
 
 def read(name: str = "owner/name", **options) -> list[Record]:
-    return list(read_hub(name, **({"config": None, "split": None, "revision": None, "streaming": False} | options)))
+    return list(read_hub(source_from({"hub": name, **options})))
 
 
 def refusal(name: str = "owner/name", **options) -> str:

@@ -34,14 +34,16 @@ from tokenclean.pool.formats.field_types import (
     encode_json,
     holds_nothing,
     is_blank,
+    lone_tag,
     name_type,
     quote,
     read_optional_text,
     read_text,
+    says_nothing,
+    thought_of,
 )
 from tokenclean.pool.formats.loss_weights import WEIGHT_KEYS, read_details, read_weight
 from tokenclean.pool.formats.row_options import MESSAGE_KEYS, MISSING, REASONING_KEYS, RowContext, find_column
-from tokenclean.pool.formats.thoughts import lone_tag, says_nothing, thought_of
 from tokenclean.pool.formats.tool_calls import read_calls, read_function_call
 from tokenclean.pool.formats.unread_keys import MEDIA, check_unread, meaning_of, shown_key
 

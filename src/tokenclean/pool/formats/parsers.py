@@ -44,6 +44,7 @@ from tokenclean.pool.formats.field_types import (
     name_type,
     read_optional_text,
     read_text,
+    says_nothing,
 )
 from tokenclean.pool.formats.labelled_tokens import parse_labelled_tokens
 from tokenclean.pool.formats.messages import (
@@ -55,7 +56,6 @@ from tokenclean.pool.formats.messages import (
     with_thoughts,
 )
 from tokenclean.pool.formats.row_options import RowContext
-from tokenclean.pool.formats.thoughts import says_nothing
 from tokenclean.pool.formats.tool_calls import drop_padding, read_tools
 from tokenclean.pool.formats.unread_keys import SYSTEM_KEYS
 

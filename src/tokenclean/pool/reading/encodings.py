@@ -122,7 +122,7 @@ def guess_encodings(sample: bytes) -> tuple[str, ...]:
     """
     lines: list[bytes] = []
     for line in sample.splitlines():
-        if not line.isascii() and not _is_utf8(line):
+        if not line.isascii() and _decode(line, "utf-8") is None:
             lines.append(line[:_SAMPLE_BYTES])
         if sum(map(len, lines)) >= _SAMPLE_BYTES:
             break
@@ -140,12 +140,12 @@ def is_mostly_utf8(sample: bytes) -> bool:
     return characters > _count_high_bytes(rest)
 
 
-def _is_utf8(content: bytes) -> bool:
+def _decode(content: bytes, name: str) -> str | None:
+    """The text; None where the bytes are none of this encoding. A character cut off at the end is no fault."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(content)  # a character cut off at the end is none of its faults
+        return codecs.getincrementaldecoder(name)().decode(content)
     except UnicodeDecodeError:
-        return False
-    return True
+        return None
 
 
 def _score(lines: list[bytes], name: str) -> float:
@@ -153,9 +153,8 @@ def _score(lines: list[bytes], name: str) -> float:
     pattern = re.compile("|".join(f"({pattern})" for pattern, _ in _CANDIDATES[name]))
     total, count = 0.0, 0
     for line in lines:
-        try:
-            text = codecs.getincrementaldecoder(name)().decode(line)
-        except UnicodeDecodeError:
+        text = _decode(line, name)
+        if text is None:
             count += _count_high_bytes(line)
             continue
         count += sum(not character.isascii() for character in text)

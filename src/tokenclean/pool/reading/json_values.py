@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from tokenclean.pool.reading.text_files import TextLines
@@ -132,7 +132,7 @@ def walk_array(text: str, source: TextLines) -> Iterator[Found]:
     An array whose elements are all messages is one conversation, and is given as the row that holds it.
     """
     start = skip_space(text, 0)
-    parts = _walk_parts(text, start, source)
+    parts = walk_elements(text, start + 1, source, fills_text=True)
     held: list[Found] = []
     for found in parts:
         held.append(found)
@@ -145,14 +145,15 @@ def walk_array(text: str, source: TextLines) -> Iterator[Found]:
     yield from [Found(start, {key: messages})] if key else held
 
 
-def walk_elements(text: str, at: int, source: TextLines, *, may_close: bool = True) -> Generator[Found, None, int]:
+def walk_elements(text: str, at: int, source: TextLines, *, fills_text: bool = False) -> Iterator[Found]:
     """The elements from ``at``, directly after a ``[``; after a broken one, reading continues at the next ``}, {``.
 
-    Returns the position after the closing ``]``, or the end of the text. ``may_close``: whether the ``]`` may be next.
+    They end at the closing ``]``; with ``fills_text`` anything but space after it is a fault, at which reading goes on.
     """
     at = skip_space(text, at)
-    expects_element = not (may_close and text.startswith("]", at))
+    expects_element = not text.startswith("]", at)
     while True:
+        is_list = text.startswith("[", at)
         if expects_element:
             value, fault, end, is_complete = parse_value(text, at)
             if is_complete:
@@ -164,34 +165,20 @@ def walk_elements(text: str, at: int, source: TextLines, *, may_close: bool = Tr
             at, expects_element = skip_space(text, at + 1), True
             continue
         elif text.startswith("]", at):
-            return at + 1
+            at = end = skip_space(text, at + 1)
+            if at == len(text) or not fills_text:
+                return
+            fault, is_list = TEXT_BEHIND, bool(_LIST_OF_LISTS.match(text, at))
         else:
             fault, end = NOT_CLOSED if at == len(text) else NO_COMMA, at
-        next_element = _NEXT_LIST if text.startswith("[", at) else _NEXT_OBJECT
-        found, at = _explain(text, at, next_element.search(text, end), fault, source)
-        yield found
-        if at == len(text):
-            return at
-        expects_element = True
-
-
-def _walk_parts(text: str, start: int, source: TextLines) -> Iterator[Found]:
-    at, may_close = start + 1, True
-    while (at := skip_space(text, (yield from walk_elements(text, at, source, may_close=may_close)))) < len(text):
-        next_element = _NEXT_LIST if _LIST_OF_LISTS.match(text, at) else _NEXT_OBJECT
-        found, at = _explain(text, at, next_element.search(text, at), TEXT_BEHIND, source)
-        yield found
-        if at == len(text):
+        following = (_NEXT_LIST if is_list else _NEXT_OBJECT).search(text, end)
+        fault = source.describe_bad_byte(text, "element", at, following.start() if following else None) or fault
+        if following is None and fault != NOT_CLOSED and not text.rstrip().endswith(("]", "}")):
+            fault = f"{fault}; {NOT_CLOSED}"
+        yield Found(at, None, fault)
+        if following is None:
             return
-        may_close = False
-
-
-def _explain(text: str, at: int, match: re.Match[str] | None, fault: str, source: TextLines) -> tuple[Found, int]:
-    """The fault at a position, and where the next element starts: the end of ``match``, or of the text without one."""
-    fault = source.describe_bad_byte(text, "element", at, match.start() if match else None) or fault
-    if match is None and fault != NOT_CLOSED and not text.rstrip().endswith(("]", "}")):
-        fault = f"{fault}; {NOT_CLOSED}"
-    return Found(at, None, fault), match.end() if match else len(text)
+        at, expects_element = following.end(), True
 
 
 def _has_role(value: object) -> bool:
