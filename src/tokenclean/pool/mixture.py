@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from hashlib import blake2b
 from math import floor
-
-import numpy as np
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.contamination import Contamination, find_contamination
@@ -74,8 +72,7 @@ def mix_pools(
     near-duplicates without ``datasketch``.
     """
     merged, filters, contamination = merge_pools(pools), settings.filters, None
-    source_of = [number for number, pool in enumerate(pools) for _ in range(len(pool))]
-    rows = _Rows(list(merged), source_of, [])
+    rows = _Rows(list(merged), {})
     rows.remove(_out_of_bounds(rows.left, filters))
     if filters.contamination.data_dir is not None:
         note(f"comparing {len(rows.left):,} rows with the benchmarks in {filters.contamination.data_dir}")
@@ -88,23 +85,28 @@ def mix_pools(
         note(f"looking for near-duplicates among {len(rows.left):,} rows")
         found = near_duplicates(rows.left, filters.near_threshold)
         rows.remove(_duplicates(rows.left, found, "near_duplicate"))
-    _draw(rows, settings.sources, seed)
+    left = [[row for row in pool if row.id not in rows.removed] for pool in pools]
+    rows.remove(_not_drawn(left, settings.sources, seed))
+    pool = Pool(tuple(rows.left), merged.rejected, tuple(rows.removed.values()))
+    mixture = Mixture(pool, _count_sources(pool), Intake.of(merged), contamination)
     if not rows.left:
-        removed = ", ".join(f"{count:,} by {name}" for name, count in Counter(r.filter for r in rows.removed).items())
+        removed = ", ".join(f"{count:,} by {name}" for name, count in mixture.removed_by_filter.items())
         raise PoolError(f"pool.filters: no row is left of {len(merged):,} ({removed}); loosen the filters")
-    pool = Pool(tuple(rows.left), merged.rejected, tuple(rows.removed))
-    return Mixture(pool, _count_sources(pool), Intake.of(merged), contamination)
+    return mixture
 
 
-def draw_rows(ids: Sequence[str], count: int, seed: int) -> np.ndarray:
-    """Numbers (int64, ascending) of ``count`` of the rows with these ids: those whose hashes with the seed are lowest.
+def draw_rows(ids: Iterable[str], count: int, seed: int) -> set[str]:
+    """``count`` of these ids: those whose hashes with the seed are lowest.
 
     A larger count holds the rows of a smaller one, and whether a row is drawn depends on the ids alone, not on their
     order.
     """
     key = str(int(seed)).encode()
-    hashes = [blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest() for id in ids]
-    return np.array(sorted(sorted(range(len(ids)), key=hashes.__getitem__)[:count]), dtype=np.int64)
+
+    def hash_id(id: str) -> bytes:
+        return blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest()
+
+    return set(sorted(ids, key=hash_id)[:count])
 
 
 def share_sizes(available: Sequence[int], sources: Sequence[SourceSettings]) -> list[int]:
@@ -141,19 +143,16 @@ def share_sizes(available: Sequence[int], sources: Sequence[SourceSettings]) -> 
 
 @dataclass
 class _Rows:
-    """The rows left, the number of each one's source, and those removed so far."""
+    """The rows left, and by id those removed so far."""
 
     left: list[Conversation]
-    source_of: list[int]
-    removed: list[RemovedRow]
+    removed: dict[str, RemovedRow]
 
-    def remove(self, removed: Iterable[tuple[int, RemovedRow]]) -> None:
-        """``removed``: numbers among the rows left, and the entries of the listing."""
-        entries = dict(removed)
-        self.removed += [entries[row] for row in sorted(entries)]
-        kept = [row for row in range(len(self.left)) if row not in entries]
-        self.left = [self.left[row] for row in kept]
-        self.source_of = [self.source_of[row] for row in kept]
+    def remove(self, removed: Iterable[RemovedRow]) -> None:
+        """``removed``: in the order of the rows; of several entries for a row the first counts."""
+        for row in removed:
+            self.removed.setdefault(row.id, row)
+        self.left = [row for row in self.left if row.id not in self.removed]
 
 
 def _removed(conversation: Conversation, filter: str, reason: str) -> RemovedRow:
@@ -161,49 +160,44 @@ def _removed(conversation: Conversation, filter: str, reason: str) -> RemovedRow
     return RemovedRow(c.id, c.source, c.file, c.line, filter, reason, original_id=c.original_id)
 
 
-def _out_of_bounds(rows: Sequence[Conversation], f: FiltersSettings) -> Iterable[tuple[int, RemovedRow]]:
+def _out_of_bounds(rows: Sequence[Conversation], f: FiltersSettings) -> Iterator[RemovedRow]:
     bounds = (
         ("characters", count_characters, f.min_characters, f.max_characters),
         ("response characters", count_response_characters, f.min_response_characters, f.max_response_characters),
     )
     asked = [bound for bound in bounds if bound[2] is not None or bound[3] is not None]
-    for row, conversation in enumerate(rows):
+    for row in rows:
         for what, count, least, most in asked:
-            characters = count(conversation)
+            characters = count(row)
             if least is not None and characters < least:
-                yield row, _removed(conversation, "length", f"{characters:,} {what}, fewer than {least:,}")
-                break
+                yield _removed(row, "length", f"{characters:,} {what}, fewer than {least:,}")
             if most is not None and characters > most:
-                yield row, _removed(conversation, "length", f"{characters:,} {what}, more than {most:,}")
-                break
+                yield _removed(row, "length", f"{characters:,} {what}, more than {most:,}")
 
 
-def _contaminated(rows: Sequence[Conversation], found: Contamination) -> Iterable[tuple[int, RemovedRow]]:
-    for o in reversed(found.overlaps):  # of several benchmarks the one that comes first in the row counts
+def _contaminated(rows: Sequence[Conversation], found: Contamination) -> Iterator[RemovedRow]:
+    for o in found.overlaps:
         row = _removed(rows[o.row], "contamination", f"holds text of the benchmark {o.benchmark}")
-        yield o.row, replace(row, benchmark_file=o.file, ngram=o.ngram)
+        yield replace(row, benchmark_file=o.file, ngram=o.ngram)
 
 
-def _duplicates(
-    rows: Sequence[Conversation], found: Iterable[Duplicate], filter: str
-) -> Iterable[tuple[int, RemovedRow]]:
+def _duplicates(rows: Sequence[Conversation], found: Iterable[Duplicate], filter: str) -> Iterator[RemovedRow]:
     what = {"exact_duplicate": "says the same as", "near_duplicate": "says nearly the same as"}[filter]
     for duplicate in found:
         kept = rows[duplicate.of]
         row = _removed(rows[duplicate.row], filter, f"{what} {kept.file}:{kept.line}")
-        yield duplicate.row, replace(row, resembles=kept.id, similarity=round(duplicate.similarity, 4))
+        yield replace(row, resembles=kept.id, similarity=round(duplicate.similarity, 4))
 
 
-def _draw(rows: _Rows, sources: Sequence[SourceSettings], seed: int) -> None:
-    numbers = np.array(rows.source_of, dtype=np.int64)
-    members = [np.flatnonzero(numbers == source) for source in range(len(sources))]
-    removed: list[tuple[int, RemovedRow]] = []
-    for of_source, size in zip(members, share_sizes([len(m) for m in members], sources), strict=True):
-        drawn = draw_rows([rows.left[row].id for row in of_source], size, seed)
-        reason = f"not among the {size:,} drawn of {len(of_source):,}"
-        left_out = np.delete(of_source, drawn).tolist()
-        removed += [(row, _removed(rows.left[row], "not_drawn", reason)) for row in left_out]
-    rows.remove(removed)
+def _not_drawn(
+    left: Sequence[Sequence[Conversation]], sources: Sequence[SourceSettings], seed: int
+) -> Iterator[RemovedRow]:
+    """``left``: the rows of each source."""
+    for rows, size in zip(left, share_sizes([len(rows) for rows in left], sources), strict=True):
+        if size < len(rows):
+            drawn = draw_rows((row.id for row in rows), size, seed)
+            reason = f"not among the {size:,} drawn of {len(rows):,}"
+            yield from (_removed(row, "not_drawn", reason) for row in rows if row.id not in drawn)
 
 
 def _count_sources(pool: Pool) -> tuple[SourceCounts, ...]:
