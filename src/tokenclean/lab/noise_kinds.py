@@ -108,7 +108,7 @@ def corrupt_words(pool: Pool, settings: NoiseSettings, generator: np.random.Gene
         )
     if settings.word_share == 0:
         return []
-    words = _Words.of_pool(pool)
+    words = _Words(pool)
 
     def edits_of_row(row: int) -> list[Edit]:
         edits = []
@@ -185,22 +185,17 @@ def _edits_of_drawn_rows(
     return [edit for of_row in taken for edit in of_row]
 
 
-@dataclass(frozen=True)
 class _Words:
     """All words of the assistant turns, row after row: those of row i are ``words[offsets[i]:offsets[i + 1]]``."""
 
-    words: list[str]
-    offsets: np.ndarray
-    counts: Counter[str]
-
-    @classmethod
-    def of_pool(cls, pool: Pool) -> _Words:
+    def __init__(self, pool: Pool) -> None:
         rows = [
             [content[start:end] for _, content in assistant_contents(row) for start, end in word_spans(content)]
             for row in pool
         ]
-        words = [word for row in rows for word in row]
-        return cls(words, offsets_of(len(row) for row in rows), Counter(words))
+        self.words = [word for row in rows for word in row]
+        self.offsets = offsets_of(len(row) for row in rows)
+        self.counts = Counter(self.words)
 
     def draw(self, row: int, original: str, generator: np.random.Generator) -> str | None:
         """A word of another row, in the case of ``original`` and different from it; None if there is none."""

@@ -89,10 +89,13 @@ def merge_pools(pools: Iterable[Pool]) -> Pool:
     """The pools one after the other. Raises PoolError where two rows share an id (a file given twice)."""
     pools = tuple(pools)
     seen: dict[str, Conversation] = {}
-    for conversation in (c for pool in pools for c in pool):
-        if conversation.id in seen:
-            raise _shared_id(seen[conversation.id], conversation)
-        seen[conversation.id] = conversation
+    for second in (conversation for pool in pools for conversation in pool):
+        if (first := seen.get(second.id)) is not None:
+            raise PoolError(
+                f"two rows share the id {second.id!r}: {first.file}:{first.line} and {second.file}:{second.line}; give "
+                "each file once, and where two files do hold the same row, give them different source names"
+            )
+        seen[second.id] = second
     return Pool(tuple(seen.values()), tuple(row for pool in pools for row in pool.rejected))
 
 
@@ -135,27 +138,13 @@ def _row_options(settings: SourceSettings, columns: Mapping[str, str]) -> RowOpt
 def _refuse_shared_ids(sources: tuple[SourceSettings, ...], hashes: array[int]) -> None:
     """Raise PoolError where two ids are the same, after reading the sources again for the places of both.
 
-    ``hashes``: of the ids, in the order of the rows.
+    ``hashes``: of the ids.
     """
-    values = np.frombuffer(hashes, dtype=np.int64)
-    is_repeated = np.ones(len(values), dtype=bool)
-    is_repeated[np.unique(values, return_index=True)[1]] = False
-    for number in np.flatnonzero(is_repeated).tolist():
-        repeat = next(islice(_conversations(sources), number, None))
-        first_number, first = next((n, c) for n, c in enumerate(_conversations(sources)) if c.id == repeat.id)
-        if first_number < number:  # else two ids of one hash
-            raise _shared_id(first, repeat)
-
-
-def _conversations(sources: tuple[SourceSettings, ...]) -> Iterator[Conversation]:
-    return (row for row in stream_sources(sources, is_first_reading=False) if isinstance(row, Conversation))
-
-
-def _shared_id(first: Conversation, second: Conversation) -> PoolError:
-    return PoolError(
-        f"two rows share the id {second.id!r}: {first.file}:{first.line} and {second.file}:{second.line}; give each "
-        "file once, and where two files do hold the same row, give them different source names"
-    )
+    values, counts = np.unique(np.frombuffer(hashes, dtype=np.int64), return_counts=True)
+    repeated = set(values[counts > 1].tolist())  # of one id, or of two ids with one hash
+    if repeated:
+        again = stream_sources(sources, is_first_reading=False)
+        merge_pools([Pool((row,)) for row in again if isinstance(row, Conversation) and hash(row.id) in repeated])
 
 
 def read_source(settings: SourceSettings) -> Iterator[Record]:

@@ -351,9 +351,7 @@ def read_reasoning(row: Row, where: str, context: RowContext) -> str:
 def _check_only_speaks(row: Row, role: Role, where: str) -> None:
     """RowError where a turn that is not the assistant's has what only an assistant's has."""
     for key in ("tool_calls", "function_call", *REASONING_KEYS):
-        value = row.get(key)
-        is_nothing = (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)
-        if value is not None and not is_nothing:
+        if not holds_nothing(value := row.get(key)):
             raise RowError(f"{where}.{key}: found {name_type(value)} in a {role} turn; only an assistant's turn has it")
 
 
