@@ -11,7 +11,8 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -104,8 +105,7 @@ class Intake:
 
     def after_rendering(self, *parts: RenderedRows) -> Intake:
         """The same counts with what became of readable rows when they were rendered and tokenized."""
-        intake = replace(self, reasons={key: replace(group) for key, group in self.reasons.items()})
-        intake.notes = Counter(self.notes)
+        intake = deepcopy(self)
         for part in parts:
             intake.notes.update(part.notes)
             intake.rendered += part.rows
@@ -153,9 +153,9 @@ class Intake:
         self.weighted += row.has_weights
         if row.unread:
             keys = self.unread.setdefault(row.source, Counter())
-            keys.update({key if key in keys or len(keys) < _GROUPS else _FURTHER for key in row.unread})
-        if row.notes:
-            self.notes.update(set(row.notes))
+            counted = (key if key in keys or len(keys) < _GROUPS else _FURTHER for key in row.unread)
+            keys.update(list(dict.fromkeys(counted)))
+        self.notes.update(row.notes)
 
     def _add_reason(self, row: RejectedRow) -> None:
         key = group_key(row.reason)
