@@ -222,23 +222,18 @@ def _benchmark_of(path: Path, folder: Path) -> str:
 
 def _read_values(path: Path) -> Iterator[object]:
     """The JSON values of a file: of JSON lines one a line, else the one that fills the file."""
+    is_one = split_name(path)[0] == ".json"
     lines = TextLines(path)
-    if split_name(path)[0] == ".json":
-        yield _parse(b"".join(lines), str(path))
-        return
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _parse(line, f"{path}:{number}")
-
-
-def _parse(content: bytes, place: str) -> object:
-    try:
-        return json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise PoolError(
-            f"{place}: is not JSON in UTF-8 ({' '.join(str(error).split())}); expected JSON lines where the name ends "
-            "in .jsonl and one JSON value where it ends in .json; correct the file or take it out of the folder"
-        ) from error
+    for number, content in enumerate([b"".join(lines)] if is_one else lines, start=1):
+        try:
+            if is_one or content.strip():
+                yield json.loads(content.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            place, reason = path if is_one else f"{path}:{number}", " ".join(str(error).split())
+            raise PoolError(
+                f"{place}: is not JSON in UTF-8 ({reason}); expected JSON lines where the name ends in .jsonl and one "
+                "JSON value where it ends in .json; correct the file or take it out of the folder"
+            ) from error
 
 
 def _strings_in(value: object) -> Iterator[str]:

@@ -95,17 +95,17 @@ def holds_nothing(value: object) -> bool:
     return value is None or (isinstance(value, list | dict | tuple) and not value)
 
 
-def read_text(row: Row, key: str, prefix: str = "") -> str:
-    """The text under ``key``; RowError where it is missing, null or no text. ``prefix``: what leads to the key."""
+def read_text(row: Row, key: str, prefix: str = "", *, may_lack: bool = False) -> str:
+    """The text under ``key``; RowError where it is no text. ``prefix``: what leads to the key.
+
+    ``may_lack``: a key that is missing or null is an empty text, else a RowError too.
+    """
     value = row.get(key)
+    if value is None and may_lack:
+        return ""
     if value is None:
         raise RowError(f"{prefix}{key}: missing")
     return check_text(value, f"{prefix}{key}")
-
-
-def read_optional_text(row: Row, key: str, prefix: str = "") -> str:
-    """The text under ``key``, empty where it is missing or null."""
-    return "" if row.get(key) is None else read_text(row, key, prefix)
 
 
 def read_list(row: Row, key: str, prefix: str = "", *, literals: bool = False) -> list[object]:

@@ -37,7 +37,6 @@ from tokenclean.pool.formats.field_types import (
     lone_tag,
     name_type,
     quote,
-    read_optional_text,
     read_text,
     says_nothing,
     thought_of,
@@ -155,7 +154,7 @@ def _parse_message(message: object, where: str, context: RowContext) -> Turn:
     text = _read_content(row, content_key, where, context).content
     note_tags(text, context)
     if role == "tool":
-        name, call_id = (read_optional_text(row, key, f"{where}.") for key in ("name", "tool_call_id"))
+        name, call_id = (read_text(row, key, f"{where}.", may_lack=True) for key in ("name", "tool_call_id"))
         return Turn(role, text, name=name, call_id=call_id)
     return _not_blank(Turn(role, text), place)
 
@@ -338,7 +337,7 @@ def read_reasoning(row: Row, where: str, context: RowContext) -> str:
     prefix = f"{where}." if where else ""
     texts: dict[str, str] = {}
     for key in REASONING_KEYS:
-        text = read_optional_text(row, key, prefix)
+        text = read_text(row, key, prefix, may_lack=True)
         if text.strip().lower() in _SWITCHES:
             context.add_unread([key], "messages[]." if where else "")
         elif not is_blank(text):

@@ -42,7 +42,6 @@ from tokenclean.pool.formats.field_types import (
     check_text,
     is_blank,
     name_type,
-    read_optional_text,
     read_text,
     says_nothing,
 )
@@ -215,7 +214,7 @@ def _read_system(row: Row, first: Turn, where: str) -> tuple[Turn, ...]:
 
     Raises RowError where both are given and differ.
     """
-    texts = {key: text for key in SYSTEM_KEYS if not is_blank(text := read_optional_text(row, key))}
+    texts = {key: text for key in SYSTEM_KEYS if not is_blank(text := read_text(row, key, may_lack=True))}
     if len(set(texts.values())) > 1:
         raise RowError(f"{' and '.join(texts)} differ; expected one of them")
     if not texts:
