@@ -133,6 +133,7 @@ def test_the_filters_come_in_their_order_and_list_every_row(tmp_path):
     assert by_filter["exact_duplicate"].reason == f"says the same as {first}:1"
     assert by_filter["near_duplicate"].resembles == kept.id
     assert by_filter["near_duplicate"].similarity == pytest.approx(0.85, abs=0.1)
+    assert mixture.contamination is not None
     assert [(o.id, o.benchmark) for o in mixture.contamination.overlaps] == [
         (row.id, "boolq") for row in mixture.pool.removed if row.filter == "contamination"
     ]
@@ -148,8 +149,8 @@ def test_contaminated_rows_stay_where_they_are_only_reported(tmp_path):
     mixture = load_mixture(settings_of(source, filters=filters), 0)
     assert len(mixture.pool) == 2
     assert mixture.pool.removed == ()
-    assert [(o.id, o.file) for o in mixture.contamination.overlaps] == [(mixture.pool[0].id, "bench.jsonl")]
     assert mixture.contamination is not None
+    assert [(o.id, o.file) for o in mixture.contamination.overlaps] == [(mixture.pool[0].id, "bench.jsonl")]
     assert mixture.contamination.benchmarks[0].rows == 1
 
 

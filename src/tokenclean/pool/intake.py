@@ -245,7 +245,7 @@ def write_rejected(rejected: Iterable[RejectedRow], path: str | Path) -> None:
 
     Raises RunFolderError where the file cannot be written.
     """
-    _write_lines(map(asdict, rejected), path)
+    write_lines(map(asdict, rejected), path)
 
 
 def write_removed(removed: Iterable[RemovedRow], path: str | Path) -> None:
@@ -253,7 +253,7 @@ def write_removed(removed: Iterable[RemovedRow], path: str | Path) -> None:
 
     Raises RunFolderError where the file cannot be written.
     """
-    _write_lines(({key: v for key, v in asdict(row).items() if v not in ("", None)} for row in removed), path)
+    write_lines(({key: v for key, v in asdict(row).items() if v not in ("", None)} for row in removed), path)
 
 
 def join_rejected(parts: Iterable[str | Path], path: str | Path) -> None:
@@ -274,7 +274,8 @@ def read_rejected(path: str | Path) -> Iterator[RejectedRow]:
             yield RejectedRow(**json.loads(line))
 
 
-def _write_lines(rows: Iterable[Mapping[str, object]], path: str | Path) -> None:
+def write_lines(rows: Iterable[Mapping[str, object]], path: str | Path) -> None:
+    """Write rows as JSON lines, all of them or none. Raises RunFolderError where the file cannot be written."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         for row in rows:
             line = json.dumps(row, ensure_ascii=False) + "\n"

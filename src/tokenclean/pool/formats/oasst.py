@@ -73,11 +73,7 @@ def _thread_record(root: _Message, replies: dict[str, list[_Message]]) -> Record
     if not root.text.strip():
         return _at_fault(root.record, "text: the first message of the tree is blank")
     thread = [root]
-    while True:
-        said = [reply for reply in replies.get(thread[-1].id, ()) if reply.text.strip() and not reply.is_deleted]
-        following = [reply for reply in said if reply.role != thread[-1].role]
-        if not following:
-            break
+    while following := [reply for reply in replies.get(thread[-1].id, ()) if _may_follow(reply, thread[-1])]:
         thread.append(min(following, key=lambda reply: reply.rank))  # the first of equals
     if thread[-1].role == "prompter":
         thread.pop()
@@ -85,6 +81,10 @@ def _thread_record(root: _Message, replies: dict[str, list[_Message]]) -> Record
         return _at_fault(root.record, "the tree holds no answer to its first message")
     messages = [{"role": ROLES[message.role], "content": message.text} for message in thread]
     return replace(root.record, row={"messages": messages}, is_padded=False, wrapper_keys=())
+
+
+def _may_follow(reply: _Message, before: _Message) -> bool:
+    return not reply.is_deleted and bool(reply.text.strip()) and reply.role != before.role
 
 
 def _read_message(record: Record) -> _Message | Record:

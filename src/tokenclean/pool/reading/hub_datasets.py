@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ def read_hub(source: SourceSettings) -> Iterator[Record]:
         # A streamed dataset would fetch and open the file behind every image and sound, even for Arrow tables.
         if isinstance(dataset, datasets.IterableDataset) and dataset.features:
             dataset = dataset.decode(False)
-        for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
+        tables: Iterable[Any] = dataset.with_format("arrow").iter(batch_size=BATCH_ROWS)
+        for table in tables:
             for batch in table.to_batches():
                 yield from read_batch(batch, count + 1)
                 count += batch.num_rows
