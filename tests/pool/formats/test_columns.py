@@ -108,9 +108,8 @@ def test_roles_go_before_the_known_names():
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"format": "sharegtp"}, "format: expected one of auto, messages, sharegpt, alpaca, prompt_completion, tokens"),
         ({"columns": {"instrction": "q"}}, "columns: unknown key 'instrction'; did you mean 'instruction'?"),
-        ({"columns": {"text": ""}}, "columns.text: expected the name of a column, found ''"),
+        ({"columns": {"text": ""}}, "columns.text: the column's name is blank"),
         ({"columns": {"role": "a", "value": "b"}}, "columns: expected role and content, or from and value, found keys"),
         (
             {"columns": {"instruction": "q"}},

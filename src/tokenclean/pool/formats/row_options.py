@@ -140,12 +140,8 @@ class RowContext:
 
 def check_columns(format: str, columns: Mapping[str, str], roles: Mapping[str, str]) -> None:
     """RecipeError, with every fault at once, where these options of a source fit no row."""
-    formats = ("auto", *REQUIRED_KEYS)
-    if format in formats:
-        problems = _check_keys(format, columns)
-    else:
-        problems = [f"format: expected one of {', '.join(formats)}, found {_name_close(format, formats)}"]
-    problems += ["roles: a role's name is blank" for name in roles if not isinstance(name, str) or not name.strip()]
+    problems = _check_keys(format, columns)
+    problems += ["roles: a role's name is blank" for name in roles if not name.strip()]
     problems += [
         f"roles.{name}: expected one of {', '.join(ROLES)}, found {_name_close(role, ROLES)}"
         for name, role in roles.items()
@@ -213,11 +209,7 @@ def describe_needs(formats: Iterable[str]) -> str:
 def _check_keys(format: str, columns: Mapping[str, str]) -> list[str]:
     known = {*_ALL_ROW_KEYS, *MESSAGE_KEYS, *COMMON_KEYS}
     problems = [f"columns: unknown key {_name_close(key, known)}" for key in columns if key not in known]
-    problems += [
-        f"columns.{key}: expected the name of a column, found {quote(column)}"
-        for key, column in columns.items()
-        if not isinstance(column, str) or not column.strip()
-    ]
+    problems += [f"columns.{key}: the column's name is blank" for key, column in columns.items() if not column.strip()]
     if {"role", "content"} & columns.keys() and {"from", "value"} & columns.keys():
         problems.append("columns: expected role and content, or from and value, found keys of both")
     mapped = columns.keys() & _ALL_ROW_KEYS
@@ -232,6 +224,6 @@ def _check_keys(format: str, columns: Mapping[str, str]) -> list[str]:
     return problems
 
 
-def _name_close(name: object, known: Iterable[str]) -> str:
-    close = get_close_matches(name, sorted(known), n=1) if isinstance(name, str) else []
+def _name_close(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, sorted(known), n=1)
     return f"{quote(name)}; did you mean {close[0]!r}?" if close else quote(name)
