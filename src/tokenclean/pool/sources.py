@@ -112,16 +112,13 @@ def _stream_source(settings: SourceSettings) -> Iterator[Conversation | Rejected
                 raise RowError(record.fault)
             parsed = parse_row(record.row, options, is_padded=record.is_padded)
             name = default_source if settings.name is not None else _row_source(record.row, columns) or default_source
+            parsed = replace(parsed, unread=(*parsed.unread, *map(shown_key, record.wrapper_keys)))
+            id = f"{name}:{record.number}:{_hash_content(parsed)}"
+            row = Conversation(id, name, file=place, line=record.line, **vars(parsed))
         except RowError as error:
             row = RejectedRow(place, record.line, str(error), record.excerpt(), error.remedy, error.is_chosen)
-            intake.add(row)
-            yield row
-            continue
-        id = f"{name}:{record.number}:{_hash_content(parsed)}"
-        parsed = replace(parsed, unread=(*parsed.unread, *map(shown_key, record.wrapper_keys)))
-        conversation = Conversation(id, name, file=place, line=record.line, **vars(parsed))
-        intake.add(conversation)
-        yield conversation
+        intake.add(row)
+        yield row
     if not intake.readable:
         found = f"no usable row ({intake.rows:,} set aside)" if intake.rows else "holds no row"
         reasons = f". The reasons:\n{intake.describe_reasons()}" if intake.rows else ""
