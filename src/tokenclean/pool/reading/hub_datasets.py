@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,9 @@ def read_hub(source: SourceSettings) -> Iterator[Record]:
                 name, name=config, split=split, revision=revision, streaming=source.streaming
             )
         # A streamed dataset would fetch and open the file behind every image and sound, even for Arrow tables.
-        if isinstance(dataset, datasets.IterableDataset) and dataset.features:
+        if source.streaming and dataset.features:
             dataset = dataset.decode(False)
-        tables: Iterable[Any] = dataset.with_format("arrow").iter(batch_size=BATCH_ROWS)
-        for table in tables:
+        for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
             for batch in table.to_batches():
                 yield from read_batch(batch, count + 1)
                 count += batch.num_rows
