@@ -57,7 +57,7 @@ def _running(holder: Mapping[str, object] | None) -> str:
 
 def _saved(run: Path, *, is_running: bool) -> list[str]:
     """A line for each training that saved its state and has not finished."""
-    if not (run / CHECKPOINTS).is_dir():
+    if not any((run / CHECKPOINTS).glob("*")):
         return []
     from tokenclean.training.checkpoint import saved_states  # loads torch
 
