@@ -10,11 +10,11 @@ from typer import Option
 from tokenclean.cli.console import say
 from tokenclean.cli.options import IntakeOptions, SetOption
 from tokenclean.cli.recipe_from_data import (
-    Asked,
     CleaningOptions,
     DataArgument,
     ModelOption,
     OutputOption,
+    RecipeRequest,
     RowsOption,
     TrustedOption,
 )
@@ -45,8 +45,8 @@ def init(
     """
     if any(map(is_recipe, data)):
         raise RecipeError(["init makes a recipe; give data files"], "options")
-    asked = Asked.of(data, model, rows, trusted, cleaning, output, set_, intake)
-    recipe, preset = asked.made_for_size() if asked.names_model else asked.made()
+    request = RecipeRequest.of(data, model, rows, trusted, cleaning, output, set_, intake)
+    recipe, preset = request.made_for_size() if request.names_model else request.made()
     path = to or Path(f"{recipe.name}.yaml")
     if path.exists():
         raise RecipeError([f"{path}: exists already; give another file with --to"], "options")
@@ -54,6 +54,6 @@ def init(
     with atomic_path(path) as temporary:
         temporary.write_text(heading + short_yaml(recipe, preset, commented=True), encoding="utf-8")
     say(f"wrote {path}")
-    if not asked.names_model:
+    if not request.names_model:
         say(f"model.base is a placeholder, {recipe.model.base}: write your model there", "yellow")
     say(f"next: tokenclean run {path}")

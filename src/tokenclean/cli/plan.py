@@ -9,11 +9,11 @@ from typer import Option
 from tokenclean.cli.console import out, quiet_libraries, say
 from tokenclean.cli.options import IntakeOptions, SetOption
 from tokenclean.cli.recipe_from_data import (
-    Asked,
     CleaningOptions,
     DataArgument,
     ModelOption,
     OutputOption,
+    RecipeRequest,
     RowsOption,
     TrustedOption,
 )
@@ -39,7 +39,7 @@ def plan(
 
     Example: tokenclean plan my.jsonl --model meta-llama/Llama-3.2-3B --on 8xL40S,1xH100
     """
-    recipe, _ = Asked.of(data, model, rows, trusted, cleaning, output, set_, intake).recipe()
+    recipe, _ = RecipeRequest.of(data, model, rows, trusted, cleaning, output, set_, intake).recipe()
 
     from tokenclean.experiment.planning.hardware import parse_all
     from tokenclean.experiment.planning.plan import plan as make_plan

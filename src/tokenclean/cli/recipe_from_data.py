@@ -50,7 +50,7 @@ OutputOption = Annotated[Mapping[str, object], FromSettings(Recipe, "output", pa
 
 
 @dataclass(frozen=True)
-class Asked:
+class RecipeRequest:
     """What a command line says of a recipe. ``data``: its arguments; ``overrides``: of options, then of ``--set``;
     ``intake``: how the data are read."""
 
@@ -69,7 +69,7 @@ class Asked:
         output: Mapping[str, object],
         set_: Sequence[str] | None,
         intake: Mapping[str, object],
-    ) -> Asked:
+    ) -> RecipeRequest:
         """From the parameters of a command."""
         given = {"model.base": model, "pool.max_rows": rows, "cleaning.trusted": trusted, **output}
         given |= {f"cleaning.{name}": value for name, value in cleaning.items()}

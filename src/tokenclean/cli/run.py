@@ -10,11 +10,11 @@ from tokenclean.cli.console import note, quiet_libraries, say, say_tables
 from tokenclean.cli.distributed import sharing
 from tokenclean.cli.options import IntakeOptions, SetOption
 from tokenclean.cli.recipe_from_data import (
-    Asked,
     CleaningOptions,
     DataArgument,
     ModelOption,
     OutputOption,
+    RecipeRequest,
     RowsOption,
     TrustedOption,
 )
@@ -49,7 +49,7 @@ def run(
     tokenclean run recipes/quick.yaml --set training.epochs=2
     """
     started = time.monotonic()
-    recipe, preset = Asked.of(data, model, rows, trusted, cleaning, output, set_, intake).recipe()
+    recipe, preset = RecipeRequest.of(data, model, rows, trusted, cleaning, output, set_, intake).recipe()
 
     from tokenclean.processes import Processes
     from tokenclean.store import Store
