@@ -49,7 +49,11 @@ def keys(path: str = "") -> str:
         for key, field in section.model_fields.items()
         if _section_of(field) is not None
     ]
-    text = _paragraphs(f"{section.__doc__}\n\n{_description_at(path)}") + "\n\n" + table(("Key", "Type", "Default", "Meaning"), rows)
+    text = (
+        _paragraphs(f"{section.__doc__}\n\n{_description_at(path)}")
+        + "\n\n"
+        + table(("Key", "Type", "Default", "Meaning"), rows)
+    )
     return text if not below or not path else f"{text}\n\nSections below it: {', '.join(below)}."
 
 

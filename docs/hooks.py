@@ -1,4 +1,4 @@
-"""MkDocs hooks: generated parts, files of the repository as pages, drawings inside the page, no request to elsewhere."""
+"""MkDocs hooks: generated parts, files of the repository as pages, drawings inside the page, no foreign requests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
-    """Take the shim for searching from disk from the site itself; refuse a page that asks another server for anything."""
+    """Take the shim for searching from disk from the site; refuse a page that asks another server for anything."""
     output = output.replace(_SHIM, "../" * page.url.count("/") + "assets/worker.js")
     if found := _REQUEST.search(output):
         raise PluginError(f"{page.file.src_uri}: asks another server: {found[0]}")
