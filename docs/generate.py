@@ -148,6 +148,14 @@ def all_keys(section: type[Section] = Recipe, path: str = "") -> Iterator[tuple[
             yield from all_keys(inner, _joined(path, key))
 
 
+def all_sections(section: type[Section] = Recipe, path: str = "") -> Iterator[str]:
+    """The paths of a recipe's sections."""
+    for key, field in section.model_fields.items():
+        if (inner := _section_of(field)) is not None:
+            yield _joined(path, key)
+            yield from all_sections(inner, _joined(path, key))
+
+
 def section_at(path: str) -> type[Section]:
     """The section of a recipe at this path. Raises KeyError where there is none."""
     section: type[Section] = Recipe
@@ -207,9 +215,12 @@ def _command(command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden and p.name != "help"]
     words = [p.metavar or p.name.upper() for p in arguments]
-    usage = " ".join(("tokenclean", command.name, *words, *(f"{p.opts[0]} …" for p in options if p.required)))
+    words += [f"{p.opts[0]} {p.metavar or p.opts[0].lstrip('-').upper()}" for p in options if p.required]
     text, _, example = command.help.partition("\nExample: ")
-    parts = [f"### tokenclean {command.name} {{ #{command.name} }}", f"```text\n{usage} [options]\n```"]
+    parts = [
+        f"### tokenclean {command.name} {{ #{command.name} }}",
+        f"```text\ntokenclean {' '.join((command.name, *words))} [options]\n```",
+    ]
     parts.append(_paragraphs(text))
     if example:
         parts.append(f"```bash\n{' '.join(example.split())}\n```")

@@ -1,0 +1,112 @@
+"""What stands in for the names on the how-to pages, in one place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from page_blocks import ROOT, blocks
+
+sys.path.insert(0, str(ROOT / "tests" / "ds2"))
+from rating_server import RatingServer, Reply
+
+QUICK = {
+    "pool": {"max_rows": 40, "heldout": {"rows": 8}},
+    "model": {"device": "cpu"},
+    "cleaning": {"splits": 2, "allow_weak_reference": True},
+    "training": {"batch_size": 8, "minimum_steps": 2, "lora": {"rank": 2}},
+    "evaluation": {"controls": ["full_tokens"]},
+}
+"""What makes a page's recipe small."""
+
+
+@pytest.fixture
+def rater(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a server that rates each conversation by its length."""
+
+    def reply(request) -> Reply:
+        overall = 1 + len(request.text) % 10
+        return Reply(f'{{"rarity": 3, "complexity": 4, "informativeness": 5, "overall": {overall}}}')
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789-abcdef")
+    with RatingServer(reply).serving() as server:
+        yield server.url
+
+
+@pytest.fixture
+def run_page(
+    small_pool: Path, tiny_model_folder: Path, rater: str, tmp_path: Path
+) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """A function that writes a page's files and runs its ``bash`` blocks, one after another, in the test's folder."""
+    names = {
+        "HuggingFaceTB/SmolLM2-135M": str(tiny_model_folder),
+        "BAAI/bge-large-en-v1.5": str(tiny_model_folder),
+        "https://api.openai.com/v1": rater,
+    }
+
+    def filled(text: str) -> str:
+        for name, place in names.items():
+            text = text.replace(name, place)
+        return text
+
+    def run(page: str) -> subprocess.CompletedProcess[str]:
+        shutil.copy(small_pool, tmp_path / "my.jsonl")
+        (tmp_path / "trusted.jsonl").write_text(
+            "".join(small_pool.read_text(encoding="utf-8").splitlines(keepends=True)[-12:]), encoding="utf-8"
+        )
+        (tmp_path / "recipes").mkdir()
+        quick = (ROOT / "recipes" / "quick.yaml").read_text(encoding="utf-8")
+        (tmp_path / "recipes" / "quick.yaml").write_text(small(quick), encoding="utf-8")
+        script = ["set -euo pipefail"]
+        for block in blocks(page):
+            if block.language == "bash":
+                script.append(filled(block.text))
+            elif block.language in ("yaml", "python") and block.title:
+                text = small(filled(block.text)) if block.language == "yaml" else block.text
+                (tmp_path / block.title).write_text(text, encoding="utf-8")
+        return subprocess.run(
+            ["bash", "-c", "\n".join(script)],
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+def small(recipe: str) -> str:
+    """A recipe with the values of ``QUICK`` in it."""
+    values = yaml.safe_load(recipe)
+    for section, keys in QUICK.items():
+        values[section] = {**values.get(section, {}), **keys}
+    return yaml.safe_dump(values)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a page's commands: this Python, this source tree, no Hub, caches in the test's folder."""
+    programs = folder / "bin"
+    programs.mkdir()
+    source = ROOT / "src"
+    for name, call in {
+        "tokenclean": "-m tokenclean",
+        "torchrun": "-m torch.distributed.run",
+        "python": "",
+    }.items():
+        # A page may set PYTHONPATH to a folder of its own.
+        line = f'PYTHONPATH="${{PYTHONPATH:-}}:{source}" exec {sys.executable} {call} "$@"'
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+    return {
+        **{name: value for name, value in os.environ.items() if "proxy" not in name.lower()},
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(folder / "datasets"),
+    }
