@@ -425,6 +425,14 @@ def test_strategies_are_the_strategy_and_its_controls_each_once_in_one_order():
 def test_the_output_may_start_at_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     assert with_overrides("output=~/runs", "name=a.b").folder == Path("/home/someone/runs/a.b")
+    assert "output: '~nobody-here/runs'" in problem_of("output=~nobody-here/runs")
+
+
+def test_a_date_needs_no_quotes():
+    assert with_overrides("tokens.date=2020-02-29").tokens.date == "2020-02-29"
+    assert with_overrides("tokens.date='2020-02-29'").tokens.date == "2020-02-29"
+    assert "tokens.date" in problem_of("tokens.date=soon")
+    assert "tokens.date" in problem_of("tokens.date=3")
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenclean.cli.completion import complete_override, complete_recipe, complete_strategies
+from tokenclean.cli.completion import complete_data, complete_override, complete_recipe, complete_strategies
 from tokenclean.recipe import PRESETS, STRATEGIES
 
 COMMAND = "import sys; sys.argv = ['tokenclean']; from tokenclean.cli.main import main; main()"
@@ -52,6 +52,17 @@ def test_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert complete_recipe("pap") == ["paper", "paper-mine.yaml"]
     assert complete_recipe("rec") == complete_recipe("recipes/") == ["recipes/mine.yaml"]
     assert complete_recipe("other") == []
+
+
+def test_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "my.jsonl").touch()
+    (tmp_path / "quality.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    assert complete_data("") == [*PRESETS, "data", "quality.csv"]
+    assert complete_data("qu") == ["quick", "quality.csv"]
+    assert complete_data("da") == complete_data("data/") == ["data/my.jsonl"]
+    assert complete_data("other") == []
 
 
 def test_overrides():

@@ -9,7 +9,6 @@ from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.fixed_model import clean_with_fixed_reference
 from tokenclean.cleaning.strategy_result import StrategyResult, weights_of
 from tokenclean.ragged import Ragged
-from tokenclean.selection import select_tokens
 
 
 def none(context: RunContext) -> StrategyResult:
@@ -53,11 +52,7 @@ def full_tokens_from_warmup(context: RunContext) -> StrategyResult:
 
 def random(context: RunContext) -> StrategyResult:
     """UNIFORM RANDOM: k % of the pool's response tokens without replacement, seeded."""
-    recipe = context.recipe
-    kept = select_tokens(
-        None, context.tokens.is_response, proportion=recipe.cleaning.proportion, level="random", seed=recipe.seed
-    )
-    return given_labels(context, "random", kept)
+    return given_labels(context, "random", context.data.select(None, "random"))
 
 
 def rho(context: RunContext) -> StrategyResult:

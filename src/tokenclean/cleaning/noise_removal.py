@@ -18,7 +18,7 @@ from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.strategy_result import StrategyResult, weights_of
 from tokenclean.ragged import Ragged
-from tokenclean.selection import NoiseRates, select_tokens
+from tokenclean.selection import NoiseRates
 from tokenclean.selection.ranking import Level
 from tokenclean.training.step_plan import SchedulePart
 
@@ -77,14 +77,7 @@ def keep_best(
     """Keep the top ``cleaning.proportion`` of the response tokens by ``scores`` (nats; NaN is never kept) and train the
     base on them. ``level``: where tokens are ranked, by default as ``cleaning.level`` says. ``found``: further fields
     of the result."""
-    settings = context.recipe.cleaning
-    kept = select_tokens(
-        scores,
-        context.tokens.is_response,
-        proportion=settings.proportion,
-        level=level or settings.level,
-        sources=context.tokens.sources,
-    )
+    kept = context.data.select(scores, level or context.recipe.cleaning.level)
     trained = train_without_noise(context, name, context.base, kept)
     return result_of(context, name, trained, scores=scores, **found)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -14,10 +14,11 @@ from tokenclean.cleaning.shared_schedule import check_base, schedule_parts
 from tokenclean.ds2 import select_best
 from tokenclean.errors import PoolError, RecipeError
 from tokenclean.models.loading.load import ModelSource, load_tokenizer, resolve_source
-from tokenclean.pool import Intake, Mixture, Pool, RejectedRow
+from tokenclean.pool import Intake, Mixture, Pool, RejectedRow, load_sources
 from tokenclean.pool.recipe_pool import (
     check_best_rated,
     check_rendered,
+    leave_out_trusted,
     open_mixture,
     split_heldout,
     split_rows,
@@ -25,6 +26,8 @@ from tokenclean.pool.recipe_pool import (
 )
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
+from tokenclean.selection import select_tokens
+from tokenclean.selection.ranking import Level
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 from tokenclean.training.step_plan import SchedulePart
 
@@ -49,7 +52,7 @@ class RatedPool(Protocol):
 class RunData:
     """``tokens``: the training rows, of ``pool``; ``heldout``: rows on which models are compared and that nothing is
     trained on, of ``heldout_pool``. ``intake``: what became of all rows that were read. ``rated``: the pool's ratings;
-    None where the recipe names none."""
+    None where the recipe names none. ``trusted_ids``: the training rows of ``cleaning.trusted``."""
 
     recipe: Recipe
     base_source: ModelSource
@@ -60,6 +63,7 @@ class RunData:
     heldout: TokenizedPool
     intake: Intake
     rated: RatedPool | None = None
+    trusted_ids: frozenset[str] = frozenset()
 
     @property
     def rejected(self) -> tuple[RejectedRow, ...]:
@@ -68,8 +72,10 @@ class RunData:
 
     @cached_property
     def splits(self) -> list[np.ndarray]:
-        """Rows of D̃_0 … D̃_T (§4.3.2)."""
-        first = self.best_rated if self.recipe.cleaning.warmup == "ds2" else None
+        """Rows of D̃_0 … D̃_T (§4.3.2); D̃_0 are the trusted rows, where there are any."""
+        first = self.trusted if len(self.trusted) else None
+        if self.recipe.cleaning.warmup == "ds2":
+            first = self.best_rated
         return split_rows(self.tokens.sources, self.recipe, first)
 
     @cached_property
@@ -77,6 +83,26 @@ class RunData:
         """What the training on each split takes of the one schedule over all rounds (``cleaning.adapters: one``); None
         where it has a schedule of its own."""
         return schedule_parts(self.recipe, self.tokens, self.splits)
+
+    @cached_property
+    def trusted(self) -> np.ndarray:
+        """The trusted training rows, ascending; empty without ``cleaning.trusted``."""
+        return np.array([row for row, id in enumerate(self.tokens.ids) if id in self.trusted_ids], dtype=np.int64)
+
+    def select(self, scores: Ragged | None, level: Level) -> Ragged:
+        """The top ``cleaning.proportion`` of the response tokens, ranked as ``select_tokens`` does. Trusted rows are
+        kept whole, and only the others are ranked."""
+        labels = self.tokens.is_response
+        is_trusted = np.repeat(np.isin(np.arange(len(self.tokens)), self.trusted), labels.lengths)
+        kept = select_tokens(
+            scores,
+            labels.with_values(labels.values & ~is_trusted),
+            proportion=self.recipe.cleaning.proportion,
+            level=level,
+            sources=self.tokens.sources,
+            seed=self.recipe.seed,
+        )
+        return kept.with_values(kept.values | (labels.values & is_trusted))
 
     @cached_property
     def best_rated(self) -> np.ndarray:
@@ -131,25 +157,37 @@ def read_run_data(
         rated = rate(pool)
         if settings.rows is not None and settings.rows < len(pool):
             pool = pool.take(np.sort(rated.selection(settings.rows)))
+    trusted = None
+    if recipe.cleaning.trusted is not None:
+        trusted = load_sources([recipe.cleaning.trusted])
+        for row in (*trusted, *trusted.rejected):
+            mixture.intake.add(row)
+        pool = leave_out_trusted(pool, trusted, note)
     training, heldout = split_heldout(take_rows(pool, recipe), recipe)
-    return tokenize_run_data(recipe, training, heldout, mixture=mixture, rated=rated, listing=listing)
+    return tokenize_run_data(recipe, training, heldout, trusted, mixture=mixture, rated=rated, listing=listing)
 
 
 def tokenize_run_data(
     recipe: Recipe,
     pool: Pool,
     heldout_pool: Pool,
+    trusted: Pool | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     mixture: Mixture | None = None,
     rated: RatedPool | None = None,
     listing: Path | None = None,
 ) -> RunData:
-    """The given training and held-out rows in tokens. ``mixture``: what the rows were taken from; by default they are
-    all there is. Raises ModelError for a base that the recipe cannot use, PoolError where nothing can be trained."""
+    """The given training and held-out rows in tokens; ``trusted`` rows are further training rows.
+
+    ``mixture``: what the other rows were taken from; by default they are all there is. Raises ModelError for a base
+    that the recipe cannot use, PoolError where nothing can be trained.
+    """
     source = resolve_source(recipe.model.base, revision=recipe.model.revision, trusted=recipe.model.trust_remote_code)
     check_base(recipe, source)
     tokenizer = tokenizer or load_tokenizer(source)
+    if trusted is not None:
+        pool = replace(pool, conversations=(*pool, *trusted), rejected=(*pool.rejected, *trusted.rejected))
     tokens, heldout = (tokenize_pool(p, tokenizer, **recipe.tokens.model_dump()) for p in (pool, heldout_pool))
     mixture = mixture or Mixture(pool, (), Intake.of((*pool, *heldout_pool, *pool.rejected)))
     intake = check_rendered(mixture, recipe, tokens.rendered_rows, heldout.rendered_rows, listing=listing)
@@ -157,4 +195,8 @@ def tokenize_run_data(
         if not part.is_response.values.any():
             reasons = "; ".join(str(row) for row in part.unusable[:3])
             raise PoolError(f"no {name} row has a response token to train on. {reasons}")
-    return RunData(recipe, source, tokenizer, pool, heldout_pool, tokens, heldout, intake, rated)
+    trusted_ids = frozenset(row.id for row in trusted or ())
+    data = RunData(recipe, source, tokenizer, pool, heldout_pool, tokens, heldout, intake, rated, trusted_ids)
+    if trusted is not None and not tokens.is_response.take(data.trusted).values.any():
+        raise PoolError("no trusted row has a response token to train on; give other rows in cleaning.trusted")
+    return data

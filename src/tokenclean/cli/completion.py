@@ -1,9 +1,10 @@
-"""What the Tab key offers: recipes, keys of a recipe and their values, strategies."""
+"""What the Tab key offers: data, recipes, keys of a recipe and their values, strategies."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from glob import glob
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -16,6 +17,14 @@ def complete_recipe(incomplete: str) -> list[str]:
     """Presets by name, and recipe files here and one folder down; with none of them the shell offers its files."""
     files = [name for pattern in ("*.yaml", "*/*.yaml") for name in sorted(glob(f"{incomplete}{pattern}"))]
     return [*(name for name in PRESETS if name.startswith(incomplete)), *files]
+
+
+def complete_data(incomplete: str) -> list[str]:
+    """Presets by name, and what is in this folder or in the one that is named so far: data may have any name."""
+    places = sorted(glob(f"{incomplete}*"))
+    if len(places) == 1 and Path(places[0]).is_dir():
+        places = sorted(glob(f"{places[0].rstrip('/')}/*"))
+    return [*(name for name in PRESETS if name.startswith(incomplete)), *places]
 
 
 def complete_override(incomplete: str) -> list[str]:

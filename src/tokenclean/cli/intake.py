@@ -11,20 +11,11 @@ from tokenclean.recipe import SourceSettings, source_from
 if TYPE_CHECKING:
     from tokenclean.pool import Intake
 
-HUB_PREFIX = "hf://datasets/"
-
 
 def sources_of(pool: Iterable[str], intake: Mapping[str, object]) -> list[SourceSettings]:
     """The sources with these paths or Hub ids, all read with the same options. Raises RecipeError listing what is
     wrong."""
-    return [source_from(_place(place) | dict(intake)) for place in pool]
-
-
-def _place(place: str) -> dict[str, object]:
-    if not place.startswith(HUB_PREFIX):
-        return {"path": place}
-    name, _, revision = place.removeprefix(HUB_PREFIX).partition("@")
-    return {"hub": name, "revision": revision or None}
+    return [source_from({"path": place, **intake}) for place in pool]
 
 
 def print_intake(intake: Intake) -> None:

@@ -16,10 +16,12 @@ from tokenclean.cli.console import err, fail, show_warnings
 from tokenclean.cli.curate import curate
 from tokenclean.cli.demo import demo
 from tokenclean.cli.export import export
+from tokenclean.cli.init import init
 from tokenclean.cli.inspect import inspect
 from tokenclean.cli.merge import merge
 from tokenclean.cli.plan import plan
 from tokenclean.cli.pool import pool
+from tokenclean.cli.prune import prune
 from tokenclean.cli.rate import rate
 from tokenclean.cli.report import report
 from tokenclean.cli.run import run
@@ -33,10 +35,10 @@ from tokenclean.cli.view import view
 from tokenclean.errors import TokencleanError
 
 COMMANDS = {
-    "Experiments": (demo, run, compare, sweep, plan),
+    "Experiments": (demo, run, init, plan, compare, sweep),
     "Data": (audit, inspect, pool, rate, curate),
     "Single steps": (score, select, train),
-    "Results": (view, report, status, export, merge, theory),
+    "Results": (view, report, status, export, merge, prune, theory),
 }
 
 app = typer.Typer(

@@ -8,7 +8,6 @@ from typing import Annotated
 from typer import Argument, Option
 
 from tokenclean.cli.completion import complete_override, complete_recipe, complete_strategy
-from tokenclean.cli.intake import HUB_PREFIX
 from tokenclean.cli.settings_options import FromSettings
 from tokenclean.recipe import ModelSettings, PoolSettings, Recipe, SourceSettings, TokensSettings
 
@@ -35,7 +34,7 @@ PoolArgument = Annotated[
     Argument(
         metavar="POOL...",
         help="Conversations: JSON lines, JSON or CSV (also .gz, .zst), Parquet, a save_to_disk folder, or "
-        f"{HUB_PREFIX}org/name[@revision].",
+        "hf://datasets/org/name[@revision].",
     ),
 ]
 StrategyOption = Annotated[

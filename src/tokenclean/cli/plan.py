@@ -7,32 +7,45 @@ from typing import Annotated
 from typer import Option
 
 from tokenclean.cli.console import out, quiet_libraries, say
-from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
+from tokenclean.cli.options import IntakeOptions, SetOption
+from tokenclean.cli.recipe_from_data import (
+    Asked,
+    CleaningOptions,
+    DataArgument,
+    ModelOption,
+    OutputOption,
+    RowsOption,
+    TrustedOption,
+)
 from tokenclean.cli.settings_options import takes_settings
-from tokenclean.recipe import load_recipe
 
 
 @takes_settings
 def plan(
-    recipe: RecipeArgument,
+    data: DataArgument,
+    model: ModelOption = None,
+    rows: RowsOption = None,
+    trusted: TrustedOption = None,
     set_: SetOption = None,
     on: Annotated[
         str, Option("--on", metavar="GPUS", help="Time and GPU hours on other hardware too: 8xL40S,1xH100.")
     ] = "",
     *,
+    cleaning: CleaningOptions,
+    output: OutputOption,
     intake: IntakeOptions,
 ) -> None:
     """Print counts, tokens, optimizer steps of every round, FLOPs, memory and time of a run; loads no weights.
 
-    Example: tokenclean plan recipes/quick.yaml --set pool.sources.0.path=my.jsonl --on 8xL40S,1xH100
+    Example: tokenclean plan my.jsonl --model meta-llama/Llama-3.2-3B --on 8xL40S,1xH100
     """
-    loaded = load_recipe(recipe, set_ or (), intake)
+    recipe, _ = Asked.of(data, model, rows, trusted, cleaning, output, set_, intake).recipe()
 
     from tokenclean.experiment.planning.hardware import parse_all
     from tokenclean.experiment.planning.plan import plan as make_plan
 
     quiet_libraries()
-    planned = make_plan(loaded, on=parse_all(on) if on else ())
+    planned = make_plan(recipe, on=parse_all(on) if on else ())
     for line in planned.summary:
         say(line)
     for table in (planned.table, planned.elsewhere):

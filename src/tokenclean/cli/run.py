@@ -1,15 +1,26 @@
-"""``tokenclean run``: a whole experiment from a recipe."""
+"""``tokenclean run``: clean a pool, fine-tune, and say whether it helped."""
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from tokenclean.cli.console import note, progress, quiet_libraries, say, say_tables
+from tokenclean.cli.console import note, quiet_libraries, say, say_tables
 from tokenclean.cli.distributed import sharing
-from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
-from tokenclean.cli.settings_options import FromSettings, takes_settings
-from tokenclean.recipe import CleaningSettings, load_recipe
+from tokenclean.cli.options import IntakeOptions, SetOption
+from tokenclean.cli.recipe_from_data import (
+    Asked,
+    CleaningOptions,
+    DataArgument,
+    ModelOption,
+    OutputOption,
+    RowsOption,
+    TrustedOption,
+)
+from tokenclean.cli.settings_options import takes_settings
+from tokenclean.observer import Observer
+from tokenclean.recipe import Recipe, short_yaml
 
 if TYPE_CHECKING:
     from tokenclean.experiment.run import RunResult
@@ -17,54 +28,79 @@ if TYPE_CHECKING:
 
 @takes_settings
 def run(
-    recipe: RecipeArgument,
+    data: DataArgument,
+    model: ModelOption = None,
+    rows: RowsOption = None,
+    trusted: TrustedOption = None,
     set_: SetOption = None,
     *,
-    allow_weak_reference: Annotated[bool, FromSettings(CleaningSettings, "allow_weak_reference")],
+    cleaning: CleaningOptions,
+    output: OutputOption,
     intake: IntakeOptions,
 ) -> None:
-    """Clean a pool with a recipe's strategy, fine-tune, and print a table that shows whether it helped.
+    """Clean your data, fine-tune on it, and say whether that was better than training on all of it.
 
     Finished stages stay in the run folder (output/name): the same command given again computes nothing twice, and
     another strategy shares tokens, base losses and warm-up. Started by torchrun or accelerate launch, the processes
     share every pass and every training.
 
-    Example: tokenclean run recipes/quick.yaml --set pool.sources.0.path=my.jsonl --set training.epochs=2
+    Examples: tokenclean run my.jsonl --model HuggingFaceTB/SmolLM2-135M
+
+    tokenclean run recipes/quick.yaml --set training.epochs=2
     """
-    overrides = list(set_ or ())
-    if allow_weak_reference:
-        overrides.append("cleaning.allow_weak_reference=true")
-    loaded = load_recipe(recipe, overrides, intake)
+    started = time.monotonic()
+    recipe, preset = Asked.of(data, model, rows, trusted, cleaning, output, set_, intake).recipe()
 
     from tokenclean.processes import Processes
     from tokenclean.store import Store
 
     processes = Processes.from_environment()
     with sharing(processes):
-        store = Store(loaded.folder, note=note if processes.is_first else _say_nothing)
+        store = Store(recipe.folder, note=note if processes.is_first else _say_nothing)
         # The lock first, so that a second run is refused before torch is loaded and a large pool read.
         with store.lock() if processes.is_first else nullcontext():
             processes.barrier()
+            if preset is not None and processes.is_first:
+                keep_recipe(recipe, preset)
             from tokenclean.cleaning.open_run import open_run
+            from tokenclean.cli.run_progress import RunProgress
+            from tokenclean.experiment.planning.work import planned_work
             from tokenclean.experiment.run import run as run_experiment
-            from tokenclean.observer import Observer
 
             quiet_libraries()
-            observer = Observer(note, progress) if processes.is_first else Observer(_say_nothing)
-            result = run_experiment(open_run(loaded, observer, store, processes))
+            with RunProgress() as shown:
+                observer = shown.observer if processes.is_first else Observer(_say_nothing)
+                opened = open_run(recipe, observer, store, processes)
+                if processes.is_first:
+                    shown.plan(planned_work(opened))
+                result = run_experiment(opened)
     if processes.is_first:
-        print_result(result)
-        say(f"see it: tokenclean view {loaded.folder}; tokenclean report {loaded.folder}")
+        print_result(result, recipe, time.monotonic() - started)
+
+
+def keep_recipe(recipe: Recipe, preset: str) -> None:
+    """Write the recipe that was made for data files into the run folder, and say so."""
+    path = recipe.folder / "recipe.yaml"
+    path.write_text(short_yaml(recipe, preset, commented=True), encoding="utf-8")
+    for line in short_yaml(recipe, preset, commented=False).splitlines():
+        note(f"  {line}")
+    note(f"this recipe, with comments: {path} (change it and run it: tokenclean run {path})")
 
 
 def _say_nothing(text: str) -> None:
     """For all but the first of several processes, which prints it already."""
 
 
-def print_result(result: RunResult) -> None:
-    """Print the tables, then where everything is."""
-    say_tables(result.tables)
-    say(f"results: {result.folder} ({result.stages_made} stages made, {result.stages_reused} reused)")
-    for outcome in result.results:
-        if outcome.kept is not None:
-            say(f"  {outcome.strategy}: model/, kept.parquet, cleaned.parquet")
+def print_result(result: RunResult, recipe: Recipe, seconds: float, see: str = "") -> None:
+    """Print whether cleaning helped, one table, and where everything is. ``see``: pages, where they are written."""
+    if result.verdict is not None:
+        say(str(result.verdict), "bold")
+        say("")
+    say_tables([result.table])
+    folder, strategy = result.folder, result.own.strategy
+    stages = f"{result.stages_made} stages made, {result.stages_reused} reused"
+    say(f"results  {folder} ({stages}, {seconds / 60:.1f} minutes)")
+    if result.own.kept is not None:
+        say(f"model    {folder / strategy / 'model'}")
+        say(f"data     {folder / strategy / 'cleaned.parquet'} (tokenclean export {recipe.folder} --to trl)")
+    say(f"pages    {see or f'tokenclean report {recipe.folder}; tokenclean view {recipe.folder}'}")

@@ -13,26 +13,28 @@ import numpy as np
 from tokenclean.cleaning import StrategyResult
 from tokenclean.cleaning.baselines import given_labels
 from tokenclean.cleaning.context import RunContext
-from tokenclean.cleaning.open_run import open_run_on
+from tokenclean.cleaning.open_run import OpenRun, open_run_on
 from tokenclean.cleaning.run_data import tokenize_run_data
 from tokenclean.errors import PoolError
 from tokenclean.experiment.finished.finished_run import KEPT, find_run
+from tokenclean.experiment.finished.sample import CleanedSample, choose_sample
 from tokenclean.experiment.finished.viewer_tables import decoder_of, open_tables, view_title
 from tokenclean.experiment.noise_tables import condition_table
 from tokenclean.experiment.reporting.report import make_report
 from tokenclean.experiment.result_files import Measured, kept_share
-from tokenclean.experiment.run import RunResult, run
+from tokenclean.experiment.run import Further, RunResult, run
 from tokenclean.lab import NoiseSettings, NoiseSpan, plant
 from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import load_tokenizer, resolve_source
 from tokenclean.observer import Observer
 from tokenclean.pool import Pool
-from tokenclean.pool.recipe_pool import open_mixture, split_heldout, take_rows
+from tokenclean.pool.recipe_pool import open_mixture
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe, recipe_from
 from tokenclean.report.report_page import write_report
 from tokenclean.report.tables import Table, difference_text, share_text
 from tokenclean.report.viewer.page import write_page
+from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.selection import LabelNoise, auroc, label_noise
 from tokenclean.store import Store
 from tokenclean.theory import CorollaryCheck, cleaning_helps
@@ -45,7 +47,37 @@ NOISE = {
     "corrupted": NoiseSettings(row_share=0.3, word_share=0.25),
     "boilerplate": NoiseSettings(row_share=0.3),
 }
-SUBSET_TOKENS = 20_000
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """``heldout`` and ``trusted``: number of clean rows; ``tokens``: of the rows in which noise is planted, at most;
+    ``row_tokens``: of the longest row. ``controls``: strategies beside the recipe's own."""
+
+    heldout: int
+    trusted: int
+    tokens: int
+    row_tokens: int
+    controls: tuple[str, ...]
+
+
+SHORT = DemoSize(heldout=40, trusted=50, tokens=6_000, row_tokens=150, controls=("full_tokens",))
+FULL = DemoSize(
+    heldout=60,
+    trusted=60,
+    tokens=20_000,
+    row_tokens=512,
+    controls=("none", "full_tokens", "random", "self_evolving", "noise_mixture"),
+)
+
+
+@dataclass(frozen=True)
+class DemoRows:
+    """Rows of the shipped pool, clean ones; noise is planted into ``training`` later."""
+
+    training: Pool
+    trusted: Pool
+    heldout: Pool
 
 
 @dataclass(frozen=True)
@@ -59,15 +91,16 @@ class Cleaned:
 
 
 def demo_recipe(
-    *, full: bool, model: str | None = None, output: str = "runs", overrides: tuple[str, ...] = ()
+    size: DemoSize, *, model: str | None = None, output: str = "runs", overrides: tuple[str, ...] = ()
 ) -> Recipe:
     """The demo's recipe: preset ``demo`` on the shipped pool; SmolLM2-135M-Instruct from its package by default."""
     values: dict[str, object] = {
         "preset": "demo",
-        "name": "demo-full" if full else "demo",
+        "name": "demo" if size is SHORT else "demo-full",
         "output": output,
         "pool": {"sources": [{"path": str(pool_path())}]},
         "model": {"base": model or str(smollm2_folder())},
+        "evaluation": {"controls": list(size.controls)},
     }
     return recipe_from(values, overrides, "demo recipe")
 
@@ -77,22 +110,29 @@ def pool_path() -> Path:
     return Path(str(resources.files("tokenclean") / "data" / "demo_pool.jsonl"))
 
 
-def run_demo(recipe: Recipe, *, full: bool, observer: Observer | None = None) -> RunResult:
-    """Plant noise into the training rows, run every strategy and the oracle, and measure on clean held-out rows.
+def run_demo(
+    recipe: Recipe,
+    size: DemoSize,
+    observer: Observer | None = None,
+    begin: Callable[[OpenRun, Further], None] = lambda opened, further: None,
+) -> tuple[RunResult, CleanedSample | None]:
+    """Plant noise into the training rows, warm up a reference on clean ones, run the recipe's strategies and the
+    oracle, and measure on clean held-out rows.
 
-    Without ``full`` the training rows are a seeded subset of at most 20,000 tokens, noise included. The first table
-    of the result is the demo's own.
+    ``begin``: called when the run is open, with the strategies beside the recipe's. The first table of the result is
+    the demo's own. The sample is an answer as the recipe's own strategy cleaned it, None where it drops nothing.
     """
     tokenizer = load_tokenizer(resolve_source(recipe.model.base, trusted=recipe.model.trust_remote_code))
-    clean, heldout = split_heldout(take_rows(open_mixture(recipe).pool, recipe), recipe)
-    if not full:
-        clean = subset(clean, tokenizer, recipe)
-    planted = plant(clean, NOISE, seed=recipe.seed)
+    rows = draw_rows(open_mixture(recipe).pool, tokenizer, recipe, size)
+    planted = plant(rows.training, NOISE, seed=recipe.seed)
     observer = observer or Observer()
     store = Store(recipe.folder, note=observer.note)
-    opened = open_run_on(tokenize_run_data(recipe, planted.pool, heldout, tokenizer=tokenizer), store, observer)
+    data = tokenize_run_data(recipe, planted.pool, rows.heldout, rows.trusted, tokenizer=tokenizer)
+    opened = open_run_on(data, store, observer)
     context = opened.context
     is_noise = noise_tokens(context, planted.spans)
+    further: Further = {"oracle": oracle(is_noise)}
+    begin(opened, further)
 
     def finish(results: list[StrategyResult], measured: list[Measured]) -> tuple[list[Table], dict[str, object]]:
         cleaned = [measure_cleaning(result, context, is_noise) for result in results]
@@ -101,7 +141,12 @@ def run_demo(recipe: Recipe, *, full: bool, observer: Observer | None = None) ->
         response_tokens = int(context.tokens.is_response.values.sum())
         return [demo_table(cleaned, measured), condition_table(found, response_tokens)], {"demo.json": document}
 
-    return run(opened, {"oracle": oracle(is_noise)}, finish)
+    result = run(opened, further, finish)
+    labels = context.tokens.is_response
+    sample = result.own.kept and choose_sample(
+        context.tokens.input_ids, labels, result.own.kept, SpanDecoder(tokenizer), is_noise
+    )
+    return result, sample
 
 
 def write_pages(recipe: Recipe, results: Path, note: Callable[[str], None]) -> tuple[Path, Path]:
@@ -117,19 +162,22 @@ def write_pages(recipe: Recipe, results: Path, note: Callable[[str], None]) -> t
     return view, report
 
 
-def subset(pool: Pool, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Pool:
-    """The most rows, in seeded order, that hold at most 20,000 tokens once the noise is planted; in file order."""
-    order = np.random.Generator(np.random.PCG64(recipe.seed)).permutation(len(pool))
+def draw_rows(pool: Pool, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, size: DemoSize) -> DemoRows:
+    """Rows of the pool in seeded order: the held-out ones, the trusted ones, and then as many to train on as hold at
+    most ``size.tokens`` tokens once the noise is planted."""
     options = recipe.tokens.model_dump()
-    lengths = tokenize_pool(pool, tokenizer, **options).input_ids.lengths[order]
-    count = int(np.searchsorted(np.cumsum(lengths), SUBSET_TOKENS, side="right"))
+    lengths = tokenize_pool(pool, tokenizer, **options).input_ids.lengths
+    order = np.random.Generator(np.random.PCG64(recipe.seed)).permutation(len(pool))
+    order = order[lengths[order] <= size.row_tokens]
+    heldout, trusted, rest = np.split(order, [size.heldout, size.heldout + size.trusted])
+    count = int(np.searchsorted(np.cumsum(lengths[rest]), size.tokens, side="right"))
     while count > 1:
-        chosen = pool.take(np.sort(order[:count]).tolist())
-        noisy = tokenize_pool(plant(chosen, NOISE, seed=recipe.seed).pool, tokenizer, **options)
-        if len(noisy.input_ids.values) <= SUBSET_TOKENS:
-            return chosen
+        training = pool.take(np.sort(rest[:count]))
+        noisy = tokenize_pool(plant(training, NOISE, seed=recipe.seed).pool, tokenizer, **options)
+        if len(noisy.input_ids.values) <= size.tokens:
+            return DemoRows(training, pool.take(np.sort(trusted)), pool.take(np.sort(heldout)))
         count -= 1
-    raise PoolError(f"no two rows of the pool fit into {SUBSET_TOKENS:,} tokens")
+    raise PoolError(f"no two rows of the pool fit into {size.tokens:,} tokens")
 
 
 def noise_tokens(context: RunContext, spans: tuple[NoiseSpan, ...]) -> Ragged:
@@ -164,26 +212,26 @@ def measure_cleaning(result: StrategyResult, context: RunContext, is_noise: Ragg
 
 def demo_table(cleaned: list[Cleaned], measured: Sequence[Measured]) -> Table:
     """The demo's table: what was planted, what was removed, and whether the model is better for it."""
-    by_name = {m.name: m for m in measured} | {"none": measured[0]}
+    by_name = {m.name: m for m in measured}
+    noise_of = {line.strategy: line for line in cleaned}
     rows = []
-    for line in cleaned:
-        m, noise = by_name[line.strategy], line.noise
+    for name in ("base", *(line.strategy for line in cleaned if line.strategy != "none")):
+        m, line = by_name[name], noise_of.get(name)
+        noise = line and line.noise
         rows.append(
             (
-                "base" if line.strategy == "none" else line.strategy,
-                share_text(noise and noise.eta_full),
-                share_text(noise and noise.eta_cleaned),
+                name,
                 share_text(noise and noise.kept_share),
-                "–" if line.auroc is None else f"{line.auroc:.2f}",
+                share_text(noise and noise.eta_cleaned),
+                "–" if line is None or line.auroc is None else f"{line.auroc:.2f}",
                 f"{m.loss:.4f}",
                 difference_text(m.against_full) if m.against_full else "–",
             )
         )
     return Table(
-        "Planted noise: what each strategy removed, and the clean held-out loss",
-        ("strategy", "η(D̃)", "η̂", "kept r̂", "AUROC", "loss", "minus full tokens"),
+        "Planted noise: what each strategy removed, and the loss on clean held-out rows",
+        ("trained on", "kept r̂", "wrong η̂", "AUROC", "loss", "minus full tokens"),
         tuple(rows),
-        "η(D̃): wrong labels before, η̂: after cleaning (§5.1); AUROC: of the score for telling clean from planted "
-        "tokens (0.5 is chance); loss: nats a clean held-out response token, ± 95 % of the paired difference; oracle: "
-        "trained on exactly the clean tokens, the headroom",
+        "η̂: wrong labels among the kept (§5.1); AUROC: of the score, clean against planted tokens (0.5 is chance); "
+        "loss: nats a response token, ± half of the 95 % interval; oracle: trained on exactly the clean tokens",
     )

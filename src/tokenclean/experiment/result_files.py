@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from tokenclean.cleaning import StrategyResult
 from tokenclean.cleaning.context import RunContext
@@ -32,6 +33,26 @@ TABLES = "tables.json"
 """File of results, of a comparison and of a sweep that holds their tables, for a report."""
 
 
+class Interval(TypedDict):
+    """A paired difference in nats and its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+class MeasuredModel(TypedDict):
+    """A model on the held-out rows, as in ``result.json``; ``loss``: nats a token."""
+
+    name: str
+    kept_share: float | None
+    loss: float
+    against_base: Interval | None
+    against_full: Interval | None
+    weak_reference: str
+    reference: str
+
+
 @dataclass(frozen=True)
 class Measured:
     """A model on the held-out rows: against the base, and against full tokens where that was trained.
@@ -46,6 +67,10 @@ class Measured:
     against_full: PairedDifference | None
     weak_reference: str = ""
     reference: str = ""
+
+    def to_json(self) -> MeasuredModel:
+        """As in ``result.json``."""
+        return MeasuredModel(**asdict(self))
 
 
 def kept_share(result: StrategyResult, context: RunContext) -> float | None:
@@ -125,7 +150,7 @@ def _write_strategy(context: RunContext, result: StrategyResult, place: Path) ->
         write_cleaned(table, place / "cleaned.parquet")
     for number, model in enumerate(result.rounds):
         is_final = number == len(result.rounds) - 1
-        _place_model(model, place / ("model" if is_final else model.name), as_copy=is_final)
+        _place_model(model, place / ("model" if is_final else model.name))
 
 
 def _metadata(context: RunContext, result: StrategyResult) -> dict[str, object]:
@@ -200,7 +225,7 @@ def _result_document(
             "response_tokens": int(context.tokens.is_response.values.sum()),
         },
         "intake": context.data.intake.to_json(),
-        "measured": [asdict(m) for m in measured],
+        "measured": [m.to_json() for m in measured],
         "training": {m.name: dict(m.training) for o in results for m in _models_of(o) if m.training},
         "references": [
             {
@@ -233,13 +258,12 @@ def _pool_files(recipe: Recipe) -> list[dict[str, object]]:
     return described
 
 
-def _place_model(model: Model, place: Path, *, as_copy: bool) -> None:
-    """The final model as a copy, so that nothing done to it harms its stage; references as hard links to theirs.
+def _place_model(model: Model, place: Path) -> None:
+    """A model as hard links to its training's files, so that it is stored once.
 
     An optimizer's moments, twice as large as the adapter, stay in the stage: they are for the next round alone.
     """
-    ignored = shutil.ignore_patterns("manifest.json", MOMENTS)
-    shutil.copytree(model.folder, place, ignore=ignored, copy_function=shutil.copy2 if as_copy else _link)
+    shutil.copytree(model.folder, place, ignore=shutil.ignore_patterns("manifest.json", MOMENTS), copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,23 +18,31 @@ from tokenclean.experiment.curate import CURATION, curation_document
 from tokenclean.experiment.noise_tables import noise_document, noise_table
 from tokenclean.experiment.result_files import Measured, kept_share, write_results
 from tokenclean.experiment.round_tables import RoundByRound, measure_rounds, rounds_document, rounds_table
+from tokenclean.experiment.verdict import Verdict, verdict_of
 from tokenclean.ragged import Ragged
+from tokenclean.recipe import find_strategy
 from tokenclean.report.tables import Table, difference_text, jaccard_table, share_text
 from tokenclean.selection import jaccard
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """``folder``: everything the run made for its user, written by the first rank; of
-    another it is the run folder. ``results``: one a strategy. ``tables``: to be shown."""
+    """``folder``: everything the run made for its user, written by the first rank; of another it is the run folder.
+    ``results``: one a strategy. ``own``: that of the recipe's own strategy; ``verdict``: on it, None where it trains
+    nothing. ``table``: the one to be shown; ``tables``: all that are written."""
 
     folder: Path
     results: tuple[StrategyResult, ...]
     measured: tuple[Measured, ...]
+    own: StrategyResult
+    verdict: Verdict | None
+    table: Table
     tables: tuple[Table, ...]
     stages_made: int
     stages_reused: int
 
+
+_MOST_ROWS = 8
 
 Further = Mapping[str, Callable[[RunContext], StrategyResult]]
 """Strategies beside the recipe's, by name."""
@@ -55,7 +63,9 @@ def run(opened: OpenRun, further: Further | None = None, finish: Finish | None =
         started = time.time()
         _note_pool(context)
         results, measured, rounds = take_strategies(context, further or {})
+        own = next(o for o in results if o.strategy == find_strategy(context.recipe.cleaning.strategy).name)
         tables, documents = finish(results, measured) if finish else ([], {})
+        table = tables[0] if tables else short_table(measured, own.strategy)
         tables = [*tables, *_tables(context, results, measured, rounds)]
         if found := noise_document(context, results):
             documents = {**documents, "noise.json": found}
@@ -66,8 +76,22 @@ def run(opened: OpenRun, further: Further | None = None, finish: Finish | None =
         if is_first:
             rounds_json = rounds and rounds_document(rounds)
             folder = write_results(opened, results, measured, rounds_json, tables, documents, time.time() - started)
+        verdict = verdict_of(
+            [m.to_json() for m in measured],
+            own.strategy,
+            heldout_rows=len(context.heldout),
+            folder=str(context.recipe.folder),
+        )
         return RunResult(
-            folder, tuple(results), tuple(measured), tuple(tables), len(stages.computed), len(stages.reused)
+            folder,
+            tuple(results),
+            tuple(measured),
+            own,
+            verdict,
+            table,
+            tuple(tables),
+            len(stages.computed),
+            len(stages.reused),
         )
 
 
@@ -143,6 +167,31 @@ def loss_table(measured: list[Measured], context: RunContext) -> Table:
         ("model", "kept", "loss", "minus base ± 95%", "minus full tokens"),
         rows,
         f"{len(context.heldout)} held-out conversations, {tokens:,} response tokens; indented: references",
+    )
+
+
+def short_table(measured: Sequence[Measured], own: str) -> Table:
+    """The held-out loss of at most eight models: the base, full tokens, the recipe's own strategy and the next ones."""
+    first = ("base", "full_tokens", own)
+    final = [m for m in measured if not m.name.startswith(" ")]
+    chosen = [m for m in final if m.name in first]
+    chosen += [m for m in final if m.name not in first][: _MOST_ROWS - len(chosen)]
+    rows = tuple(
+        (
+            m.name,
+            share_text(m.kept_share),
+            f"{m.loss:.4f}",
+            difference_text(m.against_full) if m.against_full else "–",
+            difference_text(m.against_base) if m.against_base else "–",
+        )
+        for m in final
+        if m in chosen
+    )
+    return Table(
+        "Held-out loss (nats a response token; lower is better)",
+        ("trained on", "kept", "loss", "minus full tokens", "minus base"),
+        rows,
+        "differences with half of their 95 % intervals",
     )
 
 

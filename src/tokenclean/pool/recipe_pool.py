@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tokenclean.errors import PoolError, RecipeError
-from tokenclean.pool.conversation import Pool, RejectedRow
+from tokenclean.pool.conversation import Pool, RejectedRow, RemovedRow
+from tokenclean.pool.duplicates import exact_duplicates
 from tokenclean.pool.intake import Intake, RenderedRows, check_usable
 from tokenclean.pool.mixture import Mixture, load_mixture
 from tokenclean.pool.rejected import write_rejected
@@ -52,6 +54,28 @@ def _check(intake: Intake, rows: Sequence[RejectedRow], recipe: Recipe, listing:
         if listing is not None:
             write_rejected(rows, listing)
         raise
+
+
+def leave_out_trusted(pool: Pool, trusted: Pool, note: Callable[[str], None]) -> Pool:
+    """The pool without rows that are among the trusted ones too, which would be trained on twice or held out."""
+    note(f"trusted rows: {len(trusted):,}, on which the reference is warmed up")
+    repeats = exact_duplicates([*trusted, *pool])
+    of_trusted = {d.row - len(trusted): d.of for d in repeats if d.of < len(trusted) <= d.row}
+    if not of_trusted:
+        return pool
+    note(f"{len(of_trusted):,} rows of the pool are left out, since they are among the trusted ones")
+    removed = (
+        RemovedRow(
+            *(row.id, row.source, row.file, row.line),
+            filter="trusted",
+            reason="the same row is among the trusted ones",
+            resembles=trusted[of].id,
+            original_id=row.original_id,
+        )
+        for row, of in ((pool[number], of) for number, of in of_trusted.items())
+    )
+    rest = pool.take([number for number in range(len(pool)) if number not in of_trusted])
+    return replace(rest, removed=(*pool.removed, *removed))
 
 
 def take_rows(pool: Pool, recipe: Recipe) -> Pool:

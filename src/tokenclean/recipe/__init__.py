@@ -1,5 +1,6 @@
 """The recipe: a whole experiment as one frozen object."""
 
+from tokenclean.recipe.for_data import LARGE_MODEL_PARAMETERS, data_values, is_recipe, short_yaml
 from tokenclean.recipe.pool_settings import (
     CurationSettings,
     FiltersSettings,
@@ -22,6 +23,7 @@ from tokenclean.recipe.settings import (
 from tokenclean.recipe.strategies import STRATEGIES, Strategy, find_strategy
 
 __all__ = [
+    "LARGE_MODEL_PARAMETERS",
     "PRESETS",
     "READY_SOURCES",
     "STRATEGIES",
@@ -39,9 +41,12 @@ __all__ = [
     "Template",
     "TokensSettings",
     "TrainingSettings",
+    "data_values",
     "find_strategy",
+    "is_recipe",
     "load_recipe",
     "recipe_from",
+    "short_yaml",
     "source_from",
     "training_from",
 ]

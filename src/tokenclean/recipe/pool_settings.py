@@ -5,14 +5,17 @@ from __future__ import annotations
 import codecs
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from tokenclean.recipe.base_settings import Names, Section
 from tokenclean.recipe.ready_sources import expand_ready
 
 _ROUNDING = Fraction(1, 500)  # three times 0.333 is meant to be 1
+
+HUB_PREFIX = "hf://datasets/"
+"""What a path starts with that names a dataset of the Hub."""
 
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens", "oasst"]
 
@@ -24,7 +27,8 @@ class SourceSettings(Section):
     """
 
     path: str | None = None
-    """Local file: JSON lines, a JSON array or CSV (each also .gz or .zst) or Parquet, or a ``save_to_disk`` folder."""
+    """Local file: JSON lines, a JSON array or CSV (each also .gz or .zst) or Parquet, or a ``save_to_disk`` folder; or
+    ``hf://datasets/org/name@revision``, a dataset of the Hub."""
     hub: str | None = None
     """Hub id of a dataset, such as ``org/name``."""
     config: str | None = None
@@ -69,7 +73,13 @@ class SourceSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _take_ready(cls, values: object) -> object:
-        return expand_ready(values) if isinstance(values, Mapping) else values
+        if not isinstance(values, Mapping):
+            return values
+        match values:
+            case {"path": str() as path, **rest} if path.startswith(HUB_PREFIX):
+                name, _, revision = path.removeprefix(HUB_PREFIX).partition("@")
+                values = {**rest, "hub": name, **({"revision": revision} if revision else {})}
+        return expand_ready(values)
 
     @model_validator(mode="after")
     def _check(self) -> SourceSettings:
@@ -98,6 +108,15 @@ class SourceSettings(Section):
     def place(self) -> str:
         """The path or Hub id."""
         return self.path or self.hub or ""
+
+
+def _trusted_source(value: object) -> object:
+    values = {"path": value} if isinstance(value, str) else value
+    return {"name": "trusted", **values} if isinstance(values, Mapping) else values
+
+
+TrustedRows = Annotated[SourceSettings, BeforeValidator(_trusted_source)]
+"""A source of trusted rows: its settings, or its path alone."""
 
 
 class HeldoutSettings(Section):

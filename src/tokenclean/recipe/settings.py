@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from tokenclean.recipe.base_settings import Limits, Section
-from tokenclean.recipe.pool_settings import PoolSettings
+from tokenclean.recipe.pool_settings import PoolSettings, TrustedRows
 from tokenclean.recipe.strategies import STRATEGIES, find_strategy
 
 _UNICODE_BREAKS = {"\x85", "\u2028", "\u2029"}
@@ -38,10 +38,11 @@ class TokensSettings(Section):
     date: str = "2024-07-26"
     """Date given to a chat template that asks for today's, the same for all rows and runs."""
 
-    @field_validator("date")
+    @field_validator("date", mode="before")
     @classmethod
-    def _check_date(cls, value: str) -> str:
-        return Date.fromisoformat(value).isoformat()
+    def _check_date(cls, value: object) -> object:
+        """YAML reads an unquoted date as one."""
+        return Date.fromisoformat(str(value)).isoformat()
 
 
 class ModelSettings(Section):
@@ -104,6 +105,9 @@ class CleaningSettings(Section):
     """Draw each split with the same share of every source, or cut the pool in its order, as the paper does."""
     warmup: Literal["split", "ds2"] = "split"
     """Warm up the reference on a split like the others, or on the ``ds2_rows`` best-rated rows, which become D̃_0."""
+    trusted: TrustedRows | None = None
+    """File of conversations that somebody has checked, 50 to 200 of them: they become D̃_0, on which the reference is
+    warmed up, and are kept whole. A source like those of ``pool.sources``, or just its path."""
     ds2_rows: int = Field(default=10_000, ge=1)
     """Number of best-rated training rows that the strategy ``ds2`` trains on."""
     sample_weights: Literal["none", "rating"] = "none"
@@ -269,7 +273,10 @@ class Recipe(Section):
     @field_validator("output")
     @classmethod
     def _expand(cls, value: str) -> str:
-        return str(Path(value).expanduser())
+        try:
+            return str(Path(value).expanduser())
+        except RuntimeError as error:  # the home of somebody unknown
+            raise ValueError(f"{value!r}: {error}") from error
 
     @model_validator(mode="after")
     def _check_curation(self) -> Recipe:
@@ -281,6 +288,9 @@ class Recipe(Section):
         if self.pool.curation is None and any(wanted.values()):
             names = " and ".join(name for name, is_asked in wanted.items() if is_asked)
             raise ValueError(f"pool.curation: {names} needs the pool's ratings; name their file there")
+        if self.cleaning.trusted is not None and any(wanted.values()):
+            names = " and ".join(name for name, is_asked in wanted.items() if is_asked)
+            raise ValueError(f"cleaning.trusted: its rows have no ratings, which {names} needs; leave one of them out")
         return self
 
     @model_validator(mode="after")
@@ -288,6 +298,10 @@ class Recipe(Section):
         if self.model.reference and all(find_strategy(name).trains_references for name in self.strategies):
             raise ValueError(
                 "model.reference: self_evolving trains its own references; leave it out, or use rho or fixed_model"
+            )
+        if self.model.reference and self.cleaning.trusted is not None:
+            raise ValueError(
+                "cleaning.trusted: its rows warm up a reference, but model.reference names one; leave one of them out"
             )
         if self.cleaning.adapters == "one" and self.training.method == "full":
             raise ValueError(
@@ -316,6 +330,8 @@ class Recipe(Section):
         """The recipe with every value written out, except the defaults of a source."""
         values = self.model_dump(mode="json")
         values["pool"]["sources"] = [s.model_dump(mode="json", exclude_defaults=True) for s in self.pool.sources]
+        if (trusted := self.cleaning.trusted) is not None:
+            values["cleaning"]["trusted"] = trusted.model_dump(mode="json", exclude_defaults=True)
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         if _UNICODE_BREAKS.isdisjoint(text):
             return text

@@ -13,7 +13,7 @@ import yaml
 
 from tokenclean.errors import RecipeError, RunFolderError, TableError
 from tokenclean.experiment.curate import CURATION
-from tokenclean.experiment.result_files import LATEST, TABLES
+from tokenclean.experiment.result_files import LATEST, TABLES, MeasuredModel
 from tokenclean.report.plots.trainings import Rounds
 from tokenclean.report.tables import Table
 from tokenclean.store import MANIFEST, RESULTS, STAGES, Manifest, check_stage, read_manifest
@@ -21,24 +21,6 @@ from tokenclean.token_table import read_metadata
 
 KEPT = "kept.parquet"
 RECIPE = "recipe.yaml"
-
-
-class Interval(TypedDict):
-    """A paired difference in nats and its 95 % interval."""
-
-    difference: float
-    low: float
-    high: float
-
-
-class MeasuredModel(TypedDict):
-    """A model on the held-out rows; ``loss``: nats a token."""
-
-    name: str
-    kept_share: float | None
-    loss: float
-    against_base: Interval | None
-    against_full: Interval | None
 
 
 class Result(TypedDict, total=False):

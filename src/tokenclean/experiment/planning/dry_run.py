@@ -7,7 +7,7 @@ training lowers the mean (so that no strategy stops early), and weak references 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from tokenclean.cleaning import RunContext
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.run_data import RunData, read_run_data
 from tokenclean.cleaning.trainings import TrainingJob
-from tokenclean.experiment.run import take_strategies
+from tokenclean.experiment.run import Further, take_strategies
 from tokenclean.models.loading.load import ModelSource
 from tokenclean.pool import Pool
 from tokenclean.ragged import Ragged
@@ -128,9 +128,14 @@ class RandomRatings:
 
 def dry_run(recipe: Recipe, device_type: str) -> tuple[RunData, list[Recorded]]:
     """The rows of a run of the recipe, and every pass and training that it takes on a device of this type."""
-    cleaning = recipe.cleaning.model_copy(update={"allow_weak_reference": True})
-    recipe = recipe.model_copy(update={"cleaning": cleaning})
     data = read_run_data(recipe, RandomRatings)
-    models = DryModels(recipe, device_type)
-    take_strategies(RunContext(data, models, models, note=lambda text: None), {})
-    return data, models.recorded
+    return data, record(data, device_type)
+
+
+def record(data: RunData, device_type: str, further: Further | None = None) -> list[Recorded]:
+    """Every pass and training that a run on these rows takes. ``further``: strategies beside the recipe's."""
+    cleaning = data.recipe.cleaning.model_copy(update={"allow_weak_reference": True})
+    data = replace(data, recipe=data.recipe.model_copy(update={"cleaning": cleaning}))
+    models = DryModels(data.recipe, device_type)
+    take_strategies(RunContext(data, models, models, note=lambda text: None), further or {})
+    return models.recorded

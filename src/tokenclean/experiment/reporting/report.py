@@ -8,10 +8,11 @@ from pathlib import Path
 
 from tokenclean.errors import RecipeError
 from tokenclean.experiment.curate import CURATION
-from tokenclean.experiment.finished.finished_run import FinishedRun, Interval
+from tokenclean.experiment.finished.finished_run import FinishedRun
 from tokenclean.experiment.reporting.results_section import comparison, last_sweep, results
 from tokenclean.experiment.reporting.runs_section import block_name, labelled, table_blocks, times, what_was_run
 from tokenclean.experiment.reporting.tokens_section import SELF_EVOLVING, pools, scores, standing_out, what_was_kept
+from tokenclean.experiment.result_files import Interval
 from tokenclean.recipe import STRATEGIES
 from tokenclean.report.plots.ratings import ratings_plot, transition_plot
 from tokenclean.report.plots.trainings import Rounds, agreement_plot, loss_curves, rounds_plot

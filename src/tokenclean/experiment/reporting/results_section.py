@@ -8,8 +8,9 @@ from itertools import combinations
 
 from tokenclean.experiment.comparing.sweep import CELLS
 from tokenclean.experiment.comparing.table_1 import STRATEGY_NAMES
-from tokenclean.experiment.finished.finished_run import FinishedRun, MeasuredModel
+from tokenclean.experiment.finished.finished_run import FinishedRun
 from tokenclean.experiment.reporting.runs_section import block_name, labelled, table_blocks
+from tokenclean.experiment.result_files import MeasuredModel
 from tokenclean.report.plots.sweeps import sweep_plots
 from tokenclean.report.plots.trainings import forest
 from tokenclean.report.report_page import Block, PlotBlock, TableBlock, Text

@@ -1,0 +1,113 @@
+"""What ``run``, ``plan`` and ``init`` take: a recipe file, a preset, or data files for which a recipe is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from typer import Argument, Option
+
+from tokenclean.cli.completion import complete_data
+from tokenclean.cli.settings_options import FromSettings
+from tokenclean.errors import RecipeError
+from tokenclean.recipe import (
+    LARGE_MODEL_PARAMETERS,
+    CleaningSettings,
+    Recipe,
+    data_values,
+    is_recipe,
+    load_recipe,
+    recipe_from,
+)
+
+_PANEL = "The recipe"
+
+DataArgument = Annotated[
+    list[str],
+    Argument(
+        metavar="DATA...|RECIPE",
+        help="Your data: JSON lines, JSON, CSV, Parquet, a save_to_disk folder or hf://datasets/org/name; several make "
+        "one pool. Or a recipe: a .yaml file, or a preset by name (paper, quick).",
+        autocompletion=complete_data,
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    Option("--model", "-m", help="Base model: Hub id, folder, GGUF file or PEFT adapter.", rich_help_panel=_PANEL),
+]
+RowsOption = Annotated[
+    int | None, Option("--rows", min=4, help="Use only this many rows, drawn at random.", rich_help_panel=_PANEL)
+]
+TrustedOption = Annotated[
+    str | None,
+    Option("--trusted", metavar="FILE", help="50 to 200 conversations that you have checked.", rich_help_panel=_PANEL),
+]
+CleaningOptions = Annotated[
+    Mapping[str, object],
+    FromSettings(CleaningSettings, "strategy", "proportion", "allow_weak_reference", panel=_PANEL),
+]
+OutputOption = Annotated[Mapping[str, object], FromSettings(Recipe, "output", panel=_PANEL)]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command line says of a recipe. ``data``: its arguments; ``overrides``: of options, then of ``--set``;
+    ``intake``: how the data are read."""
+
+    data: Sequence[str]
+    overrides: Sequence[str]
+    intake: Mapping[str, object]
+
+    @classmethod
+    def of(
+        cls,
+        data: Sequence[str],
+        model: str | None,
+        rows: int | None,
+        trusted: str | None,
+        cleaning: Mapping[str, object],
+        output: Mapping[str, object],
+        set_: Sequence[str] | None,
+        intake: Mapping[str, object],
+    ) -> Asked:
+        """From the parameters of a command."""
+        given = {"model.base": model, "pool.max_rows": rows, "cleaning.trusted": trusted, **output}
+        given |= {f"cleaning.{name}": value for name, value in cleaning.items()}
+        options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+        return cls(data, (*options, *(set_ or ())), intake)
+
+    @property
+    def names_model(self) -> bool:
+        """Whether a base model is given."""
+        return any(override.startswith("model.base=") for override in self.overrides)
+
+    def recipe(self) -> tuple[Recipe, str | None]:
+        """The recipe, and the preset that it was made on; None where it is the user's own. Raises RecipeError."""
+        if any(map(is_recipe, self.data)):
+            if len(self.data) > 1:
+                raise RecipeError(["give one recipe, or data files, not both"], "options")
+            return load_recipe(self.data[0], self.overrides, self.intake), None
+        if not self.names_model:
+            example = "--model HuggingFaceTB/SmolLM2-135M"
+            raise RecipeError([f"--model: name the base model to clean the data for, such as {example}"], "options")
+        return self.made_for_size()
+
+    def made(self, parameters: int = 0, rows: int | None = None) -> tuple[Recipe, str]:
+        """The recipe made for the data files, and its preset. ``parameters`` of the model; ``rows`` of the pool."""
+        values = data_values(self.data, parameters=parameters, rows=rows)
+        return recipe_from(values, self.overrides, "options", self.intake), str(values["preset"])
+
+    def made_for_size(self) -> tuple[Recipe, str]:
+        """The recipe made for the data files, its preset chosen by the size of the model and, if that is large, of the
+        pool, which is then read to count its rows."""
+        from tokenclean.experiment.planning.plan import parameter_count
+        from tokenclean.pool import Conversation, stream_sources
+
+        small = self.made()
+        parameters = parameter_count(small[0].model)
+        if parameters < LARGE_MODEL_PARAMETERS:
+            return small
+        rows = sum(isinstance(row, Conversation) for row in stream_sources(small[0].pool.sources))
+        return self.made(parameters, rows)

@@ -1,0 +1,79 @@
+"""Whether cleaning helped, in one sentence with its interval, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenclean.experiment.result_files import Interval, MeasuredModel
+
+_NOTHING_DROPPED = 0.995
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``sentence``: the result, with its 95 % interval; ``advice``: what to do next."""
+
+    sentence: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.sentence} Next: {self.advice}."
+
+
+def verdict_of(
+    measured: Sequence[MeasuredModel], strategy: str | None, *, heldout_rows: int, folder: str
+) -> Verdict | None:
+    """The verdict on a run's own strategy, against full tokens, else against the base; None if it was not measured.
+
+    ``measured``: the run's models on ``heldout_rows`` held-out conversations. ``folder``: the run folder, for commands.
+    """
+    model = next((m for m in measured if m["name"] == strategy), None)
+    if model is None or strategy is None:
+        return None
+    rows = f"{heldout_rows:,} held-out conversations"
+    of_base, of_full = model["against_base"], model["against_full"]
+    if of_full is None:
+        if of_base is None:
+            return None
+        control = "" if strategy == "full_tokens" else ", and full tokens were not trained beside it"
+        sentence = f"{strategy} is {_compared(of_base, 'the base')} ({_interval(of_base)}; {rows}){control}."
+        return Verdict(sentence, _without_control(strategy, of_base))
+    found = f"{strategy} is {_compared(of_full, 'full tokens')} ({_interval(of_full)}; {rows})."
+    if of_full["high"] < 0:
+        return Verdict(f"Cleaning helped: {found}", f"train on the cleaned data: tokenclean export {folder} --to trl")
+    drops_nothing = (model["kept_share"] or 0) >= _NOTHING_DROPPED
+    if of_full["low"] > 0:
+        keep_more = "" if drops_nothing else ", or keep more: a higher cleaning.proportion"
+        return Verdict(f"Cleaning hurt: {found}", f"train on full tokens{keep_more}")
+    if drops_nothing:
+        return Verdict(
+            f"Cleaning changed nothing that shows: {found}",
+            "train on full tokens, since this strategy finds little noise in the data",
+        )
+    return Verdict(
+        f"Cleaning made no difference that shows: {found}",
+        "hold out more rows (pool.heldout.rows) to tell smaller differences, or train on full tokens",
+    )
+
+
+def _without_control(strategy: str, of_base: Interval) -> str:
+    if of_base["low"] > 0:
+        return "lower training.learning_rate, since the training made the model worse"
+    if strategy == "full_tokens":
+        return "compare a cleaning strategy with it: --strategy noise_mixture"
+    return "train full tokens beside it: --set evaluation.controls=[full_tokens]"
+
+
+def _compared(difference: Interval, control: str) -> str:
+    """How the held-out loss compares, in words."""
+    size = f"{abs(difference['difference']):.4f} nats a token"
+    if difference["high"] < 0:
+        return f"better than {control} by {size}"
+    if difference["low"] > 0:
+        return f"worse than {control} by {size}"
+    return f"as good as {control} as far as the held-out loss shows"
+
+
+def _interval(difference: Interval) -> str:
+    return f"{difference['difference']:+.4f}, 95 % interval {difference['low']:+.4f} to {difference['high']:+.4f}"
