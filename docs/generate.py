@@ -216,14 +216,15 @@ def _command(command: Any) -> str:
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden and p.name != "help"]
     words = [p.metavar or p.name.upper() for p in arguments]
     words += [f"{p.opts[0]} {p.metavar or p.opts[0].lstrip('-').upper()}" for p in options if p.required]
-    text, _, example = command.help.partition("\nExample: ")
+    text, *examples = re.split(r"\nExamples?: ", command.help)
     parts = [
         f"### tokenclean {command.name} {{ #{command.name} }}",
         f"```text\ntokenclean {' '.join((command.name, *words))} [options]\n```",
     ]
     parts.append(_paragraphs(text))
-    if example:
-        parts.append(f"```bash\n{' '.join(example.split())}\n```")
+    if examples:
+        lines = [" ".join(example.split()) for example in examples[0].split("\n\n")]
+        parts.append("```bash\n" + "\n".join(lines) + "\n```")
     if arguments:
         rows = [(f"`{p.metavar or p.name.upper()}`", _one_line(p.help or "")) for p in arguments]
         parts.append(table(("Argument", "Meaning"), rows))
@@ -272,8 +273,9 @@ def _kind(kind: Any) -> str:
     names = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path"}
     if kind in names:
         return names[kind]
-    if isinstance(kind, type):
-        return kind.__name__
+    if isinstance(kind, type) and issubclass(kind, Section):
+        like = next(path for path in all_sections() if section_at(path) is kind)
+        return f"path, or keys as of `{like}`"
     return str(kind)
 
 

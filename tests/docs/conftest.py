@@ -10,20 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from page_blocks import ROOT, blocks
 
 sys.path.insert(0, str(ROOT / "tests" / "ds2"))
 from rating_server import RatingServer, Reply
 
-QUICK = {
-    "pool": {"max_rows": 40, "heldout": {"rows": 8}},
-    "model": {"device": "cpu"},
-    "cleaning": {"splits": 2, "allow_weak_reference": True},
-    "training": {"batch_size": 8, "minimum_steps": 2, "lora": {"rank": 2}},
-    "evaluation": {"controls": ["full_tokens"]},
-}
-"""What makes a page's recipe small."""
+SMALL = (
+    *("pool.max_rows=40", "pool.heldout.rows=8", "model.device=cpu", "cleaning.splits=2"),
+    *("cleaning.allow_weak_reference=true", "training.batch_size=8", "training.minimum_steps=2"),
+    "training.lora.rank=2",
+)
+"""What is added to the commands that take a recipe, so that they take seconds."""
 
 
 @pytest.fixture
@@ -60,16 +57,13 @@ def run_page(
         (tmp_path / "trusted.jsonl").write_text(
             "".join(small_pool.read_text(encoding="utf-8").splitlines(keepends=True)[-12:]), encoding="utf-8"
         )
-        (tmp_path / "recipes").mkdir()
-        quick = (ROOT / "recipes" / "quick.yaml").read_text(encoding="utf-8")
-        (tmp_path / "recipes" / "quick.yaml").write_text(small(quick), encoding="utf-8")
+        shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
         script = ["set -euo pipefail"]
         for block in blocks(page):
             if block.language == "bash":
                 script.append(filled(block.text))
             elif block.language in ("yaml", "python") and block.title:
-                text = small(filled(block.text)) if block.language == "yaml" else block.text
-                (tmp_path / block.title).write_text(text, encoding="utf-8")
+                (tmp_path / block.title).write_text(filled(block.text), encoding="utf-8")
         return subprocess.run(
             ["bash", "-c", "\n".join(script)],
             cwd=tmp_path,
@@ -81,27 +75,24 @@ def run_page(
     return run
 
 
-def small(recipe: str) -> str:
-    """A recipe with the values of ``QUICK`` in it."""
-    values = yaml.safe_load(recipe)
-    for section, keys in QUICK.items():
-        values[section] = {**values.get(section, {}), **keys}
-    return yaml.safe_dump(values)
-
-
 def environment(folder: Path) -> dict[str, str]:
     """The environment of a page's commands: this Python, this source tree, no Hub, caches in the test's folder."""
     programs = folder / "bin"
     programs.mkdir()
     source = ROOT / "src"
-    for name, call in {
-        "tokenclean": "-m tokenclean",
-        "torchrun": "-m torch.distributed.run",
-        "python": "",
-    }.items():
-        # A page may set PYTHONPATH to a folder of its own.
-        line = f'PYTHONPATH="${{PYTHONPATH:-}}:{source}" exec {sys.executable} {call} "$@"'
-        (programs / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+    small = " ".join(f"--set {override}" for override in SMALL)
+    for name, call, taking in (
+        ("tokenclean", "-m tokenclean", "run|plan|curate"),
+        ("torchrun", "-m torch.distributed.run", "*"),
+        ("python", "", "-"),
+    ):
+        lines = (
+            "#!/bin/sh",
+            f'case "$1" in {taking}) set -- "$@" {small} ;; esac',
+            # A page may set PYTHONPATH to a folder of its own.
+            f'PYTHONPATH="${{PYTHONPATH:-}}:{source}" exec {sys.executable} {call} "$@"',
+        )
+        (programs / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
         (programs / name).chmod(0o755)
     return {
         **{name: value for name, value in os.environ.items() if "proxy" not in name.lower()},

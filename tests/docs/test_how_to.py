@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import yaml
 from page_blocks import DOCS
 
-from tokenclean.recipe import CleaningSettings
+from tokenclean.token_table import read_table
 
 pytestmark = pytest.mark.slow
 RunPage = Callable[[str], "subprocess.CompletedProcess[str]"]
@@ -125,20 +124,18 @@ def test_ratings(run_page: RunPage, tmp_path: Path):
 def test_many_gpus(run_page: RunPage, tmp_path: Path):
     """As two processes over gloo."""
     succeeded(run_page("how-to/many-gpus.md"))
-    assert (results_of(tmp_path / "runs" / "quick") / "self_evolving" / "model").is_dir()
+    assert (results_of(tmp_path / "runs" / "my") / "noise_mixture" / "model").is_dir()
 
 
 def test_own_strategy(run_page: RunPage, tmp_path: Path):
     succeeded(run_page("how-to/own-strategy.md"))
-    results = results_of(tmp_path / "runs" / "quick")
+    results = results_of(tmp_path / "runs" / "my")
     assert (results / "hardest_tokens" / "kept.parquet").is_file()
 
 
-@pytest.mark.skipif("trusted" not in CleaningSettings.model_fields, reason="the key cleaning.trusted is being built")
 def test_trusted_rows(run_page: RunPage, tmp_path: Path):
     succeeded(run_page("how-to/trusted-rows.md"))
-    results = results_of(tmp_path / "runs" / "quick")
+    results = results_of(tmp_path / "runs" / "my")
     recipe = yaml.safe_load((results / "recipe.yaml").read_text(encoding="utf-8"))
-    assert recipe["cleaning"]["trusted"] == "trusted.jsonl"
-    measured = json.loads((results / "result.json").read_text(encoding="utf-8"))["measured"]
-    assert "warm-up" in {line["name"] for line in measured}
+    assert recipe["cleaning"]["trusted"]["path"] == "trusted.jsonl"
+    assert "trusted" in set(read_table(results / "fixed_model" / "kept.parquet").sources)
