@@ -12,6 +12,7 @@ from mkdocs.structure.files import File, Files
 
 _PAGES = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md", "security.md": "SECURITY.md"}
 _DRAWING = re.compile(r"^!\[(?P<alt>[^\]]*)\]\((?P<path>[^)]+\.svg)\)$", re.MULTILINE)
+_ROW, _CODE = re.compile(r"^\|.*$", re.MULTILINE), re.compile(r"`[^`]+`")
 _SHIM = "https://unpkg.com/iframe-worker/shim"  # asked for by the plugin `offline`; worker.js is in its place
 _REQUEST = re.compile(r"""<(?:script|img|iframe|link(?![^>]*rel="canonical"))\b[^>]*(?:src|href)="https?://[^>]*>""")
 
@@ -32,7 +33,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         drawing = (folder / found["path"]).read_text(encoding="utf-8").strip()
         return f'<div class="drawing" role="img" aria-label="{found["alt"]}">\n{drawing}\n</div>'
 
-    return _DRAWING.sub(drawn, generate.expand(markdown))
+    text = _DRAWING.sub(drawn, generate.expand(markdown))
+    # In a table GitHub wants a bar inside code escaped; Python-Markdown would show the backslash.
+    return _ROW.sub(lambda row: _CODE.sub(lambda code: code[0].replace("\\|", "|"), row[0]), text)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:

@@ -1,4 +1,4 @@
-"""What stands in for the names on the how-to pages, in one place."""
+"""What replaces the names on the how-to pages, in one place."""
 
 from __future__ import annotations
 

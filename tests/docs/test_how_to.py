@@ -1,4 +1,4 @@
-"""Every how-to page, and the quickstart, does what its commands say: they are run as they stand on the page."""
+"""Every how-to page, and the quickstart, does what its commands say: they are run as they are on the page."""
 
 from __future__ import annotations
 
