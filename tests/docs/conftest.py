@@ -36,9 +36,15 @@ def rater(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield server.url
 
 
+@pytest.fixture(scope="session")
+def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder ``runs`` of all pages: what one has computed, the next one finds."""
+    return tmp_path_factory.mktemp("runs")
+
+
 @pytest.fixture
 def run_page(
-    small_pool: Path, tiny_model_folder: Path, rater: str, tmp_path: Path
+    small_pool: Path, tiny_model_folder: Path, rater: str, shared_runs: Path, tmp_path: Path
 ) -> Callable[[str], subprocess.CompletedProcess[str]]:
     """A function that writes a page's files and runs its ``bash`` blocks, one after another, in the test's folder."""
     names = {
@@ -58,6 +64,7 @@ def run_page(
             "".join(small_pool.read_text(encoding="utf-8").splitlines(keepends=True)[-12:]), encoding="utf-8"
         )
         shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+        (tmp_path / "runs").symlink_to(shared_runs)
         script = ["set -euo pipefail"]
         for block in blocks(page):
             if block.language == "bash":

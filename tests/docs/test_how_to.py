@@ -61,7 +61,7 @@ def check_keys(values: dict[str, Any], known: dict[str, Any]) -> None:
 
 
 def results_of(run: Path) -> Path:
-    return run / (run / "latest").read_text(encoding="utf-8").strip()
+    return run / "results" / (run / "latest").read_text(encoding="utf-8").strip()
 
 
 def test_every_page_is_tested():
