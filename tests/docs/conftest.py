@@ -42,14 +42,24 @@ def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
+@pytest.fixture(scope="session")
+def embedding_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a token for padding, which sentence-transformers asks for."""
+    from transformers import AutoTokenizer
+
+    folder = Path(shutil.copytree(tiny_model_folder, tmp_path_factory.mktemp("models") / "embedding"))
+    AutoTokenizer.from_pretrained(folder, pad_token="</s>").save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def run_page(
-    small_pool: Path, tiny_model_folder: Path, rater: str, shared_runs: Path, tmp_path: Path
+    small_pool: Path, tiny_model_folder: Path, embedding_folder: Path, rater: str, shared_runs: Path, tmp_path: Path
 ) -> Callable[[str], subprocess.CompletedProcess[str]]:
     """A function that writes a page's files and runs its ``bash`` blocks, one after another, in the test's folder."""
     names = {
         "HuggingFaceTB/SmolLM2-135M": str(tiny_model_folder),
-        "BAAI/bge-large-en-v1.5": str(tiny_model_folder),
+        "BAAI/bge-large-en-v1.5": str(embedding_folder),
         "https://api.openai.com/v1": rater,
     }
 
