@@ -20,11 +20,11 @@ import numpy as np
 
 from benchmarks import machine
 from tokenclean.cli.console import quiet_libraries
-from tokenclean.evaluation.evaluate import Evaluation, evaluate
-from tokenclean.evaluation.harness_model import PackedLM
+from tokenclean.evaluation.evaluate import Evaluation, PackedLM, evaluate
 from tokenclean.evaluation.task_data import LoadedBenchmark, load_benchmarks
 from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer
+from tokenclean.recipe.settings import EvaluationSettings
 
 TOLERANCE_NATS = 1e-3
 TASKS = "mmlu,truthfulqa,hellaswag,arc_challenge,boolq,logiqa"
@@ -99,9 +99,10 @@ def main() -> None:
     names = [name.strip() for name in arguments.tasks.split(",")]
     found = []
     for name in names:
-        (whole,) = load_benchmarks([name], tokenizer, data_dir=arguments.data_dir)
+        settings = EvaluationSettings(tasks=(name,), data_dir=arguments.data_dir)
+        (whole,) = load_benchmarks(settings, tokenizer)
         of_part = -(-arguments.questions // len(whole.tasks))
-        (loaded,) = load_benchmarks([name], tokenizer, data_dir=arguments.data_dir, limit=of_part)
+        (loaded,) = load_benchmarks(settings.model_copy(update={"limit": of_part}), tokenizer)
         found.append(compare(ours, theirs, loaded))
     rows = [
         (

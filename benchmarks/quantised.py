@@ -32,10 +32,10 @@ from benchmarks.scoring_ways import (
 )
 from tokenclean import Ragged, TokenizedPool, load_pool
 from tokenclean.cli.console import quiet_libraries
+from tokenclean.models.frozen_linear import Nf4Linear, replace_frozen
 from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import ModelSource, resolve_source
 from tokenclean.models.model_parts import body_of
-from tokenclean.models.nf4_linear import hold_frozen_in_nf4
 
 BASE, REFERENCE, NF4 = "base", "reference", " in NF4"
 TRAINED_ON_NF4, ANOTHER_SEED = "reference trained on NF4", "reference of another seed"
@@ -65,7 +65,7 @@ def in_both_forms(model: Model, tokens: TokenizedPool) -> tuple[np.ndarray, np.n
     """Losses of the model as it is, and with the linear layers of its base in NF4."""
     loaded = model.load().requires_grad_(False)
     as_it_is = exact_losses(loaded, tokens)
-    if not hold_frozen_in_nf4(body_of(loaded)):
+    if not replace_frozen(body_of(loaded), Nf4Linear):
         raise SystemExit(f"{model} has no plain linear layer to hold in NF4; give another --model")
     return as_it_is, exact_losses(loaded, tokens)
 

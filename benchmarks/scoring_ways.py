@@ -22,8 +22,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks import machine
 from tokenclean import Pool, Ragged, TokenizedPool, __version__, tokenize_pool
 from tokenclean.experiment.demo import pool_path
-from tokenclean.models.cache_folder import cache_folder
-from tokenclean.models.device import cpu_multiplies_bf16
+from tokenclean.models.device import cache_folder, cpu_multiplies_bf16
 from tokenclean.models.kernels import cpu as cpu_kernels
 from tokenclean.models.loading.load import (
     ModelSource,
@@ -222,8 +221,6 @@ def random_tokens(pool: Pool, vocabulary: int) -> TokenizedPool:
         contents=((),) * len(pool),
         is_truncated=np.zeros(len(pool), dtype=bool),
         unusable=(),
-        template="random",
-        max_length=MAX_LENGTH,
     )
 
 

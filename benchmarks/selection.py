@@ -17,7 +17,7 @@ import argparse
 import statistics
 import tempfile
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,19 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine
-from tokenclean.selection import kept_count
-from tokenclean.selection.streaming import CHUNK_SCORES, find_cut, mask_of, radix_cut
+from tokenclean.selection import kept_count, order_keys
+from tokenclean.selection.streaming import CHUNK_KEYS, Cut, find_cut, mask_of
 
 PROPORTION = 0.6
 SHARDS = 8
 REPEATED_UP_TO_SCORES = 5 * 10**8
 ROW_TOKENS = 250
 WRITTEN_TOGETHER = 1 << 22
-NAIVE, IN_RAM, CUT, MASKS, RADIX = (
+NAIVE, IN_RAM, CUT, MASKS = (
     "naive tuples",
     "numpy partition in RAM",
     "streaming, the cut",
     "streaming, cut and mask files",
-    "streaming, histograms only",
 )
 
 
@@ -78,14 +77,25 @@ def partition_mask(scores: np.ndarray) -> np.ndarray:
     return is_kept
 
 
+def cut_of(shards: list[np.ndarray]) -> Cut:
+    """The streaming cut of the scores, whose keys are made on the way."""
+
+    def keys() -> Iterator[np.ndarray]:
+        for shard in shards:
+            for start in range(0, len(shard), CHUNK_KEYS):
+                yield order_keys(np.asarray(shard[start : start + CHUNK_KEYS]))
+
+    return find_cut(keys, PROPORTION, bits=32)
+
+
 def write_masks(shards: list[np.ndarray], paths: list[Path]) -> None:
     """The kept mask of each shard, as a bool .npy at the path beside it."""
-    cut, ties_taken = find_cut(shards, PROPORTION), 0
+    cut, ties_taken = cut_of(shards), 0
     for shard, path in zip(shards, paths, strict=True):
         written = np.lib.format.open_memmap(path, mode="w+", dtype=bool, shape=shard.shape)
-        for start in range(0, len(shard), CHUNK_SCORES):
-            part = slice(start, start + CHUNK_SCORES)
-            written[part], ties_taken = mask_of(shard[part], cut, ties_taken)
+        for start in range(0, len(shard), CHUNK_KEYS):
+            part = slice(start, start + CHUNK_KEYS)
+            written[part], ties_taken = mask_of(order_keys(np.asarray(shard[part])), cut, ties_taken)
         written.flush()
 
 
@@ -101,12 +111,11 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 def check_agreement(shards: list[np.ndarray], masks: list[Path], rows: list[list[float]], scores: np.ndarray) -> None:
     """Stop unless all ways keep the same tokens; ``scores`` are all of them, or as many as memory holds."""
-    cut = find_cut(shards, PROPORTION)
+    cut = cut_of(shards)
     written = [np.load(path, mmap_mode="r") for path in masks]
     kept = sum(int(np.count_nonzero(mask)) for mask in written)
     naive = np.concatenate([np.array(labels, dtype=bool) for labels in naive_labels(rows)])
     agree = {
-        "histograms": radix_cut(shards, cut.kept) == cut,
         "number in mask files": kept == kept_count(cut.total, PROPORTION),
         "naive": np.array_equal(naive, partition_mask(scores[: len(naive)])),
         "in RAM": len(scores) < cut.total or np.array_equal(np.concatenate(written), partition_mask(scores)),
@@ -129,9 +138,8 @@ def measure(
     ways: dict[str, Callable[[], object]] = {NAIVE: lambda: naive_labels(rows)}
     if with_ram:
         ways[IN_RAM] = lambda: partition_mask(scores)
-    ways[CUT] = lambda: find_cut(shards, PROPORTION)
+    ways[CUT] = lambda: cut_of(shards)
     ways[MASKS] = lambda: write_masks(shards, masks)
-    ways[RADIX] = lambda: radix_cut(shards, kept_count(count, PROPORTION))
 
     timings = machine.interleaved(ways, repeats, keep_results=False)
     peak = {name: peak_bytes(work) for name, work in ways.items()}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +12,10 @@ from tokenclean.ragged import Ragged
 from tokenclean.selection import label_noise
 from tokenclean.theory import (
     LOG_TWO_MODELS,
-    break_even_kept_share,
-    cleaning_helps,
+    CorollaryCheck,
     data_quality,
     error_bound,
-    error_bound_of_class,
     learn_lookup_tables,
-    least_tokens,
-    margin,
     possible_noise,
 )
 
@@ -40,27 +37,27 @@ class TestErrorBound:
 
     def test_of_a_class_by_hand(self):
         """1024 models, δ = 2/1024: log(2·1024/δ) = 20 log 2 = 13.86294361; sqrt(27.72588722 / 100) = 0.5265537695."""
-        found = error_bound_of_class(0.1, 100, 10 * math.log(2), delta=2 / 1024)
+        found = error_bound(0.1, 100, 2 / 1024, 10 * math.log(2))
         assert found == pytest.approx(0.1 + 0.5265537695, abs=1e-9)
 
     @given(SHARES, TOKENS, DELTAS)
     def test_the_paper_counts_two_models(self, noise, tokens, delta):
         by_hand = noise + math.sqrt(2 * math.log(4 / delta) / tokens)
-        assert error_bound_of_class(noise, tokens, LOG_TWO_MODELS, delta) == pytest.approx(by_hand, rel=1e-12)
-        assert error_bound(noise, tokens, delta) == error_bound_of_class(noise, tokens, math.log(2), delta)
-        assert error_bound_of_class(noise, tokens, 0, delta) < error_bound(noise, tokens, delta)
+        assert error_bound(noise, tokens, delta, LOG_TWO_MODELS) == pytest.approx(by_hand, rel=1e-12)
+        assert error_bound(noise, tokens, delta) == error_bound(noise, tokens, delta, math.log(2))
+        assert error_bound(noise, tokens, delta, 0) < error_bound(noise, tokens, delta)
 
     @given(SHARES, TOKENS, LOG_SIZES, DELTAS)
     def test_a_power_of_a_class_asks_for_as_many_times_the_tokens(self, noise, tokens, size, delta):
         """|F|³ models at δ³/4 need three times the tokens: 3 log|F| + log(2·4/δ³) = 3 (log|F| + log(2/δ))."""
-        other = error_bound_of_class(noise, 3 * tokens, 3 * size, delta**3 / 4)
-        assert other == pytest.approx(error_bound_of_class(noise, tokens, size, delta), rel=1e-9)
+        other = error_bound(noise, 3 * tokens, delta**3 / 4, 3 * size)
+        assert other == pytest.approx(error_bound(noise, tokens, delta, size), rel=1e-9)
 
 
 class TestCondition:
     def test_by_hand(self):
         """A quarter kept: sqrt(1/0.25) - 1 = 1, so the right side is the second term of Eq. 5."""
-        check = cleaning_helps(eta_full=0.3, eta_cleaned=0.2, kept_share=0.25, tokens=10_000, delta=0.04)
+        check = CorollaryCheck(eta_full=0.3, eta_cleaned=0.2, kept_share=0.25, tokens=10_000, delta=0.04)
         assert check.left == pytest.approx(0.1)
         assert check.right == pytest.approx(0.0303485426, abs=1e-9)
         assert check.holds is True
@@ -70,38 +67,38 @@ class TestCondition:
 
     def test_few_tokens_make_cleaning_not_worth_its_price(self):
         """With 100 tokens the price is ten times that of 10000: 0.303 > 0.1."""
-        check = cleaning_helps(eta_full=0.3, eta_cleaned=0.2, kept_share=0.25, tokens=100, delta=0.04)
+        check = CorollaryCheck(eta_full=0.3, eta_cleaned=0.2, kept_share=0.25, tokens=100, delta=0.04)
         assert check.right == pytest.approx(0.303485426, abs=1e-8)
         assert check.holds is False
 
     def test_keeping_everything_changes_nothing_and_holds_with_equality(self):
-        check = cleaning_helps(eta_full=0.3, eta_cleaned=0.3, kept_share=1.0, tokens=1000)
+        check = CorollaryCheck(eta_full=0.3, eta_cleaned=0.3, kept_share=1.0, tokens=1000)
         assert (check.left, check.right, check.holds, check.margin) == (0.0, 0.0, True, 0.0)
         assert (check.least_tokens, check.break_even_kept_share) == (0.0, 1.0)
 
     def test_keeping_nothing_never_helps(self):
-        check = cleaning_helps(eta_full=1.0, eta_cleaned=0.0, kept_share=0.0, tokens=10**9)
+        check = CorollaryCheck(eta_full=1.0, eta_cleaned=0.0, kept_share=0.0, tokens=10**9)
         assert (check.right, check.margin, check.least_tokens) == (math.inf, -math.inf, math.inf)
         assert not check.holds
 
     @pytest.mark.parametrize("kept", [0.0, 0.4, 1.0])
     def test_noisier_labels_help_with_no_tokens_and_no_share(self, kept):
-        check = cleaning_helps(eta_full=0.1, eta_cleaned=0.2, kept_share=kept, tokens=10**12)
+        check = CorollaryCheck(eta_full=0.1, eta_cleaned=0.2, kept_share=kept, tokens=10**12)
         assert not check.holds
         assert (check.least_tokens, check.break_even_kept_share) == (math.inf, math.inf)
 
     def test_as_noisy_and_fewer_labels_help_with_no_tokens(self):
-        assert least_tokens(0.2, 0.2, 0.9) == math.inf
-        assert break_even_kept_share(0.2, 0.2, 1000) == 1.0
+        assert CorollaryCheck(0.2, 0.2, 0.9, 1000).least_tokens == math.inf
+        assert CorollaryCheck(0.2, 0.2, 0.9, 1000).break_even_kept_share == 1.0
 
     def test_noise_removed_at_no_price_helps_with_any_tokens(self):
-        assert least_tokens(0.2, 0.1, 1.0) == 0.0
+        assert CorollaryCheck(0.2, 0.1, 1.0, 1000).least_tokens == 0.0
 
     @given(SHARES, SHARES, KEPT, TOKENS, DELTAS)
     def test_it_compares_the_two_bounds(self, eta_full, eta_cleaned, kept_share, tokens, delta):
         """Eq. 6 is Eq. 5 for M tokens at η(D̃) against Eq. 5 for r̂M tokens at η̂."""
         full, cleaned = error_bound(eta_full, tokens, delta), error_bound(eta_cleaned, kept_share * tokens, delta)
-        check = cleaning_helps(eta_full, eta_cleaned, kept_share, tokens, delta)
+        check = CorollaryCheck(eta_full, eta_cleaned, kept_share, tokens, delta)
         assert check.left - check.right == pytest.approx(full - cleaned, abs=1e-9)
         assert check.margin == check.left - check.right
         assert check.holds == (check.margin >= 0)
@@ -110,36 +107,38 @@ class TestCondition:
 
     @given(SHARES, SHARES, KEPT, TOKENS, DELTAS, st.floats(0, 1e4))
     def test_the_margin_compares_the_bounds_of_any_class(self, eta_full, eta_cleaned, kept, tokens, delta, size):
-        full = error_bound_of_class(eta_full, tokens, size, delta)
-        cleaned = error_bound_of_class(eta_cleaned, kept * tokens, size, delta)
-        assert margin(eta_full, eta_cleaned, kept, tokens, delta, size) == pytest.approx(
-            full - cleaned, rel=1e-9, abs=1e-9
-        )
+        full = error_bound(eta_full, tokens, delta, size)
+        cleaned = error_bound(eta_cleaned, kept * tokens, delta, size)
+        check = CorollaryCheck(eta_full, eta_cleaned, kept, tokens, delta, size)
+        assert check.margin == pytest.approx(full - cleaned, rel=1e-9, abs=1e-9)
 
     @given(SHARES, SHARES, st.floats(0.001, 0.999), DELTAS, LOG_SIZES)
     def test_the_margin_is_0_at_the_least_tokens(self, eta_full, eta_cleaned, kept, delta, size):
         assume(eta_full - eta_cleaned > 1e-3)
-        least = least_tokens(eta_full, eta_cleaned, kept, delta, size)
-        assert margin(eta_full, eta_cleaned, kept, least, delta, size) == pytest.approx(0, abs=1e-12)
-        assert margin(eta_full, eta_cleaned, kept, least * 1.01, delta, size) > 0
-        assert margin(eta_full, eta_cleaned, kept, least / 1.01, delta, size) < 0
+        check = CorollaryCheck(eta_full, eta_cleaned, kept, 1, delta, size)
+        least = check.least_tokens
+        assert replace(check, tokens=least).margin == pytest.approx(0, abs=1e-12)
+        assert replace(check, tokens=least * 1.01).margin > 0
+        assert replace(check, tokens=least / 1.01).margin < 0
 
     @given(SHARES, SHARES, TOKENS, DELTAS, st.floats(0, 1e4))
     def test_the_margin_is_0_at_the_break_even_kept_share(self, eta_full, eta_cleaned, tokens, delta, size):
         assume(eta_full >= eta_cleaned)
-        share = break_even_kept_share(eta_full, eta_cleaned, tokens, delta, size)
+        check = CorollaryCheck(eta_full, eta_cleaned, 1.0, tokens, delta, size)
+        share = check.break_even_kept_share
         assert 0 < share <= 1
-        assert margin(eta_full, eta_cleaned, share, tokens, delta, size) == pytest.approx(0, abs=1e-9)
+        assert replace(check, kept_share=share).margin == pytest.approx(0, abs=1e-9)
 
     @given(SHARES, SHARES, KEPT, TOKENS, DELTAS)
     def test_both_thresholds_say_whether_it_holds(self, eta_full, eta_cleaned, kept, tokens, delta):
-        check = cleaning_helps(eta_full, eta_cleaned, kept, tokens, delta)
+        check = CorollaryCheck(eta_full, eta_cleaned, kept, tokens, delta)
         assume(abs(check.margin) > 1e-9)
         assert check.holds == (tokens >= check.least_tokens) == (kept >= check.break_even_kept_share)
 
     def test_the_size_of_the_class_multiplies_the_least_tokens(self):
-        few, many = least_tokens(0.3, 0.1, 0.7, 0.05), least_tokens(0.3, 0.1, 0.7, 0.05, 1e6)
-        assert many / few == pytest.approx((1e6 + math.log(40)) / math.log(80))
+        few = CorollaryCheck(0.3, 0.1, 0.7, 1000, 0.05)
+        many = replace(few, log_class_size=1e6)
+        assert many.least_tokens / few.least_tokens == pytest.approx((1e6 + math.log(40)) / math.log(80))
 
 
 class TestLabelRates:
@@ -179,7 +178,7 @@ class TestLabelRates:
     def test_little_kept_never_meets_the_condition(self, eta_full, kept, place, tokens):
         assume(kept < 1 - 2 * eta_full - 1e-9)
         lowest, highest = possible_noise(eta_full, kept)
-        assert not cleaning_helps(eta_full, lowest + place * (highest - lowest), kept, tokens).holds
+        assert not CorollaryCheck(eta_full, lowest + place * (highest - lowest), kept, tokens).holds
 
 
 class TestLookupTables:
@@ -228,11 +227,11 @@ def test_shares_lie_between_0_and_1(share):
     with pytest.raises(ValueError, match="noise_rate"):
         error_bound(share, 10)
     with pytest.raises(ValueError, match="eta_full"):
-        cleaning_helps(share, 0.1, 0.5, 10)
+        CorollaryCheck(share, 0.1, 0.5, 10)
     with pytest.raises(ValueError, match="eta_cleaned"):
-        cleaning_helps(0.1, share, 0.5, 10)
+        CorollaryCheck(0.1, share, 0.5, 10)
     with pytest.raises(ValueError, match="kept_share"):
-        cleaning_helps(0.1, 0.1, share, 10)
+        CorollaryCheck(0.1, 0.1, share, 10)
     with pytest.raises(ValueError, match="kept_share"):
         data_quality(0.1, 0.1, share)
 
@@ -242,7 +241,7 @@ def test_tokens_are_positive(tokens):
     with pytest.raises(ValueError, match="tokens"):
         error_bound(0.1, tokens)
     with pytest.raises(ValueError, match="tokens"):
-        break_even_kept_share(0.1, 0.1, tokens)
+        CorollaryCheck(0.1, 0.1, 0.5, tokens)
 
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -0.1, math.nan])
@@ -250,10 +249,10 @@ def test_delta_is_a_probability(delta):
     with pytest.raises(ValueError, match="delta"):
         error_bound(0.1, 10, delta)
     with pytest.raises(ValueError, match="delta"):
-        least_tokens(0.1, 0.1, 0.5, delta)
+        CorollaryCheck(0.1, 0.1, 0.5, 10, delta)
 
 
 @pytest.mark.parametrize("size", [-0.1, math.inf, math.nan])
 def test_a_class_has_a_model_and_a_size(size):
     with pytest.raises(ValueError, match="log_class_size"):
-        error_bound_of_class(0.1, 10, size)
+        error_bound(0.1, 10, log_class_size=size)

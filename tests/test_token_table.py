@@ -14,7 +14,7 @@ from tokenclean.errors import RunFolderError, TableError
 from tokenclean.models.loading.load import load_tokenizer
 from tokenclean.pool import Conversation, Pool, Turn
 from tokenclean.ragged import Ragged
-from tokenclean.token_table import TableWriter, TokenTable, iter_table, read_metadata, read_table, write_table
+from tokenclean.token_table import TokenTable, iter_table, open_table, read_metadata, read_table, write_table
 from tokenclean.tokens import tokenize_pool
 
 COLUMNS = {
@@ -154,7 +154,7 @@ def rows_of(table: TokenTable, first: int, last: int) -> TokenTable:
 def test_parts_are_row_groups_of_one_table(table, tmp_path, ends):
     path = tmp_path / "new" / "a.parquet"
     starts = (0, *ends[:-1])
-    with TableWriter(path, table.metadata) as writer:
+    with open_table(path, table.metadata) as writer:
         for first, last in zip(starts, ends, strict=True):
             writer.write(rows_of(table, first, last))
         assert not path.exists()
@@ -170,7 +170,7 @@ def test_parts_are_row_groups_of_one_table(table, tmp_path, ends):
 
 def test_metadata_of_the_end_are_those_of_the_table(table, tmp_path):
     path = tmp_path / "a.parquet"
-    with TableWriter(path, {"begun": True}) as writer:
+    with open_table(path, {"begun": True}) as writer:
         writer.write(table)
         writer.metadata = {"ended": "é", "rows": 3}
     for found in (read_table(path).metadata, read_metadata(path), next(iter_table(path)).metadata):
@@ -178,7 +178,7 @@ def test_metadata_of_the_end_are_those_of_the_table(table, tmp_path):
 
 
 def write_parts(path: Path, parts: list[TokenTable], metadata_at_end: dict | None = None) -> None:
-    with TableWriter(path, {}) as writer:
+    with open_table(path, {}) as writer:
         for part in parts:
             writer.write(part)
         writer.metadata = metadata_at_end or {}
@@ -191,7 +191,7 @@ def test_metadata_that_are_no_json_leave_no_file(table, tmp_path):
 
 
 def test_no_part_is_a_table_of_no_rows(tmp_path):
-    with TableWriter(tmp_path / "a.parquet", {"a": 1}):
+    with open_table(tmp_path / "a.parquet", {"a": 1}):
         pass
     table = read_table(tmp_path / "a.parquet")
     assert (len(table), table.metadata, list(table.columns)) == (0, {"a": 1}, ["input_ids", "is_response"])
@@ -210,7 +210,7 @@ def test_an_error_in_the_block_leaves_what_was_there(table, tmp_path):
     write_table(table, path)
 
     def fail_after(parts: int) -> None:
-        with TableWriter(path, {}) as writer:
+        with open_table(path, {}) as writer:
             for _ in range(parts):
                 writer.write(table)
             raise ArithmeticError("stop")
@@ -232,7 +232,7 @@ def test_a_disk_that_takes_no_more(table, tmp_path):
     try:
         with (
             pytest.raises(RunFolderError, match=r"cannot write .*a\.parquet: .*ulimit -f"),
-            TableWriter(tmp_path / "a.parquet", {}) as writer,
+            open_table(tmp_path / "a.parquet", {}) as writer,
         ):
             writer.write(long)
     finally:
@@ -261,21 +261,11 @@ def test_parts_must_be_alike(table, tmp_path):
 
 
 def test_parts_may_have_their_columns_in_another_order(table, tmp_path):
-    with TableWriter(tmp_path / "a.parquet", table.metadata) as writer:
+    with open_table(tmp_path / "a.parquet", table.metadata) as writer:
         writer.write(rows_of(table, 0, 1))
         rest = rows_of(table, 1, 3)
         writer.write(TokenTable(rest.ids, rest.sources, dict(reversed(rest.columns.items()))))
     assert_equal(read_table(tmp_path / "a.parquet"), table)
-
-
-def test_a_part_needs_an_open_block(table, tmp_path):
-    writer = TableWriter(tmp_path / "a.parquet", {})
-    with pytest.raises(ValueError, match="inside a block"):
-        writer.write(table)
-    with writer:
-        writer.write(table)
-    with pytest.raises(ValueError, match="inside a block"):
-        writer.write(table)
 
 
 def test_only_wanted_columns_are_read(table, tmp_path):
@@ -305,7 +295,7 @@ def test_a_fault_in_a_row_group_is_told_with_its_number(tmp_path):
 
 def test_a_row_group_that_is_damaged(table, tmp_path):
     path = tmp_path / "a.parquet"
-    with TableWriter(path, {}) as writer:
+    with open_table(path, {}) as writer:
         for _ in range(2):
             writer.write(table)
     column = pq.ParquetFile(path).metadata.row_group(1).column(2)

@@ -23,6 +23,9 @@ The tree (in brackets the exit code of the command line)::
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TokencleanError(Exception):
     """Base class of all errors raised on purpose."""
@@ -79,6 +82,15 @@ class MissingExtraError(InputError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}: pip install 'tokenclean[{extra}]'")
+
+
+@contextmanager
+def needs_extra(package: str, extra: str, purpose: str) -> Iterator[None]:
+    """Raise MissingExtraError where the imports in the block fail."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(package, extra, purpose) from error
 
 
 class NonFiniteError(RunError, ValueError):

@@ -64,17 +64,11 @@ class Processes:
 
     def barrier(self) -> None:
         """Wait until every process is here. Raises RankError where one cannot be reached or has ended."""
-        self.all_reduce_sum([0])
+        self.gather(None)
 
     def all_reduce_sum(self, numbers: Sequence[int]) -> list[int]:
-        """The sums over all processes (int64), each of which gives equally many numbers. Waits as ``barrier`` does."""
-        if self.count == 1:
-            return list(numbers)
-        import torch
-
-        sums = torch.tensor(numbers, dtype=torch.int64)
-        self.all_reduce(sums)
-        return sums.tolist()
+        """The sums over all processes, each of which gives equally many numbers. Waits as ``barrier`` does."""
+        return [sum(parts) for parts in zip(*self.gather(numbers), strict=True)]
 
     def gather(self, value: object) -> list[Any]:
         """Every process's value, in order of rank. Waits as ``barrier`` does."""

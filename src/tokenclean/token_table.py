@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,12 +17,8 @@ from tokenclean.ragged import Ragged
 from tokenclean.store import atomic_path
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-_Read = TypeVar("_Read")
 
 ROW_COLUMNS = ("id", "source", "original_id")
 """Columns with one value a row; every other column has one a token."""
@@ -77,9 +72,7 @@ class TokenTable:
 
     def with_columns(self, metadata: Mapping[str, object], **columns: Ragged) -> TokenTable:
         """The same rows with further or replaced columns and metadata."""
-        return TokenTable(
-            self.ids, self.sources, {**self.columns, **columns}, {**self.metadata, **metadata}, self.original_ids
-        )
+        return replace(self, columns={**self.columns, **columns}, metadata={**self.metadata, **metadata})
 
     def weighed(self, weights: Ragged) -> Ragged:
         """Token weights (float32) times the loss weights of the data, where there are any."""
@@ -88,43 +81,23 @@ class TokenTable:
         return weights.with_values(weights.values * self["loss_weight"].values)
 
 
+@dataclass
 class TableWriter:
-    """Writes a table part by part, in the memory of one part; the file appears whole or not at all.
+    """Writes the parts of a table (``open_table``). ``metadata`` may be replaced until the last part."""
 
-    For a ``with`` block: the file gets its name when the block ends without an error, else it is deleted. ``metadata``
-    may be replaced until then. A block without any part writes a table of no rows. Raises RunFolderError where the file
-    cannot be written.
-    """
-
-    def __init__(self, path: Path | str, metadata: Mapping[str, object]) -> None:
-        self.path = Path(path)
-        self.metadata = metadata
-        self._ending = ExitStack()
-        self._temporary: Path | None = None
-        self._file: pq.ParquetWriter | None = None
-        self._parts = 0
-
-    def __enter__(self) -> TableWriter:
-        self._temporary = self._ending.enter_context(atomic_path(self.path))
-        self._ending.push(self._close)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._ending.__exit__(kind, error, traceback)
+    path: Path
+    metadata: Mapping[str, object]
+    _temporary: Path
+    _file: pq.ParquetWriter | None = None
+    _parts: int = 0
 
     def write(self, part: TokenTable) -> None:
         """Append the rows as one row group (zstd). The metadata of the part are ignored.
 
-        Raises TableError naming the column that is not as in the first part, ValueError outside the ``with`` block.
+        Raises TableError naming the column that is not as in the first part.
         """
         import pyarrow.parquet as pq
 
-        if self._temporary is None:
-            raise ValueError(
-                f"{self.path}: parts are written inside a block: with TableWriter(path, metadata) as writer"
-            )
         stored = _to_arrow(part)
         if self._file is None:
             schema = stored.schema.with_metadata({_METADATA_KEY: _encoded(self.metadata)})
@@ -133,6 +106,19 @@ class TableWriter:
             self._check_columns(self._file.schema, stored.schema)
         self._file.write_table(stored.select(self._file.schema.names), row_group_size=max(1, len(part)))
         self._parts += 1
+
+    def close(self, *, is_whole: bool) -> None:
+        """Close the file, with its metadata if all parts were written."""
+        if is_whole and self._file is None:
+            columns = {"input_ids": Ragged.from_rows([], np.int64), "is_response": Ragged.from_rows([], np.bool_)}
+            self.write(TokenTable((), (), columns))
+        if self._file is None:
+            return
+        try:
+            if is_whole:  # the schema's copy was written with the first part; ``_metadata`` reads this one
+                self._file.add_key_value_metadata({_METADATA_KEY: _encoded(self.metadata)})
+        finally:
+            self._file.close()
 
     def _check_columns(self, first: pa.Schema, here: pa.Schema) -> None:
         for name in dict.fromkeys([*first.names, *here.names]):
@@ -145,28 +131,27 @@ class TableWriter:
                     f"{self._parts + 1}; all parts of a table need the same columns and dtypes"
                 )
 
-    def _close(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self._file is None:
-            no_tokens = Ragged.from_rows([], np.int64)
-            nothing = {"input_ids": no_tokens, "is_response": no_tokens.map_values(lambda v: v.astype(bool))}
-            self.write(TokenTable((), (), nothing))
-        self._temporary = None
-        if self._file is None:
-            return
-        if kind is not None:
-            with suppress(OSError, ValueError):  # the error of the block is the one to report
-                self._file.close()
-            return
+
+@contextmanager
+def open_table(path: Path | str, metadata: Mapping[str, object]) -> Iterator[TableWriter]:
+    """Write a table part by part, in the memory of one part; the file appears whole at the block's end, or not at all.
+
+    A block without any part writes a table of no rows. Raises RunFolderError where the file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        writer = TableWriter(Path(path), metadata, temporary)
         try:
-            # The schema's copy was written with the first part; ``_metadata`` reads this one.
-            self._file.add_key_value_metadata({_METADATA_KEY: _encoded(self.metadata)})
-        finally:
-            self._file.close()
+            yield writer
+            writer.close(is_whole=True)
+        except BaseException:
+            with suppress(OSError, ValueError):  # the error of the block is the one to report
+                writer.close(is_whole=False)
+            raise
 
 
 def write_table(table: TokenTable, path: Path | str) -> None:
     """Write the table as Parquet (zstd, one row group), under a temporary name that is renamed at the end."""
-    with TableWriter(path, table.metadata) as writer:
+    with open_table(path, table.metadata) as writer:
         writer.write(table)
 
 
@@ -203,7 +188,9 @@ def is_table(path: Path | str) -> bool:
 def read_table(path: Path | str) -> TokenTable:
     """Read a whole table. Raises TableError naming the file and what is missing or damaged."""
     with _opened(path) as file:
-        return _from_arrow(_read(path, file.read), _metadata(file, path), None, str(path))
+        with _readable(path):
+            stored = file.read()
+        return _from_arrow(stored, _token_columns(file), _metadata(file, path), str(path))
 
 
 def iter_table(path: Path | str, columns: Sequence[str] | None = None) -> Iterator[TokenTable]:
@@ -212,20 +199,19 @@ def iter_table(path: Path | str, columns: Sequence[str] | None = None) -> Iterat
     ``columns``: names of the wanted columns, None for all; ``input_ids`` and ``is_response`` are always read. Each part
     has the metadata of the whole. Raises TableError as ``read_table`` does, and for a missing column.
     """
-    wanted = None if columns is None else tuple(dict.fromkeys(["input_ids", "is_response", *columns]))
     with _opened(path) as file:
-        if wanted is not None and (missing := [name for name in wanted if name not in file.schema_arrow.names]):
-            there = ", ".join(name for name in file.schema_arrow.names if name not in ROW_COLUMNS)
-            raise TableError(f"{path}: this table has no column {missing[0]!r}; it has {there}")
-        own = ["original_id"] if "original_id" in file.schema_arrow.names else []
-        stored_names = None if wanted is None else ["id", "source", *own, *wanted]
-        metadata = _metadata(file, path)
+        there, metadata = _token_columns(file), _metadata(file, path)
+        wanted = there if columns is None else list(dict.fromkeys(["input_ids", "is_response", *columns]))
+        if missing := [name for name in wanted if name not in there]:
+            raise TableError(f"{path}: this table has no column {missing[0]!r}; it has {', '.join(there)}")
+        stored_names = [name for name in file.schema_arrow.names if name in ROW_COLUMNS or name in wanted]
         if file.num_row_groups == 0:
-            yield _from_arrow(file.schema_arrow.empty_table(), metadata, wanted, str(path))
+            yield _from_arrow(file.schema_arrow.empty_table(), wanted, metadata, str(path))
         for group in range(file.num_row_groups):
+            with _readable(path):
+                stored = file.read_row_group(group, columns=stored_names)
             where = f"{path}, row group {group}" if file.num_row_groups > 1 else str(path)
-            stored = _read(path, partial(file.read_row_group, group, columns=stored_names))
-            yield _from_arrow(stored, metadata, wanted, where)
+            yield _from_arrow(stored, wanted, metadata, where)
 
 
 def read_metadata(path: Path | str) -> dict[str, Any]:
@@ -240,7 +226,9 @@ def _opened(path: Path | str) -> Iterator[pq.ParquetFile]:
 
     if not Path(path).is_file():
         raise TableError(f"{path}: no such file; `tokenclean score` writes one")
-    with _read(path, partial(pq.ParquetFile, path)) as file:
+    with _readable(path):
+        file = pq.ParquetFile(path)
+    with file:
         names = file.schema_arrow.names
         if missing := {"id", "source", "input_ids", "is_response"} - set(names):
             raise TableError(f"{path}: no column {', '.join(sorted(missing))}; `tokenclean score` writes such a table")
@@ -249,13 +237,18 @@ def _opened(path: Path | str) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-def _read(path: Path | str, read: Callable[[], _Read]) -> _Read:
+@contextmanager
+def _readable(path: Path | str) -> Iterator[None]:
     import pyarrow as pa
 
     try:
-        return read()
+        yield
     except (pa.ArrowInvalid, OSError) as error:
         raise TableError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+def _token_columns(file: pq.ParquetFile) -> list[str]:
+    return [name for name in file.schema_arrow.names if name not in ROW_COLUMNS]
 
 
 def _metadata(file: pq.ParquetFile, path: Path | str) -> dict[str, Any]:
@@ -267,30 +260,25 @@ def _metadata(file: pq.ParquetFile, path: Path | str) -> dict[str, Any]:
         raise TableError(f"{path}: its metadata is not JSON ({error})") from error
 
 
-def _from_arrow(
-    stored: pa.Table, metadata: Mapping[str, object], wanted: Sequence[str] | None, where: str
-) -> TokenTable:
-    names = [name for name in stored.column_names if name not in ROW_COLUMNS] if wanted is None else wanted
-    columns: dict[str, Ragged] = {}
-    for name in names:
-        try:
-            columns[name] = _read_column(name, stored.column(name))
-        except ValueError as error:
-            raise TableError(f"{where}: column {name!r}: {error}") from error
+def _from_arrow(stored: pa.Table, names: Sequence[str], metadata: Mapping[str, object], where: str) -> TokenTable:
     ids, sources = (tuple(stored.column(name).to_pylist()) for name in ("id", "source"))
     own = stored.column("original_id").to_pylist() if "original_id" in stored.column_names else []
     original_ids = tuple(text or "" for text in own) if any(own) else ()
     try:
+        columns = {name: _read_column(name, stored.column(name)) for name in names}
         return TokenTable(ids, sources, columns, metadata, original_ids)
     except TableError as error:
         raise TableError(f"{where}: {error}") from error
 
 
 def _read_column(name: str, stored: pa.ChunkedArray) -> Ragged:
-    column = Ragged.from_arrow(stored)
+    try:
+        column = Ragged.from_arrow(stored)
+    except ValueError as error:
+        raise TableError(f"column {name!r}: {error}") from error
     dtype, kinds = _COLUMN_DTYPES.get(name, (column.values.dtype, "biuf"))
     if column.values.dtype.kind not in kinds:
-        raise ValueError(f"expected {np.dtype(dtype)} values, found {stored.type}")
+        raise TableError(f"column {name!r}: expected {np.dtype(dtype)} values, found {stored.type}")
     return column.with_values(column.values.astype(dtype, copy=False))
 
 

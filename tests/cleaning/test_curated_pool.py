@@ -12,7 +12,8 @@ import pytest
 
 from tokenclean.cleaning import run_strategy
 from tokenclean.cleaning.open_run import open_run
-from tokenclean.ds2 import curated_pool, select_best
+from tokenclean.ds2 import curated_pool
+from tokenclean.ds2.selection import select_best
 from tokenclean.errors import RecipeError
 from tokenclean.experiment.curate import curate
 from tokenclean.experiment.finished.finished_run import find_run

@@ -175,7 +175,7 @@ def test_what_is_said_at_the_end_is_what_the_table_holds(arguments, command, sma
         f"  {stages} shards computed, 0 found in {tmp_path / 's.shards'}",
         *(f"  mean {name} {mean:.4f} nats" for name, mean in means.items()),
     ]
-    assert "score with base and reference: " in said.err
+    assert "score with reference: " in said.err
     assert not (tmp_path / "s.rejected.jsonl").exists()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tokenclean.ragged import Ragged
-from tokenclean.token_table import TableWriter, TokenTable, read_table, write_table
+from tokenclean.token_table import TokenTable, open_table, read_table, write_table
 
 
 def part_of(first_row: int, sources: str, rows: list[list[float]]) -> TokenTable:
@@ -31,7 +31,7 @@ PARTS = (
 
 @pytest.fixture
 def scores(tmp_path: Path) -> Path:
-    with TableWriter(tmp_path / "scores.parquet", {"template": "tulu"}) as writer:
+    with open_table(tmp_path / "scores.parquet", {"template": "tulu"}) as writer:
         for part in PARTS:
             writer.write(part)
     return tmp_path / "scores.parquet"

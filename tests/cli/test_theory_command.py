@@ -5,18 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tokenclean.theory import (
-    break_even_kept_share,
-    data_quality,
-    error_bound,
-    error_bound_of_class,
-    least_tokens,
-    margin,
-)
+from tokenclean.theory import CorollaryCheck, data_quality, error_bound
 
 RATES = ("--tokens", "1e4", "--noise-before", "0.3", "--noise-after", "0.1", "--kept", "0.7")
 
@@ -35,36 +29,22 @@ def cells(text: str) -> dict[str, list[str]]:
 def test_the_table_is_the_module_s(command):
     said = command("theory", *rates(1e4, 0.3, 0.28, 0.5), "--delta", 0.1, "--log-class-size", 50)
     assert (said.code, said.err) == (0, "")
+    two = CorollaryCheck(0.3, 0.28, 0.5, 1e4, 0.1)
+    checks = (two, replace(two, log_class_size=50))
     expected = {
-        "error bound, 10,000 full tokens": [
-            f"{error_bound(0.3, 1e4, 0.1):.4f}",
-            f"{error_bound_of_class(0.3, 1e4, 50, 0.1):.4f}",
-        ],
-        "error bound, 5,000 kept tokens": [
-            f"{error_bound(0.28, 5e3, 0.1):.4f}",
-            f"{error_bound_of_class(0.28, 5e3, 50, 0.1):.4f}",
-        ],
-        "margin, the first minus the second": [
-            f"{margin(0.3, 0.28, 0.5, 1e4, 0.1):+.4f}",
-            f"{margin(0.3, 0.28, 0.5, 1e4, 0.1, 50):+.4f}",
-        ],
-        "least M": [
-            f"{int(least_tokens(0.3, 0.28, 0.5, 0.1)) + 1:,}",
-            f"{int(least_tokens(0.3, 0.28, 0.5, 0.1, 50)) + 1:,}",
-        ],
-        "break-even kept share": [
-            f"{break_even_kept_share(0.3, 0.28, 1e4, 0.1):.1%}",
-            f"{break_even_kept_share(0.3, 0.28, 1e4, 0.1, 50):.1%}",
-        ],
+        "error bound, 10,000 full tokens": [f"{error_bound(0.3, 1e4, 0.1, c.log_class_size):.4f}" for c in checks],
+        "error bound, 5,000 kept tokens": [f"{error_bound(0.28, 5e3, 0.1, c.log_class_size):.4f}" for c in checks],
+        "margin, the first minus the second": [f"{check.margin:+.4f}" for check in checks],
+        "least M": [f"{int(check.least_tokens) + 1:,}" for check in checks],
+        "break-even kept share": [f"{check.break_even_kept_share:.1%}" for check in checks],
     }
     assert cells(said.out) == expected
     assert "Eq. 6 holds: cleaning removes 0.0200 of noise and pays" in said.out
     assert "(with probability at least 80%)" in said.out
     assert "Eq. 6 with log|F| = 50 does not hold" in said.out
     quality = data_quality(0.3, 0.28, 0.5)
-    assert (
-        f"{quality:.1%} here; with that the margin of Eq. 6 is {margin(0.3, quality, 0.5, 1e4, 0.1):+.4f}" in said.out
-    )
+    honest = replace(two, eta_cleaned=quality).margin
+    assert f"{quality:.1%} here; with that the margin of Eq. 6 is {honest:+.4f}" in said.out
 
 
 @pytest.mark.parametrize(

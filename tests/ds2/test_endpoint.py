@@ -20,21 +20,18 @@ from rating_server import GOOD, RatingServer, Reply, Request, conversations
 
 from tokenclean.ds2.answer_cache import ANSWERS, open_cache, read_answers
 from tokenclean.ds2.endpoint import Endpoint, pause_of, rate_by_endpoint
-from tokenclean.ds2.questions import RatingRun, Sampling, estimate_cost, known_rating, prepare_questions
+from tokenclean.ds2.questions import RatingRun, estimate_cost, known_rating, prepare_questions
+from tokenclean.ds2.rater_settings import Sampling, ServerSettings
 from tokenclean.ds2.ratings import write_ratings
 from tokenclean.errors import ModelError, RecipeError, RunError, RunFolderError, TokencleanError
 
 KEY = "sk-test-0123456789-abcdef"
 VARIABLE = "RATER_KEY"
-QUICK = Endpoint(
-    "http://127.0.0.1/v1",
-    key_variable=VARIABLE,
-    concurrency=4,
-    timeout_seconds=5,
-    tries=4,
-    first_wait_seconds=0.01,
-    longest_wait_seconds=0.02,
-)
+QUICK = {"key_variable": VARIABLE, "concurrency": 4, "timeout": 5, "tries": 4}
+
+
+def quick(url: str, **settings) -> Endpoint:
+    return Endpoint(url, ServerSettings(**QUICK | settings), first_wait_seconds=0.01, longest_wait_seconds=0.02)
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +62,7 @@ def rate(
 ) -> RatingRun:
     questions = prepare_questions(conversations(count), "some-model", sampling=sampling)
     with open_cache(folder) as cache:
-        return rate_by_endpoint(questions, replace(QUICK, url=server.url, **settings), cache, attempts=attempts)
+        return rate_by_endpoint(questions, quick(server.url, **settings), cache, attempts=attempts)
 
 
 def first_time_each(fault: Reply):
@@ -124,7 +121,7 @@ def test_settings_of_the_server_are_left_to_it(serve, tmp_path):
 )
 def test_a_request_that_fails_is_sent_again(fault, serve, tmp_path):
     server = serve(first_time_each(fault))
-    run = rate(server, tmp_path, 3, timeout_seconds=1 if fault.delay_seconds else 5)
+    run = rate(server, tmp_path, 3, timeout=1 if fault.delay_seconds else 5)
     assert run.ratings.overall.tolist() == [7] * 3
     assert run.asked == 3  # a failure is no answer
     assert len(server.requests) == 6
@@ -151,7 +148,7 @@ def test_a_server_that_never_answers_ends_the_rating_after_the_last_try(fault, w
 def test_nobody_listens(tmp_path):
     questions = prepare_questions(conversations(1), "some-model")
     with open_cache(tmp_path) as cache, pytest.raises(RunError, match=r"in 2 tries, the last: .*onnect"):
-        rate_by_endpoint(questions, replace(QUICK, url="http://127.0.0.1:9/v1", tries=2), cache)
+        rate_by_endpoint(questions, quick("http://127.0.0.1:9/v1", tries=2), cache)
 
 
 def test_the_pause_that_a_server_asks_for_holds_back_all_requests(serve, tmp_path):
@@ -218,15 +215,15 @@ def test_rows_that_the_server_refuses_can_be_marked(serve, tmp_path, caplog):
         return Reply(status=400, body='{"error": "filtered"}') if "Question 2?" in request.text else Reply()
 
     server = serve(reply)
-    run = rate(server, tmp_path, 4, marks_refused=True)
+    run = rate(server, tmp_path, 4, mark_refused=True)
     assert run.ratings.is_parsed.tolist() == [True, True, False, True]
     assert run.refused == 1
     assert "1 rows have no rating; the last refusal: " in caplog.text
-    again = rate(server, tmp_path, 4, marks_refused=True)  # no answer was kept, so it is asked again
+    again = rate(server, tmp_path, 4, mark_refused=True)  # no answer was kept, so it is asked again
     assert (again.asked, again.found, again.refused) == (0, 3, 1)
     server.reply = lambda request: Reply(status=400, body='{"error": "unknown setting"}')
     with pytest.raises(ModelError, match="unknown setting"):
-        rate(server, tmp_path / "other", 4, marks_refused=True)
+        rate(server, tmp_path / "other", 4, mark_refused=True)
 
 
 @pytest.mark.parametrize("content", [f"Sure!\n```json\n{GOOD}\n```\nBye {{}}.", f"My rating: {GOOD}"])
@@ -278,7 +275,7 @@ def test_rows_of_one_text_are_rated_one_by_one(serve, tmp_path):
     questions = prepare_questions(rows, "some-model")
     assert len({question.key for question in questions.items}) == 3
     with open_cache(tmp_path) as cache:
-        assert rate_by_endpoint(questions, replace(QUICK, url=server.url), cache).asked == 3
+        assert rate_by_endpoint(questions, quick(server.url), cache).asked == 3
     turned = prepare_questions(rows[::-1], "some-model")
     assert turned.items == questions.items
 
@@ -302,9 +299,10 @@ from rating_server import conversations
 from tokenclean.ds2.answer_cache import open_cache
 from tokenclean.ds2.endpoint import Endpoint, rate_by_endpoint
 from tokenclean.ds2.questions import prepare_questions
+from tokenclean.ds2.rater_settings import ServerSettings
 with open_cache(sys.argv[2]) as cache:
     questions = prepare_questions(conversations(20), "some-model")
-    rate_by_endpoint(questions, Endpoint(sys.argv[1], key_variable="RATER_KEY", concurrency=2), cache)
+    rate_by_endpoint(questions, Endpoint(sys.argv[1], ServerSettings(key_variable="RATER_KEY", concurrency=2)), cache)
 """
 
 
@@ -347,7 +345,7 @@ def test_the_key_is_nowhere_but_in_the_requests(serve, tmp_path, caplog):
     server = serve(lambda request: Reply(f"You are {request.authorization}. {GOOD}"))
     run = rate(server, tmp_path / "cache", 2)
     write_ratings(tmp_path / "ratings.parquet", run.ratings, {"endpoint": server.url})
-    told = [repr(run), repr(QUICK)]
+    told = [repr(run), repr(quick(server.url))]
     for status in (400, 401, 403, 404, 500):
         body = json.dumps({"error": {"message": f"bad key {KEY}"}})
         server.reply = lambda request, status=status, body=body: Reply(status=status, body=body)
@@ -374,32 +372,29 @@ def test_what_is_no_key_is_refused_without_being_shown(serve, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("url", "variable", "words"),
     [
-        ({"url": "api.openai.com/v1"}, r"expected http\(s\)://host/v1, found 'api.openai.com/v1'"),
-        ({"url": "ftp://host/v1"}, "expected http"),
-        ({"url": "http://host:port/v1"}, "expected http"),
-        ({"url": "https://me:secret-word@host/v1"}, "no user, password or query"),
-        ({"url": "https://host/v1?key=secret-word"}, "no user, password or query"),
-        ({"url": "https://host/v1", "key_variable": "sk-secret-word"}, "expected the name of an environment variable"),
-        ({"url": "https://host/v1", "key_variable": "gsk_secretword"}, "expected the name of an environment variable"),
-        ({"url": "https://host/v1", "concurrency": 0, "tries": 0}, "2 problems"),
-        ({"url": "https://host/v1", "requests_per_minute": 0}, "requests_per_minute"),
-        ({"url": "https://host/v1", "timeout_seconds": 0}, "timeout_seconds"),
-        ({"url": "https://host/v1", "first_wait_seconds": 90}, "first_wait_seconds"),
+        ("api.openai.com/v1", VARIABLE, r"expected http\(s\)://host/v1, found 'api.openai.com/v1'"),
+        ("ftp://host/v1", VARIABLE, "expected http"),
+        ("http://host:port/v1", VARIABLE, "expected http"),
+        ("https://me:secret-word@host/v1", VARIABLE, "no user, password or query"),
+        ("https://host/v1?key=secret-word", VARIABLE, "no user, password or query"),
+        ("https://host/v1", "sk-secret-word", "expected the name of an environment variable"),
+        ("https://host/v1", "gsk_secretword", "expected the name of an environment variable"),
+        ("host", "gsk_secretword", "2 problems"),
     ],
 )
-def test_wrong_settings_are_named_and_secrets_are_not(settings, words):
+def test_wrong_settings_are_named_and_secrets_are_not(url, variable, words):
     with pytest.raises(RecipeError, match=words) as error:
-        Endpoint(**settings)
+        Endpoint(url, ServerSettings(key_variable=variable))
     assert "secret" not in str(error.value)
 
 
-def test_wrong_sampling_and_attempts_are_named(serve, tmp_path):
-    with pytest.raises(RecipeError, match="4 problems"):
+def test_settings_have_bounds():
+    with pytest.raises(ValueError, match="4 validation errors"):
         Sampling(temperature=-1, top_p=0, top_k=0, max_tokens=0)
-    with pytest.raises(RecipeError, match="attempts: expected at least 1"):
-        rate(serve(), tmp_path, 1, attempts=0)
+    with pytest.raises(ValueError, match="4 validation errors"):
+        ServerSettings(concurrency=0, tries=0, requests_per_minute=0, timeout=0)
 
 
 def test_the_address_may_be_given_whole():

@@ -10,8 +10,9 @@ from rating_server import GOOD, conversations
 
 from tokenclean.ds2.answer_cache import AnswerCache, open_cache
 from tokenclean.ds2.local_rater import LocalRater, chat_frame, load_local_rater, rate_in_batches
-from tokenclean.ds2.questions import RatingRun, Sampling, prepare_questions
-from tokenclean.errors import ModelError, RecipeError
+from tokenclean.ds2.questions import RatingRun, prepare_questions
+from tokenclean.ds2.rater_settings import Sampling
+from tokenclean.errors import ModelError
 from tokenclean.models.loading.load import resolve_source
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,7 +25,7 @@ TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def rater(tiny_model_folder: Path) -> LocalRater:
-    return load_local_rater(resolve_source(str(tiny_model_folder)), sampling=SHORT)
+    return load_local_rater(resolve_source(str(tiny_model_folder)), SHORT)
 
 
 def test_garbage_is_asked_for_again_so_often_and_then_marked(rater, tmp_path):
@@ -57,7 +58,7 @@ def test_a_seed_gives_the_same_answers_and_leaves_torchs_state_alone(rater):
 
 
 def test_a_batch_changes_no_greedy_answer(tiny_model_folder):
-    greedy = load_local_rater(resolve_source(str(tiny_model_folder)), sampling=Sampling(temperature=0, max_tokens=6))
+    greedy = load_local_rater(resolve_source(str(tiny_model_folder)), Sampling(temperature=0, max_tokens=6))
     prompts = ["Volga", "What is the longest river in Europe?", "x"]
     assert greedy.answer(prompts, 0) == [greedy.answer([prompt], 0)[0] for prompt in prompts]
 
@@ -120,11 +121,6 @@ def test_a_stopped_rating_goes_on_with_the_same_batches_and_seeds(tmp_path):
     assert (run.asked, run.found) == (expected.asked - 4, 3)
 
 
-def test_no_attempt_is_refused(tmp_path):
-    with open_cache(tmp_path) as cache, pytest.raises(RecipeError, match="attempts"):
-        run_scripted(Scripted({}), cache, attempts=0)
-
-
 def test_a_sample_is_cut_so_that_prompt_and_answer_fit_the_context(rater):
     import torch
 
@@ -141,11 +137,11 @@ def test_a_sample_is_cut_so_that_prompt_and_answer_fit_the_context(rater):
 
 def test_a_context_without_room_is_refused(tiny_model_folder):
     with pytest.raises(ModelError, match="leaves none for a sample beside the task"):
-        load_local_rater(resolve_source(str(tiny_model_folder)), sampling=Sampling(max_tokens=1900))
+        load_local_rater(resolve_source(str(tiny_model_folder)), Sampling(max_tokens=1900))
 
 
 def test_a_chat_template_frames_the_prompt_and_tags_in_it_are_letters(tiny_model_folder):
-    rater = load_local_rater(resolve_source(str(tiny_model_folder)), sampling=SHORT)
+    rater = load_local_rater(resolve_source(str(tiny_model_folder)), SHORT)
     assert chat_frame(rater.tokenizer) == ("", "\n")
     rater.tokenizer.chat_template = TEMPLATE
     assert chat_frame(rater.tokenizer) == ("<|user|>", "</s><|bot|>")
@@ -175,7 +171,7 @@ def test_a_chat_template_frames_the_prompt_and_tags_in_it_are_letters(tiny_model
 
 
 def test_a_template_that_does_not_take_the_message_is_named(tiny_model_folder):
-    rater = load_local_rater(resolve_source(str(tiny_model_folder)), sampling=SHORT)
+    rater = load_local_rater(resolve_source(str(tiny_model_folder)), SHORT)
     rater.tokenizer.chat_template = "{{ raise_exception('only tools') }}"
     with pytest.raises(ModelError, match="does not accept a user's message: only tools"):
         chat_frame(rater.tokenizer)
@@ -185,7 +181,7 @@ def test_a_template_that_does_not_take_the_message_is_named(tiny_model_folder):
 
 
 def test_a_seed_is_made_up_and_the_weights_are_the_raters_name(tiny_model_folder):
-    first = load_local_rater(resolve_source(str(tiny_model_folder)), sampling=Sampling(max_tokens=4))
+    first = load_local_rater(resolve_source(str(tiny_model_folder)), Sampling(max_tokens=4))
     assert first.sampling.seed == 0
     rows = conversations(1)
     other = LocalRater(first.name, "other weights", first.sampling, first.room_tokens, first.model, first.tokenizer)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tokenclean.errors import EvaluationError
-from tokenclean.evaluation.evaluate import evaluate, item_scores
-from tokenclean.evaluation.harness_model import PackedLM
-from tokenclean.evaluation.task_data import load_benchmarks
+from tokenclean.evaluation.evaluate import PackedLM, evaluate, item_scores
+from tokenclean.evaluation.task_data import LoadedBenchmark, load_benchmarks
 from tokenclean.evaluation.tasks import BENCHMARKS, benchmark_named
+from tokenclean.recipe.settings import EvaluationSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,9 +28,14 @@ def tiny(tiny_model_folder):
     return model, AutoTokenizer.from_pretrained(tiny_model_folder)
 
 
+def load(tiny, tasks: list[str], data_dir: Path | None = None, **settings) -> list[LoadedBenchmark]:
+    place = None if data_dir is None else str(data_dir)
+    return load_benchmarks(EvaluationSettings(tasks=tuple(tasks), data_dir=place, **settings), tiny[1])
+
+
 @pytest.fixture(scope="module")
 def everything(tiny, data_dir):
-    return load_benchmarks(list(BENCHMARKS), tiny[1], data_dir=data_dir, limits={"mmlu": 1, "tydiqa": 1, "xquad": 2})
+    return load(tiny, list(BENCHMARKS), data_dir, limits={"mmlu": 1, "tydiqa": 1, "xquad": 2})
 
 
 @pytest.mark.slow
@@ -87,7 +93,7 @@ def test_other_solved_examples_are_another_benchmark(tiny, data_dir, tmp_path):
     shutil.copytree(data_dir / "mmlu", copy / "mmlu")
     identities = []
     for _ in range(2):
-        (loaded,) = load_benchmarks(["mmlu"], tiny[1], data_dir=copy)
+        (loaded,) = load(tiny, ["mmlu"], copy)
         identities.append([loaded.part_identity(part) for part in ("mmlu_anatomy", "mmlu_virology")])
         file = copy / "mmlu/anatomy/dev.jsonl"
         file.write_text(file.read_text().replace("river", "canal"))
@@ -97,19 +103,19 @@ def test_other_solved_examples_are_another_benchmark(tiny, data_dir, tmp_path):
 
 
 def test_requests_that_are_cut_are_told(tiny, data_dir, caplog):
-    (loaded,) = load_benchmarks(["boolq"], tiny[1], data_dir=data_dir, limit=2)
+    (loaded,) = load(tiny, ["boolq"], data_dir, limit=2)
     evaluate(PackedLM(*tiny, max_length=20), loaded)
     assert "4 of 4 requests are longer than the model's 20 tokens and were cut on the left" in caplog.text
 
 
 def test_limits_by_part_and_by_benchmark(tiny, data_dir):
-    loaded = load_benchmarks(["mmlu", "boolq"], tiny[1], data_dir=data_dir, limit=4, limits={"mmlu": 1})
+    loaded = load(tiny, ["mmlu", "boolq"], data_dir, limit=4, limits={"mmlu": 1})
     assert [sum(found.items.values()) for found in loaded] == [57, 4]
 
 
 def test_what_is_missing_is_told_at_once(tiny, tmp_path):
     with pytest.raises(EvaluationError) as error:
-        load_benchmarks(["boolq", "arc_easy", "no_such_task"], tiny[1], data_dir=tmp_path)
+        load(tiny, ["boolq", "arc_easy", "no_such_task"], tmp_path)
     text = str(error.value)
     assert "boolq/validation.jsonl missing" in text
     assert "arc_easy/test.jsonl missing" in text
@@ -119,7 +125,7 @@ def test_what_is_missing_is_told_at_once(tiny, tmp_path):
 def test_without_network_and_files(tiny, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(EvaluationError, match=r"boolq: could not load its data .* evaluation.data_dir"):
-        load_benchmarks(["boolq"], tiny[1])
+        load(tiny, ["boolq"])
 
 
 def test_any_task_of_the_harness_by_name():

@@ -42,9 +42,7 @@ def pool() -> TokenizedPool:
     nowhere = ids.map_values(np.zeros_like)
     names = tuple(map(str, range(ROWS)))
     cut = np.zeros(ROWS, dtype=bool)
-    return TokenizedPool(
-        ids, is_response, nowhere, nowhere, names, ("pool",) * ROWS, ((),) * ROWS, cut, (), "tulu", LENGTH
-    )
+    return TokenizedPool(ids, is_response, nowhere, nowhere, names, ("pool",) * ROWS, ((),) * ROWS, cut, ())
 
 
 def train(source: ModelSource, settings: TrainingSettings, tokens: TokenizedPool) -> None:

@@ -18,7 +18,12 @@ from tokenclean.cleaning.trainings import ModelTrainings
 from tokenclean.errors import EvaluationError, RecipeError, WeakReferenceError
 from tokenclean.evaluation.comparison import Difference
 from tokenclean.experiment.comparing.compare import CompareResult, compare, trend
-from tokenclean.experiment.comparing.judge_losses import judged_tokens, measure_heldout, source_gains_table
+from tokenclean.experiment.comparing.judge_losses import (
+    judged_tokens,
+    mean_over_seeds,
+    measure_heldout,
+    source_gains_table,
+)
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
 from tokenclean.store import Store
@@ -192,8 +197,9 @@ def test_held_out_measures_by_hand():
         "full_tokens": [ragged([nan, 1, 3], [nan, 2, 2]), ragged([nan, 3, 3], [nan, 2, 4])],
         "rho": [ragged([nan, 2, 2], [nan, 2, 2]), ragged([nan, 2, 4], [nan, 2, 6])],
     }
+    means = {name: mean_over_seeds(runs) for name, runs in losses.items()}
     is_kept = Ragged.from_rows([np.array([False, True, False]), np.array([False, True, False])], bool)
-    control, rho = measure_heldout(losses, is_kept, "full_tokens")
+    control, rho = measure_heldout(means, is_kept, "full_tokens")
     assert control.losses == pytest.approx((2.5, 2.0, 3.0))  # means over seeds: 2, 3, 2, 3
     assert rho.losses == pytest.approx((2.75, 2.0, 3.5))  # 2, 3, 2, 4
     assert control.against is None
@@ -205,17 +211,17 @@ def test_gains_by_source_by_hand():
     nan = np.nan
     base = ragged([nan, 2, 2], [nan, 4], [nan, 1], [nan, 3], [nan, 9])
     losses = {
-        "base": [base],
-        "rho": [ragged([nan, 1, 2], [nan, 3], [nan, 2], [nan, 4], [nan, 9])],
+        "base": base,
+        "rho": ragged([nan, 1, 2], [nan, 3], [nan, 2], [nan, 4], [nan, 9]),
     }
-    table = source_gains_table(losses, ("a", "a", "b", "b", "c"), "base", {"rho": "RHO"})
+    table = source_gains_table(losses, ("a", "a", "b", "b", "c"), "base")
     assert table is not None
     assert table.columns == ("Model", "a", "b")  # one row of c gives no interval
     (row,) = table.rows
     assert row[0] == "RHO"
     assert row[1].startswith("-0.6667")  # −1, 0 and −1
     assert row[2].startswith("+1.0000")
-    assert source_gains_table(losses, ("a",) * 5, "base", {}) is None
+    assert source_gains_table(losses, ("a",) * 5, "base") is None
 
 
 @pytest.mark.slow

@@ -55,7 +55,8 @@ def online(noisy_pool, tiny_model_folder, tmp_path_factory):
 
 def test_repetition_drops_the_stock_phrase_and_says_so(online):
     opened, result, notes = online
-    found = find_repetition(opened.context.tokens.input_ids, opened.context.tokens.is_response)
+    tokens, settings = opened.context.tokens, opened.context.recipe.cleaning.repetition
+    found = find_repetition(tokens.input_ids, tokens.is_response, settings)
     assert found.is_repeated.values.any()
     labels = opened.context.tokens.is_response.values
     kept = outcome_of(result, "repetition").kept.values

@@ -9,7 +9,7 @@ import pytest
 
 from tokenclean.experiment.finished.finished_run import FinishedRun
 from tokenclean.experiment.reporting.results_section import comparison, results
-from tokenclean.report.report_page import PlotBlock
+from tokenclean.report.plots.style import Plot
 from tokenclean.report.tables import Table
 
 COLUMNS = "strategy,task,minus,difference,low_95,high_95,holm_p,is_real"
@@ -42,7 +42,7 @@ def test_a_difference_is_called_real_after_holms_correction_only(tmp_path, p, is
         "full_tokens,average,,,,,,",
         "rho,boolq,full_tokens,0.2,0.1,0.3,,1",
     ]
-    (plot,) = (b.plot for b in comparison(run_with(tmp_path, values)) if isinstance(b, PlotBlock))
+    (plot,) = (b for b in comparison(run_with(tmp_path, values)) if isinstance(b, Plot))
     assert plot.title.startswith(title)
     assert [line.split(",")[0] for line in plot.csv.splitlines()[1:]] == ["RHO", "Uniform random"]
 

@@ -14,8 +14,8 @@ from tokenclean.cleaning.open_run import open_run
 from tokenclean.errors import MissingExtraError
 from tokenclean.experiment.planning.plan import plan
 from tokenclean.experiment.run import run
+from tokenclean.models.frozen_linear import Nf4Linear
 from tokenclean.models.loading.load import load_model, resolve_source
-from tokenclean.models.nf4_linear import Nf4Linear
 from tokenclean.recipe import Recipe
 from tokenclean.scoring import token_losses
 

@@ -16,7 +16,6 @@ from test_runs import recipe_of as run_recipe
 from tokenclean.cleaning import run_strategy, trainings
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import open_run
-from tokenclean.cleaning.trainings import CHECKPOINTS
 from tokenclean.errors import ModelError
 from tokenclean.experiment.finished.status import describe_run
 from tokenclean.experiment.planning.plan import plan
@@ -26,7 +25,8 @@ from tokenclean.observer import Observer
 from tokenclean.recipe import Recipe
 from tokenclean.scoring import token_losses
 from tokenclean.store import fingerprint
-from tokenclean.training.optimizer_state import MOMENTS
+from tokenclean.store.layout import CHECKPOINTS
+from tokenclean.training.optimizer import MOMENTS
 from tokenclean.training.step_plan import plan_steps
 
 CONTROL = "full_tokens_from_warmup"

@@ -31,7 +31,7 @@ def draw(lengths, width=64, dtype=torch.float32, key_heads=2):
 def errors(attend, tensors, lengths, softcap, window) -> list[float]:
     """Largest difference of the output and of each gradient."""
     exact = [t.detach().double().requires_grad_() for t in tensors]
-    expected = attention_by_definition(*exact, lengths, softcap=softcap, window=window)
+    expected = attention_by_definition(*exact, lengths, Features(softcap=softcap, window=window))
     found = attend(tensors)
     pull = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).to("cuda")
     pairs = [(found, expected)]

@@ -71,8 +71,6 @@ def tokens() -> TokenizedPool:
         contents=((),) * len(lengths),
         is_truncated=np.zeros(len(lengths), dtype=bool),
         unusable=(),
-        template="random",
-        max_length=512,
     )
 
 

@@ -260,6 +260,6 @@ def test_corrupted_needs_two_rows_and_boilerplate_one() -> None:
     assert len(plant(pool_of("river stone"), {"boilerplate": NoiseSettings(1.0)}, seed=0).spans) > 0
 
 
-def test_an_unknown_kind_is_an_error_with_a_hint() -> None:
-    with pytest.raises(RecipeError, match="did you mean 'corrupted'"):
+def test_an_unknown_kind_is_an_error_that_names_the_known_ones() -> None:
+    with pytest.raises(RecipeError, match="unknown: 'corupted'; expected corrupted or boilerplate"):
         plant(plain_pool(3), {"corupted": NoiseSettings()}, seed=0)

@@ -44,8 +44,12 @@ def ignoring(monkeypatch, feature: str) -> None:
     """Switch a feature of the packed attention off, as if it had been overlooked."""
     attend, kernel = attention._attend, cpu_kernels.segment_attention
     off = {feature: None}
+
+    def by_kernel(*given, features, **options):
+        return kernel(*given, features=features._replace(**off), **options)
+
     monkeypatch.setattr(attention, "_attend", lambda *given: attend(*given[:-1], given[-1]._replace(**off)))
-    monkeypatch.setattr(cpu_kernels, "segment_attention", lambda *given, **options: kernel(*given, **options | off))
+    monkeypatch.setattr(cpu_kernels, "segment_attention", by_kernel)
 
 
 @pytest.mark.parametrize("family", PACKED)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from tokenclean.models import precision
+from tokenclean.models.attention.features import Features
 from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.kernels import cpu as cpu_kernels
 from tokenclean.models.kernels.cpu import (
@@ -137,7 +138,7 @@ def test_attention_is_softmax_over_the_visible_keys(
     tokens = sum(lengths)
     q = numbers(1, tokens, heads, width).transpose(1, 2) * 2
     k, v = numbers(1, key_heads, tokens, width, seed=1), numbers(1, tokens, key_heads, width, seed=2).transpose(1, 2)
-    found = segment_attention(q, k, v, lengths, scale=0.3, softcap=softcap, window=window, as_bf16=as_bf16)
+    found = segment_attention(q, k, v, lengths, Features(0.3, softcap=softcap, window=window), as_bf16)
     assert found.shape == (1, tokens, heads, width)
     expected = attention_oracle(q, k, v, lengths, 0.3, softcap, window)
     assert float((found.double() - expected).abs().max()) < tolerance
@@ -146,8 +147,8 @@ def test_attention_is_softmax_over_the_visible_keys(
 @needs_kernels
 def test_attention_of_a_segment_does_not_depend_on_the_others():
     q, k, v = (numbers(1, 2, 150, 16, seed=seed) for seed in range(3))
-    whole = segment_attention(q, k, v, [40, 110], scale=0.25)
-    alone = segment_attention(q[:, :, 40:], k[:, :, 40:], v[:, :, 40:], [110], scale=0.25)
+    whole = segment_attention(q, k, v, [40, 110], Features(0.25))
+    alone = segment_attention(q[:, :, 40:], k[:, :, 40:], v[:, :, 40:], [110], Features(0.25))
     assert torch.equal(whole[:, 40:], alone)
 
 
@@ -159,7 +160,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(RuntimeError, match="does not have 100 columns"):
         linear(numbers(2, 6), packed, 100, None)
     with pytest.raises(RuntimeError, match="hold 3 tokens, the pack 4"):
-        segment_attention(*(numbers(1, 1, 4, 2) for _ in range(3)), [3], scale=1.0)
+        segment_attention(*(numbers(1, 1, 4, 2) for _ in range(3)), [3], Features(1.0))
 
 
 def reason_in_a_new_process(tmp_path, **environment: str) -> str:

@@ -10,7 +10,7 @@ from torch.nn.functional import linear, pad
 
 from tokenclean.errors import MissingExtraError
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.nf4_linear import BLOCK, Nf4Linear, hold_frozen_in_nf4
+from tokenclean.models.frozen_linear import BLOCK, Nf4Linear, replace_frozen
 
 # The data type's sixteen numbers, as its authors print them (QLoRA, appendix E).
 NEGATIVE = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453]
@@ -86,13 +86,13 @@ def test_only_plain_frozen_layers_of_the_body_are_replaced(small_model, pack):
     with torch.no_grad():
         exact = CausalLM(model).losses(*pack)
     expected = rounded(model.model.layers[1].mlp.up_proj.weight)
-    count = hold_frozen_in_nf4(model.model)
+    count = replace_frozen(model.model, Nf4Linear)
     kinds = [type(m) for m in model.model.modules() if type(m) in (torch.nn.Linear, Nf4Linear)]
     assert kinds.count(torch.nn.Linear) == 1
     assert kinds.count(Nf4Linear) == count == 7 * len(model.model.layers) - 1
     assert type(model.lm_head) is torch.nn.Linear
     torch.testing.assert_close(model.model.layers[1].mlp.up_proj.dequantized(torch.float32), expected)
-    assert hold_frozen_in_nf4(model.model) == 0
+    assert replace_frozen(model.model, Nf4Linear) == 0
     causal_lm = CausalLM(model)
     assert causal_lm.is_packed
     with torch.no_grad():

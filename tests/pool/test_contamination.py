@@ -11,9 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenclean.errors import PoolError
-from tokenclean.pool import Conversation, LabelledTokens, Turn, find_contamination
+from tokenclean.pool import Conversation, LabelledTokens, Turn, contamination
+from tokenclean.recipe.pool_settings import ContaminationSettings
 
 PASSAGE = " ".join(f"word{number}" for number in range(20))
+
+
+def find_contamination(rows: list[Conversation], folder: Path, **lengths: int) -> contamination.Contamination:
+    settings = ContaminationSettings.model_validate({"data_dir": str(folder), **lengths})
+    return contamination.find_contamination(rows, settings)
 
 
 def row_of(*texts: str) -> Conversation:
@@ -126,8 +132,6 @@ def test_a_folder_that_is_none_or_empty_and_a_broken_file_are_refused(tmp_path):
     (tmp_path / "ok" / "b.jsonl").write_text('{"t": "x"}\n{"t": \n')
     with pytest.raises(PoolError, match=r"b\.jsonl:2: is not JSON in UTF-8"):
         find_contamination([], tmp_path / "ok")
-    with pytest.raises(ValueError, match="at least 1 word"):
-        find_contamination([], tmp_path / "ok", ngram=0)
 
 
 TEXTS = st.lists(st.lists(st.sampled_from("abc"), max_size=7).map(" ".join), max_size=4)

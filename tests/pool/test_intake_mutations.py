@@ -29,8 +29,8 @@ from mutated_rows import (
 )
 
 from tokenclean.errors import PoolError
-from tokenclean.pool import FORMATS, Conversation, load_pool, write_rejected
-from tokenclean.pool.formats import RowError, detect_format, parse_row
+from tokenclean.pool import Conversation, load_pool, write_rejected
+from tokenclean.pool.formats import FORMATS, RowError, detect_format, parse_row
 
 FILE_ROWS = 1000
 DAMAGED_ROWS_EACH = 2000  # of every format in every kind of file

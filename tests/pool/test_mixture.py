@@ -11,19 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenclean.errors import PoolError, RecipeError
-from tokenclean.pool import (
-    FILTERS,
-    Intake,
-    Mixture,
-    Pool,
-    RejectedRow,
-    RemovedRow,
-    load_mixture,
-    load_sources,
-    mix_pools,
-    write_removed,
-)
-from tokenclean.pool.mixture import draw_rows, share_sizes
+from tokenclean.pool import FILTERS, Mixture, Pool, RejectedRow, load_sources, write_removed
+from tokenclean.pool.conversation import RemovedRow
+from tokenclean.pool.mixture import draw_rows, mix_pools, share_sizes
+from tokenclean.pool.recipe_pool import open_mixture
 from tokenclean.recipe import FiltersSettings, PoolSettings, recipe_from, source_from
 
 quick = settings(max_examples=60, deadline=None)
@@ -35,6 +26,10 @@ def answers(folder: Path, name: str, *texts: str) -> str:
     rows = [{"instruction": f"Question {number} of {name}?", "output": text} for number, text in enumerate(texts)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
+
+
+def load_mixture(pool: PoolSettings, seed: int) -> Mixture:
+    return mix_pools([load_sources([source]) for source in pool.sources], pool, seed)
 
 
 def settings_of(*sources: dict[str, Any], **pool: Any) -> PoolSettings:
@@ -62,14 +57,10 @@ def removed_of(mixture: Mixture) -> dict[str, list[str]]:
 def test_a_recipe_without_these_keys_opens_its_sources_as_they_are(tmp_path):
     sources = [{"path": answers(tmp_path, name, "One.", "Two.", "One.")} for name in ("a", "b")]
     plain = settings_of(*sources)
-    assert not plain.is_mixed
     mixture = load_mixture(plain, 1)
     assert mixture.pool == load_sources(plain.sources)
     assert mixture.pool.removed == ()
     assert [(c.source, c.rows, c.removed, c.taken) for c in mixture.sources] == [("a", 3, {}, 3), ("b", 3, {}, 3)]
-    for key in ({"filters": {"duplicates": "exact"}}, {"filters": {"max_characters": 9}}):
-        assert settings_of(*sources, **key).is_mixed
-    assert settings_of({**sources[0], "count": 1}).is_mixed
     assert plain.filters == FiltersSettings()
 
 
@@ -95,7 +86,7 @@ def test_filters_that_cannot_be_are_refused():
     assert "did you mean duplicates?" in problem_of(source, filters={"duplicate": "near"})
     assert "expected one of none, exact, near" in problem_of(source, filters={"duplicates": "nearly"})
     assert "less than or equal to 1" in problem_of(source, filters={"near_threshold": 1.5})
-    assert settings_of({**source, "share": 0.333}, *[{"path": n, "share": 0.333} for n in "bc"]).is_mixed
+    assert settings_of({**source, "share": 0.333}, *[{"path": n, "share": 0.333} for n in "bc"])
 
 
 # --- the filters ---
@@ -142,7 +133,8 @@ def test_the_filters_come_in_their_order_and_list_every_row(tmp_path):
     assert by_filter["exact_duplicate"].reason == f"says the same as {first}:1"
     assert by_filter["near_duplicate"].resembles == kept.id
     assert by_filter["near_duplicate"].similarity == pytest.approx(0.85, abs=0.1)
-    assert [(o.id, o.benchmark) for o in mixture.overlapping] == [
+    assert mixture.contamination is not None
+    assert [(o.id, o.benchmark) for o in mixture.contamination.overlaps] == [
         (row.id, "boolq") for row in mixture.pool.removed if row.filter == "contamination"
     ]
     counts = {c.source: (c.rows, sum(c.removed.values()), c.taken) for c in mixture.sources}
@@ -157,8 +149,8 @@ def test_contaminated_rows_stay_where_they_are_only_reported(tmp_path):
     mixture = load_mixture(settings_of(source, filters=filters), 0)
     assert len(mixture.pool) == 2
     assert mixture.pool.removed == ()
-    assert [(o.id, o.file) for o in mixture.overlapping] == [(mixture.pool[0].id, "bench.jsonl")]
     assert mixture.contamination is not None
+    assert [(o.id, o.file) for o in mixture.contamination.overlaps] == [(mixture.pool[0].id, "bench.jsonl")]
     assert mixture.contamination.benchmarks[0].rows == 1
 
 
@@ -190,17 +182,11 @@ def test_nothing_left_is_an_error_that_tells_why(tmp_path):
         load_mixture(pool, 0)
 
 
-def test_all_rows_are_shown_to_the_check_before_any_goes(tmp_path):
-    pool = settings_of({"path": answers(tmp_path, "a", "One.", "Two.")}, filters={"min_characters": 1000})
-    seen: list[int] = []
-
-    def check(pool: Pool, intake: Intake) -> None:
-        seen.append(len(pool))
-        raise PoolError("refused")
-
-    with pytest.raises(PoolError, match="refused"):
-        load_mixture(pool, 0, check=check)
-    assert seen == [2]
+def test_all_rows_are_checked_before_any_goes(tmp_path):
+    source = {"path": answers(tmp_path, "a", "One.", " ")}
+    pool = {"sources": [source], "filters": {"min_characters": 1000}}
+    with pytest.raises(PoolError, match="1 of 2 rows cannot be used"):
+        open_mixture(recipe_from({"pool": pool, "model": {"base": "m"}}))
 
 
 def test_rejected_rows_stay_listed(tmp_path):
@@ -221,20 +207,15 @@ def test_draws_are_nested_and_do_not_depend_on_order(ids, seed, data):
     count = data.draw(st.integers(0, len(ids)))
     drawn = draw_rows(ids, count, seed)
     assert len(drawn) == count
-    assert drawn.tolist() == sorted(set(drawn.tolist()))
-    names = {ids[row] for row in drawn}
-    assert names <= {ids[row] for row in draw_rows(ids, data.draw(st.integers(count, len(ids))), seed)}
-    shuffled = data.draw(st.permutations(ids))
-    assert {shuffled[row] for row in draw_rows(shuffled, count, seed)} == names
+    assert drawn <= draw_rows(ids, data.draw(st.integers(count, len(ids))), seed) <= set(ids)
+    assert draw_rows(data.draw(st.permutations(ids)), count, seed) == drawn
 
 
 def test_draws_depend_on_the_seed_and_are_even():
     ids = [f"a:{number}" for number in range(200)]
-    assert draw_rows(ids, 50, 1).tolist() != draw_rows(ids, 50, 2).tolist()
-    often = Counter(row for seed in range(200) for row in draw_rows(ids, 50, seed).tolist())
+    assert draw_rows(ids, 50, 1) != draw_rows(ids, 50, 2)
+    often = Counter(row for seed in range(200) for row in draw_rows(ids, 50, seed))
     assert 20 < min(often.values()) <= max(often.values()) < 85  # 50 expected, with a deviation of 6
-    with pytest.raises(ValueError, match="cannot draw 201 of 200"):
-        draw_rows(ids, 201, 0)
 
 
 def sources_of(*drawing: dict[str, Any]):
@@ -305,11 +286,6 @@ def test_every_row_is_taken_or_listed_once_whatever_the_order_of_the_sources(cou
     other = settings_of(*(sources[number] for number in order))
     again = mix_pools([pools[number] for number in order], other, seed)
     assert {row.id for row in again.pool} == set(taken)
-
-
-def test_as_many_pools_as_sources_are_needed():
-    with pytest.raises(ValueError, match="1 sources need as many pools, got 0"):
-        mix_pools([], settings_of({"path": "a"}), 0)
 
 
 def test_removed_rows_are_written_without_empty_keys(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from tokenclean.errors import RecipeError
-from tokenclean.pool import FORMATS, Turn, load_sources
+from tokenclean.pool import Turn, load_sources
+from tokenclean.pool.formats import FORMATS
 from tokenclean.recipe import READY_SOURCES, load_recipe, recipe_from, source_from
 
 # A row of each dataset as its card documents it, and the turns it gives.

@@ -15,11 +15,11 @@ from tokenclean.pool import (
     Turn,
     load_pool,
     load_sources,
-    merge_pools,
     stream_sources,
     write_rejected,
 )
 from tokenclean.pool.reading import Record
+from tokenclean.pool.sources import merge_pools
 from tokenclean.recipe import source_from
 
 GOOD = {"prompt": "Once", "completion": " upon"}
@@ -286,15 +286,15 @@ def test_first_rows_of_a_hub_dataset(monkeypatch):
     rows = [Record(n, n, {"prompt": "a", "completion": f"b{n}"}) for n in range(1, 10)]
     asked = {}
 
-    def read_hub(name, **options):
-        asked.update(options, name=name)
+    def read_hub(source):
+        asked.update(source)
         return iter(rows)
 
     monkeypatch.setattr("tokenclean.pool.sources.read_hub", read_hub)
     values = {"hub": "org/some-data", "split": "train", "revision": "v1", "streaming": True, "first_rows": 3}
     pool = load_sources([source_from(values)])
     assert [c.id.rpartition(":")[0] for c in pool] == ["some-data:1", "some-data:2", "some-data:3"]
-    assert asked == {"name": "org/some-data", "config": None, "split": "train", "revision": "v1", "streaming": True}
+    assert asked.items() >= values.items()
 
 
 def sources_of(*paths: Path, **options):

@@ -7,28 +7,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenclean.pool import contiguous_splits, heldout_rows, stratified_splits
+from tokenclean.errors import RecipeError
+from tokenclean.pool.recipe_pool import split_rows
+from tokenclean.pool.splits import heldout_rows, stratified_splits
+from tokenclean.recipe import recipe_from
 
 quick = settings(max_examples=60, deadline=None)
 source_lists = st.lists(st.sampled_from(["flan", "dolly", "oasst", "Grüße"]), min_size=1, max_size=60)
 seeds = st.integers(0, 2**64)
 
 
-@quick
-@given(st.integers(1, 200), st.data())
-def test_contiguous_splits_cut_the_file_in_order(count_rows, data):
-    splits = data.draw(st.integers(1, count_rows))
-    parts = contiguous_splits(count_rows, splits)
-    assert len(parts) == splits
-    np.testing.assert_array_equal(np.concatenate(parts), np.arange(count_rows))
-    sizes = [len(part) for part in parts]
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] - sizes[-1] <= 1
-
-
-def test_contiguous_splits_by_hand():
-    assert [part.tolist() for part in contiguous_splits(7, 3)] == [[0, 1, 2], [3, 4], [5, 6]]
-    assert all(part.dtype == np.int64 for part in contiguous_splits(7, 3))
+def test_contiguous_splits_cut_the_file_in_order():
+    recipe = recipe_from(
+        {
+            "pool": {"sources": [{"path": "a"}]},
+            "model": {"base": "m"},
+            "cleaning": {"splits": 3, "split_kind": "contiguous"},
+        }
+    )
+    parts = split_rows(("a",) * 7, recipe)
+    assert [part.tolist() for part in parts] == [[0, 1, 2], [3, 4], [5, 6]]
+    assert all(part.dtype == np.int64 for part in parts)
+    with pytest.raises(RecipeError, match="3 splits of 2 training rows"):
+        split_rows(("a", "b"), recipe)
 
 
 @quick
@@ -99,17 +100,3 @@ def test_heldout_rows_largest_remainders_by_hand():
 def test_heldout_rows_depend_on_the_seed_alone(seed):
     chosen = [heldout_rows(["a"] * 100, 10, seed=s).tolist() for s in (seed, seed, seed + 1)]
     assert chosen[0] == chosen[1] != chosen[2]
-
-
-@pytest.mark.parametrize(("splits", "reason"), [(0, "at least 1"), (-1, "at least 1"), (4, "4 splits of 3 rows")])
-def test_impossible_splits(splits, reason):
-    with pytest.raises(ValueError, match=reason):
-        contiguous_splits(3, splits)
-    with pytest.raises(ValueError, match=reason):
-        stratified_splits(["a"] * 3, splits, seed=0)
-
-
-@pytest.mark.parametrize(("sources", "count"), [(["a"] * 3, 3), (["a"] * 3, 4), (["a"] * 3, -1), ([], 0)])
-def test_impossible_heldout_counts(sources, count):
-    with pytest.raises(ValueError, match=f"cannot hold out {count} of {len(sources)} rows"):
-        heldout_rows(sources, count, seed=0)

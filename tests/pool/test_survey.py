@@ -67,13 +67,6 @@ def test_rows_of_no_text_are_cut_by_their_number():
     assert [len(shard) for shard in shards] == [SHARD_ROWS, 1]
 
 
-def test_a_shard_of_no_character_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="at least 1 character"):
-        list(shard_stream([row_of(1, 1)], 0))
-    with pytest.raises(ValueError, match="at least 1 character"):
-        survey_pool(sources_of(write_pool(tmp_path / "a.jsonl", 1)), 0, tmp_path / "r.jsonl", 0.05)
-
-
 def test_all_that_a_row_says_counts():
     call = ToolCall("name", '{"a": 1}')
     turns = (Turn("user", "1234"), Turn("assistant", "12", reasoning="123", tool_calls=(call, call)))

@@ -27,11 +27,9 @@ from tokenclean.report.plots.sweeps import sweep_plots
 from tokenclean.report.plots.trainings import agreement_plot, forest, loss_curves, rounds_plot
 from tokenclean.report.report_page import (
     Folded,
-    PlotBlock,
     Report,
     Section,
     TableBlock,
-    Text,
     TokensBlock,
     render_report,
     slug,
@@ -107,7 +105,7 @@ def report(summary, plots) -> Report:
     cells = (("row " + HOSTILE, Cell("1.0", mark="best", small="±0.1")), ("b", Cell("2.0", mark="second")))
     table = Table("A table " + HOSTILE, ("name " + HOSTILE, "value"), cells, "a note", sections={1: "below " + HOSTILE})
     blocks = (
-        Text("A sentence " + HOSTILE),
+        "A sentence " + HOSTILE,
         Folded("Recipe", HOSTILE),
         TableBlock("table", table),
         TokensBlock("dropped " + HOSTILE, "a note", summary.dropped, False),
@@ -115,7 +113,7 @@ def report(summary, plots) -> Report:
     )
     sections = (
         Section("words", "Words " + HOSTILE, blocks),
-        Section("plots", "Plots", tuple(map(PlotBlock, plots))),
+        Section("plots", "Plots", tuple(plots)),
         Section("nothing", "Nothing", ()),
     )
     return Report("Report of " + HOSTILE, ("A lead " + HOSTILE,), sections)

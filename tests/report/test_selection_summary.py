@@ -16,7 +16,7 @@ from tokenclean.report.selection_statistics import BINS, Share, overlap, standin
 from tokenclean.report.viewer.ranked_table import take_rows
 from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.selection import jaccard
-from tokenclean.token_table import TableWriter, TokenTable, write_table
+from tokenclean.token_table import TokenTable, open_table, write_table
 
 
 def answers_of(is_response: np.ndarray) -> list[list[int]]:
@@ -60,7 +60,7 @@ def tables(draw) -> TokenTable:
 @given(tables(), st.integers(1, 4))
 def test_shares_are_those_of_a_loop(tmp_path_factory, table, rows_a_part):
     path = tmp_path_factory.mktemp("tables") / "kept.parquet"
-    with TableWriter(path, {}) as writer:
+    with open_table(path, {}) as writer:
         for first in range(0, len(table), rows_a_part):
             writer.write(take_rows([table], np.arange(first, min(len(table), first + rows_a_part))))
     found = summarize(path, "run", "fixed_model")

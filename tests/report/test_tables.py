@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tokenclean.report.latex import latex
-from tokenclean.report.tables import Cell, Table, difference_text, jaccard_table, share_text
+from tokenclean.report.tables import Cell, Table, difference_text, jaccard_table, latex, share_text
 from tokenclean.scoring import PairedDifference
 
 TABLE = Table("Title", ("model", "loss"), (("base", "2.0000"), ("a|b", "1.5000")), "a note")

@@ -21,6 +21,7 @@ from tokenclean.report.viewer.page_data import ViewedTable, open_view, page_data
 from tokenclean.report.viewer.ranked_table import (
     NOT_RANKED,
     STEPS,
+    Sample,
     choose_rows,
     count_cuts,
     pool_ranks,
@@ -30,7 +31,7 @@ from tokenclean.report.viewer.ranked_table import (
 from tokenclean.report.viewer.terminal import terminal_text
 from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.selection import kept_count, select_tokens
-from tokenclean.token_table import TableWriter, TokenTable
+from tokenclean.token_table import TokenTable, open_table
 
 FAMILY = "👨‍👩‍👧‍👦"
 TEXTS = (
@@ -249,7 +250,7 @@ def test_a_long_character_is_counted_in_full():
 
 def test_a_small_pool_is_shown_whole_and_in_order():
     lengths = np.array([5, 0, 7])
-    assert choose_rows("aba", lengths, max_conversations=3, max_tokens=12, seed=0).tolist() == [0, 1, 2]
+    assert choose_rows("aba", lengths, Sample(3, 12)).tolist() == [0, 1, 2]
 
 
 @settings(max_examples=60, deadline=None)
@@ -262,8 +263,8 @@ def test_a_small_pool_is_shown_whole_and_in_order():
 def test_a_sample_keeps_to_its_bounds(rows, most, tokens, seed):
     sources = [source for source, _ in rows]
     lengths = np.array([length for _, length in rows])
-    chosen = choose_rows(sources, lengths, max_conversations=most, max_tokens=tokens, seed=seed)
-    again = choose_rows(sources, lengths, max_conversations=most, max_tokens=tokens, seed=seed)
+    chosen = choose_rows(sources, lengths, Sample(most, tokens, seed))
+    again = choose_rows(sources, lengths, Sample(most, tokens, seed))
     assert chosen.tolist() == again.tolist() == sorted(set(chosen.tolist()))
     assert len(chosen) <= most
     assert lengths[chosen].sum() <= tokens
@@ -274,7 +275,7 @@ def test_a_sample_keeps_to_its_bounds(rows, most, tokens, seed):
 
 def test_a_sample_has_each_source_in_proportion():
     sources = ["big"] * 900 + ["small"] * 99 + ["one"]
-    chosen = choose_rows(sources, np.ones(1000, int), max_conversations=100, max_tokens=1000, seed=3)
+    chosen = choose_rows(sources, np.ones(1000, int), Sample(100, 1000, 3))
     counts = {name: sum(sources[row] == name for row in chosen) for name in ("big", "small", "one")}
     assert counts["one"] == 1
     assert counts["big"] in (89, 90)
@@ -284,7 +285,7 @@ def test_a_sample_has_each_source_in_proportion():
 def test_rows_are_taken_from_parts_in_the_given_order(tmp_path):
     whole = table_of(byte_level(), prose(9))
     path = tmp_path / "parts.parquet"
-    with TableWriter(path, whole.metadata) as writer:
+    with open_table(path, whole.metadata) as writer:
         for rows in ([0, 1, 2, 3], [4], [5, 6, 7, 8]):
             columns = {name: column.take(rows) for name, column in whole.columns.items()}
             writer.write(TokenTable(whole.ids[rows[0] : rows[-1] + 1], whole.sources[rows[0] : rows[-1] + 1], columns))
@@ -329,7 +330,7 @@ def test_tables_with_nothing_to_show():
     with pytest.raises(TableError, match="t: holds no row"):
         open_view([ViewedTable.of_table("t", reordered(table, []))], byte_level())
     with pytest.raises(TableError, match="every row has more than 2 tokens"):
-        open_view([ViewedTable.of_table("t", table)], byte_level(), max_tokens=2)
+        open_view([ViewedTable.of_table("t", table)], byte_level(), Sample(tokens=2))
     far = table.with_columns({}, input_ids=table["input_ids"].map_values(lambda v: v + 1_000_000))
     with pytest.raises(TableError, match="give the tokenizer of the base model"):
         open_view([ViewedTable.of_table("t", far)], byte_level())

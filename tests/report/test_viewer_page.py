@@ -15,6 +15,7 @@ from viewer_tables import byte_level, prose, table_of
 from tokenclean.ragged import Ragged
 from tokenclean.report.viewer.page import write_page
 from tokenclean.report.viewer.page_data import View, ViewedTable, open_view
+from tokenclean.report.viewer.ranked_table import Sample
 from tokenclean.selection import select_tokens
 from tokenclean.token_table import TokenTable
 
@@ -37,10 +38,12 @@ def visit(open_page) -> Callable[..., Any]:
     return opened
 
 
-def view_of(*tables: TokenTable, **options: Any) -> View:
+def view_of(*tables: TokenTable, **options: int) -> View:
     names = ("fixed_model", "random")
     return open_view(
-        [ViewedTable.of_table(name, table) for name, table in zip(names, tables, strict=False)], byte_level(), **options
+        [ViewedTable.of_table(name, table) for name, table in zip(names, tables, strict=False)],
+        byte_level(),
+        Sample(**options),
     )
 
 
@@ -312,7 +315,7 @@ def test_weights_are_a_colour_of_their_own(visit, table, tmp_path):
 
 
 def test_a_sample_says_so(visit, table, tmp_path):
-    write_page(view_of(table, max_conversations=10, seed=4), tmp_path / "p.html", title="t")
+    write_page(view_of(table, conversations=10, seed=4), tmp_path / "p.html", title="t")
     page = visit(tmp_path / "p.html")
     assert page.inner_text("#totals").startswith("10 of 40 conversations")
     assert "A sample, drawn by source with seed 4" in page.inner_text("#totals")
@@ -357,7 +360,7 @@ def test_hostile_text_stays_text(visit, tmp_path):
     ]
     table = table_of(byte_level(), [(text[:40], text[:40], text) for text in texts])
     table = TokenTable((*texts[:4], "long"), table.sources, table.columns, table.metadata)
-    write_page(view_of(table, max_tokens=2_000_000), tmp_path / "p.html", title=texts[0])
+    write_page(view_of(table, tokens=2_000_000), tmp_path / "p.html", title=texts[0])
     page = visit(tmp_path / "p.html")
     assert page.title() == texts[0]
     for number, text in enumerate(texts[:2]):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.shared_prefix_pass import shares_prefixes
+from tokenclean.models.shared_prefixes import shares_prefixes
 from tokenclean.scoring.continuation_likelihoods import ContinuationScorer
 
 VOCABULARY = 61

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tokenclean.errors import PolicyMismatchError, TokencleanError
-from tokenclean.scoring.policy_check import check_same_policy, merge_policies
+from tokenclean.scoring.scorer import check_same_policy, merge_policies
 
 POLICY = {"precision": "safe", "pack_tokens": 4096, "kernel": "packed"}
 

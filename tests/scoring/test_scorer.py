@@ -57,8 +57,6 @@ def pool_of(rows: list[np.ndarray], labels: list[np.ndarray]) -> TokenizedPool:
         contents=((),) * len(rows),
         is_truncated=np.zeros(len(rows), bool),
         unusable=(),
-        template="tulu",
-        max_length=2048,
     )
 
 
@@ -156,7 +154,7 @@ def test_what_stands_behind_the_last_target_is_not_run(model):
     seen = []
     token_losses(model, tokens, pack_tokens=6, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(6, 12), (12, 12)]
-    ids, places = flat_pack(tokens, np.array([1, 0]), np.array([6, 2]))
+    ids, places = flat_pack(tokens.input_ids, np.array([1, 0]), np.array([6, 2]))
     assert places.tolist() == [20, 21, 22, 23, 24, 25, 0, 1]
     assert ids.tolist() == tokens.input_ids.values[places].tolist()
 

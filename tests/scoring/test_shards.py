@@ -18,8 +18,8 @@ from tokenclean.models.loading.load import load_model, load_tokenizer
 from tokenclean.pool import load_pool
 from tokenclean.ragged import Ragged, offsets_of
 from tokenclean.scoring import loss_shards, token_losses
+from tokenclean.scoring.loss_shards import ScoringPolicy, plan_shards, sharded_losses
 from tokenclean.scoring.scorer import Scorer
-from tokenclean.scoring.shards import plan_shards, sharded_losses
 from tokenclean.store import Stage, Store, array_hash
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 
@@ -33,7 +33,7 @@ def pool_of(lengths: list[int]) -> TokenizedPool:
     names = tuple(map(str, range(len(lengths))))
     is_truncated = np.zeros(len(lengths), bool)
     contents = ((),) * len(lengths)
-    return TokenizedPool(column, labels, column, column, names, names, contents, is_truncated, (), "tulu", 2048)
+    return TokenizedPool(column, labels, column, column, names, names, contents, is_truncated, ())
 
 
 @given(lengths=st.lists(st.integers(0, 50), max_size=40), shard_tokens=st.integers(1, 120))
@@ -91,10 +91,10 @@ class Pass:
             self.using,
             self.tokens,
             {"model": identity},
+            ScoringPolicy(**{"precision": "exact", "pack_tokens": 512, **options}),
             what="pool",
             shard_tokens=SHARD_TOKENS,
             progress=lambda done, total: self.told.append((done, total)),
-            **{"precision": "exact", "pack_tokens": 512, **options},
         )
 
 

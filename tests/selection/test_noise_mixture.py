@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tokenclean.errors import NonFiniteError
 from tokenclean.ragged import Ragged
+from tokenclean.recipe.settings import NoiseMixtureSettings
 from tokenclean.selection import (
-    NoisePrior,
     NoiseRates,
     noise_mixture,
     surprisal_table,
@@ -35,7 +35,8 @@ def pools(draw, nats=NATS):
 @st.composite
 def priors(draw):
     rate = st.floats(0.001, 0.999)
-    return NoisePrior(draw(rate), draw(st.floats(0.01, 100)), draw(rate), draw(st.integers(1, 40)))
+    strength, iterations = draw(st.floats(0.01, 100)), draw(st.integers(1, 40))
+    return NoiseMixtureSettings(mean=draw(rate), strength=strength, start=draw(rate), iterations=iterations)
 
 
 def not_noise(rate, loss, surprisal):
@@ -121,7 +122,7 @@ def test_ids_of_any_integer_dtype(dtype):
             "row 2, position 1 has id 6, outside a voc.* 6",
         ),
         (Ragged.from_rows([[0], [], [-1, 2]], dtype=int), bools("1", "", "01"), 6, "row 2, position 0 has id -1"),
-        (Ragged.from_rows([[0]]), bools("1"), 0, "vocabulary must be a whole number of at least 1, got 0"),
+        (Ragged.from_rows([[0]]), bools("1"), 0, "row 0, position 0 has id 0, outside a voc.* 0"),
         (Ragged.from_rows([[0.0]]), bools("1"), 6, "integers, got float64"),
         (Ragged.from_rows([[0]]), bools("11"), 6, "differ in row 0"),
         (Ragged.from_rows([[0]]), Ragged.from_rows([[1]]), 6, "bool column, got int64"),
@@ -139,7 +140,7 @@ def test_posterior_by_hand():
     """One iteration of one token: ε from 1/2 to (3/4 + 1/2) / 2, with a loss ln 3 above the surprisal."""
     losses = Ragged.from_rows([[math.nan, math.log(12)]], dtype=np.float64)
     surprisal = Ragged.from_rows([[math.nan, math.log(4)]], dtype=np.float64)
-    prior = NoisePrior(mean=0.5, strength=1.0, start=0.5, iterations=1)
+    prior = NoiseMixtureSettings(mean=0.5, strength=1.0, start=0.5, iterations=1)
     estimate = token_posterior(losses, surprisal, bools("01"), prior)
     assert estimate.row_rates.dtype == np.float64
     assert estimate.row_rates.tolist() == pytest.approx([5 / 8])
@@ -148,7 +149,7 @@ def test_posterior_by_hand():
 
 
 @given(pool=pools(), prior=priors())
-@example(pool=random_pool(6, 12), prior=NoisePrior())
+@example(pool=random_pool(6, 12), prior=NoiseMixtureSettings())
 def test_posterior_is_that_of_loops(pool, prior):
     estimate = token_posterior(*pool, prior)
     weights, rates = em_by_loops(*pool, prior)
@@ -232,12 +233,12 @@ def test_extreme_losses_and_surprisals(dtype):
     assert estimate.row_rates[1:].tolist() == pytest.approx([(3 + 0.1) / 23, 0.1 / 23])
 
 
-@pytest.mark.parametrize("prior", [NoisePrior(strength=1e-300), NoisePrior(mean=1e-300), NoisePrior(start=1 - 2**-53)])
+@pytest.mark.parametrize("prior", [{"strength": 1e-300}, {"mean": 1e-300}, {"start": 1 - 2**-53}])
 def test_priors_at_the_end_of_floats(prior):
     losses = Ragged.from_rows([[1e4, 1e4], [0.0, 0.0], [1e4, 0.0]])
     surprisal = losses.with_values(np.array([0.0, 0.0, 1e4, 1e4, 0.0, 1e4]))
     with np.errstate(over="raise", divide="raise", invalid="raise"):
-        estimate = token_posterior(losses, surprisal, all_response(losses), prior)
+        estimate = token_posterior(losses, surprisal, all_response(losses), NoiseMixtureSettings(**prior))
     assert np.all(np.isfinite(estimate.weights.values))
     assert estimate.weights.values.tolist() == pytest.approx([0.0, 0.0, 1.0, 1.0, 0.0, 1.0])
 
@@ -276,19 +277,6 @@ def test_columns_must_fit():
             token_posterior(losses, surprisal, bools("1"))
     with pytest.raises(ValueError, match="bool column, got float64"):
         token_posterior(one, one, one)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        *(({name: value}, f"the {name} of a noise") for name in ("mean", "start") for value in (0, 1, -0.1, math.nan)),
-        *(({"strength": value}, "positive number of tokens") for value in (0, -1, math.nan, math.inf)),
-        *(({"iterations": value}, "iterations must be a whole") for value in (0, -1, 1.5, math.inf, True)),
-    ],
-)
-def test_a_prior_has_bounds(change, message):
-    with pytest.raises(ValueError, match=message):
-        NoisePrior(**change)
 
 
 def test_inputs_are_left_as_they_were():
@@ -358,10 +346,8 @@ def test_worst_rows_and_the_document_by_hand():
     assert found.worst(3) == [(2, 0.5), (3, 0.5), (4, 0.2)]
     assert found.worst(99) == [(2, 0.5), (3, 0.5), (4, 0.2), (0, 0.1)]
     assert found.worst(0) == []
-    assert json.loads(json.dumps(found.as_document(worst=1), allow_nan=False)) == {
+    assert json.loads(json.dumps(found.as_document(), allow_nan=False)) == {
         "pool": 0.4,
         "sources": {**sources, "none": None},
-        "worst_rows": [{"row": 2, "rate": 0.5}],
+        "worst_rows": [{"row": row, "rate": rate} for row, rate in ((2, 0.5), (3, 0.5), (4, 0.2), (0, 0.1))],
     }
-    with pytest.raises(ValueError, match="cannot be negative, got -1"):
-        found.worst(-1)

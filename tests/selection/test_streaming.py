@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import tracemalloc
 
 import numpy as np
@@ -8,27 +7,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokenclean.errors import NonFiniteError
 from tokenclean.ragged import Ragged
-from tokenclean.selection import kept_count, order_keys, select_tokens, streaming
-from tokenclean.selection.streaming import (
-    CHUNK_SCORES,
-    SAMPLED_FROM_SCORES,
-    cut_in_bracket,
-    find_cut,
-    mask_of,
-    radix_cut,
-)
+from tokenclean.selection import kept_count, order_keys, select_tokens
+from tokenclean.selection.sortable_keys import random_keys
+from tokenclean.selection.streaming import CHUNK_KEYS, find_cut, mask_of
 
 # Few distinct values force ties; 1e-45 is the smallest denormal of float32, the last two its largest number.
 TIED = st.sampled_from([-1.0, -0.0, 0.0, 1.0, 1e-45, -1e-45, 1e-40, 3.4028235e38, -3.4028235e38]).map(np.float32)
 SPREAD = st.floats(width=32, allow_nan=False, allow_infinity=False).map(np.float32)
 SHARDS = st.sampled_from([TIED, SPREAD]).flatmap(lambda score: st.lists(st.lists(score, max_size=12), max_size=6))
 PROPORTIONS = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.3, 0.6, 0.7, 1.0]))
-
-
-def shards_of(rows):
-    return [np.array(row, dtype=np.float32) for row in rows]
 
 
 def selected(shards, proportion):
@@ -38,11 +26,15 @@ def selected(shards, proportion):
     return select_tokens(is_response.with_values(scores), is_response, proportion=proportion).values
 
 
-def masked(shards, cut):
-    """The kept mask over all shards by ``mask_of``, shard after shard."""
+def masked(shards, proportion):
+    """The kept mask over all shards by their cut, shard after shard."""
+    keys = [order_keys(shard) for shard in shards]
+    cut = find_cut(lambda: keys, proportion, bits=8 * keys[0].itemsize if keys else 32)
+    total = sum(map(len, keys))
+    assert (cut.total, cut.kept) == (total, kept_count(total, proportion))
     masks, ties_taken = [np.empty(0, dtype=bool)], 0
-    for shard in shards:
-        mask, ties_taken = mask_of(shard, cut, ties_taken)
+    for part in keys:
+        mask, ties_taken = mask_of(part, cut, ties_taken)
         masks.append(mask)
     assert ties_taken == cut.ties
     return np.concatenate(masks)
@@ -53,48 +45,23 @@ def masked(shards, cut):
 @example([[], [5.0], []], 1.0)
 @example([[5.0]], 0.0)
 @example([[0.0], [-0.0, 0.0]], 0.4)
-def test_both_ways_keep_what_select_tokens_keeps(rows, proportion):
-    shards = shards_of(rows)
-    expected = selected(shards, proportion)
-    cut = find_cut(iter(shards), proportion)
-    assert (cut.total, cut.kept) == (len(expected), kept_count(len(expected), proportion))
-    assert np.array_equal(masked(shards, cut), expected)
-    if cut.kept:
-        assert radix_cut(shards, cut.kept) == cut
-        assert math.copysign(1, cut.threshold) == 1 or cut.threshold < 0
+def test_the_cut_keeps_what_select_tokens_keeps(rows, proportion):
+    shards = [np.array(row, dtype=np.float32) for row in rows]
+    assert np.array_equal(masked(shards, proportion), selected(shards, proportion))
 
 
 @given(SHARDS, PROPORTIONS)
-def test_wide_scores_are_cut_by_their_keys(rows, proportion):
+def test_wide_scores_are_cut_in_their_own_dtype(rows, proportion):
     """float64 with a tail that float32 would round away."""
     shards = [np.array(row, dtype=np.float64) + 2.0**-40 * (np.arange(len(row)) % 3) for row in rows]
-    keys = [order_keys(shard) for shard in shards]
-    cut = find_cut(keys, proportion)
-    assert np.array_equal(masked(keys, cut), selected(shards, proportion))
-    if cut.kept:
-        assert radix_cut(keys, cut.kept) == cut
-
-
-@given(SHARDS, st.data())
-def test_any_bracket_gives_the_cut_or_says_that_it_cannot(rows, data):
-    shards = shards_of(rows)
-    scores = np.concatenate([*shards, np.zeros(1, np.float32)])
-    shards.append(scores[-1:])
-    kept = data.draw(st.integers(1, len(scores)))
-    low, high = sorted(data.draw(st.tuples(*[st.sampled_from(scores.tolist()) | SPREAD.map(float)] * 2)))
-    room = data.draw(st.integers(0, len(scores)))
-    cut = cut_in_bracket(shards, kept, low, high, room)
-    exact = radix_cut(shards, kept)
-    fits = np.count_nonzero((scores > low) & (scores < high)) <= room
-    assert cut == (exact if fits and low <= exact.threshold <= high else None)
+    assert np.array_equal(masked(shards, proportion), selected(shards, proportion))
 
 
 def adversaries():
-    """Score columns that defeat a sample or a float, each too long to be gathered whole."""
+    """Score columns whose keys share their first or their last bits."""
     random = np.random.default_rng(7)
-    count = SAMPLED_FROM_SCORES + 3 * CHUNK_SCORES + 5
+    count = 3 * CHUNK_KEYS + 5
     normal = random.standard_normal(count, dtype=np.float32)
-    # All in one bin of the upper 16 bits, and all but one far from where a bracket of equal sampled scores lies.
     near_one = (1 + random.integers(0, 300, count) * 2.0**-23).astype(np.float32)
     outlier = np.zeros(count, dtype=np.float32)
     outlier[count // 2] = 1
@@ -123,56 +90,36 @@ SPLITS = {
 def test_adversarial_scores_are_cut_exactly(scores, split):
     shards = split(scores)
     for proportion in (1.5 / len(scores), 0.3, 0.6, 1.0):
-        expected = selected(shards, proportion)
-        cut = find_cut(shards, proportion)
-        assert cut == find_cut(shards, proportion, memory_bytes=0) == radix_cut(shards, cut.kept)
-        assert np.array_equal(masked(shards, cut), expected)
+        assert np.array_equal(masked(shards, proportion), selected(shards, proportion))
 
 
-def test_neither_the_seed_nor_the_room_bears_on_the_cut():
-    scores = np.random.default_rng(1).standard_normal(300_000, dtype=np.float32)
-    cuts = {find_cut([scores], 0.6, seed=seed, memory_bytes=room) for seed in range(10) for room in (400, 40_000)}
-    assert cuts == {radix_cut([scores], 180_000)}
+def test_random_keys_are_cut_exactly():
+    keys = random_keys(5, 0, 2 * CHUNK_KEYS)
+    for proportion in (1e-5, 0.6, 1.0):
+        cut = find_cut(lambda: np.array_split(keys, 3), proportion, bits=64)
+        assert cut.threshold == np.sort(keys)[len(keys) - cut.kept]
 
 
-@pytest.mark.parametrize("proportion", [1e-4, 0.05, 0.6, 0.999])
-def test_ordinary_scores_are_cut_in_one_pass(monkeypatch, proportion):
-    scores = np.random.default_rng(4).standard_normal(1_000_000, dtype=np.float32)
-    exact = radix_cut([scores], kept_count(len(scores), proportion))
-    monkeypatch.delattr(streaming, "radix_cut")
-    assert find_cut([scores], proportion, memory_bytes=4 * 150_000) == exact
+def test_neighbouring_keys_beyond_the_floats_are_told_apart():
+    keys = np.uint64(2**63) + np.repeat(np.arange(4, dtype=np.uint64), 30_000)
+    highest_first = np.argsort(-(keys - np.uint64(2**63)).astype(np.int64), kind="stable")
+    for proportion in (0.1, 0.3, 0.6, 0.9):
+        assert np.array_equal(
+            np.flatnonzero(masked([keys], proportion)), np.sort(highest_first[: int(120_000 * proportion)])
+        )
 
 
-def test_memory_does_not_grow_with_the_scores(tmp_path):
-    np.save(tmp_path / "scores.npy", np.random.default_rng(2).standard_normal(8_000_000, dtype=np.float32))
-    shards = [np.load(tmp_path / "scores.npy", mmap_mode="r")] * 3
+def test_memory_does_not_grow_with_the_keys():
+    keys = np.random.default_rng(2).integers(0, 2**32, 8_000_000, dtype=np.uint32)
     tracemalloc.start()
     try:
-        cut = find_cut(shards, 0.6, memory_bytes=4 * 1024**2)
-        assert tracemalloc.get_traced_memory()[1] < 16 * 1024**2  # the scores are 92 MiB
-        tracemalloc.reset_peak()
-        assert radix_cut(shards, cut.kept) == cut
-        assert tracemalloc.get_traced_memory()[1] < 8 * 1024**2
+        chunks = [keys[at : at + CHUNK_KEYS] for at in range(0, len(keys), CHUNK_KEYS)]
+        assert find_cut(lambda: chunks * 3, 0.6, bits=32).total == 24_000_000
+        assert tracemalloc.get_traced_memory()[1] < 4 * 1024**2  # the keys are 31 MiB
     finally:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("found", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("proportion", [0.0, 0.6, 1.0])
-def test_scores_that_are_no_number_are_refused_with_their_place(found, proportion):
-    scores = np.zeros(SAMPLED_FROM_SCORES + CHUNK_SCORES, dtype=np.float32)
-    scores[-2] = found
-    shards = [scores[:5], scores]
-    with pytest.raises(NonFiniteError, match=rf"shard 1: score {len(scores) - 2} of {len(scores)} is {found}"):
-        find_cut(shards, proportion)
-    with pytest.raises(NonFiniteError, match="shard 1"):
-        radix_cut(shards, 3)
-
-
-def test_shards_must_be_float32_or_keys():
-    with pytest.raises(ValueError, match=r"shard 1 must hold one float32 .* found float64"):
-        find_cut([np.zeros(2, np.float32), np.zeros(2)], 0.5)
-    with pytest.raises(ValueError, match="shard 1 holds uint64 and shard 0 float32; scores cannot be ranked among"):
-        find_cut([np.zeros(2, np.float32), np.zeros(2, np.uint64)], 0.5)
+def test_a_proportion_is_a_share():
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
-        find_cut([], 1.5)
+        find_cut(lambda: [], 1.5, bits=32)

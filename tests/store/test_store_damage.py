@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tokenclean.errors import RunFolderError
 from tokenclean.store import Store
-from tokenclean.store.damage import check_stage
+from tokenclean.store.condition import check_stage
 from tokenclean.store.files import fingerprint, json_bytes
 from tokenclean.store.manifest import MANIFEST, read_manifest, seal_folder
 

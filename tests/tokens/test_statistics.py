@@ -7,6 +7,7 @@ import pytest
 from small_tokenizers import byte_level
 
 from tokenclean.pool import Conversation, LabelledTokens, Pool, Turn
+from tokenclean.recipe import TokensSettings
 from tokenclean.report.pool_tables import statistics_csv, statistics_table
 from tokenclean.tokens import tokenize_pool
 from tokenclean.tokens.statistics import PoolStatistics, SourceStatistics, pool_statistics, table_statistics
@@ -36,7 +37,7 @@ POOL = Pool(
 def test_counts_are_those_of_the_tokenized_rows(tokenizer):
     tokens = tokenize_pool(POOL, tokenizer)
     lengths, responses = tokens.input_ids.lengths, tokens.is_response.row_sums()
-    found = pool_statistics(POOL, tokenizer)
+    found = pool_statistics(POOL, tokenizer, TokensSettings())
     a, b = found.sources
     assert (a.source, a.rows, a.without_target, b.source, b.rows, b.without_target) == ("a", 2, 0, "b", 1, 1)
     assert a.response_tokens == responses[0] + responses[2]
@@ -55,25 +56,25 @@ def test_counts_are_those_of_the_tokenized_rows(tokenizer):
 @pytest.mark.parametrize("max_length", [2, 14, 20, 25, 100])
 def test_rows_cut_are_counted_the_same_everywhere(tokenizer, max_length):
     tokens = tokenize_pool(POOL, tokenizer, max_length=max_length)
-    assert pool_statistics(POOL, tokenizer, max_length=max_length).total.cut == tokens.is_cut.sum()
+    assert pool_statistics(POOL, tokenizer, TokensSettings(max_length=max_length)).total.cut == tokens.is_cut.sum()
     assert tokens.is_cut.sum() <= len(POOL) - len(tokens.unusable)
 
 
 def test_blocks_do_not_matter_and_progress_is_told(tokenizer, monkeypatch):
-    whole = pool_statistics(POOL, tokenizer)
+    whole = pool_statistics(POOL, tokenizer, TokensSettings())
     monkeypatch.setattr("tokenclean.tokens.statistics._BLOCK_ROWS", 3)
     told: list[tuple[int, int]] = []
-    assert pool_statistics(POOL, tokenizer, progress=lambda done, total: told.append((done, total))) == whole
+    assert pool_statistics(POOL, tokenizer, TokensSettings(), lambda *done: told.append(done)) == whole
     assert told == [(3, 4), (4, 4)]
 
 
 def test_a_table_of_the_pool_gives_the_same(tokenizer):
     found = table_statistics(tokenize_pool(POOL, tokenizer).table({}))
-    assert found == pool_statistics(POOL, tokenizer)
+    assert found == pool_statistics(POOL, tokenizer, TokensSettings())
 
 
 def test_cut_rows_are_counted_as_far_as_they_go(tokenizer):
-    found = pool_statistics(POOL.take([0, 1]), tokenizer, max_length=30)
+    found = pool_statistics(POOL.take([0, 1]), tokenizer, TokensSettings(max_length=30))
     assert [(source.cut, source.mean_overall) for source in found.sources] == [(1, 30.0), (1, 30.0)]
     assert found.total.cut == 2
 
@@ -81,11 +82,11 @@ def test_cut_rows_are_counted_as_far_as_they_go(tokenizer):
 def test_targets_and_tokenized_rows(tokenizer):
     labelled = LabelledTokens(np.array([5, 6, 7]), np.array([False, False, True]))
     pool = Pool((Conversation("t:1:0", "t", (), "tokens", tokens=labelled), POOL[3]))
-    found = pool_statistics(pool, tokenizer, targets="all")
+    found = pool_statistics(pool, tokenizer, TokensSettings(targets="all"))
     t, b = found.sources
     assert (t.prompt_tokens, t.response_tokens) == (1, 2)
     assert (b.rows, b.prompt_tokens) == (1, 1)
-    assert pool_statistics(POOL, tokenizer, targets="last_turn").sources[1].response_tokens == 3
+    assert pool_statistics(POOL, tokenizer, TokensSettings(targets="last_turn")).sources[1].response_tokens == 3
 
 
 def test_a_pool_of_nothing_has_no_mean():

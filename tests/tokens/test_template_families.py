@@ -17,10 +17,9 @@ from small_tokenizers import byte_level
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, ToolCall, Turn
 from tokenclean.tokens import render
-from tokenclean.tokens.chat_template.date import DEFAULT_DATE
 from tokenclean.tokens.chat_template.locate import NOTE_ENDLESS, NOTE_TAGS
-from tokenclean.tokens.chat_template.messages import Chat, open_chat
-from tokenclean.tokens.chat_template.text_marks import thought_in
+from tokenclean.tokens.chat_template.marks import thought_in
+from tokenclean.tokens.chat_template.messages import DEFAULT_DATE, Chat, open_chat
 from tokenclean.tokens.rendered_text import Rendered
 from tokenclean.tokens.rendering import check_template
 
@@ -296,7 +295,7 @@ def check_the_prompt(family: str, rendered: Rendered, turns: tuple[Turn, ...], t
     try:
         prompt = asked.apply(asked.messages, has_prompt=True)
     except TemplateError:  # it takes arguments as text
-        asked = asked.with_text_arguments()
+        asked = replace(asked, has_text_arguments=True)
         prompt = asked.apply(asked.messages, has_prompt=True)
     if turns[-1].is_trained and rendered.text.startswith(prompt):
         assert rendered.targets[-1][0] == len(prompt.rstrip(" "))

@@ -89,7 +89,7 @@ def test_columns(tokenizer):
     assert tokens.ids == tuple(c.id for c in conversations)
     assert tokens.sources == ("s", "s", "s")
     assert [[c.turn for c in row] for row in tokens.contents] == [[1], [1], [1, 3]]
-    assert (tokens.template, tokens.max_length, tokens.unusable) == ("tulu", 2048, ())
+    assert tokens.unusable == ()
     for row, conversation in enumerate(conversations):
         assert not tokens.is_response[row][0]
         text = render(conversation, tokenizer).text
@@ -241,7 +241,7 @@ def test_max_length_cuts_the_end(by_bytes):
         assert tokens.is_response[0].tolist() == whole.is_response[0][:cut].tolist()
         assert tokens.is_truncated.tolist() == [cut < length]
         assert tokens.unusable == ()
-    with pytest.raises(ValueError, match="at least 2 tokens, got 1"):
+    with pytest.raises(ValueError, match=r"max_length\n.*greater than or equal to 2 .*input_value=1"):
         tokens_of(by_bytes, conversation, max_length=1)
 
 
@@ -303,10 +303,8 @@ def test_targets_say_which_answers_are_trained(by_bytes):
         for targets, text in expected.items():
             tokens = tokens_of(by_bytes, three_answers(), template=template, targets=targets)
             assert decode_targets(by_bytes, tokens) == text
-            assert tokens.targets == tokens.take([0]).targets == targets
             assert [c.turn for c in tokens.contents[0]] == [1, 3, 5], "an answer that is not trained keeps its place"
-    assert tokens_of(by_bytes, three_answers()).targets == "response"
-    with pytest.raises(ValueError, match="targets must be one of response, last_turn, all, got 'each'"):
+    with pytest.raises(ValueError, match=r"targets\n.*'response', 'last_turn' or 'all' .*input_value='each'"):
         tokens_of(by_bytes, three_answers(), targets="each")
 
 

@@ -12,8 +12,7 @@ from tokenclean.models.frozen_linear import hold_frozen
 from tokenclean.models.model_parts import body_of
 from tokenclean.recipe import LoraSettings
 from tokenclean.training.adapters import add_fresh_lora, save_rounds
-from tokenclean.training.fused_lora import _Product, join_lora_products
-from tokenclean.training.shared_dropout import share_dropout
+from tokenclean.training.lean_layers import _JoinedLora, join_lora_products, share_dropout
 
 IDS = torch.randint(3, 61, (1, 12), generator=torch.Generator().manual_seed(0))
 LAYERS = 14
@@ -81,7 +80,7 @@ def test_the_derivatives_are_those_of_the_formula(is_dropped):
     b = torch.randn(7, 2, dtype=torch.float64, requires_grad=True)
 
     def product(x, a, b, dropped=None):
-        return _Product.apply(x, dropped, a, b, 0.5, layer, ())
+        return _JoinedLora.apply(x, dropped, a, b, 0.5, layer, ())
 
     read = (dropped,) if is_dropped else ()
     expected = layer(x) + 0.5 * (dropped if is_dropped else x) @ a.T @ b.T

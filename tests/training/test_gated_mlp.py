@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_llama import small_llama
 
-from tokenclean.training.gated_mlp import _Gated, slim_gated_mlps
+from tokenclean.training.lean_layers import _Gated, slim_gated_mlps
 
 IDS = torch.randint(3, 61, (1, 12), generator=torch.Generator().manual_seed(0))
 

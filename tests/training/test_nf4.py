@@ -15,8 +15,8 @@ from small_llama import all_losses, random_rows, small_llama, weights_from
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tokenclean.errors import TrainingError
+from tokenclean.models.frozen_linear import Nf4Linear
 from tokenclean.models.loading.load import ModelSource, load_model
-from tokenclean.models.nf4_linear import Nf4Linear
 from tokenclean.recipe import LoraSettings, TrainingSettings
 from tokenclean.training.adapters import add_fresh_lora
 from tokenclean.training.fine_tune import train, training_inputs

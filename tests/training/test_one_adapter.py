@@ -21,7 +21,7 @@ from tokenclean.recipe import LoraSettings, TrainingSettings
 from tokenclean.training.checkpoint import last_checkpoint
 from tokenclean.training.fine_tune import TrainingResult, train
 from tokenclean.training.journal import JOURNAL, read_journal
-from tokenclean.training.optimizer_state import MOMENTS
+from tokenclean.training.optimizer import MOMENTS
 from tokenclean.training.step_plan import SchedulePart, plan_parts
 
 LENGTHS = [12, 7, 20, 5, 9, 16, 3, 11, 8, 14, 6, 10, 13, 4, 18, 9]

@@ -7,7 +7,7 @@ from small_llama import small_llama
 from tokenclean.models.causal_lm import CausalLM
 from tokenclean.recipe import LoraSettings
 from tokenclean.training.adapters import add_fresh_lora
-from tokenclean.training.shared_dropout import SharedDropout, keep_mask, share_dropout
+from tokenclean.training.lean_layers import SharedDropout, keep_mask, share_dropout
 
 IDS = torch.randint(3, 61, (1, 12), generator=torch.Generator().manual_seed(0))
 
@@ -70,7 +70,7 @@ def drawn_inputs(model, monkeypatch) -> list[int]:
         seen.append(shape[-1])
         return keep_mask(shape, rate, device)
 
-    monkeypatch.setattr("tokenclean.training.shared_dropout.keep_mask", watched_mask)
+    monkeypatch.setattr("tokenclean.training.lean_layers.keep_mask", watched_mask)
     monkeypatch.setattr("torch.nn.functional.dropout", watched)
     model(input_ids=IDS)
     return seen

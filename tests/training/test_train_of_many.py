@@ -21,7 +21,7 @@ from small_llama import random_rows, weights_from
 from tokenclean.processes import Processes
 from tokenclean.training.checkpoint import last_checkpoint
 from tokenclean.training.collate import batch_packs, share_rows
-from tokenclean.training.optimizer_state import MOMENTS
+from tokenclean.training.optimizer import MOMENTS
 
 PROGRAM = Path(__file__).with_name("processes_program.py")
 

@@ -12,7 +12,8 @@ from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.frozen_linear import FrozenLinear
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import LoraSettings, TrainingSettings
-from tokenclean.selection import NoisePrior, surprisal_table
+from tokenclean.recipe.settings import NoiseMixtureSettings
+from tokenclean.selection import surprisal_table
 from tokenclean.training.adapters import add_fresh_lora
 from tokenclean.training.collate import batch_packs
 from tokenclean.training.online_mixture import OnlineMixture
@@ -258,7 +259,7 @@ def online_oracle(model, input_ids, weights, prior, surprisal, normalisation):
 @pytest.mark.parametrize("pack_tokens", [ONE_PACK, MANY_PACKS])
 def test_online_weights_and_their_gradient_are_those_of_the_definition(batch, normalisation, pack_tokens):
     input_ids, weights = batch
-    prior = NoisePrior(mean=0.1, strength=5)
+    prior = NoiseMixtureSettings(mean=0.1, strength=5)
     surprisal = surprisal_table(input_ids, weights.map_values(lambda w: w > 0), VOCABULARY)
     settings = TrainingSettings(
         precision="exact", pack_tokens=pack_tokens, loss_normalisation=normalisation, lora=LoraSettings(dropout=0)

@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING
 
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
-from tokenclean.selection import (
-    NoiseEstimate,
-    NoisePrior,
-    Repetition,
-    find_repetition,
-    surprisal_table,
-    token_posterior,
-)
+from tokenclean.selection import NoiseEstimate, Repetition, find_repetition, surprisal_table, token_posterior
 from tokenclean.tokens import TokenizedPool
 from tokenclean.training.online_mixture import OnlineMixture
 
@@ -43,8 +36,8 @@ class PoolNoise:
     @cached_property
     def repetition(self) -> Repetition:
         """Passages of the responses that many rows share (``cleaning.repetition``)."""
-        settings = self.recipe.cleaning.repetition.model_dump()
-        found = find_repetition(self.tokens.input_ids, self.tokens.is_response, **settings)
+        settings = self.recipe.cleaning.repetition
+        found = find_repetition(self.tokens.input_ids, self.tokens.is_response, settings)
         tokens, total = int(found.is_repeated.values.sum()), int(self.tokens.is_response.values.sum())
         found_text = f"repetition: {tokens:,} of {total:,} response tokens ({tokens / total:.1%}) in passages of"
         self.note(f"{found_text} {found.needed_rows} or more rows{'; the most frequent:' if found.passages else ''}")
@@ -61,10 +54,9 @@ class PoolNoise:
     @cached_property
     def mixture(self) -> OnlineMixture:
         """The noise mixture (``cleaning.noise_mixture``)."""
-        prior = NoisePrior(**self.recipe.cleaning.noise_mixture.model_dump(exclude={"mode", "with_repetition"}))
         vocabulary = max(len(self.tokenizer), int(self.tokens.input_ids.values.max(initial=0)) + 1)
         table = surprisal_table(self.tokens.input_ids, self.tokens.is_response, vocabulary)
-        return OnlineMixture(table, prior)
+        return OnlineMixture(table, self.recipe.cleaning.noise_mixture)
 
     @cached_property
     def estimate(self) -> NoiseEstimate:

@@ -11,8 +11,8 @@ from tokenclean.cleaning.stages import Stages
 from tokenclean.cleaning.trainings import ModelTrainings
 from tokenclean.ds2.curated_pool import CuratedPool, curate_pool
 from tokenclean.models.device import resolve_device
+from tokenclean.models.frozen_linear import bitsandbytes_functions
 from tokenclean.models.loading.model_cache import ModelCache
-from tokenclean.models.nf4_linear import bitsandbytes_functions
 from tokenclean.observer import Observer
 from tokenclean.pool import Pool
 from tokenclean.processes import SINGLE_PROCESS, Processes
@@ -52,7 +52,7 @@ def open_run(
     def rate(pool: Pool) -> CuratedPool:
         if not processes.is_first:  # the first process computes the ratings, the others then find them
             processes.barrier()
-        curated = curate_pool(pool, recipe, store, note=observer.note, progress=observer.progress)
+        curated = curate_pool(pool, recipe, store, observer)
         if processes.is_first:
             processes.barrier()
         return curated

@@ -13,8 +13,8 @@ from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import ScoringSettings
-from tokenclean.scoring.policy_check import check_same_policy
-from tokenclean.scoring.shards import sharded_losses
+from tokenclean.scoring.loss_shards import ScoringPolicy, sharded_losses
+from tokenclean.scoring.scorer import check_same_policy
 from tokenclean.store import Stage
 from tokenclean.tokens import TokenizedPool
 
@@ -57,11 +57,10 @@ class ModelPasses:
             lambda: self.models.using(model.source),
             tokens,
             {"model": model.identity, "device": self.device.partition(":")[0]},
+            ScoringPolicy(settings.precision, settings.pack_tokens),
             what=f"{what} under {model.name}",
             progress=self.observer.progress(f"score {what} with {model.name}", "token"),
             processes=self.stages.processes,
-            precision=settings.precision,
-            pack_tokens=settings.pack_tokens,
         )
 
     def _stage(self, inputs: Mapping[str, object], compute: Compute) -> Stage:

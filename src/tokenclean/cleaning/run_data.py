@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from tokenclean.cleaning.shared_schedule import check_base, schedule_parts
-from tokenclean.ds2 import select_best
+from tokenclean.ds2.selection import select_best
 from tokenclean.errors import PoolError, RecipeError
 from tokenclean.models.loading.load import ModelSource, load_tokenizer, resolve_source
 from tokenclean.pool import Intake, Mixture, Pool, RejectedRow, load_sources
 from tokenclean.pool.recipe_pool import (
-    check_best_rated,
     check_rendered,
     leave_out_trusted,
     open_mixture,
@@ -108,8 +107,11 @@ class RunData:
     def best_rated(self) -> np.ndarray:
         """The ``cleaning.ds2_rows`` best-rated training rows by DS², ascending. Raises RecipeError without ratings, or
         where that would be all rows."""
-        count = self.recipe.cleaning.ds2_rows
-        check_best_rated(count, len(self.tokens))
+        count, rows = self.recipe.cleaning.ds2_rows, len(self.tokens)
+        if count >= rows:
+            raise RecipeError(
+                f"cleaning.ds2_rows: the {count:,} best-rated of {rows:,} training rows are all of them; set it lower"
+            )
         return np.sort(select_best(*self._ratings, count))
 
     @cached_property

@@ -11,7 +11,7 @@ from pathlib import Path
 from tokenclean.ds2 import curated_pool
 from tokenclean.errors import RunFolderError
 from tokenclean.processes import SINGLE_PROCESS, Processes
-from tokenclean.scoring.shards import LOSSES_VERSION
+from tokenclean.scoring.loss_shards import LOSSES_VERSION
 from tokenclean.scoring.token_shards import TOKENS_VERSION
 from tokenclean.store import Stage, Store
 from tokenclean.training.fine_tune import TRAINING_VERSION

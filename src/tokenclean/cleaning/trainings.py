@@ -18,14 +18,11 @@ from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
-from tokenclean.store import fingerprint, write_json
+from tokenclean.store import CHECKPOINTS, fingerprint, write_json
 from tokenclean.tokens import TokenizedPool
 from tokenclean.training.fine_tune import train, training_inputs
 from tokenclean.training.online_mixture import OnlineMixture
 from tokenclean.training.step_plan import SchedulePart
-
-CHECKPOINTS = "checkpoints"
-"""Folder of the run folder with the states of trainings that are not finished."""
 
 _NOISE_RATES = "noise_rates.json"
 

@@ -128,7 +128,7 @@ def _print_pool_statistics(
 ) -> tuple[RenderedRows, ...]:
     from tokenclean.tokens.statistics import pool_statistics
 
-    found = pool_statistics(pool, tokenizer, **tokens.model_dump(), progress=progress("tokenize", "row"))
+    found = pool_statistics(pool, tokenizer, tokens, progress("tokenize", "row"))
     _print_statistics(found, model, csv)
     if pool.removed:
         say(f"{len(pool.removed):,} usable rows left out by the recipe's filters and draws")

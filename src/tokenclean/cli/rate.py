@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from typer import Option
@@ -14,12 +13,13 @@ from tokenclean.cli.console import note, progress, quiet_libraries, say
 from tokenclean.cli.intake import print_intake, sources_of
 from tokenclean.cli.options import DeviceOption, IntakeOptions, PoolArgument, RejectedShareOption, TrustOption
 from tokenclean.cli.settings_options import FromSettings, takes_settings
+from tokenclean.ds2.rater_settings import Sampling, ServerSettings
 from tokenclean.errors import RecipeError
 from tokenclean.recipe.base_settings import Section
 
 if TYPE_CHECKING:
     from tokenclean.ds2.endpoint import Endpoint
-    from tokenclean.ds2.questions import CostEstimate, Questions, RatingRun, Sampling
+    from tokenclean.ds2.questions import CostEstimate, Questions, RatingRun
     from tokenclean.pool import Conversation
     from tokenclean.recipe import SourceSettings
 
@@ -44,59 +44,20 @@ class RatingSettings(Section):
     """Price of a million answer tokens."""
 
 
-class ServerSettings(Section):
-    """How a server is asked."""
-
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the API key."""
-    concurrency: int = Field(default=8, ge=1)
-    """Requests open at a time."""
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    """Send no more than this; the server's own limits are kept anyway."""
-    timeout: float = Field(default=60, gt=0)
-    """Seconds to wait for an answer."""
-    tries: int = Field(default=6, ge=1)
-    """Tries of a request that fails (429, 5xx, no connection)."""
-    mark_refused: bool = False
-    """Leave rows that the server refuses (400, 413, 422) unrated."""
-    tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """The server's name for the limit of an answer."""
-
-    def endpoint(self, url: str) -> Endpoint:
-        """The server at this address. Raises RecipeError for a wrong one."""
-        from tokenclean.ds2.endpoint import Endpoint
-
-        settings = self.model_dump(exclude={"timeout", "mark_refused"})
-        return Endpoint(url, **settings, timeout_seconds=self.timeout, marks_refused=self.mark_refused)
-
-
-class SamplingSettings(Section):
+class SamplingSettings(Sampling):
     """How answers are drawn."""
 
-    temperature: float = Field(default=1.2, ge=0)
-    """Sampling temperature."""
-    top_p: float = Field(default=0.9, gt=0, le=1)
-    """Sample from the likeliest tokens with this total probability."""
     server_sampling: bool = False
     """Leave temperature and top-p to the server."""
-    top_k: int | None = Field(default=None, ge=1)
-    """Sample from this many likeliest tokens; by default 50 with --local. Not every server takes it."""
-    max_tokens: int = Field(default=128, ge=1)
-    """Maximal length of an answer in tokens."""
-    seed: int | None = Field(default=None, ge=0)
-    """Seed of the sampling; by default 0 with --local. Not every server takes it."""
 
-    def sampling(self, *, is_local: bool) -> Sampling:
+    def of_rater(self, *, is_local: bool) -> Sampling:
         """The sampling of a model loaded here, or of a server's."""
-        from tokenclean.ds2.questions import Sampling
-
-        return Sampling(
-            temperature=None if self.server_sampling else self.temperature,
-            top_p=None if self.server_sampling else self.top_p,
-            top_k=50 if is_local and self.top_k is None else self.top_k,
-            max_tokens=self.max_tokens,
-            seed=0 if is_local and self.seed is None else self.seed,
-        )
+        values = self.model_dump(exclude={"server_sampling"})
+        if self.server_sampling:
+            values |= {"temperature": None, "top_p": None}
+        if is_local and self.top_k is None:
+            values |= {"top_k": 50}
+        return Sampling.model_validate(values)
 
 
 @takes_settings
@@ -131,16 +92,17 @@ def rate(
     --price-out 0.6 -o ratings.parquet
     """
     from tokenclean.ds2.answer_cache import read_answers
+    from tokenclean.ds2.endpoint import Endpoint
     from tokenclean.ds2.questions import estimate_cost, prepare_questions
     from tokenclean.ds2.rating_prompt import first_characters
     from tokenclean.ds2.ratings import write_ratings
 
     if local == (endpoint is not None):
         raise RecipeError("name either --endpoint URL (a server) or --local (a model loaded here)", "options")
-    sampling = answers.sampling(is_local=local)
+    sampling = answers.of_rater(is_local=local)
     cache = output.with_suffix(".answers")
     sources = sources_of(pool, intake)
-    asked = None if endpoint is None else server.endpoint(endpoint)
+    asked = None if endpoint is None else Endpoint(endpoint, server)
     rows = _read_pool(sources, output, max_rejected_share)[: rating.max_rows]
     if asked is None:
         run, facts = _ask_here(rows, model, trust_remote_code, device, cache, sampling, rating)
@@ -154,7 +116,7 @@ def rate(
             note("nothing was sent; give --yes to send it")
             return
         run, facts = _ask_server(questions, asked, cache, rating.attempts)
-    write_ratings(output, run.ratings, {**facts, "sampling": asdict(sampling), "attempts": rating.attempts})
+    write_ratings(output, run.ratings, {**facts, "attempts": rating.attempts})
     _print(run, output, cache, rating)
 
 
@@ -179,7 +141,7 @@ def _ask_server(
 
     with open_cache(cache) as answers:
         run = rate_by_endpoint(questions, server, answers, attempts=attempts, progress=progress("rating", "row"))
-    return run, {"endpoint": server.address, "cut_rows": questions.cut}
+    return run, {"endpoint": server.address, **_facts(questions)}
 
 
 def _ask_here(
@@ -197,7 +159,7 @@ def _ask_here(
     from tokenclean.models.loading.load import resolve_source
 
     quiet_libraries()
-    rater = load_local_rater(resolve_source(model, trusted=trusted), device=resolve_device(device), sampling=sampling)
+    rater = load_local_rater(resolve_source(model, trusted=trusted), sampling, device=resolve_device(device))
     questions = rater.questions(rows)
     with open_cache(cache) as answers:
         run = rate_in_batches(
@@ -208,7 +170,11 @@ def _ask_here(
             batch_size=rating.batch_size,
             progress=progress("rating", "row"),
         )
-    return run, {"weights": rater.identity, "cut_rows": questions.cut}
+    return run, {"weights": rater.identity, **_facts(questions)}
+
+
+def _facts(questions: Questions) -> dict[str, object]:
+    return {"sampling": questions.sampling.model_dump(), "cut_rows": questions.cut}
 
 
 def _print_estimate(questions: Questions, estimate: CostEstimate, attempts: int) -> None:

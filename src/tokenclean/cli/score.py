@@ -23,6 +23,7 @@ from tokenclean.cli.options import (
 )
 from tokenclean.cli.settings_options import FromSettings, takes_settings
 from tokenclean.errors import RecipeError
+from tokenclean.observer import Observer
 from tokenclean.recipe import ScoringSettings
 
 if TYPE_CHECKING:
@@ -79,7 +80,6 @@ def score(
     from tokenclean.processes import Processes
     from tokenclean.scoring.loss_shards import ScoringPolicy
     from tokenclean.scoring.pool_pass import PoolToScore, score_pool
-    from tokenclean.scoring.token_shards import Tokenization
 
     processes = Processes.from_environment()
     policy = ScoringPolicy(scoring.precision, scoring.pack_tokens, _further_columns(columns), compile)
@@ -100,17 +100,19 @@ def score(
         tokenizer = load_tokenizer(models["base"])
         if reference is not None and processes.is_first:
             _check_reference(models["reference"], tokenizer, sources, tokens.template)
+        observer = Observer(note, progress)
+        if not processes.is_first:
+            observer = Observer(lambda text: note(f"rank {processes.rank}: {text}"))
         outcome = score_pool(
             PoolToScore(sources, survey, listing, shard_characters, max_rejected_share),
             models,
             tokenizer,
             output,
-            tokenization=Tokenization(**tokens.model_dump()),
+            tokenization=tokens,
             policy=policy,
             device=device,
             processes=processes,
-            note=note if processes.is_first else lambda text: note(f"rank {processes.rank}: {text}"),
-            progress=progress if processes.is_first else lambda label, unit: lambda done, total: None,
+            observer=observer,
         )
     if outcome is not None:
         _print(outcome, output, listing)

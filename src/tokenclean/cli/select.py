@@ -33,8 +33,8 @@ def select(
 
     kept = select_table(table, output, proportion=cleaning.proportion, level=level, seed=seed)
     say(
-        f"{output}: {kept.kept_tokens:,} of {kept.response_tokens:,} response tokens kept, "
+        f"{output}: {kept.kept_tokens.total():,} of {kept.response_tokens.total():,} response tokens kept, "
         f"{kept.emptied_rows:,} conversations left empty"
     )
-    for name, source in kept.sources.items():
-        say(f"  {name}: {source.kept_share:.1%} of {source.response_tokens:,} tokens")
+    for name, tokens in sorted(kept.response_tokens.items()):
+        say(f"  {name}: {kept.kept_tokens[name] / max(tokens, 1):.1%} of {tokens:,} tokens")

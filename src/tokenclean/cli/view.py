@@ -67,15 +67,15 @@ def view(
         places.append(find_table(run if other is None else other, diff))
 
     from tokenclean.experiment.finished.viewer_tables import open_tables, view_title
+    from tokenclean.report.viewer.ranked_table import Sample
 
+    default = _TERMINAL_CONVERSATIONS if terminal else _PAGE_CONVERSATIONS
     quiet_libraries()
     opened = open_tables(
         places,
         model=model,
         trusted=trust_remote_code,
-        max_conversations=max_conversations or (_TERMINAL_CONVERSATIONS if terminal else _PAGE_CONVERSATIONS),
-        max_tokens=max_tokens,
-        seed=seed,
+        sample=Sample(max_conversations or default, max_tokens, seed),
     )
     if terminal:
         _print(opened, proportion, by)

@@ -3,7 +3,3 @@
 Ratings become classes, a score transition matrix says how raters err, neighbours in an embedding reveal single errors,
 and the best-rated, then the rarest conversations are selected.
 """
-
-from tokenclean.ds2.diversity import select_best
-
-__all__ = ["select_best"]

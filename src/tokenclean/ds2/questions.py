@@ -6,11 +6,11 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+from tokenclean.ds2.rater_settings import Sampling
 from tokenclean.ds2.rating_prompt import Rating, RatingPrompt, Shorten, first_characters, parse_answer, rating_prompt
 from tokenclean.ds2.ratings import Ratings
-from tokenclean.errors import RecipeError
 from tokenclean.pool import Conversation
 from tokenclean.store import fingerprint
 
@@ -18,31 +18,6 @@ ATTEMPTS = 3
 """How often a question is asked, at most, until an answer can be read."""
 CHARACTERS_PER_TOKEN = 4
 """Estimates the number of tokens where the rater's tokenizer is not available."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a rater samples its answers. The defaults are those of the paper's raters, except ``top_k`` (50 there), which
-    not every server accepts. None leaves a setting to the server or the library."""
-
-    temperature: float | None = 1.2
-    top_p: float | None = 0.9
-    top_k: int | None = None
-    max_tokens: int = 128
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.temperature is not None and not 0 <= self.temperature < math.inf:
-            problems.append(f"temperature: expected 0 or more, found {self.temperature:g}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            problems.append(f"top_p: expected a share above 0 and at most 1, found {self.top_p:g}")
-        if self.top_k is not None and self.top_k < 1:
-            problems.append(f"top_k: expected at least 1, found {self.top_k}")
-        if self.max_tokens < 1:
-            problems.append(f"max_tokens: expected at least 1, found {self.max_tokens}")
-        if problems:
-            raise RecipeError(problems, "sampling")
 
 
 @dataclass(frozen=True)
@@ -104,7 +79,7 @@ def prepare_questions(
     sampling = sampling or Sampling()
     shorten = shorten or first_characters()
     count_tokens = count_tokens or (lambda text: math.ceil(len(text) / CHARACTERS_PER_TOKEN))
-    settings = fingerprint({"rater": rater if identity is None else identity, "sampling": asdict(sampling)})
+    settings = fingerprint({"rater": rater if identity is None else identity, "sampling": sampling.model_dump()})
     copies: Counter[bytes] = Counter()
     items = []
     for conversation in conversations:
@@ -187,9 +162,3 @@ class RatingRun:
     refused: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
-
-
-def check_attempts(attempts: int) -> None:
-    """Raise RecipeError where no question would be asked."""
-    if attempts < 1:
-        raise RecipeError(f"attempts: expected at least 1, found {attempts}", "rating")

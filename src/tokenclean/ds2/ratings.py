@@ -151,12 +151,6 @@ class _Row:
             raise TableError(f"{self.path}:{self.line}: has no column {column!r}; it has {columns}{hint}")
         return self.cells[column]
 
-    def text(self, column: str, expected: str) -> str:
-        value = self.cell(column)
-        if not isinstance(value, str):
-            raise self.unexpected(column, expected)
-        return value
-
     def unexpected(self, column: str, expected: str, hint: str = "") -> TableError:
         """The error for a cell that does not hold what is expected."""
         return TableError(f"{self.path}:{self.line}: {column}: expected {expected}, found {self.cells[column]!r}{hint}")
@@ -204,14 +198,16 @@ class _Join:
 
     def key_of_row(self, row: _Row) -> _Key:
         if self.number_column is None:
-            identity = row.text(self.id_column, "the id of a row")
-            if not identity:
+            identity = row.cell(self.id_column)
+            if not isinstance(identity, str) or not identity:
                 raise row.unexpected(self.id_column, "the id of a row")
             return identity
         number = _whole_number(row.cell(self.number_column))
         if number is None or number < self.numbers_from:
             raise row.unexpected(self.number_column, f"a row number from {self.numbers_from} on")
-        source = "" if self.source_column is None else row.text(self.source_column, "a source name")
+        source = "" if self.source_column is None else row.cell(self.source_column)
+        if not isinstance(source, str):
+            raise row.unexpected(self.source_column or "", "a source name")
         return source, number - self.numbers_from + 1
 
     def describe(self, key: _Key) -> str:

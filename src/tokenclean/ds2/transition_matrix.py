@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenclean.ds2.neighbours import Neighbours, draw_samples
-from tokenclean.errors import MissingExtraError
+from tokenclean.errors import needs_extra
 
 ROUNDS, STEPS, LEARNING_RATE = 50, 1501, 0.1
 
@@ -102,10 +102,8 @@ def second_opinion(labels_N: np.ndarray, votes_N_K: np.ndarray) -> Transition:
 
     Raises MissingExtraError without the package.
     """
-    try:
+    with needs_extra("cleanlab", "curate", "a second opinion on the transition matrix"):
         from cleanlab.count import compute_confident_joint, estimate_latent
-    except ImportError as error:
-        raise MissingExtraError("cleanlab", "curate", "a second opinion on the transition matrix") from error
     labels = np.asarray(labels_N)
     present = np.unique(labels)
     dense = np.searchsorted(present, labels)

@@ -129,27 +129,24 @@ def _question(row: Mapping[str, Any], context: str, answers: Iterable[str]) -> Q
 
 def passage_task(
     name: str,
-    form: Form,
+    language: str,
     questions: Sequence[Question],
     examples: Sequence[Question],
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, object]:
-    """The configuration of a harness task that asks these questions in this form.
+    """The configuration of a harness task that asks these questions in the form of their language.
 
     One example, drawn from ``examples`` with the fixed seed, comes before every question. Where it is one of the
     questions (XQuAD has no training split), it is not asked.
     """
     example = random.Random(SEED).choice(list(examples))
-    example: Question = {**example, "context": cut_passage(example["context"], tokenizer)}
-    rows = [
-        {
-            "id": question["id"],
-            "prompt": prompt(form, example, {**question, "context": cut_passage(question["context"], tokenizer)}),
-            "answers": question["answers"],
-        }
-        for question in questions
-        if question["id"] != example["id"]
-    ]
+    solved: Question = {**example, "context": cut_passage(example["context"], tokenizer)}
+    rows = []
+    for question in questions:
+        if question["id"] != example["id"]:
+            asked: Question = {**question, "context": cut_passage(question["context"], tokenizer)}
+            text = prompt(FORMS[language], solved, asked)
+            rows.append({"id": question["id"], "prompt": text, "answers": question["answers"]})
 
     def load(**unused: object) -> DatasetDict:
         from datasets import Dataset, DatasetDict

@@ -14,7 +14,7 @@ simulation.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -184,9 +184,17 @@ def _smallest_alpha(spread: Spread, deviations: np.ndarray) -> float:
         return below
     if not excludes(above):
         return 1.0
-    while above / below > 1.001:
+    return least_above(below, above, excludes, 1.001)
+
+
+def least_above(below: float, above: float, holds: Callable[[float], bool], ratio: float) -> float:
+    """The least number up to ``above`` at which ``holds``, within a factor ``ratio``, by geometric bisection.
+
+    It holds at ``above`` and not at ``below``, both > 0.
+    """
+    while above / below > ratio:
         middle = math.sqrt(below * above)
-        below, above = (below, middle) if excludes(middle) else (middle, above)
+        below, above = (below, middle) if holds(middle) else (middle, above)
     return above
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenclean.evaluation.comparison import FEWEST_DIFFERING, AgainstControl, Comparison
-from tokenclean.evaluation.intervals import Spread, critical, excludes_zero
+from tokenclean.evaluation.intervals import Spread, critical, excludes_zero, least_above
 
 MOST_TIMES_ITEMS = 1000.0
 MOST_SEEDS = 100
@@ -59,14 +59,15 @@ def _times_items(spread: Spread, size: float) -> float | None:
 
     The width need not fall throughout: with more items the seeds' share of it grows, and with it the quantile.
     """
+
+    def suffices(factor: float) -> bool:
+        return half_width(spread, times_items=factor) < size
+
     below = 1.0
-    for factor in np.geomspace(1, MOST_TIMES_ITEMS, 61):
-        if half_width(spread, times_items=factor) < size:
-            while factor / below > 1.01:
-                middle = math.sqrt(below * factor)
-                below, factor = (below, middle) if half_width(spread, times_items=middle) < size else (middle, factor)
-            return float(factor)
-        below = float(factor)
+    for factor in np.geomspace(1, MOST_TIMES_ITEMS, 61).tolist():
+        if suffices(factor):
+            return least_above(below, factor, suffices, 1.01)
+        below = factor
     return None
 
 
@@ -115,8 +116,13 @@ def _summary(comparison: Comparison, called: Mapping[str, str]) -> str:
         clauses.append(f"compared alone {_join(alone)} would be real, but not after Holm's correction")
     if rest:
         clauses.append(f"chance can explain {_join(rest)}")
-    where = f"Against {control}, in points on the average of {_tasks(comparison)}"
-    return f"{where}: {'; '.join(clauses)}{_scope(comparison)}."
+    tasks, seeds = len(comparison.tasks), len(comparison.seeds)
+    over = f"{tasks} tasks" if tasks > 1 else "one task"
+    if seeds > 1:
+        over += f" over {seeds} seeds"
+    else:
+        clauses.append("only one seed was run, so this speaks of its models on further items, not of other seeds")
+    return f"Against {control}, in points on the average of {over}: {'; '.join(clauses)}."
 
 
 def _sentence(comparison: Comparison, strategy: str, against: AgainstControl, called: Mapping[str, str]) -> str:
@@ -159,18 +165,6 @@ def _needed_text(comparison: Comparison, against: AgainstControl) -> str:
         return f"if the difference seen is the true one, settling it takes at least {' or '.join(ways)}{only}"
     alone = "more items would not" if len(comparison.seeds) == 1 else "neither more items nor more seeds alone would"
     return f"{alone} settle it if the difference seen is the true one"
-
-
-def _scope(comparison: Comparison) -> str:
-    if len(comparison.seeds) > 1:
-        return ""
-    return "; only one seed was run, so this speaks of its models on further items, not of other seeds"
-
-
-def _tasks(comparison: Comparison) -> str:
-    count, seeds = len(comparison.tasks), len(comparison.seeds)
-    tasks = f"{count} tasks" if count > 1 else "one task"
-    return f"{tasks} over {seeds} seeds" if seeds > 1 else tasks
 
 
 def points(score: float) -> str:

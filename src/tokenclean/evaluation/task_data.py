@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenclean.errors import EvaluationError, MissingExtraError
-from tokenclean.evaluation.extractive_qa import (
-    FORMS,
-    QUESTIONS_PER_LANGUAGE,
-    Question,
-    hub_questions,
-    passage_task,
-    read_squad,
-    sample,
-)
+from tokenclean.errors import EvaluationError, needs_extra
+from tokenclean.evaluation.extractive_qa import QUESTIONS_PER_LANGUAGE, hub_questions, passage_task, read_squad, sample
 from tokenclean.evaluation.tasks import LANGUAGES, Benchmark, benchmark_named
+from tokenclean.recipe.settings import EvaluationSettings
 from tokenclean.store import fingerprint
 
 if TYPE_CHECKING:
@@ -62,34 +55,23 @@ def _plain(value: object) -> object:
     return value if isinstance(value, (str, int, float, bool, type(None))) else getattr(value, "__qualname__", "")
 
 
-def load_benchmarks(
-    names: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    data_dir: str | Path | None = None,
-    limits: Mapping[str, int] | None = None,
-    limit: int | None = None,
-) -> list[LoadedBenchmark]:
-    """Read the tasks of the benchmarks ``names`` (of ``BENCHMARKS``, or any task of the harness).
+def load_benchmarks(settings: EvaluationSettings, tokenizer: PreTrainedTokenizerBase) -> list[LoadedBenchmark]:
+    """Read the tasks of the benchmarks ``settings.tasks`` (of ``BENCHMARKS``, or any task of the harness).
 
-    ``tokenizer``: used to cut passages. ``data_dir``: folder with the data as local files; by default they come from
-    the Hub or its cache. ``limit``: how many questions of every part (subject, language) are used, the first ones;
-    ``limits``: the same by benchmark. Raises EvaluationError, listing all unknown names and missing data at once, and
+    ``tokenizer``: used to cut passages. Raises EvaluationError, listing all unknown names and missing data at once, and
     MissingExtraError where the harness is not installed.
     """
-    try:
+    with needs_extra("lm-eval", "eval", "evaluation on benchmarks"):
         import lm_eval  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("lm-eval", "eval", "evaluation on benchmarks") from error
     loaded, problems = [], []
-    for name in names:
+    for name in settings.tasks:
         benchmark = benchmark_named(name)
         try:
-            tasks = _tasks(benchmark, tokenizer, None if data_dir is None else Path(data_dir))
+            tasks = _tasks(benchmark, tokenizer, None if settings.data_dir is None else Path(settings.data_dir))
         except EvaluationError as error:
             problems.append(str(error))
             continue
-        most = (limits or {}).get(name, limit)
+        most = dict(settings.limits).get(name, settings.limit)
         counts = {part: len(task.eval_docs) for part, task in tasks.items()}
         items = {part: count if most is None else min(most, count) for part, count in counts.items()}
         loaded.append(LoadedBenchmark(benchmark, tasks, items))
@@ -160,31 +142,22 @@ def _passage_task(
     from lm_eval.api.task import ConfigurableTask
 
     language = part.removeprefix(f"{benchmark.name}_")
-    examples, questions = _passages(benchmark, language, files)
-    if not questions:
-        raise EvaluationError(f"{benchmark.name}: no question in {language}")
-    config = passage_task(part, FORMS[language], questions, examples, tokenizer)
-    with quiet_harness():
-        return ConfigurableTask(config=config)
-
-
-def _passages(
-    benchmark: Benchmark, language: str, files: dict[str, str] | None
-) -> tuple[list[Question], list[Question]]:
-    """Candidates for the solved example, and the questions asked.
-
-    XQuAD's questions are the same in all languages, so the first are taken in each; TyDi QA's are a random sample.
-    """
+    # XQuAD's questions are the same in all languages, so the first are taken in each; TyDi QA's are a random sample.
     if benchmark.name == "xquad":
         if files is not None:
-            questions = read_squad(Path(files["validation"]))
+            found = read_squad(Path(files["validation"]))
         else:
-            questions = hub_questions(_dataset(benchmark, XQUAD_HUB, f"xquad.{LANGUAGES[language]}")["validation"])
-        return questions[-1:], questions[:QUESTIONS_PER_LANGUAGE]
-    path = TYDIQA_HUB if files is None else ("json",)
-    splits = _dataset(benchmark, *path, data_files=files)
-    examples, questions = (hub_questions(splits[split], language) for split in ("train", "validation"))
-    return examples, sample(questions, QUESTIONS_PER_LANGUAGE)
+            found = hub_questions(_dataset(benchmark, XQUAD_HUB, f"xquad.{LANGUAGES[language]}")["validation"])
+        examples, questions = found[-1:], found[:QUESTIONS_PER_LANGUAGE]
+    else:
+        splits = _dataset(benchmark, *(TYDIQA_HUB if files is None else ("json",)), data_files=files)
+        examples = hub_questions(splits["train"], language)
+        questions = sample(hub_questions(splits["validation"], language), QUESTIONS_PER_LANGUAGE)
+    if not questions:
+        raise EvaluationError(f"{benchmark.name}: no question in {language}")
+    config = passage_task(part, language, questions, examples, tokenizer)
+    with quiet_harness():
+        return ConfigurableTask(config=config)
 
 
 def _dataset(benchmark: Benchmark, *path: str, data_files: dict[str, str] | None = None) -> DatasetDict:

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 
 from tokenclean.ds2.curated_pool import CuratedPool, curate_pool
 from tokenclean.ds2.label_correction import neighbour_votes
-from tokenclean.ds2.rater_agreement import rank_correlation, shared_selection
 from tokenclean.ds2.ratings import CLASSES
+from tokenclean.ds2.selection import rank_correlation, shared_selection
 from tokenclean.ds2.transition_matrix import second_opinion
 from tokenclean.errors import MissingExtraError
+from tokenclean.experiment.run_files import CURATION
 from tokenclean.observer import Observer
 from tokenclean.pool.recipe_pool import open_mixture
 from tokenclean.recipe import Recipe
@@ -30,8 +31,6 @@ MOVED = 10
 
 _EXCERPT = 60
 _LABELS = tuple(map(str, range(CLASSES)))
-CURATION = "curation.json"
-"""File that a report reads, in the folder of a curation and in the results of a run with one."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def curate(recipe: Recipe, store: Store, observer: Observer | None = None) -> Cu
     """
     observer = observer or Observer()
     pool = open_mixture(recipe, listing=store.root / "rejected.jsonl", note=observer.note).pool
-    curated = curate_pool(pool, recipe, store, note=observer.note, progress=observer.progress)
+    curated = curate_pool(pool, recipe, store, observer)
     settings = recipe.pool.curation
     wanted = (settings.rows if settings is not None else None) or recipe.cleaning.ds2_rows
     count = min(wanted, len(pool))

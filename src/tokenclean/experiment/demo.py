@@ -16,13 +16,14 @@ from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.open_run import OpenRun, open_run_on
 from tokenclean.cleaning.run_data import tokenize_run_data
 from tokenclean.errors import PoolError
-from tokenclean.experiment.finished.finished_run import KEPT, find_run
+from tokenclean.experiment.finished.finished_run import find_run
 from tokenclean.experiment.finished.sample import CleanedSample, choose_sample
 from tokenclean.experiment.finished.viewer_tables import decoder_of, open_tables, view_title
 from tokenclean.experiment.noise_tables import condition_table
 from tokenclean.experiment.reporting.report import make_report
 from tokenclean.experiment.result_files import Measured, kept_share
 from tokenclean.experiment.run import Further, RunResult, run
+from tokenclean.experiment.run_files import KEPT
 from tokenclean.lab import NoiseSettings, NoiseSpan, plant
 from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import load_tokenizer, resolve_source
@@ -37,7 +38,7 @@ from tokenclean.report.viewer.page import write_page
 from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.selection import LabelNoise, auroc, label_noise
 from tokenclean.store import Store
-from tokenclean.theory import CorollaryCheck, cleaning_helps
+from tokenclean.theory import CorollaryCheck
 from tokenclean.tokens import tokenize_pool, tokens_touching
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def measure_cleaning(result: StrategyResult, context: RunContext, is_noise: Ragg
     labels = context.tokens.is_response
     noise = label_noise(result.kept, labels, is_noise)
     tokens = int(labels.values.sum())
-    corollary = cleaning_helps(noise.eta_full, noise.eta_cleaned, noise.kept_share, tokens)
+    corollary = CorollaryCheck(noise.eta_full, noise.eta_cleaned, noise.kept_share, tokens)
     area = None
     if result.scores is not None:
         scored = labels.values & np.isfinite(result.scores.values)

@@ -9,7 +9,7 @@ from tokenclean.cleaning import StrategyResult
 from tokenclean.cleaning.context import RunContext
 from tokenclean.report.tables import Table, share_text
 from tokenclean.selection import LabelNoise
-from tokenclean.theory import cleaning_helps
+from tokenclean.theory import CorollaryCheck
 
 _SHOWN_SOURCES, _SHOWN_ROWS = 4, 5
 
@@ -62,7 +62,7 @@ def condition_table(found: Sequence[tuple[str, LabelNoise]], response_tokens: in
     """
     rows = []
     for strategy, noise in found:
-        check = cleaning_helps(noise.eta_full, noise.eta_cleaned, noise.kept_share, response_tokens, delta)
+        check = CorollaryCheck(noise.eta_full, noise.eta_cleaned, noise.kept_share, response_tokens, delta)
         least, share = check.least_tokens, check.break_even_kept_share
         rows.append(
             (

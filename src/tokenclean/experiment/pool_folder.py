@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tokenclean.models.loading.load import load_tokenizer, resolve_source
 from tokenclean.observer import ShowProgress, no_progress
 from tokenclean.pool import Intake, Mixture, Pool, RejectedRow, write_rejected, write_removed, write_row
+from tokenclean.pool.intake import write_lines
 from tokenclean.pool.recipe_pool import check_rendered, open_mixture, take_rows
 from tokenclean.recipe import Recipe
 from tokenclean.report.pool_tables import contamination_table, mixture_table, statistics_csv, statistics_table
@@ -62,7 +62,7 @@ def build_pool(
             note("pool.curation.rows is not applied here; tokenclean curate shows which rows it selects")
         note(f"counting the tokens of {len(pool):,} rows")
         report = progress("tokenize", "row")  # its clock starts here
-        statistics = pool_statistics(pool, tokenizer, **recipe.tokens.model_dump(), progress=report)
+        statistics = pool_statistics(pool, tokenizer, recipe.tokens, report)
         intake = check_rendered(mixture, recipe, *statistics.rendered, listing=listing)
         unusable = tuple(row for part in statistics.rendered for row in part.unusable)
         _write_rows(pool, mixture, unusable, place)
@@ -82,16 +82,14 @@ def _tables(recipe: Recipe, mixture: Mixture, statistics: PoolStatistics) -> tup
 
 
 def _write_rows(pool: Pool, mixture: Mixture, unusable: Sequence[RejectedRow], place: Path) -> None:
-    _write_lines((write_row(conversation) for conversation in pool), place / POOL)
+    write_lines((write_row(conversation) for conversation in pool), place / POOL)
     write_removed(pool.removed, place / "removed.jsonl")
     write_rejected((*pool.rejected, *unusable), place / "rejected.jsonl")
     if mixture.contamination is not None:
-        _write_lines((asdict(overlap) for overlap in mixture.overlapping), place / "contamination.jsonl")
-
-
-def _write_lines(rows: Iterable[dict[str, object]], path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        overlaps = [asdict(overlap) for overlap in mixture.contamination.overlaps]
+        for overlap in overlaps:
+            del overlap["row"]  # its number among the rows compared
+        write_lines(overlaps, place / "contamination.jsonl")
 
 
 def _document(

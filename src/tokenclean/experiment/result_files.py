@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypedDict
 
 from tokenclean.cleaning import StrategyResult
 from tokenclean.cleaning.context import RunContext
@@ -15,6 +14,7 @@ from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.noise_removal import fractions_of
 from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.cleaning.strategy_result import weights_of
+from tokenclean.experiment.run_files import LATEST, TABLES, MeasuredModel
 from tokenclean.exporting import write_cleaned
 from tokenclean.pool import write_rejected, write_removed
 from tokenclean.recipe import Recipe
@@ -23,34 +23,7 @@ from tokenclean.scoring import PairedDifference
 from tokenclean.selection import lowest_kept
 from tokenclean.store import RESULTS, array_hash, atomic_path, file_hash, write_json
 from tokenclean.token_table import write_table
-from tokenclean.training.optimizer_state import MOMENTS
-
-LATEST = "latest"
-"""File of the run folder that names the results of the last run, found or made."""
-
-
-TABLES = "tables.json"
-"""File of results, of a comparison and of a sweep that holds their tables, for a report."""
-
-
-class Interval(TypedDict):
-    """A paired difference in nats and its 95 % interval."""
-
-    difference: float
-    low: float
-    high: float
-
-
-class MeasuredModel(TypedDict):
-    """A model on the held-out rows, as in ``result.json``; ``loss``: nats a token."""
-
-    name: str
-    kept_share: float | None
-    loss: float
-    against_base: Interval | None
-    against_full: Interval | None
-    weak_reference: str
-    reference: str
+from tokenclean.training.optimizer import MOMENTS
 
 
 @dataclass(frozen=True)

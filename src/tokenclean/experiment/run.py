@@ -14,10 +14,11 @@ from tokenclean.cleaning import RunContext, StrategyResult, run_strategy
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.ds2.curated_pool import CuratedPool
-from tokenclean.experiment.curate import CURATION, curation_document
+from tokenclean.experiment.curate import curation_document
 from tokenclean.experiment.noise_tables import noise_document, noise_table
 from tokenclean.experiment.result_files import Measured, kept_share, write_results
 from tokenclean.experiment.round_tables import RoundByRound, measure_rounds, rounds_document, rounds_table
+from tokenclean.experiment.run_files import CURATION
 from tokenclean.experiment.verdict import Verdict, verdict_of
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import find_strategy
@@ -206,7 +207,7 @@ def _note_pool(context: RunContext) -> None:
         f"pool: {len(tokens):,} training rows, {len(tokens.input_ids.values):,} tokens, "
         f"{int(tokens.is_response.values.sum()):,} of them response; {len(context.heldout):,} held-out rows; "
         f"{context.data.intake.set_aside:,} rows set aside, "
-        f"{int(tokens.is_cut.sum()):,} cut at {tokens.max_length} tokens"
+        f"{int(tokens.is_cut.sum()):,} cut at {context.recipe.tokens.max_length} tokens"
     )
     for line in context.data.intake.lines():
         context.note(line)

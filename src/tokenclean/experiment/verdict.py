@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenclean.experiment.result_files import Interval, MeasuredModel
+from tokenclean.experiment.run_files import Interval, MeasuredModel
 
 _NOTHING_DROPPED = 0.995
 

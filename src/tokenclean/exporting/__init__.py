@@ -1,11 +1,9 @@
 """The cleaned data for other trainers: one canonical file, and a small writer for each trainer."""
 
-from tokenclean.exporting.cleaned_file import CleanedDataset, read_cleaned, write_cleaned
-from tokenclean.exporting.dataset_card import Card
-from tokenclean.exporting.export import WRITERS, ExportResult, export
-from tokenclean.exporting.kept_counts import CleanedCounts, SourceCounts
-from tokenclean.exporting.model_name import ModelName
-from tokenclean.exporting.upload import push_folder
+from tokenclean.exporting.cleaned_file import CleanedCounts, CleanedDataset, SourceCounts, read_cleaned, write_cleaned
+from tokenclean.exporting.dataset_card import Card, ModelName
+from tokenclean.exporting.export import ExportResult, export, push_folder
+from tokenclean.exporting.trainers import WRITERS
 
 __all__ = [
     "WRITERS",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tokenclean.errors import TableError
-from tokenclean.exporting.kept_counts import CleanedCounts, SourceCounts, count_sources
 from tokenclean.ragged import Ragged
 from tokenclean.store import atomic_path
 from tokenclean.token_table import TokenTable
@@ -34,6 +33,33 @@ _COLUMN_TYPES = {
     "source": "string",
 }
 _ORIGINAL_ID = "original_id"  # the row's own id, null where it has none; files of older versions lack the column
+
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """One source. ``rows``: rows with at least one kept token; ``dropped_rows``: rows with none, which are left out;
+    ``tokens``: all tokens in ``rows``; ``response_tokens``: training targets before cleaning, dropped rows included;
+    ``kept_tokens``: training targets after cleaning."""
+
+    source: str
+    rows: int
+    dropped_rows: int
+    tokens: int
+    response_tokens: int
+    kept_tokens: int
+
+
+@dataclass(frozen=True)
+class CleanedCounts:
+    """All sources, in the order of their names."""
+
+    sources: tuple[SourceCounts, ...]
+
+    @property
+    def total(self) -> SourceCounts:
+        """The sums over all sources, named ``all``."""
+        names = [field.name for field in fields(SourceCounts)][1:]
+        return SourceCounts("all", *(sum(getattr(source, name) for source in self.sources) for name in names))
 
 
 @dataclass(frozen=True)
@@ -120,17 +146,13 @@ def write_cleaned(table: TokenTable, path: Path | str) -> CleanedCounts:
     chosen = np.flatnonzero(kept_tokens)
     if not len(chosen):
         raise TableError(f"no token of the {len(table):,} rows is kept, so there is nothing to train on or export")
-    counts = count_sources(table, kept_tokens)
+    counts = _count_sources(table, kept_tokens)
     dropped = [table.ids[row] for row in np.flatnonzero(kept_tokens == 0)]
     metadata = _metadata(counts, dropped, table.metadata)
-    starts = range(0, len(chosen), _ROWS_A_GROUP)
-    with atomic_path(path) as temporary:
-        groups = (_rows(table, weights, chosen[start : start + _ROWS_A_GROUP]) for start in starts)
-        first = next(groups).replace_schema_metadata(metadata)
-        with pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
-            writer.write_table(first)
-            for group in groups:
-                writer.write_table(group.replace_schema_metadata(metadata))
+    schema = _rows(table, weights, chosen[:0]).schema.with_metadata(metadata)
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for start in range(0, len(chosen), _ROWS_A_GROUP):
+            writer.write_table(_rows(table, weights, chosen[start : start + _ROWS_A_GROUP]))
     return counts
 
 
@@ -191,6 +213,17 @@ def _checked_weights(table: TokenTable) -> Ragged:
     return weights
 
 
+def _count_sources(table: TokenTable, kept_tokens: np.ndarray) -> CleanedCounts:
+    """Count a table whose N rows keep ``kept_tokens`` tokens each, int64, shape (N,)."""
+    names = sorted(set(table.sources))
+    numbers = {name: number for number, name in enumerate(names)}
+    source_N = np.array([numbers[source] for source in table.sources], dtype=np.int64)
+    is_left = kept_tokens > 0
+    columns = (is_left, ~is_left, table["input_ids"].lengths * is_left, table["is_response"].row_sums(), kept_tokens)
+    counts = [np.bincount(source_N, column, len(names)).astype(np.int64).tolist() for column in columns]
+    return CleanedCounts(tuple(SourceCounts(name, *own) for name, *own in zip(names, *counts, strict=True)))
+
+
 def _rows(table: TokenTable, weights: Ragged, chosen: np.ndarray) -> pa.Table:
     import pyarrow as pa
 
@@ -220,23 +253,20 @@ def _metadata(counts: CleanedCounts, dropped: Sequence[str], table: Mapping[str,
 
 
 def _check_columns(rows: pa.Table, path: Path) -> None:
+    columns: dict[str, Ragged] = {}
     for name, expected in _COLUMN_TYPES.items():
         if name not in rows.column_names:
             raise TableError(f"{path}: no column {name!r}; a cleaned data set has {', '.join(_COLUMN_TYPES)}")
-        kind = str(rows.schema.field(name).type)
+        column = rows.column(name)
+        kind, is_list = str(column.type), expected.startswith("list")
         if kind.replace("element: ", "").replace("item: ", "") != expected:
             raise TableError(f"{path}: column {name!r} holds {kind}, expected {expected}")
+        if column.null_count or (is_list and any(chunk.flatten().null_count for chunk in column.chunks)):
+            raise TableError(f"{path}: column {name!r} holds nulls; every row and token needs a value")
+        if is_list:
+            columns[name] = Ragged.from_arrow(column)
     if not len(rows):
         raise TableError(f"{path}: holds no row, so there is nothing to export")
-    columns: dict[str, Ragged] = {}
-    for name, kind in _COLUMN_TYPES.items():
-        try:
-            if kind.startswith("list"):
-                columns[name] = Ragged.from_arrow(rows.column(name))
-            elif rows.column(name).null_count:
-                raise ValueError("a column of the rows may hold no null")
-        except ValueError as error:
-            raise TableError(f"{path}: column {name!r} holds nulls; every row and token needs a value") from error
     ids, names = columns["input_ids"], rows.column("id")
     for name, column in columns.items():
         different = np.flatnonzero(column.lengths != ids.lengths)

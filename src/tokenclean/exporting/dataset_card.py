@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import yaml
 
-from tokenclean.exporting.kept_counts import CleanedCounts
-from tokenclean.exporting.model_name import ModelName, public_name
+from tokenclean.exporting.cleaned_file import CleanedCounts
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 # The Hub refuses a card whose `license` it does not know; any other goes under `license_name`.
@@ -35,6 +35,20 @@ Train with the base model's own tokenizer, apply no chat template and add no tok
 maximum length to at least {max_length} tokens (no row is longer); many trainers cut longer rows without a word. A
 trainer that reads `input_ids`, `attention_mask` and `labels` needs nothing else; fractions in `token_weight` need a
 loss of your own."""
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """``name``: Hub id or local path, as given. ``revision``: branch, tag or commit; None for the default one."""
+
+    name: str
+    revision: str | None = None
+
+    def seen_from(self, folder: Path) -> str:
+        """The name for a configuration that is used inside ``folder``: a relative path for a local model."""
+        if Path(self.name).is_absolute() or not Path(self.name).exists():
+            return self.name
+        return os.path.relpath(self.name, folder)
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,13 @@ class Card:
         named = [(s.source, self.licences.get(s.source)) for s in self.counts.sources]
         lines = [f"- {_inline(source)}: {_inline(licence) if licence else 'not stated'}" for source, licence in named]
         return "Each row keeps the licence of its source.\n\n" + "\n".join(lines)
+
+
+def public_name(name: str) -> str:
+    """A model's or file's name without the folders of this machine; Hub ids and URLs are unchanged."""
+    path = name.replace("\\", "/").removeprefix("file://")
+    is_local = path.startswith(("/", "~", "./", "../")) or re.match(r"[A-Za-z]:/", path)
+    return (PurePosixPath(path).name or path) if is_local else name
 
 
 def without_folders(recipe: str) -> str:

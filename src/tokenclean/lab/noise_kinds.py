@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 
 import numpy as np
 
@@ -66,8 +67,7 @@ class NoiseSettings:
     word_share: float = 0.25
 
     def __post_init__(self) -> None:
-        shares = {"row_share": self.row_share, "word_share": self.word_share}
-        problems = [f"{k} must lie in [0, 1], found {v!r}" for k, v in shares.items() if not 0 <= v <= 1]
+        problems = [f"{k} must lie in [0, 1], found {v!r}" for k, v in vars(self).items() if not 0 <= v <= 1]
         if problems:
             raise RecipeError(problems, source="noise settings")
 
@@ -108,22 +108,20 @@ def corrupt_words(pool: Pool, settings: NoiseSettings, generator: np.random.Gene
         )
     if settings.word_share == 0:
         return []
-    words = _Words.of_pool(pool)
+    words = _Words(pool)
 
     def edits_of_row(row: int) -> list[Edit]:
         edits = []
         for turn, content in assistant_contents(pool[row]):
             spans = word_spans(content)
-            wanted = min(len(spans), max(1, round(settings.word_share * len(spans))))
-            replaced = 0
+            wanted = len(edits) + min(len(spans), max(1, round(settings.word_share * len(spans))))
             for at in generator.permutation(len(spans)):
-                if replaced == wanted:
+                if len(edits) == wanted:
                     break
                 start, end = spans[at]
                 text = words.draw(row, content[start:end], generator)
                 if text is not None:
                     edits.append(Edit(row, turn, start, end, text))
-                    replaced += 1
         return edits
 
     return _edits_of_drawn_rows(pool, "corrupted", settings.row_share, generator, edits_of_row)
@@ -180,35 +178,24 @@ def _edits_of_drawn_rows(
 ) -> list[Edit]:
     """Edits of the first ``int(row_share * N)`` rows in a random order, skipping rows without an edit."""
     wanted = int(row_share * len(pool))
-    edits: list[Edit] = []
-    taken = 0
-    for row in generator.permutation(len(pool)):
-        if taken == wanted:
-            break
-        row_edits = edits_of_row(int(row))
-        edits += row_edits
-        taken += bool(row_edits)
-    if taken < wanted:
-        logger.warning("noise %r: %d rows were asked for, but only %d can take it", kind, wanted, taken)
-    return edits
+    edited = filter(None, (edits_of_row(int(row)) for row in generator.permutation(len(pool))))
+    taken = list(islice(edited, wanted))
+    if len(taken) < wanted:
+        logger.warning("noise %r: %d rows were asked for, but only %d can take it", kind, wanted, len(taken))
+    return [edit for of_row in taken for edit in of_row]
 
 
-@dataclass(frozen=True)
 class _Words:
     """All words of the assistant turns, row after row: those of row i are ``words[offsets[i]:offsets[i + 1]]``."""
 
-    words: list[str]
-    offsets: np.ndarray
-    counts: Counter[str]
-
-    @classmethod
-    def of_pool(cls, pool: Pool) -> _Words:
+    def __init__(self, pool: Pool) -> None:
         rows = [
             [content[start:end] for _, content in assistant_contents(row) for start, end in word_spans(content)]
             for row in pool
         ]
-        words = [word for row in rows for word in row]
-        return cls(words, offsets_of(len(row) for row in rows), Counter(words))
+        self.words = [word for row in rows for word in row]
+        self.offsets = offsets_of(len(row) for row in rows)
+        self.counts = Counter(self.words)
 
     def draw(self, row: int, original: str, generator: np.random.Generator) -> str | None:
         """A word of another row, in the case of ``original`` and different from it; None if there is none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
@@ -52,14 +51,9 @@ def plant(pool: Pool, kinds: Mapping[str, NoiseSettings], *, seed: int) -> Plant
     Raises RecipeError (a ValueError) for an unknown kind, PoolError (a ValueError) for a pool that cannot take the
     noise, such as ``corrupted`` in a pool of one row.
     """
-    problems = []
-    for name in kinds:
-        if name not in NOISE_KINDS:
-            close = difflib.get_close_matches(name, NOISE_KINDS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known kinds: {', '.join(NOISE_KINDS)}"
-            problems.append(f"unknown kind of noise {name!r}; {hint}")
-    if problems:
-        raise RecipeError(problems, source="noise kinds")
+    if unknown := kinds.keys() - NOISE_KINDS.keys():
+        given = ", ".join(map(repr, sorted(unknown)))
+        raise RecipeError(f"unknown: {given}; expected {' or '.join(NOISE_KINDS)}", source="noise kinds")
     planted = PlantedPool(pool, ())
     for kind, edits_of_pool in NOISE_KINDS.items():
         if kind in kinds:

@@ -8,17 +8,31 @@ from contextlib import contextmanager, nullcontext
 from typing import cast
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from tokenclean.errors import ModelError
 from tokenclean.models.attention.backend_choice import AttentionCall, select_kernel
 from tokenclean.models.attention.segments import current_segments, segments
-from tokenclean.models.bf16_matmul import gives_float32
 from tokenclean.models.compiled import CompiledLayers, decoder_layers
-from tokenclean.models.head import Head, Measures, head_of, measures_of_logits
-from tokenclean.models.model_parts import body_of, evaluating, lm_of, smallest_window
-from tokenclean.models.precision import CopyOfWeight, multiplies_bf16, precision_policy, uses_kernels, weight_copy
-from tokenclean.models.probe import PROBE_LENGTHS, draw_sample, find_problem
+from tokenclean.models.head import Measures, head_of, measures_of_logits
+from tokenclean.models.model_parts import (
+    PROBE_LENGTHS,
+    body_of,
+    draw_sample,
+    evaluating,
+    find_problem,
+    lm_of,
+    smallest_window,
+)
+from tokenclean.models.precision import (
+    CopyOfWeight,
+    gives_float32,
+    multiplies_bf16,
+    precision_policy,
+    uses_kernels,
+    weight_copy,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +122,7 @@ class CausalLM:
         if self._has_head and not torch.is_grad_enabled():
             packed = with_kernels and uses_kernels(self.body)
             if packed or (policy == "fast" and gives_float32(self.device)):
-                copy = weight_copy(lambda: self._head().weight, policy, packed=packed)
+                copy = weight_copy(lambda: head_of(self.lm).weight, policy, packed=packed)
         before = self._head_copy, self._refresh, self._policy, self._allow_bf16
         try:
             with precision_policy(self.body, policy, with_kernels=with_kernels) as self._refresh:
@@ -164,7 +178,7 @@ class CausalLM:
         enable({"use_reentrant": False, "context_fn": lambda: (nullcontext(), current_segments(self.lm))})
         self._checkpoints_packs = True
 
-    def losses(self, input_ids: torch.Tensor, lengths: Sequence[int], positions: torch.Tensor) -> torch.Tensor:
+    def losses(self, input_ids: Tensor, lengths: Sequence[int], positions: Tensor) -> Tensor:
         """NLL in nats of the tokens at ``positions``, float32, shape (P,); differentiable.
 
         ``input_ids``: int64 (T,), conversations of the given ``lengths`` one after another; ``positions``: int64 (P,),
@@ -174,9 +188,7 @@ class CausalLM:
             return self._pass(input_ids, lengths, positions)
         return torch.cat([self._pass(ids, None, inside) for ids, inside in _each(input_ids, lengths, positions)])
 
-    def measures(
-        self, input_ids: torch.Tensor, lengths: Sequence[int], positions: torch.Tensor, names: Sequence[str]
-    ) -> Measures:
+    def measures(self, input_ids: Tensor, lengths: Sequence[int], positions: Tensor, names: Sequence[str]) -> Measures:
         """The measures ``names`` (of ``head.MEASURES``) at ``positions``, each float32 (P,); without gradient.
 
         Other arguments as for ``losses``.
@@ -186,12 +198,13 @@ class CausalLM:
         parts = [self._measure(ids, None, inside, names) for ids, inside in _each(input_ids, lengths, positions)]
         return {name: torch.cat([part[name] for part in parts]) for name in names}
 
-    def measures_of_hidden(self, hidden: torch.Tensor, targets: torch.Tensor, names: Sequence[str]) -> Measures:
+    def measures_of_hidden(self, hidden: Tensor, targets: Tensor, names: Sequence[str]) -> Measures:
         """The measures ``names`` of ``targets`` (P,) from last hidden states (P, H); without gradient."""
         copy = None if self._head_copy is None else self._head_copy()
-        return self._head().measures(hidden, targets, names, copy)
+        # Looked up each time: sharding replaces a layer's tensors for a while.
+        return head_of(self.lm).measures(hidden, targets, names, copy)
 
-    def last_loss(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def last_loss(self, input_ids: Tensor) -> Tensor:
         """The loss of the last token of one conversation by the plain forward pass, (1,)."""
         return self._pass(input_ids, None, torch.tensor([len(input_ids) - 1]))
 
@@ -200,30 +213,26 @@ class CausalLM:
             return False
         return any(getattr(module, "gradient_checkpointing", False) for module in self.lm.modules())
 
-    def _pass(self, input_ids: torch.Tensor, lengths: Sequence[int] | None, positions: torch.Tensor) -> torch.Tensor:
+    def _pass(self, input_ids: Tensor, lengths: Sequence[int] | None, positions: Tensor) -> Tensor:
         """Losses of one pack, or of one conversation by the plain forward (``lengths`` None)."""
         targets = input_ids[positions]
         if not self._has_head:
             return cross_entropy(self._own_logits(input_ids, positions), targets, reduction="none")
-        return self._head().losses(self._hidden(input_ids, lengths)[positions - 1], targets)
+        return head_of(self.lm).losses(self._hidden(input_ids, lengths)[positions - 1], targets)
 
     def _measure(
-        self, input_ids: torch.Tensor, lengths: Sequence[int] | None, positions: torch.Tensor, names: Sequence[str]
+        self, input_ids: Tensor, lengths: Sequence[int] | None, positions: Tensor, names: Sequence[str]
     ) -> Measures:
         targets = input_ids[positions]
         if not self._has_head:
             return measures_of_logits(self._own_logits(input_ids, positions), targets, names)
         return self.measures_of_hidden(self._hidden(input_ids, lengths)[positions - 1], targets, names)
 
-    def _own_logits(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _own_logits(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         """Logits for ``positions`` by the model's own output layer, float32 (P, V)."""
         return self.lm(input_ids=input_ids[None], use_cache=False).logits[0][positions - 1].float()
 
-    def _head(self) -> Head:
-        """The output layer, looked up each time: sharding replaces a layer's tensors for a while."""
-        return head_of(self.lm)
-
-    def _hidden(self, input_ids: torch.Tensor, lengths: Sequence[int] | None) -> torch.Tensor:
+    def _hidden(self, input_ids: Tensor, lengths: Sequence[int] | None) -> Tensor:
         """Last hidden states, (T, H)."""
         if lengths is None:
             return self.body(input_ids=input_ids[None], use_cache=False).last_hidden_state[0]
@@ -236,7 +245,7 @@ class CausalLM:
             filled = self._packed_hidden(pad(input_ids, (0, filling)), [*lengths, filling] if filling else lengths)
         return filled[:tokens]
 
-    def _packed_hidden(self, input_ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    def _packed_hidden(self, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
         position_ids = torch.cat([torch.arange(n) for n in lengths]).to(input_ids.device)  # one copy, not n kernels
         with segments(self.lm, lengths, allow_bf16=self._allow_bf16):
             output = self.body(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False)
@@ -264,7 +273,7 @@ class CausalLM:
                 logger.warning("%s runs one conversation a pass, without packing (%s)", self._name, problem)
                 self.is_packed = False
 
-    def _sample(self, lengths: list[int]) -> tuple[torch.Tensor, list[int], torch.Tensor]:
+    def _sample(self, lengths: list[int]) -> tuple[Tensor, list[int], Tensor]:
         return draw_sample(lengths, self.vocabulary_size, self.device)
 
     @property
@@ -272,9 +281,7 @@ class CausalLM:
         return type(self.lm).__name__
 
 
-def _each(
-    input_ids: torch.Tensor, lengths: Sequence[int], positions: torch.Tensor
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _each(input_ids: Tensor, lengths: Sequence[int], positions: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Each conversation alone: its ids, and its positions counted from its start."""
     start = 0
     for length in lengths:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tokenclean.models.patched_forward import patched_forward
+from tokenclean.models.precision import patched_forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -1,9 +1,10 @@
-"""The device that a name in a command or recipe refers to, and what its processor can do."""
+"""This machine: the device that a name in a command or recipe refers to, what its processor can do, its cache."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -68,3 +69,13 @@ def cpu_multiplies_bf16() -> bool:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
     return not flags.isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def cache_folder() -> Path:
+    """Where converted models and compiled kernels are.
+
+    ``$TOKENCLEAN_CACHE``, else ``$XDG_CACHE_HOME/tokenclean``, else ``~/.cache/tokenclean``.
+    """
+    if named := os.environ.get("TOKENCLEAN_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenclean"

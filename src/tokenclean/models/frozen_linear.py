@@ -1,23 +1,31 @@
-"""Linear layers that are not trained, held in the form in which products are fastest, between float32 activations.
+"""Linear layers that are not trained, held in bf16, in our kernels' packed form or in NF4; activations stay float32.
 
 A frozen weight needs no float32 master copy. Held in bf16 it takes half the memory, and products take bf16 where the
 device gains from it; outputs and gradients are always float32, so residual stream, norms and adapters stay as exact as
 their inputs. Our CPU kernels need the weight packed twice, for the forward and for the backward pass.
+
+NF4 is for training alone: no score is ever computed with it. Quantized by bitsandbytes in blocks of 64 weights with a
+float32 scale each, a weight takes 4.5 bits; it is dequantized for each product, forward and backward, and then freed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
-from tokenclean.models.bf16_matmul import matmul
+from tokenclean.errors import MissingExtraError
 from tokenclean.models.device import gains_from_bf16
 from tokenclean.models.kernels.cpu import has_bf16_kernels, pack
 from tokenclean.models.kernels.cpu import linear as packed_linear
-from tokenclean.models.precision import uses_kernels
+from tokenclean.models.precision import matmul, uses_kernels
+
+BLOCK = 64
+"""Weights of an NF4 layer that share a scale."""
 
 
 class FrozenLayer(torch.nn.Module):
@@ -46,9 +54,6 @@ class FrozenLayer(torch.nn.Module):
     def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
         """(N, K), on the device of ``x``."""
         raise NotImplementedError
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
 class FrozenLinear(FrozenLayer):
@@ -87,6 +92,41 @@ class FrozenLinear(FrozenLayer):
     def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
         assert self.weight is not None
         return self.weight if gains_from_bf16(x.device) else self.weight.to(x.dtype)
+
+
+class Nf4Linear(FrozenLayer):
+    """``layer`` with its weight rounded to NF4, once.
+
+    Products run in bf16 with ``in_bf16`` where the device gains from it, else in float32. Buffers, none of them saved:
+    ``codes``, uint8, two weights each; ``scales`` (blocks,), float32. ``device``: where the buffers are, by default
+    that of the layer. Raises MissingExtraError without bitsandbytes.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+
+    def __init__(
+        self, layer: torch.nn.Linear, *, in_bf16: bool = False, device: torch.device | str | None = None
+    ) -> None:
+        super().__init__(layer)
+        self._in_bf16 = in_bf16
+        flat = layer.weight.detach().to(device or layer.weight.device).flatten()
+        # One row a block: bitsandbytes' CPU kernel misreads some rows that end within a block (32, 48, 96 weights).
+        blocks = pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
+        codes, state = bitsandbytes_functions().quantize_4bit(blocks, blocksize=BLOCK, quant_type="nf4")
+        self.register_buffer("codes", codes, persistent=False)
+        self.register_buffer("scales", state.absmax, persistent=False)
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight after rounding, (N, K)."""
+        functions = bitsandbytes_functions()
+        shape = torch.Size((len(self.scales), BLOCK))
+        state = functions.QuantState(self.scales, shape=shape, blocksize=BLOCK, quant_type="nf4", dtype=dtype)
+        flat = functions.dequantize_4bit(self.codes, state).flatten()
+        return flat[: self.out_features * self.in_features].view(self.out_features, self.in_features)
+
+    def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dequantized(torch.bfloat16 if self._in_bf16 and gains_from_bf16(x.device) else x.dtype)
 
 
 class _FrozenMatmul(torch.autograd.Function):
@@ -128,3 +168,12 @@ def replace_frozen(body: torch.nn.Module, form: Callable[[torch.nn.Linear], Froz
     for parent, name, layer in frozen:
         setattr(parent, name, form(layer))
     return len(frozen)
+
+
+def bitsandbytes_functions() -> ModuleType:
+    """``bitsandbytes.functional``. Raises MissingExtraError."""
+    try:
+        import bitsandbytes.functional
+    except ImportError as error:
+        raise MissingExtraError("bitsandbytes", "quantization", "training.quantization: nf4") from error
+    return bitsandbytes.functional

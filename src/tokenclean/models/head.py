@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from tokenclean.errors import ModelError
-from tokenclean.models.bf16_matmul import matmul
 from tokenclean.models.kernels import cpu as cpu_kernels
+from tokenclean.models.precision import matmul
 
 CHUNK_POSITIONS = 256
 
@@ -52,27 +52,15 @@ class Head:
         return torch.cat(losses) if losses else hidden_P_H.new_zeros(0, dtype=torch.float32)
 
     def measures(
-        self,
-        hidden_P_H: torch.Tensor,
-        targets_P: torch.Tensor,
-        names: Sequence[str],
-        copy: torch.Tensor | None = None,
+        self, hidden_P_H: torch.Tensor, targets_P: torch.Tensor, names: Sequence[str], copy: torch.Tensor | None = None
     ) -> Measures:
         """The measures ``names`` (of MEASURES), each float32 of shape (P,); without gradient.
 
         ``copy``: a copy of the weight that is faster: packed by ``kernels.cpu.pack`` on a CPU, in bf16 on a GPU.
         """
         if copy is not None and copy.device.type == "cpu":
-            found = cpu_kernels.measures(
-                hidden_P_H,
-                copy,
-                targets_P,
-                self.weight.shape[0],
-                bias=self.bias,
-                scale=self.scale,
-                softcap=self.softcap,
-                with_entropy="entropy" in names,
-            )
+            options = self.bias, self.scale, self.softcap, "entropy" in names
+            found = cpu_kernels.measures(hidden_P_H, copy, targets_P, len(self.weight), *options)
             return {name: found[MEASURES.index(name)] for name in names}
         chunks = zip(hidden_P_H.split(CHUNK_POSITIONS), targets_P.split(CHUNK_POSITIONS), strict=True)
         parts = [measures_of_logits(self._logits(hidden, copy), targets, names) for hidden, targets in chunks]

@@ -17,17 +17,17 @@ gives float32 queries, keys and values to bf16 attention kernels. Adapters stay 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
+from torch.nn.functional import linear
 
-from tokenclean.models.bf16_matmul import matmul
 from tokenclean.models.device import gains_from_bf16
 from tokenclean.models.kernels.cpu import has_bf16_kernels, missing_kernels, pack
 from tokenclean.models.kernels.cpu import linear as packed_linear
-from tokenclean.models.patched_forward import patched_forward
 
 Precision = Literal["exact", "safe", "fast"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -140,3 +140,48 @@ def _bf16_forward(layer: torch.nn.Linear, copy: CopyOfWeight) -> Callable[[torch
         return output if layer.bias is None else output + layer.bias
 
     return forward
+
+
+@contextmanager
+def patched_forward(
+    layers: Sequence[torch.nn.Module], forwards: Sequence[Callable[..., torch.Tensor]]
+) -> Iterator[None]:
+    """Within the block each layer runs the forward at its place; an instance's own (accelerate's hooks) comes back."""
+    before = [vars(layer).get("forward") for layer in layers]
+    for layer, forward in zip(layers, forwards, strict=True):
+        vars(layer)["forward"] = forward
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, before, strict=True):
+            del vars(layer)["forward"]
+            if forward is not None:
+                vars(layer)["forward"] = forward
+
+
+def matmul(x: torch.Tensor, weight_KN: torch.Tensor) -> torch.Tensor:
+    """``x`` (…, K) of any float dtype times a bf16 weight: (…, N) of the dtype of ``x``.
+
+    Without gradient, on a GPU with such kernels, the output is never rounded; elsewhere it is rounded to bf16 first.
+    """
+    half = x.to(weight_KN.dtype)
+    is_plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.dtype != torch.float32
+    if is_plain or not gives_float32(x.device):
+        return (linear(half, weight_KN.T) if weight_KN.T.is_contiguous() else half @ weight_KN).to(x.dtype)
+    rows = half.reshape(-1, half.shape[-1])
+    return torch.mm(rows, weight_KN, out_dtype=torch.float32).view(*x.shape[:-1], -1)
+
+
+@lru_cache
+def gives_float32(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 into float32, found out by trying once."""
+    if device.type != "cuda":
+        return False
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(64, 64, generator=generator).to(device, torch.bfloat16) for _ in range(2))
+    try:
+        with torch.no_grad():
+            found = torch.mm(a, b, out_dtype=torch.float32)
+    except (TypeError, RuntimeError):  # a GPU without it
+        return False
+    return found.dtype == torch.float32 and bool(torch.allclose(found, a.float() @ b.float(), atol=1e-2, rtol=1e-3))

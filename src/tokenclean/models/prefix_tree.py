@@ -7,7 +7,7 @@ keeps keys and values of one branch at most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -33,7 +33,6 @@ class PrefixTree:
 
     nodes: tuple[Node, ...]
     ends: np.ndarray
-    requested_tokens: int
 
     @property
     def tokens(self) -> int:
@@ -75,7 +74,7 @@ def plan_prefix_tree(sequences: Sequence[ArrayLike]) -> PrefixTree:
         # Leaves first: siblings without children are then side by side and attend in one call.
         below.sort(key=lambda branch: not np.array_equal(arrays[branch[0]], arrays[branch[-1]]))
         waiting.extend((branch, number, stop) for branch in reversed(below))
-    return PrefixTree(tuple(nodes), ends, sum(map(len, arrays)))
+    return PrefixTree(tuple(nodes), ends)
 
 
 def _branches(arrays: list[np.ndarray], group: list[int], depth: int) -> list[list[int]]:
@@ -94,14 +93,11 @@ def _common(a: np.ndarray, b: np.ndarray) -> int:
 class Attending:
     """Neighbouring tokens of a pack that attend together.
 
-    ``start``, ``stop``: the queries' range in the pack. ``kept``: nodes of earlier packs whose keys come first, from
-    the root down; ``inside``: (start, stop) in the pack of the keys after them, the queries' own last. ``queries``,
-    ``keys``: (branch, position) of each, int64 (·, 2): a query sees the keys of its own branch and of branch −1 up to
-    its position.
+    ``kept``: nodes of earlier packs whose keys come first, from the root down; ``inside``: (start, stop) in the pack of
+    the keys after them, the queries' own last. ``queries``, ``keys``: (branch, position) of each, int64 (·, 2): a query
+    sees the keys of its own branch and of branch −1 up to its position.
     """
 
-    start: int
-    stop: int
     kept: tuple[int, ...]
     inside: tuple[tuple[int, int], ...]
     queries: np.ndarray
@@ -136,68 +132,49 @@ def plan_prefix_packs(tree: PrefixTree, budget: int, group_tokens: int = 256) ->
             filled = 0
         groups[-1].append(number)
         filled += len(node.tokens)
-    pack_of = {number: place for place, group in enumerate(groups) for number in group}
-    last_use: dict[int, int] = {}  # node -> the last pack with a node below it
-    parents = {node.parent for node in tree.nodes}
-    for number in range(len(tree.nodes)):
-        for above in tree.path(number)[:-1]:
-            last_use[above] = pack_of[number]
-    return [_pack(tree, place, group, pack_of, last_use, parents, group_tokens) for place, group in enumerate(groups)]
+    # Of each node with children the last pack that has a node below it.
+    last_use = {
+        above: place for place, group in enumerate(groups) for number in group for above in tree.path(number)[:-1]
+    }
+    return [_pack(tree, place, group, last_use, group_tokens) for place, group in enumerate(groups)]
 
 
-def _pack(
-    tree: PrefixTree,
-    place: int,
-    group: list[int],
-    pack_of: dict[int, int],
-    last_use: dict[int, int],
-    parents: set[int],
-    group_tokens: int,
-) -> PrefixPack:
-    spans: dict[int, tuple[int, int]] = {}
-    filled = 0
-    for number in group:
-        spans[number] = filled, filled + len(tree.nodes[number].tokens)
-        filled = spans[number][1]
+def _pack(tree: PrefixTree, place: int, group: list[int], last_use: dict[int, int], group_tokens: int) -> PrefixPack:
+    stops = np.cumsum([len(tree.nodes[number].tokens) for number in group]).tolist()
+    spans = dict(zip(group, zip([0, *stops[:-1]], stops, strict=True), strict=True))
     attending = []
-    for run in _runs(tree, group, parents, group_tokens):
-        above, (start, stop) = tree.path(run[0])[:-1], (spans[run[0]][0], spans[run[-1]][1])
+    for run in _runs(tree, group, last_use, group_tokens):
+        above = tree.path(run[0])[:-1]
         kept = tuple(number for number in above if number not in spans)
-        inside = (*(spans[number] for number in above if number in spans), (start, stop))
+        own = spans[run[0]][0], spans[run[-1]][1]
+        inside = (*(spans[number] for number in above if number in spans), own)
         queries = np.concatenate([_positions(tree.nodes[number], branch) for branch, number in enumerate(run)])
         depth = tree.nodes[run[0]].depth
         shared = np.stack([np.full(depth, -1), np.arange(depth)], axis=1)
-        attending.append(Attending(start, stop, kept, inside, queries, np.concatenate([shared, queries])))
+        attending.append(Attending(kept, inside, queries, np.concatenate([shared, queries])))
     return PrefixPack(
         ids=np.concatenate([tree.nodes[number].tokens for number in group]),
         positions=np.concatenate([_positions(tree.nodes[number], 0)[:, 1] for number in group]),
         starts={number: start for number, (start, _) in spans.items()},
         attending=tuple(attending),
         keep={number: spans[number] for number in group if last_use.get(number, place) > place},
-        drop=tuple(number for number, last in last_use.items() if last == place and pack_of[number] < place),
+        drop=tuple(number for number, last in last_use.items() if last == place and number not in spans),
     )
 
 
-def _runs(tree: PrefixTree, group: list[int], parents: set[int], group_tokens: int) -> list[list[int]]:
+def _runs(tree: PrefixTree, group: list[int], parents: Container[int], group_tokens: int) -> list[list[int]]:
     """Nodes of a pack that attend together: neighbouring siblings without children, else one node."""
     runs: list[list[int]] = []
     filled = 0
     for number in group:
-        node, is_leaf = tree.nodes[number], number not in parents
-        last = runs[-1][-1] if runs else None
-        joins = (
-            last is not None
-            and is_leaf
-            and last not in parents
-            and tree.nodes[last].parent == node.parent
-            and filled + len(node.tokens) <= group_tokens
-        )
-        if joins:
+        parent, size = tree.nodes[number].parent, len(tree.nodes[number].tokens)
+        are_leaves = bool(runs) and number not in parents and runs[-1][-1] not in parents
+        if are_leaves and tree.nodes[runs[-1][-1]].parent == parent and filled + size <= group_tokens:
             runs[-1].append(number)
-            filled += len(node.tokens)
+            filled += size
         else:
             runs.append([number])
-            filled = len(node.tokens)
+            filled = size
     return runs
 
 

@@ -19,13 +19,10 @@ import numpy as np
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.conversation import Conversation
-from tokenclean.pool.reading.files import split_name
-from tokenclean.pool.reading.text_lines import read_lines
+from tokenclean.pool.reading.text_files import TextLines, split_name
 from tokenclean.pool.word_ngrams import WordHashes, ngram_hashes, texts_of, words_of
 from tokenclean.ragged import Ragged
-
-NGRAM_WORDS = 13
-MINIMUM_WORDS = 8
+from tokenclean.recipe.pool_settings import ContaminationSettings
 
 _SUFFIXES = (".jsonl", ".ndjson", ".json")
 _BLOCK = 2048  # texts or rows hashed together
@@ -33,13 +30,15 @@ _BLOCK = 2048  # texts or rows hashed together
 
 @dataclass(frozen=True)
 class Overlap:
-    """Row ``row`` (number in the pool) holds text of a benchmark.
+    """Row ``row`` (number in the pool; ``id``, ``source``: of its conversation) holds text of a benchmark.
 
     ``file``: of the benchmark, relative to the folder, the first that holds the n-gram. ``ngram``: the first n-gram of
     the row that the benchmark holds, its folded words joined by spaces. ``count``: how many of the row's it holds.
     """
 
     row: int
+    id: str
+    source: str
     benchmark: str
     file: str
     ngram: str
@@ -80,7 +79,8 @@ class BenchmarkTexts:
 
     ``files``: relative to the folder; ``benchmarks``: name of each file's benchmark. ``file_of_text``: int64 (X,).
     ``hashes``: length n -> hashes of n-grams (uint64, ascending, repeated where several texts hold it); ``texts``: n ->
-    text of each, int64. ``short``: benchmark -> texts left out as too short.
+    text of each, int64. ``short``: benchmark -> texts left out as too short. ``is_found``: bool (X,), set for the texts
+    that some row holds.
     """
 
     files: tuple[str, ...]
@@ -89,36 +89,39 @@ class BenchmarkTexts:
     hashes: dict[int, np.ndarray]
     texts: dict[int, np.ndarray]
     short: Counter[str]
+    is_found: np.ndarray
 
 
-def find_contamination(
-    conversations: Sequence[Conversation],
-    folder: str | Path,
-    *,
-    ngram: int = NGRAM_WORDS,
-    minimum_words: int = MINIMUM_WORDS,
-) -> Contamination:
-    """Compare every row with the benchmarks in ``folder`` (see the module's text).
+def find_contamination(conversations: Sequence[Conversation], settings: ContaminationSettings) -> Contamination:
+    """Compare every row with the benchmarks in ``settings.data_dir`` (see the module's text).
 
     Files are JSON lines or JSON (SQuAD's nested form too), also ``.gz`` and ``.zst``, at any depth. A benchmark is
-    named after the first folder of its files' paths, or after the file where that is directly in ``folder``.
+    named after the first folder of its files' paths, or after the file where that is directly in the folder.
     ``minimum_words`` above ``ngram`` counts as ``ngram``. Raises PoolError where the folder does not exist, holds no
-    such file, or a file is not JSON; ValueError for lengths below 1.
+    such file, or a file is not JSON.
     """
-    if min(ngram, minimum_words) < 1:
-        raise ValueError(f"n-grams need at least 1 word, got {ngram} and {minimum_words}")
-    folder = Path(folder).expanduser()
     words = WordHashes()
-    texts = read_benchmark_texts(folder, words, ngram, min(minimum_words, ngram))
-    return compare_rows(conversations, texts, words)
+    texts = _read_benchmarks(Path(settings.data_dir or "").expanduser(), words, settings)
+    overlaps: list[Overlap] = []
+    for start in range(0, len(conversations), _BLOCK):
+        block = conversations[start : start + _BLOCK]
+        said = [(start + row, text) for row, conversation in enumerate(block) for text in texts_of(conversation)]
+        split = [words_of(text) for _, text in said]
+        hits = _find_hits(words.of_texts(split), texts)
+        for row, hits_of_row in groupby(hits, key=lambda hit: said[hit[0]][0]):
+            overlaps += _describe_row(row, conversations[row], hits_of_row, split, texts)
+    unchecked = sum(conversation.tokens is not None for conversation in conversations)
+    return Contamination(tuple(overlaps), _count_benchmarks(overlaps, texts), unchecked)
 
 
-def read_benchmark_texts(folder: Path, words: WordHashes, ngram: int, minimum_words: int) -> BenchmarkTexts:
+def _read_benchmarks(folder: Path, words: WordHashes, settings: ContaminationSettings) -> BenchmarkTexts:
     """Hash the texts of all benchmark files; each distinct text of a file once. Raises as ``find_contamination``."""
-    paths = _find_files(folder)
+    paths, ngram = _find_files(folder), settings.ngram
+    minimum_words = min(settings.minimum_words, ngram)
     short: Counter[str] = Counter()
     file_of_text: list[int] = []
-    parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {n: [] for n in range(minimum_words, ngram + 1)}
+    nothing = np.empty(0, np.uint64), np.empty(0, np.int64)  # n-grams, and the texts that hold them
+    parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {n: [nothing] for n in range(minimum_words, ngram + 1)}
     names = [_benchmark_of(path, folder) for path in paths]
     for number, path in enumerate(paths):
         texts = iter(dict.fromkeys(text for value in _read_values(path) for text in _strings_in(value)))
@@ -136,27 +139,12 @@ def read_benchmark_texts(folder: Path, words: WordHashes, ngram: int, minimum_wo
     hashes: dict[int, np.ndarray] = {}
     texts_of_hashes: dict[int, np.ndarray] = {}
     for n, part in parts.items():
-        values = np.concatenate([values for values, _ in part] or [np.empty(0, np.uint64)])
-        owners = np.concatenate([owners for _, owners in part] or [np.empty(0, np.int64)])
+        values, owners = map(np.concatenate, zip(*part, strict=True))
         order = np.lexsort((owners, values))
         hashes[n], texts_of_hashes[n] = values[order], owners[order]
     files = tuple(path.relative_to(folder).as_posix() for path in paths)
-    return BenchmarkTexts(files, tuple(names), np.array(file_of_text, dtype=np.int64), hashes, texts_of_hashes, short)
-
-
-def compare_rows(conversations: Sequence[Conversation], texts: BenchmarkTexts, words: WordHashes) -> Contamination:
-    """The rows that hold n-grams of the benchmarks' texts."""
-    overlaps: list[Overlap] = []
-    is_found = np.zeros(len(texts.file_of_text), dtype=bool)
-    unchecked = sum(conversation.tokens is not None for conversation in conversations)
-    for start in range(0, len(conversations), _BLOCK):
-        block = conversations[start : start + _BLOCK]
-        said = [(start + row, text) for row, conversation in enumerate(block) for text in texts_of(conversation)]
-        split = [words_of(text) for _, text in said]
-        hits = _find_hits(words.of_texts(split), texts)
-        for row, hits_of_row in groupby(hits, key=lambda hit: said[hit[0]][0]):
-            overlaps += _describe_row(row, hits_of_row, split, texts, is_found)
-    return Contamination(tuple(overlaps), _count_benchmarks(overlaps, texts, is_found), unchecked)
+    owners, is_found = np.array(file_of_text, dtype=np.int64), np.zeros(len(file_of_text), dtype=bool)
+    return BenchmarkTexts(files, tuple(names), owners, hashes, texts_of_hashes, short, is_found)
 
 
 # Number of the text among those of the block, position of its first word, length; then the first place among the
@@ -182,28 +170,27 @@ def _find_hits(words: Ragged, texts: BenchmarkTexts) -> list[_Hit]:
 
 
 def _describe_row(
-    row: int, hits: Iterable[_Hit], split: Sequence[Sequence[str]], texts: BenchmarkTexts, is_found: np.ndarray
+    row: int, conversation: Conversation, hits: Iterable[_Hit], split: Sequence[Sequence[str]], texts: BenchmarkTexts
 ) -> list[Overlap]:
     """One overlap a benchmark, in the order of their first n-grams in the row; marks the texts found."""
     counts: Counter[str] = Counter()
     first: dict[str, tuple[str, str]] = {}
     for text, position, n, start, end in hits:
         owners = texts.texts[n][start:end]
-        is_found[owners] = True
+        texts.is_found[owners] = True
         files = np.unique(texts.file_of_text[owners]).tolist()
         for name in dict.fromkeys(texts.benchmarks[file] for file in files):
             counts[name] += 1
             if name not in first:
                 file = next(texts.files[file] for file in files if texts.benchmarks[file] == name)
                 first[name] = file, " ".join(split[text][position : position + n])
-    return [Overlap(row, name, file, ngram, counts[name]) for name, (file, ngram) in first.items()]
+    id, source = conversation.id, conversation.source
+    return [Overlap(row, id, source, name, file, ngram, counts[name]) for name, (file, ngram) in first.items()]
 
 
-def _count_benchmarks(
-    overlaps: Sequence[Overlap], texts: BenchmarkTexts, is_found: np.ndarray
-) -> tuple[BenchmarkOverlap, ...]:
+def _count_benchmarks(overlaps: Sequence[Overlap], texts: BenchmarkTexts) -> tuple[BenchmarkOverlap, ...]:
     names = np.array(texts.benchmarks, dtype=object)[texts.file_of_text]
-    compared, found = Counter(names.tolist()), Counter(names[is_found].tolist())
+    compared, found = Counter(names.tolist()), Counter(names[texts.is_found].tolist())
     ngrams: dict[str, Counter[str]] = {}
     for overlap in overlaps:
         ngrams.setdefault(overlap.benchmark, Counter())[overlap.ngram] += 1
@@ -218,17 +205,13 @@ def _count_benchmarks(
 
 
 def _find_files(folder: Path) -> list[Path]:
+    place = f"pool.filters.contamination.data_dir: {folder}"
     if not folder.is_dir():
-        raise PoolError(
-            f"pool.filters.contamination.data_dir: {folder} is not a folder; expected one with the benchmarks' files, "
-            "such as mmlu/anatomy/test.jsonl"
-        )
+        raise PoolError(f"{place} is not a folder; expected one with benchmarks' files, as mmlu/anatomy/test.jsonl")
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and split_name(path)[0] in _SUFFIXES)
     if not paths:
-        raise PoolError(
-            f"pool.filters.contamination.data_dir: {folder} holds no benchmark file; expected names that end in "
-            f"{', '.join(_SUFFIXES)} (also .gz, .zst)"
-        )
+        endings = ", ".join(_SUFFIXES)
+        raise PoolError(f"{place} holds no benchmark file; expected names that end in {endings} (also .gz, .zst)")
     return paths
 
 
@@ -239,23 +222,18 @@ def _benchmark_of(path: Path, folder: Path) -> str:
 
 def _read_values(path: Path) -> Iterator[object]:
     """The JSON values of a file: of JSON lines one a line, else the one that fills the file."""
-    lines = read_lines(path)
-    if split_name(path)[0] == ".json":
-        yield _parse(b"".join(lines), str(path))
-        return
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _parse(line, f"{path}:{number}")
-
-
-def _parse(content: bytes, place: str) -> object:
-    try:
-        return json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise PoolError(
-            f"{place}: is not JSON in UTF-8 ({' '.join(str(error).split())}); expected JSON lines where the name ends "
-            "in .jsonl and one JSON value where it ends in .json; correct the file or take it out of the folder"
-        ) from error
+    is_one = split_name(path)[0] == ".json"
+    lines = TextLines(path)
+    for number, content in enumerate([b"".join(lines)] if is_one else lines, start=1):
+        try:
+            if is_one or content.strip():
+                yield json.loads(content.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            place, reason = path if is_one else f"{path}:{number}", " ".join(str(error).split())
+            raise PoolError(
+                f"{place}: is not JSON in UTF-8 ({reason}); expected JSON lines where the name ends in .jsonl and one "
+                "JSON value where it ends in .json; correct the file or take it out of the folder"
+            ) from error
 
 
 def _strings_in(value: object) -> Iterator[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -56,32 +56,29 @@ def exact_duplicates(conversations: Sequence[Conversation]) -> list[Duplicate]:
     return found
 
 
-def near_duplicates(
-    conversations: Sequence[Conversation], threshold: float, permutations: int = PERMUTATIONS
-) -> list[Duplicate]:
+def near_duplicates(conversations: Sequence[Conversation], threshold: float) -> list[Duplicate]:
     """Every row that resembles an earlier row which itself stays: the first of a cluster stays, and a row goes only for
     one it truly resembles, never for a chain of others between them.
 
     ``threshold``: least Jaccard index of the sets of shingles, in (0, 1]. Two rows at the threshold or above go unfound
     with a chance of at most ``MISSED_SHARE``; the same rows always give the same answer. A row that resembles several
-    goes for the first. Raises MissingExtraError without ``datasketch``, ValueError for another threshold.
+    goes for the first. Raises MissingExtraError without ``datasketch``.
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"the threshold of near-duplicates must be above 0 and at most 1, got {threshold}")
     try:
         import datasketch
     except ImportError as error:
         raise MissingExtraError("datasketch", "curate", "finding near-duplicates (pool.filters.duplicates)") from error
     sets = shingles(conversations)
-    index: Any = datasketch.MinHashLSH(num_perm=permutations, params=choose_bands(threshold, permutations))
-    empty = datasketch.MinHash(num_perm=permutations, seed=_SEED, hashfunc=int)
+    index: Any = datasketch.MinHashLSH(num_perm=PERMUTATIONS, params=choose_bands(threshold))
+    empty = datasketch.MinHash(num_perm=PERMUTATIONS, seed=_SEED, hashfunc=int)
     found = []
     for row, values in enumerate(sets):
         if not len(values):
             continue
         sketch = empty.copy()  # a new one would draw its permutations again
         sketch.update_batch((values & _LOW_BITS).tolist())
-        duplicate = _find_first(row, sorted(index.query(sketch)), sets, threshold)
+        similar = (Duplicate(row, of, jaccard_index(values, sets[of])) for of in sorted(index.query(sketch)))
+        duplicate = next((pair for pair in similar if pair.similarity >= threshold), None)
         if duplicate is None:
             index.insert(row, sketch, check_duplication=False)
         else:
@@ -110,35 +107,19 @@ def shingles(conversations: Sequence[Conversation]) -> Ragged:
 
 def jaccard_index(first: np.ndarray, second: np.ndarray) -> float:
     """|A ∩ B| / |A ∪ B| of two sets, each an ascending array without repetition; 1.0 for two empty ones."""
-    small, large = (first, second) if len(first) <= len(second) else (second, first)
-    if not len(small):
-        return 0.0 if len(large) else 1.0
-    places = np.searchsorted(large, small)
-    shared = int(np.count_nonzero(large[np.minimum(places, len(large) - 1)] == small))
-    return shared / (len(small) + len(large) - shared)
+    shared = len(np.intersect1d(first, second, assume_unique=True))
+    either = len(first) + len(second) - shared
+    return shared / either if either else 1.0
 
 
-def choose_bands(threshold: float, permutations: int = PERMUTATIONS) -> tuple[int, int]:
-    """Number of bands b and rows r of each, with b·r ≤ ``permutations``: the largest r with which a pair at the
+def choose_bands(threshold: float) -> tuple[int, int]:
+    """Number of bands b and rows r of each, with b·r ≤ ``PERMUTATIONS``: the largest r with which a pair at the
     threshold t is missed with a chance (1 − tʳ)ᵇ of at most ``MISSED_SHARE``."""
-    for rows in range(permutations // 2, 1, -1):
-        bands = permutations // rows
+    for rows in range(PERMUTATIONS // 2, 1, -1):
+        bands = PERMUTATIONS // rows
         if (1 - threshold**rows) ** bands <= MISSED_SHARE:
             return bands, rows
-    return permutations, 1
-
-
-def _find_first(row: int, candidates: Iterable[int], sets: Ragged, threshold: float) -> Duplicate | None:
-    own = sets[row]
-    for candidate in candidates:
-        other = sets[candidate]
-        # The Jaccard index is at most the smaller set over the larger.
-        if min(len(own), len(other)) / max(len(own), len(other)) < threshold:
-            continue
-        similarity = jaccard_index(own, other)
-        if similarity >= threshold:
-            return Duplicate(row, candidate, similarity)
-    return None
+    return PERMUTATIONS, 1
 
 
 def _pieces(conversation: Conversation) -> list[str]:

@@ -1,18 +1,24 @@
 """What became of the rows read: used or set aside, with grouped reasons, keys not used and what was done to rows.
 
-One function, ``check_usable``, says whether a pool is usable; every command that reads one asks it.
+One function, ``check_usable``, says whether a pool is usable; every command that reads one asks it. The listings
+of rows set aside or left out are JSON lines with their reasons.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
 from itertools import chain
+from pathlib import Path
 
 from tokenclean.errors import PoolError
-from tokenclean.pool.conversation import Conversation, Pool, RejectedRow
+from tokenclean.pool.conversation import Conversation, Pool, RejectedRow, RemovedRow
+from tokenclean.store import atomic_path
 
 _PLACES = re.compile(r"\[\d+\]")
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\d[\d,.]*")
@@ -99,8 +105,7 @@ class Intake:
 
     def after_rendering(self, *parts: RenderedRows) -> Intake:
         """The same counts with what became of readable rows when they were rendered and tokenized."""
-        intake = replace(self, reasons={key: replace(group) for key, group in self.reasons.items()})
-        intake.notes = Counter(self.notes)
+        intake = deepcopy(self)
         for part in parts:
             intake.notes.update(part.notes)
             intake.rendered += part.rows
@@ -148,9 +153,9 @@ class Intake:
         self.weighted += row.has_weights
         if row.unread:
             keys = self.unread.setdefault(row.source, Counter())
-            keys.update({key if key in keys or len(keys) < _GROUPS else _FURTHER for key in row.unread})
-        if row.notes:
-            self.notes.update(set(row.notes))
+            counted = (key if key in keys or len(keys) < _GROUPS else _FURTHER for key in row.unread)
+            keys.update(list(dict.fromkeys(counted)))
+        self.notes.update(row.notes)
 
     def _add_reason(self, row: RejectedRow) -> None:
         key = group_key(row.reason)
@@ -233,3 +238,46 @@ def check_usable(intake: Intake, max_share: float, *, listing: object = None, ar
         )
     if intake.targets == 0:
         raise PoolError(f"no row has a token to train on{reasons}".rstrip())
+
+
+def write_rejected(rejected: Iterable[RejectedRow], path: str | Path) -> None:
+    """Write the rows set aside one by one (the fields of a RejectedRow), all of them or none.
+
+    Raises RunFolderError where the file cannot be written.
+    """
+    write_lines(map(asdict, rejected), path)
+
+
+def write_removed(removed: Iterable[RemovedRow], path: str | Path) -> None:
+    """Write the rows that a mixture leaves out, all of them or none; keys without a value are omitted.
+
+    Raises RunFolderError where the file cannot be written.
+    """
+    write_lines(({key: v for key, v in asdict(row).items() if v not in ("", None)} for row in removed), path)
+
+
+def join_rejected(parts: Iterable[str | Path], path: str | Path) -> None:
+    """Write the lines of several listings as one, in constant memory; ``path`` may be one of them.
+
+    Raises RunFolderError where the file cannot be written.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for part in parts:
+            with Path(part).open("rb") as lines:
+                shutil.copyfileobj(lines, file)
+
+
+def read_rejected(path: str | Path) -> Iterator[RejectedRow]:
+    """The rows of a listing, one by one."""
+    with Path(path).open("rb") as lines:
+        for line in lines:
+            yield RejectedRow(**json.loads(line))
+
+
+def write_lines(rows: Iterable[Mapping[str, object]], path: str | Path) -> None:
+    """Write rows as JSON lines, all of them or none. Raises RunFolderError where the file cannot be written."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for row in rows:
+            line = json.dumps(row, ensure_ascii=False) + "\n"
+            # A file name that is not UTF-8 holds lone surrogates; written with a backslash they are JSON's escapes.
+            file.write(line.encode("utf-8", "backslashreplace"))

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from hashlib import blake2b
 from math import floor
-
-import numpy as np
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.contamination import Contamination, find_contamination
@@ -25,7 +23,8 @@ from tokenclean.pool.conversation import Conversation, Pool, RemovedRow
 from tokenclean.pool.duplicates import Duplicate, exact_duplicates, near_duplicates
 from tokenclean.pool.intake import Intake
 from tokenclean.pool.shards import count_characters, count_response_characters
-from tokenclean.pool.sources import load_sources, merge_pools
+from tokenclean.pool.sources import merge_pools
+from tokenclean.pool.splits import largest_remainders
 from tokenclean.recipe import FiltersSettings, PoolSettings, SourceSettings
 
 logger = logging.getLogger(__name__)
@@ -46,28 +45,15 @@ class SourceCounts:
 
 
 @dataclass(frozen=True)
-class Overlapping:
-    """A row that holds text of a benchmark, removed or only reported (see ``contamination.Overlap``)."""
-
-    id: str
-    source: str
-    benchmark: str
-    file: str
-    ngram: str
-    count: int
-
-
-@dataclass(frozen=True)
 class Mixture:
     """``pool``: the rows left, and all rows removed; ``sources``: counts by source, in their order of appearance;
-    ``contamination``: overlap of the benchmarks with the rows compared, None where none was; ``overlapping``: each row
-    and benchmark that overlap; ``intake``: what became of all rows read."""
+    ``contamination``: overlap of the benchmarks with the rows compared, None where none was; ``intake``: what became of
+    all rows read."""
 
     pool: Pool
     sources: tuple[SourceCounts, ...]
     intake: Intake
     contamination: Contamination | None = None
-    overlapping: tuple[Overlapping, ...] = ()
 
     @property
     def removed_by_filter(self) -> dict[str, int]:
@@ -76,73 +62,51 @@ class Mixture:
         return {name: counts[name] for name in FILTERS if counts[name]}
 
 
-def load_mixture(
-    settings: PoolSettings,
-    seed: int,
-    *,
-    check: Callable[[Pool, Intake], None] = lambda pool, intake: None,
-    note: Callable[[str], None] = logger.info,
-) -> Mixture:
-    """Read the sources and mix them. ``check`` gets all rows before any is removed, and what became of them, and may
-    refuse them.
-
-    A pool without filters, shares and counts is its sources unchanged. Raises as ``load_sources`` and ``mix_pools``.
-    """
-    if not settings.is_mixed:
-        pool = load_sources(settings.sources)
-        intake = Intake.of(pool)
-        check(pool, intake)
-        return Mixture(pool, _count_sources(pool.conversations, ()), intake)
-    pools = [load_sources([source]) for source in settings.sources]
-    merged = merge_pools(pools)
-    check(merged, Intake.of(merged))
-    return mix_pools(pools, settings, seed, note=note)
-
-
 def mix_pools(
     pools: Sequence[Pool], settings: PoolSettings, seed: int, *, note: Callable[[str], None] = logger.info
 ) -> Mixture:
     """Filter the rows of the sources, one pool for each of ``settings.sources``, and draw from what is left.
 
-    Raises PoolError where nothing is left, or less than a count or share asks for, and as ``find_contamination``;
-    MissingExtraError for near-duplicates without ``datasketch``; ValueError for another number of pools than sources.
+    A pool without filters, shares and counts is its sources unchanged. Raises PoolError where two rows share an id,
+    where nothing is left, or less than a count or share asks for, and as ``find_contamination``; MissingExtraError for
+    near-duplicates without ``datasketch``.
     """
-    if len(pools) != len(settings.sources):
-        raise ValueError(f"{len(settings.sources)} sources need as many pools, got {len(pools)}")
-    rows = _Rows.of(pools)
-    filters = settings.filters
+    merged, filters, contamination = merge_pools(pools), settings.filters, None
+    rows = _Rows(list(merged), {})
     rows.remove(_out_of_bounds(rows.left, filters))
-    contamination, overlapping = None, ()
     if filters.contamination.data_dir is not None:
         note(f"comparing {len(rows.left):,} rows with the benchmarks in {filters.contamination.data_dir}")
-        contamination, overlapping = _compare(rows, filters)
+        contamination = find_contamination(rows.left, filters.contamination)
+        if filters.contamination.action == "remove":
+            rows.remove(_contaminated(rows.left, contamination))
     if filters.duplicates != "none":
         rows.remove(_duplicates(rows.left, exact_duplicates(rows.left), "exact_duplicate"))
     if filters.duplicates == "near":
         note(f"looking for near-duplicates among {len(rows.left):,} rows")
         found = near_duplicates(rows.left, filters.near_threshold)
         rows.remove(_duplicates(rows.left, found, "near_duplicate"))
-    _draw(rows, settings.sources, seed)
+    left = [[row for row in pool if row.id not in rows.removed] for pool in pools]
+    rows.remove(_not_drawn(left, settings.sources, seed))
+    pool = Pool(tuple(rows.left), merged.rejected, tuple(rows.removed.values()))
+    mixture = Mixture(pool, _count_sources(pool), Intake.of(merged), contamination)
     if not rows.left:
-        removed = ", ".join(f"{count:,} by {name}" for name, count in Counter(r.filter for r in rows.removed).items())
-        raise PoolError(f"pool.filters: no row is left of {rows.count:,} ({removed}); loosen the filters")
-    rejected = tuple(row for pool in pools for row in pool.rejected)
-    pool = Pool(tuple(rows.left), rejected, tuple(rows.removed))
-    intake = Intake.of(row for pool in pools for row in (*pool, *pool.rejected))
-    return Mixture(pool, _count_sources(rows.left, rows.removed), intake, contamination, overlapping)
+        removed = ", ".join(f"{count:,} by {name}" for name, count in mixture.removed_by_filter.items())
+        raise PoolError(f"pool.filters: no row is left of {len(merged):,} ({removed}); loosen the filters")
+    return mixture
 
 
-def draw_rows(ids: Sequence[str], count: int, seed: int) -> np.ndarray:
-    """Numbers (int64, ascending) of ``count`` of the rows with these ids: those whose hashes with the seed are lowest.
+def draw_rows(ids: Iterable[str], count: int, seed: int) -> set[str]:
+    """``count`` of these ids: those whose hashes with the seed are lowest.
 
     A larger count holds the rows of a smaller one, and whether a row is drawn depends on the ids alone, not on their
-    order. Raises ValueError unless 0 <= count <= N.
+    order.
     """
-    if not 0 <= count <= len(ids):
-        raise ValueError(f"cannot draw {count} of {len(ids)} rows")
     key = str(int(seed)).encode()
-    hashes = [blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest() for id in ids]
-    return np.array(sorted(sorted(range(len(ids)), key=hashes.__getitem__)[:count]), dtype=np.int64)
+
+    def hash_id(id: str) -> bytes:
+        return blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest()
+
+    return set(sorted(ids, key=hash_id)[:count])
 
 
 def share_sizes(available: Sequence[int], sources: Sequence[SourceSettings]) -> list[int]:
@@ -161,7 +125,10 @@ def share_sizes(available: Sequence[int], sources: Sequence[SourceSettings]) -> 
             whole = min(Fraction(available[n]) / share for n, share in shares.items())
         else:
             whole = sum(size for n, size in enumerate(sizes) if n not in shares) / (1 - total)
-        for n, size in _round(shares, whole).items():
+        whole = floor(whole) if len(shares) == len(sources) else whole
+        quotas = [share * whole for share in shares.values()]
+        drawn = largest_remainders(quotas, floor(sum(quotas) + Fraction(1, 2)))
+        for n, size in zip(shares, drawn, strict=True):
             sizes[n] = size
     for n, (size, rows) in enumerate(zip(sizes, available, strict=True)):
         if size > rows:
@@ -174,38 +141,18 @@ def share_sizes(available: Sequence[int], sources: Sequence[SourceSettings]) -> 
     return sizes
 
 
-def _round(shares: dict[int, Fraction], whole: Fraction) -> dict[int, int]:
-    whole_rows = floor(whole) if sum(shares.values()) == 1 else whole
-    quotas = {n: share * whole_rows for n, share in shares.items()}
-    sizes = {n: floor(quota) for n, quota in quotas.items()}
-    missing = floor(sum(quotas.values()) + Fraction(1, 2)) - sum(sizes.values())
-    for n in sorted(quotas, key=lambda n: (sizes[n] - quotas[n], n))[:missing]:
-        sizes[n] += 1
-    return sizes
-
-
 @dataclass
 class _Rows:
-    """The rows left, the number of each one's source, and those removed so far."""
+    """The rows left, and by id those removed so far."""
 
     left: list[Conversation]
-    source_of: list[int]
-    removed: list[RemovedRow]
-    count: int
+    removed: dict[str, RemovedRow]
 
-    @classmethod
-    def of(cls, pools: Sequence[Pool]) -> _Rows:
-        merged = merge_pools(pools)
-        source_of = [number for number, pool in enumerate(pools) for _ in range(len(pool))]
-        return cls(list(merged), source_of, [], len(merged))
-
-    def remove(self, removed: Iterable[tuple[int, RemovedRow]]) -> None:
-        """``removed``: numbers among the rows left, and the entries of the listing."""
-        entries = dict(removed)
-        self.removed += [entries[row] for row in sorted(entries)]
-        kept = [row for row in range(len(self.left)) if row not in entries]
-        self.left = [self.left[row] for row in kept]
-        self.source_of = [self.source_of[row] for row in kept]
+    def remove(self, removed: Iterable[RemovedRow]) -> None:
+        """``removed``: in the order of the rows; of several entries for a row the first counts."""
+        for row in removed:
+            self.removed.setdefault(row.id, row)
+        self.left = [row for row in self.left if row.id not in self.removed]
 
 
 def _removed(conversation: Conversation, filter: str, reason: str) -> RemovedRow:
@@ -213,67 +160,50 @@ def _removed(conversation: Conversation, filter: str, reason: str) -> RemovedRow
     return RemovedRow(c.id, c.source, c.file, c.line, filter, reason, original_id=c.original_id)
 
 
-def _out_of_bounds(rows: Sequence[Conversation], f: FiltersSettings) -> Iterable[tuple[int, RemovedRow]]:
+def _out_of_bounds(rows: Sequence[Conversation], f: FiltersSettings) -> Iterator[RemovedRow]:
     bounds = (
         ("characters", count_characters, f.min_characters, f.max_characters),
         ("response characters", count_response_characters, f.min_response_characters, f.max_response_characters),
     )
     asked = [bound for bound in bounds if bound[2] is not None or bound[3] is not None]
-    for row, conversation in enumerate(rows):
+    for row in rows:
         for what, count, least, most in asked:
-            characters = count(conversation)
+            characters = count(row)
             if least is not None and characters < least:
-                yield row, _removed(conversation, "length", f"{characters:,} {what}, fewer than {least:,}")
-                break
+                yield _removed(row, "length", f"{characters:,} {what}, fewer than {least:,}")
             if most is not None and characters > most:
-                yield row, _removed(conversation, "length", f"{characters:,} {what}, more than {most:,}")
-                break
+                yield _removed(row, "length", f"{characters:,} {what}, more than {most:,}")
 
 
-def _compare(rows: _Rows, filters: FiltersSettings) -> tuple[Contamination, tuple[Overlapping, ...]]:
-    settings = filters.contamination
-    found = find_contamination(
-        rows.left, settings.data_dir or "", ngram=settings.ngram, minimum_words=settings.minimum_words
-    )
-    overlapping: list[Overlapping] = []
-    removed: dict[int, RemovedRow] = {}
+def _contaminated(rows: Sequence[Conversation], found: Contamination) -> Iterator[RemovedRow]:
     for o in found.overlaps:
-        row = rows.left[o.row]
-        overlapping.append(Overlapping(row.id, row.source, o.benchmark, o.file, o.ngram, o.count))
-        said = _removed(row, "contamination", f"holds text of the benchmark {o.benchmark}")
-        # Of several benchmarks the one that comes first in the row counts.
-        removed.setdefault(o.row, replace(said, benchmark_file=o.file, ngram=o.ngram))
-    if settings.action == "remove":
-        rows.remove(removed.items())
-    return found, tuple(overlapping)
+        row = _removed(rows[o.row], "contamination", f"holds text of the benchmark {o.benchmark}")
+        yield replace(row, benchmark_file=o.file, ngram=o.ngram)
 
 
-def _duplicates(
-    rows: Sequence[Conversation], found: Iterable[Duplicate], filter: str
-) -> Iterable[tuple[int, RemovedRow]]:
+def _duplicates(rows: Sequence[Conversation], found: Iterable[Duplicate], filter: str) -> Iterator[RemovedRow]:
     what = {"exact_duplicate": "says the same as", "near_duplicate": "says nearly the same as"}[filter]
     for duplicate in found:
         kept = rows[duplicate.of]
         row = _removed(rows[duplicate.row], filter, f"{what} {kept.file}:{kept.line}")
-        yield duplicate.row, replace(row, resembles=kept.id, similarity=round(duplicate.similarity, 4))
+        yield replace(row, resembles=kept.id, similarity=round(duplicate.similarity, 4))
 
 
-def _draw(rows: _Rows, sources: Sequence[SourceSettings], seed: int) -> None:
-    numbers = np.array(rows.source_of, dtype=np.int64)
-    members = [np.flatnonzero(numbers == source) for source in range(len(sources))]
-    removed: list[tuple[int, RemovedRow]] = []
-    for of_source, size in zip(members, share_sizes([len(m) for m in members], sources), strict=True):
-        drawn = draw_rows([rows.left[row].id for row in of_source], size, seed)
-        reason = f"not among the {size:,} drawn of {len(of_source):,}"
-        left_out = np.delete(of_source, drawn).tolist()
-        removed += [(row, _removed(rows.left[row], "not_drawn", reason)) for row in left_out]
-    rows.remove(removed)
+def _not_drawn(
+    left: Sequence[Sequence[Conversation]], sources: Sequence[SourceSettings], seed: int
+) -> Iterator[RemovedRow]:
+    """``left``: the rows of each source."""
+    for rows, size in zip(left, share_sizes([len(rows) for rows in left], sources), strict=True):
+        if size < len(rows):
+            drawn = draw_rows((row.id for row in rows), size, seed)
+            reason = f"not among the {size:,} drawn of {len(rows):,}"
+            yield from (_removed(row, "not_drawn", reason) for row in rows if row.id not in drawn)
 
 
-def _count_sources(taken: Iterable[Conversation], removed: Sequence[RemovedRow]) -> tuple[SourceCounts, ...]:
-    kept = Counter(conversation.source for conversation in taken)
+def _count_sources(pool: Pool) -> tuple[SourceCounts, ...]:
+    kept = Counter(pool.sources)
     left_out: dict[str, Counter[str]] = {}
-    for row in removed:
+    for row in pool.removed:
         left_out.setdefault(row.source, Counter())[row.filter] += 1
     counted = []
     for source in dict.fromkeys([*kept, *left_out]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import numpy as np
 from tokenclean.errors import PoolError, RecipeError
 from tokenclean.pool.conversation import Pool, RejectedRow, RemovedRow
 from tokenclean.pool.duplicates import exact_duplicates
-from tokenclean.pool.intake import Intake, RenderedRows, check_usable
-from tokenclean.pool.mixture import Mixture, load_mixture
-from tokenclean.pool.rejected import write_rejected
-from tokenclean.pool.splits import contiguous_splits, heldout_rows, stratified_splits
+from tokenclean.pool.intake import Intake, RenderedRows, check_usable, write_rejected
+from tokenclean.pool.mixture import Mixture, mix_pools
+from tokenclean.pool.sources import load_sources
+from tokenclean.pool.splits import heldout_rows, stratified_splits
 from tokenclean.recipe import Recipe
 
 
@@ -23,14 +24,13 @@ def open_mixture(
 ) -> Mixture:
     """The rows of the recipe's sources, filtered and drawn as its ``pool`` section says, before ``pool.max_rows``.
 
-    ``listing``: where the rows that cannot be used are written, if they are too many. Raises as ``load_mixture`` and
-    ``check_usable``.
+    ``listing``: where the rows that cannot be used are written, if they are too many. Raises as ``load_sources``,
+    ``check_usable`` and ``mix_pools``.
     """
-
-    def check(pool: Pool, intake: Intake) -> None:
-        _check(intake, pool.rejected, recipe, listing)
-
-    mixture = load_mixture(recipe.pool, recipe.pool_seed, check=check, note=note)
+    pools = [load_sources([source]) for source in recipe.pool.sources]
+    rejected = [row for pool in pools for row in pool.rejected]
+    _check(Intake.of(chain(*pools, rejected)), rejected, recipe, listing)
+    mixture = mix_pools(pools, recipe.pool, recipe.pool_seed, note=note)
     if removed := mixture.removed_by_filter:
         reasons = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in removed.items())
         note(f"mixture: {len(mixture.pool):,} rows taken, {sum(removed.values()):,} left out ({reasons})")
@@ -110,15 +110,7 @@ def split_rows(sources: tuple[str, ...], recipe: Recipe, first: np.ndarray | Non
     if count > len(rows):
         raise RecipeError(f"cleaning.splits: {count} splits of {len(rows)} training rows; use fewer splits")
     if recipe.cleaning.split_kind == "contiguous":
-        splits = contiguous_splits(len(rows), count)
+        splits = np.array_split(np.arange(len(rows)), count)  # the paper's: the first ones take the remainder
     else:
         splits = stratified_splits([sources[row] for row in rows], count, recipe.seed)
     return [*([] if first is None else [first]), *(rows[split] for split in splits)]
-
-
-def check_best_rated(count: int, rows: int) -> None:
-    """Raise RecipeError where the best-rated rows would be all rows."""
-    if count >= rows:
-        raise RecipeError(
-            f"cleaning.ds2_rows: the {count:,} best-rated of {rows:,} training rows are all of them; set it lower"
-        )

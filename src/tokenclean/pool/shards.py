@@ -12,8 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from tokenclean.pool.conversation import Conversation, RejectedRow, Turn
-from tokenclean.pool.intake import Intake, check_usable
-from tokenclean.pool.rejected import write_rejected
+from tokenclean.pool.intake import Intake, check_usable, write_rejected
 from tokenclean.pool.sources import stream_sources
 from tokenclean.recipe import SourceSettings
 
@@ -55,8 +54,7 @@ def survey_pool(
 ) -> PoolSurvey:
     """Read all sources once, in constant memory, and write the rows set aside to ``listing``, where there are any.
 
-    Raises as ``load_pool`` does; PoolError as ``check_usable``; RunFolderError where the listing cannot be written;
-    ValueError for ``shard_characters`` < 1.
+    Raises as ``load_pool`` does; PoolError as ``check_usable``; RunFolderError where the listing cannot be written.
     """
     cut, intake = _Cut(shard_characters), Intake()
     characters = shards = 0
@@ -86,7 +84,7 @@ def shard_stream(
     """Consecutive conversations as shards, one in memory at a time.
 
     A shard ends with the row by which it holds ``shard_characters`` characters or SHARD_ROWS rows; the last one may
-    hold less. Raises ValueError for ``shard_characters`` < 1.
+    hold less.
     """
     cut = _Cut(shard_characters)
     shard: list[Conversation] = []
@@ -123,8 +121,6 @@ class _Cut:
     """Finds where shards end, row by row."""
 
     def __init__(self, shard_characters: int) -> None:
-        if shard_characters < 1:
-            raise ValueError(f"a shard needs at least 1 character, got {shard_characters}")
         self._shard_characters = shard_characters
         self.rows = self._characters = 0
 

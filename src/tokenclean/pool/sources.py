@@ -7,7 +7,7 @@ import json
 import logging
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,22 +28,14 @@ logger = logging.getLogger(__name__)
 _NOTHING_FURTHER = ("", (), True, "", "")
 
 
-def load_pool(
-    paths: str | Path | Sequence[str | Path],
-    *,
-    source: str | None = None,
-    split: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    roles: Mapping[str, str] | None = None,
-    **options: Any,
-) -> Pool:
+def load_pool(paths: str | Path | Sequence[str | Path], *, source: str | None = None, **options: Any) -> Pool:
     """Read local files, in the given order, as one pool.
 
     A file is JSON lines, a JSON array or CSV (each also ``.gz`` or ``.zst``), Parquet, or a folder that
     ``datasets`` wrote with ``save_to_disk`` (``split`` names one of its splits). ``source``: the source name of every
     row. Without it a row's own ``source`` field counts where that is a non-blank string, and the file's stem
-    otherwise. ``columns``: our key -> the row's column. ``roles``: further role names -> ours. ``options``: further
-    keys of ``SourceSettings``, such as ``format``, ``delimiter``, ``encoding``, ``ignore`` and ``preferences``.
+    otherwise. ``options``: further keys of ``SourceSettings``, such as ``columns`` (our key -> the row's column),
+    ``roles`` (further role names -> ours), ``format``, ``delimiter``, ``encoding``, ``ignore`` and ``preferences``.
 
     A row that cannot be read, or is no usable row of its format, goes to ``Pool.rejected``. Warnings give the reasons
     with counts, keys that were not used, and what was done to rows so that they can be used (``Intake``).
@@ -54,8 +46,7 @@ def load_pool(
     files = [paths] if isinstance(paths, str | Path) else list(paths)
     if not files:
         raise PoolError("no pool file given; expected the path of at least one file of conversations")
-    named = {"columns": tuple((columns or {}).items()), "roles": tuple((roles or {}).items()), **options}
-    pool = load_sources(source_from({"path": str(path), "name": source, "split": split, **named}) for path in files)
+    pool = load_sources(source_from({"path": str(path), "name": source, **options}) for path in files)
     for line in Intake.of(pool).lines():
         logger.warning("%s", line)
     return pool
@@ -98,17 +89,20 @@ def merge_pools(pools: Iterable[Pool]) -> Pool:
     """The pools one after the other. Raises PoolError where two rows share an id (a file given twice)."""
     pools = tuple(pools)
     seen: dict[str, Conversation] = {}
-    for conversation in (c for pool in pools for c in pool):
-        if conversation.id in seen:
-            raise _shared_id(seen[conversation.id], conversation)
-        seen[conversation.id] = conversation
+    for second in (conversation for pool in pools for conversation in pool):
+        if (first := seen.get(second.id)) is not None:
+            raise PoolError(
+                f"two rows share the id {second.id!r}: {first.file}:{first.line} and {second.file}:{second.line}; give "
+                "each file once, and where two files do hold the same row, give them different source names"
+            )
+        seen[second.id] = second
     return Pool(tuple(seen.values()), tuple(row for pool in pools for row in pool.rejected))
 
 
 def _stream_source(settings: SourceSettings) -> Iterator[Conversation | RejectedRow]:
     place, columns = settings.place, dict(settings.columns)
     is_tree = settings.format == "oasst"  # its rows are messages, and what the pool takes are threads of them
-    options = _row_options(settings)
+    options = _row_options(settings, columns)
     default_source = _check_source(_default_name(settings) if settings.name is None else settings.name, place)
     intake = Intake()
     records = read_source(settings)
@@ -118,73 +112,45 @@ def _stream_source(settings: SourceSettings) -> Iterator[Conversation | Rejected
                 raise RowError(record.fault)
             parsed = parse_row(record.row, options, is_padded=record.is_padded)
             name = default_source if settings.name is not None else _row_source(record.row, columns) or default_source
+            parsed = replace(parsed, unread=(*parsed.unread, *map(shown_key, record.wrapper_keys)))
+            id = f"{name}:{record.number}:{_hash_content(parsed)}"
+            row = Conversation(id, name, file=place, line=record.line, **vars(parsed))
         except RowError as error:
             row = RejectedRow(place, record.line, str(error), record.excerpt(), error.remedy, error.is_chosen)
-            intake.add(row)
-            yield row
-            continue
-        id = f"{name}:{record.number}:{_hash_content(parsed)}"
-        parsed = replace(parsed, unread=(*parsed.unread, *map(shown_key, record.wrapper_keys)))
-        conversation = Conversation(id, name, file=place, line=record.line, **vars(parsed))
-        intake.add(conversation)
-        yield conversation
+        intake.add(row)
+        yield row
     if not intake.readable:
         found = f"no usable row ({intake.rows:,} set aside)" if intake.rows else "holds no row"
         reasons = f". The reasons:\n{intake.describe_reasons()}" if intake.rows else ""
         raise PoolError(f"{place}: {found}; expected rows in one of the formats {', '.join(FORMATS)}{reasons}")
 
 
-def _row_options(settings: SourceSettings) -> RowOptions:
+def _row_options(settings: SourceSettings, columns: Mapping[str, str]) -> RowOptions:
     """How the rows of a source are read. Raises RecipeError for options that no row can satisfy."""
-    options = {option.name: getattr(settings, option.name) for option in fields(RowOptions)}
-    if settings.format == "oasst":
-        options["format"] = "messages"
-    return RowOptions(**options)
+    format = "messages" if settings.format == "oasst" else settings.format
+    s, ignored = settings, frozenset(settings.ignore)
+    return RowOptions(format, columns, dict(s.roles), ignored, s.preferences, s.python_literals, s.repair_thoughts)
 
 
 def _refuse_shared_ids(sources: tuple[SourceSettings, ...], hashes: array[int]) -> None:
     """Raise PoolError where two ids are the same, after reading the sources again for the places of both.
 
-    ``hashes``: of the ids, in the order of the rows.
+    ``hashes``: of the ids.
     """
-    values = np.frombuffer(hashes, dtype=np.int64)
-    is_repeated = np.ones(len(values), dtype=bool)
-    is_repeated[np.unique(values, return_index=True)[1]] = False
-    for number in np.flatnonzero(is_repeated).tolist():
-        repeat = next(islice(_conversations(sources), number, None))
-        first_number, first = next((n, c) for n, c in enumerate(_conversations(sources)) if c.id == repeat.id)
-        if first_number < number:  # else two ids of one hash
-            raise _shared_id(first, repeat)
-
-
-def _conversations(sources: tuple[SourceSettings, ...]) -> Iterator[Conversation]:
-    return (row for row in stream_sources(sources, is_first_reading=False) if isinstance(row, Conversation))
-
-
-def _shared_id(first: Conversation, second: Conversation) -> PoolError:
-    return PoolError(
-        f"two rows share the id {second.id!r}: {first.file}:{first.line} and {second.file}:{second.line}; give each "
-        "file once, and where two files do hold the same row, give them different source names"
-    )
+    values, counts = np.unique(np.frombuffer(hashes, dtype=np.int64), return_counts=True)
+    repeated = set(values[counts > 1].tolist())  # of one id, or of two ids with one hash
+    if repeated:
+        again = stream_sources(sources, is_first_reading=False)
+        merge_pools([Pool((row,)) for row in again if isinstance(row, Conversation) and hash(row.id) in repeated])
 
 
 def read_source(settings: SourceSettings) -> Iterator[Record]:
     """The source's rows as stored, in their order, ``first_rows`` not yet applied. Raises PoolError for what cannot be
     read."""
-    if settings.hub is None:
-        return read_records(
-            Path(settings.place).expanduser(),
-            split=settings.split,
-            delimiter=settings.delimiter,
-            encoding=settings.encoding,
-        )
-    return read_hub(
-        settings.hub,
-        config=settings.config,
-        split=settings.split,
-        revision=settings.revision,
-        streaming=settings.streaming,
-    )
+    if settings.hub is not None:
+        return read_hub(settings)
+    path, delimiter = Path(settings.place).expanduser(), settings.delimiter
+    return read_records(path, split=settings.split, delimiter=delimiter, encoding=settings.encoding)
 
 
 def _default_name(settings: SourceSettings) -> str:

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from fractions import Fraction
+from math import floor
 
 import numpy as np
-
-
-def contiguous_splits(count_rows: int, splits: int) -> list[np.ndarray]:
-    """The paper's splits: contiguous parts in file order, near-equal, the first ones taking the remainder.
-
-    Returns ``splits`` arrays of row indices (int64), together 0 … count_rows - 1. Raises ValueError for fewer than
-    one split or more splits than rows.
-    """
-    _check_splits(count_rows, splits)
-    return np.array_split(np.arange(count_rows, dtype=np.int64), splits)
 
 
 def stratified_splits(sources: Sequence[str], splits: int, seed: int) -> list[np.ndarray]:
@@ -23,9 +15,8 @@ def stratified_splits(sources: Sequence[str], splits: int, seed: int) -> list[np
 
     ``sources``: source name of each row, length N. Returns ``splits`` arrays of row indices (int64, ascending),
     together 0 … N - 1. Between any two splits the count of every source differs by at most one, and so does the
-    size. Raises ValueError for fewer than one split or more splits than rows.
+    size.
     """
-    _check_splits(len(sources), splits)
     # Dealt like cards, one source after the other and each from where the last one ended: a source is a run of
     # consecutive cards, and so is the whole pool, hence both bounds.
     dealt = np.concatenate(list(_shuffled_rows(sources, seed).values()))
@@ -35,19 +26,22 @@ def stratified_splits(sources: Sequence[str], splits: int, seed: int) -> list[np
 def heldout_rows(sources: Sequence[str], count: int, seed: int) -> np.ndarray:
     """``count`` rows to hold out, each source by its share of the pool (largest remainders, ties by source name).
 
-    ``sources``: source name of each row, length N. Returns row indices (int64, shape (count,), ascending). Raises
-    ValueError unless 0 <= count < N.
+    ``sources``: source name of each row, length N > count. Returns row indices (int64, shape (count,), ascending).
     """
-    total = len(sources)
-    if not 0 <= count < total:
-        raise ValueError(f"cannot hold out {count} of {total} rows; expected a number from 0 to below {total}")
-    shuffled = _shuffled_rows(sources, seed)
-    # In integers, so that equal remainders are equal.
-    quotas = {source: divmod(count * len(rows), total) for source, rows in shuffled.items()}
-    missing = count - sum(whole for whole, _ in quotas.values())
-    rounded_up = sorted(quotas, key=lambda source: (-quotas[source][1], source))[:missing]
-    chosen = [rows[: quotas[source][0] + (source in rounded_up)] for source, rows in shuffled.items()]
-    return np.sort(np.concatenate(chosen))
+    shuffled = _shuffled_rows(sources, seed).values()
+    sizes = largest_remainders([Fraction(count * len(rows), len(sources)) for rows in shuffled], count)
+    return np.sort(np.concatenate([rows[:size] for rows, size in zip(shuffled, sizes, strict=True)]))
+
+
+def largest_remainders(quotas: Sequence[Fraction], total: int) -> list[int]:
+    """Whole numbers near the quotas that add up to ``total``, the largest remainders rounded up, the first of equals.
+
+    Fractions, so that equal remainders are equal.
+    """
+    sizes = [floor(quota) for quota in quotas]
+    for n in sorted(range(len(quotas)), key=lambda n: (sizes[n] - quotas[n], n))[: total - sum(sizes)]:
+        sizes[n] += 1
+    return sizes
 
 
 def _shuffled_rows(sources: Sequence[str], seed: int) -> dict[str, np.ndarray]:
@@ -55,19 +49,9 @@ def _shuffled_rows(sources: Sequence[str], seed: int) -> dict[str, np.ndarray]:
     rows_of: dict[str, list[int]] = {}
     for row, source in enumerate(sources):
         rows_of.setdefault(source, []).append(row)
-    return {
-        source: _generator(seed, source).permutation(np.array(rows_of[source], dtype=np.int64))
-        for source in sorted(rows_of)
-    }
-
-
-def _generator(seed: int, source: str) -> np.random.Generator:
-    digest = hashlib.sha256(f"{int(seed)}:{source}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest, "big"))
-
-
-def _check_splits(count_rows: int, splits: int) -> None:
-    if splits < 1:
-        raise ValueError(f"expected at least 1 split, got {splits}")
-    if splits > count_rows:
-        raise ValueError(f"cannot make {splits} splits of {count_rows} rows; expected at most one split a row")
+    shuffled = {}
+    for source in sorted(rows_of):
+        digest = hashlib.sha256(f"{int(seed)}:{source}".encode()).digest()
+        generator = np.random.default_rng(int.from_bytes(digest, "big"))
+        shuffled[source] = generator.permutation(np.array(rows_of[source], dtype=np.int64))
+    return shuffled

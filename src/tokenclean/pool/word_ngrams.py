@@ -65,10 +65,8 @@ class WordHashes(dict[str, int]):
 def ngram_hashes(words: Ragged, n: int) -> Ragged:
     """Hash (uint64) of every run of n words inside a row: of a row with L words max(L − n + 1, 0) in their order.
 
-    Two n-grams of one hash are the same n-gram, but for about one pair in 2⁶⁴. Raises ValueError for n < 1.
+    Two n-grams of one hash are the same n-gram, but for about one pair in 2⁶⁴.
     """
-    if n < 1:
-        raise ValueError(f"an n-gram has at least 1 word, got {n}")
     lengths, values = words.lengths, words.values
     counts = np.maximum(lengths - n + 1, 0)
     total = max(len(values) - n + 1, 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Mapping
+from difflib import get_close_matches
+from encodings.aliases import aliases
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -16,6 +18,9 @@ _ROUNDING = Fraction(1, 500)  # three times 0.333 is meant to be 1
 
 HUB_PREFIX = "hf://datasets/"
 """What a path starts with that names a dataset of the Hub."""
+
+# Python counts these as encodings, but they write names of hosts or source code, or nothing at all.
+_NO_FILE_ENCODINGS = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "mbcs", "oem")
 
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens", "oasst"]
 
@@ -87,16 +92,10 @@ class SourceSettings(Section):
             raise ValueError(f"share {self.share:g} and count {self.count}: expected one of them, or none")
         if self.format == "oasst" and (self.columns or self.roles):
             raise ValueError("columns, roles: the format oasst reads its own columns and roles; leave them out")
-        if self.delimiter is not None and self.delimiter != "tab" and len(self.delimiter) != 1:
-            raise ValueError(f"delimiter: expected one character or tab, found {self.delimiter!r}")
+        if (mark := self.delimiter) not in (None, "tab", "\\t") and (len(mark) != 1 or mark in '"\r\n\0'):
+            raise ValueError(f"delimiter: expected one character (no quote or line end) or tab, found {mark!r}")
         if self.encoding is not None:
-            try:
-                codecs.lookup(self.encoding)
-            except LookupError:
-                raise ValueError(
-                    f"encoding: Python knows no encoding {self.encoding!r}; usual ones are utf-8, utf-16, cp1252, "
-                    "gb18030, shift_jis, big5, cp1251"
-                ) from None
+            _check_encoding(self.encoding)
         if (self.path is None) == (self.hub is None):
             raise ValueError("expected either path (a local file or folder) or hub (a dataset's Hub id)")
         only_hub = [key for key in ("config", "revision", "streaming") if getattr(self, key)]
@@ -117,6 +116,18 @@ def _trusted_source(value: object) -> object:
 
 TrustedRows = Annotated[SourceSettings, BeforeValidator(_trusted_source)]
 """A source of trusted rows: its settings, or its path alone."""
+
+
+def _check_encoding(name: str) -> None:
+    """Raise ValueError where no file can have this encoding."""
+    try:
+        codec = codecs.lookup(name)
+    except (LookupError, ValueError):
+        codec = None
+    if codec is None or not codec._is_text_encoding or codec.name.replace("-", "_") in _NO_FILE_ENCODINGS:
+        close = get_close_matches(name.lower().replace("-", "_"), sorted({*aliases, *aliases.values()}), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "expected a name such as gb18030, cp1252 or utf-16"
+        raise ValueError(f"encoding: no encoding of text is called {name!r}; {hint}")
 
 
 class HeldoutSettings(Section):
@@ -246,8 +257,3 @@ class PoolSettings(Section):
                 "share; expected less than 1"
             )
         return self
-
-    @property
-    def is_mixed(self) -> bool:
-        """Whether rows are filtered or drawn, so that the pool is not simply its sources."""
-        return self.filters != FiltersSettings() or any(s.share or s.count for s in self.sources)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from tokenclean.errors import MissingExtraError
+from tokenclean.errors import needs_extra
 from tokenclean.store import atomic_path
 
 _FILES = resources.files("tokenclean.report")
@@ -23,11 +23,9 @@ def render(
     page; its policy allows these alone, and nothing to be loaded. ``inline_styles`` allows style attributes, which
     plots have. Raises MissingExtraError, for ``what``, without jinja2.
     """
-    try:
+    with needs_extra("jinja2", "report", what):
         import jinja2
         from markupsafe import Markup
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report", what) from error
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,

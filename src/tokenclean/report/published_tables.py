@@ -180,8 +180,7 @@ def published_table(number: int) -> Table:
 
     title = marked(f"Table {number} as published", table.faults)
     columns = [marked(c, (f for f in published().column_faults if c in f.columns)) for c in table.columns]
-    has_averages = any(row.average for row in table.rows)
-    columns += ["recomputed"] if has_averages else []
+    columns += ["recomputed"] if any(row.average for row in table.rows) else []
     rows: list[tuple[str, ...]] = []
     heading = ""
     for row in table.rows:
@@ -195,10 +194,11 @@ def published_table(number: int) -> Table:
             spoilt = (f for f in row.faults if AVERAGE in f.columns and len(f.columns) > 1)
             cells.append(marked(f"{row.average.value:.2f}", spoilt))
         rows.append(tuple(cells))
-    is_text = [
-        not all(re.fullmatch(r"[\d.]+", row.cells[column]) for row in table.rows) for column in table.columns[1:]
-    ]
     notes = [table.caption, f"{published().citation}, section {table.section}."]
     notes += [f"[{number}] {sentence}" for sentence, number in footnotes.items()]
-    texts = (place for place, is_one in enumerate([True, *is_text]) if is_one)
+    texts = [
+        place
+        for place, column in enumerate(table.columns)
+        if place == 0 or not all(re.fullmatch(r"[\d.]+", row.cells[column]) for row in table.rows)
+    ]
     return Table(title, tuple(columns), tuple(rows), "\n".join(notes), tuple(texts))

@@ -6,7 +6,6 @@ import base64
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from tokenclean.report.html import render, write_text
 from tokenclean.report.plots.style import Plot
@@ -16,20 +15,11 @@ from tokenclean.store import atomic_path
 
 
 @dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    text: str
-    kind: Literal["text"] = "text"
-
-
-@dataclass(frozen=True)
 class Folded:
     """A preformatted text, such as a recipe, folded under a summary."""
 
     summary: str
     text: str
-    kind: Literal["folded"] = "folded"
 
 
 @dataclass(frozen=True)
@@ -38,15 +28,6 @@ class TableBlock:
 
     name: str
     table: Table
-    kind: Literal["table"] = "table"
-
-
-@dataclass(frozen=True)
-class PlotBlock:
-    """A plot with its data."""
-
-    plot: Plot
-    kind: Literal["plot"] = "plot"
 
 
 @dataclass(frozen=True)
@@ -57,10 +38,10 @@ class TokensBlock:
     note: str
     tokens: tuple[TokenExample, ...]
     is_kept: bool
-    kind: Literal["tokens"] = "tokens"
 
 
-Block = Text | Folded | TableBlock | PlotBlock | TokensBlock
+Block = str | Folded | TableBlock | Plot | TokensBlock
+"""A paragraph, or one of the others."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +64,7 @@ class Report:
     @property
     def plots(self) -> list[Plot]:
         """Every plot, in order."""
-        return [block.plot for section in self.sections for block in section.blocks if isinstance(block, PlotBlock)]
+        return [block for section in self.sections for block in section.blocks if isinstance(block, Plot)]
 
     @property
     def tables(self) -> list[TableBlock]:
@@ -98,13 +79,10 @@ def write_report(report: Report, path: Path | str) -> None:
 
 def write_figures(report: Report, folder: Path) -> int:
     """Write every plot as SVG and CSV, every table as CSV and LaTeX, for a paper; returns the number of files."""
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {name: text for plot in report.plots for name, text in plot.files.items()}
     for block in report.tables:
-        texts |= {
-            f"{block.name}.csv": block.table.to_csv(),
-            f"{block.name}.tex": block.table.to_latex(f"tab:{block.name}"),
-        }
+        texts[f"{block.name}.csv"] = block.table.to_csv()
+        texts[f"{block.name}.tex"] = block.table.to_latex(f"tab:{block.name}")
     for name, text in texts.items():
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -113,17 +91,16 @@ def write_figures(report: Report, folder: Path) -> int:
 
 def render_report(report: Report) -> str:
     """The page as text. It runs no script."""
-    sections = [section for section in report.sections if section.blocks]
     return render(
         "report_page",
         "a report",
         inline_styles=True,
         report=report,
-        sections=sections,
+        sections=[section for section in report.sections if section.blocks],
+        kind=lambda block: type(block).__name__,
         csv_link=_csv_link,
         cell=as_cell,
         visible=_visible,
-        flat=_flat,
     )
 
 
@@ -140,8 +117,3 @@ def _visible(text: str) -> str:
     """A token by itself, with visible spaces and line ends."""
     shown = text.replace("\r", "␍").replace("\n", "↵").replace("\t", "⇥")
     return shown.replace(" ", "␣") or "∅"
-
-
-def _flat(text: str) -> str:
-    """A text on one line."""
-    return text.replace("\n", " ↵ ")

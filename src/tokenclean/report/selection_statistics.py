@@ -99,7 +99,7 @@ class SelectionSummary:
 
 @dataclass(frozen=True)
 class _ResponseTokens:
-    """One entry for each of R response tokens, in the order of (row, position)."""
+    """One entry for each of R response tokens, in the order of (row, position). ``score_R``: NaN without scores."""
 
     token_R: np.ndarray
     kept_R: np.ndarray
@@ -108,7 +108,7 @@ class _ResponseTokens:
     position_R: np.ndarray
     row_R: np.ndarray
     column_R: np.ndarray
-    score_R: np.ndarray | None
+    score_R: np.ndarray
 
 
 def summarize(
@@ -185,9 +185,8 @@ def standing_out(token_R: np.ndarray, kept_R: np.ndarray, count: int, *, of_kept
 
 def _response_tokens(part: TokenTable, sources: dict[str, int], first_row: int) -> _ResponseTokens:
     is_response = part["is_response"].values
-    lengths = part["is_response"].lengths
-    row_T = np.repeat(np.arange(len(part)), lengths)
-    column_T = np.arange(len(row_T)) - np.repeat(part["is_response"].offsets[:-1], lengths)
+    row_T = part["is_response"].row_of_value()
+    column_T = np.arange(len(row_T)) - part["is_response"].offsets[row_T]
     opens_T = is_response & ((column_T == 0) | ~np.concatenate([[False], is_response[:-1]]))
     place_R = np.flatnonzero(is_response)
     row_R = row_T[place_R]
@@ -198,7 +197,7 @@ def _response_tokens(part: TokenTable, sources: dict[str, int], first_row: int) 
     first_answer_N[answers] = answer_R[places]
     number_N = np.array([sources.setdefault(name, len(sources)) for name in part.sources], dtype=np.int32)
     is_kept = part["is_kept"].values if "is_kept" in part.columns else is_response
-    score = part["score"].values[place_R].astype(np.float32) if "score" in part.columns else None
+    score_T = part["score"].values if "score" in part.columns else np.full(len(is_response), np.nan)
     return _ResponseTokens(
         part["input_ids"].values[place_R].astype(np.int32),
         is_kept[place_R].astype(bool),
@@ -207,17 +206,13 @@ def _response_tokens(part: TokenTable, sources: dict[str, int], first_row: int) 
         (place_R - start_of_answer[answer_R - 1] + 1).astype(np.int32),
         row_R + first_row,
         column_T[place_R].astype(np.int32),
-        score,
+        score_T[place_R].astype(np.float32),
     )
 
 
 def _concatenated(parts: Sequence[_ResponseTokens]) -> _ResponseTokens:
-    def whole(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    names = [name for name in _ResponseTokens.__dataclass_fields__ if name != "score_R"]
-    score_R = None if parts[0].score_R is None else whole("score_R")
-    return _ResponseTokens(**{name: whole(name) for name in names}, score_R=score_R)
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return _ResponseTokens(*map(np.concatenate, columns))
 
 
 def _shares(group_R: np.ndarray, kept_R: np.ndarray, names: Sequence[str]) -> dict[str, Share]:
@@ -239,7 +234,8 @@ def _group_name(group: int) -> str:
 def _histograms(
     all_R: _ResponseTokens, names: Sequence[str]
 ) -> tuple[ScoreHistogram | None, dict[str, ScoreHistogram]]:
-    if all_R.score_R is None or not (is_scored := np.isfinite(all_R.score_R)).any():
+    is_scored = np.isfinite(all_R.score_R)
+    if not is_scored.any():
         return None, {}
     low, high = np.quantile(all_R.score_R[is_scored].astype(np.float64), [TAIL, 1 - TAIL])
     if low == high:
@@ -271,9 +267,8 @@ def _examples(
     places = []
     for token in tokens:
         found = np.flatnonzero((all_R.token_R == token) & (all_R.kept_R == of_kept))
-        if all_R.score_R is not None:
-            found = found[np.argsort(all_R.score_R[found], kind="stable")]
-        places.append(int(found[len(found) // 2]))
+        by_score = found[np.argsort(all_R.score_R[found], kind="stable")]
+        places.append(int(by_score[len(by_score) // 2]))
     rows = np.unique(all_R.row_R[places])
     texts = take_rows(table.parts(), rows)["input_ids"]
     decoded = {int(row): decoder.decode(ids) for row, ids in zip(rows, texts, strict=True)}

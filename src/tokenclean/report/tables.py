@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -13,10 +14,32 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tokenclean.report.latex import latex
-
 if TYPE_CHECKING:
     from tokenclean.scoring import PairedDifference
+
+
+_LATEX_SIGNS = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "–": "--",
+    "—": "---",
+    "…": r"\ldots{}",
+    "²": "$^2$",
+    "\n": r"\\",
+}
+_LATEX_SPECIAL = re.compile("|".join(map(re.escape, _LATEX_SIGNS)))
+_MINUS = re.compile(r"(?<![\w.\-])-(?=\d)")
 
 
 @dataclass(frozen=True)
@@ -148,6 +171,12 @@ def csv_text(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     return stream.getvalue()
 
 
+def latex(text: str) -> str:
+    """Text for LaTeX: its special characters escaped, mathematical signs in math mode, a minus before a digit too."""
+    escaped = _LATEX_SPECIAL.sub(lambda found: _LATEX_SIGNS[found.group()], text)
+    return _MINUS.sub("$-$", escaped)
+
+
 def difference_text(difference: PairedDifference) -> str:
     """``-0.0345 ± 0.0030``: a paired difference in nats and the half-width of its 95 % interval."""
     return f"{difference.difference:+.4f} ± {(difference.high - difference.low) / 2:.4f}"
@@ -160,14 +189,8 @@ def share_text(share: float | None) -> str:
 
 def size_text(size_bytes: int) -> str:
     """``78.3 MiB``: a size in bytes, in the unit that suits it."""
-    if size_bytes < 1024:
-        return f"{size_bytes} B"
-    size = size_bytes / 1024
-    for unit in ("KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
+    power = min(3, (size_bytes.bit_length() - 1) // 10) if size_bytes else 0
+    return f"{size_bytes} B" if power == 0 else f"{size_bytes / 1024**power:.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
 
 
 def jaccard_table(names: Sequence[str], values: Sequence[Sequence[float]]) -> Table:

@@ -1,8 +1,9 @@
 """Losses of the shards of a pool under one model, each shard a stage that is computed once.
 
 A shard is a run of consecutive rows. Its packs are planned from its own rows, so its losses depend on nothing else, and
-a shard that was computed once is found again, whichever run or command asks for it. Who asks decides how a pool is cut:
-``shards`` does so for a pool in memory, ``pool_pass`` for one that is larger.
+a shard that was computed once is found again, whichever run or command asks for it; a stopped pass loses no more than
+its open shard. Who asks decides how a pool is cut: ``sharded_losses`` does so for a pool in memory, ``pool_pass`` for
+one that is larger.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokenclean.errors import RunFolderError
+from tokenclean.models.packing import trimmed_lengths
 from tokenclean.observer import Progress
+from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
 from tokenclean.scoring.scorer import PACK_TOKENS, Scorer
 from tokenclean.store import Stage, array_hash
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 # Raise the number when the same inputs give other losses; shards computed before are then ignored.
 LOSSES_VERSION = 2
+
+SHARD_TOKENS = 1 << 18
 
 MakeStage = Callable[[Mapping[str, object], Callable[[Path], Mapping[str, object]]], Stage]
 """Finds the stage of the given inputs, or makes it with the given function."""
@@ -84,8 +89,6 @@ class LossShards:
             self._inputs["columns"] = sorted(policy.columns)
         self._scorer_options = {**asdict(policy), "longest_row": longest_row, "expected_tokens": expected_tokens}
         self._scorer: Scorer | None = None
-        self.was_reloaded = False
-        """Whether the model had to be loaded again between two shards."""
 
     def make(
         self, tokens_hash: str, tokens: Callable[[], TokenizedPool], what: str, progress: Progress | None = None
@@ -119,7 +122,6 @@ class LossShards:
     def _scorer_of(self, model: torch.nn.Module) -> Scorer:
         """One scorer serves all shards, until the model comes as another object, which means that it was reloaded."""
         if self._scorer is None or self._scorer.model is not model:
-            self.was_reloaded |= self._scorer is not None
             self._scorer = Scorer(model, **self._scorer_options)
         return self._scorer
 
@@ -150,3 +152,55 @@ def progress_of_part(progress: Progress, start: int, span: int, total: int) -> P
 
 def _file_of(column: str) -> str:
     return "losses.parquet" if column == "loss" else f"{column}.parquet"
+
+
+def plan_shards(tokens: TokenizedPool, shard_tokens: int = SHARD_TOKENS) -> list[np.ndarray]:
+    """Consecutive rows (int64) in groups of at most ``shard_tokens`` >= 1 tokens, or of one longer row."""
+    offsets = tokens.input_ids.offsets
+    shards, first = [], 0
+    while first < len(tokens):
+        last = int(np.searchsorted(offsets, offsets[first] + shard_tokens, side="right")) - 1
+        last = max(last, first + 1)
+        shards.append(np.arange(first, last, dtype=np.int64))
+        first = last
+    return shards
+
+
+def sharded_losses(
+    make_stage: MakeStage,
+    using: Callable[[], AbstractContextManager[torch.nn.Module]],
+    tokens: TokenizedPool,
+    model: Mapping[str, object],
+    policy: ScoringPolicy,
+    *,
+    what: str,
+    shard_tokens: int = SHARD_TOKENS,
+    progress: Progress | None = None,
+    processes: Processes = SINGLE_PROCESS,
+) -> Ragged:
+    """Losses of the whole pool, float32 nats, NaN off the response; finished shards are not computed again.
+
+    Among several ``processes`` each computes its share of the shards, and all get all losses. ``make_stage``,
+    ``using``, ``model`` and ``policy`` are those of ``LossShards``, ``what`` is a few words for the manifests.
+    """
+    offsets, total = tokens.input_ids.offsets, len(tokens.input_ids.values)
+    longest_row = int(trimmed_lengths(tokens.is_response.values, tokens.is_response.offsets).max(initial=0))
+    losses = LossShards(make_stage, using, model, policy, longest_row=longest_row, expected_tokens=total)
+    shards = plan_shards(tokens, shard_tokens)
+    # Indices into the flat values where each shard begins and ends.
+    bounds = [(int(offsets[rows[0]]), int(offsets[rows[-1] + 1])) for rows in shards]
+
+    def make(number: int) -> LossShard:
+        shard, (first, last) = tokens.take(shards[number]), bounds[number]
+        part = f"{what}, {number + 1} of {len(shards)}" if len(shards) > 1 else what
+        report = None if progress is None else progress_of_part(progress, first, last - first, total)
+        return losses.make(hash_tokens(shard), lambda: shard, part, report)
+
+    own = {number: make(number) for number in range(len(shards)) if processes.owns(number)}
+    processes.barrier()  # from here on the shards of the other processes are found, not computed
+    values = np.full(total, np.nan, dtype=np.float32)
+    for number, (first, last) in enumerate(bounds):
+        values[first:last] = (own.get(number) or make(number)).column("loss").values
+    if progress is not None and any(not shard.stage.was_reused for shard in own.values()):
+        progress(total, total)
+    return Ragged(values, offsets)

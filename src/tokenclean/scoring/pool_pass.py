@@ -1,17 +1,16 @@
 """Losses of a pool larger than memory: shard by shard, in stages that a stopped pass finds again, shared by processes.
 
-Each shard goes through three stages: its tokens, its losses under the base, its losses under the reference. One thread
-reads and tokenizes while earlier shards are scored. Where the pool is cut depends on the rows alone, and a shard's
-losses on nothing but the shard, so the table is the same however often the pass was stopped and however many processes
-shared it.
+Each shard goes through three stages: its tokens, its losses under the base, its losses under the reference. The pool is
+read once for each model; one thread reads and tokenizes while earlier shards are scored. Where the pool is cut depends
+on the rows alone, and a shard's losses on nothing but the shard, so the table is the same however often the pass was
+stopped and however many processes shared it.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from tokenclean.errors import PoolError
 from tokenclean.models.loading.load import ModelSource, check_two_models, source_fingerprint
 from tokenclean.models.loading.model_cache import ModelCache
-from tokenclean.observer import ShowProgress, no_progress
+from tokenclean.observer import Observer
 from tokenclean.pool import (
     SHARD_CHARACTERS,
     Conversation,
@@ -33,24 +32,16 @@ from tokenclean.pool import (
     stream_sources,
 )
 from tokenclean.processes import SINGLE_PROCESS, Processes
-from tokenclean.recipe import SourceSettings
-from tokenclean.scoring.loss_shards import (
-    LOSSES_VERSION,
-    LossShard,
-    LossShards,
-    ScoringPolicy,
-    progress_of_part,
-)
-from tokenclean.scoring.policy_check import check_same_policy
+from tokenclean.recipe import SourceSettings, TokensSettings
+from tokenclean.scoring.loss_shards import LOSSES_VERSION, LossShard, LossShards, ScoringPolicy, progress_of_part
 from tokenclean.scoring.prefetch import read_ahead
 from tokenclean.scoring.scored_table import TableCounts, write_scored_table
-from tokenclean.scoring.token_shards import PlannedShard, Tokenization, TokenShard, TokenShards
+from tokenclean.scoring.scorer import check_same_policy
+from tokenclean.scoring.token_shards import PlannedShard, TokenShard, TokenShards
 from tokenclean.store import Store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,12 +77,11 @@ def score_pool(
     tokenizer: PreTrainedTokenizerBase,
     output: Path,
     *,
-    tokenization: Tokenization,
+    tokenization: TokensSettings,
     policy: ScoringPolicy,
     device: str = "cpu",
     processes: Processes = SINGLE_PROCESS,
-    note: Callable[[str], None] = logger.warning,
-    progress: ShowProgress = no_progress,
+    observer: Observer,
 ) -> PassOutcome | None:
     """Write the losses of a whole pool, and its scores, as one table, in memory that does not grow with the pool.
 
@@ -104,10 +94,13 @@ def score_pool(
     the disk cannot be written, RankError where another process has ended; and as ``tokenize_pool`` and ``Scorer.score``
     do.
     """
-    store = Store(output.with_suffix(".shards"), note=note)
+    store = Store(output.with_suffix(".shards"), note=observer.note)
     with store.lock() if processes.is_first else nullcontext():
         # This is a meeting too: once past it, every process knows that rank 0 holds the lock and has cleared leftovers.
-        survey = _shared_survey(pool.survey, processes)
+        rows, rejected, shards, characters, weighted = processes.all_reduce_sum(
+            (0,) * 5 if pool.survey is None else pool.survey.counts
+        )
+        survey = pool.survey or PoolSurvey(rows, rejected, shards, characters, weighted)
         fingerprints = {name: source_fingerprint(source) for name, source in models.items()}
         if "reference" in models:
             check_two_models(fingerprints["base"], fingerprints["reference"])
@@ -123,18 +116,16 @@ def score_pool(
             )
             for name, source in models.items()
         }
-        share_base = len({(source.base, source.revision) for source in models.values()}) == 1
-        tokens = TokenShards(tokenizer, tokenization, store)
-        one_pass = _Pass(pool, survey, tokens, losses, processes, progress, share_base=share_base)
+        one_pass = _Pass(pool, survey, TokenShards(tokenizer, tokenization, store), losses, processes, observer)
         one_pass.score()
         cache.clear()
-        made, found = processes.all_reduce_sum(one_pass.counts)
+        made, found = processes.all_reduce_sum([one_pass.made, one_pass.found])
         if not processes.is_first:
             return None
         intake = one_pass.list_unusable()
         check_usable(intake, pool.max_rejected_share, listing=pool.listing if intake.set_aside else None)
         metadata = {
-            **asdict(tokenization),
+            **tokenization.model_dump(),
             "precision": policy.precision,
             "pack_tokens": policy.pack_tokens,
             "models": {
@@ -146,116 +137,83 @@ def score_pool(
         return PassOutcome(table, made, found, intake, store.root)
 
 
-def _shared_survey(survey: PoolSurvey | None, processes: Processes) -> PoolSurvey:
-    """The first process's survey; the others get its numbers."""
-    rows, rejected, shards, characters, weighted = processes.all_reduce_sum(
-        (0,) * 5 if survey is None else survey.counts
-    )
-    return survey or PoolSurvey(rows, rejected, shards, characters, weighted)
-
-
+@dataclass
 class _Pass:
-    """One process's part in a pass, and what the first process then does with all parts."""
+    """One process's part in a pass, and what the first process then does with all parts.
 
-    def __init__(
-        self,
-        pool: PoolToScore,
-        survey: PoolSurvey,
-        tokens: TokenShards,
-        losses: Mapping[str, LossShards],
-        processes: Processes,
-        progress: ShowProgress,
-        *,
-        share_base: bool,
-    ) -> None:
-        self._pool, self._survey, self._processes, self._progress = pool, survey, processes, progress
-        self._tokens, self._losses, self._share_base = tokens, losses, share_base
-        self._plan: list[PlannedShard] = []
-        self._was_made: dict[str, bool] = {}
+    ``made``, ``found``: stages of losses that this process computed, and that it found.
+    """
 
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Stages of losses that this process computed, and that it found."""
-        made = sum(self._was_made.values())
-        return made, len(self._was_made) - made
+    pool: PoolToScore
+    survey: PoolSurvey
+    tokens: TokenShards
+    losses: Mapping[str, LossShards]
+    processes: Processes
+    observer: Observer
+    plan: list[PlannedShard] = field(default_factory=list)
+    made: int = 0
+    found: int = 0
 
     def score(self) -> None:
-        """Compute the missing losses of this process's shards."""
-        names = list(self._losses)
-        while names:
-            names = names[len(self._sweep(names)) :]
-            for losses in self._losses.values():
-                losses.unload()  # else its weights would stay in memory beside the next model's
+        """Compute the missing losses of this process's shards, under one model after another."""
+        for name, losses in self.losses.items():
+            self._score_with(name, losses)
+            losses.unload()  # else its weights would stay in memory beside the next model's
 
     def scored(self) -> Iterator[tuple[TokenShard, dict[str, LossShard]]]:
         """Every shard of the pool with its losses, whichever process computed them; for the first process."""
-        for plan in self._plan:
-            shard = self._tokens.find(plan)
-            under = f"shard {plan.number + 1} under"
-            yield (
-                shard,
-                {name: losses.find(shard.tokens_hash, f"{under} {name}") for name, losses in self._losses.items()},
-            )
+        for plan in self.plan:
+            shard = self.tokens.find(plan)
+            yield shard, {name: self._find(shard, name) for name in self.losses}
 
     def list_unusable(self) -> Intake:
         """Add all rows without any target to the listing; what became of all rows. For the first process.
 
         Raises PoolError where they are too many, and where the pool has changed since it was surveyed.
         """
-        if len(self._plan) != self._survey.shards:
+        if len(self.plan) != self.survey.shards:
             raise PoolError(
-                f"{self._pool.sources[0].place}: the pool changed while it was scored ({self._survey.shards} shards at "
-                f"first, then {len(self._plan)}); give the command again when nothing writes to it any more"
+                f"{self.pool.sources[0].place}: the pool changed while it was scored ({self.survey.shards} shards at "
+                f"first, then {len(self.plan)}); give the command again when nothing writes to it any more"
             )
-        unusable = _Unusable(self._pool, self._survey)
-        for plan in self._plan:
-            unusable.add(self._tokens.find(plan))
+        unusable = _Unusable(self.pool, self.survey)
+        for plan in self.plan:
+            unusable.add(self.tokens.find(plan))
         return unusable.write()
 
-    def _together(self, names: Sequence[str]) -> Sequence[str]:
-        """The first of the models, as many as can take turns in memory: all where they share their base, else one."""
-        take_turns = self._share_base and not any(losses.was_reloaded for losses in self._losses.values())
-        return names if take_turns else names[:1]
-
-    def _sweep(self, names: Sequence[str]) -> Sequence[str]:
-        """Score this process's shards one by one; returns the models, the first of ``names``, that scored them all."""
-        total, has_made = self._survey.characters, False
-        names = self._together(names)
-        show = self._progress(f"score with {' and '.join(names)}", "character")
+    def _score_with(self, name: str, losses: LossShards) -> None:
+        total, made_before = self.survey.characters, self.made
+        show = self.observer.progress(f"score with {name}", "character")
         with read_ahead(self._token_shards) as shards:
             for shard in shards:
-                scored: dict[str, LossShard] = {}
-                for index, name in enumerate(names):
-                    span = shard.plan.characters // len(names)
-                    what = f"shard {shard.plan.number + 1} of {self._survey.shards} under {name}"
-                    report = progress_of_part(show, shard.plan.before + index * span, span, total)
-                    scored[name] = self._losses[name].make(shard.tokens_hash, shard.tokens, what, report)
-                    stage = scored[name].stage
-                    has_made |= self._was_made.setdefault(stage.key, not stage.was_reused)
-                    names = self._together(names)
-                    if name == names[-1]:  # the models still to come turned out to have weights of their own
-                        break
-                if len(scored) > 1:
-                    check_same_policy(scored["base"].policy, scored["reference"].policy)
-        if has_made:
+                what = f"shard {shard.plan.number + 1} of {self.survey.shards} under {name}"
+                report = progress_of_part(show, shard.plan.before, shard.plan.characters, total)
+                scored = losses.make(shard.tokens_hash, shard.tokens, what, report)
+                self.made += not scored.stage.was_reused
+                self.found += scored.stage.was_reused
+                if name != "base":  # now and not in the end, when all of the time is spent
+                    check_same_policy(self._find(shard, "base").policy, scored.policy)
+        if self.made > made_before:
             show(total, total)
-        return names
+
+    def _find(self, shard: TokenShard, name: str) -> LossShard:
+        return self.losses[name].find(shard.tokens_hash, f"shard {shard.plan.number + 1} under {name}")
 
     def _token_shards(self, check: Callable[[], None]) -> Iterator[TokenShard]:
         """This process's shards, tokenized; ``check`` may end it at any row. The first process plans all shards.
 
         Raises PoolError as soon as too many of this process's own rows have no target.
         """
-        self._plan.clear()
-        unusable, before = _Unusable(self._pool, self._survey), 0
-        rows = _usable(stream_sources(self._pool.sources, is_first_reading=False), check)
-        for number, shard_rows in enumerate(shard_stream(rows, self._pool.shard_characters)):
-            plan = self._tokens.plan(number, before, shard_rows)
+        self.plan.clear()
+        unusable, before = _Unusable(self.pool, self.survey), 0
+        rows = _usable(stream_sources(self.pool.sources, is_first_reading=False), check)
+        for number, shard_rows in enumerate(shard_stream(rows, self.pool.shard_characters)):
+            plan = self.tokens.plan(number, before, shard_rows)
             before += plan.characters
-            if self._processes.is_first:
-                self._plan.append(plan)
-            if self._processes.owns(number):
-                shard = self._tokens.make(plan, _usable(shard_rows, check))
+            if self.processes.is_first:
+                self.plan.append(plan)
+            if self.processes.owns(number):
+                shard = self.tokens.make(plan, _usable(shard_rows, check))
                 unusable.add(shard)
                 yield shard
 

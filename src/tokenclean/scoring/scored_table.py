@@ -10,9 +10,9 @@ import numpy as np
 
 from tokenclean.ragged import Ragged
 from tokenclean.scoring.loss_shards import LossShard
-from tokenclean.scoring.policy_check import check_same_policy, merge_policies
+from tokenclean.scoring.scorer import check_same_policy, merge_policies
 from tokenclean.scoring.token_shards import TokenShard
-from tokenclean.token_table import TableWriter
+from tokenclean.token_table import open_table
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def write_scored_table(
     rows = response_tokens = 0
     sums: dict[str, float] = {}
     policies: list[Mapping[str, object]] = []
-    with TableWriter(output, metadata) as writer:
+    with open_table(output, metadata) as writer:
         for shard, losses in shards:
             table = shard.table()
             scores = _scores(losses)

@@ -1,14 +1,14 @@
-"""The loss of every response token of a pool under one model."""
+"""The loss of every response token of a pool under one model, and how it was computed: the policy of the losses."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenclean.errors import NonFiniteError
+from tokenclean.errors import NonFiniteError, PolicyMismatchError
 from tokenclean.models.packing import plan_packs, trimmed_lengths
 from tokenclean.observer import Progress
 from tokenclean.ragged import Ragged
@@ -16,6 +16,8 @@ from tokenclean.tokens.tokenize import TokenizedPool
 
 if TYPE_CHECKING:
     import torch
+
+    from tokenclean.models.causal_lm import CausalLM
 
 logger = logging.getLogger(__name__)
 
@@ -91,34 +93,15 @@ class Scorer:
         from tokenclean.models.model_parts import evaluating
 
         causal_lm, labels = self._causal_lm, tokens.is_response
-        lengths = trimmed_lengths(labels.values, labels.offsets)
-        causal_lm.expect_rows_of(int(lengths.max(initial=0)))
+        causal_lm.expect_rows_of(int(trimmed_lengths(labels.values, labels.offsets).max(initial=0)))
         self._check_vocabulary(tokens)
-        measures = ("loss", *(name for name in self.columns if name != "probability"))
-        found = {name: np.full(len(labels.values), np.nan, dtype=np.float32) for name in measures}
-        packs = plan_packs(lengths, self.pack_tokens)
-        total, done = int(lengths.sum()), 0
-        logger.info("scoring %d tokens in %d packs, %s, %s", total, len(packs), self.precision, causal_lm.kernel)
-
+        names = ("loss", *(name for name in self.columns if name != "probability"))
         with evaluating(self.model), torch.no_grad(), causal_lm.precision(self.precision):
             causal_lm.make_copies()
             if self._has_to_compile:
                 causal_lm.compile_layers(self.pack_tokens)
                 self._has_to_compile = False
-            for rows in packs:
-                ids, targets = flat_pack(tokens, rows, lengths[rows])
-                positions = np.flatnonzero(labels.values[targets])
-                measured = causal_lm.measures(
-                    torch.from_numpy(ids).to(causal_lm.device),
-                    lengths[rows].tolist(),
-                    torch.from_numpy(positions).to(causal_lm.device),
-                    measures,
-                )
-                for name, values in measured.items():
-                    found[name][targets[positions]] = values.cpu().numpy()
-                done += int(lengths[rows].sum())
-                if progress is not None:
-                    progress(done, total)
+            found = measure_rows(causal_lm, tokens.input_ids, labels, names, self.pack_tokens, progress)
         _check_finite(found["loss"], labels, tokens)
         columns = {"loss": found["loss"]}
         for name in self.columns:
@@ -148,11 +131,41 @@ def token_losses(
     return Scorer(model, precision=precision, pack_tokens=pack_tokens).score(tokens, progress)["loss"]
 
 
-def flat_pack(tokens: TokenizedPool, rows: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def measure_rows(
+    causal_lm: CausalLM,
+    input_ids: Ragged,
+    is_target: Ragged,
+    names: Sequence[str],
+    pack_tokens: int,
+    progress: Progress | None,
+) -> dict[str, np.ndarray]:
+    """The measures ``names`` (of ``head.MEASURES``) of all target tokens, each float32 (T,), NaN elsewhere.
+
+    To be called in the precision block wanted, without gradient. ``progress`` counts tokens, after each pack.
+    """
+    import torch
+
+    lengths, device = trimmed_lengths(is_target.values, is_target.offsets), causal_lm.device
+    found = {name: np.full(len(is_target.values), np.nan, dtype=np.float32) for name in names}
+    packs, total, done = plan_packs(lengths, pack_tokens), int(lengths.sum()), 0
+    logger.info("scoring %d tokens in %d packs: %s", total, len(packs), causal_lm.kernel)
+    for rows in packs:
+        ids, indices = flat_pack(input_ids, rows, lengths[rows])
+        positions = np.flatnonzero(is_target.values[indices])
+        ids_T, positions_P = (torch.from_numpy(array).to(device) for array in (ids, positions))
+        for name, values in causal_lm.measures(ids_T, lengths[rows].tolist(), positions_P, names).items():
+            found[name][indices[positions]] = values.cpu().numpy()
+        done += len(ids)
+        if progress is not None:
+            progress(done, total)
+    return found
+
+
+def flat_pack(input_ids: Ragged, rows: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first ``lengths`` tokens of ``rows``, flat: their ids (int64) and indices in the pool's flat columns."""
-    starts = tokens.input_ids.offsets[rows]
+    starts = input_ids.offsets[rows]
     indices = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
-    return tokens.input_ids.values[indices], indices
+    return input_ids.values[indices], indices
 
 
 def _check_finite(losses: np.ndarray, labels: Ragged, tokens: TokenizedPool) -> None:
@@ -164,3 +177,30 @@ def _check_finite(losses: np.ndarray, labels: Ragged, tokens: TokenizedPool) -> 
             f"the model gives a loss of {losses[first]} in row {row} ({tokens.ids[row]}), token {position}, and "
             f"{int(bad.sum())} such losses in all; are its weights damaged?"
         )
+
+
+def check_same_policy(base: Mapping[str, object], reference: Mapping[str, object]) -> None:
+    """Raise PolicyMismatchError unless base and reference losses were computed in the same way.
+
+    ``base``, ``reference``: their ``Scorer.policy`` (precision, pack_tokens, kernel). Two policies change losses by as
+    much as many scores are large.
+    """
+    for key in sorted(base.keys() | reference.keys()):
+        mine, theirs = (policy.get(key, "nothing recorded") for policy in (base, reference))
+        if mine != theirs:
+            raise PolicyMismatchError(
+                f"base and reference losses differ in {key} (base: {mine}; reference: {theirs}), so their difference "
+                "is not a score. Compute both again on one machine with one version of the program, under another "
+                "output name; where the models themselves do not allow the same policy, use a reference of the base's "
+                "architecture"
+            )
+
+
+def merge_policies(policies: Iterable[Mapping[str, object]]) -> dict[str, object]:
+    """One policy for the metadata: of each key the value that all shards share, else the list of values."""
+    values: dict[str, list[object]] = {}
+    for policy in policies:
+        for key, value in policy.items():
+            if value not in (met := values.setdefault(key, [])):
+                met.append(value)
+    return {key: met[0] if len(met) == 1 else met for key, met in values.items()}

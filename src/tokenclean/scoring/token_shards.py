@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokenclean.pool import Conversation, LeftOutThoughts, RenderedRows, count_characters, read_rejected, write_rejected
+from tokenclean.recipe import TokensSettings
 from tokenclean.scoring.loss_shards import hash_tokens, refuse_missing
 from tokenclean.store import Stage, Store, fingerprint
 from tokenclean.token_table import TokenTable, read_table, write_table
 from tokenclean.tokens import TokenizedPool, tokenize_pool
-from tokenclean.tokens.chat_template.date import DEFAULT_DATE, reads_clock
+from tokenclean.tokens.chat_template.messages import reads_clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
 TOKENS_VERSION = 2
 
 _TABLE, _UNUSABLE = "tokens.parquet", "unusable.jsonl"
-
-
-@dataclass(frozen=True)
-class Tokenization:
-    """How conversations become tokens: ``template``, ``max_length``, ``targets`` and ``date`` of ``tokenize_pool``."""
-
-    template: str = "tulu"
-    max_length: int = 2048
-    targets: str = "response"
-    date: str = DEFAULT_DATE
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,7 @@ class TokenShard:
 
     plan: PlannedShard
     stage: Stage
-    tokenization: Tokenization
+    tokenization: TokensSettings
 
     @property
     def rendered_rows(self) -> RenderedRows:
@@ -82,7 +73,7 @@ class TokenShard:
 
     def tokens(self) -> TokenizedPool:
         """The part of the tokenized shard that scoring needs: character positions and contents are left empty."""
-        table, how = self.table(), self.tokenization
+        table = self.table()
         no_characters = table["input_ids"].map_values(lambda ids: np.zeros(len(ids), np.int32))
         return TokenizedPool(
             input_ids=table["input_ids"],
@@ -95,16 +86,13 @@ class TokenShard:
             is_truncated=np.zeros(len(table), dtype=bool),
             unusable=(),
             original_ids=table.original_ids,
-            template=how.template,
-            max_length=how.max_length,
-            targets=how.targets,
         )
 
 
 class TokenShards:
     """The stages that hold a pool's tokens, whichever process and run makes them. Thread-safe."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tokenization: Tokenization, store: Store) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tokenization: TokensSettings, store: Store) -> None:
         self._tokenizer, self._tokenization, self._store = tokenizer, tokenization, store
         self._fingerprint = tokenizer_fingerprint(tokenizer)
         self._reads_clock = tokenization.template == "tokenizer" and reads_clock(tokenizer)
@@ -112,11 +100,12 @@ class TokenShards:
     def plan(self, number: int, before: int, rows: Sequence[Conversation]) -> PlannedShard:
         """The shard of these rows. Its key depends on their ids, which contain hashes of their content, and on their
         files, which the listing of unusable rows names."""
+        options = self._tokenization.model_dump(exclude=None if self._reads_clock else {"date"})
         inputs = {
             "rows": fingerprint([row.id for row in rows]),
             "files": sorted({row.file for row in rows}),
             "tokenizer": self._fingerprint,
-            **{key: value for key, value in asdict(self._tokenization).items() if key != "date" or self._reads_clock},
+            **options,
         }
         return PlannedShard(number, before, sum(map(count_characters, rows)), inputs)
 
@@ -124,7 +113,7 @@ class TokenShards:
         """Find the shard's tokens, or make them. Raises as ``tokenize_pool`` and ``Store.stage`` do."""
 
         def make(folder: Path) -> Mapping[str, object]:
-            options = asdict(self._tokenization)
+            options = self._tokenization.model_dump()
             tokens = tokenize_pool(rows, self._tokenizer, **options)
             write_table(tokens.table(options), folder / _TABLE)
             write_rejected(tokens.unusable, folder / _UNUSABLE)

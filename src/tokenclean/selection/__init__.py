@@ -1,13 +1,7 @@
 """From scores to cleaned token labels: pure functions over per-token columns (section 4.2)."""
 
 from tokenclean.selection.label_metrics import LabelNoise, auroc, jaccard, label_noise
-from tokenclean.selection.noise_mixture import (
-    NoiseEstimate,
-    NoisePrior,
-    NoiseRates,
-    surprisal_table,
-    token_posterior,
-)
+from tokenclean.selection.noise_mixture import NoiseEstimate, NoiseRates, surprisal_table, token_posterior
 from tokenclean.selection.ranking import kept_count, lowest_kept, select_tokens
 from tokenclean.selection.repeated_passages import Repetition, find_repetition
 from tokenclean.selection.sortable_keys import order_keys
@@ -15,7 +9,6 @@ from tokenclean.selection.sortable_keys import order_keys
 __all__ = [
     "LabelNoise",
     "NoiseEstimate",
-    "NoisePrior",
     "NoiseRates",
     "Repetition",
     "auroc",

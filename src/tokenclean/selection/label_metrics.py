@@ -38,14 +38,12 @@ def label_noise(is_kept: Ragged, is_response: Ragged, is_noise: Ragged) -> Label
     valid target (y = 0). ``is_noise`` outside the response is ignored. Raises ValueError for columns that are not
     bool or not aligned, and for a kept token outside the response.
     """
-    kept, noise = _aligned_bools(is_kept, is_noise)
-    response, _ = _aligned_bools(is_response, is_kept)
-    if np.any(kept & ~response):
-        raise ValueError(f"{_count(kept & ~response)} kept tokens are outside the response")
+    kept, response, noise = _aligned_bools(is_kept, is_response, is_noise)
+    if outside := _count(kept & ~response):
+        raise ValueError(f"{outside} kept tokens are outside the response")
     noise = noise & response
-    kept_tokens, noise_tokens = _count(kept), _count(noise)
+    response_tokens, kept_tokens, noise_tokens = map(_count, (response, kept, noise))
     kept_noise_tokens = _count(kept & noise)
-    response_tokens = _count(response)
     dropped_clean_tokens = response_tokens - kept_tokens - (noise_tokens - kept_noise_tokens)
     return LabelNoise(
         eta_full=_share(noise_tokens, response_tokens),
@@ -79,9 +77,9 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
         )
     if is_positive.dtype != np.bool_:
         raise ValueError(f"is_positive must be bool, got {is_positive.dtype}")
-    is_nan = np.isnan(scores)
-    if np.any(is_nan):
-        raise NonFiniteError(f"{_count(is_nan)} of {len(scores)} scores are NaN, first at {is_nan.argmax()}")
+    nans = np.flatnonzero(np.isnan(scores))
+    if len(nans):
+        raise NonFiniteError(f"{len(nans)} of {len(scores)} scores are NaN, first at {nans[0]}")
     positives, negatives = np.sort(scores[is_positive]), np.sort(scores[~is_positive])
     if len(positives) == 0 or len(negatives) == 0:
         return math.nan
@@ -90,13 +88,13 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
     return int(below + not_above) / (2 * len(positives) * len(negatives))
 
 
-def _aligned_bools(a: Ragged, b: Ragged) -> tuple[np.ndarray, np.ndarray]:
-    """The values of two aligned bool columns; ValueError where they are not."""
-    for column in (a, b):
+def _aligned_bools(*columns: Ragged) -> list[np.ndarray]:
+    """The values of aligned bool columns; ValueError where they are not."""
+    for column in columns:
         if column.values.dtype != np.bool_:
             raise ValueError(f"token labels must be bool columns, got {column.values.dtype}")
-    a.check_aligned(b)
-    return a.values, b.values
+        columns[0].check_aligned(column)
+    return [column.values for column in columns]
 
 
 def _count(is_true: np.ndarray) -> int:

@@ -17,41 +17,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenclean.errors import NonFiniteError
 from tokenclean.ragged import Ragged, offsets_of
-from tokenclean.selection.column_checks import check_ids, check_whole, response_indices
+from tokenclean.recipe.settings import NoiseMixtureSettings
+from tokenclean.selection.response_tokens import check_ids, finite_values, on_response, response_indices
 
 # Response tokens fitted together: rows are independent, and a block's arrays should stay in the processor's cache.
 _BLOCK_TOKENS = 1 << 16
+
+_WORST_ROWS = 20  # in a document
 
 # exp of this and of its negative are ordinary float64; weights beyond it are 0 or 1 in float32.
 _LARGEST_LOG_RATIO = 700.0
 
 
-@dataclass(frozen=True)
-class NoisePrior:
-    """Prior of a row's noise rate. Raises ValueError outside the bounds."""
-
-    mean: float = 0.005
-    """m: the noise rate to expect, in (0, 1)."""
-    strength: float = 20.0
-    """n0 > 0: how many response tokens the prior mean counts as."""
-    start: float = 0.1
-    """ε_r before the first iteration, in (0, 1)."""
-    iterations: int = 30
-    """EM iterations, at least 1."""
-
-    def __post_init__(self) -> None:
-        for name in ("mean", "start"):
-            rate = getattr(self, name)
-            if not 0 < rate < 1:  # also False for NaN
-                raise ValueError(f"the {name} of a noise rate must lie between 0 and 1, got {rate}")
-        if not 0 < self.strength < math.inf:
-            raise ValueError(f"strength must be a positive number of tokens, got {self.strength}")
-        check_whole("iterations", self.iterations)
-
-
-DEFAULT_PRIOR = NoisePrior()
+DEFAULT_PRIOR = NoiseMixtureSettings()
 """The constants of the pilot study, set once and not tuned."""
 
 
@@ -79,20 +58,18 @@ class NoiseRates:
     def worst(self, count: int) -> list[tuple[int, float]]:
         """Up to ``count`` rows as (row number, ε_r), the highest rate first, ties by row number.
 
-        A row without a response token is never among them. Raises ValueError for a negative ``count``.
+        A row without a response token is never among them.
         """
-        if count < 0:
-            raise ValueError(f"a number of rows cannot be negative, got {count}")
         rows = np.flatnonzero(~np.isnan(self.rows))
         rows = rows[np.argsort(-self.rows[rows], kind="stable")][:count]
         return list(zip(rows.tolist(), self.rows[rows].tolist(), strict=True))
 
-    def as_document(self, worst: int = 20) -> dict[str, object]:
+    def as_document(self) -> dict[str, object]:
         """As a JSON value: ``pool``, ``sources`` and the ``worst_rows``; a share of nothing is None."""
         return {
             "pool": _none_for_nan(self.pool),
             "sources": {name: _none_for_nan(rate) for name, rate in self.sources.items()},
-            "worst_rows": [{"row": row, "rate": rate} for row, rate in self.worst(worst)],
+            "worst_rows": [{"row": row, "rate": rate} for row, rate in self.worst(_WORST_ROWS)],
         }
 
 
@@ -101,17 +78,25 @@ def surprisal_table(input_ids: Ragged, is_response: Ragged, vocabulary: int) -> 
 
     u(t) = -log((occurrences of t among the pool's response tokens + 1) / (response tokens + ``vocabulary``)), so an id
     that never occurs has a finite surprisal too. ``input_ids``: integers; ``is_response``: bool ỹ, same rows. Raises
-    ValueError for columns that are not aligned or of another dtype, a vocabulary of no id, and an id outside the
-    vocabulary, prompt tokens included.
+    ValueError for columns that are not aligned or of another dtype, and an id outside the vocabulary, prompt tokens
+    included.
     """
     indices = response_indices(is_response, input_ids)
-    _check_vocabulary(input_ids, vocabulary)
-    counts = np.bincount(input_ids.values[indices].astype(np.int64, copy=False), minlength=vocabulary)
+    check_ids(input_ids)
+    ids = input_ids.values
+    outside = np.flatnonzero((ids < 0) | (ids >= vocabulary))
+    if len(outside):
+        row, position = input_ids.locate(int(outside[0]))
+        raise ValueError(
+            f"row {row}, position {position} has id {ids[outside[0]]}, outside a vocabulary of {vocabulary}; give the "
+            "number of ids of the tokenizer that made the pool's tokens"
+        )
+    counts = np.bincount(ids[indices].astype(np.int64, copy=False), minlength=vocabulary)
     return (math.log(len(indices) + vocabulary) - np.log(counts + 1)).astype(np.float32)
 
 
 def token_posterior(
-    losses: Ragged, surprisal: Ragged, is_response: Ragged, prior: NoisePrior = DEFAULT_PRIOR
+    losses: Ragged, surprisal: Ragged, is_response: Ragged, prior: NoiseMixtureSettings = DEFAULT_PRIOR
 ) -> NoiseEstimate:
     """The posterior of each response token that it is not noise, and each row's noise rate.
 
@@ -127,24 +112,25 @@ def token_posterior(
     indices = response_indices(is_response, losses, surprisal)
     row_R = is_response.row_of_value()[indices]
     lengths = np.bincount(row_R, minlength=len(is_response))
-    log_ratio = _finite("loss", losses, indices) - _finite("unigram surprisal", surprisal, indices)
+    loss_R = finite_values("loss", losses, indices).astype(np.float64)
+    surprisal_R = finite_values("unigram surprisal", surprisal, indices).astype(np.float64)
     # How much likelier the token is as noise than as the model's: e^(ℓ - u).
-    ratio_R = np.exp(np.clip(log_ratio, -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO))
+    ratio_R = np.exp(np.clip(loss_R - surprisal_R, -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO))
 
-    weights = np.zeros(len(is_response.values), dtype=np.float32)
+    weights_R = np.empty(len(indices), dtype=np.float32)
     row_rates = np.empty(len(is_response))
     starts = offsets_of(lengths)
     for first, last in _row_blocks(starts):
         tokens = slice(starts[first], starts[last])
-        row_rates[first:last], weights[indices[tokens]] = _fit_rows(
+        row_rates[first:last], weights_R[tokens] = _fit_rows(
             ratio_R[tokens], row_R[tokens] - first, lengths[first:last], prior
         )
     row_rates[lengths == 0] = np.nan
-    return NoiseEstimate(is_response.with_values(weights), row_rates)
+    return NoiseEstimate(on_response(is_response, weights_R), row_rates)
 
 
 def _fit_rows(
-    ratio: np.ndarray, row: np.ndarray, lengths: np.ndarray, prior: NoisePrior
+    ratio: np.ndarray, row: np.ndarray, lengths: np.ndarray, prior: NoiseMixtureSettings
 ) -> tuple[np.ndarray, np.ndarray]:
     """ε_r of each row and w of each token, given e^(ℓ - u) and the row of each token, and the length of each row.
 
@@ -169,34 +155,6 @@ def _row_blocks(starts: np.ndarray) -> Iterator[tuple[int, int]]:
         last = max(last, first + 1)
         yield first, last
         first = last
-
-
-def _finite(name: str, column: Ragged, indices: np.ndarray) -> np.ndarray:
-    """The column's values at ``indices`` as float64; NonFiniteError names the first that is not finite."""
-    values = column.values[indices].astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        row, position = column.locate(int(indices[bad[0]]))
-        raise NonFiniteError(
-            f"the {name} of row {row}, position {position} is {values[bad[0]]}; {len(bad)} of {len(indices)} response "
-            f"tokens have no finite {name}. Usual causes: is_response True at position 0, a row was not scored, a "
-            "model overflowed"
-        )
-    return values
-
-
-def _check_vocabulary(input_ids: Ragged, vocabulary: int) -> None:
-    check_ids(input_ids)
-    check_whole("vocabulary", vocabulary)
-    ids = input_ids.values
-    if not len(ids) or (ids.min() >= 0 and ids.max() < vocabulary):
-        return
-    index = int(((ids < 0) | (ids >= vocabulary)).argmax())
-    row, position = input_ids.locate(index)
-    raise ValueError(
-        f"row {row}, position {position} has id {ids[index]}, outside a vocabulary of {vocabulary}; give the number of "
-        "ids of the tokenizer that made the pool's tokens"
-    )
 
 
 def _none_for_nan(rate: float) -> float | None:

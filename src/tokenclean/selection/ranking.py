@@ -7,10 +7,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from tokenclean.errors import NonFiniteError
 from tokenclean.ragged import Ragged
-from tokenclean.selection.column_checks import response_indices
-from tokenclean.selection.score_shards import RandomRanks
+from tokenclean.selection.response_tokens import finite_values, on_response, response_indices
+from tokenclean.selection.sortable_keys import random_keys
 
 Level = Literal["global", "sample", "source", "random"]
 
@@ -69,7 +68,7 @@ def select_tokens(
     check_proportion(proportion)
     at_response = response_indices(is_response)
     if level == "random":
-        scores_R = RandomRanks(len(at_response), check_seed(seed))[:]
+        scores_R = random_keys(check_seed(seed), 0, len(at_response))
     else:
         scores_R = _response_scores(scores, is_response, at_response)
 
@@ -84,10 +83,7 @@ def select_tokens(
         kept_R[by_source] = _keep_top_of_groups(scores_R[by_source], np.bincount(source_R), proportion)
     else:
         kept_R = _keep_top(scores_R, kept_count(len(scores_R), proportion))
-
-    is_kept = np.zeros(len(is_response.values), dtype=bool)
-    is_kept[at_response] = kept_R
-    return is_response.with_values(is_kept)
+    return on_response(is_response, kept_R)
 
 
 def _keep_top(scores: np.ndarray, count: int) -> np.ndarray:
@@ -120,21 +116,7 @@ def _response_scores(scores: Ragged | None, is_response: Ragged, at_response: np
     is_response.check_aligned(scores)
     if scores.values.dtype.kind not in "iuf":
         raise ValueError(f"scores must be real numbers, got a column of {scores.values.dtype}")
-    scores_R = scores.values[at_response]
-    bad = np.flatnonzero(~np.isfinite(scores_R))
-    if len(bad):
-        row, position = is_response.locate(int(at_response[bad[0]]))
-        raise not_scored(f"row {row}", position, float(scores_R[bad[0]]), len(bad), len(scores_R))
-    return scores_R
-
-
-def not_scored(row: str, position: int, found: float, faults: int, total: int, *, file: str = "") -> NonFiniteError:
-    """The error for response tokens whose score is NaN or inf: the first, and how many of ``total`` they are."""
-    return NonFiniteError(
-        f"{file}the score of {row}, position {position} is {found}; {faults} of {total} response tokens have no finite "
-        "score. Every response token needs a loss under both models; usual causes: is_response True at position 0, a "
-        "row was not scored, a model overflowed"
-    )
+    return finite_values("score", scores, at_response)
 
 
 def check_level(level: str) -> None:

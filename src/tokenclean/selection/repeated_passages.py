@@ -13,18 +13,19 @@ from fractions import Fraction
 import numpy as np
 
 from tokenclean.ragged import Ragged
-from tokenclean.selection.column_checks import check_ids, check_whole, response_indices
+from tokenclean.recipe.settings import RepetitionSettings
+from tokenclean.selection.response_tokens import check_ids, on_response, response_indices
 
 
 @dataclass(frozen=True)
-class RepeatedNgram:
+class Passage:
     """A sequence of response tokens, and how often it occurs."""
 
     input_ids: tuple[int, ...]
     rows: int
     """In how many different rows."""
     occurrences: int
-    """How many times in all; occurrences may overlap."""
+    """How many times in all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +34,7 @@ class Repetition:
 
     is_repeated: Ragged
     """Bool, aligned: True on each response token inside a repeated n-gram."""
-    ngrams: tuple[RepeatedNgram, ...]
-    """The repeated n-grams, by rows (most first), then by ids."""
-    passages: tuple[RepeatedNgram, ...]
+    passages: tuple[Passage, ...]
     """The longest unbroken runs of repeated tokens, n tokens or more, equal ones counted together: by rows (most
     first), then by ids. Each occurrence is a whole run, so a sentence that continues differently in one row is
     another passage there, and a passage may have fewer rows than its n-grams."""
@@ -43,9 +42,7 @@ class Repetition:
     """In how many rows an n-gram had to occur."""
 
 
-def find_repetition(
-    input_ids: Ragged, is_response: Ragged, *, n: int = 6, row_share: float = 0.03, minimum_rows: int = 3
-) -> Repetition:
+def find_repetition(input_ids: Ragged, is_response: Ragged, settings: RepetitionSettings) -> Repetition:
     """Response tokens inside an n-gram that many rows share.
 
     An n-gram is ``n`` response tokens at adjacent positions of one row. It is repeated when it occurs in at least
@@ -54,32 +51,21 @@ def find_repetition(
     integers; ``is_response``: bool ỹ, same rows. Exact: no n-gram is taken for another. O(n·R log R) for R
     response tokens, and about 200 bytes of memory a token.
 
-    Raises ValueError for columns that are not aligned or of another dtype, ``n`` or ``minimum_rows`` below 1, and a
-    ``row_share`` outside [0, 1].
+    Raises ValueError for columns that are not aligned or of another dtype.
     """
-    check_whole("n", n)
-    check_whole("minimum_rows", minimum_rows)
-    if not 0 <= row_share <= 1:  # also False for NaN
-        raise ValueError(f"row_share must lie in [0, 1], got {row_share}")
     indices = response_indices(is_response, input_ids)
     check_ids(input_ids)
 
     row_R = is_response.row_of_value()[indices]
     ids_R = input_ids.values[indices]
     rows_with_response = int(np.count_nonzero(np.bincount(row_R)))
-    needed_rows = max(minimum_rows, math.ceil(Fraction(str(float(row_share))) * rows_with_response))
+    needed_rows = max(settings.minimum_rows, math.ceil(Fraction(str(settings.row_share)) * rows_with_response))
 
     is_first_R = _is_first_of_run(indices, row_R)
-    starts, ngrams = _repeated_ngrams(ids_R, row_R, is_first_R, n, needed_rows)
-    inside_R = _inside(starts, n, len(indices))
-    is_repeated = np.zeros(len(is_response.values), dtype=bool)
-    is_repeated[indices] = inside_R
-    return Repetition(
-        is_repeated=is_response.with_values(is_repeated),
-        ngrams=ngrams,
-        passages=_passages(ids_R, row_R, is_first_R, inside_R),
-        needed_rows=needed_rows,
-    )
+    starts = _repeated_ngrams(ids_R, row_R, is_first_R, settings.n, needed_rows)
+    inside_R = _inside(starts, settings.n, len(indices))
+    passages = _passages(ids_R, row_R, is_first_R, inside_R)
+    return Repetition(on_response(is_response, inside_R), passages, needed_rows)
 
 
 def _is_first_of_run(indices: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -89,10 +75,8 @@ def _is_first_of_run(indices: np.ndarray, row: np.ndarray) -> np.ndarray:
     return is_first
 
 
-def _repeated_ngrams(
-    ids: np.ndarray, row: np.ndarray, is_first: np.ndarray, n: int, needed_rows: int
-) -> tuple[np.ndarray, tuple[RepeatedNgram, ...]]:
-    """Where the repeated n-grams start among the response tokens (int64, rising), and what they are.
+def _repeated_ngrams(ids: np.ndarray, row: np.ndarray, is_first: np.ndarray, n: int, needed_rows: int) -> np.ndarray:
+    """Where the repeated n-grams start among the response tokens, int64, rising.
 
     A k-gram's number is the rank of the pair (number of its first k - 1 tokens, last token): equal numbers mean equal
     tokens, and numbers rise as the ids do. What occurs fewer than ``needed_rows`` times cannot begin a repeated n-gram
@@ -112,18 +96,7 @@ def _repeated_ngrams(
         starts, number = starts[is_frequent], number[is_frequent]
 
     rows_of_number = _rows_of_number(number, row[starts])
-    is_repeated = rows_of_number[number] >= needed_rows
-    starts, number = starts[is_repeated], number[is_repeated]
-    distinct, firsts, occurrences = np.unique(number, return_index=True, return_counts=True)
-    rows = rows_of_number[distinct]
-    order = np.argsort(-rows, kind="stable")
-    contents = ids[starts[firsts[order], None] + np.arange(n)]
-    return starts, tuple(
-        RepeatedNgram(tuple(content), in_rows, times)
-        for content, in_rows, times in zip(
-            contents.tolist(), rows[order].tolist(), occurrences[order].tolist(), strict=True
-        )
-    )
+    return starts[rows_of_number[number] >= needed_rows]
 
 
 def _rows_of_number(number: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -143,7 +116,7 @@ def _inside(starts: np.ndarray, n: int, tokens: int) -> np.ndarray:
     return np.cumsum(steps[:-1]) > 0
 
 
-def _passages(ids: np.ndarray, row: np.ndarray, is_first: np.ndarray, inside: np.ndarray) -> tuple[RepeatedNgram, ...]:
+def _passages(ids: np.ndarray, row: np.ndarray, is_first: np.ndarray, inside: np.ndarray) -> tuple[Passage, ...]:
     """The longest unbroken runs of tokens ``inside``, equal ones counted together."""
     continues = np.zeros(len(inside), dtype=bool)
     continues[1:] = inside[1:] & inside[:-1] & ~is_first[1:]
@@ -155,7 +128,7 @@ def _passages(ids: np.ndarray, row: np.ndarray, is_first: np.ndarray, inside: np
     for begin, end, in_row in zip(begins.tolist(), ends.tolist(), row[begins].tolist(), strict=True):
         rows_of.setdefault(ids[begin:end].tobytes(), []).append(in_row)
     passages = [
-        RepeatedNgram(tuple(np.frombuffer(content, ids.dtype).tolist()), len(set(rows)), len(rows))
+        Passage(tuple(np.frombuffer(content, ids.dtype).tolist()), len(set(rows)), len(rows))
         for content, rows in rows_of.items()
     ]
     return tuple(sorted(passages, key=lambda passage: (-passage.rows, passage.input_ids)))

@@ -3,63 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from tokenclean.errors import TableError
 from tokenclean.ragged import Ragged
-from tokenclean.selection.ranking import (
-    Level,
-    check_level,
-    check_proportion,
-    check_seed,
-    lowest_kept,
-    not_scored,
-    select_tokens,
-)
-from tokenclean.selection.score_shards import RandomRanks, StoredScores
-from tokenclean.selection.sortable_keys import order_keys, score_of_key
-from tokenclean.selection.streaming import find_cut, mask_of
-from tokenclean.token_table import TableWriter, TokenTable, iter_table, read_metadata
+from tokenclean.selection.ranking import Level, check_level, check_proportion, check_seed, lowest_kept, select_tokens
+from tokenclean.selection.response_tokens import not_finite, on_response
+from tokenclean.selection.sortable_keys import order_keys, random_keys, score_of_key
+from tokenclean.selection.streaming import CHUNK_KEYS, StoredKeys, find_cut, mask_of
+from tokenclean.token_table import TokenTable, iter_table, open_table, read_metadata
 
 _Labels = Callable[[TokenTable], Ragged]
 """Given the parts of a table one after another, from the first: their ``is_kept``."""
 
 
 @dataclass(frozen=True)
-class SourceKept:
-    """Response tokens of one source, and how many of them were kept."""
-
-    response_tokens: int
-    kept_tokens: int
-
-    @property
-    def kept_share(self) -> float:
-        """In [0, 1]; 0 without a response token."""
-        return self.kept_tokens / self.response_tokens if self.response_tokens else 0.0
-
-
-@dataclass(frozen=True)
 class KeptCounts:
     """What a selection kept."""
 
-    sources: Mapping[str, SourceKept]
-    """By name, sorted."""
+    response_tokens: Counter[str]
+    """Before the selection, by source."""
+    kept_tokens: Counter[str]
+    """By source."""
     emptied_rows: int
     """Rows with response tokens none of which is kept."""
     threshold: float | None
     """The lowest kept score (nats); None for level ``random`` and where nothing is kept."""
-
-    @property
-    def response_tokens(self) -> int:
-        return sum(source.response_tokens for source in self.sources.values())
-
-    @property
-    def kept_tokens(self) -> int:
-        return sum(source.kept_tokens for source in self.sources.values())
 
 
 def select_table(
@@ -74,8 +48,9 @@ def select_table(
     the data contain loss weights, ``weight`` is the loss weight of each kept token.
 
     ``proportion``, ``level`` and ``seed`` are those of ``select_tokens``, applied to the column ``score``. An entry
-    ``selection`` is added to the metadata. At the levels ``global`` and ``source``, scores are kept in a temporary file
-    beside ``output``, 4 bytes a response token (8 where they are not float32). ``output`` may be the table itself.
+    ``selection`` is added to the metadata. At the levels ``global`` and ``source``, the scores' keys are kept in a
+    temporary file beside ``output``, 4 bytes a response token (8 where scores are not float32). ``output`` may be the
+    table itself.
 
     Raises TableError for a table that cannot be read, lacks the column or is changed meanwhile; NonFiniteError for
     NaN or inf on a response token; RunFolderError where ``output`` cannot be written; ValueError as ``select_tokens``
@@ -98,7 +73,7 @@ def select_table(
     response_tokens: Counter[str] = Counter()
     kept_tokens: Counter[str] = Counter()
     emptied_rows = 0
-    with TableWriter(output, {**metadata, "selection": selection}) as writer:
+    with open_table(output, {**metadata, "selection": selection}) as writer:
         for part in iter_table(table):
             is_kept = labels(part)
             response_N, kept_N = (column.row_sums().astype(np.int64) for column in (part["is_response"], is_kept))
@@ -110,22 +85,24 @@ def select_table(
             if "loss_weight" in part.columns:
                 columns["weight"] = part.weighed(is_kept.map_values(lambda kept: kept.astype(np.float32)))
             writer.write(part.with_columns({}, **columns))
-    sources = {name: SourceKept(response_tokens[name], kept_tokens[name]) for name in sorted(response_tokens)}
-    return KeptCounts(sources, emptied_rows, threshold)
+    return KeptCounts(response_tokens, kept_tokens, emptied_rows, threshold)
 
 
 def _random_labels(table: Path | str, proportion: float, seed: int) -> _Labels:
     total = sum(int(np.count_nonzero(part["is_response"].values)) for part in iter_table(table, []))
-    ranks = RandomRanks(total, seed)
-    cut = find_cut([ranks], proportion)
+
+    def chunks() -> Iterator[np.ndarray]:
+        return (random_keys(seed, at, min(at + CHUNK_KEYS, total)) for at in range(0, total, CHUNK_KEYS))
+
+    cut = find_cut(chunks, proportion, bits=64)
     seen = ties_taken = 0
 
     def labels(part: TokenTable) -> Ragged:
         nonlocal seen, ties_taken
         count = int(np.count_nonzero(part["is_response"].values))
-        kept_R, ties_taken = mask_of(ranks[seen : seen + count], cut, ties_taken)
+        kept_R, ties_taken = mask_of(random_keys(seed, seen, seen + count), cut, ties_taken)
         seen += count
-        return _on_response(part, kept_R)
+        return on_response(part["is_response"], kept_R)
 
     return labels
 
@@ -143,27 +120,25 @@ def _cut_labels(
 ) -> tuple[_Labels, float | None]:
     numbers: dict[str, int] | None = {} if by_source else None
     dtype = np.dtype(np.float32)
-    with StoredScores(beside=output) as stored:
+    with StoredKeys(beside=output) as stored:
         for part in _scored_parts(table):
             dtype = part["score"].values.dtype
-            scores_R = _ranked(part)
+            keys_R = _keys(part)
             for group, indices in _groups(part, numbers):
-                stored.append(group, scores_R[indices])
-        cuts = {group: find_cut(shards, proportion) for group, shards in stored.groups().items()}
+                stored.append(group, keys_R[indices])
+        bits = 8 * stored.dtype.itemsize
+        cuts = {group: find_cut(partial(stored.chunks, group), proportion, bits=bits) for group in stored.groups}
     ties_taken = dict.fromkeys(cuts, 0)
 
     def labels(part: TokenTable) -> Ragged:
-        scores_R = _ranked(part)
-        kept_R = np.zeros(len(scores_R), dtype=bool)
+        keys_R = _keys(part)
+        kept_R = np.zeros(len(keys_R), dtype=bool)
         for group, indices in _groups(part, numbers):
-            kept_R[indices], ties_taken[group] = mask_of(scores_R[indices], cuts[group], ties_taken[group])
-        return _on_response(part, kept_R)
+            kept_R[indices], ties_taken[group] = mask_of(keys_R[indices], cuts[group], ties_taken[group])
+        return on_response(part["is_response"], kept_R)
 
     thresholds = [cut.threshold for cut in cuts.values() if cut.kept]
-    if not thresholds:
-        return labels, None
-    lowest = min(thresholds)
-    return labels, lowest if dtype == np.float32 else score_of_key(int(lowest), dtype)
+    return labels, score_of_key(min(thresholds), dtype) if thresholds else None
 
 
 def _scored_parts(table: Path | str) -> Iterator[TokenTable]:
@@ -185,13 +160,11 @@ def _scored_parts(table: Path | str) -> Iterator[TokenTable]:
         if first_fault is None:
             yield part
     if first_fault is not None:
-        raise not_scored(*first_fault, faults, total, file=f"{table}: ")
+        raise not_finite("score", *first_fault, faults, total, file=f"{table}: ")
 
 
-def _ranked(part: TokenTable) -> np.ndarray:
-    """Scores of the response tokens in a dtype that ``find_cut`` accepts: float32, or uint64 keys for any other."""
-    scores_R = part["score"].values[part["is_response"].values]
-    return scores_R if scores_R.dtype == np.float32 else order_keys(scores_R)
+def _keys(part: TokenTable) -> np.ndarray:
+    return order_keys(part["score"].values[part["is_response"].values])
 
 
 def _groups(part: TokenTable, numbers: dict[str, int] | None) -> Iterator[tuple[int, np.ndarray | slice]]:
@@ -204,12 +177,6 @@ def _groups(part: TokenTable, numbers: dict[str, int] | None) -> Iterator[tuple[
     by_group = np.argsort(group_R, kind="stable")
     groups, starts = np.unique(group_R[by_group], return_index=True)
     yield from zip(groups.tolist(), np.split(by_group, starts[1:]), strict=False)
-
-
-def _on_response(part: TokenTable, kept_R: np.ndarray) -> Ragged:
-    is_kept = np.zeros(len(part["is_response"].values), dtype=bool)
-    is_kept[part["is_response"].values] = kept_R
-    return part["is_response"].with_values(is_kept)
 
 
 def _state(table: Path | str) -> tuple[int, int, int]:

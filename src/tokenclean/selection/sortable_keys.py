@@ -1,12 +1,8 @@
-"""Unsigned integers in the order of the scores, for scores of any dtype, and a radix select over them."""
+"""Unsigned integers in the order of the scores, for scores of any dtype, or in random order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import numpy as np
-
-_DIGIT_BITS = 16
 
 
 def order_keys(scores: np.ndarray) -> np.ndarray:
@@ -45,26 +41,11 @@ def score_of_key(key: int, dtype: np.dtype) -> float:
     return float(np.array([key ^ top if key & top else key ^ (2 * top - 1)], dtype=unsigned).view(floating)[0])
 
 
-def radix_select(passes: Callable[[], Iterable[np.ndarray]], rank: int, bits: int) -> tuple[int, int, int]:
-    """The ``rank``-th highest key (1 is the highest), its rank among the keys equal to it, and how many keys there are.
+def random_keys(seed: int, start: int, stop: int) -> np.ndarray:
+    """Random keys (uint64) of tokens ``start`` to ``stop`` (exclusive); the highest are a uniform draw without
+    replacement.
 
-    ``passes`` gives all keys (uint32 or uint64) in chunks, the same at every call; each call settles 16 of the
-    ``bits`` from the top downwards, with a histogram of 65,536 counts. ``rank`` must lie in [1, number of keys].
+    Raw PCG64 output, since numpy keeps that stream the same in all versions but not that of ``Generator.choice``. Any
+    part of the stream is drawn without the ones before it.
     """
-    prefix, total = 0, 0
-    for shift in range(bits - _DIGIT_BITS, -1, -_DIGIT_BITS):
-        counts = np.zeros(1 << _DIGIT_BITS, dtype=np.int64)
-        for keys in passes():
-            if shift == bits - _DIGIT_BITS:
-                digits = keys >> shift
-            else:
-                digits = (keys[keys >> (shift + _DIGIT_BITS) == prefix] >> shift) & 0xFFFF
-            # bincount takes signed integers; uint32 is converted safely, uint64 has to be viewed.
-            counts += np.bincount(digits.view(np.int64) if bits == 64 else digits, minlength=len(counts))
-        total = total or int(counts.sum())
-        from_top = np.cumsum(counts[::-1])
-        bins_above = int(np.searchsorted(from_top, rank))
-        digit = len(counts) - 1 - bins_above
-        rank -= int(from_top[bins_above] - counts[digit])
-        prefix = prefix << _DIGIT_BITS | digit
-    return prefix, rank, total
+    return np.asarray(np.random.PCG64(seed).advance(start).random_raw(stop - start), dtype=np.uint64)

@@ -1,21 +1,22 @@
 """The run folder: content-addressed stages, written whole or not at all, checked before they are used."""
 
-from tokenclean.store.damage import check_stage
+from tokenclean.store.condition import StageState, check_stage, judge
 from tokenclean.store.files import (
     array_hash,
     atomic_folder,
     atomic_path,
     disk_refusal,
+    explained_refusals,
     file_hash,
     fingerprint,
     write_json,
 )
-from tokenclean.store.layout import DAMAGED, RESULTS, STAGES
+from tokenclean.store.layout import CHECKPOINTS, DAMAGED, RESULTS, STAGES
 from tokenclean.store.manifest import MANIFEST, Manifest, read_manifest, seal_folder
-from tokenclean.store.stage_report import StageState, judge
 from tokenclean.store.stages import Stage, Store
 
 __all__ = [
+    "CHECKPOINTS",
     "DAMAGED",
     "MANIFEST",
     "RESULTS",
@@ -29,6 +30,7 @@ __all__ = [
     "atomic_path",
     "check_stage",
     "disk_refusal",
+    "explained_refusals",
     "file_hash",
     "fingerprint",
     "judge",

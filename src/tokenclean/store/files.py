@@ -59,6 +59,17 @@ def temporary_path(path: Path) -> Path:
 
 
 @contextmanager
+def explained_refusals(action: str) -> Iterator[None]:
+    """Raise the operating system's errors as RunFolderError: ``action`` (cannot write …), why, and what to do."""
+    try:
+        yield
+    except RunFolderError:
+        raise
+    except OSError as error:
+        raise RunFolderError(f"{action}: {disk_refusal(error) or error.strerror or error}") from error
+
+
+@contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; when the block succeeds, flush it to disk and rename it to ``path``.
 
@@ -67,15 +78,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     temporary = temporary_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        flush(temporary)
-        os.replace(temporary, path)
-        flush(path.parent)
-    except OSError as error:
-        if isinstance(error, RunFolderError):
-            raise
-        raise RunFolderError(f"cannot write {path}: {disk_refusal(error) or error.strerror or error}") from error
+        with explained_refusals(f"cannot write {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            flush(temporary)
+            os.replace(temporary, path)
+            flush(path.parent)
     finally:
         with suppress(OSError):  # the error above is the one to report
             temporary.unlink(missing_ok=True)

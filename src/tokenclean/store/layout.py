@@ -6,6 +6,9 @@ import re
 
 STAGES, RESULTS, DAMAGED = "stages", "results", "damaged"
 
+CHECKPOINTS = "checkpoints"
+"""Folder with the states of trainings that are not finished."""
+
 SHORT_KEY = 12
 """Characters of a stage's key that its folder's name holds."""
 

@@ -21,14 +21,14 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from tokenclean.errors import RunFolderError
-from tokenclean.store.files import disk_refusal, json_bytes, temporary_path, write_json
+from tokenclean.store.files import explained_refusals, json_bytes, temporary_path, write_json
 
 LOCK = ".lock"
 RECORD = ".lock.json"
@@ -44,30 +44,25 @@ class RunLock:
         self._lock = FileLock(root / LOCK, thread_local=False, fallback_to_soft=False)
         self._depth = 0
 
-    def acquire(self) -> bool:
-        """Take the lock without waiting; True unless this object held it already.
+    @contextmanager
+    def hold(self) -> Iterator[bool]:
+        """Hold the lock for the block; yields True unless this object held it already.
 
-        Raises RunFolderError naming the holder, or saying why the folder cannot be locked.
+        Does not wait for another process: raises RunFolderError naming the holder, or saying why the folder cannot be
+        locked.
         """
         if self._depth == 0:
-            try:
+            with explained_refusals(f"cannot lock the run folder {self._root}"):
                 self._take()
-            except OSError as error:
-                if isinstance(error, RunFolderError):
-                    raise
-                reason = disk_refusal(error) or error
-                raise RunFolderError(f"cannot lock the run folder {self._root}: {reason}") from error
         self._depth += 1
-        return self._depth == 1
-
-    def release(self) -> None:
-        """Undo one ``acquire``; the last one releases the lock."""
-        self._depth -= 1
-        if self._depth:
-            return
-        with suppress(OSError):  # a record that stays names a process that no longer runs, and blocks nobody
-            self._record.unlink()
-        self._lock.release()
+        try:
+            yield self._depth == 1
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                with suppress(OSError):  # a record that stays names a process that no longer runs, and blocks nobody
+                    self._record.unlink()
+                self._lock.release()
 
     def _take(self) -> None:
         try:

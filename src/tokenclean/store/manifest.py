@@ -106,11 +106,6 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(**manifest)
 
 
-def folder_bytes(folder: Path) -> int:
-    """Size of all files below the folder."""
-    return sum(file.stat().st_size for file in list_files(folder)[0].values())
-
-
 def list_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """Files by their path below the folder (with ``/``), sorted; and the paths of links and special files.
 

@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenclean.errors import RunFolderError
-from tokenclean.store.damage import check_stage, clear_leftovers, move_aside
-from tokenclean.store.files import disk_refusal, fingerprint, flush
+from tokenclean.store.condition import StageState, check_stage, clear_leftovers, list_stages, move_aside
+from tokenclean.store.files import disk_refusal, explained_refusals, fingerprint, flush
 from tokenclean.store.layout import FINISHED, SHORT_KEY, STAGES
 from tokenclean.store.lock import RunLock, read_holder
 from tokenclean.store.manifest import MANIFEST, Manifest, describe_software, read_manifest, seal_folder
-from tokenclean.store.stage_report import StageState, list_stages
 
 _GOES_ON = "finished stages are kept, and the same command goes on where it stopped"
 
@@ -50,10 +49,8 @@ class Store:
         self.root = Path(root)
         self._note = note
         self._whole: set[Path] = set()
-        try:
+        with explained_refusals(f"cannot use the run folder {root}"):
             (self.root / STAGES).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(f"cannot use the run folder {root}: {disk_refusal(error) or error}") from error
         self._lock = RunLock(self.root, note)
 
     def stage(
@@ -114,13 +111,10 @@ class Store:
         dead runs, so every process that makes stages has to hold it. Raises RunFolderError naming the process that
         holds it.
         """
-        is_first = self._lock.acquire()
-        try:
+        with self._lock.hold() as is_first:
             if is_first and (cleared := clear_leftovers(self.root)):
                 self._note(cleared)
             yield
-        finally:
-            self._lock.release()
 
     def holder(self) -> Mapping[str, object] | None:
         """Who holds the lock (pid, host, started, command), without taking it; None when it is free."""

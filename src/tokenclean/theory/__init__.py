@@ -18,34 +18,13 @@ What the proof assumes:
 What it leaves out:
 
 5. Hoeffding's inequality needs a model fixed before the draw, and θ̂ is chosen by the tokens drawn. The bound lacks a
-   term for the size of F: ``error_bound_of_class`` has it; ``learn_lookup_tables`` shows a class where Eq. 5 fails.
+   term for the size of F: ``error_bound`` takes it; ``learn_lookup_tables`` shows a class where Eq. 5 fails.
 6. The proof's last paragraph says that P(Ŷ ≠ Y) bounds L_D - L_D̃ for any labels. It does so for full tokens only,
    since L_D averages over the valid tokens and L_D̃ over the kept ones: ``data_quality`` has the term that holds.
 7. Eq. 6 compares two upper bounds. The lower bound need not belong to the lower error.
 """
 
-from tokenclean.theory.bounds import LOG_TWO_MODELS, error_bound, error_bound_of_class
-from tokenclean.theory.corollary import (
-    CorollaryCheck,
-    break_even_kept_share,
-    cleaning_helps,
-    least_tokens,
-    margin,
-)
-from tokenclean.theory.lookup_counterexample import LookupTables, learn_lookup_tables
-from tokenclean.theory.noise_rates import data_quality, possible_noise
+from tokenclean.theory.bounds import LOG_TWO_MODELS, CorollaryCheck, data_quality, error_bound, possible_noise
+from tokenclean.theory.lookup_counterexample import learn_lookup_tables
 
-__all__ = [
-    "LOG_TWO_MODELS",
-    "CorollaryCheck",
-    "LookupTables",
-    "break_even_kept_share",
-    "cleaning_helps",
-    "data_quality",
-    "error_bound",
-    "error_bound_of_class",
-    "learn_lookup_tables",
-    "least_tokens",
-    "margin",
-    "possible_noise",
-]
+__all__ = ["LOG_TWO_MODELS", "CorollaryCheck", "data_quality", "error_bound", "learn_lookup_tables", "possible_noise"]

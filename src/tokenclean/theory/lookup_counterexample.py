@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenclean.theory.bounds import error_bound, error_bound_of_class
+from tokenclean.theory.bounds import error_bound
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,12 @@ def learn_lookup_tables(
     ``contexts``, ``tokens`` and ``draws`` are whole numbers from 1, ``vocabulary`` from 2, δ lies in (0, 1); else
     ValueError. A draw takes ``contexts`` + 8 ``tokens`` bytes of memory. The same ``seed`` gives the same errors.
     """
-    for name, number, least in (
-        ("contexts", contexts, 1),
-        ("vocabulary", vocabulary, 2),
-        ("tokens", tokens, 1),
-        ("draws", draws, 1),
-    ):
+    for name, number in {"contexts": contexts, "vocabulary": vocabulary, "tokens": tokens, "draws": draws}.items():
+        least = 2 if name == "vocabulary" else 1
         if number != int(number) or number < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, got {number}")
     bound = error_bound(0.0, tokens, delta)
-    bound_of_class = error_bound_of_class(0.0, tokens, contexts * math.log(vocabulary), delta)
+    bound_of_class = error_bound(0.0, tokens, delta, contexts * math.log(vocabulary))
     generator = np.random.default_rng(seed)
     errors = np.empty(draws)
     for draw in range(draws):

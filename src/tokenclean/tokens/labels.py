@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
 from tokenclean.pool.conversation import LabelledTokens, Turn
+from tokenclean.recipe import TokensSettings
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
-
-Targets = Literal["response", "last_turn", "all"]
-TARGETS: tuple[str, ...] = get_args(Targets)
 
 
 @dataclass(frozen=True)
@@ -39,13 +36,7 @@ def empty_row(reason: str) -> LabelledRow:
 
 
 def label_text(
-    input_ids: np.ndarray,
-    spans: np.ndarray,
-    rendered: Rendered,
-    *,
-    max_length: int,
-    targets: str,
-    turns: Sequence[Turn] = (),
+    input_ids: np.ndarray, spans: np.ndarray, rendered: Rendered, settings: TokensSettings, turns: Sequence[Turn]
 ) -> LabelledRow:
     """The tokens whose characters are all inside one target span of the text; under ``all`` every token.
 
@@ -54,11 +45,11 @@ def label_text(
     """
     if lost := _unplaced_span(rendered, turns):
         return empty_row(lost)
-    labels = np.ones(len(input_ids), bool) if targets == "all" else _inside(spans, rendered.targets)
+    labels = np.ones(len(input_ids), bool) if settings.targets == "all" else _inside(spans, rendered.targets)
     weight = _weights(spans, rendered, turns) if turns else None
     if weight is not None:
         labels &= weight > 0
-    return _cut(LabelledRow(input_ids, labels, spans, rendered.contents, weight=weight), max_length)
+    return _cut(LabelledRow(input_ids, labels, spans, rendered.contents, weight=weight), settings.max_length)
 
 
 def _unplaced_span(rendered: Rendered, turns: Sequence[Turn]) -> str:
@@ -102,7 +93,7 @@ def _touching(spans: np.ndarray, start: int, end: int) -> np.ndarray:
     return (spans[:, 0] < end) & (spans[:, 1] > start)
 
 
-def label_tokens(tokens: LabelledTokens, *, largest_id: int, max_length: int, targets: str) -> LabelledRow:
+def label_tokens(tokens: LabelledTokens, largest_id: int, settings: TokensSettings) -> LabelledRow:
     """A row that came tokenized, by its own labels; ``last_turn`` takes the last run of them, ``all`` every token.
 
     Ids beyond the vocabulary, for which the model has no embedding, leave the row empty with the reason.
@@ -112,12 +103,13 @@ def label_tokens(tokens: LabelledTokens, *, largest_id: int, max_length: int, ta
     if len(strange):
         found = f"input_ids[{strange[0]}] is {input_ids[strange[0]]}"
         return empty_row(f"{found}, but the tokenizer's ids end at {largest_id}; was another tokenizer used?")
-    if targets == "all":
+    if settings.targets == "all":
         weight = None if weight is None else np.where(labels, weight, np.float32(1))
         labels[:] = True
-    elif targets == "last_turn":
+    elif settings.targets == "last_turn":
         labels[: _last_run(labels)] = False
-    return _cut(LabelledRow(input_ids, labels, np.zeros((len(input_ids), 2), np.int32), weight=weight), max_length)
+    no_text = np.zeros((len(input_ids), 2), np.int32)
+    return _cut(LabelledRow(input_ids, labels, no_text, weight=weight), settings.max_length)
 
 
 def _last_run(labels: np.ndarray) -> int:

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """Characters [start, end) of the rendered text."""
+
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation
-from tokenclean.tokens.chat_template.date import DEFAULT_DATE
-from tokenclean.tokens.chat_template.messages import check_chat_template
-from tokenclean.tokens.chat_template.rendering import render_chat_template
+from tokenclean.tokens.chat_template.frames import find_frame
+from tokenclean.tokens.chat_template.locate import locate
+from tokenclean.tokens.chat_template.marks import KEY, mark_texts, thought_in
+from tokenclean.tokens.chat_template.messages import DEFAULT_DATE, Chat, check_chat_template, open_chat
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
 from tokenclean.tokens.role_markers import KNOWN_ENDS
 from tokenclean.tokens.tulu import render_tulu
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = ("tulu", "tokenizer")
 
+NOTE_MOVED = "thoughts in an answer's content were given to the template as reasoning, which it writes its own way"
 NOTE_RENDERED = "already rendered: no second end token"
 _WHITESPACE = (" ", "\n", "\t")
 
@@ -39,7 +42,7 @@ def render(
         return _render_plain(conversation, tokenizer)
     if template == "tulu":
         return render_tulu(conversation, _eos(tokenizer))
-    return render_chat_template(conversation, tokenizer, date)
+    return _render_chat_template(conversation, tokenizer, date)
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
@@ -82,3 +85,67 @@ def _ends(text: str, eos: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     ends = [end for end in KNOWN_ENDS if text.endswith(end)]
     tokens = tokenizer.added_tokens_decoder.values() if ends else ()
     return text.endswith(eos) or any(token.content in ends for token in tokens)
+
+
+def _render_chat_template(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, date: str) -> Rendered:
+    """Render with the tokenizer's chat template, which is given reasoning, tool calls and the tools on offer too.
+
+    A thought at the start of an answer's content stays there, and is given as reasoning if its answer cannot be located
+    otherwise. Raises TemplateError if the template refuses the conversation, or breaks a rule of ``chat_template``.
+    """
+    try:
+        return _render(conversation, tokenizer, date)
+    except TemplateError as error:
+        moved, offsets = _move_thoughts(conversation)
+        if not offsets:
+            raise
+        try:
+            rendered = _render(moved, tokenizer, date)
+        except TemplateError:
+            raise error from None
+    contents = tuple(replace(c, skipped=c.skipped + offsets.get(c.turn, 0)) for c in rendered.contents)
+    is_same = all(conversation.turns[index].content.strip() in rendered.text for index in offsets)
+    notes = rendered.notes if is_same else (*rendered.notes, NOTE_MOVED)
+    return replace(rendered, contents=contents, notes=notes)
+
+
+def _move_thoughts(conversation: Conversation) -> tuple[Conversation, dict[int, int]]:
+    """Thoughts inside contents as reasoning; for each such turn, where in its content the answer begins."""
+    turns, offsets = list(conversation.turns), {}
+    for index, turn in enumerate(turns):
+        if turn.role == "assistant" and not turn.reasoning.strip() and (found := thought_in(turn.content)):
+            first, last, answer = found
+            turns[index] = replace(turn, reasoning=turn.content[first:last], content=turn.content[answer:])
+            offsets[index] = answer
+    return replace(conversation, turns=tuple(turns)), offsets
+
+
+def _render(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, date: str) -> Rendered:
+    chat, text = open_chat(conversation, tokenizer, date)
+    if chat.has_calls and not chat.has_text_arguments and _writes_python(chat):
+        as_text = replace(chat, has_text_arguments=True)
+        try:
+            return _locate(as_text, as_text.apply())
+        except TemplateError:
+            pass
+    return _locate(chat, text)
+
+
+def _locate(chat: Chat, text: str) -> Rendered:
+    """With marks for blank contents too, which alone show where a blank answer is; without them if that changes what
+    the template writes."""
+    try:
+        return locate(chat, text, marks_blanks=True)
+    except TemplateError:
+        if all(turn.content.strip() for turn in chat.turns):
+            raise
+    return locate(chat, text, marks_blanks=False)
+
+
+def _writes_python(chat: Chat) -> bool:
+    """Whether the template writes arguments as Python does (``{'city': 'Rome'}``), so was made for JSON text."""
+    try:
+        skeleton = find_frame(mark_texts(chat, marks_blanks=True)).skeleton
+    except TemplateError:
+        return False
+    return any(mark.kind == KEY and skeleton.glue[number].endswith("{'") for number, mark in enumerate(skeleton.marks))

@@ -12,9 +12,8 @@ import numpy as np
 
 from tokenclean.pool.conversation import Conversation, Pool
 from tokenclean.pool.intake import RenderedRows
-from tokenclean.ragged import Ragged
+from tokenclean.recipe import TokensSettings
 from tokenclean.token_table import TokenTable
-from tokenclean.tokens.chat_template.date import DEFAULT_DATE
 from tokenclean.tokens.tokenize import batches, tokenize_pool
 
 if TYPE_CHECKING:
@@ -84,23 +83,19 @@ class PoolStatistics:
 def pool_statistics(
     pool: Pool | Sequence[Conversation],
     tokenizer: PreTrainedTokenizerBase,
-    *,
-    template: str = "tulu",
-    max_length: int = 2048,
-    targets: str = "response",
-    date: str = DEFAULT_DATE,
+    settings: TokensSettings,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PoolStatistics:
     """Tokenize the pool block by block, in constant memory, and count. ``progress``: rows done, of all.
 
-    Options and errors as for ``tokenize_pool``.
+    Errors as for ``tokenize_pool``.
     """
     counted: dict[str, SourceStatistics] = {}
     rendered: list[RenderedRows] = []
     done = 0
     for block in batches(pool, _BLOCK_ROWS):
-        tokens = tokenize_pool(block, tokenizer, template=template, max_length=max_length, targets=targets, date=date)
-        _count(counted, tokens.sources, tokens.input_ids, tokens.is_response, tokens.is_truncated)
+        tokens = tokenize_pool(block, tokenizer, **settings.model_dump())
+        _count(counted, tokens.table({}), tokens.is_truncated)
         rendered.append(tokens.rendered_rows)
         done += len(block)
         progress(done, len(pool))
@@ -110,24 +105,18 @@ def pool_statistics(
 def table_statistics(table: TokenTable) -> PoolStatistics:
     """Count the rows of a table that holds the tokens of a pool; it does not say which rows were cut."""
     counted: dict[str, SourceStatistics] = {}
-    _count(counted, table.sources, table["input_ids"], table["is_response"], np.zeros(len(table), dtype=bool))
+    _count(counted, table, np.zeros(len(table), dtype=bool))
     return PoolStatistics(tuple(counted.values()))
 
 
-def _count(
-    counted: dict[str, SourceStatistics],
-    sources: Sequence[str],
-    input_ids: Ragged,
-    is_response: Ragged,
-    is_cut: np.ndarray,
-) -> None:
-    names = np.array(sources, dtype=object)
-    responses = is_response.row_sums().astype(np.int64)
-    for source in dict.fromkeys(sources):
+def _count(counted: dict[str, SourceStatistics], table: TokenTable, is_cut: np.ndarray) -> None:
+    names = np.array(table.sources, dtype=object)
+    responses = table["is_response"].row_sums().astype(np.int64)
+    for source in dict.fromkeys(table.sources):
         is_own = names == source
         has_target = is_own & (responses > 0)
         rows, response = int(has_target.sum()), int(responses[has_target].sum())
-        prompt = int(input_ids.lengths[has_target].sum()) - response
+        prompt = int(table["input_ids"].lengths[has_target].sum()) - response
         cut, without_target = int(is_cut[has_target].sum()), int(is_own.sum()) - rows
         block = SourceStatistics(source, rows, prompt, response, cut, without_target)
         counted[source] = counted.get(source, SourceStatistics(source)).plus(block)

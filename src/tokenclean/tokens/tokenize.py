@@ -15,10 +15,11 @@ from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, RejectedRow
 from tokenclean.pool.intake import LeftOutThoughts, RenderedRows
 from tokenclean.ragged import Ragged
+from tokenclean.recipe import TokensSettings
 from tokenclean.token_table import TokenTable
-from tokenclean.tokens.chat_template.date import DEFAULT_DATE, reads_clock
+from tokenclean.tokens.chat_template.messages import DEFAULT_DATE, reads_clock
 from tokenclean.tokens.encoding import encode, exact_offset_backend
-from tokenclean.tokens.labels import TARGETS, LabelledRow, empty_row, label_text, label_tokens
+from tokenclean.tokens.labels import LabelledRow, empty_row, label_text, label_tokens
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
 from tokenclean.tokens.rendering import check_template, render
 
@@ -40,7 +41,7 @@ class TokenizedPool:
     stands for. ``ids``/``sources``: the rows' ids and source names. ``contents``: where each assistant turn's content
     is in the text. ``is_truncated``: bool (N,), True where the row was cut at ``max_length``. ``unusable``: rows
     without any target (their row here stays, with no token labelled), each with its reason, in row order. A row that
-    came tokenized has no text: its characters are all 0 and it has no contents. ``targets``: what was labelled.
+    came tokenized has no text: its characters are all 0 and it has no contents.
     ``original_ids``: the rows' own ids, empty texts for none. ``weight``: float32, the loss weights that the data state
     (0 < w <= 1 on targets, 0 elsewhere); None where every target weighs 1. ``notes``: what rendering did to rows so
     that they can be used -> rows. ``left_out``: thoughts of earlier turns that the chat template does not write.
@@ -55,9 +56,6 @@ class TokenizedPool:
     contents: tuple[tuple[ContentSpan, ...], ...]
     is_truncated: np.ndarray
     unusable: tuple[RejectedRow, ...]
-    template: str
-    max_length: int
-    targets: str = "response"
     original_ids: tuple[str, ...] = ()
     weight: Ragged | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
@@ -128,14 +126,11 @@ def tokenize_pool(
 
     Every conversation keeps its row: one that cannot be rendered or has no target left has no labels and is listed in
     ``unusable``. Raises TemplateError if the tokenizer cannot serve the template, PoolError for a tokenizer without
-    offsets (a "slow" one), ValueError for max_length < 2 and for unknown targets.
+    offsets (a "slow" one), ValueError for max_length < 2, unknown targets and a date that is none.
     """
-    if max_length < 2:
-        raise ValueError(f"max_length must be at least 2 tokens, got {max_length}")
-    if targets not in TARGETS:
-        raise ValueError(f"targets must be one of {', '.join(TARGETS)}, got {targets!r}")
     check_template(tokenizer, template)
-    labeller = _Labeller(tokenizer, exact_offset_backend(tokenizer), template, max_length, targets, date)
+    options = {"template": template, "max_length": max_length, "targets": targets, "date": date}
+    labeller = _Labeller(tokenizer, exact_offset_backend(tokenizer), TokensSettings.model_validate(options))
     origins: list[tuple[str, str, str]] = []
     rows: list[LabelledRow] = []
     unusable: list[RejectedRow] = []
@@ -156,9 +151,6 @@ def tokenize_pool(
         contents=tuple(row.contents for row in rows),
         is_truncated=np.array([row.is_truncated for row in rows], dtype=bool),
         unusable=tuple(unusable),
-        template=template,
-        max_length=max_length,
-        targets=targets,
         original_ids=tuple(original_id for _, _, original_id in origins),
         weight=_joined_weights(rows),
         notes=labeller.notes,
@@ -172,16 +164,13 @@ class _Labeller:
 
     tokenizer: PreTrainedTokenizerBase
     backend: Tokenizer
-    template: str
-    max_length: int
-    targets: str
-    date: str
+    settings: TokensSettings
     notes: Counter[str] = field(default_factory=Counter)
     left_out: LeftOutThoughts = field(default_factory=LeftOutThoughts)
 
     def label(self, batch: list[Conversation]) -> Iterator[LabelledRow]:
         """The row of each conversation."""
-        if self.targets == "last_turn":
+        if self.settings.targets == "last_turn":
             batch = [_train_last_turn(conversation) for conversation in batch]
         texts = [self._render(conversation) for conversation in batch]
         encodings = encode(self.backend, [text for text in texts if isinstance(text, Rendered)])
@@ -189,13 +178,14 @@ class _Labeller:
             if isinstance(text, Rendered):
                 self._count(text)
                 turns = conversation.turns if conversation.has_weights else ()
-                yield label_text(*next(encodings), text, max_length=self.max_length, targets=self.targets, turns=turns)
+                yield label_text(*next(encodings), text, self.settings, turns)
             elif isinstance(text, LabelledTokens):
-                yield label_tokens(text, largest_id=self._largest_id, max_length=self.max_length, targets=self.targets)
+                yield label_tokens(text, self._largest_id, self.settings)
             else:
                 yield empty_row(text)
             if self._reads_clock and conversation.kind == "chat":
-                self.notes[f"today's date in the chat template taken to be {self.date} (tokens.date, --date)"] += 1
+                date = self.settings.date
+                self.notes[f"today's date in the chat template taken to be {date} (tokens.date, --date)"] += 1
 
     @cached_property
     def _largest_id(self) -> int:
@@ -203,23 +193,23 @@ class _Labeller:
 
     @cached_property
     def _reads_clock(self) -> bool:
-        return self.template == "tokenizer" and reads_clock(self.tokenizer)
+        return self.settings.template == "tokenizer" and reads_clock(self.tokenizer)
 
     def _render(self, conversation: Conversation) -> Rendered | LabelledTokens | str:
         """The conversation as text, its tokens if it came tokenized, or why it has neither."""
         if conversation.tokens is not None:
             return conversation.tokens
-        if conversation.kind == "text" and self.targets != "all":
+        if conversation.kind == "text" and self.settings.targets != "all":
             return "plain text holds no answer to train on; to train on every token, set tokens.targets: all"
         try:
-            return render(conversation, self.tokenizer, self.template, self.date)
+            return render(conversation, self.tokenizer, self.settings.template, self.settings.date)
         except TemplateError as error:
             return str(error)
 
     def _count(self, rendered: Rendered) -> None:
         self.notes.update(dict.fromkeys(rendered.notes, 1))
         # With last_turn, earlier answers are context, which has no thoughts at inference either.
-        if rendered.dropped_thoughts and self.targets != "last_turn":
+        if rendered.dropped_thoughts and self.settings.targets != "last_turn":
             thoughts = self.backend.encode_batch(list(rendered.dropped_thoughts), add_special_tokens=False)
             tokens = sum(len(thought.ids) for thought in thoughts)
             self.left_out += LeftOutThoughts(1, len(thoughts), tokens)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from tokenclean.errors import MissingExtraError, ModelError
 from tokenclean.models.loading.hub_models import hub_options
-from tokenclean.models.loading.weights import adapter_folder
+from tokenclean.models.loading.safety import adapter_folder
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.recipe import LoraSettings
 from tokenclean.training.sharding import whole
@@ -78,8 +79,6 @@ def go_on_with_lora(model: PreTrainedModel, settings: LoraSettings, folder: Path
 
     Raises as ``add_fresh_lora``, and ModelError where the LoRA there does not fit ``settings``.
     """
-    from safetensors.torch import load_file
-
     wrapped = add_fresh_lora(model, settings, None)
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -156,8 +155,6 @@ def _write_adapter(
     model: PeftModel, folder: Path, state: dict[str, torch.Tensor], base: str, **changes: float | bool
 ) -> None:
     """``changes``: of the round's configuration."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in state.items()}, folder / _WEIGHTS)
     written = _config_of(model, ROUND).to_dict()

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from tokenclean.errors import RunFolderError
 from tokenclean.processes import SINGLE_PROCESS, Processes
-from tokenclean.store import check_stage, disk_refusal, read_manifest, seal_folder
+from tokenclean.store import check_stage, explained_refusals, read_manifest, seal_folder
 from tokenclean.store.lock import RunLock
-from tokenclean.training.optimizer_state import MOMENTS, load_moments, named_moments
+from tokenclean.training.optimizer import MOMENTS, load_moments, named_moments
 from tokenclean.training.sharding import as_part_of, whole
 
 logger = logging.getLogger(__name__)
@@ -45,22 +45,18 @@ def states_beside(output: Path, key: str, note: Callable[[str], None]) -> Iterat
     """
     final = output.absolute()
     root = final.with_name(f".{final.name}.states")
-    try:
+    with explained_refusals(f"cannot write {output}"):
         root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"cannot write {output}: {disk_refusal(error) or error}") from error
-    lock = RunLock(root, note)
-    lock.acquire()
     is_done = False
-    try:
-        if (found := last_checkpoint(root / key)) is not None:
-            note(f"{root}: resuming after step {_step_of(found)}")
-        yield root / key
-        is_done = True
-    finally:
-        if is_done or not any(_checkpoints(place) for place in root.iterdir()):
-            shutil.rmtree(root, ignore_errors=True)
-        lock.release()
+    with RunLock(root, note).hold():
+        try:
+            if (found := last_checkpoint(root / key)) is not None:
+                note(f"{root}: resuming after step {_step_of(found)}")
+            yield root / key
+            is_done = True
+        finally:
+            if is_done or not any(_checkpoints(place) for place in root.iterdir()):
+                shutil.rmtree(root, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -76,16 +72,14 @@ class SavedState:
 
 def saved_states(folder: Path) -> list[SavedState]:
     """The last whole state of each training that has one below ``folder``, sorted by name."""
-    places = folder.iterdir() if folder.is_dir() else ()
-    found = [_saved_state(state) for place in places if (state := last_checkpoint(place)) is not None]
+    found = []
+    for place in folder.iterdir() if folder.is_dir() else ():
+        if (path := last_checkpoint(place)) is not None:
+            manifest = read_manifest(path)
+            record = manifest["results"]
+            what, steps = record.get("what") or place.name, record.get("steps")
+            found.append(SavedState(what, _step_of(path), steps, manifest["finished"]))
     return sorted(found, key=lambda state: (state.what, state.saved))
-
-
-def _saved_state(path: Path) -> SavedState:
-    manifest = read_manifest(path)
-    record = manifest["results"]
-    what, steps = record.get("what") or path.parent.name, record.get("steps")
-    return SavedState(what, _step_of(path), steps, manifest["finished"])
 
 
 def save_checkpoint(
@@ -116,8 +110,6 @@ def save_checkpoint(
 
 def _write(final: Path, tensors: Mapping[str, dict[str, torch.Tensor]], record: Mapping[str, Any]) -> None:
     """Write the folder ``final``; it is sealed, and checked, as a stage is, with the record as its results."""
-    from safetensors.torch import save_file
-
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     name, _, number = final.name.partition("-")
@@ -153,8 +145,6 @@ def load_checkpoint(
 
     Returns the record. Raises KeyError or TrainingError if the checkpoint is of another model.
     """
-    from safetensors.torch import load_file
-
     saved = load_file(path / _TRAINED)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -169,8 +159,6 @@ def load_checkpoint(
 
 def _load_random(path: Path, processes: Processes) -> None:
     """The states of this process's generators. In a checkpoint of fewer processes some have none, and keep theirs."""
-    from safetensors.torch import load_file
-
     states = load_file(path / _RANDOM)
     own = {name: states[key] for name in ("cpu", "cuda") if (key := f"{processes.rank}.{name}") in states}
     if not own:

@@ -22,14 +22,12 @@ from tokenclean.recipe import TrainingSettings
 from tokenclean.store import array_hash
 from tokenclean.training.adapters import add_fresh_lora, go_on_with_lora, save_lora, save_rounds
 from tokenclean.training.collate import selected_lengths
-from tokenclean.training.journal import JOURNAL
+from tokenclean.training.journal import JOURNAL, check_trackers
 from tokenclean.training.loop import TrainingData, TrainingLoop
 from tokenclean.training.online_mixture import OnlineMixture
-from tokenclean.training.optimizer import adamw
-from tokenclean.training.optimizer_state import load_moments, save_moments
+from tokenclean.training.optimizer import adamw, load_moments, save_moments
 from tokenclean.training.sharding import distribute, whole
 from tokenclean.training.step_plan import SchedulePart, plan_steps
-from tokenclean.training.trackers import check_trackers
 from tokenclean.training.train_step import TrainingStep
 
 if TYPE_CHECKING:
@@ -234,7 +232,8 @@ def training_inputs(
         "device": device,
     }
     if mixture is not None:
-        inputs["mixture"] = {"surprisal": array_hash(mixture.surprisal), **asdict(mixture.prior)}
+        prior = mixture.prior.model_dump(exclude={"mode", "with_repetition"})
+        inputs["mixture"] = {"surprisal": array_hash(mixture.surprisal), **prior}
     if part is not None:
         inputs["part"] = asdict(part)
     return inputs

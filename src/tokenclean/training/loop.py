@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,12 +22,10 @@ from tokenclean.ragged import Ragged
 from tokenclean.store import disk_refusal
 from tokenclean.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from tokenclean.training.collate import selected_lengths
-from tokenclean.training.journal import JOURNAL, Journal
+from tokenclean.training.journal import JOURNAL, Journal, Trackers
 from tokenclean.training.optimizer import learning_rates
 from tokenclean.training.sharding import whole
-from tokenclean.training.sigterm import termination
 from tokenclean.training.step_plan import StepPlan
-from tokenclean.training.trackers import Trackers
 from tokenclean.training.train_step import NonFiniteLossError, TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -204,3 +205,21 @@ class TrainingLoop:
                 "the same command continues from it once there is room"
             ) from error
         self._saved = time.monotonic()
+
+
+@contextmanager
+def termination() -> Iterator[Callable[[], bool]]:
+    """Within the block SIGTERM (which a cluster sends before it kills) is only noted, and acted on
+    after the current step; yields a function: did it come?
+
+    Python delivers signals to the main thread alone; in any other the function always returns False.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, previous)

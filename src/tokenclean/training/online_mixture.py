@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from tokenclean.processes import Processes
-from tokenclean.selection.noise_mixture import DEFAULT_PRIOR, NoisePrior
+from tokenclean.recipe.settings import NoiseMixtureSettings
+from tokenclean.selection.noise_mixture import DEFAULT_PRIOR
 from tokenclean.training.collate import Pack
 
 
@@ -24,11 +25,11 @@ class OnlineMixture:
     """
 
     surprisal: np.ndarray
-    prior: NoisePrior = DEFAULT_PRIOR
+    prior: NoiseMixtureSettings = DEFAULT_PRIOR
 
 
 def online_posterior(
-    losses_P: torch.Tensor, surprisal_P: torch.Tensor, row_of_P: torch.Tensor, rows: int, prior: NoisePrior
+    losses_P: torch.Tensor, surprisal_P: torch.Tensor, row_of_P: torch.Tensor, rows: int, prior: NoiseMixtureSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Posterior (P,) that each token is not noise, and the noise rate (R,) of each row; float32, without gradient.
 
@@ -51,12 +52,13 @@ def online_posterior(
 class OnlineWeights:
     """The coefficients of one batch times the posteriors of their tokens.
 
-    ``surprisal``: the mixture's, on the model's device. ``is_by_sample``: each row's coefficients keep their sum, as
+    ``is_by_sample``: each row's coefficients keep their sum, as
     the mean of the rows' means has it; otherwise the batch's do, by a factor that is known after the last pack.
     """
 
-    def __init__(self, surprisal: torch.Tensor, prior: NoisePrior, *, is_by_sample: bool) -> None:
-        self._surprisal, self._prior, self._is_by_sample = surprisal, prior, is_by_sample
+    def __init__(self, mixture: OnlineMixture, device: torch.device, *, is_by_sample: bool) -> None:
+        self._surprisal, self._prior = torch.from_numpy(mixture.surprisal).to(device), mixture.prior
+        self._is_by_sample = is_by_sample
         self._given = self._left = 0.0
         self._row_rates: dict[int, float] = {}
 

@@ -49,17 +49,6 @@ def _shard(step: TrainingStep) -> None:
     logger.info("sharded by FSDP2 over %d processes in %d units", step.processes.count, len(layers) + 1)
 
 
-def reshard(module: torch.nn.Module) -> None:
-    """Free the weights that a forward pass without a backward pass leaves whole, those of the unit around the layers.
-
-    Until then its parameters are other objects than the optimizer's.
-    """
-    from torch.distributed.fsdp import FSDPModule
-
-    if isinstance(module, FSDPModule):
-        module.reshard()
-
-
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself, or the whole of which a sharded one is a part; every process has to call it."""
     from torch.distributed.tensor import DTensor

@@ -8,22 +8,19 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from tokenclean.errors import TrainingError
 from tokenclean.models.causal_lm import CausalLM
-from tokenclean.models.frozen_linear import hold_frozen
+from tokenclean.models.frozen_linear import Nf4Linear, hold_frozen, replace_frozen
 from tokenclean.models.kernels.cpu import has_bf16_kernels
 from tokenclean.models.model_parts import body_of
-from tokenclean.models.nf4_linear import hold_frozen_in_nf4
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import TrainingSettings
 from tokenclean.training.collate import Pack, batch_packs
-from tokenclean.training.fused_lora import join_lora_products
-from tokenclean.training.gated_mlp import slim_gated_mlps
+from tokenclean.training.lean_layers import SharedDropout, join_lora_products, share_dropout, slim_gated_mlps
 from tokenclean.training.online_mixture import OnlineMixture, OnlineWeights
-from tokenclean.training.sharding import reshard
-from tokenclean.training.shared_dropout import SharedDropout, share_dropout
 
 logger = logging.getLogger(__name__)
 
@@ -93,9 +90,6 @@ class TrainingStep:
         if settings.activation_checkpointing:
             self.causal_lm.checkpoint_activations()
         self.module = PackLosses(self.causal_lm)
-        self._surprisal = None
-        if mixture is not None:
-            self._surprisal = torch.from_numpy(mixture.surprisal).to(self.causal_lm.device)
 
     def __call__(self, input_ids: Ragged, weights: Ragged, rows: Sequence[int]) -> float:
         """Gradients of a batch in training mode, added up pack by pack; the batch's loss in nats.
@@ -122,8 +116,10 @@ class TrainingStep:
         # A sharded weight comes and goes, so a kernel's copy of it could not know whether it is still the weight's.
         with torch.no_grad(), self._precision(with_kernels=not self.is_sharded):
             loss = batch_loss(self.module, self._packs(input_ids, weights, rows), self.causal_lm.device)
-        if self.is_sharded:
-            reshard(self.module)
+        if isinstance(self.module, FSDPModule):
+            # The forward pass leaves the weights of the unit around the layers whole; until they are freed, the
+            # parameters are other objects than the optimizer's.
+            self.module.reshard()
         return sum(self.processes.gather(loss))
 
     def _packs(self, input_ids: Ragged, weights: Ragged, rows: Sequence[int]) -> list[Pack]:
@@ -139,9 +135,9 @@ class TrainingStep:
 
     def _train(self, packs: list[Pack]) -> float:
         online = None
-        if self._surprisal is not None and self._mixture is not None:
+        if self._mixture is not None:
             is_by_sample = self.settings.loss_normalisation == "sample"
-            online = OnlineWeights(self._surprisal, self._mixture.prior, is_by_sample=is_by_sample)
+            online = OnlineWeights(self._mixture, self.causal_lm.device, is_by_sample=is_by_sample)
         self.model.train()
         try:
             with self._precision():
@@ -221,7 +217,8 @@ def prepare_layers(
     dropouts = share_dropout(model) if is_lora and settings.lora.shared_dropout else []
     body, replaced = body_of(model), 0
     if settings.quantization == "nf4":
-        replaced = hold_frozen_in_nf4(body, in_bf16=settings.precision in ("fast", "mixed"), device=device)
+        in_bf16 = settings.precision in ("fast", "mixed")
+        replaced = replace_frozen(body, lambda layer: Nf4Linear(layer, in_bf16=in_bf16, device=device))
         if device is not None:
             model.to(device)
         if not replaced:
@@ -233,7 +230,10 @@ def prepare_layers(
     elif settings.precision in ("exact", "safe") and settings.sharding == "none":  # what is packed is not sharded
         replaced = hold_frozen(body, in_bf16=settings.precision == "safe" and has_bf16_kernels())
     if replaced:
-        _copy_out_of_files(model)
+        # A weight in a mapped file keeps the whole file in memory, and with it the weights that were replaced.
+        for parameter in model.parameters():
+            if parameter.device.type == "cpu":
+                parameter.data = parameter.detach().clone()
     slim_gated_mlps(model)
     if is_lora and settings.precision != "fast":  # fast rounds the LoRAs' own products too
         join_lora_products(model)
@@ -271,10 +271,3 @@ def batch_loss(
 def _check_finite(losses: torch.Tensor, pack: Pack) -> None:
     if not math.isfinite(float(losses.sum())) and (bad := torch.nonzero(~torch.isfinite(losses)).flatten().tolist()):
         raise NonFiniteLossError(pack.rows[int(pack.row_of_position[bad[0]])], float(losses[bad[0]]))
-
-
-def _copy_out_of_files(model: torch.nn.Module) -> None:
-    """A weight in a mapped file keeps the whole file in memory, and with it the weights that were replaced."""
-    for parameter in model.parameters():
-        if parameter.device.type == "cpu":
-            parameter.data = parameter.detach().clone()

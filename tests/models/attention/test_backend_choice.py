@@ -14,6 +14,7 @@ from tokenclean.models.attention.backend_choice import (
     choose_kernel,
     select_kernel,
 )
+from tokenclean.models.attention.features import Features
 from tokenclean.models.attention.varlen import FLASH_ATTN, FLEX, TORCH_VARLEN, installed_kernels
 
 ALL = {FLASH_ATTN, TORCH_VARLEN, FLEX}
@@ -78,7 +79,7 @@ def test_a_cpu_has_the_buckets_alone():
 def rounded(kernel, query, key, value, lengths, *, softcap=None, window=None, **_):
     """A kernel that does as it should, in bf16."""
     half = (t.bfloat16().float() for t in (query, key, value))
-    return attention_by_definition(*half, lengths, softcap=softcap, window=window).to(query.dtype)
+    return attention_by_definition(*half, lengths, Features(softcap=softcap, window=window)).to(query.dtype)
 
 
 def without_window(kernel, *given, softcap=None, window=None, **_):

@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tokenclean.models.attention import segments as attention
 from tokenclean.models.attention.backend_choice import AttentionCall, attention_by_definition, select_kernel
+from tokenclean.models.attention.features import Features
 from tokenclean.models.attention.length_buckets import starts_of
 from tokenclean.models.attention.segments import NAME, segment_attention, segments
 from tokenclean.models.attention.varlen import FLASH_ATTN
@@ -93,7 +94,7 @@ def test_each_segment_gets_the_attention_of_the_definition(lengths, heads, windo
         patch.setitem(attention._PADDING, "cpu", padding)
         patch.setattr(attention, "_BLOCK_QUERIES", block)
         found = attend(tensors, lengths, softcap=softcap, sliding_window=window)
-    expected = attention_by_definition(*tensors, lengths, softcap=softcap, window=window)
+    expected = attention_by_definition(*tensors, lengths, Features(softcap=softcap, window=window))
     assert found.is_contiguous()
     assert furthest(found, expected) < 1e-5
     for g, wanted in zip(gradients(found, tensors), gradients(expected, tensors), strict=True):
@@ -143,7 +144,7 @@ def test_equal_lengths_share_a_call_and_a_gpus_plan_fills_up(seen, monkeypatch):
 def test_a_window_on_a_long_row_takes_no_mask_of_the_rows_length(seen):
     lengths, window = [1000], 100
     found = attend(draw(lengths), lengths, sliding_window=window)
-    assert furthest(found, attention_by_definition(*draw(lengths), lengths, window=window)) < 1e-5
+    assert furthest(found, attention_by_definition(*draw(lengths), lengths, Features(window=window))) < 1e-5
     assert max(call["mask"][1] for call in seen) == 256 + window - 1
     assert sum(call["q"][2] for call in seen) == 1000
 
@@ -238,12 +239,12 @@ def test_a_gpu_kernel_gets_the_flat_pack_and_the_leave_to_round(allow_bf16, monk
     def by_definition(kernel, *given):
         *given, features = given
         assert (kernel, features.scaling, features.dropout) == (FLASH_ATTN, 0.5, 0.0)
-        return attention_by_definition(*given, softcap=features.softcap, window=features.window)
+        return attention_by_definition(*given, features._replace(scaling=None))
 
     monkeypatch.setattr(attention, "varlen_attention", by_definition)
     tensors = draw(LENGTHS)
     found = attend(tensors, LENGTHS, allow_bf16, scaling=0.5, softcap=2.0, sliding_window=7)
-    assert torch.equal(found, attention_by_definition(*tensors, LENGTHS, softcap=2.0, window=7))
+    assert torch.equal(found, attention_by_definition(*tensors, LENGTHS, Features(softcap=2.0, window=7)))
     attend(tensors, LENGTHS, allow_bf16, scaling=0.5, sliding_window=max(LENGTHS))
     call, without = asked
     assert not without.has_window  # no row reaches beyond it

@@ -44,7 +44,7 @@ def stand_in(q, k, v, bounds, scale, left, softcap):
         parts = [t[start:stop].float().transpose(0, 1)[None] for t in (q, k, v)]
         parts[0] = parts[0] * scale * q.shape[-1] ** 0.5
         window = None if left == -1 else left + 1
-        outputs.append(attention_by_definition(*parts, [stop - start], softcap=softcap, window=window)[0])
+        outputs.append(attention_by_definition(*parts, [stop - start], Features(softcap=softcap, window=window))[0])
     return torch.cat(outputs).to(q.dtype)
 
 
@@ -101,7 +101,7 @@ def test_flash_kernels_are_asked_for_the_attention_of_the_definition(
     assert found.shape == (1, sum(LENGTHS), 4, 16)
     assert found.dtype == dtype
     query, key, value = (t.detach().float() for t in tensors)
-    expected = attention_by_definition(query * 0.3 * 4, key, value, LENGTHS, softcap=softcap, window=window)
+    expected = attention_by_definition(query * 0.3 * 4, key, value, LENGTHS, Features(softcap=softcap, window=window))
     assert (found.float() - expected).abs().max() < 0.04
     found.sum().backward()
     assert all(t.grad is not None and t.grad.isfinite().all() for t in tensors)
@@ -142,7 +142,7 @@ def check_flex(lengths, window, softcap, key_heads):
     tensors = draw(lengths=lengths, key_heads=key_heads)
     with torch.no_grad():
         found = varlen_attention(FLEX, *tensors, lengths, Features(softcap=softcap, window=window))
-        expected = attention_by_definition(*tensors, lengths, softcap=softcap, window=window)
+        expected = attention_by_definition(*tensors, lengths, Features(softcap=softcap, window=window))
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 1e-5
 

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tokenclean.errors import ModelError
-from tokenclean.models.cache_folder import cache_folder
 from tokenclean.models.causal_lm import CausalLM
+from tokenclean.models.device import cache_folder
 from tokenclean.models.loading.convert import SMOLLM2_PACKAGE, convert_gguf
 from tokenclean.models.loading.load import (
     ModelSource,

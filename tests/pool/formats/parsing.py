@@ -18,5 +18,6 @@ def parse_row(
     is_padded: bool = False,
     **options: Any,
 ) -> Parsed:
-    given = RowOptions(format, tuple((columns or {}).items()), tuple((roles or {}).items()), **options)
+    ignored = frozenset(options.pop("ignore", ()))
+    given = RowOptions(format, columns or {}, roles or {}, ignored, **options)
     return parse_with(row, given, is_padded=is_padded)

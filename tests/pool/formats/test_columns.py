@@ -6,7 +6,7 @@ from parsing import parse_row
 from tokenclean.errors import RecipeError
 from tokenclean.pool import Turn
 from tokenclean.pool.formats import RowError
-from tokenclean.pool.formats.column_mapping import check_columns
+from tokenclean.pool.formats.row_options import check_columns
 
 QUESTION_AND_ANSWER = (Turn("user", "Why?"), Turn("assistant", "Because."))
 
@@ -108,9 +108,8 @@ def test_roles_go_before_the_known_names():
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"format": "sharegtp"}, "format: expected one of auto, messages, sharegpt, alpaca, prompt_completion, tokens"),
         ({"columns": {"instrction": "q"}}, "columns: unknown key 'instrction'; did you mean 'instruction'?"),
-        ({"columns": {"text": ""}}, "columns.text: expected the name of a column, found ''"),
+        ({"columns": {"text": ""}}, "columns.text: the column's name is blank"),
         ({"columns": {"role": "a", "value": "b"}}, "columns: expected role and content, or from and value, found keys"),
         (
             {"columns": {"instruction": "q"}},

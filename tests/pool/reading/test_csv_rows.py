@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tokenclean.errors import PoolError
+from tokenclean.errors import PoolError, RecipeError
 from tokenclean.pool.reading.csv_rows import read_csv
 from tokenclean.pool.reading.record import Record
 from tokenclean.pool.reading.records import read_records
+from tokenclean.recipe import source_from
 
 
 def read(folder: Path, content: bytes, delimiter: str = ",") -> list[Record]:
@@ -82,9 +83,9 @@ def test_a_named_delimiter_separates_the_columns(tmp_path, name, option, mark):
 
 
 @pytest.mark.parametrize("option", ["", ";;", '"', "\n", "\r", "\0", "semicolon"])
-def test_a_delimiter_is_one_character(tmp_path, option):
-    with pytest.raises(PoolError, match="cannot separate columns; expected one character, or the word tab"):
-        read_records(tmp_path / "a.csv", delimiter=option)
+def test_a_delimiter_is_one_character(option):
+    with pytest.raises(RecipeError, match=r"delimiter: expected one character \(no quote or line end\) or tab"):
+        source_from({"path": "a.csv", "delimiter": option})
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.txt", "."])

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tokenclean.pool.reading.json_array import NO_COMMA, NOT_CLOSED, TEXT_BEHIND
 from tokenclean.pool.reading.json_rows import read_json
-from tokenclean.pool.reading.json_values import NOT_A_ROW, TOO_DEEP, TOO_LONG_A_NUMBER
+from tokenclean.pool.reading.json_values import (
+    NO_COMMA,
+    NOT_A_ROW,
+    NOT_CLOSED,
+    TEXT_BEHIND,
+    TOO_DEEP,
+    TOO_LONG_A_NUMBER,
+)
 from tokenclean.pool.reading.record import Record
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.reading import Record, read_records
-from tokenclean.pool.reading.json_array import NOT_CLOSED
+from tokenclean.pool.reading.json_values import NOT_CLOSED
 
 A, B, C = ({"prompt": name, "completion": "x {\n}, {"} for name in "ABC")
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None, "tool_calls": []}]
@@ -104,17 +104,17 @@ def test_rows_that_an_object_wraps(tmp_path, indent):
 
 def test_of_several_lists_one_is_chosen(tmp_path):
     text = json.dumps({"train": [A, B], "test": [C], "seed": 3}, indent=1)
-    message = "holds lists of rows under 'train' and 'test'; choose one: --split train"
+    message = "(an object with lists of rows): name the split to read; it has train, test"
     assert refusal(tmp_path, text).endswith(message)
     assert rows_of(tmp_path, text, split="train") == [A, B]
     (record,) = read(tmp_path, text, "rows.jsonl", split="test")
     assert (record.row, record.wrapper_keys) == (C, ("seed",))
     assert refusal(tmp_path, text, split="tran").endswith(
-        "holds no list of rows under 'tran', only under 'train' and 'test'; did you mean 'train'?"
+        "has no split 'tran'; it has train, test; did you mean 'train'?"
     )
     one = json.dumps({"train": [A]})
     assert rows_of(tmp_path, one, "rows.jsonl", split="train") == [A]
-    assert "holds no list of rows under 'test', only under 'train'" in refusal(tmp_path, one, split="test")
+    assert "has no split 'test'; it has train" in refusal(tmp_path, one, split="test")
 
 
 @pytest.mark.parametrize("content", ["{}", json.dumps([A]), json.dumps(A, indent=1), "{}\n{}", '{"messages": []}'])

@@ -10,12 +10,13 @@ import pytest
 from tokenclean.errors import MissingExtraError, PoolError
 from tokenclean.pool.reading.hub_datasets import read_hub
 from tokenclean.pool.reading.record import Record
+from tokenclean.recipe import source_from
 
 ROWS = [{"prompt": str(index), "turns": [{"role": "user"}]} for index in range(1100)]
 
 
 def read(name: str = "owner/name", **options) -> list[Record]:
-    return list(read_hub(name, **({"config": None, "split": None, "revision": None, "streaming": False} | options)))
+    return list(read_hub(source_from({"hub": name, **options})))
 
 
 def refusal(name: str = "owner/name", **options) -> str:
@@ -67,7 +68,7 @@ def test_paths_in_cells_are_never_opened(hub, kind):
     # load_dataset streams from the Hub with threads that open the files.
     decoding = streamed.decode(num_threads=2)
     hub["dataset"] = {"stored": stored, "streamed": streamed, "decoding streamed": decoding}[kind]
-    assert [record.row for record in read()] == cells
+    assert [record.row for record in read(streaming=kind != "stored")] == cells
 
 
 def test_one_of_several_splits_must_be_named(hub):

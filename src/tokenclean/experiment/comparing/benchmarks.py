@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import OpenRun
-from tokenclean.evaluation.task_data import LoadedBenchmark, load_benchmarks
+from tokenclean.evaluation.item_scores import ItemScores
+from tokenclean.evaluation.task_data import LoadedBenchmark
 
 QUESTIONS = "questions.parquet"
 
@@ -29,25 +30,31 @@ class BenchmarkScores:
     manifest: Mapping[str, Any]
 
 
-def load_recipe_benchmarks(opened: OpenRun) -> list[LoadedBenchmark]:
-    """The benchmarks of ``evaluation.tasks`` with their data; before any model is loaded.
-
-    Raises EvaluationError and MissingExtraError as ``load_benchmarks``.
-    """
-    settings = opened.context.recipe.evaluation
-    return load_benchmarks(
-        settings.tasks,
-        opened.context.data.tokenizer,
-        data_dir=settings.data_dir,
-        limits=dict(settings.limits),
-        limit=settings.limit,
-    )
+def benchmark_scores(
+    opened: OpenRun, model: Model, benchmarks: Sequence[LoadedBenchmark]
+) -> dict[str, BenchmarkScores]:
+    """The model's scores by benchmark, found or made."""
+    return {loaded.benchmark.name: _scores(opened, model, loaded) for loaded in benchmarks}
 
 
-def benchmark_scores(opened: OpenRun, model: Model, loaded: LoadedBenchmark) -> BenchmarkScores:
+def gather_scores(lines: Mapping[str, Mapping[int, Mapping[str, BenchmarkScores]]]) -> ItemScores:
+    """Scores for a comparison: ``lines[line of the table][seed][benchmark]``."""
+    scores = {
+        line: {seed: {name: found.scores for name, found in tasks.items()} for seed, tasks in seeds.items()}
+        for line, seeds in lines.items()
+    }
+    first = next(iter(next(iter(lines.values())).values()))
+    return ItemScores(scores, {name: found.groups for name, found in first.items() if found.groups is not None})
+
+
+def identities(benchmarks: Sequence[LoadedBenchmark]) -> dict[str, list[str]]:
+    """What is asked, by benchmark, for the inputs of a stage."""
+    return {loaded.benchmark.name: [loaded.part_identity(part) for part in loaded.tasks] for loaded in benchmarks}
+
+
+def _scores(opened: OpenRun, model: Model, loaded: LoadedBenchmark) -> BenchmarkScores:
     """The model's answers to the benchmark's questions, found or made."""
-    from tokenclean.evaluation.evaluate import evaluate, harness_version, item_scores
-    from tokenclean.evaluation.harness_model import PackedLM
+    from tokenclean.evaluation.evaluate import PackedLM, evaluate, harness_version, item_scores
 
     scoring, name = opened.context.recipe.scoring, loaded.benchmark.name
     inputs = {

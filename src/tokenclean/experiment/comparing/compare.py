@@ -13,26 +13,27 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenclean.cleaning import StrategyResult, run_strategy
+from tokenclean.cleaning import run_strategy
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.errors import RecipeError, RunError
 from tokenclean.evaluation.comparison import Comparison, Difference
 from tokenclean.evaluation.comparison import compare as compare_scores
 from tokenclean.evaluation.item_scores import ItemScores
-from tokenclean.evaluation.significance import Verdict, points, verdict
-from tokenclean.evaluation.task_data import LoadedBenchmark
-from tokenclean.experiment.comparing.benchmarks import BenchmarkScores, benchmark_scores, load_recipe_benchmarks
+from tokenclean.evaluation.significance import points, verdict
+from tokenclean.evaluation.task_data import LoadedBenchmark, load_benchmarks
+from tokenclean.evaluation.tasks import benchmark_named
+from tokenclean.experiment.comparing.benchmarks import BenchmarkScores, benchmark_scores, gather_scores, identities
 from tokenclean.experiment.comparing.judge_losses import (
-    HeldoutMeasures,
     heldout_table,
     judged_tokens,
+    mean_over_seeds,
     measure_heldout,
     source_gains_table,
 )
 from tokenclean.experiment.comparing.sample_answers import answers, answers_markdown, heldout_prompts
-from tokenclean.experiment.comparing.table_1 import STRATEGY_NAMES, beside_paper, table_1, table_1_values
-from tokenclean.experiment.result_files import TABLES
+from tokenclean.experiment.comparing.table_1 import AVERAGE, STRATEGY_NAMES, beside_paper, table_1, table_1_values
+from tokenclean.experiment.run_files import TABLES
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe, find_strategy
 from tokenclean.report.tables import Table
@@ -51,8 +52,6 @@ class CompareResult:
 
     folder: Path
     comparison: Comparison
-    verdict: Verdict
-    heldout: tuple[HeldoutMeasures, ...]
     tables: tuple[Table, ...]
     sentences: tuple[str, ...]
     failed: Mapping[str, str]
@@ -99,12 +98,14 @@ def compare(
         run = runs[seed] = _Run(open_seed(of_seed))
         run.models[BASE] = run.opened.context.base
         if not loaded:
-            loaded = load_recipe_benchmarks(run.opened)
+            loaded = load_benchmarks(recipe.evaluation, run.opened.context.data.tokenizer)
         for strategy in strategies:
             if strategy in failed:
                 continue
+            opened = run.opened.for_strategy()
+            opened.observer.note(f"strategy {strategy}, seed {seed}")
             try:
-                result = _run_strategy(run, strategy, seed)
+                result = run_strategy(opened.context, strategy)
             except RunError as error:
                 failed[strategy] = f"seed {seed}: {error}"
                 run.opened.observer.note(f"{strategy} failed under seed {seed} and is left out: {error}")
@@ -114,15 +115,13 @@ def compare(
             if references:
                 run.models |= {m.name: m for m in result.rounds if m.key != result.model.key}
             run.models[strategy] = result.model
+            run.used[strategy] = opened.stages.used
         run.opened.models.clear()
     lines = [
         name for name in runs[seeds[0]].models if name not in failed and all(name in r.models for r in runs.values())
     ]
     for run in runs.values():
-        for benchmark in loaded:
-            for name in lines:
-                scores = benchmark_scores(run.opened, run.models[name], benchmark)
-                run.scores.setdefault(name, {})[benchmark.benchmark.name] = scores
+        run.scores = {name: benchmark_scores(run.opened, run.models[name], loaded) for name in lines}
         run.losses = {name: run.opened.context.heldout_losses(run.models[name]) for name in lines}
         run.opened.models.clear()
     return _result(recipe, runs, lines, loaded, control, failed)
@@ -144,14 +143,6 @@ def _check(recipe: Recipe, strategies: Sequence[str], seeds: Sequence[int], cont
         raise RecipeError(problems, "comparison")
 
 
-def _run_strategy(run: _Run, strategy: str, seed: int) -> StrategyResult:
-    opened = run.opened.for_strategy()
-    opened.observer.note(f"strategy {strategy}, seed {seed}")
-    result = run_strategy(opened.context, strategy)
-    run.used[strategy] = opened.stages.used
-    return result
-
-
 def _result(
     recipe: Recipe,
     runs: Mapping[int, _Run],
@@ -160,43 +151,32 @@ def _result(
     control: str,
     failed: Mapping[str, str],
 ) -> CompareResult:
-    first = next(iter(runs.values()))
-    groups = {name: scores.groups for name, scores in first.scores[lines[0]].items() if scores.groups is not None}
-    items = ItemScores(
-        {
-            line: {seed: {name: s.scores for name, s in run.scores[line].items()} for seed, run in runs.items()}
-            for line in lines
-        },
-        groups,
-    )
+    first = next(iter(runs.values())).opened
+    items = gather_scores({line: {seed: run.scores[line] for seed, run in runs.items()} for line in lines})
     comparison = compare_scores(items, control)
     said = verdict(comparison, STRATEGY_NAMES)
-    titles = {b.benchmark.name: b.benchmark.title for b in loaded}
-    is_kept = judged_tokens(first.opened.context)
-    losses = {line: [run.losses[line] for run in runs.values()] for line in lines}
-    heldout = measure_heldout(losses, is_kept, control)
-    names = dict(STRATEGY_NAMES)
+    losses = {line: mean_over_seeds([run.losses[line] for run in runs.values()]) for line in lines}
+    measured = measure_heldout(losses, judged_tokens(first.context), control)
+    further = (
+        trends_table(items) if {WARM_UP, SELF_EVOLVING} <= set(lines) else None,
+        source_gains_table(losses, first.context.heldout.sources, BASE),
+        beside_paper(comparison, recipe.model.base, recipe.cleaning.proportion),
+    )
     tables = (
-        table_1(comparison, titles),
-        heldout_table(heldout, control, len(runs), names),
-        *filter(
-            None,
-            (
-                trends_table(items, titles) if {WARM_UP, SELF_EVOLVING} <= set(lines) else None,
-                source_gains_table(losses, first.opened.context.heldout.sources, BASE, names),
-                beside_paper(comparison, recipe.model.base, recipe.cleaning.proportion),
-            ),
-        ),
+        table_1(comparison),
+        heldout_table(measured, control, len(runs)),
+        *(table for table in further if table is not None),
     )
     sentences = (said.summary, *said.strategies.values(), _shared(runs), _prefixes(runs))
-    prompts = heldout_prompts(first.opened)
-    given = {names.get(line, line): answers(first.opened, first.models[line], prompts) for line in lines}
+    prompts = heldout_prompts(first)
+    models = next(iter(runs.values())).models
+    given = {STRATEGY_NAMES.get(line, line): answers(first, models[line], prompts) for line in lines}
     inputs = {
         "recipe": recipe.model_dump(mode="json"),
         "seeds": list(runs),
         "control": control,
         "models": {line: [run.models[line].identity for run in runs.values()] for line in lines},
-        "benchmarks": {b.benchmark.name: [b.part_identity(part) for part in b.tasks] for b in loaded},
+        "benchmarks": identities(loaded),
         "failed": dict(failed),
     }
 
@@ -214,8 +194,8 @@ def _result(
         write_json(folder / "comparison.json", {**inputs, "sentences": sentences, "stages": _stages(runs)})
         return {"what": f"comparison of {', '.join(lines)}"}
 
-    folder = first.opened.stages.stage("comparison", inputs, make).path
-    return CompareResult(folder, comparison, said, tuple(heldout), tables, sentences, failed)
+    folder = first.stages.stage("comparison", inputs, make).path
+    return CompareResult(folder, comparison, tables, sentences, failed)
 
 
 def trend(difference: Difference) -> str:
@@ -226,12 +206,11 @@ def trend(difference: Difference) -> str:
     return "rich" if difference.value > 0 else "poor"
 
 
-def trends_table(items: ItemScores, titles: Mapping[str, str]) -> Table:
+def trends_table(items: ItemScores) -> Table:
     """Each task's trend over the rounds of self-evolving cleaning; the rounds' scores are lines of Table 1."""
     of_two = {line: items.scores[line] for line in (WARM_UP, SELF_EVOLVING)}
-    compared = compare_scores(ItemScores(of_two, items.groups), WARM_UP)
-    against = compared.differences[SELF_EVOLVING]
-    lines = [*((titles.get(task, task), d) for task, d in against.tasks.items()), ("Avg", against.average)]
+    against = compare_scores(ItemScores(of_two, items.groups), WARM_UP).differences[SELF_EVOLVING]
+    lines = [*((benchmark_named(task).title, d) for task, d in against.tasks.items()), (AVERAGE, against.average)]
     return Table(
         "Rich, poor or intermediate: self-evolving cleaning's output against its warm-up",
         ("task", "output minus warm-up", "trend"),

@@ -15,6 +15,7 @@ import numpy as np
 
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.trainings import TrainingJob
+from tokenclean.experiment.comparing.table_1 import STRATEGY_NAMES
 from tokenclean.ragged import Ragged
 from tokenclean.report.tables import Table, difference_text
 from tokenclean.scoring import PairedDifference, paired_difference
@@ -45,66 +46,56 @@ def judged_tokens(context: RunContext) -> Ragged:
     weights = labels.map_values(lambda values: values.astype(np.float32))
     base = context.heldout_losses(context.base)
     scores = np.full(len(labels.values), np.nan, dtype=np.float32)
-    rows = np.arange(len(tokens))
+    half_of_row = np.arange(len(tokens)) % 2
     for half in (0, 1):
-        own = rows[rows % 2 == half]
-        judge = context.trainings.train(
-            TrainingJob(f"judge-{half + 1}", context.base, tokens.take(own), weights.take(own))
-        )
-        judged = context.heldout_losses(judge)
-        row_of = np.repeat(rows, labels.lengths)
-        is_other = row_of % 2 != half
+        own = np.flatnonzero(half_of_row == half)
+        job = TrainingJob(f"judge-{half + 1}", context.base, tokens.take(own), weights.take(own))
+        judged = context.heldout_losses(context.trainings.train(job))
+        is_other = half_of_row[labels.row_of_value()] != half
         scores[is_other] = (base.values - judged.values)[is_other]
     return select_tokens(labels.with_values(scores), labels, proportion=context.recipe.cleaning.proportion)
 
 
-def measure_heldout(losses: Mapping[str, Sequence[Ragged]], is_kept: Ragged, control: str) -> list[HeldoutMeasures]:
-    """``losses``: for each strategy its held-out losses under every seed; ``is_kept``: of ``judged_tokens``."""
-    means = {name: runs[0].with_values(np.mean([run.values for run in runs], axis=0)) for name, runs in losses.items()}
+def mean_over_seeds(runs: Sequence[Ragged]) -> Ragged:
+    """A model's held-out losses, token by token the mean over its ``runs``, one a seed."""
+    return runs[0].with_values(np.mean([run.values for run in runs], axis=0))
+
+
+def measure_heldout(losses: Mapping[str, Ragged], is_kept: Ragged, control: str) -> list[HeldoutMeasures]:
+    """``losses``: of each strategy (``mean_over_seeds``); ``is_kept``: of ``judged_tokens``."""
 
     def parts(column: Ragged) -> list[Ragged]:
         kept = column.with_values(np.where(is_kept.values, column.values, np.nan))
         dropped = column.with_values(np.where(is_kept.values, np.nan, column.values))
         return [column, kept, dropped]
 
-    baseline = parts(means[control])
-    return [
-        HeldoutMeasures(
-            name,
-            tuple(float(np.nanmean(part.values, dtype=np.float64)) for part in parts(column)),
-            None
-            if name == control
-            else tuple(paired_difference(part, other) for part, other in zip(parts(column), baseline, strict=True)),
-        )
-        for name, column in means.items()
-    ]
+    baseline, measured = parts(losses[control]), []
+    for name, column in losses.items():
+        own = parts(column)
+        means = tuple(float(np.nanmean(part.values, dtype=np.float64)) for part in own)
+        against = None if name == control else tuple(map(paired_difference, own, baseline))
+        measured.append(HeldoutMeasures(name, means, against))
+    return measured
 
 
-def heldout_table(measured: Sequence[HeldoutMeasures], control: str, seeds: int, names: Mapping[str, str]) -> Table:
+def heldout_table(measured: Sequence[HeldoutMeasures], control: str, seeds: int) -> Table:
     """Losses, and below the differences from the control."""
-    called = [names.get(m.name, m.name) for m in measured]
-    rows = [(name, *(f"{loss:.4f}" for loss in m.losses)) for name, m in zip(called, measured, strict=True)]
-    below = [
-        (name, *map(difference_text, m.against))
-        for name, m in zip(called, measured, strict=True)
-        if m.against is not None
-    ]
-    shown = names.get(control, control)
+    names = {m.name: STRATEGY_NAMES.get(m.name, m.name) for m in measured}
+    rows = [(names[m.name], *(f"{loss:.4f}" for loss in m.losses)) for m in measured]
+    below = [(names[m.name], *map(difference_text, m.against)) for m in measured if m.against is not None]
     over = "One seed" if seeds == 1 else f"Mean of {seeds} seeds, whose spread the intervals leave out"
     return Table(
         "Held-out loss (nats a response token; lower is better)",
         ("Model", *MEASURES),
         (*rows, *below),
         f"{over}. Judge: two references that trained none of the strategies, each on full tokens of one half of the "
-        f"held-out rows and asked for the other half. Below, paired differences from {shown} ± half the 95 % interval "
-        "over conversations.",
-        sections={len(rows): f"minus {shown}"} if below else {},
+        f"held-out rows and asked for the other half. Below, paired differences from {names[control]} ± half the 95 % "
+        "interval over conversations.",
+        sections={len(rows): f"minus {names[control]}"} if below else {},
     )
 
 
-def source_gains_table(
-    losses: Mapping[str, Sequence[Ragged]], sources: Sequence[str], base: str, names: Mapping[str, str]
-) -> Table | None:
+def source_gains_table(losses: Mapping[str, Ragged], sources: Sequence[str], base: str) -> Table | None:
     """Where a model gains on the base (§6.3): held-out loss minus the base's by source of the pool, in nats a token.
 
     ``losses`` as of ``measure_heldout``; ``sources``: of each held-out row. None where fewer than two sources have the
@@ -114,15 +105,11 @@ def source_gains_table(
     columns = {source: rows for source, rows in of_source.items() if len(rows) > 1}
     if len(columns) < 2:
         return None
-    means = {name: runs[0].with_values(np.mean([run.values for run in runs], axis=0)) for name, runs in losses.items()}
-    lines = [
-        (
-            names.get(name, name),
-            *(difference_text(paired_difference(c.take(rows), means[base].take(rows))) for rows in columns.values()),
-        )
-        for name, c in means.items()
-        if name != base
-    ]
+    lines = []
+    for name, column in losses.items():
+        if name != base:
+            gains = [paired_difference(column.take(rows), losses[base].take(rows)) for rows in columns.values()]
+            lines.append((STRATEGY_NAMES.get(name, name), *map(difference_text, gains)))
     return Table(
         "Gain over the base by source of the pool (held-out loss; below 0 is better)",
         ("Model", *columns),

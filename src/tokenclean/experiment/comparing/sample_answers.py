@@ -30,20 +30,13 @@ class Prompt:
 def heldout_prompts(opened: OpenRun) -> list[Prompt]:
     """Of the first ``evaluation.samples`` held-out rows with a prompt."""
     tokens, found = opened.context.heldout, []
-    for number in range(len(tokens)):
-        ids, labels = tokens.input_ids[number], tokens.is_response[number]
-        targets = np.flatnonzero(labels)
-        if len(found) == opened.context.recipe.evaluation.samples:
-            break
-        if not len(targets) or not targets[0]:
-            continue
-        before, answer = ids[: targets[0]], ids[targets]
-        decode: Any = opened.context.data.tokenizer.decode
-        found.append(
-            Prompt(
-                tokens.ids[number], tuple(map(int, before)), decode(before), decode(answer, skip_special_tokens=True)
-            )
-        )
+    decode: Any = opened.context.data.tokenizer.decode
+    for row, ids, is_response in zip(tokens.ids, tokens.input_ids, tokens.is_response, strict=True):
+        targets = np.flatnonzero(is_response)
+        if len(found) < opened.context.recipe.evaluation.samples and len(targets) and targets[0]:
+            before, answer = ids[: targets[0]], ids[targets]
+            response = decode(answer, skip_special_tokens=True)
+            found.append(Prompt(row, tuple(map(int, before)), decode(before), response))
     return found
 
 
@@ -80,21 +73,12 @@ def answers(opened: OpenRun, model: Model, prompts: Sequence[Prompt]) -> list[st
 
 def answers_markdown(prompts: Sequence[Prompt], given: Mapping[str, Sequence[str]]) -> str:
     """A section a prompt, the row's own response first."""
-    lines = ["# Answers side by side", "", "Greedy, of the first seed's models."]
+    parts = ["# Answers side by side", "Greedy, of the first seed's models."]
     for number, prompt in enumerate(prompts):
-        lines += [
-            "",
-            f"## {prompt.row}",
-            "",
-            _quoted(prompt.text),
-            "",
-            "**in the data**",
-            "",
-            _quoted(prompt.reference),
-        ]
+        parts += [f"## {prompt.row}", _quoted(prompt.text), "**in the data**", _quoted(prompt.reference)]
         for name, texts in given.items():
-            lines += ["", f"**{name}**", "", _quoted(texts[number])]
-    return "\n".join(lines) + "\n"
+            parts += [f"**{name}**", _quoted(texts[number])]
+    return "\n\n".join(parts) + "\n"
 
 
 def _quoted(text: str) -> str:

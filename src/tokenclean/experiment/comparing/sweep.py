@@ -18,13 +18,14 @@ import yaml
 from tokenclean.cleaning import run_strategy
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import OpenRun
-from tokenclean.errors import EvaluationError, MissingExtraError, RecipeError, TokencleanError
+from tokenclean.errors import EvaluationError, RecipeError, TokencleanError, needs_extra
 from tokenclean.evaluation.comparison import Comparison
 from tokenclean.evaluation.comparison import compare as compare_scores
-from tokenclean.evaluation.item_scores import ItemScores
-from tokenclean.experiment.comparing.benchmarks import BenchmarkScores, benchmark_scores, load_recipe_benchmarks
+from tokenclean.evaluation.task_data import load_benchmarks
+from tokenclean.experiment.comparing.benchmarks import BenchmarkScores, benchmark_scores, gather_scores, identities
 from tokenclean.experiment.comparing.table_1 import table_1, table_1_values
-from tokenclean.experiment.result_files import TABLES, kept_share
+from tokenclean.experiment.result_files import kept_share
+from tokenclean.experiment.run_files import TABLES
 from tokenclean.recipe import Recipe
 from tokenclean.report.plots.sweeps import sweep_plots
 from tokenclean.report.tables import Table, difference_text, share_text
@@ -34,6 +35,10 @@ from tokenclean.store import write_json
 BASE = "base"
 CELLS = "cells.json"
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+
+_CELLS_NOTE = (
+    "loss: nats a held-out response token; ± half the 95 % interval over conversations, of Avg the standard error"
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def sweep(
     if not good:
         raise RecipeError([str(error) for error in recipes.values()], "sweep")
     first = open_cell(good[0])
-    loaded = load_recipe_benchmarks(first)
+    loaded = load_benchmarks(good[0].evaluation, first.context.data.tokenizer)
     cells, runs = [], []
     for settings, recipe in recipes.items():
         if isinstance(recipe, TokencleanError):
@@ -128,7 +133,7 @@ def sweep(
             opened.observer.note(f"cell {', '.join(settings)}")
             context = opened.context
             result = run_strategy(context, recipe.cleaning.strategy)
-            scores = {b.benchmark.name: benchmark_scores(opened, result.model, b) for b in loaded}
+            scores = benchmark_scores(opened, result.model, loaded)
             against = None if result.model.key == context.base.key else context.against(result.model, context.base)
         except TokencleanError as error:
             cells.append(Cell(settings, failure=str(error)))
@@ -136,16 +141,14 @@ def sweep(
             continue
         opened.models.clear()
         cells.append(Cell(settings, result.model, kept_share(result, context), against, scores))
-    whole = [cell for cell in cells if cell.scores is not None]
-    base = {b.benchmark.name: benchmark_scores(first, first.context.base, b) for b in loaded}
-    comparison = _comparison(base, whole) if whole and loaded else None
-    tables = [cells_table(cells, comparison)]
-    if comparison is not None:
-        tables.append(table_1(comparison, {b.benchmark.name: b.benchmark.title for b in loaded}))
+    scores = {cell.name: {0: cell.scores} for cell in cells if cell.scores is not None}
+    base = benchmark_scores(first, first.context.base, loaded)
+    comparison = compare_scores(gather_scores({BASE: {0: base}, **scores}), BASE) if scores and loaded else None
+    tables = [cells_table(cells, comparison)] + ([] if comparison is None else [table_1(comparison)])
     inputs = {
         "cells": {", ".join(c.settings): c.model.identity if c.model else c.failure for c in cells},
         "recipe": good[0].model_dump(mode="json"),
-        "benchmarks": {b.benchmark.name: [b.part_identity(part) for part in b.tasks] for b in loaded},
+        "benchmarks": identities(loaded),
     }
 
     def make(folder: Path) -> dict[str, object]:
@@ -167,61 +170,38 @@ def sweep(
     return SweepResult(folder, tuple(cells), comparison, tuple(tables), made, reused)
 
 
-def _comparison(base: Mapping[str, BenchmarkScores], cells: Sequence[Cell]) -> Comparison:
-    lines = {BASE: base} | {cell.name: cell.scores or {} for cell in cells}
-    groups = {name: scores.groups for name, scores in base.items() if scores.groups is not None}
-    return compare_scores(
-        ItemScores({line: {0: {n: s.scores for n, s in scores.items()}} for line, scores in lines.items()}, groups),
-        BASE,
-    )
-
-
 def cells_table(cells: Sequence[Cell], comparison: Comparison | None) -> Table:
     """A line a cell: kept share, held-out loss against the base, average of the benchmarks; why a failed one failed."""
-    rows, notes = [], []
+    averages = comparison.averages if comparison else {}
+    rows, notes = [], [_CELLS_NOTE]
     for cell in cells:
         if cell.failure:
             notes.append(f"{cell.name} failed: {' '.join(cell.failure.split())}")
             rows.append((cell.name, "failed", "–", "–", "–"))
             continue
-        average = comparison.averages.get(cell.name) if comparison else None
-        rows.append(
-            (
-                cell.name,
-                share_text(cell.kept_share),
-                f"{cell.heldout.loss:.4f}" if cell.heldout else "–",
-                difference_text(cell.heldout) if cell.heldout else "–",
-                f"{100 * average.value:.2f} ±{100 * average.error:.2f}" if average else "–",
-            )
-        )
-    note = (
-        "loss: nats a held-out response token; ± half the 95 % interval over conversations, of Avg the standard error"
-    )
-    return Table(
-        "Cells of the sweep",
-        ("cell", "kept", "loss", "minus base ± 95%", "Avg × 100"),
-        tuple(rows),
-        ". ".join([note, *notes]),
-    )
+        losses = (f"{cell.heldout.loss:.4f}", difference_text(cell.heldout)) if cell.heldout else ("–", "–")
+        average = averages.get(cell.name)
+        score = f"{100 * average.value:.2f} ±{100 * average.error:.2f}" if average else "–"
+        rows.append((cell.name, share_text(cell.kept_share), *losses, score))
+    columns = ("cell", "kept", "loss", "minus base ± 95%", "Avg × 100")
+    return Table("Cells of the sweep", columns, tuple(rows), ". ".join(notes))
 
 
 def cells_document(cells: Sequence[Cell], comparison: Comparison | None) -> dict[str, Any]:
     """Every cell's figures, unrounded, for a report, of a failed one only why; and the base's average."""
-    base = comparison and comparison.averages[BASE]
-    document = []
-    for cell in cells:
-        average = comparison.averages.get(cell.name) if comparison and not cell.failure else None
-        document.append(
-            {
-                "name": cell.name,
-                "settings": list(cell.settings),
-                "failure": cell.failure,
-                "kept_share": cell.kept_share,
-                "heldout": cell.heldout and asdict(cell.heldout),
-                "average": average and {"value": average.value, "error": average.error},
-            }
-        )
-    return {"base": base and {"value": base.value, "error": base.error}, "cells": document}
+    averages = {name: asdict(score) for name, score in comparison.averages.items()} if comparison else {}
+    document = [
+        {
+            "name": cell.name,
+            "settings": list(cell.settings),
+            "failure": cell.failure,
+            "kept_share": cell.kept_share,
+            "heldout": cell.heldout and asdict(cell.heldout),
+            "average": averages.get(cell.name),
+        }
+        for cell in cells
+    ]
+    return {"base": averages.get(BASE), "cells": document}
 
 
 def check_plot(axes: Sequence[Axis], file: Path) -> None:
@@ -231,10 +211,8 @@ def check_plot(axes: Sequence[Axis], file: Path) -> None:
         raise RecipeError([f"--plot {file}: expected a file ending in {', '.join(PLOT_SUFFIXES)}"], "sweep")
     if len(axes) != 1 or not all(isinstance(yaml.safe_load(value), (int, float)) for value in axes[0].values):
         raise RecipeError(["--plot: expected one axis, of numbers"], "sweep")
-    try:
+    with needs_extra("matplotlib", "report", "sweep --plot"):
         import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "report", "sweep --plot") from error
 
 
 def plot_sweep(result: SweepResult, file: Path) -> None:

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tokenclean.evaluation.comparison import Comparison, Difference, Score
 from tokenclean.evaluation.significance import points
+from tokenclean.evaluation.tasks import benchmark_named
 from tokenclean.recipe import STRATEGIES
 from tokenclean.report.published_tables import published, published_row
-from tokenclean.report.tables import Cell, Table
+from tokenclean.report.tables import Cell, Table, csv_text
 
 AVERAGE = "Avg"
-TASK_NAMES = {
-    "mmlu": "MMLU",
-    "truthfulqa": "TruthfulQA",
-    "tydiqa": "TyDiQA",
-    "xquad": "XQuAD",
-    "hellaswag": "HellaSwag",
-    "arc_challenge": "ARC-C",
-    "arc_easy": "ARC-E",
-    "boolq": "BoolQ",
-    "logiqa": "LogiQA",
-}
-"""How the paper's columns are headed. XQuAD is not TyDi QA and goes by its own name."""
 
 STRATEGY_NAMES = {"base" if name == "none" else name: record.title for name, record in STRATEGIES.items()}
 """The paper's rows; other strategies go by their names in a recipe."""
@@ -35,34 +22,33 @@ _VALUE_COLUMNS = (
 )
 
 
-def table_1(
-    comparison: Comparison, task_names: Mapping[str, str] | None = None, strategy_names: Mapping[str, str] | None = None
-) -> Table:
+def table_1(comparison: Comparison) -> Table:
     """A column a task, in the comparison's order, and the average; a row a strategy, then one a difference.
 
     Scores × 100 with two decimals and their standard error, the best of a column in bold and the second-best
     underlined: by the printed digits, so that ties share a mark. Differences in points with half the width of their
-    95 % interval; a star where they are real. ``task_names`` and ``strategy_names`` go before ``TASK_NAMES`` and
-    ``STRATEGY_NAMES``.
+    95 % interval; a star where they are real.
     """
-    tasks = TASK_NAMES | dict(task_names or {})
-    called = STRATEGY_NAMES | dict(strategy_names or {})
-    names = [called.get(strategy, strategy) for strategy in comparison.strategies]
+    names = [STRATEGY_NAMES.get(strategy, strategy) for strategy in comparison.strategies]
     columns = [_marked([comparison.scores[s][task] for s in comparison.strategies]) for task in comparison.tasks]
     columns.append(_marked([comparison.averages[s] for s in comparison.strategies]))
     rows: list[tuple[str | Cell, ...]] = list(zip(names, *columns, strict=True))
     for strategy, against in comparison.differences.items():
-        differences = [against.tasks[task] for task in comparison.tasks]
-        rows.append((called.get(strategy, strategy), *map(_difference, [*differences, against.average])))
-    control = called.get(comparison.control, comparison.control)
-    has_differences = bool(comparison.differences)
+        differences = [*(against.tasks[task] for task in comparison.tasks), against.average]
+        rows.append((STRATEGY_NAMES.get(strategy, strategy), *map(_difference, differences)))
+    control = STRATEGY_NAMES.get(comparison.control, comparison.control)
     return Table(
         title="Score × 100, ± its standard error",
-        columns=("Model", *(tasks.get(task, task) for task in comparison.tasks), AVERAGE),
+        columns=("Model", *task_titles(comparison), AVERAGE),
         rows=tuple(rows),
         note=_note(comparison, control),
-        sections={len(names): f"minus {control}"} if has_differences else {},
+        sections={len(names): f"minus {control}"} if comparison.differences else {},
     )
+
+
+def task_titles(comparison: Comparison) -> list[str]:
+    """How the paper's columns are headed. XQuAD is not TyDi QA and goes by its own name."""
+    return [benchmark_named(task).title for task in comparison.tasks]
 
 
 def beside_paper(comparison: Comparison, base_model: str, proportion: float) -> Table | None:
@@ -91,7 +77,7 @@ def beside_paper(comparison: Comparison, base_model: str, proportion: float) -> 
     source = published().citation
     return Table(
         "Ours | the paper's",
-        ("Model", *(TASK_NAMES.get(task, task) for task in comparison.tasks), AVERAGE),
+        ("Model", *task_titles(comparison), AVERAGE),
         tuple(rows),
         " ".join([f"{source}; its averages recomputed over its seven tasks, ours over those shown.", *faults]),
     )
@@ -102,30 +88,21 @@ def table_1_values(comparison: Comparison) -> str:
 
     Scores and differences as fractions of 1; the control has no difference, and ``holm_p`` is that of averages.
     """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_VALUE_COLUMNS)
+    lines: list[list[object]] = []
     for strategy in comparison.strategies:
         against = comparison.differences.get(strategy)
         for task in (*comparison.tasks, None):
             score = comparison.averages[strategy] if task is None else comparison.scores[strategy][task]
             items = sum(comparison.items.values()) if task is None else comparison.items[task]
-            line = [
-                strategy,
-                "average" if task is None else task,
-                items,
-                len(comparison.seeds),
-                score.value,
-                score.error,
-            ]
+            line = [strategy, task or "average", items, len(comparison.seeds), score.value, score.error]
             if against is None:
                 line += [""] * 8
             else:
                 d = against.average if task is None else against.tasks[task]
                 adjusted = against.holm_p if task is None else ""
                 line += [comparison.control, d.value, d.low, d.high, d.p, adjusted, d.items_differing, int(d.is_real)]
-            writer.writerow(line)
-    return stream.getvalue()
+            lines.append(line)
+    return csv_text(_VALUE_COLUMNS, lines)
 
 
 def _marked(scores: Sequence[Score]) -> list[Cell]:
@@ -145,11 +122,9 @@ def _difference(difference: Difference) -> Cell:
 
 def _note(comparison: Comparison, control: str) -> str:
     seeds = len(comparison.seeds)
-    over = (
-        f"Mean of {seeds} seeds; all errors are over items and seeds"
-        if seeds > 1
-        else ("One seed; all errors are over items, for the models of this seed alone")
-    )
+    over = "One seed; all errors are over items, for the models of this seed alone"
+    if seeds > 1:
+        over = f"Mean of {seeds} seeds; all errors are over items and seeds"
     marks = ". Best of a column in bold, second-best underlined" if len(comparison.strategies) > 1 else ""
     below = (
         f". Below, paired differences from {control}, in points, ± half the 95 % interval; *: real, if it were the "

@@ -8,10 +8,9 @@ from pathlib import Path
 import tokenclean
 from tokenclean.errors import RecipeError, TableError
 from tokenclean.experiment.finished.finished_run import results_of, strategy_folder
+from tokenclean.experiment.run_files import CLEANED
 from tokenclean.exporting import Card, CleanedDataset, ExportResult, ModelName, export, read_cleaned, write_cleaned
 from tokenclean.token_table import is_table, read_table
-
-CLEANED = "cleaned.parquet"
 
 
 def find_dataset(run: Path, strategy: str | None = None) -> Path:

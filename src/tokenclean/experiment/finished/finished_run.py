@@ -7,30 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import yaml
 
 from tokenclean.errors import RecipeError, RunFolderError, TableError
-from tokenclean.experiment.curate import CURATION
-from tokenclean.experiment.result_files import LATEST, TABLES, MeasuredModel
-from tokenclean.report.plots.trainings import Rounds
+from tokenclean.experiment.run_files import CURATION, KEPT, LATEST, RECIPE, TABLES, MeasuredModel, Result
 from tokenclean.report.tables import Table
 from tokenclean.store import MANIFEST, RESULTS, STAGES, Manifest, check_stage, read_manifest
 from tokenclean.token_table import read_metadata
-
-KEPT = "kept.parquet"
-RECIPE = "recipe.yaml"
-
-
-class Result(TypedDict, total=False):
-    """What a report reads of ``result.json``."""
-
-    measured: list[MeasuredModel]
-    heldout_rows: list[str]
-    counts: Mapping[str, int]
-    rounds: Rounds | None
-    stages: Mapping[str, list[str]]
 
 
 @dataclass(frozen=True)

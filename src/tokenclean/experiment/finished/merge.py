@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenclean.errors import RecipeError, RunFolderError
-from tokenclean.experiment.finished.finished_run import RECIPE, recipe_of, results_of, strategy_folder
-from tokenclean.experiment.result_files import LATEST
+from tokenclean.experiment.finished.finished_run import recipe_of, results_of, strategy_folder
+from tokenclean.experiment.run_files import LATEST, RECIPE
 from tokenclean.models.loading.hub_models import read_json
 from tokenclean.models.loading.load import ModelSource, load_tokenizer, resolve_source
-from tokenclean.models.loading.weights import ADAPTER_CONFIG
+from tokenclean.models.loading.safety import ADAPTER_CONFIG
 from tokenclean.models.merging import Merge, MergedDtype, write_merged
 from tokenclean.store import MANIFEST
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from tokenclean.errors import RunFolderError
 from tokenclean.experiment.finished.finished_run import results_of
-from tokenclean.store import DAMAGED, STAGES, Store
+from tokenclean.store import CHECKPOINTS, DAMAGED, STAGES, Store
 
-CHECKPOINTS = "checkpoints"
 _RESULTS_AMONG_STAGES = ("comparison-", "sweep-")
 """Stages that a report reads."""
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenclean.cleaning.stages import STAGE_VERSIONS
-from tokenclean.cleaning.trainings import CHECKPOINTS
 from tokenclean.report.tables import Table, size_text
-from tokenclean.store import DAMAGED, MANIFEST, RESULTS, STAGES, StageState, Store, judge
+from tokenclean.store import CHECKPOINTS, DAMAGED, MANIFEST, RESULTS, STAGES, StageState, Store, judge
 from tokenclean.training.checkpoint import saved_states
 
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from tokenclean.errors import ModelError, RunFolderError
-from tokenclean.experiment.finished.finished_run import KEPT, RECIPE, FinishedRun, tokenizer_name
+from tokenclean.experiment.finished.finished_run import FinishedRun, tokenizer_name
+from tokenclean.experiment.run_files import KEPT, RECIPE
 from tokenclean.models.loading.load import load_tokenizer, resolve_source
-from tokenclean.report.viewer.page_data import MAX_CONVERSATIONS, MAX_TOKENS, View, ViewedTable, open_view
+from tokenclean.report.viewer.page_data import View, ViewedTable, open_view
+from tokenclean.report.viewer.ranked_table import Sample
 from tokenclean.report.viewer.token_spans import SpanDecoder
 
 
@@ -18,9 +20,7 @@ def open_tables(
     *,
     model: str | None = None,
     trusted: tuple[str, ...] = (),
-    max_conversations: int = MAX_CONVERSATIONS,
-    max_tokens: int = MAX_TOKENS,
-    seed: int = 0,
+    sample: Sample | None = None,
 ) -> View:
     """Open one table, or two to compare, for the viewer, with the tokenizer of ``model``, by default the base that the
     first table names. Raises as ``tokenizer_name``, ``load_tokenizer`` and ``open_view``."""
@@ -30,7 +30,7 @@ def open_tables(
     if len(set(names)) < len(names):
         names = [str(place) for place in places]
     tables = [ViewedTable.of_file(name, place) for name, place in zip(names, places, strict=True)]
-    return open_view(tables, tokenizer, max_conversations=max_conversations, max_tokens=max_tokens, seed=seed)
+    return open_view(tables, tokenizer, sample)
 
 
 def view_title(view: View) -> str:

@@ -20,10 +20,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from tokenclean.models.attention.segments import segments
 from tokenclean.models.compiled import compiling_pays
 from tokenclean.models.device import cpu_multiplies_bf16
+from tokenclean.models.frozen_linear import BLOCK
 from tokenclean.models.head import CHUNK_POSITIONS
 from tokenclean.models.kernels.cpu import has_bf16_kernels, missing_kernels
 from tokenclean.models.model_parts import body_of, lm_of
-from tokenclean.models.nf4_linear import BLOCK
 from tokenclean.recipe import Recipe, TrainingSettings
 from tokenclean.training.adapters import add_fresh_lora
 from tokenclean.training.train_step import prepare_layers

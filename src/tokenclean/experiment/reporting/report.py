@@ -7,16 +7,15 @@ from math import isfinite
 from pathlib import Path
 
 from tokenclean.errors import RecipeError
-from tokenclean.experiment.curate import CURATION
 from tokenclean.experiment.finished.finished_run import FinishedRun
 from tokenclean.experiment.reporting.results_section import comparison, last_sweep, results
 from tokenclean.experiment.reporting.runs_section import block_name, labelled, table_blocks, times, what_was_run
 from tokenclean.experiment.reporting.tokens_section import SELF_EVOLVING, pools, scores, standing_out, what_was_kept
-from tokenclean.experiment.result_files import Interval
+from tokenclean.experiment.run_files import CURATION, Interval
 from tokenclean.recipe import STRATEGIES
 from tokenclean.report.plots.ratings import ratings_plot, transition_plot
 from tokenclean.report.plots.trainings import Rounds, agreement_plot, loss_curves, rounds_plot
-from tokenclean.report.report_page import Block, PlotBlock, Report, Section
+from tokenclean.report.report_page import Block, Report, Section
 from tokenclean.report.selection_statistics import SelectionSummary, summarize
 from tokenclean.report.tables import Table, share_text
 from tokenclean.report.viewer.token_spans import SpanDecoder
@@ -108,7 +107,7 @@ def _training(runs: Sequence[FinishedRun]) -> list[Block]:
             rounds = run.result.get("rounds") if folder.name == SELF_EVOLVING else None
             if lines := _losses(path) if rounds is None else _losses_of_rounds(folder, rounds):
                 journals[labelled(run, folder.name)] = lines
-    return [PlotBlock(loss_curves("training-loss", journals))] if journals else []
+    return [loss_curves("training-loss", journals)] if journals else []
 
 
 def _losses(journal: Path) -> list[tuple[int, float]]:
@@ -131,11 +130,11 @@ def _rounds(run: FinishedRun) -> list[Block]:
     rounds = run.result.get("rounds")
     if not rounds:
         return []
-    plots = [rounds_plot(block_name("rounds", run), rounds)]
+    plots: list[Block] = [rounds_plot(block_name("rounds", run), rounds)]
     agreement = rounds.get("agreement")
     if agreement and len(agreement["models"]) > 1:
         plots.append(agreement_plot(block_name("agreement", run), agreement))
-    return [PlotBlock(plot) for plot in plots]
+    return plots
 
 
 def _curation(run: FinishedRun) -> list[Block]:
@@ -148,4 +147,4 @@ def _curation(run: FinishedRun) -> list[Block]:
         transition_plot(block_name("transition", run), document["raters"]),
     ]
     tables = [Table.from_document(table) for table in document["tables"]]
-    return [*map(PlotBlock, plots), *table_blocks("curation", tables, run)]
+    return [*plots, *table_blocks("curation", tables, run)]

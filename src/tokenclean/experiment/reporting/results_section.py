@@ -10,10 +10,10 @@ from tokenclean.experiment.comparing.sweep import CELLS
 from tokenclean.experiment.comparing.table_1 import STRATEGY_NAMES
 from tokenclean.experiment.finished.finished_run import FinishedRun
 from tokenclean.experiment.reporting.runs_section import block_name, labelled, table_blocks
-from tokenclean.experiment.result_files import MeasuredModel
+from tokenclean.experiment.run_files import MeasuredModel
 from tokenclean.report.plots.sweeps import sweep_plots
 from tokenclean.report.plots.trainings import forest
-from tokenclean.report.report_page import Block, PlotBlock, TableBlock, Text
+from tokenclean.report.report_page import Block, TableBlock
 from tokenclean.report.selection_statistics import SelectionSummary, overlap
 from tokenclean.report.tables import Cell, Table
 
@@ -86,7 +86,7 @@ def _heldout(run: FinishedRun) -> list[Block]:
     columns = ("model", "difference", "low", "high")
     rows = [(label, d["difference"], d["low"], d["high"]) for label, d in lines]
     axis = f"held-out loss minus {control} (nats)"
-    return [PlotBlock(forest(block_name("held-out", run), title, note, columns, rows, axis))]
+    return [forest(block_name("held-out", run), title, note, columns, rows, axis)]
 
 
 def comparison(run: FinishedRun) -> list[Block]:
@@ -94,7 +94,7 @@ def comparison(run: FinishedRun) -> list[Block]:
     if run.comparison is None:
         return []
     sentences = run.document(run.comparison, "comparison.json")["sentences"]
-    blocks: list[Block] = [Text(labelled(run, sentence)) for sentence in sentences]
+    blocks: list[Block] = [labelled(run, sentence) for sentence in sentences]
     with (run.comparison / "values.csv").open(encoding="utf-8", newline="") as file:
         values = [line for line in csv.DictReader(file) if line["task"] == "average" and line["difference"]]
     blocks += _average_differences(block_name("averages", run), values)
@@ -121,7 +121,7 @@ def _average_differences(name: str, values: Sequence[dict[str, str]]) -> list[Bl
         for strategy, line in zip(strategies, values, strict=True)
     ]
     columns = ("strategy", "difference_points", "low", "high")
-    return [PlotBlock(forest(name, title, note, columns, rows, f"average minus {control} (points)"))]
+    return [forest(name, title, note, columns, rows, f"average minus {control} (points)")]
 
 
 def last_sweep(run: FinishedRun) -> list[Block]:
@@ -129,4 +129,4 @@ def last_sweep(run: FinishedRun) -> list[Block]:
     if run.sweep is None:
         return []
     plots = sweep_plots(block_name("sweep", run), **run.document(run.sweep, CELLS))
-    return [*map(PlotBlock, plots), *table_blocks("sweep-table", run.tables(run.sweep), run)]
+    return [*plots, *table_blocks("sweep-table", run.tables(run.sweep), run)]

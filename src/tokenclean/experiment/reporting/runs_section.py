@@ -8,7 +8,7 @@ from dataclasses import replace
 import yaml
 
 from tokenclean.experiment.finished.finished_run import FinishedRun
-from tokenclean.report.report_page import Block, Folded, TableBlock, Text, slug
+from tokenclean.report.report_page import Block, Folded, TableBlock, slug
 from tokenclean.report.tables import Table
 from tokenclean.store import MANIFEST, STAGES, read_manifest
 
@@ -44,7 +44,7 @@ def what_was_run(runs: Sequence[FinishedRun]) -> list[Block]:
         blocks.append(
             _beside("differing-keys", "Keys in which the recipes differ", "key", runs, differing)
             if any(differing)
-            else Text("The runs have the same recipe.")
+            else "The runs have the same recipe."
         )
     for run in runs:
         recipe = yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True)

@@ -14,7 +14,7 @@ from tokenclean.report.plots.selections import (
     source_histograms,
 )
 from tokenclean.report.pool_tables import statistics_table
-from tokenclean.report.report_page import Block, PlotBlock, TableBlock, Text, TokensBlock
+from tokenclean.report.report_page import Block, TableBlock, TokensBlock
 from tokenclean.report.selection_statistics import SelectionSummary
 from tokenclean.report.tables import Table, share_text
 from tokenclean.tokens.statistics import PoolStatistics
@@ -42,7 +42,7 @@ def pools(runs: Sequence[FinishedRun], selected: Selected) -> list[Block]:
                 f"{counts['removed_rows']:,} left out by filters, {counts['truncated_rows']:,} training rows cut at "
                 f"{run.recipe.get('tokens', {}).get('max_length', 'the maximum')} tokens."
             )
-            blocks.append(Text(labelled(run, sentence)))
+            blocks.append(labelled(run, sentence))
     return blocks
 
 
@@ -54,9 +54,9 @@ def scores(selected: Selected) -> list[Block]:
             continue
         label, thresholds = labelled(run, summary.strategy), _thresholds(run, summary)
         name = block_name("scores", run, summary.strategy)
-        blocks.append(PlotBlock(score_histogram(name, label, summary, thresholds)))
+        blocks.append(score_histogram(name, label, summary, thresholds))
         if by_source := source_histograms(f"{name}-by-source", label, summary, thresholds):
-            blocks.append(PlotBlock(by_source))
+            blocks.append(by_source)
     return blocks
 
 
@@ -100,7 +100,7 @@ def what_was_kept(selected: Selected) -> list[Block]:
         shares_by_position("kept-by-position", shown),
         shares_by_turn("kept-by-turn", shown),
     ]
-    return [TableBlock("selections", table), *(PlotBlock(plot) for plot in plots if plot is not None)]
+    return [TableBlock("selections", table), *(plot for plot in plots if plot is not None)]
 
 
 def _source_range(summary: SelectionSummary) -> tuple[str, str]:

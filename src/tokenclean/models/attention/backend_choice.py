@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from tokenclean.models.attention.features import Features, repeat_key_heads
 from tokenclean.models.attention.varlen import (
@@ -113,13 +114,14 @@ def _problem(kernel: str, call: AttentionCall, lengths: tuple[int, ...]) -> str 
     drawn = [torch.randn(1, sum(lengths), *shape, generator=generator).transpose(1, 2) for shape in shapes]
     tensors = [t.to(call.device, call.dtype).requires_grad_(call.has_gradient) for t in drawn]
     exact = [t.detach().float().requires_grad_(call.has_gradient) for t in tensors]
-    softcap = _TRIAL_SOFTCAP if call.has_softcap else None
-    window = _TRIAL_WINDOW if call.has_window else None
+    features = Features(
+        softcap=_TRIAL_SOFTCAP if call.has_softcap else None, window=_TRIAL_WINDOW if call.has_window else None
+    )
     with torch.set_grad_enabled(call.has_gradient):
         query, key, value = tensors
-        found = varlen_attention(kernel, query, key, value, lengths, Features(softcap=softcap, window=window))
+        found = varlen_attention(kernel, query, key, value, lengths, features)
         query, key, value = exact
-        expected = attention_by_definition(query, key, value, lengths, softcap=softcap, window=window)
+        expected = attention_by_definition(query, key, value, lengths, features)
         if not _agree(found, expected):
             return "it does not give the attention of the definition"
         if call.has_gradient:
@@ -131,26 +133,20 @@ def _problem(kernel: str, call: AttentionCall, lengths: tuple[int, ...]) -> str 
     return None
 
 
-def _agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
+def _agree(found: Tensor, expected: Tensor) -> bool:
     error = (found.float() - expected).abs().max()
     return bool(error < _TRIAL_TOLERANCE * (1 + expected.abs().max()))
 
 
 def attention_by_definition(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: Sequence[int],
-    *,
-    softcap: float | None = None,
-    window: int | None = None,
-) -> torch.Tensor:
-    """Attention with all logits in memory, (1, T, heads, d): what the kernels are compared with."""
+    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], features: Features
+) -> Tensor:
+    """Attention with all logits in memory, (1, T, heads, d), without dropout: what the kernels are compared with."""
     key, value = repeat_key_heads(query, key, value)
-    logits = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
+    logits = query @ key.transpose(2, 3) * features.scale(query)
+    if features.softcap is not None:
+        logits = features.softcap * torch.tanh(logits / features.softcap)
     places = torch.arange(query.shape[2], device=query.device)
-    first = first_visible(lengths, window).to(query.device)
+    first = first_visible(lengths, features.window).to(query.device)
     is_visible = (places[None, :] <= places[:, None]) & (places[None, :] >= first[:, None])
     return (logits.masked_fill(~is_visible, float("-inf")).softmax(dim=-1) @ value).transpose(1, 2)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
@@ -66,13 +68,8 @@ def current_segments(model: PreTrainedModel) -> AbstractContextManager[None]:
 
 @torch.compiler.disable
 def segment_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **options: Any,
-) -> tuple[torch.Tensor, None]:
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
     """Attention of transformers' interface over the current segments.
 
     ``query``: (1, heads, T, d); ``key``/``value``: (1, key heads, T, d), T the sum of the segment lengths. ``options``:
@@ -86,8 +83,8 @@ def segment_attention(
     if features.window is not None and features.window >= max(pack.lengths):
         features = features._replace(window=None)
     call = AttentionCall(
-        device=query.device,
-        dtype=query.dtype,
+        query.device,
+        query.dtype,
         head_dim=query.shape[-1],
         value_dim=value.shape[-1],
         has_softcap=features.softcap is not None,
@@ -97,22 +94,10 @@ def segment_attention(
         allow_bf16=pack.allow_bf16,
     )
     kernel = select_kernel(call)
-
-    def by_own_kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return cpu_kernels.segment_attention(
-            q,
-            k,
-            v,
-            list(pack.lengths),
-            scale=features.scale(q),
-            softcap=features.softcap,
-            window=features.window,
-            as_bf16=pack.allow_bf16 and cpu_kernels.has_bf16_kernels(),
-        )
-
-    def by_buckets(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return _in_buckets(q, k, v, pack.lengths, features)
-
+    by_buckets = partial(_in_buckets, lengths=pack.lengths, features=features)
+    by_own_kernel = partial(
+        cpu_kernels.segment_attention, lengths=pack.lengths, features=features, allow_bf16=pack.allow_bf16
+    )
     if kernel not in (OWN_KERNEL, BUCKETS):
         output = varlen_attention(kernel, query, key, value, pack.lengths, features)
     elif query.device.type not in ("cpu", "meta"):  # on meta a plan counts what a CPU would keep
@@ -128,9 +113,7 @@ def segment_attention(
     return output.contiguous(), None
 
 
-def _in_buckets(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: tuple[int, ...], features: Features
-) -> torch.Tensor:
+def _in_buckets(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], features: Features) -> Tensor:
     """Attention of the segments, (1, T, heads, d), one call a bucket."""
     if query.device.type != "cpu" and query.shape[1] != key.shape[1]:  # CUDA's float32 kernel wants equally many heads
         key, value = repeat_key_heads(query, key, value)
@@ -145,7 +128,7 @@ def _in_buckets(
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
 
-def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, features: Features) -> torch.Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, features: Features) -> Tensor:
     """Causal attention of each row to itself: (rows, heads, L, d) and (rows, key heads, L, d) to (rows, heads, L, d).
 
     With a soft cap or a window it runs by blocks of queries, each with the keys it sees: memory is O(L · window).
@@ -164,9 +147,7 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, features: Feature
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
 
-def attend_visible(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch.Tensor, features: Features
-) -> torch.Tensor:
+def attend_visible(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, features: Features) -> Tensor:
     """Attention to the visible keys: (rows, heads, Q, d), (rows, key heads, K, d) and bool (Q, K); no window here."""
     if features.softcap is None:
         return _sdpa(q, k, v, visible, features)
@@ -178,9 +159,7 @@ def attend_visible(
     return (drop(weights, features.dropout) @ v).unflatten(2, (groups, -1)).flatten(1, 2)
 
 
-def _sdpa(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch.Tensor | None, features: Features
-) -> torch.Tensor:
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, features: Features) -> Tensor:
     """torch's attention; causal where no ``visible`` is given."""
     scaling, dropout, is_grouped = features.scaling, features.dropout, q.shape[1] != k.shape[1]
     return scaled_dot_product_attention(
@@ -207,16 +186,14 @@ class _InFloat32(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, compute: Callable[..., torch.Tensor], attend: Callable[..., torch.Tensor], *tensors: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(ctx: Any, compute: Callable[..., Tensor], attend: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         ctx.save_for_backward(*tensors)
         ctx.attend, ctx.random = attend, torch.get_rng_state()  # so that dropout draws the same mask again
         with float32_products():
             return compute(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("packed attention has no second derivative")
         needed = ctx.needs_input_grad[2:]

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
 from tokenclean.models.attention.features import Features
@@ -42,13 +43,8 @@ def installed_kernels(device: torch.device) -> frozenset[str]:
 
 
 def varlen_attention(
-    kernel: str,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: tuple[int, ...],
-    features: Features,
-) -> torch.Tensor:
+    kernel: str, query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], features: Features
+) -> Tensor:
     """Causal attention of each segment to itself by a kernel of this module.
 
     (1, heads, T, d), (1, key heads, T, d) twice, to (1, T, heads, d) in the query's dtype. The flash kernels round
@@ -63,7 +59,7 @@ def varlen_attention(
     return output[None].to(query.dtype)
 
 
-def first_visible(lengths: Sequence[int], window: int | None) -> torch.Tensor:
+def first_visible(lengths: Sequence[int], window: int | None) -> Tensor:
     """The first key that each flat token sees, int32 (T,); the last one it sees is itself."""
     starts = torch.tensor(starts_of(lengths), dtype=torch.int32)
     first = starts.repeat_interleave(torch.tensor(lengths))
@@ -72,7 +68,7 @@ def first_visible(lengths: Sequence[int], window: int | None) -> torch.Tensor:
     return first.maximum(torch.arange(len(first), dtype=torch.int32) + 1 - window)
 
 
-def visible_blocks(first: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+def visible_blocks(first: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """Which square blocks of the attention matrix are visible in part, and which as a whole: bool (n, n) each.
 
     ``first``: from ``first_visible``, rising. Rows are blocks of queries, columns blocks of keys. A query sees one
@@ -110,9 +106,7 @@ def _flex_function() -> Callable[..., Any]:
     return torch.compile(flex_attention)
 
 
-def _flash_attn(
-    tensors: list[torch.Tensor], bounds: torch.Tensor, longest: int, scale: float, features: Features
-) -> torch.Tensor:
+def _flash_attn(tensors: list[Tensor], bounds: Tensor, longest: int, scale: float, features: Features) -> Tensor:
     function = _flash_attn_function()
     if function is None:
         raise NotImplementedError("flash_attn 2.6 or later is not installed")
@@ -132,9 +126,7 @@ def _flash_attn(
     )
 
 
-def _torch_varlen(
-    tensors: list[torch.Tensor], bounds: torch.Tensor, longest: int, scale: float, features: Features
-) -> torch.Tensor:
+def _torch_varlen(tensors: list[Tensor], bounds: Tensor, longest: int, scale: float, features: Features) -> Tensor:
     if features.dropout or features.softcap is not None:
         raise NotImplementedError("torch's varlen attention has neither dropout nor a soft cap")
     query, key, value = tensors
@@ -145,18 +137,16 @@ def _torch_varlen(
         groups = query.shape[1] // key.shape[1]
         key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
     output = varlen_attn(query, key, value, bounds, bounds, longest, longest, **options)
-    assert isinstance(output, torch.Tensor)  # a tuple only where return_aux asks for more
+    assert isinstance(output, Tensor)  # a tuple only where return_aux asks for more
     return output
 
 
-def _flex(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: tuple[int, ...], features: Features
-) -> torch.Tensor:
+def _flex(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], features: Features) -> Tensor:
     if features.dropout:
         raise NotImplementedError("FlexAttention has no dropout")
     cap = torch.tensor(features.softcap or 0.0, device=query.device)  # a plain number would be compiled in
 
-    def cap_logit(logit: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+    def cap_logit(logit: Tensor, *_: Tensor) -> Tensor:
         return cap * torch.tanh(logit / cap)
 
     output = _flex_function()(
@@ -185,7 +175,7 @@ def _block_mask(lengths: tuple[int, ...], window: int | None, device: torch.devi
         ordered += [counts[None, None].int().to(device), indices[None, None].int().to(device)]
     first = first.to(device)
 
-    def is_visible(_batch: torch.Tensor, _head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    def is_visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (key >= first[query])
 
     return BlockMask.from_kv_blocks(
@@ -194,6 +184,6 @@ def _block_mask(lengths: tuple[int, ...], window: int | None, device: torch.devi
 
 
 @lru_cache(maxsize=8)
-def _bounds(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
+def _bounds(lengths: tuple[int, ...], device: torch.device) -> Tensor:
     """Where each segment begins, and the end of the last, int32 (segments + 1,)."""
     return torch.tensor([*starts_of(lengths), sum(lengths)], dtype=torch.int32, device=device)

@@ -12,14 +12,16 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import library as torch_library
+from torch import Tensor
+from torch.library import register_fake
 
-from tokenclean.models.cache_folder import cache_folder
-from tokenclean.models.device import cpu_multiplies_bf16
+from tokenclean.models.attention.features import Features
+from tokenclean.models.device import cache_folder, cpu_multiplies_bf16
 from tokenclean.store import atomic_path, file_hash, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,8 @@ def missing_kernels() -> str | None:
     """
     try:
         torch.ops.load_library(str(_library()))
-        _register_shapes()
+        # What torch.compile has to know of it.
+        register_fake("tokenclean::linear", lambda x, packed, columns, bias: x.new_empty(x.shape[0], columns))
         _check(as_bf16=False)
     except _UnavailableError as error:
         reason = str(error)
@@ -73,7 +76,7 @@ def has_bf16_kernels() -> bool:
     return reason is None
 
 
-def pack(weight: torch.Tensor, *, as_bf16: bool) -> torch.Tensor:
+def pack(weight: Tensor, *, as_bf16: bool) -> Tensor:
     """A weight (N, K) in panels of 64 output features, as the kernels need it; padded with zeros, always a copy."""
     features, depth = weight.shape
     panels = -(-features // _PANEL)
@@ -86,48 +89,40 @@ def pack(weight: torch.Tensor, *, as_bf16: bool) -> torch.Tensor:
     return padded.to(dtype).reshape(shape).transpose(1, 2).clone(memory_format=torch.contiguous_format)
 
 
-def linear(x: torch.Tensor, packed: torch.Tensor, columns: int, bias: torch.Tensor | None) -> torch.Tensor:
+def linear(x: Tensor, packed: Tensor, columns: int, bias: Tensor | None) -> Tensor:
     """x Wᵀ + b for a packed weight: float32 (…, K) to float32 (…, ``columns``), summed in float32."""
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     return torch.ops.tokenclean.linear(rows, packed, columns, bias).view(*x.shape[:-1], columns)
 
 
 def measures(
-    hidden_P_H: torch.Tensor,
-    packed: torch.Tensor,
-    targets_P: torch.Tensor,
+    hidden_P_H: Tensor,
+    packed: Tensor,
+    targets_P: Tensor,
     vocabulary: int,
-    *,
-    bias: torch.Tensor | None = None,
+    bias: Tensor | None = None,
     scale: float = 1.0,
     softcap: float | None = None,
     with_entropy: bool = True,
-) -> torch.Tensor:
+) -> Tensor:
     """Loss, entropy (nats), whether the target is likeliest (1.0, 0.0): float32 (3, P). Logits exist only in tiles."""
+    hidden_P_H, targets_P = hidden_P_H.contiguous(), targets_P.contiguous()
     return torch.ops.tokenclean.measures(
-        hidden_P_H.contiguous(), packed, targets_P.contiguous(), vocabulary, bias, scale, softcap or 0.0, with_entropy
+        hidden_P_H, packed, targets_P, vocabulary, bias, scale, softcap or 0.0, with_entropy
     )
 
 
 def segment_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: list[int],
-    *,
-    scale: float,
-    softcap: float | None = None,
-    window: int | None = None,
-    as_bf16: bool = False,
-) -> torch.Tensor:
-    """Causal attention of each segment to itself: (1, heads, T, d) float32 each to (1, T, heads, d).
+    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], features: Features, allow_bf16: bool = False
+) -> Tensor:
+    """Causal attention of each segment to itself: (1, heads, T, d) float32 each to (1, T, heads, d), without dropout.
 
-    ``key`` and ``value`` may have fewer heads. ``softcap`` and ``window`` as in ``attention.features``. ``as_bf16``:
-    products take bf16 and sum in float32; softmax is always float32.
+    ``key`` and ``value`` may have fewer heads. ``allow_bf16``: products may take bf16 and sum in float32, where the
+    processor has such; softmax is always float32.
     """
-    return torch.ops.tokenclean.segment_attention(
-        query, key, value, lengths, scale, softcap or 0.0, window or 0, as_bf16
-    )
+    scale, softcap, window = features.scale(query), features.softcap or 0.0, features.window or 0
+    as_bf16 = allow_bf16 and has_bf16_kernels()
+    return torch.ops.tokenclean.segment_attention(query, key, value, list(lengths), scale, softcap, window, as_bf16)
 
 
 class _UnavailableError(Exception):
@@ -176,15 +171,6 @@ def _compile(compiler: str, flags: list[str], library: Path) -> None:
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
             raise _UnavailableError(f"{compiler} failed: {lines[0] if lines else done.returncode}")
-
-
-def _register_shapes() -> None:
-    """Tell torch.compile what the kernels return."""
-
-    def linear_shape(x: torch.Tensor, packed: torch.Tensor, columns: int, bias: torch.Tensor | None) -> torch.Tensor:
-        return x.new_empty(x.shape[0], columns)
-
-    torch_library.register_fake("tokenclean::linear", linear_shape)
 
 
 def _processor() -> str:

@@ -6,7 +6,7 @@ import importlib.metadata
 from pathlib import Path
 
 from tokenclean.errors import ModelError
-from tokenclean.models.cache_folder import cache_folder
+from tokenclean.models.device import cache_folder
 from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer
 from tokenclean.store import atomic_folder, file_hash
 

@@ -1,7 +1,7 @@
 """Loading a causal LM from a Hub id, a folder, a GGUF file, or a PEFT adapter on a base.
 
-Loading runs no foreign code: weights are safetensors or GGUF, never pickles (``weights.py``), and a model's own code
-runs only where the model was trusted by name (``remote_code.py``). Hub tokens come from the environment or the Hub's
+Loading runs no foreign code: weights are safetensors or GGUF, never pickles, and a model's own code
+runs only where the model was trusted by name (``safety.py``). Hub tokens come from the environment or the Hub's
 login, which the libraries read themselves.
 """
 
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from tokenclean.errors import MissingExtraError, ModelError
 from tokenclean.hub import why_unreachable
 from tokenclean.models.loading.hub_models import HubOptions, find_file, hub_options, not_loadable, read_json
-from tokenclean.models.loading.remote_code import (
-    asks_for_trust,
+from tokenclean.models.loading.safety import (
+    ADAPTER_CONFIG,
+    adapter_folder,
     check_code_is_trusted,
-    code_hashes,
+    check_model_weights,
     code_repositories,
     untrusted_code,
 )
-from tokenclean.models.loading.weights import ADAPTER_CONFIG, adapter_folder, check_model_weights
 from tokenclean.store import file_hash, fingerprint
 
 if TYPE_CHECKING:
@@ -97,25 +97,21 @@ def load_model(source: ModelSource | str, *, device: str | torch.device = "cpu")
     from transformers import AutoModelForCausalLM
 
     source = resolve_source(source) if isinstance(source, str) else source
-    name, where, options = _from_pretrained_arguments(source)
+    name, gguf = _split_gguf(source.base)
+    where, options = hub_options(name, source.revision), {}
     if find_file(name, ADAPTER_CONFIG, where) is not None:  # transformers would load it silently, or another base
         raise ModelError(f"{source.base}: a base is needed, but {ADAPTER_CONFIG} there makes it an adapter; merge it")
     if "local_files_only" in where:  # transformers looks for an adapter without passing it on
         options["adapter_kwargs"] = {"local_files_only": True}
-    if "gguf_file" in options:
+    if gguf is not None:
         options["quantization_config"] = _gguf_config()
     else:
         check_model_weights(name, where, trusted=source.trusted)
         options["use_safetensors"] = True
     if not source.trusted:  # a configuration may name an attention kernel on the Hub, which is code; None: the default
         options["attn_implementation"] = None
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    except Exception as error:  # a damaged file's reader may raise anything (SafetensorError, struct.error)
-        raise _cannot_load(source, error) from error
-    model, report = loaded
+    options |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, report = _from_pretrained(AutoModelForCausalLM, source, options)
     _check_complete(source.base, report)
     if source.adapter is not None:
         model = attach_adapter(model, source.adapter)
@@ -127,11 +123,7 @@ def load_tokenizer(source: ModelSource | str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     source = resolve_source(source) if isinstance(source, str) else source
-    name, _, options = _from_pretrained_arguments(source)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except Exception as error:
-        raise _cannot_load(source, error) from error
+    tokenizer = _from_pretrained(AutoTokenizer, source, {})
     if not tokenizer.is_fast:
         raise ModelError(f"{source.base}: has only a slow tokenizer, which gives no character offsets (tokenizer.json)")
     return tokenizer
@@ -141,11 +133,7 @@ def load_config(source: ModelSource) -> PreTrainedConfig:
     """The base's configuration, without its weights. Raises ModelError."""
     from transformers import AutoConfig
 
-    name, _, options = _from_pretrained_arguments(source)
-    try:
-        return AutoConfig.from_pretrained(name, **options)
-    except Exception as error:
-        raise _cannot_load(source, error) from error
+    return _from_pretrained(AutoConfig, source, {})
 
 
 def source_fingerprint(source: ModelSource) -> str:
@@ -154,7 +142,12 @@ def source_fingerprint(source: ModelSource) -> str:
     Covers the code of a trusted model too.
     """
     identity = [_identity(source.base, source.revision), source.adapter and _identity(source.adapter, None)]
-    return fingerprint([*identity, _code_identity(source)] if source.trusted else identity)
+    if source.trusted:
+        folder = Path(source.base)  # of no files for a Hub id, whose commit is in its identity
+        code = [[p.relative_to(folder).as_posix(), file_hash(p)] for p in sorted(folder.rglob("*.py"))]
+        others = code_repositories(source.base, hub_options(source.base, source.revision))
+        identity.append([code, [_identity(name, None) for name in others]])
+    return fingerprint(identity)
 
 
 def check_two_models(base: str, reference: str) -> None:
@@ -185,18 +178,19 @@ def _identity(name: str, revision: str | None) -> object:
     return [name, revision, None if file is None else file.parent.name]  # in the cache: snapshots/<commit>/config.json
 
 
-def _code_identity(source: ModelSource) -> object:
-    folder = Path(source.base)
-    others = code_repositories(source.base, hub_options(source.base, source.revision))
-    return [code_hashes(folder) if folder.is_dir() else [], [_identity(name, None) for name in others]]
-
-
-def _from_pretrained_arguments(source: ModelSource) -> tuple[str, HubOptions, dict[str, Any]]:
-    """The base's name, the Hub's options for it, and the arguments of every ``from_pretrained`` of the base."""
+def _from_pretrained(auto: Any, source: ModelSource, options: dict[str, Any]) -> Any:
+    """What ``from_pretrained`` of a class of transformers gives for the base. Raises ModelError."""
     name, gguf = _split_gguf(source.base)
-    where = hub_options(name, source.revision)
-    options = {**where, "trust_remote_code": source.trusted}  # never None, at which transformers would prompt
-    return name, where, options if gguf is None else {**options, "gguf_file": gguf}
+    options = {**options, **hub_options(name, source.revision)}
+    options["trust_remote_code"] = source.trusted  # never None, at which transformers would prompt
+    if gguf is not None:
+        options["gguf_file"] = gguf
+    try:
+        return auto.from_pretrained(name, **options)
+    except Exception as error:  # a damaged file's reader may raise anything (SafetensorError, struct.error)
+        if not source.trusted and isinstance(error, ValueError) and "trust_remote_code=True" in str(error):
+            raise untrusted_code(source.base) from error
+        raise not_loadable(source.base, error) from error
 
 
 def _split_gguf(base: str) -> tuple[str, str | None]:
@@ -262,9 +256,3 @@ def _no_model(name: str, options: HubOptions) -> ModelError:
     if "local_files_only" in options and (reason := why_unreachable()):
         return not_loadable(name, f"{reason}, and the cache does not hold it; connect, or name a folder")
     return ModelError(f"{name}: holds neither config.json (a model) nor {ADAPTER_CONFIG} (an adapter)")
-
-
-def _cannot_load(source: ModelSource, error: Exception) -> ModelError:
-    if not source.trusted and asks_for_trust(error):
-        return untrusted_code(source.base)
-    return not_loadable(source.base, error)

@@ -1,4 +1,4 @@
-"""Models that stay in memory between passes: each base once, for itself and for all adapters on it.
+"""A model that stays in memory between passes: a base once, for itself and for all adapters on it.
 
 An adapter works by putting modules of its own into its base. Here they are put in for a pass with the adapter and
 replaced by the base's own modules afterwards. So the base is scored exactly as it was loaded, and no adapter has to be
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,22 +29,19 @@ _ELEMENTS_AT_ONCE = 1 << 22
 
 
 class ModelCache:
-    """Models kept in memory between passes: a base is loaded once, for itself and every adapter on it.
+    """One set of weights kept in memory between passes: a base serves itself and every adapter on it.
 
-    ``device``: where they are loaded. ``keep``: how many sets of weights stay in memory. Before another is loaded, the
-    one used least recently is unloaded, so ``keep`` is also the peak. An adapter that changes the weights of its base
-    when it is attached (trained biases, the initialisation of PiSSA) gets weights of its own.
+    ``device``: where models are loaded. Before another base is loaded, the one in memory is unloaded. An adapter that
+    changes the weights of its base when it is attached (trained biases, the initialisation of PiSSA) gets weights of
+    its own.
 
-    For one thread. Raises ValueError for ``keep`` < 1.
+    For one thread.
     """
 
-    def __init__(self, device: str | torch.device = "cpu", keep: int = 1) -> None:
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, got {keep}")
-        self._device, self._keep = device, keep
-        self._loads: dict[ModelSource, _Load] = {}  # the one used last is last
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self._device = device
+        self._load: _Load | None = None
         self._changes_base: set[tuple[ModelSource, str]] = set()
-        self._has_garbage = False
 
     @contextmanager
     def using(self, source: ModelSource) -> Iterator[torch.nn.Module]:
@@ -56,12 +53,17 @@ class ModelCache:
         not checked again. The object must not be called outside its block: another adapter may be in it.
 
         Raises ModelError and MissingExtraError as ``load_model`` does, RuntimeError inside a block that uses another
-        source on the same base, or where all of ``keep`` are in use.
+        source.
         """
-        load, attached = self._find(source)
-        load.user, load.blocks = source, load.blocks + 1
+        user = self._load.user if self._load is not None and self._load.blocks else None
+        if user is not None and _key(user) != _key(source):
+            raise RuntimeError(f"{source}: {user} is in use; leave that block first")
+        load, attached = self._find(_key(source))
+        load.user = source
+        load.blocks += 1
         try:
-            _put_in(attached.changes)
+            for change in attached.changes:
+                change.table[change.name] = change.after
             yield attached.model
         finally:
             load.blocks -= 1
@@ -73,84 +75,51 @@ class ModelCache:
 
         Raises RuntimeError inside a block of ``using``.
         """
-        self._drop(*self._loads)
-        self._free()
+        if self._load is not None and self._load.blocks:
+            raise RuntimeError(f"{self._load.user} is in use; leave its block before unloading it")
+        self._load = None
+        give_back_memory()
 
-    def _find(self, source: ModelSource) -> tuple[_Load, _Attached]:
-        base, adapter = replace(source, adapter=None), _key(source).adapter
-        if (used := self._used(base)) is not None:
-            if used.user is None or _key(used.user) != _key(source):
-                raise RuntimeError(f"{source}: its base is in use as {used.user}; leave that block first")
-            return used, used.attached[adapter]
+    def _find(self, key: ModelSource) -> tuple[_Load, _Attached]:
+        adapter = key.adapter
         content = adapter_fingerprint(adapter) if adapter is not None and Path(adapter).exists() else ""
-        if adapter is not None and (_key(source), content) not in self._changes_base:
-            attached = self._loaded(base).attached.get(adapter)
+        if adapter is not None and (key, content) not in self._changes_base:
+            load = self._loaded(replace(key, adapter=None))
+            attached = load.attached.get(adapter)
             if attached is None or attached.content != content:
-                attached = self._attach(source, content)
+                attached = self._attach(load, adapter, content)
             if attached is not None:
-                return self._loads[_key(base)], attached
-        load = self._loaded(source, content)
+                return load, attached
+            logger.warning("%s changes its base when it is attached; it gets a load of its own", adapter)
+            self._changes_base.add((key, content))
+            del load
+        load = self._loaded(key, content)
         return load, load.attached[adapter]
 
-    def _used(self, base: ModelSource) -> _Load | None:
-        """The load of this base, or of an adapter on it, that an open block uses."""
-        loads = ((replace(key, adapter=None), load) for key, load in self._loads.items())
-        return next((load for key, load in loads if load.blocks and key == _key(base)), None)
-
-    def _loaded(self, source: ModelSource, content: str = "") -> _Load:
+    def _loaded(self, key: ModelSource, content: str = "") -> _Load:
         """The load of exactly this source. ``content``: of the adapter that has the load to itself."""
-        key, files = _key(source), (_stamps(source.base), content)
-        if key in self._loads and self._loads[key].files == files:
-            self._loads[key] = self._loads.pop(key)
-            return self._loads[key]
-        if key in self._loads:
-            self._drop(key)
-        while len(self._loads) >= self._keep:
-            unused = [key for key, load in self._loads.items() if not load.blocks]
-            if not unused:
-                users = " and ".join(str(load.user) for load in self._loads.values())
-                raise RuntimeError(f"{source}: {users} in use, and keep={self._keep}; leave a block first or keep more")
-            self._drop(unused[0])
-        self._free()
-        model = load_model(source, device=self._device)
-        model.requires_grad_(False)
-        self._loads[key] = _Load(model, files, {key.adapter: _Attached(model, content)})
-        return self._loads[key]
+        files = (_stamps(key.base), content)
+        if self._load is None or (self._load.key, self._load.files) != (key, files):
+            self.clear()
+            model = load_model(key, device=self._device)
+            model.requires_grad_(False)
+            self._load = _Load(key, model, files, {key.adapter: _Attached(model, content)})
+        return self._load
 
-    def _attach(self, source: ModelSource, content: str) -> _Attached | None:
+    def _attach(self, load: _Load, adapter: str, content: str) -> _Attached | None:
         """Put the adapter on its base and take it out again; None, with the base unloaded, where that left traces."""
-        key, base = _key(source), _key(replace(source, adapter=None))
-        load = self._loads[base]
-        load.attached.pop(key.adapter, None)
+        load.attached.pop(adapter, None)
         weights = [*load.model.parameters(), *load.model.buffers()]
         sums, entries = _checksums(weights), _entries(load.model)
-        try:
-            model = attach_adapter(load.model, str(source.adapter)).to(self._device).eval().requires_grad_(False)
-        except BaseException:
-            self._drop(base)  # it may be left half attached
-            raise
+        self._load = None  # an error may leave the base half attached
+        model = attach_adapter(load.model, adapter).to(self._device).eval().requires_grad_(False)
         changes = _changes(entries)
         _take_out(changes)
         if any(change.after is _ABSENT for change in changes) or _checksums(weights) != sums:
-            logger.warning("%s changes its base when it is attached; it gets a load of its own", source.adapter)
-            self._changes_base.add((key, content))
-            self._drop(base)
             return None
-        load.attached[key.adapter] = _Attached(model, content, tuple(changes))
-        return load.attached[key.adapter]
-
-    def _drop(self, *keys: ModelSource) -> None:
-        if users := [str(self._loads[key].user) for key in keys if self._loads[key].blocks]:
-            raise RuntimeError(f"{' and '.join(users)} in use; leave its block before unloading it")
-        for key in keys:
-            del self._loads[key]
-            self._has_garbage = True
-
-    def _free(self) -> None:
-        """Collect what was dropped; not yet in ``_drop``, whose callers may still hold it."""
-        if self._has_garbage:
-            give_back_memory()
-            self._has_garbage = False
+        self._load = load
+        load.attached[adapter] = _Attached(model, content, tuple(changes))
+        return load.attached[adapter]
 
 
 @dataclass(frozen=True)
@@ -177,20 +146,18 @@ class _Load:
     """Weights in memory. ``files``: see ``_stamps``, with the adapter's hash; ``attached``: by adapter, None for the
     plain base; ``user``: the source of the ``blocks`` of ``using`` that are open."""
 
+    key: ModelSource
     model: PreTrainedModel
     files: tuple[list[tuple[object, ...]], str]
-    attached: dict[str | None, _Attached] = field(default_factory=dict)
+    attached: dict[str | None, _Attached]
     user: ModelSource | None = None
     blocks: int = 0
 
 
 def _key(source: ModelSource) -> ModelSource:
     """What identifies a load: the source with absolute local paths."""
-    return replace(source, base=_place(source.base), adapter=source.adapter and _place(source.adapter))
-
-
-def _place(name: str) -> str:
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    base, adapter = (str(Path(n).resolve()) if n and Path(n).exists() else n for n in (source.base, source.adapter))
+    return replace(source, base=base, adapter=adapter)
 
 
 def _stamps(base: str) -> list[tuple[object, ...]]:
@@ -217,11 +184,6 @@ def _changes(entries: Sequence[tuple[dict[str, object], dict[str, object]]]) -> 
         for name in {**copy, **table}
         if copy.get(name, _ABSENT) is not table.get(name, _ABSENT)
     ]
-
-
-def _put_in(changes: Sequence[_Change]) -> None:
-    for change in changes:
-        change.table[change.name] = change.after
 
 
 def _take_out(changes: Sequence[_Change]) -> None:

@@ -1,4 +1,4 @@
-"""Fields of a row (texts, lists, JSON), each read with an error that names its key."""
+"""Fields of a row (texts, lists, JSON), each read with an error that names its key, and what a text says."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ _NOTHING = ("", "null", "none", "nan", "[]", "{}")
 _LITERALS_LIMIT = 1 << 20
 # A text, which may hold braces of its own, or the end of an object that another one follows without a comma.
 _TEXT_OR_GAP = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\}(?=\s*\{)""", re.DOTALL)
+# Thoughts inside a text.
+_THOUGHT_TAG = re.compile(r"(?<!`)<(/?)(think|thinking|thought)>(?!`)", re.IGNORECASE)
+_EMPTY_THOUGHT = re.compile(r"\A\s*<(think|thinking|thought)>\s*</\1>", re.IGNORECASE)
+_WHOLE_THOUGHT = re.compile(r"\A\s*<(think|thinking|thought)>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 
 
 class RowError(ValueError):
@@ -57,6 +61,30 @@ def is_blank(text: str) -> bool:
     return all(sign.isspace() or sign in _EMPTY_SIGNS or unicodedata.category(sign) in _INVISIBLE for sign in text)
 
 
+def lone_tag(text: str) -> str:
+    """The first thought tag without a partner: one that closes what was not opened, or an opening one at the start of
+    the text that never closes. Empty where there is none."""
+    opened: set[str] = set()
+    for match in _THOUGHT_TAG.finditer(text) if "<" in text else ():
+        name = match[2].lower()
+        if match[1]:
+            return "" if name in opened else match[0]
+        opened.add(name)
+    first = _THOUGHT_TAG.match(text.lstrip()) if opened else None
+    return first[0] if first else ""
+
+
+def thought_of(text: str) -> str | None:
+    """The thought in tags at the start of a text; None where there is none."""
+    match = _WHOLE_THOUGHT.match(text) if "<" in text else None
+    return None if match is None else match[2]
+
+
+def says_nothing(text: str) -> bool:
+    """Whether an answer says nothing: it is blank, or an empty thought alone."""
+    return is_blank(text) or ("<" in text and is_blank(_EMPTY_THOUGHT.sub("", text)))
+
+
 def holds_nothing(value: object) -> bool:
     """Whether a key with this value says as much as one that is missing: null, NaN, blank text, an empty list or
     object, and the text that a CSV has for these."""
@@ -67,17 +95,17 @@ def holds_nothing(value: object) -> bool:
     return value is None or (isinstance(value, list | dict | tuple) and not value)
 
 
-def read_text(row: Row, key: str, prefix: str = "") -> str:
-    """The text under ``key``; RowError where it is missing, null or no text. ``prefix``: what leads to the key."""
+def read_text(row: Row, key: str, prefix: str = "", *, may_lack: bool = False) -> str:
+    """The text under ``key``; RowError where it is no text. ``prefix``: what leads to the key.
+
+    ``may_lack``: a key that is missing or null is an empty text, else a RowError too.
+    """
     value = row.get(key)
+    if value is None and may_lack:
+        return ""
     if value is None:
         raise RowError(f"{prefix}{key}: missing")
     return check_text(value, f"{prefix}{key}")
-
-
-def read_optional_text(row: Row, key: str, prefix: str = "") -> str:
-    """The text under ``key``, empty where it is missing or null."""
-    return "" if row.get(key) is None else read_text(row, key, prefix)
 
 
 def read_list(row: Row, key: str, prefix: str = "", *, literals: bool = False) -> list[object]:

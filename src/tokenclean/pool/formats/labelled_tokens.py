@@ -22,20 +22,17 @@ def parse_labelled_tokens(row: Row) -> LabelledTokens:
 
     Raises RowError, also where fewer than two tokens or no target are left.
     """
-    input_ids = _read_integers(row, "input_ids")
+    input_ids = _convert(_read_values(row, "input_ids"), "input_ids")
     length = len(input_ids)
     has_labels = row.get("labels") is not None or all(row.get(key) is None for key in TOKEN_MASKS)
-    labels = _read_integers(row, "labels", length) if has_labels else input_ids.copy()
+    labels = _convert(_read_values(row, "labels", length), "labels") if has_labels else input_ids.copy()
     is_token = np.ones(length, bool)
     if row.get("attention_mask") is not None:
         is_token = _read_mask(row, "attention_mask", length)
         if not has_labels:
             labels[~is_token] = UNTRAINED
-        if (position := _find_first(~is_token & (labels != UNTRAINED))) is not None:
-            found = f"expected -100 where attention_mask is 0, found {labels[position]}"
-            raise RowError(f"labels[{position}]: {found}")
-    if (position := _find_first((input_ids < 0) & is_token)) is not None:
-        raise RowError(f"input_ids[{position}]: expected a token id of 0 or more, found {input_ids[position]}")
+        _refuse(~is_token & (labels != UNTRAINED), "labels", labels, "-100 where attention_mask is 0")
+    _refuse((input_ids < 0) & is_token, "input_ids", input_ids, "a token id of 0 or more")
     _check_labels(labels, input_ids)
     weight = _read_weights(row, length)
     is_response = (labels != UNTRAINED) & (weight > 0)
@@ -53,17 +50,20 @@ def parse_labelled_tokens(row: Row) -> LabelledTokens:
 
 def _check_labels(labels: np.ndarray, input_ids: np.ndarray) -> None:
     is_response = labels != UNTRAINED
-    position = _find_first(is_response & (labels != input_ids))
-    if position is None:
-        return
-    targets = np.flatnonzero(is_response[:-1])
-    hint = ""
-    if len(targets) and (labels[targets] == input_ids[targets + 1]).all():
-        hint = "; every label is the id of the token after it: shifted by one?"
-    raise RowError(
-        f"labels[{position}]: expected -100 or the id of its own token, {input_ids[position]}, "
-        f"found {labels[position]}{hint}"
-    )
+    is_wrong = is_response & (labels != input_ids)
+    if is_wrong.any():
+        targets = np.flatnonzero(is_response[:-1])
+        is_shifted = len(targets) and (labels[targets] == input_ids[targets + 1]).all()
+        hint = "; every label is the id of the token after it: shifted by one?" if is_shifted else ""
+        own = input_ids[is_wrong.argmax()]
+        _refuse(is_wrong, "labels", labels, f"-100 or the id of its own token, {own}", hint)
+
+
+def _refuse(is_wrong: np.ndarray, key: str, values: np.ndarray, expected: str, hint: str = "") -> None:
+    """Raise RowError for the first value that is wrong, if there is one."""
+    if is_wrong.any():
+        position = is_wrong.argmax()
+        raise RowError(f"{key}[{position}]: expected {expected}, found {values[position]}{hint}")
 
 
 def _read_mask(row: Row, key: str, length: int) -> np.ndarray:
@@ -71,8 +71,7 @@ def _read_mask(row: Row, key: str, length: int) -> np.ndarray:
     values = _read_values(row, key, length)
     if not all(isinstance(value, bool) for value in values):
         integers = _convert(values, key)
-        if (position := _find_first((integers != 0) & (integers != 1))) is not None:
-            raise RowError(f"{key}[{position}]: expected 0 or 1, found {integers[position]}")
+        _refuse((integers != 0) & (integers != 1), key, integers, "0 or 1")
     return np.array(values, dtype=bool)
 
 
@@ -90,12 +89,8 @@ def _read_weights(row: Row, length: int) -> np.ndarray:
     return weight
 
 
-def _read_integers(row: Row, key: str, length: int | None = None) -> np.ndarray:
-    """int64 (L,) from the list under ``key``. ``length``: the L it must have, that of ``input_ids``."""
-    return _convert(_read_values(row, key, length), key)
-
-
 def _read_values(row: Row, key: str, length: int | None = None) -> list[object]:
+    """The list under ``key``. ``length``: the L it must have, that of ``input_ids``."""
     if row.get(key) is None:
         raise RowError(f"{key}: missing")
     values = read_list(row, key)
@@ -105,6 +100,7 @@ def _read_values(row: Row, key: str, length: int | None = None) -> list[object]:
 
 
 def _convert(values: list[object], key: str) -> np.ndarray:
+    """int64 (L,) from a list of integers."""
     # numpy would take true for 1 and cut 1.5 to 1, so the types are looked at first.
     if set(map(type, values)) - {int}:
         position, value = next((n, value) for n, value in enumerate(values) if type(value) is not int)
@@ -113,8 +109,3 @@ def _convert(values: list[object], key: str) -> np.ndarray:
         return np.array(values, dtype=np.int64)
     except OverflowError:
         raise RowError(f"{key}: holds a number beyond 64 bits") from None
-
-
-def _find_first(flags: np.ndarray) -> int | None:
-    """Index of the first True."""
-    return int(flags.argmax()) if flags.any() else None

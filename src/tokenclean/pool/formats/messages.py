@@ -25,7 +25,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tokenclean.pool.conversation import Role, Turn
-from tokenclean.pool.formats.column_mapping import MESSAGE_KEYS, MISSING, REASONING_KEYS, find_column
 from tokenclean.pool.formats.field_types import (
     Row,
     RowError,
@@ -35,14 +34,15 @@ from tokenclean.pool.formats.field_types import (
     encode_json,
     holds_nothing,
     is_blank,
+    lone_tag,
     name_type,
     quote,
-    read_optional_text,
     read_text,
+    says_nothing,
+    thought_of,
 )
 from tokenclean.pool.formats.loss_weights import WEIGHT_KEYS, read_details, read_weight
-from tokenclean.pool.formats.row_options import RowContext
-from tokenclean.pool.formats.thoughts import lone_tag, says_nothing, thought_of
+from tokenclean.pool.formats.row_options import MESSAGE_KEYS, MISSING, REASONING_KEYS, RowContext, find_column
 from tokenclean.pool.formats.tool_calls import read_calls, read_function_call
 from tokenclean.pool.formats.unread_keys import MEDIA, check_unread, meaning_of, shown_key
 
@@ -154,7 +154,7 @@ def _parse_message(message: object, where: str, context: RowContext) -> Turn:
     text = _read_content(row, content_key, where, context).content
     note_tags(text, context)
     if role == "tool":
-        name, call_id = (read_optional_text(row, key, f"{where}.") for key in ("name", "tool_call_id"))
+        name, call_id = (read_text(row, key, f"{where}.", may_lack=True) for key in ("name", "tool_call_id"))
         return Turn(role, text, name=name, call_id=call_id)
     return _not_blank(Turn(role, text), place)
 
@@ -337,7 +337,7 @@ def read_reasoning(row: Row, where: str, context: RowContext) -> str:
     prefix = f"{where}." if where else ""
     texts: dict[str, str] = {}
     for key in REASONING_KEYS:
-        text = read_optional_text(row, key, prefix)
+        text = read_text(row, key, prefix, may_lack=True)
         if text.strip().lower() in _SWITCHES:
             context.add_unread([key], "messages[]." if where else "")
         elif not is_blank(text):
@@ -350,9 +350,7 @@ def read_reasoning(row: Row, where: str, context: RowContext) -> str:
 def _check_only_speaks(row: Row, role: Role, where: str) -> None:
     """RowError where a turn that is not the assistant's has what only an assistant's has."""
     for key in ("tool_calls", "function_call", *REASONING_KEYS):
-        value = row.get(key)
-        is_nothing = (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)
-        if value is not None and not is_nothing:
+        if not holds_nothing(value := row.get(key)):
             raise RowError(f"{where}.{key}: found {name_type(value)} in a {role} turn; only an assistant's turn has it")
 
 

@@ -57,11 +57,12 @@ def read_threads(records: Iterable[Record]) -> Iterator[Record]:
             replies.setdefault(message.parent, []).append(message)
     for root in roots:
         yield root if isinstance(root, Record) else _thread_record(root, replies)
-    reached = _reached([root.id for root in roots if isinstance(root, _Message)], replies)
+    reached = [root.id for root in roots if isinstance(root, _Message)]
+    while reached:
+        reached += [reply.id for reply in replies.pop(reached.pop(), ())]
     for parent, messages in replies.items():
-        if parent not in reached:
-            why = "leads to no first message" if parent in known else "is not in the source"
-            yield from (_at_fault(m.record, f"parent_id: the message {quote(parent)} {why}") for m in messages)
+        why = "leads to no first message" if parent in known else "is not in the source"
+        yield from (_at_fault(m.record, f"parent_id: the message {quote(parent)} {why}") for m in messages)
 
 
 def _thread_record(root: _Message, replies: dict[str, list[_Message]]) -> Record:
@@ -80,16 +81,6 @@ def _thread_record(root: _Message, replies: dict[str, list[_Message]]) -> Record
         return _at_fault(root.record, "the tree holds no answer to its first message")
     messages = [{"role": ROLES[message.role], "content": message.text} for message in thread]
     return replace(root.record, row={"messages": messages}, is_padded=False, wrapper_keys=())
-
-
-def _reached(ids: list[str], replies: dict[str, list[_Message]]) -> set[str]:
-    """Ids of the messages that these lead to, and these."""
-    reached: set[str] = set()
-    while ids:
-        id = ids.pop()
-        reached.add(id)
-        ids += [reply.id for reply in replies.get(id, ())]
-    return reached
 
 
 def _may_follow(reply: _Message, before: _Message) -> bool:

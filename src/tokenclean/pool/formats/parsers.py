@@ -42,8 +42,8 @@ from tokenclean.pool.formats.field_types import (
     check_text,
     is_blank,
     name_type,
-    read_optional_text,
     read_text,
+    says_nothing,
 )
 from tokenclean.pool.formats.labelled_tokens import parse_labelled_tokens
 from tokenclean.pool.formats.messages import (
@@ -55,7 +55,6 @@ from tokenclean.pool.formats.messages import (
     with_thoughts,
 )
 from tokenclean.pool.formats.row_options import RowContext
-from tokenclean.pool.formats.thoughts import says_nothing
 from tokenclean.pool.formats.tool_calls import drop_padding, read_tools
 from tokenclean.pool.formats.unread_keys import SYSTEM_KEYS
 
@@ -215,7 +214,7 @@ def _read_system(row: Row, first: Turn, where: str) -> tuple[Turn, ...]:
 
     Raises RowError where both are given and differ.
     """
-    texts = {key: text for key in SYSTEM_KEYS if not is_blank(text := read_optional_text(row, key))}
+    texts = {key: text for key in SYSTEM_KEYS if not is_blank(text := read_text(row, key, may_lack=True))}
     if len(set(texts.values())) > 1:
         raise RowError(f"{' and '.join(texts)} differ; expected one of them")
     if not texts:

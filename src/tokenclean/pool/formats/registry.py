@@ -1,30 +1,34 @@
-"""One row parsed: its format found, its keys accounted for (``parsers`` describes the formats)."""
+"""One row parsed: its format found, its keys accounted for (``parsers`` describes the formats); and one written."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from tokenclean.pool.conversation import Kind
-from tokenclean.pool.formats.column_mapping import (
+from tokenclean.pool.conversation import Conversation, Kind, LabelledTokens, Turn
+from tokenclean.pool.formats.field_types import Row, RowError, check_text, describe_keys, holds_nothing
+from tokenclean.pool.formats.labelled_tokens import UNTRAINED
+from tokenclean.pool.formats.loss_weights import read_weight
+from tokenclean.pool.formats.parsers import FORMATS, Parsed
+from tokenclean.pool.formats.preferences import refuse_preferences, take_chosen
+from tokenclean.pool.formats.row_options import (
     COMMON_KEYS,
     REQUIRED_KEYS,
     ROW_KEYS,
     ROW_WEIGHT_KEYS,
+    RowContext,
+    RowOptions,
     describe_needs,
     find_column,
     fits,
     map_columns,
     read_column,
 )
-from tokenclean.pool.formats.field_types import Row, RowError, check_text, describe_keys, holds_nothing
-from tokenclean.pool.formats.loss_weights import read_weight
-from tokenclean.pool.formats.parsers import FORMATS, Parsed
-from tokenclean.pool.formats.preferences import refuse_preferences, take_chosen
-from tokenclean.pool.formats.row_options import RowContext, RowOptions
 from tokenclean.pool.formats.suggestions import suggest_columns
 from tokenclean.pool.formats.unread_keys import (
     PREFERENCE,
@@ -49,7 +53,7 @@ def parse_row(row: Row, options: RowOptions = _DEFAULT, *, is_padded: bool = Fal
     """
     context = RowContext(options, is_padded)
     if options.maps_rows:
-        content = map_columns(row, options.column_of)
+        content = map_columns(row, options.columns)
     elif options.ignored.isdisjoint(row):
         content = row
     else:
@@ -62,7 +66,7 @@ def parse_row(row: Row, options: RowOptions = _DEFAULT, *, is_padded: bool = Fal
         refuse_preferences(row, context)
     format = detect_format(content, row) if options.format == "auto" else options.format
     parsed = _weigh(FORMATS[format](content, context), row, context)
-    column = options.column_of.get("id")
+    column = options.columns.get("id")
     original_id = _original_id(row if column is None else {"id": read_column(row, column, "id")}, context)
     unread = _unread(row, format, parsed, context)
     return replace(parsed, original_id=original_id, unread=unread, notes=tuple(context.notes))
@@ -87,6 +91,28 @@ def detect_format(row: Row, raw: Row | None = None) -> str:
     raw = row if raw is None else raw
     reason, remedy = f"keys fit no format: found {describe_keys(raw)}", suggest_columns(raw)
     raise RowError(reason if remedy else f"{reason}; {describe_needs(REQUIRED_KEYS)}", remedy)
+
+
+def write_row(conversation: Conversation) -> dict[str, Any]:
+    """A conversation as a row that ``parse_row`` reads back as the same conversation.
+
+    First ``original_id`` (where it has one), ``id`` and ``source``, then the content in the format of its kind.
+
+    A chat is written as ``messages``, a completion as ``prompt`` and ``completion``, plain text as ``text``, a row of
+    tokens as ``input_ids`` and ``labels``. What is read from it again has the same content hash.
+    """
+    row: dict[str, Any] = {"original_id": conversation.original_id} if conversation.original_id else {}
+    row |= {"id": conversation.id, "source": conversation.source}
+    if conversation.tokens is not None:
+        return row | _write_tokens(conversation.tokens)
+    if conversation.kind == "completion":
+        prompt, completion = conversation.turns
+        return row | {"prompt": prompt.content, "completion": completion.content} | _write_weight(completion)
+    if conversation.kind == "text":
+        (turn,) = conversation.turns
+        return row | {"text": turn.content} | _write_weight(turn)
+    row["messages"] = [_write_turn(turn) for turn in conversation.turns]
+    return row | ({"tools": json.loads(conversation.tools)} if conversation.tools else {})
 
 
 def _given(row: Row) -> frozenset[str]:
@@ -131,7 +157,7 @@ def _unread(row: Row, format: str, parsed: Parsed, context: RowContext) -> tuple
 
 def _unread_beside_columns(row: Row, parsed: Parsed, context: RowContext) -> list[str]:
     """Unread keys of a row whose columns are mapped, and of the objects that these lead into."""
-    places, ignored = frozenset(context.options.column_of.values()), context.options.ignored
+    places, ignored = frozenset(context.options.columns.values()), context.options.ignored
     texts = [turn.content for turn in parsed.turns]
     exempt = (SECOND_TEXT, *((PREFERENCE,) if any(meaning_of(place) == PREFERENCE for place in places) else ()))
     read = {*COMMON_KEYS, *places, *(place.split(".", 1)[0] for place in places)} - (places & ignored)
@@ -217,3 +243,45 @@ def _weigh(parsed: Parsed, row: Row, context: RowContext) -> Parsed:
         for turn in parsed.turns
     )
     return replace(parsed, turns=turns, tokens=tokens)
+
+
+def _write_tokens(tokens: LabelledTokens) -> dict[str, object]:
+    ids, labels = tokens.input_ids.tolist(), tokens.is_response.tolist()
+    labels = [id if is_response else UNTRAINED for id, is_response in zip(ids, labels, strict=True)]
+    weights = {} if tokens.weight is None else {"token_weight": tokens.weight.tolist()}
+    return {"input_ids": ids, "labels": labels, **weights}
+
+
+def _write_turn(turn: Turn) -> dict[str, object]:
+    calls = [
+        {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        | ({"id": call.id} if call.id else {})
+        for call in turn.tool_calls
+    ]
+    message: dict[str, object] = {"role": turn.role, "content": _write_parts(turn) if turn.spans else turn.content}
+    optional = {
+        "reasoning_content": turn.reasoning or None,
+        "tool_calls": calls or None,
+        **_write_weight(turn),
+        "train": None if turn.is_trained else False,
+        "name": turn.name or None,
+        "tool_call_id": turn.call_id or None,
+    }
+    return message | {key: value for key, value in optional.items() if value is not None}
+
+
+def _write_weight(turn: Turn) -> dict[str, object]:
+    """The turn's loss weight, where it is not 1."""
+    return {"weight": turn.weight} if turn.weight != 1 else {}
+
+
+def _write_parts(turn: Turn) -> list[dict[str, object]]:
+    """The content in parts; a part with a weight of its own states it."""
+    parts: list[dict[str, object]] = []
+    done = 0
+    for start, end, weight in turn.spans:
+        parts.append({"type": "text", "text": turn.content[done:start]})
+        parts.append({"type": "text", "text": turn.content[start:end], "weight": weight})
+        done = end
+    parts.append({"type": "text", "text": turn.content[done:]})
+    return [part for part in parts if part["text"]]

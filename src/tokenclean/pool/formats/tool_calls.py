@@ -17,7 +17,6 @@ from tokenclean.pool.formats.field_types import (
     holds_nothing,
     name_type,
     quote,
-    read_optional_text,
     read_text,
 )
 from tokenclean.pool.formats.row_options import RowContext
@@ -104,7 +103,9 @@ def _read_call(value: object, where: str, context: RowContext) -> ToolCall:
     if len(given) > 1:
         raise RowError(f"{' and '.join(given)} are given; expected one of them")
     path, arguments = next(iter(given.items()), (f"{place}.arguments", function.get("arguments")))
-    return ToolCall(name, _encode_arguments(arguments, path, context), read_optional_text(call, "id", f"{where}."))
+    return ToolCall(
+        name, _encode_arguments(arguments, path, context), read_text(call, "id", f"{where}.", may_lack=True)
+    )
 
 
 def _encode_arguments(arguments: object, where: str, context: RowContext) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenclean.errors import PoolError
 from tokenclean.pool.reading.record import Record
-from tokenclean.pool.reading.text_lines import TextLines
+from tokenclean.pool.reading.text_files import TextLines
 
 _FIELD_BYTES_LIMIT = 2**31 - 1  # the most that csv takes on every platform
 _DELIMITERS = ",;\t|"  # what an option is suggested for
@@ -21,7 +21,7 @@ _QUOTED_FIELD = re.compile(r'"(?:[^"]++|"")*+"')
 def read_csv(path: Path, delimiter: str, encoding: str | None = None) -> Iterator[Record]:
     """The rows below the header line, each cell a text; blank lines are skipped and not counted as rows.
 
-    ``delimiter``: one character that separates the cells, none of those that ``check_delimiter`` refuses; a first line
+    ``delimiter``: one character that separates the cells, no quote, line end or NUL; a first line
     ``sep=;``, which Excel writes, takes precedence. Column names are stripped of blanks, and a column without a name
     (an index, or a leftover of a spreadsheet) is named by its number.
 
@@ -44,18 +44,6 @@ def read_csv(path: Path, delimiter: str, encoding: str | None = None) -> Iterato
         if not fault and len(fields) != len(header):
             fault = f"another number of fields than the header has (expected {len(header)}, found {len(fields)})"
         yield Record(number, line, None if fault else dict(zip(header, fields, strict=True)), fault, content)
-
-
-def check_delimiter(path: Path, delimiter: str) -> str:
-    """The character that ``delimiter`` stands for. Raises PoolError where it cannot separate cells."""
-    if delimiter in ("tab", "\\t"):
-        return "\t"
-    if len(delimiter) != 1 or delimiter in '"\r\n\0':
-        raise PoolError(
-            f"{path}: {delimiter!r} cannot separate columns; expected one character, or the word tab, as in "
-            "--delimiter ';'"
-        )
-    return delimiter
 
 
 def _rows(

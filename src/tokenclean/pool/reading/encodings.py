@@ -1,11 +1,9 @@
-"""Encodings of text files: their names, their byte order marks, and which one a text is likely to have."""
+"""Encodings of text files: their byte order marks, and which one a text is likely to have."""
 
 from __future__ import annotations
 
 import codecs
 import re
-from difflib import get_close_matches
-from encodings.aliases import aliases
 from pathlib import Path
 
 from tokenclean.errors import PoolError
@@ -18,8 +16,6 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-# Python counts these as encodings, but they write names of hosts or source code, or nothing at all.
-_NO_FILE_ENCODINGS = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "mbcs", "oem")
 
 # Text of ASCII characters alone shows where UTF-16 and UTF-32 put their zero bytes.
 _ZEROS = {
@@ -91,21 +87,6 @@ _CANDIDATES = {
 }
 
 
-def check_encoding(path: Path, name: str | None) -> str | None:
-    """Python's name of the encoding called ``name``, None for UTF-8. Raises PoolError where no file can have it."""
-    if name is None:
-        return None
-    try:
-        codec = codecs.lookup(name)
-    except (LookupError, ValueError):
-        codec = None
-    if codec is None or not codec._is_text_encoding or codec.name.replace("-", "_") in _NO_FILE_ENCODINGS:
-        close = get_close_matches(name.lower().replace("-", "_"), sorted({*aliases, *aliases.values()}), n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "expected a name such as gb18030, cp1252 or utf-16"
-        raise PoolError(f"{path}: no encoding of text is called {name!r}; {hint}")
-    return None if codec.name in ("utf-8", "utf-8-sig") else codec.name
-
-
 def find_encoding(path: Path, start: bytes, encoding: str | None) -> str | None:
     """The encoding that a file's first bytes show, else ``encoding``; None for UTF-8.
 
@@ -141,7 +122,7 @@ def guess_encodings(sample: bytes) -> tuple[str, ...]:
     """
     lines: list[bytes] = []
     for line in sample.splitlines():
-        if not line.isascii() and not _is_utf8(line):
+        if not line.isascii() and _decode(line, "utf-8") is None:
             lines.append(line[:_SAMPLE_BYTES])
         if sum(map(len, lines)) >= _SAMPLE_BYTES:
             break
@@ -159,12 +140,12 @@ def is_mostly_utf8(sample: bytes) -> bool:
     return characters > _count_high_bytes(rest)
 
 
-def _is_utf8(content: bytes) -> bool:
+def _decode(content: bytes, name: str) -> str | None:
+    """The text; None where the bytes are none of this encoding. A character cut off at the end is no fault."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(content)  # a character cut off at the end is none of its faults
+        return codecs.getincrementaldecoder(name)().decode(content)
     except UnicodeDecodeError:
-        return False
-    return True
+        return None
 
 
 def _score(lines: list[bytes], name: str) -> float:
@@ -172,9 +153,8 @@ def _score(lines: list[bytes], name: str) -> float:
     pattern = re.compile("|".join(f"({pattern})" for pattern, _ in _CANDIDATES[name]))
     total, count = 0.0, 0
     for line in lines:
-        try:
-            text = codecs.getincrementaldecoder(name)().decode(line)
-        except UnicodeDecodeError:
+        text = _decode(line, name)
+        if text is None:
             count += _count_high_bytes(line)
             continue
         count += sum(not character.isascii() for character in text)

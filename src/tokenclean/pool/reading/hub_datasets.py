@@ -11,31 +11,30 @@ from typing import Any
 from tokenclean.errors import MissingExtraError, PoolError
 from tokenclean.hub import why_unreachable
 from tokenclean.pool.reading.record import Record
-from tokenclean.pool.reading.tables import BATCH_ROWS, choose_split, read_batch
+from tokenclean.pool.reading.tables import BATCH_ROWS, read_batch
+from tokenclean.pool.reading.text_files import choose_split
+from tokenclean.recipe import SourceSettings
 from tokenclean.redaction import redact
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REASON_CHARACTERS = 400
 
 
-def read_hub(
-    name: str, *, config: str | None, split: str | None, revision: str | None, streaming: bool
-) -> Iterator[Record]:
-    """The rows of one split of the dataset ``name`` (``owner/name``) as stored: no feature is decoded.
+def read_hub(source: SourceSettings) -> Iterator[Record]:
+    """The rows of one split of the dataset ``source.hub`` (``owner/name``) as stored: no feature is decoded.
 
-    ``split``: needed where the dataset has more than one. ``streaming``: read the rows over the network instead of
+    ``split`` is needed where the dataset has more than one. ``streaming`` reads the rows over the network instead of
     storing the dataset first.
 
     Where the Hub cannot be reached, only the local cache is searched. Raises PoolError where the dataset cannot
     be reached, found or read; MissingExtraError without ``datasets``.
     """
+    name, config, split, revision = source.hub or "", source.config, source.split, source.revision
     # The package would take any other name for a file format or a folder and read what is in the working folder.
     if not _NAME.fullmatch(name):
         raise PoolError(f"{name!r} is no name of a dataset on the Hub; expected owner/name, as tatsu-lab/alpaca")
     if Path(name).exists():
-        raise PoolError(
-            f"{name}: is also a local path, which would be read in its place; rename it, or read it by path"
-        )
+        raise PoolError(f"{name}: is also a local path, which would be read instead; rename it, or read it by path")
     try:
         import datasets
     except ImportError as error:
@@ -49,8 +48,13 @@ def read_hub(
             if split is None:
                 splits = datasets.get_dataset_split_names(name, config_name=config, revision=revision)
                 split = choose_split(place, splits, None)
-            dataset: Any = datasets.load_dataset(name, name=config, split=split, revision=revision, streaming=streaming)
-        for table in _iterate_tables(dataset):
+            dataset: Any = datasets.load_dataset(
+                name, name=config, split=split, revision=revision, streaming=source.streaming
+            )
+        # A streamed dataset would fetch and open the file behind every image and sound, even for Arrow tables.
+        if source.streaming and dataset.features:
+            dataset = dataset.decode(False)
+        for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
             for batch in table.to_batches():
                 yield from read_batch(batch, count + 1)
                 count += batch.num_rows
@@ -75,16 +79,6 @@ def _offline() -> Iterator[None]:
     finally:
         for module, value in zip(settings, before, strict=True):
             module.HF_HUB_OFFLINE = value
-
-
-def _iterate_tables(dataset: Any) -> Iterator[Any]:
-    """Arrow tables of at most BATCH_ROWS rows."""
-    import datasets
-
-    # A streamed dataset would fetch and open the file behind every image and sound, even for Arrow tables.
-    if isinstance(dataset, datasets.IterableDataset) and dataset.features:
-        dataset = dataset.decode(False)
-    return dataset.with_format("arrow").iter(batch_size=BATCH_ROWS)
 
 
 def _describe_failure(place: str, rows: int, error: Exception, unreachable: str | None) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tokenclean.errors import PoolError
-from tokenclean.pool.reading.csv_rows import check_delimiter, read_csv
-from tokenclean.pool.reading.files import PACKINGS, refuse_split, split_name
+from tokenclean.pool.reading.csv_rows import read_csv
 from tokenclean.pool.reading.json_rows import read_json
 from tokenclean.pool.reading.record import Record
 from tokenclean.pool.reading.tables import read_parquet, read_saved_dataset
+from tokenclean.pool.reading.text_files import PACKINGS, refuse_split, split_name
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -38,12 +38,8 @@ def read_records(
     that does not fit it, at the latest after the rows before it.
     """
     suffix, packing = ("", "") if path.is_dir() else split_name(path)
-    if delimiter is not None:
-        if suffix not in _DELIMITERS:
-            raise PoolError(
-                f"{path}: is no .csv or .tsv file, whose columns a delimiter separates; leave --delimiter out"
-            )
-        delimiter = check_delimiter(path, delimiter)
+    if delimiter is not None and suffix not in _DELIMITERS:
+        raise PoolError(f"{path}: is no .csv or .tsv file, whose columns a delimiter separates; leave --delimiter out")
     if encoding is not None and (suffix == ".parquet" or path.is_dir()):
         raise PoolError(f"{path}: is no text file, which has an encoding; leave --encoding out")
     if path.is_dir():
@@ -52,8 +48,8 @@ def read_records(
         refuse_split(path, split)
     if suffix == ".parquet":
         if packing:
-            raise PoolError(f"{path}: is packed Parquet; unpack it first: {PACKINGS[packing].command}")
+            raise PoolError(f"{path}: is packed Parquet; unpack it first: {PACKINGS[packing][1]}")
         return read_parquet(path)
     if suffix in _DELIMITERS:
-        return read_csv(path, delimiter or _DELIMITERS[suffix], encoding)
+        return read_csv(path, "\t" if delimiter in ("tab", "\\t") else delimiter or _DELIMITERS[suffix], encoding)
     return read_json(path, split=split, encoding=encoding)

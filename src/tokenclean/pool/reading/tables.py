@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenclean.errors import PoolError
-from tokenclean.pool.reading.files import describe_folder, describe_unreadable
 from tokenclean.pool.reading.json_values import DECODER
 from tokenclean.pool.reading.record import Record
+from tokenclean.pool.reading.text_files import choose_split, describe_folder, describe_unreadable
 
 BATCH_ROWS = 1024
 
@@ -61,20 +60,6 @@ def read_saved_dataset(folder: Path, split: str | None) -> Iterator[Record]:
             yield record
 
 
-def choose_split(place: str, splits: Sequence[str], split: str | None) -> str:
-    """The split to read. Raises PoolError where none is named but several exist, or the one named does not."""
-    names = ", ".join(splits) or "none"
-    if split is None:
-        if len(splits) != 1:
-            raise PoolError(f"{place}: name the split to read; it has {names}")
-        return splits[0]
-    if split not in splits:
-        close = get_close_matches(split, splits, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise PoolError(f"{place}: has no split {split!r}; it has {names}{hint}")
-    return split
-
-
 def read_batch(batch: pa.RecordBatch, number: int) -> Iterator[Record]:
     """The rows of a batch that is sound but for its texts, numbered from ``number``; structs become dicts.
 
@@ -85,7 +70,7 @@ def read_batch(batch: pa.RecordBatch, number: int) -> Iterator[Record]:
         rows = _list_rows(batch)
     except _CELL_ERRORS:
         rows = None
-    is_padded = any(_holds_struct(column.type) for column in batch.schema)
+    is_padded = any(_holds(column.type, pa.types.is_struct) for column in batch.schema)
     for index in range(batch.num_rows):
         here = number + index
         row, fault = (rows[index], "") if rows is not None else _read_row(batch.slice(index, 1))
@@ -108,7 +93,7 @@ def _read_row(batch: pa.RecordBatch) -> tuple[dict[str, Any], str]:
 def _list_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     rows = batch.to_pylist(maps_as_pydicts="strict")
     for column in batch.schema:
-        if _holds_json(column.type):
+        if _holds(column.type, _is_json):
             for row in rows:
                 row[column.name] = _parse_json(row[column.name], column.type)
         elif pa.types.is_floating(column.type):
@@ -118,21 +103,18 @@ def _list_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     return rows
 
 
-def _holds_struct(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) or any(_holds_struct(kind.field(index).type) for index in range(kind.num_fields))
+def _holds(kind: pa.DataType, is_sought: Callable[[pa.DataType], bool]) -> bool:
+    """Whether a type is such a type or has one inside, however deep."""
+    return is_sought(kind) or any(_holds(kind.field(n).type, is_sought) for n in range(kind.num_fields))
 
 
 def _is_json(kind: pa.DataType) -> bool:
     return isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.json"
 
 
-def _holds_json(kind: pa.DataType) -> bool:
-    return _is_json(kind) or any(_holds_json(kind.field(index).type) for index in range(kind.num_fields))
-
-
 def _parse_json(value: Any, kind: pa.DataType) -> Any:
     """Values of cells of Arrow's JSON type, which ``datasets`` gives to fields of mixed types."""
-    if value is None or not _holds_json(kind):
+    if value is None or not _holds(kind, _is_json):
         return value
     if _is_json(kind):
         return DECODER.decode(value)

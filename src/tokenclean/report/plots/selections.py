@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Selections = Sequence[tuple[str, SelectionSummary]]
 """Selections to compare, each with its label."""
 
+_Shares = Sequence[tuple[str, dict[str, Share]]]
+"""Kept shares by group, of each selection."""
+
 _MOST_SOURCES = 6
 _MOST_SOURCES_IN_A_ROW_OF_DOTS = 20
 _LEAST_TOKENS = 20
@@ -28,9 +31,9 @@ def score_histogram(name: str, label: str, summary: SelectionSummary, thresholds
     """All scores of a selection, kept and dropped, with its cuts; for a summary that has a histogram."""
     histogram = summary.histogram
     assert histogram is not None
-    scored = int(histogram.kept.sum() + histogram.dropped.sum())
-    below_zero = _share_below_zero(histogram)
-    note = _histogram_note(histogram, thresholds)
+    whole = histogram.kept + histogram.dropped
+    middles = (histogram.edges[:-1] + histogram.edges[1:]) / 2
+    below_zero = whole[middles < 0].sum() / max(1, whole.sum())
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -43,9 +46,9 @@ def score_histogram(name: str, label: str, summary: SelectionSummary, thresholds
 
     title = (
         f"{label}: {share_text(summary.total.value)} of {summary.total.tokens:,} response tokens are kept; the "
-        f"reference is worse than the base on {below_zero} of the {scored:,} scored"
+        f"reference is worse than the base on about {below_zero:.0%} of the {whole.sum():,} scored"
     )
-    return draw(name, title, note, _BIN_COLUMNS, _bins(histogram), paint)
+    return draw(name, title, _histogram_note(histogram, thresholds), _BIN_COLUMNS, _bins(histogram), paint)
 
 
 def source_histograms(name: str, label: str, summary: SelectionSummary, thresholds: Sequence[float]) -> Plot | None:
@@ -64,7 +67,7 @@ def source_histograms(name: str, label: str, summary: SelectionSummary, threshol
             for threshold in thresholds:
                 axes.axvline(threshold, color=INK, linewidth=0.8, linestyle="--")
             axes.set_title(f"{_short(source)}: {share_text(summary.by_source[source].value)} kept")
-        for axes in list(grid.flat)[len(sources) :]:
+        for axes in grid.flat[len(sources) :]:
             axes.set_axis_off()
         for axes in grid[-1]:
             axes.set_xlabel("score (nats)")
@@ -82,10 +85,10 @@ def source_histograms(name: str, label: str, summary: SelectionSummary, threshol
 
 def shares_by_source(name: str, selections: Selections) -> Plot:
     """Kept share of each source under each selection, as dots."""
-    label, first = selections[0]
+    shares = [(label, summary.by_source) for label, summary in selections]
     tokens: dict[str, int] = {}
-    for _, summary in selections:
-        for source, share in summary.by_source.items():
+    for _, of_sources in shares:
+        for source, share in of_sources.items():
             tokens[source] = max(tokens.get(source, 0), share.tokens)
     ordered = sorted(tokens, key=lambda source: -tokens[source])
     shown = ordered[:_MOST_SOURCES_IN_A_ROW_OF_DOTS]
@@ -93,15 +96,16 @@ def shares_by_source(name: str, selections: Selections) -> Plot:
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         places = np.arange(len(shown))[::-1]
-        offsets = np.linspace(0.22, -0.22, len(selections)) if len(selections) > 1 else np.zeros(1)
-        for number, ((label, summary), offset) in enumerate(zip(selections, offsets, strict=True)):
+        offsets = np.linspace(0.22, -0.22, len(shares)) if len(shares) > 1 else np.zeros(1)
+        for number, ((label, of_sources), offset) in enumerate(zip(shares, offsets, strict=True)):
             style = series_style(number, linestyle="none")
-            axes.plot(_percent(summary.by_source, shown), places + offset, label=label, **style)
+            axes.plot(_percent(of_sources, shown), places + offset, label=label, **style)
         axes.set_yticks(places, [f"{_short(source, 28)} ({tokens[source]:,})" for source in shown])
         axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.set_xlabel("kept share of the source's response tokens (%)")
         legend_below(figure)
 
+    label, first = selections[0]
     if len(first.by_source) > 1:
         title = f"{label}: {_extremes(first.by_source, 'of {} most is kept', 'of {} least')}"
     else:
@@ -109,61 +113,41 @@ def shares_by_source(name: str, selections: Selections) -> Plot:
     note = "In brackets the source's response tokens."
     note += f" The {len(shown)} largest of {len(ordered)} sources." if len(ordered) > len(shown) else ""
     height = 1.2 + len(shown) * max(0.28, 0.1 * len(selections))
-    return _shares_plot(name, title, note, "source", selections, lambda s: s.by_source, paint, height)
+    return _shares_plot(name, title, note, "source", shares, paint, height)
 
 
 def shares_by_position(name: str, selections: Selections) -> Plot:
     """Kept share over the position in the answer, one line a selection."""
-    return _lines(
-        name,
-        "position",
-        selections,
-        lambda summary: summary.by_position,
-        axis="position in the answer (tokens)",
-        note="Positions count the training targets of an answer from 1, in groups that double.",
-        extremes=("at position {} of an answer most is kept", "at position {} least"),
-    )
+    shares = [(label, summary.by_position) for label, summary in selections]
+    extremes = ("at position {} of an answer most is kept", "at position {} least")
+    note = "Positions count the training targets of an answer from 1, in groups that double."
+    return _lines(name, "position", shares, "position in the answer (tokens)", extremes, note)
 
 
 def shares_by_turn(name: str, selections: Selections) -> Plot | None:
     """Kept share over the answers of a conversation; None where every conversation has one."""
-    if max(len(summary.by_turn) for _, summary in selections) < 2:
+    shares = [(label, summary.by_turn) for label, summary in selections]
+    if max(len(by_turn) for _, by_turn in shares) < 2:
         return None
-    return _lines(
-        name,
-        "turn",
-        selections,
-        lambda summary: summary.by_turn,
-        axis="answer of the conversation",
-        note="Answers of a conversation, counted from 1.",
-        extremes=("in answer {} of a conversation most is kept", "in answer {} least"),
-    )
+    extremes = ("in answer {} of a conversation most is kept", "in answer {} least")
+    note = "Answers of a conversation, counted from 1."
+    return _lines(name, "turn", shares, "answer of the conversation", extremes, note)
 
 
-def _lines(
-    name: str,
-    column: str,
-    selections: Selections,
-    shares: Callable[[SelectionSummary], dict[str, Share]],
-    *,
-    axis: str,
-    note: str,
-    extremes: tuple[str, str],
-) -> Plot:
-    groups = list(max((shares(summary) for _, summary in selections), key=len))
+def _lines(name: str, column: str, shares: _Shares, axis: str, extremes: tuple[str, str], note: str) -> Plot:
+    groups = list(max((of_groups for _, of_groups in shares), key=len))
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        for number, (label, summary) in enumerate(selections):
-            axes.plot(range(len(groups)), _percent(shares(summary), groups), label=label, **series_style(number))
+        for number, (label, of_groups) in enumerate(shares):
+            axes.plot(range(len(groups)), _percent(of_groups, groups), label=label, **series_style(number))
         axes.set_xticks(range(len(groups)), groups)
         axes.set_xlabel(axis)
         axes.set_ylabel("kept share (%)")
         legend_below(figure)
 
-    first, summary = selections[0]
-    title = f"{first}: {_extremes(shares(summary), *extremes)}"
-    return _shares_plot(name, title, note, column, selections, shares, paint, 2.9)
+    label, first = shares[0]
+    return _shares_plot(name, f"{label}: {_extremes(first, *extremes)}", note, column, shares, paint, 2.9)
 
 
 def _shares_plot(
@@ -171,15 +155,14 @@ def _shares_plot(
     title: str,
     note: str,
     column: str,
-    selections: Selections,
-    shares: Callable[[SelectionSummary], dict[str, Share]],
+    shares: _Shares,
     paint: Callable[[Figure], None],
     height: float,
 ) -> Plot:
     rows = [
         (label, group, share.tokens, share.kept, share.value)
-        for label, summary in selections
-        for group, share in shares(summary).items()
+        for label, of_groups in shares
+        for group, share in of_groups.items()
     ]
     columns = ("selection", column, "response_tokens", "kept_tokens", "kept_share")
     return draw(name, title, note, columns, rows, paint, size=(WIDE, height))
@@ -214,13 +197,6 @@ def _histogram_note(histogram: ScoreHistogram, thresholds: Sequence[float]) -> s
     if histogram.unscored:
         notes.append(f"{histogram.unscored:,} response tokens have no score.")
     return " ".join(notes)
-
-
-def _share_below_zero(histogram: ScoreHistogram) -> str:
-    whole = histogram.kept + histogram.dropped
-    middles = (histogram.edges[:-1] + histogram.edges[1:]) / 2
-    share = whole[middles < 0].sum() / max(1, whole.sum())
-    return f"about {share:.0%}"
 
 
 def _extremes(shares: dict[str, Share], highest: str, lowest: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokenclean.errors import MissingExtraError
+from tokenclean.errors import needs_extra
 from tokenclean.report.tables import csv_text
 from tokenclean.store import atomic_path
 
@@ -123,11 +123,9 @@ def draw(
 
     The same data give the same bytes. Raises MissingExtraError without matplotlib.
     """
-    try:
+    with needs_extra("matplotlib", "report", "a plot"):
         import matplotlib as mpl
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "report", "a plot") from error
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         # Text stays text in the SVG, and the reader's own fonts have the glyphs.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)

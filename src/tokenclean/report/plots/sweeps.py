@@ -28,28 +28,28 @@ def sweep_plots(name: str, cells: Sequence[SweptCell], base: Mapping[str, float]
 
     ``base``: the base's average.
     """
+    settings = {cell["name"]: cell["settings"] for cell in cells}
     plots = []
-    heldout = [(cell, difference) for cell in cells if (difference := cell["heldout"])]
+    heldout = {cell["name"]: (d["difference"], d["low"], d["high"]) for cell in cells if (d := cell["heldout"])}
     if heldout:
-        best, lowest = min(heldout, key=lambda pair: pair[1]["difference"])
-        title = f"Held-out loss is lowest at {best['name']}: {lowest['difference']:+.4f} nats against the base"
+        best = min(heldout, key=lambda cell: heldout[cell][0])
+        title = f"Held-out loss is lowest at {best}: {heldout[best][0]:+.4f} nats against the base"
         note = "Held-out loss minus the base's, nats a response token; below 0 is better. Bars: 95 % intervals."
-        values = [(cell, (d["difference"], d["low"], d["high"])) for cell, d in heldout]
-        plots.append(_plot(f"{name}-held-out", title, note, values, "minus base (nats)", 0.0))
-    averages = [(cell, average) for cell in cells if (average := cell["average"])]
+        plots.append(_plot(f"{name}-held-out", title, note, heldout, settings, "minus base (nats)", 0.0))
+    averages = {}
+    for cell in cells:
+        if average := cell["average"]:
+            value, error = 100 * average["value"], 100 * average["error"]
+            averages[cell["name"]] = (value, value - error, value + error)
     if averages:
-        best, highest = max(averages, key=lambda pair: pair[1]["value"])
-        title = f"The benchmarks' average is highest at {best['name']}: {100 * highest['value']:.2f}"
+        best = max(averages, key=lambda cell: averages[cell][0])
+        title = f"The benchmarks' average is highest at {best}: {averages[best][0]:.2f}"
         note = "Average score × 100. Bars: plus and minus one standard error, over items."
         line = None if base is None else 100 * base["value"]
         if line is not None:
             note += f" Grey line: the base, {line:.2f}."
-        values = []
-        for cell, average in averages:
-            value, error = 100 * average["value"], 100 * average["error"]
-            values.append((cell, (value, value - error, value + error)))
         label = "average × 100,\n± its standard error"
-        plots.append(_plot(f"{name}-average", title, note, values, label, line))
+        plots.append(_plot(f"{name}-average", title, note, averages, settings, label, line))
     return plots
 
 
@@ -57,22 +57,23 @@ def _plot(
     name: str,
     title: str,
     note: str,
-    values: Sequence[tuple[SweptCell, tuple[float, float, float]]],
+    intervals: Mapping[str, tuple[float, float, float]],
+    settings: Mapping[str, Sequence[str]],
     label: str,
     base: float | None,
 ) -> Plot:
-    names, intervals = [cell["name"] for cell, _ in values], [interval for _, interval in values]
-    numbers = _numbers([cell["settings"] for cell, _ in values])
+    """``intervals``: cell -> value, low, high; ``settings``: cell -> its key=value pairs."""
+    keys, numbers = _axis([settings[cell] for cell in intervals])
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        places = numbers if numbers is not None else list(range(len(values)))
+        places = numbers or list(range(len(intervals)))
         axes.errorbar(
             places,
-            [value for value, _, _ in intervals],
-            yerr=bars_of(intervals),
+            [value for value, _, _ in intervals.values()],
+            yerr=bars_of(intervals.values()),
             fmt="o",
-            linestyle="none" if numbers is None else "-",
+            linestyle="-" if numbers else "none",
             capsize=3,
             color=series_style(0)["color"],
         )
@@ -80,18 +81,19 @@ def _plot(
             axes.axhline(base, color=FAINT, linewidth=0.8, label="base")
             legend_below(figure)
         axes.set_ylabel(label)
-        if numbers is not None:
-            axes.set_xlabel(values[0][0]["settings"][0].partition("=")[0])
+        if numbers:
+            axes.set_xlabel(keys[0])
         else:
-            axes.set_xticks(places, names, rotation=25, ha="right")
+            axes.set_xticks(places, list(intervals), rotation=25, ha="right")
 
-    rows = [(cell, *interval) for cell, interval in zip(names, intervals, strict=True)]
+    rows = [(cell, *interval) for cell, interval in intervals.items()]
     return draw(name, title, note, ("cell", "value", "low", "high"), rows, paint, size=(WIDE, 3.0))
 
 
-def _numbers(settings: Sequence[Sequence[str]]) -> list[float] | None:
-    """The values of the one axis, where there is one and all its values are numbers."""
-    if any(len(setting) != 1 for setting in settings):
-        return None
-    values = [yaml.safe_load(setting[0].partition("=")[2]) for setting in settings]
-    return values if all(isinstance(value, (int, float)) for value in values) else None
+def _axis(settings: Sequence[Sequence[str]]) -> tuple[list[str], list[float]]:
+    """Key and value of each cell, where there is one axis and all its values are numbers; else nothing."""
+    pairs = [setting[0].partition("=") for setting in settings if len(setting) == 1]
+    values = [yaml.safe_load(value) for _, _, value in pairs]
+    if len(pairs) < len(settings) or not all(isinstance(value, (int, float)) for value in values):
+        return [], []
+    return [key for key, _, _ in pairs], values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,10 @@ from tokenclean.report.viewer.ranked_table import (
     NOT_RANKED,
     STEPS,
     RankedPool,
+    Sample,
     choose_rows,
     count_cuts,
+    earlier,
     pool_ranks,
     survey_table,
     take_rows,
@@ -32,8 +34,6 @@ from tokenclean.token_table import TokenTable, iter_table
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MAX_CONVERSATIONS = 2_000
-MAX_TOKENS = 400_000
 FIRST_PROPORTION = 0.6
 """The cut of a table without a selection: the paper's k."""
 PRECISION = "Scores, losses and weights are rounded to 11 binary digits: a relative error of at most 0.05 %."
@@ -122,19 +122,13 @@ class View:
     too_long: int
 
 
-def open_view(
-    tables: Sequence[ViewedTable],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_conversations: int = MAX_CONVERSATIONS,
-    max_tokens: int = MAX_TOKENS,
-    seed: int = 0,
-) -> View:
+def open_view(tables: Sequence[ViewedTable], tokenizer: PreTrainedTokenizerBase, sample: Sample | None = None) -> View:
     """Read one table, or two to compare, and decode the conversations to show (``choose_rows``).
 
     Two tables show the conversations that both have, by id and with the same tokens. Raises TableError where there is
     nothing to show, and where the ids are not those of the tokenizer.
     """
+    sample = sample or Sample()
     names = [table.name for table in tables]
     surveys = [survey_table(table.parts(), table.name) for table in tables]
     matches = _common_rows(surveys)
@@ -144,9 +138,9 @@ def open_view(
         raise TableError(f"{' and '.join(names)}: {why}")
     sources = [first.sources[row] for row in matches[0].tolist()]
     lengths = first.lengths[matches[0]]
-    chosen = choose_rows(sources, lengths, max_conversations=max_conversations, max_tokens=max_tokens, seed=seed)
+    chosen = choose_rows(sources, lengths, sample)
     if not len(chosen):
-        raise TableError(f"{names[0]}: every row has more than {max_tokens:,} tokens, the most that a view may hold")
+        raise TableError(f"{names[0]}: every row has more than {sample.tokens:,} tokens, the most that a view may hold")
     shown = tuple(
         Shown(table.name, survey, match[chosen], take_rows(table.parts(), match[chosen]), _ranks(survey))
         for table, survey, match in zip(tables, surveys, matches, strict=True)
@@ -159,8 +153,8 @@ def open_view(
             "give the tokenizer of the base model that the table was made with"
         )
     unmatched = sum(len(survey.ids) - len(match) for survey, match in zip(surveys, matches, strict=True))
-    too_long = int(np.count_nonzero(lengths > max_tokens))
-    return View(shown, tuple(map(decoder.decode, ids)), decoder, seed, unmatched, too_long)
+    too_long = int(np.count_nonzero(lengths > sample.tokens))
+    return View(shown, tuple(map(decoder.decode, ids)), decoder, sample.seed, unmatched, too_long)
 
 
 def page_data(view: View, *, proportion: float | None = None) -> dict[str, object]:
@@ -295,17 +289,12 @@ def _common_rows(surveys: Sequence[RankedPool]) -> list[np.ndarray]:
     """For each table, the rows that all tables have, by id and with the same tokens, in the first one's order."""
     if len(surveys) == 1:
         return [np.arange(len(surveys[0].ids))]
-    row_of = [dict(zip(_keys(survey), range(len(survey.ids)), strict=True)) for survey in surveys]
+    row_of = []
+    for survey in surveys:
+        keys = list(zip(survey.ids, survey.digests, strict=True))  # rows may repeat, so each is numbered too
+        row_of.append({key: row for row, key in enumerate(zip(keys, earlier(keys), strict=True))})
     common = [key for key in row_of[0] if all(key in rows for rows in row_of[1:])]
     return [np.array([rows[key] for key in common], dtype=np.int64) for rows in row_of]
-
-
-def _keys(survey: RankedPool) -> Iterator[tuple[str, bytes, int]]:
-    """Each row's id, the hash of its tokens, and how many rows before it have the same two."""
-    seen: Counter[tuple[str, bytes]] = Counter()
-    for key in zip(survey.ids, survey.digests, strict=True):
-        yield *key, seen[key]
-        seen[key] += 1
 
 
 def _parts_of_file(path: Path | str) -> Iterable[TokenTable]:
@@ -321,12 +310,7 @@ def _parts_of_file(path: Path | str) -> Iterable[TokenTable]:
 
 def _distinct(ids: Sequence[str]) -> list[str]:
     """The ids, repeated ones with a number appended, since they name conversations in links."""
-    seen: Counter[str] = Counter()
-    names = []
-    for name in ids:
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return names
+    return [name if number == 0 else f"{name} ({number + 1})" for name, number in zip(ids, earlier(ids), strict=True)]
 
 
 def _utf16_lengths(row: TokenSpans) -> np.ndarray:

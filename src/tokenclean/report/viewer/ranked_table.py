@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,57 +109,63 @@ def count_cuts(
     return np.cumsum(newly_kept, axis=0), thresholds
 
 
-def choose_rows(
-    sources: Sequence[str], lengths: np.ndarray, *, max_conversations: int, max_tokens: int, seed: int
-) -> np.ndarray:
+@dataclass(frozen=True)
+class Sample:
+    """The most conversations and tokens that a view holds, and the seed by which they are drawn from a larger pool."""
+
+    conversations: int = 2_000
+    tokens: int = 400_000
+    seed: int = 0
+
+
+def choose_rows(sources: Sequence[str], lengths: np.ndarray, sample: Sample) -> np.ndarray:
     """Rows to show, int64, rising: all where they fit, else a seeded sample with each source in proportion.
 
     ``lengths``: int (N,), tokens of each row. Every source gives one row before any gives a second. A row longer than
-    ``max_tokens`` by itself is never taken. The sample ends before the first row that no longer fits, so that short
+    ``sample.tokens`` by itself is never taken. The sample ends before the first row that no longer fits, so that short
     rows are not preferred to long ones.
     """
-    rows = np.flatnonzero(lengths <= max_tokens)
-    if len(rows) <= max_conversations and int(lengths[rows].sum()) <= max_tokens:
+    rows = np.flatnonzero(lengths <= sample.tokens)
+    if len(rows) <= sample.conversations and int(lengths[rows].sum()) <= sample.tokens:
         return rows
-    shuffled = np.random.default_rng(seed).permutation(rows)
+    shuffled = np.random.default_rng(sample.seed).permutation(rows)
     names: list[str] = [str(sources[row]) for row in shuffled.tolist()]
-    sizes, seen = Counter(names), Counter[str]()
-    place = np.empty(len(shuffled))
-    for at, name in enumerate(names):
-        # Row i of m in a source is placed at i / m of the way, so any beginning has the sources in proportion.
-        place[at] = seen[name] / sizes[name]
-        seen[name] += 1
+    sizes = Counter(names)
+    # Row i of m in a source is placed at i / m of the way, so any beginning has the sources in proportion.
+    place = np.array([number / sizes[name] for number, name in zip(earlier(names), names, strict=True)])
     ordered = shuffled[np.argsort(place, kind="stable")]
-    fitting = int(np.count_nonzero(np.cumsum(lengths[ordered]) <= max_tokens))
-    return np.sort(ordered[: min(max_conversations, fitting)])
+    fitting = int(np.count_nonzero(np.cumsum(lengths[ordered]) <= sample.tokens))
+    return np.sort(ordered[: min(sample.conversations, fitting)])
+
+
+def earlier(items: Iterable[Hashable]) -> Iterator[int]:
+    """For each item, how many equal ones come before it."""
+    seen: Counter[Hashable] = Counter()
+    for item in items:
+        yield seen[item]
+        seen[item] += 1
 
 
 def take_rows(parts: Iterable[TokenTable], rows: np.ndarray) -> TokenTable:
-    """The given rows, numbered over all parts, in the given order, as one table in memory."""
+    """The given rows, numbered over all parts, in the given order, as one table in memory without metadata."""
     order = np.argsort(rows, kind="stable")
     rising = rows[order]
     ids: list[str] = []
     sources: list[str] = []
-    columns: dict[str, list[Ragged]] = {}
-    metadata: Mapping[str, Any] = {}
-    original_ids: list[str] = []
+    columns: defaultdict[str, list[Ragged]] = defaultdict(list)
     first = 0
     for part in parts:
         here = rising[np.searchsorted(rising, first) : np.searchsorted(rising, first + len(part))] - first
         first += len(part)
-        metadata = part.metadata
         ids += (part.ids[row] for row in here.tolist())
         sources += (part.sources[row] for row in here.tolist())
-        original_ids += ((part.original_ids[row] if part.original_ids else "") for row in here.tolist())
         for name, column in part.columns.items():
-            columns.setdefault(name, []).append(column.take(here))
+            columns[name].append(column.take(here))
     back = np.argsort(order, kind="stable")
     return TokenTable(
         tuple(ids[row] for row in back.tolist()),
         tuple(sources[row] for row in back.tolist()),
         {name: _joined(column).take(back) for name, column in columns.items()},
-        metadata,
-        tuple(original_ids[row] for row in back.tolist()) if any(original_ids) else (),
     )
 
 

@@ -12,6 +12,7 @@ import codecs
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class SpanDecoder:
         backend: Any = tokenizer.backend_tokenizer  # typed too widely by transformers
         self._backend: Tokenizer = backend
         self._is_byte_level = isinstance(self._backend.decoder, decoders.ByteLevel)
-        self._bytes_of_id: dict[int, bytes] = {}
+        self._bytes = cache(self._spelled)
 
     @property
     def vocabulary_size(self) -> int:
@@ -87,16 +88,12 @@ class SpanDecoder:
     def _decoded(self, ids: list[int]) -> str:
         return self._backend.decode(ids, skip_special_tokens=False)
 
-    def _bytes(self, token: int) -> bytes:
-        known = self._bytes_of_id.get(token)
-        if known is None:
-            spelled = self._backend.id_to_token(token) or ""
-            try:
-                known = bytes(_BYTE_OF_SIGN[sign] for sign in spelled)
-            except KeyError:  # an added token is spelled in plain text
-                known = spelled.encode("utf-8", "replace")
-            self._bytes_of_id[token] = known
-        return known
+    def _spelled(self, token: int) -> bytes:
+        text = self._backend.id_to_token(token) or ""
+        try:
+            return bytes(_BYTE_OF_SIGN[sign] for sign in text)
+        except KeyError:  # an added token is spelled in plain text
+            return text.encode("utf-8", "replace")
 
     def _ends_by_bytes(self, ids: np.ndarray, text: str) -> np.ndarray | None:
         """The character at which each token ends, int64 (T,), −1 inside a character; None where the bytes make another

@@ -16,8 +16,8 @@ from tokenclean.errors import PoolError
 from tokenclean.pool import Conversation, Intake, Pool, RejectedRow, RenderedRows, stream_sources
 from tokenclean.pool.conversation import Kind
 from tokenclean.pool.formats import RowError, detect_format, read_column
-from tokenclean.pool.formats.column_mapping import map_columns
 from tokenclean.pool.formats.field_types import read_list
+from tokenclean.pool.formats.row_options import map_columns
 from tokenclean.pool.reading import Record
 from tokenclean.pool.sources import read_source
 from tokenclean.recipe import SourceSettings

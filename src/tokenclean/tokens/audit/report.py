@@ -19,7 +19,7 @@ from tokenclean.tokens.audit.dataset_facts import Facts
 from tokenclean.tokens.audit.findings import Example, Severity, Unjudged, Verdict, make_example
 from tokenclean.tokens.audit.reading import RowReader
 from tokenclean.tokens.audit.vocabulary import Vocabulary
-from tokenclean.tokens.chat_template.date import DEFAULT_DATE
+from tokenclean.tokens.chat_template.messages import DEFAULT_DATE
 from tokenclean.tokens.rendering import check_template
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tokenclean.pool.conversation import Role
-from tokenclean.pool.formats.thoughts import lone_tag
+from tokenclean.pool.formats.field_types import lone_tag
 from tokenclean.tokens.audit.audit_row import AuditRow, runs_of
 from tokenclean.tokens.audit.dataset_facts import Facts
 from tokenclean.tokens.audit.findings import BLANK_RESPONSE, NO_MARKERS, NOT_TRAINED, Finding, Unjudged, Verdict

@@ -8,13 +8,11 @@ from functools import cached_property
 from itertools import pairwise
 
 from tokenclean.errors import TemplateError
-from tokenclean.tokens.chat_template.answer_edges import Edges, unlocated
 from tokenclean.tokens.chat_template.checks import check_frame, rewritten_answer
+from tokenclean.tokens.chat_template.frames import Frame, find_frame, unlocated
+from tokenclean.tokens.chat_template.marks import CONTENT, THOUGHT, Failure, Mark, MarkedChat, Skeleton, mark_texts
 from tokenclean.tokens.chat_template.messages import Chat
-from tokenclean.tokens.chat_template.outline_cache import Frame, find_frame
-from tokenclean.tokens.chat_template.skeleton import Failure, Skeleton, Span, escaped_forms, fill, stripped_forms
-from tokenclean.tokens.chat_template.text_marks import CONTENT, REASONING, THOUGHT, Mark, MarkedChat, mark_texts
-from tokenclean.tokens.rendered_text import ContentSpan, Rendered, leading_blanks
+from tokenclean.tokens.rendered_text import ContentSpan, Rendered, Span, leading_blanks
 
 NOTE_TAGS = "the template rewrites the tags or blanks around a thought in an answer's content"
 NOTE_ENDLESS = "the template writes no end token behind an answer"
@@ -47,18 +45,9 @@ def _find_texts(marked: MarkedChat, frame: Frame, text: str) -> dict[Mark, Span]
     chat, skeleton = marked.chat, frame.skeleton
     if chat.has_calls:  # the frame has marks for arguments, which a template writes in its own way
         skeleton = Skeleton.read(marked.spelled(marks_arguments=False).apply(), marked.stem)
-        if skeleton.marks != frame.skeleton.texts:
+        if skeleton.marks != tuple(mark for mark in frame.skeleton.marks if mark in marked.texts):
             raise rewritten_answer(chat, None)
-
-    def forms(mark: Mark, *, has_escapes: bool) -> tuple[str, ...]:
-        said = marked.texts[mark]
-        is_answer = chat.turns[mark.turn].role == "assistant"
-        return stripped_forms(said) + (escaped_forms(said) if has_escapes and not is_answer else ())
-
-    spans = fill(skeleton, [forms(mark, has_escapes=False) for mark in skeleton.marks], text)
-    if isinstance(spans, Failure):
-        spans = fill(skeleton, [forms(mark, has_escapes=True) for mark in skeleton.marks], text)
-    return spans if isinstance(spans, Failure) else dict(zip(skeleton.marks, spans, strict=True))
+    return marked.find_texts(skeleton, text)
 
 
 def _next_literal(chat: Chat, literal: frozenset[int], mark: Mark | None) -> frozenset[int]:
@@ -84,16 +73,12 @@ class _Located:
     text: str
     spans: dict[Mark, Span]
 
-    @cached_property
-    def edges(self) -> dict[int, Edges]:
-        return self.frame.edges(self.marked)
-
     def rendered(self) -> Rendered:
         targets, contents, is_endless = [], [], False
         for index, turn in enumerate(self.marked.chat.turns):
             if turn.role != "assistant":
                 continue
-            if index not in self.edges:
+            if index not in self.frame.edges:
                 if turn.is_trained:
                     raise TemplateError(
                         f"the chat template writes nothing for the blank answer in turns[{index}]; leave the turn out, "
@@ -104,18 +89,15 @@ class _Located:
             contents.append(self._content(index, target))
             if turn.is_trained:
                 targets.append((target.start, target.end))
-                is_endless |= not self.edges[index].end_token
+                is_endless |= not self.frame.edges[index].end_token
         notes = [*self._rewritings(), *([NOTE_ENDLESS] if is_endless else [])]
-        dropped = [
-            said
-            for mark, said in self.marked.texts.items()
-            if mark.kind in (REASONING, THOUGHT) and mark not in self.spans
-        ]
+        texts = self.marked.texts.items()
+        dropped = [said for mark, said in texts if mark.kind != CONTENT and mark not in self.spans]
         return Rendered(self.text, tuple(targets), tuple(contents), False, tuple(dict.fromkeys(notes)), tuple(dropped))
 
     def _target(self, index: int) -> Span:
         """An answer with what the template writes around it."""
-        edge = self.edges[index]
+        edge = self.frame.edges[index]
         start = self._place(edge.first, edge.start, index, is_after_preferred=True)
         end = self._place(edge.last + 1, edge.closing, index, end_token=edge.end_token)
         calls = self.marked.chat.turns[index].tool_calls
@@ -140,7 +122,7 @@ class _Located:
             is_sure = self.text.startswith(glue[:offset], before)
         else:
             earlier = self.frame.skeleton.marks[number - 1].turn
-            return self._border(number) + offset - self.edges[earlier].closing
+            return self._border(number) + offset - self.frame.edges[earlier].closing
         if not is_sure:
             raise unlocated(answer)
         return place
@@ -162,18 +144,16 @@ class _Located:
 
         What the template writes between two such answers is searched for; no argument may contain it too.
         """
-        marks, glue = self.frame.skeleton.marks, self.frame.skeleton.glue
+        marks, glue, edges = self.frame.skeleton.marks, self.frame.skeleton.glue, self.frame.edges
         first, final = number, number
         while (begin := self._ends_before[first]) is None:
             first -= 1
         while (finish := self._starts_after[final]) is None:
             final += 1
-        begin += self.edges[marks[first].turn].start
-        finish -= len(glue[final]) - self.edges[marks[final - 1].turn].closing
+        begin += edges[marks[first].turn].start
+        finish -= len(glue[final]) - edges[marks[final - 1].turn].closing
         borders = {
-            place: glue[place][
-                self.edges[one.turn].closing - self.edges[one.turn].end_token : self.edges[two.turn].start
-            ]
+            place: glue[place][edges[one.turn].closing - edges[one.turn].end_token : edges[two.turn].start]
             for place, (one, two) in enumerate(pairwise(marks[first:final]), start=first + 1)
             if one.turn != two.turn
         }
@@ -183,7 +163,7 @@ class _Located:
         earlier = marks[number - 1].turn
         if len(starts) != len(alike):
             raise unlocated(earlier)
-        return begin + starts[alike.index(number)] + self.edges[earlier].end_token
+        return begin + starts[alike.index(number)] + edges[earlier].end_token
 
     def _content(self, index: int, target: Span) -> ContentSpan:
         """All of a content whose thought was written back word for word; else the answer alone."""

@@ -1,4 +1,7 @@
-"""A conversation as OpenAI messages, and the text that the tokenizer's chat template writes for them."""
+"""A conversation as OpenAI messages, and the text that the tokenizer's chat template writes for them.
+
+Today's date in a template is a setting, so that a pool rendered tomorrow has the same tokens.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,25 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date as Date
+from datetime import datetime, time
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, ToolCall, Turn
-from tokenclean.tokens.chat_template.date import DEFAULT_DATE, stop_clock, template_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, Any]
+
+DEFAULT_DATE = "2024-07-26"
+"""The day that Llama 3's own template falls back to where it has no clock."""
+
+# The codes of strftime, including those without a leading zero.
+_DIRECTIVES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", "-y", *"aAbBcCdDeFGgHIjklmMnprRsSTuUVwWxXyYzZf")
+_CLOCK = re.compile(r"\b(?:strftime_now|date_string)\b")
 
 # What a template, which may be any program, can raise on a conversation that it was not written for.
 _TEMPLATE_FAULTS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -55,14 +66,6 @@ class Chat:
         """The tools on offer; an empty list for none."""
         return _parse_tools(self.conversation.tools) if self.conversation.tools else []
 
-    def with_turns(self, turns: Sequence[Turn]) -> Chat:
-        """The same chat with other turns."""
-        return replace(self, conversation=replace(self.conversation, turns=tuple(turns)))
-
-    def with_text_arguments(self) -> Chat:
-        """The same chat with arguments as JSON text."""
-        return replace(self, has_text_arguments=True)
-
     def apply(
         self, messages: Sequence[Message] | None = None, *, has_prompt: bool = False, has_tools: bool = True
     ) -> str:
@@ -78,7 +81,7 @@ class Chat:
             text = self.tokenizer.apply_chat_template(
                 list(messages),
                 tools=tools,
-                chat_template=stop_clock(self.tokenizer.get_chat_template(tools=tools), self.date),
+                chat_template=_stop_clock(self.tokenizer.get_chat_template(tools=tools), self.date),
                 tokenize=False,
                 add_generation_prompt=has_prompt,
             )
@@ -124,7 +127,7 @@ def open_chat(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, da
     except TemplateError as error:
         if not chat.has_calls:
             raise
-        as_text = chat.with_text_arguments()
+        as_text = replace(chat, has_text_arguments=True)
         try:
             return as_text, as_text.apply()
         except TemplateError:
@@ -172,6 +175,34 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
         ) from error
     except (jinja2.TemplateError, *_TEMPLATE_FAULTS):
         return  # it objects to this conversation, not to every one
+
+
+def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer's chat template asks for today's date, so that its text depends on ``date``."""
+    return any(map(_CLOCK.search, template_texts(tokenizer)))
+
+
+def template_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """The tokenizer's chat templates, most often one."""
+    template: object = tokenizer.chat_template
+    if isinstance(template, dict):
+        return tuple(template.values())
+    return (str(template),) if template else ()
+
+
+@lru_cache(maxsize=16)
+def _stop_clock(template: str, date: str) -> str:
+    """The template with ``date`` for today; unchanged if it does not ask.
+
+    transformers passes no functions into a template, so ``strftime_now`` becomes a macro. The macro is on a line of
+    its own in front of the template: Jinja drops the line break after a block.
+    """
+    if not _CLOCK.search(template):
+        return template
+    midnight = datetime.combine(Date.fromisoformat(date), time())
+    written = "".join(f" | replace({f'%{d}'!r}, {midnight.strftime(f'%{d}')!r})" for d in _DIRECTIVES)
+    macro = "{% macro strftime_now(format) %}{{ format" + written + " | replace('%%', '%') }}{% endmacro %}"
+    return f"{macro}\n{template}"
 
 
 @lru_cache(maxsize=16)  # all rows of a source often offer the same tools

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenclean.ds2.diversity import long_tail_scores, select_best
 from tokenclean.ds2.neighbours import Neighbours
-from tokenclean.ds2.rater_agreement import rank_correlation, shared_selection
+from tokenclean.ds2.selection import long_tail_scores, rank_correlation, select_best, shared_selection
 
 
 def test_the_long_tail_score_is_its_formula():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +10,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 
 from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.model_parts import evaluating
-from tokenclean.models.prefix_tree import plan_prefix_tree
-from tokenclean.models.shared_prefix_pass import measures_in_tree, shares_prefixes
+from tokenclean.models.shared_prefixes import measures_in_tree, shares_prefixes
 
 SIZES = {
     "vocab_size": 97,
@@ -40,14 +38,9 @@ def models():
 )
 def test_losses_in_a_tree_are_those_of_whole_sequences(name, model, sequences, budget):
     causal_lm = _causal_lm(model)
-    tree = plan_prefix_tree([sequence[:-1] for sequence in sequences])
-    places, targets = [], []
-    for sequence, end in zip(sequences, tree.ends.tolist(), strict=True):
-        places += [tree.place(end, position) for position in range(len(sequence) - 1)]
-        targets += sequence[1:]
     with evaluating(model), torch.no_grad(), causal_lm.precision("exact"):
-        found = measures_in_tree(
-            causal_lm, tree, np.array(places), np.array(targets), ("loss", "is_top1"), budget=budget
+        found, _ = measures_in_tree(
+            causal_lm, [(tuple(sequence), 1) for sequence in sequences], ("loss", "is_top1"), budget=budget
         )
         logits = [model(torch.tensor([sequence])).logits[0, :-1].float() for sequence in sequences]
     expected = torch.cat(
@@ -56,9 +49,9 @@ def test_losses_in_a_tree_are_those_of_whole_sequences(name, model, sequences, b
             for part, sequence in zip(logits, sequences, strict=True)
         ]
     )
-    torch.testing.assert_close(found["loss"], expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.from_numpy(found["loss"]), expected, atol=2e-5, rtol=1e-4)
     is_top1 = torch.cat([part.argmax(-1) == torch.tensor(s[1:]) for part, s in zip(logits, sequences, strict=True)])
-    assert torch.equal(found["is_top1"].bool(), is_top1)
+    assert torch.equal(torch.from_numpy(found["is_top1"] == 1), is_top1)
 
 
 _made: dict[int, CausalLM] = {}

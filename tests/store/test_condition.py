@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenclean.store.stage_report import StageState, judge
+from tokenclean.store import StageState, judge
 
 VERSIONS = {"training": 2, "losses": 1}
 
@@ -12,7 +12,7 @@ VERSIONS = {"training": 2, "losses": 1}
 def state(name: str, digit: str, version: int | None = None, **fields) -> StageState:
     key = digit * 64
     version = VERSIONS.get(name) if version is None else version
-    return StageState(name, version, key, Path(f"{name}-{key[:12]}"), 10, "2025-01-01T00:00:00Z", 1.0, **fields)
+    return StageState(name, key, Path(f"{name}-{key[:12]}"), 10, version, "2025-01-01T00:00:00Z", **fields)
 
 
 def on(*digits: str) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def test_a_stage_that_the_code_does_not_know():
 
 
 def test_an_unfinished_folder_hides_no_finished_stage():
-    half = StageState("losses", None, "b" * 12, Path(".losses-bbbbbbbbbbbb.7"), 0, None, None, is_unfinished=True)
+    half = StageState("losses", "b" * 12, Path(".losses-bbbbbbbbbbbb.7"), 0, is_unfinished=True)
     top = state("training", "c", depends_on=on("b"))
     judged = judge([state("losses", "b", version=0), half, top], VERSIONS)
     assert judged["c" * 64] == "stale: built on losses-bbbbbbbbbbbb…, which is stale"

@@ -1,6 +1,8 @@
-"""How rare a conversation is, and the selection of the best-rated, then the rarest."""
+"""The selection of the best-rated, then the rarest conversations, and how far raters and selections agree."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,3 +24,20 @@ def select_best(labels_N: np.ndarray, long_tail_N: np.ndarray, count: int) -> np
     """
     order = np.lexsort((np.arange(len(labels_N)), -np.asarray(long_tail_N), -np.asarray(labels_N)))
     return order[:count].astype(np.int64)
+
+
+def rank_correlation(a_N: np.ndarray, b_N: np.ndarray) -> float:
+    """Spearman's ρ: Pearson's correlation of the ranks, ties at their mean rank; NaN where all of ``a`` or ``b`` are
+    equal."""
+    from scipy.stats import rankdata
+
+    a, b = (ranks - ranks.mean() for ranks in (rankdata(a_N), rankdata(b_N)))
+    spread = float(np.sqrt(np.square(a).sum() * np.square(b).sum()))
+    return float(np.dot(a, b)) / spread if spread > 0 else float("nan")
+
+
+def shared_selection(selections: Sequence[np.ndarray]) -> float:
+    """Rows that all selections hold, as a share of the smallest; selections are arrays of row numbers."""
+    common = set.intersection(*(set(selection.tolist()) for selection in selections))
+    smallest = min(len(selection) for selection in selections)
+    return len(common) / smallest if smallest else float("nan")

@@ -1,9 +1,16 @@
-"""Weights are read from safetensors files only: unpickling a file can run any code that its author put there."""
+"""No code of a model's author is run unasked, neither from a pickle nor from a Python file.
+
+Weights are read from safetensors files only: unpickling a file can run any code that its author put there. Python code
+in a model's repository, which transformers would import and run, is allowed for models trusted by name. A configuration
+names such code in its ``auto_map``: a file of its own folder or repository (``modeling.Model``) or of another
+repository (``org/name--modeling.Model``).
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from tokenclean.errors import ModelError
@@ -14,6 +21,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS, _INDEX, _ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 _PICKLE = re.compile(r"(pytorch_model[^/]*|adapter_model)\.bin|[^/]+\.(pt|pth|ckpt)")
 _TRAINER_STATE = re.compile(r"(optimizer|scheduler|scaler|rng_state)[^/]*")  # of a checkpoint; never read here
+
+
+_USED_CLASSES = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
 
 
 def check_model_weights(name: str, options: HubOptions, *, trusted: bool = False) -> None:
@@ -123,3 +133,38 @@ def _revision(options: HubOptions) -> dict[str, str]:
 
 def _command(code: str) -> str:
     return f'python -c "{code}"' if not set(code) & set('"$`\\!') else shlex.join(["python", "-c", code])
+
+
+def check_code_is_trusted(name: str, options: HubOptions, trusted: Collection[str]) -> None:
+    """Raise ModelError where a trusted model's code is in another repository that is not trusted too."""
+    for repository in code_repositories(name, options):
+        if repository not in trusted:
+            raise untrusted_code(repository, f"{name}: its code is in another repository, {repository}")
+
+
+def code_repositories(name: str, options: HubOptions) -> list[str]:
+    """The other repositories whose code the model's configuration and tokenizer name, sorted."""
+    references = (
+        reference
+        for file in ("config.json", "tokenizer_config.json")
+        if (path := find_file(name, file, options)) is not None
+        for reference in _references(read_json(path).get("auto_map"))
+    )
+    return sorted({reference.split("--")[0] for reference in references if "--" in reference} - {name})
+
+
+def untrusted_code(name: str, what: str | None = None) -> ModelError:
+    """The error that says how to trust a model's code, by the model's name."""
+    what = what or f"{name}: needs code of its own from its repository"
+    return ModelError(
+        f"{what}, which is never run unasked; read that code, then name it: --trust-remote-code {name} "
+        f"or model.trust_remote_code: [{name}]"
+    )
+
+
+def _references(auto_map: object) -> Iterator[str]:
+    """The classes that loading would take from an ``auto_map`` (a list in old tokenizers)."""
+    if isinstance(auto_map, dict):
+        auto_map = [auto_map.get(name) for name in _USED_CLASSES]
+    for value in auto_map if isinstance(auto_map, list) else ():
+        yield from (v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str))

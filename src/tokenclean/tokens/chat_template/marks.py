@@ -1,4 +1,5 @@
-"""A conversation with a mark in place of each text, so that a template can be asked where it writes which text.
+"""A conversation with a mark in place of each text, so that a template can be asked where it writes which text; and
+these texts found in its real rendering.
 
 What a template looks at besides the texts stays: roles, names, calls, and the tags around thoughts. Conversations that
 differ in their texts alone have one shape, and share what is found out about it.
@@ -6,14 +7,16 @@ differ in their texts alone have one shape, and share what is found out about it
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import json
+import re
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 from tokenclean.pool.conversation import ToolCall, Turn
 from tokenclean.tokens.chat_template.messages import Chat
-from tokenclean.tokens.rendered_text import leading_blanks
+from tokenclean.tokens.rendered_text import Span, leading_blanks
 
 CONTENT, REASONING, THOUGHT, KEY, VALUE = "crtkv"
 """Kinds of marks: a turn's content, its reasoning field, a thought inside its content, a call's argument."""
@@ -103,12 +106,9 @@ class MarkedChat:
 
     def offset(self, mark: Mark) -> int:
         """Where in the turn's content the mark's text begins."""
-        offset = 0
-        for part in self.turns[mark.turn].parts:
-            if part.kind == mark.kind:
-                break
-            offset += len(part.text)
-        return offset
+        parts = self.turns[mark.turn].parts
+        place = [part.kind for part in parts].index(mark.kind)
+        return sum(len(part.text) for part in parts[:place])
 
     def spelled(self, *, marks_arguments: bool) -> Chat:
         """The chat with its marks as texts. ``marks_arguments``: a key and a value for each call's arguments."""
@@ -123,7 +123,19 @@ class MarkedChat:
                     tool_calls=tuple(calls) if marks_arguments else turn.tool_calls,
                 )
             )
-        return self.chat.with_turns(turns)
+        return replace(self.chat, conversation=replace(self.chat.conversation, turns=tuple(turns)))
+
+    def find_texts(self, skeleton: Skeleton, text: str) -> dict[Mark, Span] | Failure:
+        """The span of each text in the template's real text, whose skeleton this is."""
+        for has_escapes in (False, True):
+            spans = _fill(skeleton, [self._forms(mark, has_escapes=has_escapes) for mark in skeleton.marks], text)
+            if not isinstance(spans, Failure):
+                return dict(zip(skeleton.marks, spans, strict=True))
+        return spans
+
+    def _forms(self, mark: Mark, *, has_escapes: bool) -> tuple[str, ...]:
+        said, is_answer = self.texts[mark], self.chat.turns[mark.turn].role == "assistant"
+        return _stripped_forms(said) + (_escaped_forms(said) if has_escapes and not is_answer else ())
 
     def _marked_call(self, turn: int, number: int, call: ToolCall) -> ToolCall:
         key, value = (self._spell(turn, kind, number) for kind in (KEY, VALUE))
@@ -196,3 +208,69 @@ def _unused_stem(chat: Chat) -> str:
     while any(stem in text for text in texts):
         stem += stem[-1]
     return stem
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A rendering with marks: ``glue[n]``, the template's own text, comes before ``marks[n]``; the last glue comes
+    after them all."""
+
+    glue: tuple[str, ...]
+    marks: tuple[Mark, ...]
+
+    @classmethod
+    def read(cls, rendering: str, stem: str) -> Skeleton:
+        pieces = re.split(rf"{stem}(\d+)([a-z])(\d+)_", rendering)
+        marks = zip(pieces[1::4], pieces[2::4], pieces[3::4], strict=True)
+        return cls(tuple(pieces[::4]), tuple(Mark(int(turn), kind, int(call)) for turn, kind, call in marks))
+
+
+class Failure(NamedTuple):
+    """The first mark whose text, with the glue after it, is not what the template wrote; None for no mark."""
+
+    mark: Mark | None
+
+
+def _fill(skeleton: Skeleton, variants: Sequence[Sequence[str]], text: str) -> list[Span] | Failure:
+    """The span of each mark's text, such that glue and texts together are exactly the whole text.
+
+    ``variants``: for each mark the forms in which the template may write its text, the likeliest first. All of them are
+    followed in parallel, since only the glue that comes next may show which one it is.
+    """
+    if not text.startswith(skeleton.glue[0]):
+        return Failure(skeleton.marks[0] if skeleton.marks else None)
+    reached = {len(skeleton.glue[0]): (0, 0)}  # a position behind a glue -> the span of the text in front of that glue
+    trail = []
+    for mark, forms, glue in zip(skeleton.marks, variants, skeleton.glue[1:], strict=True):
+        following: dict[int, tuple[int, int]] = {}
+        for position in reached:
+            for form in forms:
+                end = position + len(form)
+                if text.startswith(form, position) and text.startswith(glue, end):
+                    following.setdefault(end + len(glue), (position, end))
+        if not following:
+            return Failure(mark)
+        trail.append(reached := following)
+    if len(text) not in reached:
+        return Failure(skeleton.marks[-1] if skeleton.marks else None)
+    spans, position = [], len(text)
+    for reached in reversed(trail):
+        spans.append(Span(*reached[position]))
+        position = spans[-1].start
+    return spans[::-1]
+
+
+def _stripped_forms(text: str) -> tuple[str, ...]:
+    """The text with and without the blanks around it, as templates strip them; longest first."""
+    if text and not text[0].isspace() and not text[-1].isspace():
+        return (text,)
+    strips = (str.lstrip, str.rstrip, str.strip)
+    forms = (text, *(strip(text, blanks) for blanks in (None, "\n", " \n") for strip in strips))
+    return tuple(sorted(dict.fromkeys(forms), key=len, reverse=True))
+
+
+def _escaped_forms(text: str) -> tuple[str, ...]:
+    """The text as JSON writes it inside its quotes, stripped or not; nothing if that is the text itself."""
+    plain = _stripped_forms(text)
+    forms = [json.dumps(form, ensure_ascii=is_ascii)[1:-1] for form in plain for is_ascii in (False, True)]
+    return tuple(form for form in dict.fromkeys(forms) if form not in plain)

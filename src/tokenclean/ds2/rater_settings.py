@@ -1,0 +1,44 @@
+"""How a rater is asked: the sampling of its answers, and the settings of a server. The command line has them too."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tokenclean.recipe.base_settings import Section
+
+
+class Sampling(Section):
+    """How answers are drawn. The defaults are those of the paper's raters, except ``top_k`` (50 there), which not every
+    server accepts. None leaves a setting to the server or the library."""
+
+    temperature: float | None = Field(default=1.2, ge=0)
+    """Sampling temperature."""
+    top_p: float | None = Field(default=0.9, gt=0, le=1)
+    """Sample from the likeliest tokens with this total probability."""
+    top_k: int | None = Field(default=None, ge=1)
+    """Sample from this many likeliest tokens; by default 50 with --local. Not every server takes it."""
+    max_tokens: int = Field(default=128, ge=1)
+    """Maximal length of an answer in tokens."""
+    seed: int | None = Field(default=None, ge=0)
+    """Seed of the sampling; by default 0 with --local. Not every server takes it."""
+
+
+class ServerSettings(Section):
+    """How a server is asked. Between tries the wait doubles, and is at least as long as the server asks for."""
+
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the API key."""
+    concurrency: int = Field(default=8, ge=1)
+    """Requests open at a time."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """Send no more than this; the server's own limits are kept anyway."""
+    timeout: float = Field(default=60, gt=0)
+    """Seconds to wait for an answer."""
+    tries: int = Field(default=6, ge=1)
+    """Tries of a request that fails (429, 5xx, no connection)."""
+    mark_refused: bool = False
+    """Leave rows that the server refuses (400, 413, 422) unrated."""
+    tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The server's name for the limit of an answer."""
