@@ -76,14 +76,14 @@ def test_the_strategies_shown_can_be_chosen(command, finished_run, tmp_path):
     assert "no run has random, rho; they have fixed_model, full_tokens" in " ".join(said.err.split())
 
 
-def test_without_the_tokenizer_no_token_is_told(command, run_folder, tmp_path, monkeypatch):
+def test_without_the_tokenizer_no_token_is_shown(command, run_folder, tmp_path, monkeypatch):
     from tokenclean.errors import ModelError
     from tokenclean.experiment.finished import viewer_tables as pages
 
-    def gone(source):
+    def gone(name, revision, trusted):
         raise ModelError("there is no such model")
 
-    monkeypatch.setattr(pages, "load_tokenizer", gone)
+    monkeypatch.setattr(pages, "load_decoder", gone)
     said = command("report", run_folder("run"), "-o", tmp_path / "a.html")
     assert said.code == 0
     assert "token examples omitted: could not load the tokenizer (--model names another)" in " ".join(said.err.split())

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokenclean.cleaning.stages import STAGE_VERSIONS
 from tokenclean.experiment.finished import status
 from tokenclean.experiment.finished.status import RunStatus, describe_run
-from tokenclean.store import Store
+from tokenclean.store import STAGE_VERSIONS, Store
 from tokenclean.store.layout import CHECKPOINTS
 from tokenclean.training.checkpoint import save_checkpoint
 

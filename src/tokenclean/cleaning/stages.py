@@ -8,18 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tokenclean.ds2 import curated_pool
 from tokenclean.errors import RunFolderError
 from tokenclean.processes import SINGLE_PROCESS, Processes
-from tokenclean.scoring.loss_shards import LOSSES_VERSION
-from tokenclean.scoring.token_shards import TOKENS_VERSION
-from tokenclean.store import Stage, Store
-from tokenclean.training.fine_tune import TRAINING_VERSION
-
-# Raise a number when the code of a stage changes its result; results of older versions are then computed again.
-STAGE_VERSIONS = {"tokens": TOKENS_VERSION, "losses": LOSSES_VERSION, "training": TRAINING_VERSION, "results": 2}
-STAGE_VERSIONS |= curated_pool.VERSIONS
-STAGE_VERSIONS |= {"evaluation": 1, "samples": 1, "comparison": 3, "sweep": 2}
+from tokenclean.store import STAGE_VERSIONS, Stage, Store
 
 _SHARED_DISK_SECONDS = 120
 

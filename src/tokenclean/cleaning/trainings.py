@@ -11,14 +11,14 @@ from typing import Protocol
 import numpy as np
 
 from tokenclean.cleaning.model import Model
-from tokenclean.cleaning.stages import STAGE_VERSIONS, Stages
+from tokenclean.cleaning.stages import Stages
 from tokenclean.models.device import give_back_memory
 from tokenclean.models.loading.load import ModelSource
 from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
-from tokenclean.store import CHECKPOINTS, fingerprint, write_json
+from tokenclean.store import CHECKPOINTS, STAGE_VERSIONS, fingerprint, write_json
 from tokenclean.tokens import TokenizedPool
 from tokenclean.training.fine_tune import train, training_inputs
 from tokenclean.training.online_mixture import OnlineMixture

@@ -71,6 +71,7 @@ def options(
 def main() -> None:
     """Entry point: our own errors become one message and an exit code, never a traceback."""
     show_warnings()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
     if not err.is_terminal:  # read when tqdm is imported: no progress bars of the libraries in a log
         os.environ.setdefault("TQDM_DISABLE", "1")
     try:

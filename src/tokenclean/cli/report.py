@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from tokenclean.cli.completion import complete_strategies
-from tokenclean.cli.console import note, quiet_libraries, say
+from tokenclean.cli.console import note, say
 from tokenclean.cli.options import TokenizerOption, TrustOption
 from tokenclean.cli.settings_options import takes_settings
 
@@ -50,7 +50,6 @@ def report(
     from tokenclean.experiment.reporting.report import make_report
     from tokenclean.report.report_page import write_figures, write_report
 
-    quiet_libraries()
     found = with_names([find_run(run) for run in runs])
     chosen = None if strategies is None else [name.strip() for name in strategies.split(",")]
     made = make_report(

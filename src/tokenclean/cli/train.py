@@ -102,17 +102,17 @@ def _fine_tune(
 
     from tokenclean.experiment.finished.merge import write_record
     from tokenclean.models.loading.load import source_fingerprint
-    from tokenclean.store import atomic_folder, fingerprint
+    from tokenclean.store import STAGE_VERSIONS, atomic_folder, fingerprint
     from tokenclean.training.checkpoint import states_beside
-    from tokenclean.training.fine_tune import TRAINING_VERSION, training_inputs
     from tokenclean.training.fine_tune import train as fine_tune
+    from tokenclean.training.fine_tune import training_inputs
 
     column = next(name for name in ("weight", "is_kept", "is_response") if name in table.columns)
     weights = table[column].map_values(lambda values: values.astype(np.float32))
     weights = weights if column == "weight" else table.weighed(weights)
     kind = device.partition(":")[0]
     inputs = training_inputs(source_fingerprint(source), table["input_ids"], weights, settings, seed=seed, device=kind)
-    key = fingerprint([TRAINING_VERSION, inputs])
+    key = fingerprint([STAGE_VERSIONS["training"], inputs])
     with states_beside(output, key[:12], note) as states, atomic_folder(output) as folder:
         result = fine_tune(
             source,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
-from tokenclean.cli.console import out, quiet_libraries, say
+from tokenclean.cli.console import out, say
 from tokenclean.cli.options import StrategyOption, TokenizerOption, TrustOption
 from tokenclean.cli.settings_options import takes_settings
 from tokenclean.errors import RecipeError
@@ -70,7 +70,6 @@ def view(
     from tokenclean.report.viewer.ranked_table import Sample
 
     default = _TERMINAL_CONVERSATIONS if terminal else _PAGE_CONVERSATIONS
-    quiet_libraries()
     opened = open_tables(
         places,
         model=model,

@@ -24,9 +24,7 @@ from tokenclean.models.device import resolve_device
 from tokenclean.observer import Observer
 from tokenclean.pool import Pool
 from tokenclean.recipe import CurationSettings, Recipe
-from tokenclean.store import Stage, Store, array_hash, file_hash
-
-VERSIONS = {"embeddings": 1, "neighbours": 1, "curation": 1}
+from tokenclean.store import STAGE_VERSIONS, Stage, Store, array_hash, file_hash
 
 _VECTORS, _NEIGHBOURS = "vectors.safetensors", "neighbours.safetensors"
 _LABELS, _TRANSITION = "labels.parquet", "transition.json"
@@ -125,7 +123,7 @@ class _Curating:
             save_file({"vectors": vectors}, folder / _VECTORS)
             return {"what": f"{len(vectors)} vectors of {vectors.shape[1]} numbers"}
 
-        return self.store.stage("embeddings", VERSIONS["embeddings"], inputs, make)
+        return self.store.stage("embeddings", STAGE_VERSIONS["embeddings"], inputs, make)
 
     def find_neighbours(self, count: int, embeddings: Stage) -> Stage:
         searched = needed_neighbours(count, max(self.settings.neighbours, NEIGHBOURS))
@@ -137,7 +135,7 @@ class _Curating:
             return {"what": f"{searched} nearest of {count} rows"}
 
         inputs = {"embeddings": embeddings.key, "count": searched}
-        return self.store.stage("neighbours", VERSIONS["neighbours"], inputs, make)
+        return self.store.stage("neighbours", STAGE_VERSIONS["neighbours"], inputs, make)
 
     def correct(self, ratings: Ratings, neighbours: Neighbours, found: Stage) -> CuratedRatings:
         settings, seed, raw = self.settings, self.recipe.pool_seed, ratings.classes
@@ -160,7 +158,7 @@ class _Curating:
             changed = int((curation.labels != raw).sum())
             return {"what": f"ratings of {ratings.rater}", "changed": changed, "errors": int(curation.is_error.sum())}
 
-        stage = self.store.stage("curation", VERSIONS["curation"], inputs, make)
+        stage = self.store.stage("curation", STAGE_VERSIONS["curation"], inputs, make)
         table = pq.read_table(stage.path / _LABELS)
         columns = {name: table[name].to_numpy() for name in table.column_names}
         stored = json.loads((stage.path / _TRANSITION).read_text())

@@ -144,9 +144,10 @@ def run_demo(
 
     result = run(opened, further, finish)
     labels = context.tokens.is_response
-    sample = result.own.kept and choose_sample(
-        context.tokens.input_ids, labels, result.own.kept, SpanDecoder(tokenizer), is_noise
-    )
+    sample = None
+    if result.own.kept is not None:
+        decoder = SpanDecoder(tokenizer)
+        sample = choose_sample(context.tokens.input_ids, labels, result.own.kept, decoder, is_noise)
     return result, sample
 
 

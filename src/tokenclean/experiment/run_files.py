@@ -13,6 +13,9 @@ LATEST = "latest"
 TABLES = "tables.json"
 """File of results, of a comparison and of a sweep that holds their tables, for a report."""
 
+CELLS = "cells.json"
+"""File of a sweep with the figures of its cells."""
+
 CURATION = "curation.json"
 """File that a report reads, in the folder of a curation and in the results of a run with one."""
 

@@ -73,6 +73,9 @@ STRATEGIES: dict[str, Strategy] = {
 }
 """The strategies that tokenclean brings, in the order in which a run takes them."""
 
+STRATEGY_NAMES = {"base" if name == "none" else name: record.title for name, record in STRATEGIES.items()}
+"""The paper's rows; other strategies go by their names in a recipe."""
+
 
 def find_strategy(name: str) -> Strategy:
     """The strategy of this name: one of ours, one that an installed package offers, or ``module:function``.

@@ -40,7 +40,15 @@ class TokensBlock:
     is_kept: bool
 
 
-Block = str | Folded | TableBlock | Plot | TokensBlock
+@dataclass(frozen=True)
+class SampleBlock:
+    """A conversation in colour. ``pieces``: text, and ``kept``, ``dropped`` or nothing for what is no target."""
+
+    title: str
+    pieces: tuple[tuple[str, str], ...]
+
+
+Block = str | Folded | TableBlock | Plot | TokensBlock | SampleBlock
 """A paragraph, or one of the others."""
 
 

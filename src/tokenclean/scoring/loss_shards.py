@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import torch
 
 # Raise the number when the same inputs give other losses; shards computed before are then ignored.
-LOSSES_VERSION = 2
 
 SHARD_TOKENS = 1 << 18
 

@@ -33,12 +33,12 @@ from tokenclean.pool import (
 )
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.recipe import SourceSettings, TokensSettings
-from tokenclean.scoring.loss_shards import LOSSES_VERSION, LossShard, LossShards, ScoringPolicy, progress_of_part
+from tokenclean.scoring.loss_shards import LossShard, LossShards, ScoringPolicy, progress_of_part
 from tokenclean.scoring.prefetch import read_ahead
 from tokenclean.scoring.scored_table import TableCounts, write_scored_table
 from tokenclean.scoring.scorer import check_same_policy
 from tokenclean.scoring.token_shards import PlannedShard, TokenShard, TokenShards
-from tokenclean.store import Store
+from tokenclean.store import STAGE_VERSIONS, Store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -107,7 +107,7 @@ def score_pool(
         cache = ModelCache(device)
         losses = {
             name: LossShards(
-                partial(store.stage, "losses", LOSSES_VERSION),
+                partial(store.stage, "losses", STAGE_VERSIONS["losses"]),
                 partial(cache.using, source),
                 {"model": [fingerprints[name], ""], "device": device.partition(":")[0]},
                 policy,

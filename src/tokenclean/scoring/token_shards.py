@@ -13,7 +13,7 @@ import numpy as np
 from tokenclean.pool import Conversation, LeftOutThoughts, RenderedRows, count_characters, read_rejected, write_rejected
 from tokenclean.recipe import TokensSettings
 from tokenclean.scoring.loss_shards import hash_tokens, refuse_missing
-from tokenclean.store import Stage, Store, fingerprint
+from tokenclean.store import STAGE_VERSIONS, Stage, Store, fingerprint
 from tokenclean.token_table import TokenTable, read_table, write_table
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 from tokenclean.tokens.chat_template.messages import reads_clock
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Raise the number when the same text gives other tokens or labels; shards made before are then ignored.
-TOKENS_VERSION = 2
 
 _TABLE, _UNUSABLE = "tokens.parquet", "unusable.jsonl"
 
@@ -135,7 +134,7 @@ class TokenShards:
         return self._stage(plan, refuse_missing(f"tokens of shard {plan.number + 1}"))
 
     def _stage(self, plan: PlannedShard, make: Callable[[Path], Mapping[str, object]]) -> TokenShard:
-        stage = self._store.stage("tokens", TOKENS_VERSION, plan.inputs, make)
+        stage = self._store.stage("tokens", STAGE_VERSIONS["tokens"], plan.inputs, make)
         return TokenShard(plan, stage, self._tokenization)
 
 

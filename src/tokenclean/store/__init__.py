@@ -14,6 +14,7 @@ from tokenclean.store.files import (
 from tokenclean.store.layout import CHECKPOINTS, DAMAGED, RESULTS, STAGES
 from tokenclean.store.manifest import MANIFEST, Manifest, read_manifest, seal_folder
 from tokenclean.store.stages import Stage, Store
+from tokenclean.store.versions import STAGE_VERSIONS
 
 __all__ = [
     "CHECKPOINTS",
@@ -21,6 +22,7 @@ __all__ = [
     "MANIFEST",
     "RESULTS",
     "STAGES",
+    "STAGE_VERSIONS",
     "Manifest",
     "Stage",
     "StageState",

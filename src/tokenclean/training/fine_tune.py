@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-TRAINING_VERSION = 4
-"""To be raised when the same inputs give another model: what was trained before is then stale."""
-
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -216,7 +213,7 @@ def training_inputs(
     mixture: OnlineMixture | None = None,
     part: SchedulePart | None = None,
 ) -> dict[str, object]:
-    """Everything by which one training differs from another, to be hashed with ``TRAINING_VERSION``; JSON.
+    """Everything by which one training differs from another, to be hashed with the version of the stage; JSON.
 
     ``start``: identifies the model that is trained; ``device``: its kind, such as ``cuda``; the rest as in ``train``.
     """

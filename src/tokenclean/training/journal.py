@@ -14,11 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from tokenclean.errors import MissingExtraError, RecipeError
 
 if TYPE_CHECKING:
+    import torch
+
     from tokenclean.training.step_plan import StepPlan
     from tokenclean.training.train_step import TrainingStep
 

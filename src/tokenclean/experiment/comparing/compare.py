@@ -32,10 +32,11 @@ from tokenclean.experiment.comparing.judge_losses import (
     source_gains_table,
 )
 from tokenclean.experiment.comparing.sample_answers import answers, answers_markdown, heldout_prompts
-from tokenclean.experiment.comparing.table_1 import AVERAGE, STRATEGY_NAMES, beside_paper, table_1, table_1_values
+from tokenclean.experiment.comparing.table_1 import AVERAGE, beside_paper, table_1, table_1_values
 from tokenclean.experiment.run_files import TABLES
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe, find_strategy
+from tokenclean.recipe.strategies import STRATEGY_NAMES
 from tokenclean.report.tables import Table
 from tokenclean.store import write_json
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.trainings import TrainingJob
-from tokenclean.experiment.comparing.table_1 import STRATEGY_NAMES
 from tokenclean.ragged import Ragged
+from tokenclean.recipe.strategies import STRATEGY_NAMES
 from tokenclean.report.tables import Table, difference_text
 from tokenclean.scoring import PairedDifference, paired_difference
 from tokenclean.selection import select_tokens

@@ -25,7 +25,7 @@ from tokenclean.evaluation.task_data import load_benchmarks
 from tokenclean.experiment.comparing.benchmarks import BenchmarkScores, benchmark_scores, gather_scores, identities
 from tokenclean.experiment.comparing.table_1 import table_1, table_1_values
 from tokenclean.experiment.result_files import kept_share
-from tokenclean.experiment.run_files import TABLES
+from tokenclean.experiment.run_files import CELLS, TABLES
 from tokenclean.recipe import Recipe
 from tokenclean.report.plots.sweeps import sweep_plots
 from tokenclean.report.tables import Table, difference_text, share_text
@@ -33,7 +33,6 @@ from tokenclean.scoring import PairedDifference
 from tokenclean.store import write_json
 
 BASE = "base"
-CELLS = "cells.json"
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 _CELLS_NOTE = (

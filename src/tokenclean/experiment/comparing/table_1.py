@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from tokenclean.evaluation.comparison import Comparison, Difference, Score
 from tokenclean.evaluation.significance import points
 from tokenclean.evaluation.tasks import benchmark_named
-from tokenclean.recipe import STRATEGIES
+from tokenclean.recipe.strategies import STRATEGY_NAMES
 from tokenclean.report.published_tables import published, published_row
 from tokenclean.report.tables import Cell, Table, csv_text
 
 AVERAGE = "Avg"
-
-STRATEGY_NAMES = {"base" if name == "none" else name: record.title for name, record in STRATEGIES.items()}
-"""The paper's rows; other strategies go by their names in a recipe."""
 
 _VALUE_COLUMNS = (
     *("strategy", "task", "items", "seeds", "score", "standard_error"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
 from tokenclean.ragged import Ragged
-from tokenclean.report.viewer.terminal import token_labels
+from tokenclean.report.viewer.terminal import token_labels, visible
 from tokenclean.report.viewer.token_spans import SpanDecoder, TokenSpans
 
 _LEAST_RESPONSE, _MOST_TOKENS = 20, 240
@@ -21,6 +23,15 @@ class CleanedSample:
     spans: TokenSpans
     labels_T: np.ndarray
     is_noise_T: np.ndarray | None = None
+
+    def pieces(self) -> Iterator[tuple[str, str]]:
+        """Text of neighbouring tokens of one label, and ``kept``, ``dropped`` or nothing for what is no response."""
+        labels = (
+            (int(self.labels_T[token:behind].max()), start, end) for token, behind, start, end in self.spans.spans()
+        )
+        for label, spans in groupby(labels, key=lambda span: span[0]):
+            places = list(spans)
+            yield visible(self.spans.text[places[0][1] : places[-1][2]]), ("", "dropped", "kept")[label]
 
 
 def choose_sample(

@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenclean.cleaning.stages import STAGE_VERSIONS
 from tokenclean.report.tables import Table, size_text
-from tokenclean.store import CHECKPOINTS, DAMAGED, MANIFEST, RESULTS, STAGES, StageState, Store, judge
-from tokenclean.training.checkpoint import saved_states
+from tokenclean.store import CHECKPOINTS, DAMAGED, MANIFEST, RESULTS, STAGE_VERSIONS, STAGES, StageState, Store, judge
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,10 @@ def _running(holder: Mapping[str, object] | None) -> str:
 
 def _saved(run: Path, *, is_running: bool) -> list[str]:
     """A line for each training that saved its state and has not finished."""
+    if not any((run / CHECKPOINTS).glob("*")):
+        return []
+    from tokenclean.training.checkpoint import saved_states  # loads torch
+
     lines = []
     for state in saved_states(run / CHECKPOINTS):
         step = f"{state.step:,}" + (f" of {state.steps:,}" if state.steps else "")

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenclean.errors import ModelError, RunFolderError
 from tokenclean.experiment.finished.finished_run import FinishedRun, tokenizer_name
 from tokenclean.experiment.run_files import KEPT, RECIPE
-from tokenclean.models.loading.load import load_tokenizer, resolve_source
+from tokenclean.models.loading.token_decoder import load_decoder
 from tokenclean.report.viewer.page_data import View, ViewedTable, open_view
 from tokenclean.report.viewer.ranked_table import Sample
 from tokenclean.report.viewer.token_spans import SpanDecoder
@@ -23,9 +23,9 @@ def open_tables(
     sample: Sample | None = None,
 ) -> View:
     """Open one table, or two to compare, for the viewer, with the tokenizer of ``model``, by default the base that the
-    first table names. Raises as ``tokenizer_name``, ``load_tokenizer`` and ``open_view``."""
+    first table names. Raises as ``tokenizer_name``, ``load_decoder`` and ``open_view``."""
     name, revision = (model, None) if model is not None else tokenizer_name(places[0])
-    tokenizer = load_tokenizer(resolve_source(name, revision=revision, trusted=trusted))
+    tokenizer = load_decoder(name, revision, trusted)
     names = [_table_name(place) for place in places]
     if len(set(names)) < len(names):
         names = [str(place) for place in places]
@@ -65,7 +65,7 @@ def decoder_of(
     """
     name, revision = (model, None) if model else tokenizer_name(next(iter(run.kept_tables().values())))
     try:
-        return SpanDecoder(load_tokenizer(resolve_source(name, revision=revision, trusted=trusted)))
+        return SpanDecoder(load_decoder(name, revision, trusted))
     except ModelError as error:
         if model is not None:
             raise

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 
 from tokenclean.errors import RecipeError
 from tokenclean.experiment.finished.finished_run import FinishedRun
-from tokenclean.experiment.reporting.results_section import comparison, last_sweep, results
+from tokenclean.experiment.finished.sample import choose_sample
+from tokenclean.experiment.reporting.results_section import comparison, heldout_differences, last_sweep, results
 from tokenclean.experiment.reporting.runs_section import block_name, labelled, table_blocks, times, what_was_run
 from tokenclean.experiment.reporting.tokens_section import SELF_EVOLVING, pools, scores, standing_out, what_was_kept
-from tokenclean.experiment.run_files import CURATION, Interval
+from tokenclean.experiment.run_files import CURATION
+from tokenclean.experiment.verdict import verdict_of
 from tokenclean.recipe import STRATEGIES
 from tokenclean.report.plots.ratings import ratings_plot, transition_plot
 from tokenclean.report.plots.trainings import Rounds, agreement_plot, loss_curves, rounds_plot
-from tokenclean.report.report_page import Block, Report, Section
+from tokenclean.report.report_page import Block, Report, SampleBlock, Section
 from tokenclean.report.selection_statistics import SelectionSummary, summarize
-from tokenclean.report.tables import Table, share_text
+from tokenclean.report.tables import Table
 from tokenclean.report.viewer.token_spans import SpanDecoder
+from tokenclean.token_table import iter_table
 from tokenclean.training.journal import JOURNAL, read_journal
 
 EXAMPLES = 15
@@ -42,28 +45,31 @@ def make_report(
         has = f"they have {', '.join(sorted(known))}" if known else "no strategy of theirs selects tokens"
         raise RecipeError(f"--strategies: no run has {', '.join(unknown)}; {has}", "report")
     selected: list[tuple[FinishedRun, SelectionSummary]] = []
+    decoders: dict[str, SpanDecoder | None] = {}
     for run in runs:
         tables = {name: path for name, path in run.kept_tables().items() if strategies is None or name in strategies}
         with_examples = _strategy_with_examples(run, list(tables))
         for name, path in tables.items():
             of_tokens = decoder(run) if name == with_examples else None
+            decoders[str(path)] = of_tokens
             selected.append((run, summarize(path, run.name, name, of_tokens, examples=EXAMPLES)))
 
     def of_each(section: Callable[[FinishedRun], list[Block]]) -> tuple[Block, ...]:
         return tuple(block for run in runs for block in section(run))
 
     sections = (
-        Section("run", "What was run" if len(runs) == 1 else "The runs", tuple(what_was_run(runs))),
-        Section("pool", "The pool", tuple(pools(runs, selected))),
+        Section("verdict", "Did cleaning help?", (*of_each(heldout_differences), *of_each(_sample_of(decoders)))),
         Section("results", "Results", tuple(results(runs, [summary for _, summary in selected]))),
         Section("benchmarks", "On benchmarks", of_each(comparison)),
         Section("sweeps", "Sweeps", of_each(last_sweep)),
         Section("scores", "Scores and cuts", tuple(scores(selected))),
         Section("kept", "What was kept", tuple(what_was_kept(selected))),
         Section("tokens", "Tokens that stand out", tuple(standing_out(selected))),
-        Section("training", "Training", (*_training(runs), *of_each(times))),
         Section("rounds", "Self-evolving, round by round", of_each(_rounds)),
         Section("ratings", "Ratings, corrected", of_each(_curation)),
+        Section("pool", "The pool", tuple(pools(runs, selected))),
+        Section("training", "Training", (*_training(runs), *of_each(times))),
+        Section("run", "What was run" if len(runs) == 1 else "The runs", tuple(what_was_run(runs))),
     )
     return Report(title, tuple(sentence for run in runs for sentence in _lead(run)), sections)
 
@@ -77,25 +83,27 @@ def _strategy_with_examples(run: FinishedRun, names: Sequence[str]) -> str | Non
 
 
 def _lead(run: FinishedRun) -> list[str]:
-    """A sentence on the model of the recipe's own strategy, if it was measured."""
-    model = next((model for model in run.measured if model["name"] == run.strategy), None)
-    if model is None:
+    """The verdict on the recipe's own strategy, if it was measured."""
+    heldout_rows = len(run.result.get("heldout_rows", ()))
+    verdict = verdict_of(run.measured, run.strategy, heldout_rows=heldout_rows, folder=str(run.place))
+    return [] if verdict is None else [labelled(run, str(verdict))]
+
+
+def _sample_of(decoders: Mapping[str, SpanDecoder | None]) -> Callable[[FinishedRun], list[Block]]:
+    """A cleaned sample of a run, from the first rows of its table. ``decoders``: by the path of a table."""
+
+    def section(run: FinishedRun) -> list[Block]:
+        for name, path in run.kept_tables().items():
+            if (decoder := decoders.get(str(path))) is None:
+                continue
+            table = next(iter_table(path))
+            sample = choose_sample(table["input_ids"], table["is_response"], table["is_kept"], decoder)
+            if sample is not None:
+                title = f"One conversation, as {labelled(run, name)} cleaned it"
+                return [SampleBlock(f"{title}: {table.ids[sample.row]}", tuple(sample.pieces()))]
         return []
-    share = model["kept_share"]
-    kept = "" if share is None else f" keeps {share_text(share)} of the response tokens and"
-    sentence = labelled(run, f"{run.strategy}{kept} has a held-out loss of {model['loss']:.4f} nats a token")
-    against = [("base", model["against_base"]), ("full tokens", model["against_full"])]
-    verdicts = [f"{_verdict(difference)} {control}" for control, difference in against if difference]
-    return [f"{sentence}: {' and '.join(verdicts)}." if verdicts else f"{sentence}."]
 
-
-def _verdict(difference: Interval) -> str:
-    value = abs(difference["difference"])
-    if difference["high"] < 0:
-        return f"better by {value:.4f} than"
-    if difference["low"] > 0:
-        return f"worse by {value:.4f} than"
-    return "not distinguishable from"
+    return section
 
 
 def _training(runs: Sequence[FinishedRun]) -> list[Block]:

@@ -6,11 +6,10 @@ import csv
 from collections.abc import Sequence
 from itertools import combinations
 
-from tokenclean.experiment.comparing.sweep import CELLS
-from tokenclean.experiment.comparing.table_1 import STRATEGY_NAMES
 from tokenclean.experiment.finished.finished_run import FinishedRun
 from tokenclean.experiment.reporting.runs_section import block_name, labelled, table_blocks
-from tokenclean.experiment.run_files import MeasuredModel
+from tokenclean.experiment.run_files import CELLS, MeasuredModel
+from tokenclean.recipe.strategies import STRATEGY_NAMES
 from tokenclean.report.plots.sweeps import sweep_plots
 from tokenclean.report.plots.trainings import forest
 from tokenclean.report.report_page import Block, TableBlock
@@ -19,14 +18,13 @@ from tokenclean.report.tables import Cell, Table
 
 
 def results(runs: Sequence[FinishedRun], summaries: Sequence[SelectionSummary]) -> list[Block]:
-    """Each run's tables and every model's held-out difference; for several runs, first the models side by side."""
+    """Each run's tables; for several runs, first the models side by side."""
     blocks: list[Block] = []
     if sum(run.results is not None for run in runs) > 1:
         blocks += [_side_by_side(runs), *_overlaps(summaries)]
     for run in runs:
         if run.results is not None:
-            first, *others = table_blocks("table", run.tables(run.results), run)
-            blocks += [first, *_heldout(run), *others]
+            blocks += table_blocks("table", run.tables(run.results), run)
     return blocks
 
 
@@ -68,7 +66,8 @@ def _overlaps(summaries: Sequence[SelectionSummary]) -> list[Block]:
     return [TableBlock("overlap-of-runs", table)]
 
 
-def _heldout(run: FinishedRun) -> list[Block]:
+def heldout_differences(run: FinishedRun) -> list[Block]:
+    """Every model's held-out difference from full tokens, else from the base, with its interval."""
     has_full = any(model["against_full"] for model in run.measured)
     key, control = ("against_full", "full tokens") if has_full else ("against_base", "the base")
     lines = [(m["name"].strip(), d) for m in run.measured if (d := m[key]) and m["name"] != "base"]

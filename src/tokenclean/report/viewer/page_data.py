@@ -32,6 +32,7 @@ from tokenclean.selection import kept_count
 from tokenclean.token_table import TokenTable, iter_table
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 FIRST_PROPORTION = 0.6
@@ -122,7 +123,9 @@ class View:
     too_long: int
 
 
-def open_view(tables: Sequence[ViewedTable], tokenizer: PreTrainedTokenizerBase, sample: Sample | None = None) -> View:
+def open_view(
+    tables: Sequence[ViewedTable], tokenizer: PreTrainedTokenizerBase | Tokenizer, sample: Sample | None = None
+) -> View:
     """Read one table, or two to compare, and decode the conversations to show (``choose_rows``).
 
     Two tables show the conversations that both have, by id and with the same tokens. Raises TableError where there is

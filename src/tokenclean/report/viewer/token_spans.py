@@ -58,11 +58,11 @@ class TokenSpans:
 class SpanDecoder:
     """Decodes rows of one tokenizer, special tokens included."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        from tokenizers import decoders
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | Tokenizer) -> None:
+        from tokenizers import Tokenizer, decoders
 
-        backend: Any = tokenizer.backend_tokenizer  # typed too widely by transformers
-        self._backend: Tokenizer = backend
+        backend: Any = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
+        self._backend: Tokenizer = backend  # typed too widely by transformers
         self._is_byte_level = isinstance(self._backend.decoder, decoders.ByteLevel)
         self._bytes = cache(self._spelled)
 
