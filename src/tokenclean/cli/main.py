@@ -46,7 +46,6 @@ app = typer.Typer(
     help="Token cleaning for supervised fine-tuning: score every response token by how much a reference model improves "
     "on the base model, keep the best, train on those alone.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},

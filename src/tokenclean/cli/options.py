@@ -7,6 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from tokenclean.cli.completion import complete_override, complete_recipe, complete_strategy
 from tokenclean.cli.settings_options import FromSettings
 from tokenclean.recipe import ModelSettings, PoolSettings, Recipe, SourceSettings, TokensSettings
 
@@ -14,11 +15,19 @@ _READING = "Reading the data"
 _TOKENS = "From text to tokens"
 
 RecipeArgument = Annotated[
-    str, Argument(metavar="RECIPE", help="A recipe file, or a preset by name: paper, quick, demo.")
+    str,
+    Argument(
+        metavar="RECIPE", help="A recipe file, or a preset by name: paper, quick, demo.", autocompletion=complete_recipe
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    Option("--set", "-s", metavar="KEY=VALUE", help="Override a recipe key, such as training.epochs=2; repeatable."),
+    Option(
+        *("--set", "-s"),
+        metavar="KEY=VALUE",
+        help="Override a recipe key, such as training.epochs=2; repeatable.",
+        autocompletion=complete_override,
+    ),
 ]
 PoolArgument = Annotated[
     list[str],
@@ -28,7 +37,10 @@ PoolArgument = Annotated[
         "hf://datasets/org/name[@revision].",
     ),
 ]
-StrategyOption = Annotated[str | None, Option(help="Which of a run's strategies; by default the recipe's own.")]
+StrategyOption = Annotated[
+    str | None,
+    Option(help="Which of a run's strategies; by default the recipe's own.", autocompletion=complete_strategy),
+]
 TokenizerOption = Annotated[
     str | None, Option(help="Model whose tokenizer to use; by default the base that the run or table names.")
 ]

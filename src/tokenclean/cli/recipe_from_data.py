@@ -9,6 +9,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from tokenclean.cli.completion import complete_data
 from tokenclean.cli.settings_options import FromSettings
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import (
@@ -29,6 +30,7 @@ DataArgument = Annotated[
         metavar="DATA...|RECIPE",
         help="Your data: JSON lines, JSON, CSV, Parquet, a save_to_disk folder or hf://datasets/org/name; several make "
         "one pool. Or a recipe: a .yaml file, or a preset by name (paper, quick).",
+        autocompletion=complete_data,
     ),
 ]
 ModelOption = Annotated[

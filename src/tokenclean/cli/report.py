@@ -7,6 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from tokenclean.cli.completion import complete_strategies
 from tokenclean.cli.console import note, say
 from tokenclean.cli.options import TokenizerOption, TrustOption
 from tokenclean.cli.settings_options import takes_settings
@@ -24,7 +25,11 @@ def report(
         Path | None, Option(metavar="FOLDER", help="Write plots and tables as files here too: SVG, CSV, LaTeX.")
     ] = None,
     strategies: Annotated[
-        str | None, Option(help="Strategies whose selections to show, separated by commas; by default all.")
+        str | None,
+        Option(
+            help="Strategies whose selections to show, separated by commas; by default all.",
+            autocompletion=complete_strategies,
+        ),
     ] = None,
     model: TokenizerOption = None,
     title: Annotated[str | None, Option(help="Title of the page.")] = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from tokenclean.cli.completion import complete_override
 from tokenclean.cli.console import fail, note, progress, quiet_libraries, say, say_tables
 from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
 from tokenclean.cli.settings_options import takes_settings
@@ -20,7 +21,12 @@ def sweep(
     recipe: RecipeArgument,
     over: Annotated[
         list[str],
-        Option("--over", metavar="KEY=A,B|FROM:TO:STEP", help="A recipe key and its values; repeatable, for a grid."),
+        Option(
+            "--over",
+            metavar="KEY=A,B|FROM:TO:STEP",
+            help="A recipe key and its values; repeatable, for a grid.",
+            autocompletion=complete_override,
+        ),
     ],
     plot: Annotated[
         Path | None, Option(metavar="FILE", help="Draw the average over one numeric axis; .png, .svg or .pdf.")

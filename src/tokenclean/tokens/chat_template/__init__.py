@@ -5,7 +5,7 @@ once more with a mark in place of each text (``marks``), and that skeleton fille
 the real rendering. Nothing is searched for in the real text, which may hold the template's own tags.
 Conversations of one shape share their skeleton (``frames``): most rows of a pool cost one rendering.
 
-The rules (docs/templates.md explains them):
+The rules (docs/reference/templates.md explains them):
 
 - A text that the template leaves out, or writes twice, refuses the row: of any role, and of tools and arguments too
   (``checks``).

@@ -1,0 +1,141 @@
+"""Every how-to page, and the quickstart, does what its commands say: they are run as they are on the page."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from page_blocks import DOCS
+
+from tokenclean.token_table import read_table
+
+pytestmark = pytest.mark.slow
+RunPage = Callable[[str], "subprocess.CompletedProcess[str]"]
+
+# Keys of the trainers' configurations, as far as an export uses them, and what they take.
+AXOLOTL: dict[str, Any] = {  # src/axolotl/utils/schemas at 067b021
+    "base_model": str,
+    "revision_of_model": str,
+    "datasets": list,
+    "dataset_prepared_path": str,
+    "val_set_size": (int, float),
+    "sequence_len": int,
+    "excess_length_strategy": {"drop", "truncate", "raise"},
+    "sample_packing": bool,
+    "output_dir": str,
+}
+AXOLOTL_DATASET: dict[str, Any] = {
+    "path": str,
+    "ds_type": {"json", "arrow", "parquet", "text", "csv"},
+    "type": type(None),
+}
+LLAMAFACTORY: dict[str, Any] = {  # src/llamafactory/hparams at ff6d4d1, and transformers' TrainingArguments
+    "model_name_or_path": str,
+    "model_revision": str,
+    "stage": {"pt", "sft", "rm", "ppo", "dpo", "kto"},
+    "do_train": bool,
+    "finetuning_type": {"lora", "oft", "freeze", "full"},
+    "tokenized_path": str,
+    "dataset": str,
+    "template": str,
+    "cutoff_len": int,
+    "output_dir": str,
+}
+
+
+def succeeded(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+def check_keys(values: dict[str, Any], known: dict[str, Any]) -> None:
+    for key, value in values.items():
+        assert key in known, key
+        expected = known[key]
+        assert value in expected if isinstance(expected, set) else isinstance(value, expected), (key, value)
+
+
+def results_of(run: Path) -> Path:
+    return run / "results" / (run / "latest").read_text(encoding="utf-8").strip()
+
+
+def test_every_page_is_tested():
+    tested = {"trl", "axolotl", "llamafactory", "hub", "ratings", "many-gpus", "own-strategy", "trusted-rows"}
+    assert {path.stem for path in (DOCS / "how-to").iterdir()} == tested
+
+
+def test_quickstart(run_page: RunPage, tmp_path: Path):
+    succeeded(run_page("quickstart.md"))
+    for name in ("tokens.html", "report.html", "for-trl/train.py", "merged/model.safetensors"):
+        assert (tmp_path / name).is_file()
+
+
+def test_trl(run_page: RunPage, tmp_path: Path):
+    pytest.importorskip("trl")
+    succeeded(run_page("how-to/trl.md"))
+    rows = pq.read_table(tmp_path / "for-trl" / "train.parquet")
+    assert rows.column_names == ["input_ids", "labels", "completion_mask"]
+    assert (tmp_path / "for-trl" / "model" / "model.safetensors").is_file()
+
+
+def test_axolotl(run_page: RunPage, tmp_path: Path):
+    succeeded(run_page("how-to/axolotl.md"))
+    folder = tmp_path / "for-axolotl"
+    config = yaml.safe_load((folder / "train.yaml").read_text(encoding="utf-8"))
+    check_keys(config, AXOLOTL)
+    (source,) = config["datasets"]
+    check_keys(source, AXOLOTL_DATASET)
+    rows = pq.read_table(folder / source["path"])
+    assert rows.column_names == ["input_ids", "attention_mask", "labels"]
+    assert config["sequence_len"] >= max(map(len, rows["input_ids"].to_pylist()))
+
+
+def test_llamafactory(run_page: RunPage, tmp_path: Path):
+    datasets = pytest.importorskip("datasets")
+    succeeded(run_page("how-to/llamafactory.md"))
+    folder = tmp_path / "for-llamafactory"
+    config = yaml.safe_load((folder / "train.yaml").read_text(encoding="utf-8"))
+    check_keys(config, LLAMAFACTORY)
+    rows = datasets.load_from_disk(str(folder / config["tokenized_path"]))["train"]
+    assert rows.column_names == ["input_ids", "attention_mask", "labels"]
+
+
+def test_hub(run_page: RunPage, tmp_path: Path):
+    pytest.importorskip("datasets")
+    printed = succeeded(run_page("how-to/hub.md"))
+    assert "token_weight" in printed
+    assert str(tmp_path) not in (tmp_path / "for-hub" / "README.md").read_text(encoding="utf-8")
+
+
+def test_ratings(run_page: RunPage, tmp_path: Path):
+    pytest.importorskip("sentence_transformers")
+    succeeded(run_page("how-to/ratings.md"))
+    assert set(pq.read_table(tmp_path / "ratings.parquet")["overall"].to_pylist()) <= set(range(1, 11))
+    run = tmp_path / "runs" / "rated"
+    assert list(run.rglob("curation/rows.parquet"))
+    assert (results_of(run) / "self_evolving" / "kept.parquet").is_file()
+
+
+def test_many_gpus(run_page: RunPage, tmp_path: Path):
+    """As two processes over gloo."""
+    succeeded(run_page("how-to/many-gpus.md"))
+    assert (results_of(tmp_path / "runs" / "my") / "noise_mixture" / "model").is_dir()
+
+
+def test_own_strategy(run_page: RunPage, tmp_path: Path):
+    succeeded(run_page("how-to/own-strategy.md"))
+    results = results_of(tmp_path / "runs" / "my")
+    assert (results / "hardest_tokens" / "kept.parquet").is_file()
+
+
+def test_trusted_rows(run_page: RunPage, tmp_path: Path):
+    succeeded(run_page("how-to/trusted-rows.md"))
+    results = results_of(tmp_path / "runs" / "my")
+    recipe = yaml.safe_load((results / "recipe.yaml").read_text(encoding="utf-8"))
+    assert recipe["cleaning"]["trusted"]["path"] == "trusted.jsonl"
+    assert "trusted" in set(read_table(results / "fixed_model" / "kept.parquet").sources)
