@@ -28,6 +28,7 @@ BETTER, WORSE, UNCLEAR = interval(-0.03, -0.01), interval(0.01, 0.03), interval(
     ("full", "kept", "starts", "advice"),
     [
         (BETTER, 0.6, "Cleaning helped: fixed_model is better than full tokens by 0.0200 nats", "--to trl"),
+        (BETTER, 1.0, "Cleaning helped: fixed_model", "merge runs/my."),
         (WORSE, 0.6, "Cleaning hurt: fixed_model is worse than full tokens by 0.0200 nats", "cleaning.proportion"),
         (WORSE, 1.0, "Cleaning hurt:", "train on full tokens"),
         (UNCLEAR, 0.6, "Cleaning made no difference that shows:", "hold out more rows"),

@@ -101,6 +101,6 @@ def print_result(result: RunResult, recipe: Recipe, seconds: float, see: str = "
     stages = f"{result.stages_made} stages made, {result.stages_reused} reused"
     say(f"results  {folder} ({stages}, {seconds / 60:.1f} minutes)")
     if result.own.kept is not None:
-        say(f"model    {folder / strategy / 'model'}")
+        say(f"model    {folder / strategy / 'model'} (tokenclean merge {recipe.folder} makes it a plain one)")
         say(f"data     {folder / strategy / 'cleaned.parquet'} (tokenclean export {recipe.folder} --to trl)")
     say(f"pages    {see or f'tokenclean report {recipe.folder}; tokenclean view {recipe.folder}'}")

@@ -40,9 +40,12 @@ def verdict_of(
         sentence = f"{strategy} is {_compared(of_base, 'the base')} ({_interval(of_base)}; {rows}){control}."
         return Verdict(sentence, _without_control(strategy, of_base))
     found = f"{strategy} is {_compared(of_full, 'full tokens')} ({_interval(of_full)}; {rows})."
-    if of_full["high"] < 0:
-        return Verdict(f"Cleaning helped: {found}", f"train on the cleaned data: tokenclean export {folder} --to trl")
     drops_nothing = (model["kept_share"] or 0) >= _NOTHING_DROPPED
+    if of_full["high"] < 0:
+        use = f"use its model: tokenclean merge {folder}"
+        if not drops_nothing:
+            use += f", or train on the cleaned data: tokenclean export {folder} --to trl"
+        return Verdict(f"Cleaning helped: {found}", use)
     if of_full["low"] > 0:
         keep_more = "" if drops_nothing else ", or keep more: a higher cleaning.proportion"
         return Verdict(f"Cleaning hurt: {found}", f"train on full tokens{keep_more}")
