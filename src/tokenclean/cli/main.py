@@ -17,6 +17,7 @@ from tokenclean.cli.curate import curate
 from tokenclean.cli.demo import demo
 from tokenclean.cli.export import export
 from tokenclean.cli.inspect import inspect
+from tokenclean.cli.look import look
 from tokenclean.cli.merge import merge
 from tokenclean.cli.plan import plan
 from tokenclean.cli.pool import pool
@@ -34,7 +35,7 @@ from tokenclean.errors import TokencleanError
 
 COMMANDS = {
     "Experiments": (demo, run, compare, sweep, plan),
-    "Data": (audit, inspect, pool, rate, curate),
+    "Data": (look, audit, inspect, pool, rate, curate),
     "Single steps": (score, select, train),
     "Results": (view, report, status, export, merge, theory),
 }

@@ -50,7 +50,7 @@ def exact_duplicates(conversations: Sequence[Conversation]) -> list[Duplicate]:
     first: dict[bytes, int] = {}
     found = []
     for row, conversation in enumerate(conversations):
-        of = first.setdefault(_content_key(conversation), row)
+        of = first.setdefault(content_key(conversation), row)
         if of != row:
             found.append(Duplicate(row, of))
     return found
@@ -89,8 +89,8 @@ def near_duplicates(
     return found
 
 
-def shingles(conversations: Sequence[Conversation]) -> Ragged:
-    """Set of shingles of each row: hashes (uint64, ascending, each once) of its runs of five pieces.
+def shingles(conversations: Sequence[Conversation], length: int = SHINGLE_PIECES) -> Ragged:
+    """Set of shingles of each row: hashes (uint64, ascending, each once) of its runs of ``length`` pieces.
 
     Pieces are words and symbols of everything the row says, and the ids of a tokenized row. A row of fewer pieces is
     one shingle as a whole.
@@ -100,7 +100,7 @@ def shingles(conversations: Sequence[Conversation]) -> Ragged:
     for start in range(0, len(conversations), _BLOCK_ROWS):
         block = conversations[start : start + _BLOCK_ROWS]
         pieces = hashes.of_texts([_pieces(conversation) for conversation in block])
-        runs = ngram_hashes(pieces, SHINGLE_PIECES)
+        runs = ngram_hashes(pieces, length)
         for run, row in zip(runs, pieces, strict=True):
             if len(row) and not len(run):
                 run = ngram_hashes(Ragged.from_rows([row], np.uint64), len(row)).values
@@ -147,7 +147,8 @@ def _pieces(conversation: Conversation) -> list[str]:
     return [piece for text in texts_of(conversation) for piece in pieces_of(text)]
 
 
-def _content_key(conversation: Conversation) -> bytes:
+def content_key(conversation: Conversation) -> bytes:
+    """16 bytes that two rows share where ``exact_duplicates`` takes them for the same."""
     if conversation.tokens is not None:
         tokens = conversation.tokens
         return blake2b(b"tokens" + tokens.input_ids.tobytes() + tokens.is_response.tobytes(), digest_size=16).digest()

@@ -125,6 +125,7 @@ def _stream_source(settings: SourceSettings) -> Iterator[Conversation | Rejected
             continue
         id = f"{name}:{record.number}:{_hash_content(parsed)}"
         parsed = replace(parsed, unread=(*parsed.unread, *map(shown_key, record.wrapper_keys)))
+        parsed = replace(parsed, format="oasst") if is_tree else parsed
         conversation = Conversation(id, name, file=place, line=record.line, **vars(parsed))
         intake.add(conversation)
         yield conversation

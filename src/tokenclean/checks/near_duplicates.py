@@ -1,0 +1,128 @@
+"""Rows that nearly repeat an earlier row: exact, without signatures or chance.
+
+Two sets with a Jaccard index of t or more share at least ⌈t·|A|⌉ elements, so of the elements in any one order the first
+|A| − ⌈t·|A|⌉ + 1 of A and of B have one in common (prefix filtering: Bayardo, Ma and Srikant 2007). In the order from rare
+to common shingles few rows meet there, and those that do are compared by their true index.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+
+from tokenclean.checks.findings import EXAMPLES, Example, Found, answers_of, excerpt_of, place_of, short_place
+from tokenclean.pool.conversation import Conversation
+from tokenclean.pool.duplicates import content_key, jaccard_index, shingles
+from tokenclean.ragged import Ragged
+
+SHINGLE_PIECES = 3  # short, so that one other word does not make a short row another
+THRESHOLD = 0.7
+ANSWER_OVERLAP = 0.5  # Jaccard index of the words of both answers
+_BLOCK_ROWS = 4096
+_SHINGLES = 40_000_000  # of all rows compared: 320 MB
+_STOCK_ROWS, _STOCK_SHARE, _LEAST_OWN = 20, 0.01, 5
+
+
+class NearDuplicates:
+    """Near-duplicates among the rows, exact duplicates aside. The memory is bounded: rows after the first
+    ``shingles_kept`` shingles are not compared."""
+
+    def __init__(self, shingles_kept: int = _SHINGLES) -> None:
+        self._keys: set[bytes] = set()
+        self._block: list[Conversation] = []
+        self._sets: list[np.ndarray] = []
+        self._answers: list[np.ndarray] = []
+        self._rows: list[tuple[str, str, str]] = []  # id, place, excerpt
+        self._left, self._missed = shingles_kept, 0
+
+    def add(self, conversation: Conversation) -> None:
+        if self._left <= 0:
+            self._missed += 1
+            return
+        key = content_key(conversation)
+        if conversation.tokens is not None or key in self._keys:
+            return
+        self._keys.add(key)
+        self._block.append(conversation)
+        if len(self._block) == _BLOCK_ROWS:
+            self._take_block()
+
+    def found(self) -> Found:
+        self._take_block()
+        sets = without_stock_phrases(Ragged.from_rows(self._sets, np.uint64))
+        pairs = similar_earlier_rows(sets, THRESHOLD, self._are_answers_alike)
+        examples = []
+        for row, of in list(pairs.items())[:EXAMPLES]:
+            (id, place, excerpt), similarity = self._rows[row], jaccard_index(sets[row], sets[of])
+            examples.append(Example(id, place, f"{similarity:.2f} like {short_place(self._rows[of][1])}", excerpt))
+        note = f"{self._missed:,} rows after the first {len(self._rows):,} not compared" if self._missed else ""
+        return Found(len(pairs), tuple(examples), note=note)
+
+    def _are_answers_alike(self, row: int, of: int) -> bool:
+        """Another question about the same text is no near-duplicate."""
+        return jaccard_index(self._answers[row], self._answers[of]) >= ANSWER_OVERLAP
+
+    def _take_block(self) -> None:
+        for conversation, row in zip(self._block, shingles(self._block, SHINGLE_PIECES), strict=True):
+            text = "\n".join(turn.content for turn in conversation.turns)
+            self._rows.append((conversation.id, place_of(conversation), excerpt_of(text, 0)))
+            self._sets.append(row.copy())
+            words = {hash(word) for _, turn in answers_of(conversation) for word in turn.content.lower().split()}
+            self._answers.append(np.sort(np.fromiter(words, np.int64, len(words))))
+            self._left -= len(row)
+        self._block.clear()
+
+
+def similar_earlier_rows(
+    sets: Ragged, threshold: float, is_similar: Callable[[int, int], bool] = lambda row, of: True
+) -> dict[int, int]:
+    """Row -> the first earlier row that stays and has a Jaccard index of ``threshold`` or more with it.
+
+    ``sets``: distinct uint64 per row, ascending. A row that resembles an earlier one does not stay, so that no chain of
+    rows is one group. ``is_similar``: what a pair must fulfil besides.
+    """
+    index: defaultdict[int, list[int]] = defaultdict(list)
+    found: dict[int, int] = {}
+    lengths = sets.lengths.tolist()
+    for row, prefix in enumerate(_rare_prefixes(sets, threshold)):
+        shared = prefix.tolist()
+        for candidate in sorted({candidate for shingle in shared for candidate in index.get(shingle, ())}):
+            small, large = sorted((lengths[row], lengths[candidate]))
+            is_near = small >= threshold * large and jaccard_index(sets[row], sets[candidate]) >= threshold
+            if is_near and is_similar(row, candidate):
+                found[row] = candidate
+                break
+        else:
+            for shingle in shared:
+                index[shingle].append(row)
+    return found
+
+
+def without_stock_phrases(sets: Ragged) -> Ragged:
+    """The sets without the shingles of more than twenty rows and a hundredth of all; of a row that has less than five
+    others, nothing is left."""
+    _, number, counts = np.unique(sets.values, return_inverse=True, return_counts=True)
+    is_own = counts[number] <= max(_STOCK_ROWS, _STOCK_SHARE * len(sets))
+    row_T = sets.row_of_value()
+    own = np.bincount(row_T[is_own], minlength=len(sets))
+    is_own &= ((own >= _LEAST_OWN) | (own == sets.lengths))[row_T]
+    return Ragged(
+        sets.values[is_own], np.concatenate([[0], np.cumsum(np.bincount(row_T[is_own], minlength=len(sets)))])
+    )
+
+
+def _rare_prefixes(sets: Ragged, threshold: float) -> Ragged:
+    """Of each row the rarest elements in which it must meet any similar row, without those of one row alone."""
+    _, number, counts = np.unique(sets.values, return_inverse=True, return_counts=True)
+    order = np.argsort(counts, kind="stable")
+    rank = np.empty(len(counts), dtype=np.int64)
+    rank[order] = np.arange(len(counts))
+    rank_T, row_T = rank[number], np.repeat(np.arange(len(sets)), sets.lengths)
+    rank_T = rank_T[np.lexsort((rank_T, row_T))]
+    kept = sets.lengths - np.ceil(threshold * sets.lengths - 1e-9).astype(np.int64) + 1
+    place_T = np.arange(len(rank_T)) - np.repeat(sets.offsets[:-1], sets.lengths)
+    is_kept = (place_T < np.repeat(kept, sets.lengths)) & (counts[order[rank_T]] > 1)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row_T[is_kept], minlength=len(sets)))])
+    return Ragged(rank_T[is_kept], offsets)
