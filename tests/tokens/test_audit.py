@@ -444,7 +444,7 @@ def test_an_earlier_cut_is_told_from_a_missing_end(template: str, by_bytes, tmp_
     assert audit_rows(by_bytes, cut, tmp_path, max_length=99).counts["truncated"] >= 4
     report = audit(by_bytes, *SOUND, *long, template=template, max_length=100)
     assert report.counts["truncated"] >= 4
-    assert report.counts.keys() == {"truncated"}
+    assert report.counts.keys() - {"loop", "repeated_opener"} == {"truncated"}  # these are true of the long stories
 
 
 def test_a_prompt_longer_than_the_maximum_loses_its_answer(by_bytes):
@@ -532,7 +532,7 @@ def test_a_template_without_an_end_token():
 
 def test_tokens_across_the_boundary():
     tokenizer = byte_level(" word", "\n\n", "\nA", chat_template=CHATML)
-    assert audit(tokenizer, completion("x ", "word a"), completion("x", "word a")).counts == {"boundary_drift": 1}
+    assert audit(tokenizer, completion("x ", "word a"), completion("y", "word a")).counts == {"boundary_drift": 1}
     rows = [chat("x", "\nanswer"), chat("y", "answer"), chat("x", "Answer")]
     counts = {"boundary_drift": 1, "blank_boundary": 1}
     assert audit(tokenizer, *rows, template="tokenizer").counts == counts

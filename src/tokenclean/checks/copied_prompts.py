@@ -16,7 +16,7 @@ def find_copied_prompt(conversation: Conversation) -> Spot | None:
     Spaces and case are folded. The instruction is the last user turn, or its first line where more follows.
     """
     prompt, instructions = "", ()
-    for number, turn in enumerate(conversation.turns):
+    for turn in conversation.turns:
         if turn.role != "assistant":
             if turn.role == "user":
                 first, _, rest = turn.content.strip().partition("\n")

@@ -14,8 +14,12 @@ _HABIT = 0.1  # of them without one: the pool often leaves it out
 
 # Words that hardly end a sentence in English.
 _OPEN_WORDS = frozenset(
-    "a an the and or but nor of my your his its our their this these those is are was were be being has have "
-    "which whose because although if than into from can could will would should may might must among including for with by at from to in on about".split()
+    [
+        *("a", "an", "the", "and", "or", "but", "nor", "my", "your", "his", "its", "our", "their", "this", "these"),
+        *("those", "is", "are", "was", "were", "be", "being", "has", "have", "can", "could", "will", "would", "should"),
+        *("may", "might", "must", "which", "whose", "because", "although", "if", "than", "among", "including", "of"),
+        *("for", "with", "by", "at", "from", "to", "in", "into", "on", "about"),
+    ]
 )
 _LIST_ITEM = re.compile(r"\s*(?:[-*•–>|#+]|\(?\w{1,3}[.):]|\d+\b|[A-Z][\w ]{0,30}:)")
 _CODE = re.compile(r"[{};=<>|\\_]|\)$|//|^\s*(?:def|class|return|import|print|SELECT|FROM|WHERE)\b")

@@ -1,8 +1,8 @@
 """Rows that nearly repeat an earlier row: exact, without signatures or chance.
 
-Two sets with a Jaccard index of t or more share at least ⌈t·|A|⌉ elements, so of the elements in any one order the first
-|A| − ⌈t·|A|⌉ + 1 of A and of B have one in common (prefix filtering: Bayardo, Ma and Srikant 2007). In the order from rare
-to common shingles few rows meet there, and those that do are compared by their true index.
+Two sets with a Jaccard index of t or more share at least ⌈t·|A|⌉ elements, so of the elements in any one order the
+first |A| − ⌈t·|A|⌉ + 1 of A and of B have one in common (prefix filtering: Bayardo, Ma and Srikant 2007). In the order
+from rare to common shingles few rows meet there, and those that do are compared by their true index.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tokenclean.ragged import Ragged
 SHINGLE_PIECES = 3  # short, so that one other word does not make a short row another
 THRESHOLD = 0.7
 ANSWER_OVERLAP = 0.5  # Jaccard index of the words of both answers
-_BLOCK_ROWS = 4096
+_BLOCK_ROWS = 16384
 _SHINGLES = 40_000_000  # of all rows compared: 320 MB
 _STOCK_ROWS, _STOCK_SHARE, _LEAST_OWN = 20, 0.01, 5
 
@@ -33,7 +33,7 @@ class NearDuplicates:
         self._keys: set[bytes] = set()
         self._block: list[Conversation] = []
         self._sets: list[np.ndarray] = []
-        self._answers: list[np.ndarray] = []
+        self._answers: list[str] = []
         self._rows: list[tuple[str, str, str]] = []  # id, place, excerpt
         self._left, self._missed = shingles_kept, 0
 
@@ -51,8 +51,9 @@ class NearDuplicates:
 
     def found(self) -> Found:
         self._take_block()
-        sets = without_stock_phrases(Ragged.from_rows(self._sets, np.uint64))
-        pairs = similar_earlier_rows(sets, THRESHOLD, self._are_answers_alike)
+        sets, counts = by_rarity(Ragged.from_rows(self._sets, np.uint64))
+        sets = without_stock_phrases(sets, counts)
+        pairs = similar_earlier_rows(sets, counts, THRESHOLD, self._are_answers_alike)
         examples = []
         for row, of in list(pairs.items())[:EXAMPLES]:
             (id, place, excerpt), similarity = self._rows[row], jaccard_index(sets[row], sets[of])
@@ -62,67 +63,75 @@ class NearDuplicates:
 
     def _are_answers_alike(self, row: int, of: int) -> bool:
         """Another question about the same text is no near-duplicate."""
-        return jaccard_index(self._answers[row], self._answers[of]) >= ANSWER_OVERLAP
+        first, second = (frozenset(self._answers[n].lower().split()) for n in (row, of))
+        return len(first & second) >= ANSWER_OVERLAP * len(first | second)
 
     def _take_block(self) -> None:
         for conversation, row in zip(self._block, shingles(self._block, SHINGLE_PIECES), strict=True):
             text = "\n".join(turn.content for turn in conversation.turns)
             self._rows.append((conversation.id, place_of(conversation), excerpt_of(text, 0)))
             self._sets.append(row.copy())
-            words = {hash(word) for _, turn in answers_of(conversation) for word in turn.content.lower().split()}
-            self._answers.append(np.sort(np.fromiter(words, np.int64, len(words))))
+            self._answers.append(" ".join(turn.content for _, turn in answers_of(conversation)))
             self._left -= len(row)
         self._block.clear()
 
 
+def by_rarity(sets: Ragged) -> tuple[Ragged, np.ndarray]:
+    """The sets with the numbers of their elements in place of these, rare ones first and ascending in each row; and in
+    how many sets each number is, int64. ``sets``: distinct uint64 per row."""
+    _, number_T, counts = np.unique(sets.values, return_inverse=True, return_counts=True)
+    order = np.argsort(counts, kind="stable")
+    rank = np.empty(len(counts), dtype=np.int64)
+    rank[order] = np.arange(len(counts))
+    keys_T = (sets.row_of_value() << 32) + rank[number_T]  # sorted together, row by row
+    keys_T.sort()
+    return sets.with_values(keys_T & 0xFFFFFFFF), counts[order]
+
+
+def without_stock_phrases(sets: Ragged, counts: np.ndarray) -> Ragged:
+    """The numbered sets without what more than twenty rows and a hundredth of all have; of a row that has less than
+    five others, nothing is left."""
+    is_own_T = counts[sets.values] <= max(_STOCK_ROWS, _STOCK_SHARE * len(sets))
+    row_T = sets.row_of_value()
+    own = np.bincount(row_T[is_own_T], minlength=len(sets))
+    return _filtered(sets, is_own_T & ((own >= _LEAST_OWN) | (own == sets.lengths))[row_T])
+
+
 def similar_earlier_rows(
-    sets: Ragged, threshold: float, is_similar: Callable[[int, int], bool] = lambda row, of: True
+    sets: Ragged,
+    counts: np.ndarray,
+    threshold: float,
+    is_similar: Callable[[int, int], bool] = lambda row, of: True,
 ) -> dict[int, int]:
     """Row -> the first earlier row that stays and has a Jaccard index of ``threshold`` or more with it.
 
-    ``sets``: distinct uint64 per row, ascending. A row that resembles an earlier one does not stay, so that no chain of
-    rows is one group. ``is_similar``: what a pair must fulfil besides.
+    ``sets``, ``counts``: as ``by_rarity`` gives them. A row that resembles an earlier one does not stay, so that no
+    chain of rows is one group. ``is_similar``: what a pair must fulfil besides.
     """
     index: defaultdict[int, list[int]] = defaultdict(list)
     found: dict[int, int] = {}
     lengths = sets.lengths.tolist()
-    for row, prefix in enumerate(_rare_prefixes(sets, threshold)):
+    for row, prefix in enumerate(_prefixes(sets, counts, threshold)):
         shared = prefix.tolist()
-        for candidate in sorted({candidate for shingle in shared for candidate in index.get(shingle, ())}):
+        for candidate in sorted({candidate for number in shared for candidate in index.get(number, ())}):
             small, large = sorted((lengths[row], lengths[candidate]))
             is_near = small >= threshold * large and jaccard_index(sets[row], sets[candidate]) >= threshold
             if is_near and is_similar(row, candidate):
                 found[row] = candidate
                 break
         else:
-            for shingle in shared:
-                index[shingle].append(row)
+            for number in shared:
+                index[number].append(row)
     return found
 
 
-def without_stock_phrases(sets: Ragged) -> Ragged:
-    """The sets without the shingles of more than twenty rows and a hundredth of all; of a row that has less than five
-    others, nothing is left."""
-    _, number, counts = np.unique(sets.values, return_inverse=True, return_counts=True)
-    is_own = counts[number] <= max(_STOCK_ROWS, _STOCK_SHARE * len(sets))
-    row_T = sets.row_of_value()
-    own = np.bincount(row_T[is_own], minlength=len(sets))
-    is_own &= ((own >= _LEAST_OWN) | (own == sets.lengths))[row_T]
-    return Ragged(
-        sets.values[is_own], np.concatenate([[0], np.cumsum(np.bincount(row_T[is_own], minlength=len(sets)))])
-    )
-
-
-def _rare_prefixes(sets: Ragged, threshold: float) -> Ragged:
-    """Of each row the rarest elements in which it must meet any similar row, without those of one row alone."""
-    _, number, counts = np.unique(sets.values, return_inverse=True, return_counts=True)
-    order = np.argsort(counts, kind="stable")
-    rank = np.empty(len(counts), dtype=np.int64)
-    rank[order] = np.arange(len(counts))
-    rank_T, row_T = rank[number], np.repeat(np.arange(len(sets)), sets.lengths)
-    rank_T = rank_T[np.lexsort((rank_T, row_T))]
+def _prefixes(sets: Ragged, counts: np.ndarray, threshold: float) -> Ragged:
+    """Of each row the rarest elements, of which it shares one with any similar row; without those of one row alone."""
     kept = sets.lengths - np.ceil(threshold * sets.lengths - 1e-9).astype(np.int64) + 1
-    place_T = np.arange(len(rank_T)) - np.repeat(sets.offsets[:-1], sets.lengths)
-    is_kept = (place_T < np.repeat(kept, sets.lengths)) & (counts[order[rank_T]] > 1)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(row_T[is_kept], minlength=len(sets)))])
-    return Ragged(rank_T[is_kept], offsets)
+    place_T = np.arange(len(sets.values)) - np.repeat(sets.offsets[:-1], sets.lengths)
+    return _filtered(sets, (place_T < np.repeat(kept, sets.lengths)) & (counts[sets.values] > 1))
+
+
+def _filtered(sets: Ragged, is_kept_T: np.ndarray) -> Ragged:
+    lengths = np.bincount(sets.row_of_value()[is_kept_T], minlength=len(sets))
+    return Ragged(sets.values[is_kept_T], np.concatenate([[0], np.cumsum(lengths)]))

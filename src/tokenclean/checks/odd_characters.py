@@ -7,18 +7,19 @@ import re
 from tokenclean.checks.findings import Spot
 from tokenclean.pool.conversation import Conversation
 
-# UTF-8 read as Latin-1 or cp1252: a leading byte as Ã, Â, â or ð, then what cp1252 shows for a trailing one.
-_TRAIL = "[\u0080-\u00bf\u20ac\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152\u017d\u2018\u2019\u201c\u201d\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153\u017e\u0178]"
+# UTF-8 read as Latin-1 or cp1252: a leading byte as Ã, Â, â or ð, and what cp1252 shows for a trailing one.
+_TRAIL = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
 _ODD = {
     "replacement character": "\ufffd",
     "UTF-8 read in another encoding": (
-        f"â{_TRAIL}{_TRAIL}|ð[Ÿ\u009f]{_TRAIL}|Ã[\u0080-\u00bf\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152\u017d\u2018\u2022\u02dc\u2122\u0161\u203a\u0153\u017e\u0178]"
-        "|Â[\u00a0-\u00bf]"
+        f"â[{_TRAIL}][{_TRAIL}]|ð[Ÿ\u009f][{_TRAIL}]|Ã[\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘•˜™š›œžŸ]|Â[\u00a0-\u00bf]"
     ),
     "control character": r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f]",
-    "invisible character": "[\u200b\u2060\ufeff\u00ad\u202a-\u202e\u2066-\u2069]|(?<=[A-Za-z ])[\u200c\u200d](?=[A-Za-z ])",
+    "invisible character": (
+        "[\u200b\u2060\ufeff\u00ad\u202a-\u202e\u2066-\u2069]|(?<=[A-Za-z ])[\u200c\u200d](?=[A-Za-z ])"
+    ),
     "private-use character": "[\ue000-\uf8ff]",
-    "escaped line break": r"(?<![\\\w:/'\"`(\[{,])\\n(?:\\n)*(?=[A-Z\d\-*\s\\])(?![^\n]{0,40}['\"`][);,\s])",
+    "escaped line break": (r"(?<![\\\w:/'\"`(\[{,])\\n(?:\\n)*(?=[A-Z\d\-*\s\\])(?![^\n]{0,40}['\"`][);,\s])"),
     "HTML entity": r"&(?:nbsp|quot|amp|#39|#x27|rsquo|lsquo|ldquo|rdquo|mdash|ndash|hellip);",
 }
 _PATTERNS = {name: re.compile(pattern) for name, pattern in _ODD.items()}

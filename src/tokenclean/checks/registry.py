@@ -53,8 +53,8 @@ POOL_CHECKS: dict[str, Check[Callable[[], Collector]]] = {
     "near_duplicate": Check(
         "warning",
         "near-duplicate",
-        "the row shares most of its runs of three words (Jaccard index 0.7) and half of its answer's words with an earlier "
-        "row, phrases that over 1 % of the rows share aside: it teaches little more, and leaks into held-out rows",
+        "the row shares most of its runs of three words (Jaccard index 0.7) and half of its answer's words with an "
+        "earlier row, phrases that over 1 % of the rows share aside: it teaches little more, and leaks into held-out rows",
         "pool.filters.duplicates: near keeps the first of them; near_threshold: 0.5 finds about as many",
         NearDuplicates,
     ),
@@ -68,7 +68,8 @@ POOL_CHECKS: dict[str, Check[Callable[[], Collector]]] = {
     "repeated_opener": Check(
         "note",
         "repeated opener",
-        "answers of several rows begin with the same words, small variations included: the model learns the phrase above all",
+        "answers of several rows begin with the same words, small variations included: the model learns the phrase above "
+        "all",
         "the strategy repetition, or cleaning.also: [repetition], drops what many rows share word for word",
         lambda: RepeatedPhrases(is_closer=False),
     ),
@@ -93,14 +94,15 @@ ROW_CHECKS: dict[str, Check[Callable[[Conversation], Spot | None]]] = {
     "refusal": Check(
         "warning",
         "refusal",
-        "an answer declines the task in a usual wording (“I'm sorry, but as an AI …”): the model learns to refuse",
+        "an answer declines the task or says what an AI cannot do, in a usual wording: the model learns to refuse",
         "drop the rows, unless the refusals are meant",
         find_refusal,
     ),
     "loop": Check(
         "warning",
         "loop",
-        "an answer says the same words at least three times in a row, twenty words or more: the model learns to go round",
+        "an answer says the same words at least three times in a row, twenty words or more: the model learns to go "
+        "round in circles",
         "drop the rows or cut the answers in front of the loop",
         find_loop,
     ),
@@ -115,8 +117,8 @@ ROW_CHECKS: dict[str, Check[Callable[[Conversation], Spot | None]]] = {
     "copied_prompt": Check(
         "note",
         "copied prompt",
-        "an answer holds the whole instruction (8 words or more), or nine tenths of it (20 words or more) are one passage "
-        "of the prompt: meant where a text is to be extracted or needs no correction",
+        "an answer holds the whole instruction (8 words or more), or nine tenths of it (20 words or more) are one "
+        "passage of the prompt: meant where a text is to be extracted or needs no correction",
         "look at the examples; drop the rows where the copy is no answer",
         find_copied_prompt,
     ),

@@ -1,7 +1,7 @@
 """First and last sentences that many answers share, small variations of wording included.
 
-Two sentences belong together if they have their first four words in common; the groups that are large are then joined, and
-single sentences added to them, by the overlap of their words. Contractions are spelt out, and numbers are all alike.
+Sentences belong together if they have their first four words in common; the large groups are then joined, and single
+sentences added to them, by the overlap of their words. Contractions are spelt out, and numbers are all alike.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from tokenclean.checks.findings import EXAMPLES, Example, Found, Group, answers_of, place_of
 from tokenclean.pool.conversation import Conversation
@@ -27,9 +28,7 @@ _EDGE = 400  # characters at either end of an answer that are looked at
 _GROUPS = 20
 _SENTENCE = re.compile(r"[.!?…]+[\"')\]”’*]*(?=\s|$)|[。！？]+|\n+")
 _CONTRACTIONS = (
-    ("’", "'"),
     ("can't", "can not"),
-    ("cannot", "can not"),
     ("won't", "will not"),
     ("n't", " not"),
     ("'re", " are"),
@@ -78,6 +77,8 @@ class RepeatedPhrases:
         for leader, members in cluster(weights, least):
             phrases = [self._phrases[words] for words in members]
             in_rows = {row for phrase in phrases for row in phrase.rows}
+            if len(in_rows) < least:
+                continue
             rows |= in_rows
             shown = max(phrases, key=lambda phrase: len(phrase.rows))
             text = shown.text if len(leader) < _KEY_WORDS else _beginning(shown.text, len(leader))
@@ -116,9 +117,10 @@ def closers_of(answer: str) -> Iterator[str]:
 
 def head_of(sentence: str) -> Words:
     """The first twelve words of a sentence, contractions spelt out and numbers as #."""
-    text = sentence.lower()
-    for short, long in _CONTRACTIONS:
-        text = text.replace(short, long)
+    text = sentence.lower().replace("’", "'").replace("cannot", "can not")
+    if "'" in text:
+        for short, long in _CONTRACTIONS:
+            text = text.replace(short, long)
     return tuple(_NUMBER.sub("#", word) for word in words_of(text)[:_HEAD_WORDS])
 
 
@@ -134,15 +136,16 @@ def cluster(weights: dict[Words, int], least: int) -> list[tuple[Words, list[Wor
     clusters: list[tuple[Words, list[Words]]] = []
     leaders = _Leaders()
     for key in sorted(totals, key=lambda key: (-totals[key], key)):
-        phrase = _common_beginning(by_key[key], weights)
+        members, may_lead = by_key[key], _PARTS * totals[key] >= least
+        if _is_formula(key) or (not may_lead and len(members) == 1 and len(members[0]) == _HEAD_WORDS):
+            continue  # a single long sentence overlaps with no phrase
+        phrase = _common_beginning(members, weights) if len(members) > 1 else members[0]
         number = leaders.find(phrase)
-        if sum(word.isalpha() and len(word) > 1 for word in phrase) < min(2, len(key)) and len(key) == _KEY_WORDS:
-            continue  # formulas
         if number is not None:
-            clusters[number][1].extend(by_key[key])
-        elif _PARTS * totals[key] >= least:
+            clusters[number][1].extend(members)
+        elif may_lead:
             leaders.add(phrase)
-            clusters.append((phrase, list(by_key[key])))
+            clusters.append((phrase, list(members)))
     return [(leader, members) for leader, members in clusters if sum(weights[words] for words in members) >= least]
 
 
@@ -160,18 +163,18 @@ class _Leaders:
 
     def find(self, phrase: Words) -> int | None:
         words = frozenset(phrase)
-        if len(words) < _KEY_WORDS:
-            return next((n for n in self._by_word[phrase[0]] if self._sets[n] == words), None) if phrase else None
-        # Of k words at least ⌈0.6·k⌉ are shared, so among any k − ⌈0.6·k⌉ + 1 of them one is: take the rarest.
-        rare = sorted(words, key=lambda word: (len(self._by_word[word]), word))
-        rare = rare[: len(words) - math.ceil(OVERLAP * len(words)) + 1]
-        candidates = sorted({number for word in rare for number in self._by_word[word]})
-        return next((n for n in candidates if overlap(words, self._sets[n]) >= OVERLAP), None)
+        shared: Counter[int] = Counter()
+        for word in words:
+            shared.update(self._by_word.get(word, ()))
+        # |A ∩ B| / |A ∪ B| from |A ∩ B|; few words have to be the same.
+        least = OVERLAP if len(words) >= _KEY_WORDS else 1.0
+        near = [n for n, both in shared.items() if both >= least * (len(words) + len(self._sets[n]) - both)]
+        return min(near, default=None)
 
 
-def overlap(first: frozenset[str], second: frozenset[str]) -> float:
-    """Jaccard index of two sets of words."""
-    return len(first & second) / len(first | second) if first or second else 1.0
+def _is_formula(key: Words) -> bool:
+    """Whether a sentence begins with numbers and single letters."""
+    return len(key) == _KEY_WORDS and sum(word.isalpha() and len(word) > 1 for word in key) < 2
 
 
 def _common_beginning(members: Iterable[Words], weights: dict[Words, int]) -> Words:
@@ -184,9 +187,10 @@ def _common_beginning(members: Iterable[Words], weights: dict[Words, int]) -> Wo
         for words in members:
             if len(words) > len(phrase) and words[: len(phrase)] == phrase:
                 following[words[len(phrase)]] += weights[words]
-        if not following or following.most_common(1)[0][1] < _SAME_PHRASE * total:
+        word, rows = max(following.items(), key=itemgetter(1), default=("", 0))
+        if rows < _SAME_PHRASE * total or not rows:
             return phrase
-        phrase = (*phrase, following.most_common(1)[0][0])
+        phrase = (*phrase, word)
 
 
 def _is_exclamation(sentence: str) -> bool:

@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 from typer import Option
 
+from tokenclean.checks.findings import short_place
 from tokenclean.cli.console import out, say
 from tokenclean.cli.intake import print_intake, sources_of
 from tokenclean.cli.options import IntakeOptions, PoolArgument, RejectedShareOption
@@ -99,8 +100,6 @@ def _shares(counts: Mapping[str, int]) -> str:
 
 
 def _length_text(lengths: Lengths) -> str:
-    from tokenclean.checks.findings import short_place
-
     place = short_place(lengths.place)
     return f"median {lengths.median:,} characters, 95 % up to {lengths.p95:,}, longest {lengths.longest:,} ({place})"
 
@@ -108,8 +107,8 @@ def _length_text(lengths: Lengths) -> str:
 def _turns_text(turns: Mapping[int, int]) -> str:
     if list(turns) == [1]:
         return "one a row"
-    total = sum(turns.values())
-    return f"{sum(count * rows for count, rows in turns.items()) / max(total, 1):.1f} a row, at most {max(turns, default=0)}"
+    mean = sum(count * rows for count, rows in turns.items()) / max(sum(turns.values()), 1)
+    return f"{mean:.1f} a row, at most {max(turns, default=0)}"
 
 
 def _print_findings(survey: Survey, *, details: bool) -> None:
@@ -152,7 +151,8 @@ def _next_steps(
     has_options: bool,
 ) -> Iterator[str]:
     if survey.intake.faulty_share > max_rejected_share:
-        yield f"a run refuses this pool: {survey.intake.faulty_share:.1%} of the rows cannot be used (--max-rejected-share)"
+        share = f"{survey.intake.faulty_share:.1%}"
+        yield f"a run refuses this pool: {share} of the rows cannot be used (--max-rejected-share)"
     if survey.found and not details:
         yield "--details says what each finding means and what helps"
     also = ", with the same reading options" if has_options else ""
