@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tokenclean.checks.findings import Spot, answers_of
 from tokenclean.pool.conversation import Conversation
 
@@ -43,7 +45,7 @@ def copied_share(answer: str, prompt: str) -> float:
     Any passage of nine tenths holds the middle eight tenths, so these are looked for and then extended.
     """
     length = len(answer)
-    margin = length - int(length * _SHARE)
+    margin = length - math.ceil(length * _SHARE - 1e-9)
     start, end = margin, length - margin
     middle, best, place = answer[start:end], 0, -1
     while middle and (place := prompt.find(middle, place + 1)) >= 0:

@@ -24,7 +24,11 @@ _OPEN_WORDS = frozenset(
 _LIST_ITEM = re.compile(r"\s*(?:[-*•–>|#+]|\(?\w{1,3}[.):]|\d+\b|[A-Z][\w ]{0,30}:)")
 _CODE = re.compile(r"[{};=<>|\\_]|\)$|//|^\s*(?:def|class|return|import|print|SELECT|FROM|WHERE)\b")
 _SENTENCE_END = re.compile(r"[.!?。！？][\"')\]”’]*\s+(?=[A-Z\"“'(])")
-_SIGNED = re.compile(r"\b(?:sincerely|regards|wishes|yours|love|thanks|gratitude|truly|faithfully)\b", re.IGNORECASE)
+_SIGNED = re.compile(
+    r"(?:(?:with|yours|best|kind|warm|many|much|all|my) )*(?:sincerely|regards|wishes|love|thanks|gratitude|truly|"
+    r"faithfully|best)\b|with [\w ]{1,30},",
+    re.IGNORECASE,
+)
 
 
 class CutEnds:
@@ -46,12 +50,12 @@ class CutEnds:
                 return
         for number, content, _ in reasons:
             text = content.rstrip()
+            if is_unended(text):
+                self._likely.add(conversation, number, content, "the last sentence does not end")
+                return
             if len(text) <= _SHORT and "\n" not in text and text.count(" ") + 1 >= _LEAST_WORDS:
                 self._short += 1
                 self._unended += text[-1].isalpha()
-            elif is_unended(text):
-                self._likely.add(conversation, number, content, "the last sentence does not end")
-                return
 
     def found(self) -> Found:
         examples = self._sure.examples
@@ -107,7 +111,7 @@ def is_unended(text: str) -> bool:
         and line.count(" ") >= 4
         and last.count(" ") >= 2
         and last.split()[-1].isalpha()
-        and not _SIGNED.search(last)
+        and not _SIGNED.match(last)
         and not any(mark in last for mark in ".!?")
     )
 

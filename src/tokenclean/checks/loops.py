@@ -47,7 +47,7 @@ def loop_in(text: str) -> tuple[int, int, int] | None:
         whole = length + period + 2
         if length and whole >= max(_LEAST_WORDS, _LEAST_TIMES * period):
             first = place - length + 1 - period
-            if any(word.isalpha() and len(word) > 1 for word in words[first : first + period]):
+            if any(word.isalpha() and (len(word) > 1 or not word.isascii()) for word in words[first : first + period]):
                 return _characters(text, first, place + 3, period)
     return None
 

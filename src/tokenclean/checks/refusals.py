@@ -10,7 +10,7 @@ from tokenclean.pool.conversation import Conversation
 _BEGINNING = 400  # characters: a refusal says so at once
 
 _MODEL = r"an? (?:ai|artificial intelligence|(?:large )?language model)\b"
-_CANNOT = r"(?:can(?:not|'t| not)|won't|do(?: not|n't) have|(?:am|'m) (?:not |un)(?:able|capable|programmed|designed|allowed))"
+_CANNOT = r"(?:can(?:not|'t| not)|won't|do(?: not|n't) have|(?:am|'m) (?:not |un)(?:able|capable|programmed|allowed))"
 _HELP = (
     r"(?:assist|help|fulfil|comply|complete|provide|generat|answer|respond|access|brows|process|discuss|engage|perform)"
 )

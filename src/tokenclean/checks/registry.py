@@ -54,7 +54,8 @@ POOL_CHECKS: dict[str, Check[Callable[[], Collector]]] = {
         "warning",
         "near-duplicate",
         "the row shares most of its runs of three words (Jaccard index 0.7) and half of its answer's words with an "
-        "earlier row, phrases that over 1 % of the rows share aside: it teaches little more, and leaks into held-out rows",
+        "earlier row, phrases that over 1 % of the rows share aside: it teaches little more, and leaks into held-out "
+        "rows",
         "pool.filters.duplicates: near keeps the first of them; near_threshold: 0.5 finds about as many",
         NearDuplicates,
     ),
@@ -68,8 +69,8 @@ POOL_CHECKS: dict[str, Check[Callable[[], Collector]]] = {
     "repeated_opener": Check(
         "note",
         "repeated opener",
-        "answers of several rows begin with the same words, small variations included: the model learns the phrase above "
-        "all",
+        "answers of several rows begin with the same words, small variations included: the model learns the phrase "
+        "above all",
         "the strategy repetition, or cleaning.also: [repetition], drops what many rows share word for word",
         lambda: RepeatedPhrases(is_closer=False),
     ),
