@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenclean.checks import ROW_CHECKS
+from tokenclean.checks import POOL_CHECKS, ROW_CHECKS
 from tokenclean.checks.copied_prompts import copied_share
 from tokenclean.checks.cut_ends import CutEnds
 from tokenclean.checks.loops import loop_in
@@ -239,3 +240,11 @@ def test_rows_with_tools_several_turns_or_no_text(name: str):
     assert find(Conversation("s:1:x", "s", turns)) is None
     assert find(Conversation("s:2:x", "s", (Turn("assistant", "Once. "),), "text")) is None
     assert find(Conversation("s:3:x", "s", (), "tokens")) is None
+
+
+def test_the_docs_list_the_checks_of_the_registry():
+    docs = Path(__file__).parents[2] / "docs" / "look.md"
+    listed = [line.split("|")[1:3] for line in docs.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    checks = POOL_CHECKS | ROW_CHECKS
+    found = {name.strip(" `"): severity.strip() for name, severity in listed if name.strip(" `") in checks}
+    assert found == {name: check.severity for name, check in checks.items()}

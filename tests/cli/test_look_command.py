@@ -108,7 +108,8 @@ def test_json_holds_everything(command, pool: Path, tmp_path: Path):
         "copied_prompt": 1,
         "lone_thought_tag": 1,
     }
-    assert results["repeated_closer"]["groups"][0]["phrase"] == "I hope this helps!"
+    phrases = {group["phrase"]: group["rows"] for group in results["repeated_closer"]["groups"]}
+    assert phrases == {"Here is a list of…": 3, "I hope this helps!": 3}
     assert results["refusal"]["examples"][0]["place"] == f"{pool}:14"
     assert set(results["refusal"]) == {
         *("name", "title", "severity", "rows", "share", "examples", "groups", "note", "meaning", "remedy")

@@ -68,7 +68,8 @@ class Survey:
 
     def to_json(self) -> dict[str, object]:
         """The survey as JSON can hold it."""
-        return asdict(replace(self, intake=Intake())) | {"intake": self.intake.to_json()}
+        values: dict[str, object] = asdict(replace(self, intake=Intake()))
+        return values | {"intake": self.intake.to_json()}
 
 
 class PoolChecks:

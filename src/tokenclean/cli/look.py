@@ -113,8 +113,8 @@ def _turns_text(turns: Mapping[int, int]) -> str:
 
 def _print_findings(survey: Survey, *, details: bool) -> None:
     found = survey.found
+    width = max((len(result.title) for result in found), default=0)
     if found:
-        width = max(len(result.title) for result in found)
         say(Text(f"{'finding':<{width}}  {'rows':>7}  {'share':>7}  examples", "dim"))
     for result in found:
         _print_finding(result, width, details=details)
