@@ -533,7 +533,7 @@ def test_a_template_without_an_end_token():
 def test_tokens_across_the_boundary():
     tokenizer = byte_level(" word", "\n\n", "\nA", chat_template=CHATML)
     assert audit(tokenizer, completion("x ", "word a"), completion("y", "word a")).counts == {"boundary_drift": 1}
-    rows = [chat("x", "\nanswer"), chat("y", "answer"), chat("x", "Answer")]
+    rows = [chat("x", "\nanswer"), chat("y", "answer"), chat("z", "Answer")]
     counts = {"boundary_drift": 1, "blank_boundary": 1}
     assert audit(tokenizer, *rows, template="tokenizer").counts == counts
     assert audit(tokenizer, *retokenized(tokenizer, rows, "tokenizer")).counts == counts

@@ -14,7 +14,7 @@ import numpy as np
 
 from tokenclean.checks.findings import EXAMPLES, Example, Found, answers_of, excerpt_of, place_of, short_place
 from tokenclean.pool.conversation import Conversation
-from tokenclean.pool.duplicates import content_key, jaccard_index, shingles
+from tokenclean.pool.duplicates import jaccard_index, shingles
 from tokenclean.ragged import Ragged
 
 SHINGLE_PIECES = 3  # short, so that one other word does not make a short row another
@@ -30,7 +30,7 @@ class NearDuplicates:
     ``shingles_kept`` shingles are not compared."""
 
     def __init__(self, shingles_kept: int = _SHINGLES) -> None:
-        self._keys: set[bytes] = set()
+        self._keys: set[int] = set()
         self._block: list[Conversation] = []
         self._sets: list[np.ndarray] = []
         self._answers: list[str] = []
@@ -41,7 +41,7 @@ class NearDuplicates:
         if self._left <= 0:
             self._missed += 1
             return
-        key = content_key(conversation)
+        key = hash(" ".join(" ".join(turn.content for turn in conversation.turns).casefold().split()))
         if conversation.tokens is not None or key in self._keys:
             return
         self._keys.add(key)
