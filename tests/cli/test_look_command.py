@@ -138,7 +138,7 @@ def test_one_row_no_row_and_no_file(command, tmp_path: Path):
     one.write_text('{"question": "Why?", "answer": "Because it is so."}\n')
     said = command("look", one, "--column", "instruction=question", "--column", "output=answer")
     assert said.code == 0
-    assert "1 rows, 1 usable" in said.out
+    assert "1 row, 1 usable" in said.out
     said = command("look", one)
     assert said.code == 2
     assert "keys fit no format" in said.err

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from tokenclean.checks.registry import POOL_CHECKS, ROW_CHECKS
 from tokenclean.pool.conversation import Conversation, RejectedRow
 from tokenclean.pool.intake import Intake
 from tokenclean.pool.shards import count_characters, count_response_characters
+
+_BLOCK_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -91,16 +94,23 @@ def survey_texts(rows: Iterable[Conversation | RejectedRow]) -> Survey:
     counts = _Counts()
     collectors: dict[str, Collector] = {name: check.find() for name, check in POOL_CHECKS.items()}
     collectors |= {name: _EachRow(check.find) for name, check in ROW_CHECKS.items()}
-    for row in rows:
-        counts.intake.add(row)
-        if isinstance(row, RejectedRow):
-            continue
-        counts.add(row)
-        for collector in collectors.values():
-            collector.add(row)
+    for block in _blocks(rows):
+        usable_rows = [row for row in block if isinstance(row, Conversation)]
+        for row in block:
+            counts.intake.add(row)
+        for collector in (counts, *collectors.values()):
+            for row in usable_rows:
+                collector.add(row)
     usable = counts.intake.usable
     results = tuple(_result(name, collector.found(), usable) for name, collector in collectors.items())
     return counts.survey(results)
+
+
+def _blocks(rows: Iterable[Conversation | RejectedRow]) -> Iterator[list[Conversation | RejectedRow]]:
+    """The rows some at a time: a check that runs on many in a row stays in the processor's cache."""
+    rows = iter(rows)
+    while block := list(islice(rows, _BLOCK_ROWS)):
+        yield block
 
 
 @dataclass

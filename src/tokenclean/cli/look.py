@@ -74,7 +74,8 @@ def look(
 
 def _print_contents(survey: Survey, pool: list[str]) -> None:
     rows = survey.intake
-    say(Text(f"{', '.join(pool)}: {rows.rows:,} rows, {rows.usable:,} usable", "bold"))
+    plural = "s" * (rows.rows != 1)
+    say(Text(f"{', '.join(pool)}: {rows.rows:,} row{plural}, {rows.usable:,} usable", "bold"))
     print_intake(rows)
     formats = _shares(survey.formats)
     extras = {"system prompt": survey.with_system, "tools": survey.with_tools, "ids, no text": survey.tokenized}
