@@ -131,6 +131,9 @@ def test_chats_with_tools_and_ids(command, tmp_path: Path):
     assert said.code == 0
     assert "messages 50.0%, tokens 50.0%; system prompt in 1; tools in 1; ids, no text in 1" in said.out
     assert "2.0 a row, at most 2" in said.out
+    assert "1 rows hold ids and no text: only audit checks them" in said.out
+    path.write_text('{"input_ids": [1, 2], "labels": [-100, 2]}\n')
+    assert "not found" not in command("look", path).out
 
 
 def test_one_row_no_row_and_no_file(command, tmp_path: Path):

@@ -600,3 +600,23 @@ def test_a_report_is_json(by_bytes, tmp_path: Path):
     assert written["has_errors"] is True
     assert [result["name"] for result in written["results"]] == list(CHECKS)
     assert all(check.meaning and check.remedy for check in CHECKS.values())
+
+
+# Checks of texts, which look has too
+
+
+def test_the_checks_of_texts_find_conversations_and_mark_the_tokens(by_bytes):
+    refusal = chat("Browse", "I'm sorry, but as an AI language model I cannot browse the web.", line=30)
+    cut = chat("Explain", "Calcium is a metal with the symbol Ca and it has an atomic number of", line=31)
+    story = "The harbour was built by two brothers who came from the north with {} ships in a very cold winter."
+    near = [chat("Tell me about the harbour.", story.format(count), line=line) for line, count in ((32, 3), (33, 4))]
+    report = audit(by_bytes, *SOUND, refusal, cut, *near)
+    assert report.counts == {"refusal": 1, "cut_end": 1, "near_duplicate": 1, "repeated_prompt": 1}
+    assert not report.has_errors
+    (example,) = report["refusal"].examples
+    marked = "".join(piece.text for piece in example.pieces if piece.is_at_fault)
+    assert marked.startswith("I'm sorry, but as an AI")
+    assert report["near_duplicate"].examples[0].text.endswith("like s.jsonl:32")
+    only = audit(by_bytes, *SOUND, refusal, cut, checks=["cut_end", "refusal"])
+    assert [result.name for result in only.results] == ["refusal", "cut_end"]
+    assert audit(by_bytes, *retokenized(by_bytes, [refusal, cut], "tulu")).counts == {}

@@ -66,8 +66,9 @@ def look(
             temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
     _print_contents(survey, pool)
     out.print()
-    _print_findings(survey, details=details)
-    out.print()
+    if survey.tokenized < survey.intake.usable:
+        _print_findings(survey, details=details)
+        out.print()
     for line in _next_steps(survey, sources, max_rejected_share, details=details, has_options=bool(intake)):
         say(line)
 
@@ -154,6 +155,8 @@ def _next_steps(
     if survey.intake.faulty_share > max_rejected_share:
         share = f"{survey.intake.faulty_share:.1%}"
         yield f"a run refuses this pool: {share} of the rows cannot be used (--max-rejected-share)"
+    if survey.tokenized:
+        yield f"{survey.tokenized:,} rows hold ids and no text: only audit checks them"
     if survey.found and not details:
         yield "--details says what each finding means and what helps"
     also = ", with the same reading options" if has_options else ""
