@@ -14,14 +14,16 @@ import numpy as np
 
 from tokenclean.checks.findings import EXAMPLES, Example, Found, answers_of, excerpt_of, place_of, short_place
 from tokenclean.pool.conversation import Conversation
-from tokenclean.pool.duplicates import jaccard_index, shingles
+from tokenclean.pool.duplicates import jaccard_index
+from tokenclean.pool.word_ngrams import WordHashes, ngram_hashes, pieces_of, texts_of
 from tokenclean.ragged import Ragged
 
 SHINGLE_PIECES = 3  # short, so that one other word does not make a short row another
 THRESHOLD = 0.7
 ANSWER_OVERLAP = 0.5  # Jaccard index of the words of both answers
-_BLOCK_ROWS = 16384
+_BLOCK_ROWS = 4096
 _SHINGLES = 40_000_000  # of all rows compared: 320 MB
+_NUMBER = 0xFFFFFFFF
 _STOCK_ROWS, _STOCK_SHARE, _LEAST_OWN = 20, 0.01, 5
 
 
@@ -32,7 +34,9 @@ class NearDuplicates:
     def __init__(self, shingles_kept: int = _SHINGLES) -> None:
         self._keys: set[int] = set()
         self._block: list[Conversation] = []
-        self._sets: list[np.ndarray] = []
+        self._hashes = WordHashes()
+        self._shingles: list[np.ndarray] = []  # of each block, row after row
+        self._lengths: list[np.ndarray] = []
         self._answers: list[str] = []
         self._rows: list[tuple[str, str, str]] = []  # id, place, excerpt
         self._left, self._missed = shingles_kept, 0
@@ -51,7 +55,7 @@ class NearDuplicates:
 
     def found(self) -> Found:
         self._take_block()
-        sets, counts = by_rarity(Ragged.from_rows(self._sets, np.uint64))
+        sets, counts = by_rarity(self._all_shingles())
         sets = without_stock_phrases(sets, counts)
         pairs = similar_earlier_rows(sets, counts, THRESHOLD, self._are_answers_alike)
         examples = []
@@ -61,31 +65,42 @@ class NearDuplicates:
         note = f"{self._missed:,} rows after the first {len(self._rows):,} not compared" if self._missed else ""
         return Found(len(pairs), tuple(examples), note=note)
 
+    def _all_shingles(self) -> Ragged:
+        lengths = np.concatenate([np.zeros(1, np.int64), *self._lengths])
+        return Ragged(np.concatenate([np.empty(0, np.uint64), *self._shingles]), np.cumsum(lengths))
+
     def _are_answers_alike(self, row: int, of: int) -> bool:
         """Another question about the same text is no near-duplicate."""
         first, second = (frozenset(self._answers[n].lower().split()) for n in (row, of))
         return len(first & second) >= ANSWER_OVERLAP * len(first | second)
 
     def _take_block(self) -> None:
-        for conversation, row in zip(self._block, shingles(self._block, SHINGLE_PIECES), strict=True):
+        pieces = [[piece for text in texts_of(row) for piece in pieces_of(text)] for row in self._block]
+        shingles = ngram_hashes(self._hashes.of_texts(pieces), SHINGLE_PIECES)
+        self._shingles.append(shingles.values)
+        self._lengths.append(shingles.lengths)
+        self._left -= len(shingles.values)
+        for conversation in self._block:
             text = "\n".join(turn.content for turn in conversation.turns)
             self._rows.append((conversation.id, place_of(conversation), excerpt_of(text, 0)))
-            self._sets.append(row.copy())
             self._answers.append(" ".join(turn.content for _, turn in answers_of(conversation)))
-            self._left -= len(row)
         self._block.clear()
 
 
-def by_rarity(sets: Ragged) -> tuple[Ragged, np.ndarray]:
-    """The sets with the numbers of their elements in place of these, rare ones first and ascending in each row; and in
-    how many sets each number is, int64. ``sets``: distinct uint64 per row."""
-    _, number_T, counts = np.unique(sets.values, return_inverse=True, return_counts=True)
+def by_rarity(rows: Ragged) -> tuple[Ragged, np.ndarray]:
+    """The rows as sets, with numbers in place of their values, rare ones first and ascending in each row; and in how
+    many rows each number is, int64. ``rows``: any values."""
+    _, number_T = np.unique(rows.values, return_inverse=True)
+    keys_T = np.sort((rows.row_of_value() << 32) + number_T)  # sorted together, row by row
+    keys_T = keys_T[np.diff(keys_T, prepend=-1) != 0]
+    row_T, number_T = keys_T >> 32, keys_T & _NUMBER
+    counts = np.bincount(number_T)
     order = np.argsort(counts, kind="stable")
     rank = np.empty(len(counts), dtype=np.int64)
     rank[order] = np.arange(len(counts))
-    keys_T = (sets.row_of_value() << 32) + rank[number_T]  # sorted together, row by row
-    keys_T.sort()
-    return sets.with_values(keys_T & 0xFFFFFFFF), counts[order]
+    keys_T = np.sort((row_T << 32) + rank[number_T])
+    lengths = np.bincount(row_T, minlength=len(rows))
+    return Ragged(keys_T & _NUMBER, np.concatenate([[0], np.cumsum(lengths)])), counts[order]
 
 
 def without_stock_phrases(sets: Ragged, counts: np.ndarray) -> Ragged:

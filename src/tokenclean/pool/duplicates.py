@@ -89,8 +89,8 @@ def near_duplicates(
     return found
 
 
-def shingles(conversations: Sequence[Conversation], length: int = SHINGLE_PIECES) -> Ragged:
-    """Set of shingles of each row: hashes (uint64, ascending, each once) of its runs of ``length`` pieces.
+def shingles(conversations: Sequence[Conversation]) -> Ragged:
+    """Set of shingles of each row: hashes (uint64, ascending, each once) of its runs of five pieces.
 
     Pieces are words and symbols of everything the row says, and the ids of a tokenized row. A row of fewer pieces is
     one shingle as a whole.
@@ -100,7 +100,7 @@ def shingles(conversations: Sequence[Conversation], length: int = SHINGLE_PIECES
     for start in range(0, len(conversations), _BLOCK_ROWS):
         block = conversations[start : start + _BLOCK_ROWS]
         pieces = hashes.of_texts([_pieces(conversation) for conversation in block])
-        runs = ngram_hashes(pieces, length)
+        runs = ngram_hashes(pieces, SHINGLE_PIECES)
         for run, row in zip(runs, pieces, strict=True):
             if len(row) and not len(run):
                 run = ngram_hashes(Ragged.from_rows([row], np.uint64), len(row)).values
