@@ -444,7 +444,7 @@ def test_an_earlier_cut_is_told_from_a_missing_end(template: str, by_bytes, tmp_
     assert audit_rows(by_bytes, cut, tmp_path, max_length=99).counts["truncated"] >= 4
     report = audit(by_bytes, *SOUND, *long, template=template, max_length=100)
     assert report.counts["truncated"] >= 4
-    assert report.counts.keys() == {"truncated"}
+    assert report.counts.keys() - {"loop", "repeated_opener"} == {"truncated"}  # these are true of the long stories
 
 
 def test_a_prompt_longer_than_the_maximum_loses_its_answer(by_bytes):
@@ -532,8 +532,8 @@ def test_a_template_without_an_end_token():
 
 def test_tokens_across_the_boundary():
     tokenizer = byte_level(" word", "\n\n", "\nA", chat_template=CHATML)
-    assert audit(tokenizer, completion("x ", "word a"), completion("x", "word a")).counts == {"boundary_drift": 1}
-    rows = [chat("x", "\nanswer"), chat("y", "answer"), chat("x", "Answer")]
+    assert audit(tokenizer, completion("x ", "word a"), completion("y", "word a")).counts == {"boundary_drift": 1}
+    rows = [chat("x", "\nanswer"), chat("y", "answer"), chat("z", "Answer")]
     counts = {"boundary_drift": 1, "blank_boundary": 1}
     assert audit(tokenizer, *rows, template="tokenizer").counts == counts
     assert audit(tokenizer, *retokenized(tokenizer, rows, "tokenizer")).counts == counts
@@ -600,3 +600,23 @@ def test_a_report_is_json(by_bytes, tmp_path: Path):
     assert written["has_errors"] is True
     assert [result["name"] for result in written["results"]] == list(CHECKS)
     assert all(check.meaning and check.remedy for check in CHECKS.values())
+
+
+# Checks of texts, which look has too
+
+
+def test_the_checks_of_texts_find_conversations_and_mark_the_tokens(by_bytes):
+    refusal = chat("Browse", "I'm sorry, but as an AI language model I cannot browse the web.", line=30)
+    cut = chat("Explain", "Calcium is a metal with the symbol Ca and it has an atomic number of", line=31)
+    story = "The harbour was built by two brothers who came from the north with {} ships in a very cold winter."
+    near = [chat("Tell me about the harbour.", story.format(count), line=line) for line, count in ((32, 3), (33, 4))]
+    report = audit(by_bytes, *SOUND, refusal, cut, *near)
+    assert report.counts == {"refusal": 1, "cut_end": 1, "near_duplicate": 1, "repeated_prompt": 1}
+    assert not report.has_errors
+    (example,) = report["refusal"].examples
+    marked = "".join(piece.text for piece in example.pieces if piece.is_at_fault)
+    assert marked.startswith("I'm sorry, but as an AI")
+    assert report["near_duplicate"].examples[0].text.endswith("like s.jsonl:32")
+    only = audit(by_bytes, *SOUND, refusal, cut, checks=["cut_end", "refusal"])
+    assert [result.name for result in only.results] == ["refusal", "cut_end"]
+    assert audit(by_bytes, *retokenized(by_bytes, [refusal, cut], "tulu")).counts == {}

@@ -86,6 +86,9 @@ def _print(report: AuditReport, data: str) -> None:
     out.print(_table(report).to_rich())
     for reason, names in _unjudged(report).items():
         say(f"not judged: {', '.join(names)}: {reason}")
+    for result in report.results:
+        if result.note:
+            say(f"{result.name}: {result.note}")
     print_intake(report.intake)
     if report.found:
         out.print()

@@ -18,6 +18,7 @@ from tokenclean.cli.demo import demo
 from tokenclean.cli.export import export
 from tokenclean.cli.init import init
 from tokenclean.cli.inspect import inspect
+from tokenclean.cli.look import look
 from tokenclean.cli.merge import merge
 from tokenclean.cli.plan import plan
 from tokenclean.cli.pool import pool
@@ -35,8 +36,9 @@ from tokenclean.cli.view import view
 from tokenclean.errors import TokencleanError
 
 COMMANDS = {
-    "Experiments": (demo, run, init, plan, compare, sweep),
+    "Start here": (look, run, demo, init),
     "Data": (audit, inspect, pool, rate, curate),
+    "Experiments": (plan, compare, sweep),
     "Single steps": (score, select, train),
     "Results": (view, report, status, export, merge, prune, theory),
 }

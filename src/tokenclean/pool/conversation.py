@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -63,7 +63,8 @@ class Conversation:
     without a question; ``tokens`` has no turns but ``tokens``. ``tools``: JSON text of the list of tools on offer, or
     empty. ``file``/``line``: where it was (line, or row of a file without lines, from 1). ``original_id``: the row's
     own id as text, or empty. ``unread``: keys of the row that hold something and were not used. ``notes``: what was
-    done to the row so that it can be used, in fixed words that can be counted.
+    done to the row so that it can be used, in fixed words that can be counted. ``format``: of the row in the file, a
+    name in FORMATS.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Conversation:
     original_id: str = ""
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    format: str = field(default="", compare=False)
 
     @property
     def has_weights(self) -> bool:

@@ -50,7 +50,7 @@ def exact_duplicates(conversations: Sequence[Conversation]) -> list[Duplicate]:
     first: dict[bytes, int] = {}
     found = []
     for row, conversation in enumerate(conversations):
-        of = first.setdefault(_content_key(conversation), row)
+        of = first.setdefault(content_key(conversation), row)
         if of != row:
             found.append(Duplicate(row, of))
     return found
@@ -128,7 +128,8 @@ def _pieces(conversation: Conversation) -> list[str]:
     return [piece for text in texts_of(conversation) for piece in pieces_of(text)]
 
 
-def _content_key(conversation: Conversation) -> bytes:
+def content_key(conversation: Conversation) -> bytes:
+    """16 bytes that two rows share where ``exact_duplicates`` takes them for the same."""
     if conversation.tokens is not None:
         tokens = conversation.tokens
         return blake2b(b"tokens" + tokens.input_ids.tobytes() + tokens.is_response.tobytes(), digest_size=16).digest()

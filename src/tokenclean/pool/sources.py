@@ -113,6 +113,7 @@ def _stream_source(settings: SourceSettings) -> Iterator[Conversation | Rejected
             parsed = parse_row(record.row, options, is_padded=record.is_padded)
             name = default_source if settings.name is not None else _row_source(record.row, columns) or default_source
             parsed = replace(parsed, unread=(*parsed.unread, *map(shown_key, record.wrapper_keys)))
+            parsed = replace(parsed, format="oasst") if is_tree else parsed
             id = f"{name}:{record.number}:{_hash_content(parsed)}"
             row = Conversation(id, name, file=place, line=record.line, **vars(parsed))
         except RowError as error:

@@ -26,6 +26,7 @@ _UNSPACED = (
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _LAST_MARK = 0x1E95A
+_ASCII_WORD, _ASCII_PIECE = re.compile(r"[a-z0-9]+"), re.compile(r"[a-z0-9]+|\S")  # many times as fast
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no bit of a word is lost
 _MIXERS = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
 
@@ -40,12 +41,12 @@ def texts_of(conversation: Conversation) -> Iterator[str]:
 
 def words_of(text: str) -> list[str]:
     """The words of a text, folded; symbols, spaces and underscores part them and are left out."""
-    return _patterns()[0].findall(_fold(text))
+    return _ASCII_WORD.findall(text.lower()) if text.isascii() else _patterns()[0].findall(_fold(text))
 
 
 def pieces_of(text: str) -> list[str]:
     """The words of a text, folded, and each of its other characters that is no space: ``2 + 2`` is no ``2 - 2``."""
-    return _patterns()[1].findall(_fold(text))
+    return _ASCII_PIECE.findall(text.lower()) if text.isascii() else _patterns()[1].findall(_fold(text))
 
 
 class WordHashes(dict[str, int]):

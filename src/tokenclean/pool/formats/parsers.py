@@ -32,7 +32,7 @@ precedence over the names known already).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from tokenclean.pool.conversation import Kind, LabelledTokens, Turn
@@ -70,6 +70,7 @@ class Parsed:
     original_id: str = ""
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    format: str = field(default="", compare=False)
 
 
 def _parse_list(key: str, row: Row, context: RowContext) -> Parsed:

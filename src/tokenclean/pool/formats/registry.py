@@ -69,7 +69,7 @@ def parse_row(row: Row, options: RowOptions = _DEFAULT, *, is_padded: bool = Fal
     column = options.columns.get("id")
     original_id = _original_id(row if column is None else {"id": read_column(row, column, "id")}, context)
     unread = _unread(row, format, parsed, context)
-    return replace(parsed, original_id=original_id, unread=unread, notes=tuple(context.notes))
+    return replace(parsed, original_id=original_id, unread=unread, notes=tuple(context.notes), format=format)
 
 
 def detect_format(row: Row, raw: Row | None = None) -> str:

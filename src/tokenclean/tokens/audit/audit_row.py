@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tokenclean.pool.conversation import Kind, Turn
+from tokenclean.pool.conversation import Conversation, Kind, Turn
 from tokenclean.tokens.role_markers import Header
 
 UNTRAINED = -100
@@ -41,10 +41,10 @@ class AuditRow:
     them, −100 for no target. ``spans``: int64 (L, 2), the characters of ``text`` that each token stands for.
     ``answers``: the assistant turns to be trained; for a row that came tokenized, all that its role markers show; None
     if it has no markers, so that its answers cannot be located. ``headers``: the role markers found in a tokenized
-    row. ``turns``: those of a conversation. ``is_cut``: tokenization cut it at the maximum length.
-    ``padding_targets``: labelled positions among the padding, which was removed. ``fault``: why it cannot be used at
-    all; it then has no tokens, and ``text`` is the beginning of its text in the file. ``twin``: the id of an earlier
-    row that holds the same.
+    row. ``conversation``: that it was made from; None for one that came tokenized. ``is_cut``: tokenization cut it at
+    the maximum length. ``padding_targets``: labelled positions among the padding, which was removed. ``fault``: why it
+    cannot be used at all; it then has no tokens, and ``text`` is the beginning of its text in the file. ``twin``: the
+    id of an earlier row that holds the same.
     """
 
     id: str
@@ -56,7 +56,7 @@ class AuditRow:
     text: str
     answers: tuple[Answer, ...] | None = None
     headers: tuple[Header, ...] = ()
-    turns: tuple[Turn, ...] = ()
+    conversation: Conversation | None = None
     is_cut: bool = False
     padding_targets: int = 0
     fault: str = ""
@@ -64,6 +64,10 @@ class AuditRow:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return self.conversation.turns if self.conversation else ()
 
     @cached_property
     def shift(self) -> int:

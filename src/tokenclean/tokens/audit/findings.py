@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
 
+from tokenclean.checks.findings import Example as TextExample
 from tokenclean.tokens.audit.audit_row import AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
-
-Severity = Literal["error", "warning", "note"]
 
 NO_MARKERS = "the ids hold no role marker of a known template, so nothing shows where an answer begins or ends"
 SELECTED = "labels have gaps inside answers, as token selection leaves them, so a masked token is no fault"
@@ -78,6 +76,11 @@ def make_example(finding: Finding, row: AuditRow, vocabulary: Vocabulary) -> Exa
     first, last = max(0, start - _TOKENS_BEFORE), min(len(row), shown + _TOKENS_AFTER)
     pieces = tuple(_pieces(row, range(first, last), finding, vocabulary))
     return Example(row.id, row.place, finding.text, start, end, pieces, first == 0, last == len(row))
+
+
+def show_text(example: TextExample) -> Example:
+    """An example of a check of all rows, which looks at their texts and not at their tokens."""
+    return Example(example.row, example.place, example.text, 0, 0, (Piece(example.excerpt, False, False),), True, True)
 
 
 def _pieces(row: AuditRow, places: range, finding: Finding, vocabulary: Vocabulary) -> Iterator[Piece]:

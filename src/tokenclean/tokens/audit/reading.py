@@ -145,7 +145,7 @@ class RowReader:
                 np.stack([tokens.char_start[number], tokens.char_end[number]], axis=1).astype(np.int64),
                 rendered.text,
                 answers=_answers_of(rendered, self.vocabulary),
-                turns=conversation.turns,
+                conversation=conversation,
                 is_cut=bool(tokens.is_truncated[number]),
             )
 

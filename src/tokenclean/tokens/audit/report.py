@@ -10,13 +10,16 @@ from difflib import get_close_matches
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+from tokenclean.checks import Found, Group, PoolChecks
+from tokenclean.checks.findings import EXAMPLES, Severity
 from tokenclean.errors import RecipeError
 from tokenclean.pool import Conversation, Intake, Pool
+from tokenclean.pool.duplicates import content_key
 from tokenclean.recipe import SourceSettings
 from tokenclean.tokens.audit.audit_row import AuditRow
 from tokenclean.tokens.audit.checks import CHECKS
 from tokenclean.tokens.audit.dataset_facts import Facts
-from tokenclean.tokens.audit.findings import Example, Severity, Unjudged, Verdict, make_example
+from tokenclean.tokens.audit.findings import Example, Unjudged, Verdict, make_example, show_text
 from tokenclean.tokens.audit.reading import RowReader
 from tokenclean.tokens.audit.vocabulary import Vocabulary
 from tokenclean.tokens.chat_template.messages import DEFAULT_DATE
@@ -25,14 +28,14 @@ from tokenclean.tokens.rendering import check_template
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-EXAMPLES = 3
 SAMPLE_ROWS = 1000  # from which the facts are taken
 
 
 @dataclass(frozen=True)
 class CheckResult:
     """What one check found. ``rows``: rows with a finding; ``share``: of all rows; ``places``: spans at fault in them.
-    ``unjudged``: reason -> rows that the check cannot judge."""
+    ``unjudged``: reason -> rows that the check cannot judge. ``groups``: of a check that groups rows, the largest
+    first. ``note``: what was not looked at."""
 
     name: str
     severity: Severity
@@ -43,6 +46,8 @@ class CheckResult:
     unjudged: dict[str, int]
     meaning: str
     remedy: str
+    groups: tuple[Group, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,8 @@ def audit_sources(
     checks: Sequence[str] = (),
     max_rows: int | None = None,
 ) -> AuditReport:
-    """Audit files and Hub datasets, in the memory of a batch of rows and 16 bytes a row.
+    """Audit files and Hub datasets, in the memory of a batch of rows, 16 bytes a row, and what the checks of all rows
+    together keep (about 1 kB a row).
 
     Conversations are rendered by ``template`` (tulu for None), tokenized and labelled as a run would do it; plain text
     is trained throughout. Rows of ``input_ids`` and ``labels`` keep them; a ``template`` given then says that they
@@ -157,7 +163,9 @@ class _Audit:
         vocabulary, rows = self.reader.vocabulary, iter(rows)
         sample = list(islice(rows, SAMPLE_ROWS))
         facts = Facts.of(sample, vocabulary, max_length=self.reader.max_length, template=self._template)
-        tallies = {name: _Tally() for name in self._checks}
+        finders = {name: find for name in self._checks if (find := CHECKS[name].find)}
+        tallies = {name: _Tally() for name in finders}
+        texts = PoolChecks(name for name in self._checks if name not in finders)
         count = tokenized = tokens = targets = 0
         rows = map(facts.complete, chain(sample, rows))
         for row in _with_twins(rows) if "duplicated" in tallies else rows:
@@ -166,10 +174,13 @@ class _Audit:
             tokens += len(row)
             targets += int(row.is_response.sum())
             for name, tally in tallies.items():
-                tally.add(CHECKS[name].find(row, facts), row, vocabulary)
-        results = tuple(tally.result(name, count) for name, tally in tallies.items())
-        intake = self.reader.intake
-        return AuditReport(count, tokenized, tokens, targets, facts.family, facts.is_selected, results, intake)
+                tally.add(finders[name](row, facts), row, vocabulary)
+            if row.conversation:
+                texts.add(row.conversation)
+        results = {name: tally.result(name, count) for name, tally in tallies.items()}
+        results |= {name: _text_result(name, found, count) for name, found in texts.found().items()}
+        ordered, intake = tuple(results[name] for name in self._checks), self.reader.intake
+        return AuditReport(count, tokenized, tokens, targets, facts.family, facts.is_selected, ordered, intake)
 
 
 @dataclass
@@ -196,6 +207,23 @@ class _Tally:
         )
 
 
+def _text_result(name: str, found: Found, rows: int) -> CheckResult:
+    check, share, examples = CHECKS[name], found.rows / rows if rows else 0.0, tuple(map(show_text, found.examples))
+    return CheckResult(
+        name,
+        check.severity,
+        found.rows,
+        share,
+        found.rows,
+        examples,
+        {},
+        check.meaning,
+        check.remedy,
+        found.groups,
+        found.note,
+    )
+
+
 def _with_twins(rows: Iterable[AuditRow]) -> Iterator[AuditRow]:
     """Each row with the id of the first one that holds the same."""
     seen: dict[bytes, str] = {}
@@ -210,14 +238,7 @@ def _with_twins(rows: Iterable[AuditRow]) -> Iterator[AuditRow]:
 
 
 def _digest(row: AuditRow) -> bytes:
-    """16 bytes for what the row says; blanks around a message of a chat say nothing."""
-    if row.kind == "tokens":
-        content = row.input_ids.tobytes() + row.labels.tobytes()
-    else:
-        strip = str.strip if row.kind == "chat" else str
-        said = [
-            (turn.role, strip(turn.content), turn.reasoning.strip(), turn.is_trained, turn.name, turn.tool_calls)
-            for turn in row.turns
-        ]
-        content = repr((row.kind, said)).encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(content, digest_size=16).digest()
+    """16 bytes for what the row says; case and spaces of a conversation say nothing."""
+    if row.conversation:
+        return content_key(row.conversation)
+    return hashlib.blake2b(row.input_ids.tobytes() + row.labels.tobytes(), digest_size=16).digest()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tokenclean.pool.conversation import Role
+from tokenclean.checks import ROW_CHECKS, Spot
+from tokenclean.pool.conversation import Conversation, Role
 from tokenclean.pool.formats.field_types import lone_tag
 from tokenclean.tokens.audit.audit_row import AuditRow, runs_of
 from tokenclean.tokens.audit.dataset_facts import Facts
@@ -56,11 +57,8 @@ def find_special_in_text(row: AuditRow, facts: Facts) -> Verdict:
 
 def find_lone_thought_tag(row: AuditRow, facts: Facts) -> Verdict:
     """Trained answers with a tag of thoughts that has no partner."""
-    for turn in row.turns:
-        if turn.role == "assistant" and turn.is_trained and (lone := lone_tag(turn.content)):
-            return Finding(f"an answer with {lone} alone", _spans_of(row, turn.content, lone))
     if row.kind != "tokens":
-        return None
+        return find_by_text(ROW_CHECKS["lone_thought_tag"].find)(row, facts)
     for answer in row.answers or ():
         # The prompt may have opened the thoughts.
         begun = "<think>" if row.text[answer.head : answer.start].rstrip().endswith("<think>") else ""
@@ -68,6 +66,16 @@ def find_lone_thought_tag(row: AuditRow, facts: Facts) -> Verdict:
             start = row.text.find(lone, answer.start)
             return Finding(f"an answer with {lone} alone", _token_spans(row, start, start + len(lone)))
     return None
+
+
+def find_by_text(find: Callable[[Conversation], Spot | None]) -> Callable[[AuditRow, Facts], Verdict]:
+    """A check of a conversation's texts as one of its tokens; a row that came tokenized has no texts."""
+
+    def find_in_row(row: AuditRow, facts: Facts) -> Verdict:
+        spot = find(row.conversation) if row.conversation else None
+        return Finding(spot.text, _spot_spans(row, spot)) if spot else None
+
+    return find_in_row
 
 
 def find_duplicate(row: AuditRow, facts: Facts) -> Verdict:
@@ -199,3 +207,10 @@ def _spans_of(row: AuditRow, message: str, part: str) -> tuple[tuple[int, int], 
     content = message.strip()
     start, place = row.text.find(content), content.find(part)
     return _token_spans(row, start + place, start + place + len(part)) if min(start, place) >= 0 else ()
+
+
+def _spot_spans(row: AuditRow, spot: Spot) -> tuple[tuple[int, int], ...]:
+    """Tokens of a spot, if the turn's content is found in the row's text; else none."""
+    content = row.turns[spot.turn].content
+    start = row.text.find(content.strip()) - (len(content) - len(content.lstrip()))
+    return _token_spans(row, start + spot.start, start + spot.end) if content.strip() in row.text else ()
