@@ -162,10 +162,8 @@ def _next_steps(
     also = ", with the same reading options" if has_options else ""
     names = [f"hf://datasets/{source.hub}" if source.hub else source.place for source in sources]
     yield f"faults of labels and templates{also}: tokenclean audit {shlex.quote(names[0])} --model MODEL"
-    settings = [f"pool.sources.{n}.{'hub' if s.hub else 'path'}={s.place}" for n, s in enumerate(sources)]
-    settings += _helping_settings(survey)
-    options = " ".join(f"--set {shlex.quote(setting)}" for setting in (*settings, "model.base=MODEL"))
-    yield f"clean and train{also}: tokenclean run quick {options}"
+    options = "".join(f" --set {shlex.quote(setting)}" for setting in _helping_settings(survey))
+    yield f"clean and train{also}: tokenclean run {shlex.join(names)} --model MODEL{options}"
 
 
 def _helping_settings(survey: Survey) -> list[str]:
