@@ -101,7 +101,7 @@ def test_two_processes_make_what_one_makes(together, small_pool, tiny_model_fold
 def test_the_first_process_alone_speaks(together):
     recipe, out = together
     assert out.count("Held-out loss (nats a response token") == 1
-    assert out.count(f"results: {results_in(recipe)}"[:40]) == 1
+    assert out.count(f"results  {results_in(recipe)}"[:40]) == 1
     assert not list((recipe.parent / "run" / "stages").glob(".*"))
 
 

@@ -13,7 +13,7 @@ from tokenclean.cleaning import run_strategy, trainings
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import open_run
 from tokenclean.errors import PolicyMismatchError, RecipeError, WeakReferenceError
-from tokenclean.experiment.demo import SUBSET_TOKENS, demo_recipe, run_demo, write_pages
+from tokenclean.experiment.demo import DemoSize, demo_recipe, run_demo, write_pages
 from tokenclean.experiment.planning.plan import plan
 from tokenclean.experiment.run import run
 from tokenclean.exporting import read_cleaned
@@ -313,15 +313,23 @@ def test_plan_names_every_training_with_its_steps(finished):
     assert planned.memory_bytes > 0
 
 
-@pytest.mark.slow
+DEMO = DemoSize(heldout=20, trusted=20, tokens=20_000, row_tokens=512, controls=("full_tokens", "random"))
+
+
 def test_demo_on_a_tiny_model(tiny_model_folder: Path, tmp_path: Path):
     overrides = ("training.lora.rank=4", "training.batch_size=32", "training.minimum_steps=2")
-    recipe = demo_recipe(full=False, model=str(tiny_model_folder), output=str(tmp_path), overrides=overrides)
-    result = run_demo(recipe, full=False)
-    assert [o.strategy for o in result.results] == [
-        *("none", "full_tokens", "random", "fixed_model", "self_evolving", "noise_mixture", "oracle")
-    ]
-    table = {row[0]: row for row in result.tables[0].rows}
+    recipe = demo_recipe(DEMO, model=str(tiny_model_folder), output=str(tmp_path), overrides=overrides)
+    begun: list[tuple[int, str]] = []
+
+    def begin(opened, further):
+        begun.append((len(opened.context.data.trusted), *further))
+
+    result, sample = run_demo(recipe, DEMO, begin=begin)
+    assert begun == [(20, "oracle")]
+    assert [o.strategy for o in result.results] == ["full_tokens", "random", "fixed_model", "oracle"]
+    assert result.table == result.tables[0]
+    table = {row[0]: row for row in result.table.rows}
+    assert list(table) == ["base", "full_tokens", "random", "fixed_model", "oracle"]
     written = {c["strategy"]: c for c in json.loads((result.folder / "demo.json").read_text())}
     oracle = written["oracle"]["noise"]
     assert oracle["eta_cleaned"] == 0
@@ -330,9 +338,13 @@ def test_demo_on_a_tiny_model(tiny_model_folder: Path, tmp_path: Path):
     assert written["full_tokens"]["noise"]["eta_cleaned"] == oracle["eta_full"]
     assert table["oracle"][2] == "0.0%"
     tokens = read_table(result.folder / "oracle" / "kept.parquet")
-    assert 0.9 * SUBSET_TOKENS < len(tokens["input_ids"].values) <= SUBSET_TOKENS
-    notes: list[str] = []
-    view, report = write_pages(recipe, result.folder, notes.append)
-    assert "<title>Tokens of self_evolving and oracle</title>" in view.read_text(encoding="utf-8")
-    assert "Planted noise: what each strategy removed" in report.read_text(encoding="utf-8")
+    noisy = [row for row, source in zip(tokens["input_ids"], tokens.sources, strict=True) if source != "trusted"]
+    assert 0.9 * DEMO.tokens < sum(map(len, noisy)) <= DEMO.tokens
+    assert sample is not None
+    assert sample.is_noise_T is not None
+    assert sample.is_noise_T.any()
+    view, report = write_pages(recipe, result.folder, [].append)
+    assert "<title>Tokens of fixed_model and oracle</title>" in view.read_text(encoding="utf-8")
+    page = report.read_text(encoding="utf-8")
+    assert page.index(str(result.verdict)[:20]) < page.index("One conversation, as") < page.index("Planted noise: what")
     assert check_stage(result.folder) == []  # the pages lie beside the results

@@ -74,7 +74,7 @@ def check_that_it_stops_and_goes_on(
     def go_on() -> None:
         code, said = finish(arguments, run_folder.parent / "log.txt")
         assert code == 0, said
-        made, reused = map(int, re.findall(r"\((\d+) stages made, (\d+) reused\)", said)[-1])
+        made, reused = map(int, re.findall(r"\((\d+) stages made, (\d+) reused,", said)[-1])
         assert made == len(stages_of(whole)) - len(kept)
         assert reused >= len(kept)
         found, expected = outcome_of(run_folder), outcome_of(whole)

@@ -114,10 +114,13 @@ class RunContext:
             tokens, weights = tokens.take(rows), weights.take(rows)
         return TrainingJob(name, start, tokens, weights, mixture, part)
 
-    def losses(self, model: Model) -> Ragged:
-        """Losses of all training rows, scored split by split so that every model sees the same packs."""
+    def losses(self, model: Model, *, of_trusted: bool = True) -> Ragged:
+        """Losses of all training rows, scored split by split so that every model sees the same packs. Without
+        ``of_trusted`` those of the trusted rows are NaN."""
         whole = np.full(len(self.tokens.input_ids.values), np.nan, dtype=np.float32)
         for number, rows in enumerate(self.data.splits):
+            if number == 0 and len(self.data.trusted) and not of_trusted:
+                continue
             whole[self.data.indices(rows)] = self.split_losses(model, rows, f"D{number}").values
         return self.tokens.input_ids.with_values(whole)
 

@@ -15,7 +15,7 @@ def fixed_model(context: RunContext) -> StrategyResult:
     """Keep the top k % of the whole pool by base loss − reference loss (Eq. 3 and 4) and fine-tune the base on it.
 
     The reference is ``model.reference``, else the warm-up on D̃_0. The warm-up's own rows are scored too, as in the
-    paper, although their scores are biased upward.
+    paper, although their scores are biased upward; trusted rows are not, since they are kept whole.
     """
     return clean_with_fixed_reference(context, "fixed_model", context.recipe.cleaning.level)
 
@@ -23,7 +23,10 @@ def fixed_model(context: RunContext) -> StrategyResult:
 def clean_with_fixed_reference(context: RunContext, strategy: str, level: Level) -> StrategyResult:
     """Score with the fixed reference, select at ``level``, train the base on the kept tokens."""
     reference = context.given_reference or context.warmup
-    losses = {"base_loss": context.losses(context.base), "reference_loss": context.losses(reference)}
+    losses = {
+        "base_loss": context.losses(context.base, of_trusted=False),
+        "reference_loss": context.losses(reference, of_trusted=False),
+    }
     scores = losses["base_loss"] - losses["reference_loss"]
     unseen = np.concatenate(context.data.splits[1:])  # rows the warm-up has not trained on
     check = check_reference(context, reference, scores.take(unseen), unseen)
