@@ -95,6 +95,7 @@ def test_ds2_trains_every_token_of_the_best_rated_rows(recipe):
     assert labels[best].min() >= np.delete(labels, best).max()
 
 
+@pytest.mark.slow
 def test_a_warm_up_by_ds2_is_the_strategy_ds2_and_all_share_it(
     small_pool, tiny_model_folder, ratings_file, tmp_path, embedded
 ):

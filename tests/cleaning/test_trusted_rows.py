@@ -46,7 +46,10 @@ def trusted(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "checked.jsonl", 12, "checked")
 
 
-@pytest.mark.parametrize("strategy", ["fixed_model", "rho", "random", "self_evolving"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["fixed_model", "random", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rho", "self_evolving"))],
+)
 def test_they_warm_up_the_reference_and_are_kept_whole(tmp_path, small_pool, tiny_model_folder, trusted, strategy):
     opened = open_run(recipe_with(tmp_path, small_pool, tiny_model_folder, str(trusted)))
     context, data = opened.context, opened.context.data

@@ -56,6 +56,7 @@ def test_sweep_shows_a_failed_cell_and_draws(recipe, tmp_path):
     assert plot.read_text().lstrip().startswith("<?xml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -91,6 +92,7 @@ def test_a_sweep_whose_cells_all_fail_fails(recipe):
     assert "no/such-model" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("over", "message"),
     [

@@ -97,6 +97,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 def test_the_same_rows_give_the_same_losses_in_whatever_file_they_lie(name, score, tokenizer, tmp_path):
     expected = score(write_lines(ALPACA, tmp_path / "rows.jsonl"))

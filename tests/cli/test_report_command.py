@@ -17,6 +17,7 @@ def results_of(run: Path) -> Path:
     return run / "results" / (run / "latest").read_text(encoding="utf-8").strip()
 
 
+@pytest.mark.slow
 def test_a_report_is_written_as_a_process(finished_run, tmp_path):
     command = [sys.executable, "-m", "tokenclean", "report", str(finished_run), "--figures", "figures"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)

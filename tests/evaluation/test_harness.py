@@ -113,6 +113,7 @@ def test_limits_by_part_and_by_benchmark(tiny, data_dir):
     assert [sum(found.items.values()) for found in loaded] == [57, 4]
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_told_at_once(tiny, tmp_path):
     with pytest.raises(EvaluationError) as error:
         load(tiny, ["boolq", "arc_easy", "no_such_task"], tmp_path)

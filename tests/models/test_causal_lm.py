@@ -82,6 +82,7 @@ def test_a_model_without_packed_path_says_so_and_stays_exact(family, small_model
         assert furthest(causal_lm.losses(*pack), plain_losses(model, *pack[:2])) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "feature"),
     [("mistral", WINDOW), ("qwen2", WINDOW), ("gemma2", WINDOW), ("gemma2", SOFTCAP), ("gemma3", WINDOW)],
@@ -95,6 +96,7 @@ def test_an_overlooked_feature_shows_and_the_probe_refuses_it(family, feature, s
     assert not CausalLM(small_model(family)).is_packed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", PACKED)
 def test_a_pass_that_mixes_conversations_shows(family, small_model, pack, monkeypatch):
     causal_lm = CausalLM(small_model(family))

@@ -175,6 +175,7 @@ def reason_in_a_new_process(tmp_path, **environment: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_log_says_so_and_torch_serves(tmp_path):
     assert "no C++ compiler found" in reason_in_a_new_process(tmp_path, CXX="no-such-compiler")
     assert reason_in_a_new_process(tmp_path, TOKENCLEAN_KERNELS="off") == "TOKENCLEAN_KERNELS=off"

@@ -120,6 +120,7 @@ def test_a_survey_raises_as_loading_does(tmp_path):
         survey_pool(sources_of(path), 6, path / "rejected.jsonl", 1.0)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_pool(tmp_path):
     def peak_bytes(count: int) -> int:
         sources = sources_of(write_pool(tmp_path / f"{count}.jsonl", count, bad=(1,), length=20))

@@ -135,6 +135,7 @@ def long_scores() -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", [[], [0, 500, 500, 3000]], ids=["one row group", "several, some empty"])
 @pytest.mark.parametrize("scores", long_scores().values(), ids=long_scores().keys())
 def test_long_tables_of_adversarial_scores(folder, scores, ends):
@@ -283,6 +284,7 @@ print(measure(10), measure(200))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 def test_memory_does_not_grow_with_the_row_groups(tmp_path):
     """1.6 million tokens take 21 MiB in memory as one table; what grows a little is the sample of a cut."""

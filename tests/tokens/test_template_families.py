@@ -276,6 +276,7 @@ def without_tags(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     return tuple(replace(turn, content=re.sub("</?think>", "", turn.content)) for turn in turns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=60, deadline=None)
 @given(turns=conversations())
@@ -301,6 +302,7 @@ def check_the_prompt(family: str, rendered: Rendered, turns: tuple[Turn, ...], t
         assert rendered.targets[-1][0] == len(prompt.rstrip(" "))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=40, deadline=None)
 @given(texts=st.lists(st.tuples(SPOKEN, SPOKEN), min_size=1, max_size=3))
@@ -322,6 +324,7 @@ def test_a_family_that_knows_tools_and_thoughts_refuses_none(family, turns):
     check_nothing_is_lost(rendered_by(family, *turns, tools=tools), turns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_long_conversation_is_rendered(family):
     turns = tuple(turn for n in range(1500) for turn in (user(f"q{n}"), answer(f"a{n}")))

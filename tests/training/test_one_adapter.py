@@ -188,6 +188,7 @@ def test_a_part_with_fewer_rows_than_planned_is_stretched_over_its_part_of_the_s
     assert told == pytest.approx([1e-2 * (8 - position) / (8 - 3) for position in (4, 6)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [

@@ -132,6 +132,7 @@ def losses(scorer: CausalLM, pack, policy: str) -> torch.Tensor:
         return scorer.measures(*pack, ("loss",))["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")  # its advice on tied weights
 @pytest.mark.parametrize("kind", [*SHARING, *CHANGING])
 def test_base_and_adapter_in_turn_give_the_bits_they_give_alone(kind, base_of, tmp_path, pack, loads, caplog):
@@ -155,6 +156,7 @@ def test_base_and_adapter_in_turn_give_the_bits_they_give_alone(kind, base_of, t
     assert len(loads.sources) == (5 if kind in CHANGING else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")
 @pytest.mark.parametrize("policy", PRECISIONS)
 @pytest.mark.parametrize("kind", ["lora on Conv1D", "modules to save of tied weights"])
@@ -180,6 +182,7 @@ def expected(lora, pack) -> list[torch.Tensor]:
     return [logits(load_model(source), pack) for source in lora]
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(turns=st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=2, max_size=5))
 def test_no_order_of_use_and_no_failure_leaves_a_trace(turns, lora, expected, pack):

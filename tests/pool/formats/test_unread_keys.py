@@ -226,6 +226,7 @@ def test_what_is_ignored_is_ignored_before_anything_is_read():
     assert parse_row(ALPACA | {"response": "4"}, ignore=("response",)).turns[1].content == "3"
 
 
+@pytest.mark.slow
 def test_a_long_repeated_prompt_costs_no_time():
     text = "word " * 200_000
     row = {"messages": [{"role": "user", "content": text}, ANSWER], "prompt": text.strip(), "question": text[5:]}

@@ -222,6 +222,7 @@ def test_numbers_that_are_none(tmp_path):
     assert rows_of(tmp_path, '{"a": NaNs}\n{"a": 1}\nNaN') == [None, {"a": 1}, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     ['{"a":\n', "{\n", '{\n"a": ,\n', '{\n "a": "\n', '{\n "a": [\n', "{\n}\n", '{\n "a"\n}\n', "{\n[", '{\n"\\"'],
