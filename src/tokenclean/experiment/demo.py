@@ -235,7 +235,7 @@ def demo_table(cleaned: list[Cleaned], measured: Sequence[Measured]) -> Table:
         "Planted noise: what each strategy removed, and the loss on clean held-out rows",
         ("trained on", "kept r̂", "wrong η̂", "AUROC", "loss", "minus full tokens"),
         tuple(rows),
-        "η̂: wrong labels, noise kept and clean tokens dropped (§5.1); AUROC: of the score, clean against planted tokens "
-        "(0.5 is chance); loss: nats a response token, ± half of the 95 % interval; oracle: trained on exactly the clean "
-        "tokens",
+        "η̂: wrong labels, noise kept and clean tokens dropped (§5.1); AUROC: of the score, clean against planted "
+        "tokens (0.5 is chance); loss: nats a response token, ± half of the 95 % interval; oracle: trained on exactly "
+        "the clean tokens",
     )
