@@ -195,5 +195,4 @@ class TestRelease:
         """In the files that are read outside the site too."""
         for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"):
             for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
-                if link != "docs/assets/viewer.png":  # a picture that is still to come
-                    assert (path.parent / link).exists(), f"{path.name}: {link}"
+                assert (path.parent / link).exists(), f"{path.name}: {link}"

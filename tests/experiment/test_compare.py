@@ -92,7 +92,7 @@ def test_seeds_share_pool_and_held_out_rows_and_nothing_that_is_drawn(finished):
 @pytest.mark.slow
 def test_no_seed_s_models_stay_in_memory(finished):
     _, runs = finished
-    assert not runs[1].models._loads
+    assert runs[1].models._load is None
 
 
 @pytest.mark.slow

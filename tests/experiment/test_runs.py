@@ -319,13 +319,14 @@ DEMO = DemoSize(heldout=20, trusted=20, tokens=20_000, row_tokens=512, controls=
 def test_demo_on_a_tiny_model(tiny_model_folder: Path, tmp_path: Path):
     overrides = ("training.lora.rank=4", "training.batch_size=32", "training.minimum_steps=2")
     recipe = demo_recipe(DEMO, model=str(tiny_model_folder), output=str(tmp_path), overrides=overrides)
-    begun: list[tuple[int, str]] = []
+    trusted: set[str] = set()
 
     def begin(opened, further):
-        begun.append((len(opened.context.data.trusted), *further))
+        trusted.update(opened.context.data.trusted_ids)
+        assert list(further) == ["oracle"]
 
     result, sample = run_demo(recipe, DEMO, begin=begin)
-    assert begun == [(20, "oracle")]
+    assert len(trusted) == 20
     assert [o.strategy for o in result.results] == ["full_tokens", "random", "fixed_model", "oracle"]
     assert result.table == result.tables[0]
     table = {row[0]: row for row in result.table.rows}
@@ -338,7 +339,7 @@ def test_demo_on_a_tiny_model(tiny_model_folder: Path, tmp_path: Path):
     assert written["full_tokens"]["noise"]["eta_cleaned"] == oracle["eta_full"]
     assert table["oracle"][2] == "0.0%"
     tokens = read_table(result.folder / "oracle" / "kept.parquet")
-    noisy = [row for row, source in zip(tokens["input_ids"], tokens.sources, strict=True) if source != "trusted"]
+    noisy = [row for row, id in zip(tokens["input_ids"], tokens.ids, strict=True) if id not in trusted]
     assert 0.9 * DEMO.tokens < sum(map(len, noisy)) <= DEMO.tokens
     assert sample is not None
     assert sample.is_noise_T is not None
