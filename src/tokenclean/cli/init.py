@@ -21,7 +21,6 @@ from tokenclean.cli.recipe_from_data import (
 from tokenclean.cli.settings_options import takes_settings
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import is_recipe, short_yaml
-from tokenclean.store import atomic_path
 
 
 @takes_settings
@@ -51,6 +50,8 @@ def init(
     if path.exists():
         raise RecipeError([f"{path}: exists already; give another file with --to"], "options")
     heading = f"# Made for {' '.join(data)}. Run it: tokenclean run {path}\n# All keys: tokenclean's page on recipes.\n"
+    from tokenclean.store import atomic_path
+
     with atomic_path(path) as temporary:
         temporary.write_text(heading + short_yaml(recipe, preset, commented=True), encoding="utf-8")
     say(f"wrote {path}")

@@ -12,7 +12,6 @@ import typer
 from rich.text import Text
 from typer import Option
 
-from tokenclean.checks.findings import short_place
 from tokenclean.cli.console import out, say
 from tokenclean.cli.intake import print_intake, sources_of
 from tokenclean.cli.options import IntakeOptions, PoolArgument, RejectedShareOption
@@ -102,7 +101,7 @@ def _shares(counts: Mapping[str, int]) -> str:
 
 
 def _length_text(lengths: Lengths) -> str:
-    place = short_place(lengths.place)
+    place = _short_place(lengths.place)
     return f"median {lengths.median:,} characters, 95 % up to {lengths.p95:,}, longest {lengths.longest:,} ({place})"
 
 
@@ -131,7 +130,7 @@ def _print_finding(result: TextResult, width: int, *, details: bool) -> None:
     head = f"{result.title:<{width}}  {result.rows:>7,}  {_percent(result.share):>7}  "
     examples = [_example_text(example) for example in result.examples]
     if result.groups:
-        examples = [f"{g.rows:,} × “{g.phrase}” ({short_place(g.place)})" for g in result.groups[: len(examples)]]
+        examples = [f"{g.rows:,} × “{g.phrase}” ({_short_place(g.place)})" for g in result.groups[: len(examples)]]
     for number, text in enumerate(examples):
         start = Text(head, _COLOURS[result.severity]) if number == 0 else Text(" " * len(head))
         _say_cut(start.append(_visible(text), "default"))
@@ -141,7 +140,7 @@ def _print_finding(result: TextResult, width: int, *, details: bool) -> None:
 
 
 def _example_text(example: Example) -> str:
-    return f"{short_place(example.place)} {example.text}: {example.excerpt.strip()}"
+    return f"{_short_place(example.place)} {example.text}: {example.excerpt.strip()}"
 
 
 def _next_steps(
@@ -178,6 +177,11 @@ def _helping_settings(survey: Survey) -> list[str]:
     if any(result.groups[0].rows >= _STOCK_SHARE * survey.intake.usable for result in phrases):
         settings.append("cleaning.also=[repetition]")
     return settings
+
+
+def _short_place(place: str) -> str:
+    """A place without the folders."""
+    return place.rsplit("/", 1)[-1]
 
 
 def _say_cut(text: Text) -> None:
