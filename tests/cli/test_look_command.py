@@ -21,6 +21,14 @@ SENTENCES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _wide_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines are cut at the console's width, which the environment sets."""
+    from tokenclean.cli.console import out
+
+    monkeypatch.setattr(out, "_width", 120)
+
+
 def pool_rows() -> list[dict[str, object]]:
     rows: list[dict[str, object]] = [
         {"instruction": f"Question {n} about {text.split()[0].lower()}?", "output": text, "score": n}
