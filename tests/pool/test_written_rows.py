@@ -43,9 +43,13 @@ def test_a_written_row_is_read_as_the_same_conversation(name, tmp_path):
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
 SAID = TEXT.filter(lambda text: not is_blank(text))
+# A reasoning of "off" or "false" is a switch, and no thought.
+THOUGHT = SAID.filter(
+    lambda text: text.strip().lower() not in ("on", "off", "true", "false", "enabled", "disabled", "none")
+)
 CALLS = st.lists(st.builds(ToolCall, SAID, st.just('{"a": [1, null]}'), TEXT), max_size=2).map(tuple)
 ANSWERS = st.builds(
-    Turn, st.just("assistant"), SAID, SAID | st.just(""), CALLS, weight=st.sampled_from([1.0, 0.5, 0.1])
+    Turn, st.just("assistant"), SAID, THOUGHT | st.just(""), CALLS, weight=st.sampled_from([1.0, 0.5, 0.1])
 ) | st.builds(Turn, st.just("assistant"), SAID, is_trained=st.just(False))
 WEIGHED = st.builds(Turn, st.just("assistant"), st.just("abcdef"), spans=st.just(((1, 2, 0.0), (3, 6, 0.3))))
 TURNS = st.tuples(
