@@ -78,7 +78,7 @@ def partition_mask(scores: np.ndarray) -> np.ndarray:
 
 
 def cut_of(shards: list[np.ndarray]) -> Cut:
-    """The streaming cut of the scores, whose keys are made on the way."""
+    """The streaming cut of the scores, whose keys are computed chunk by chunk."""
 
     def keys() -> Iterator[np.ndarray]:
         for shard in shards:

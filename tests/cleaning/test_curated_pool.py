@@ -168,9 +168,9 @@ def test_curate_tells_what_changed_and_writes_every_row(recipe):
     assert rows.num_rows == 60
     assert rows["rank"].null_count == 60 - DS2_ROWS
     document = json.loads((result.folder / "curation.json").read_text(encoding="utf-8"))
-    assert [sum(told[when]) for told in document["raters"] for when in ("before", "after")] == [60] * 4
-    told = make_report([find_run(recipe.folder)], title="Ratings", decoder=lambda run: None)
-    assert [plot.name for plot in told.plots] == ["ratings", "transition"]
+    assert [sum(reported[when]) for reported in document["raters"] for when in ("before", "after")] == [60] * 4
+    reported = make_report([find_run(recipe.folder)], title="Ratings", decoder=lambda run: None)
+    assert [plot.name for plot in reported.plots] == ["ratings", "transition"]
     for name in ("ratings", "transition"):
         assert (result.folder / f"{name}.svg").read_text(encoding="utf-8").startswith("<?xml")
         assert (result.folder / f"{name}.csv").read_text(encoding="utf-8").startswith("rater,")

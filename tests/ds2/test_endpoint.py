@@ -152,17 +152,17 @@ def test_nobody_listens(tmp_path):
 
 
 def test_the_pause_that_a_server_asks_for_holds_back_all_requests(serve, tmp_path):
-    told: list[float] = []
+    reported: list[float] = []
 
     def reply(request: Request) -> Reply:
-        if not told:
-            told.append(time.monotonic())
+        if not reported:
+            reported.append(time.monotonic())
             return Reply(status=429, headers={"Retry-After": "0.4"})
         return Reply()
 
     server = serve(reply)
     rate(server, tmp_path, 12, concurrency=2)
-    later = [r.time - told[0] for r in server.requests if r.time > told[0] + 0.1]
+    later = [r.time - reported[0] for r in server.requests if r.time > reported[0] + 0.1]
     assert len(server.requests) == 13
     assert len(later) >= 6
     assert min(later) >= 0.39
@@ -345,23 +345,23 @@ def test_the_key_is_nowhere_but_in_the_requests(serve, tmp_path, caplog):
     server = serve(lambda request: Reply(f"You are {request.authorization}. {GOOD}"))
     run = rate(server, tmp_path / "cache", 2)
     write_ratings(tmp_path / "ratings.parquet", run.ratings, {"endpoint": server.url})
-    told = [repr(run), repr(quick(server.url))]
+    reported = [repr(run), repr(quick(server.url))]
     for status in (400, 401, 403, 404, 500):
         body = json.dumps({"error": {"message": f"bad key {KEY}"}})
         server.reply = lambda request, status=status, body=body: Reply(status=status, body=body)
         with pytest.raises(TokencleanError) as error:
             rate(server, tmp_path / f"cache-{status}", 1)
-        told.append("".join(traceback.format_exception(error.value)))
+        reported.append("".join(traceback.format_exception(error.value)))
     server.reply = lambda request: Reply(body=KEY)
     with pytest.raises(RunError) as last:
         rate(server, tmp_path / "cache-last", 1)
-    told.append("".join(traceback.format_exception(last.value)))
+    reported.append("".join(traceback.format_exception(last.value)))
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert server.requests[0].authorization == f"Bearer {KEY}"
     assert len(written) > 3
     assert not [content for content in written if KEY.encode() in content]
-    assert "bad key …" in "".join(told)
-    assert KEY not in "".join(told) + caplog.text
+    assert "bad key …" in "".join(reported)
+    assert KEY not in "".join(reported) + caplog.text
 
 
 def test_what_is_no_key_is_refused_without_being_shown(serve, tmp_path, monkeypatch):

@@ -82,20 +82,20 @@ def test_projection_foretells_a_larger_benchmark():
 
 
 def test_sentences_of_one_seed():
-    told = verdict(comparison_of(rho=against(0.02, 0.039)), {"full_tokens": "Full tokens", "rho": "RHO"})
-    assert told.strategies["rho"] == (
+    reported = verdict(comparison_of(rho=against(0.02, 0.039)), {"full_tokens": "Full tokens", "rho": "RHO"})
+    assert reported.strategies["rho"] == (
         "RHO scores 2.00 points above Full tokens on average (95 % interval -1.90 to +5.90): chance can explain this; "
         "if the difference seen is the true one, settling it takes at least 3.9 times the items of every task (780 in "
         "all instead of 200)."
     )
-    assert told.summary == (
+    assert reported.summary == (
         "Against Full tokens, in points on the average of 2 tasks: chance can explain RHO (+2.00); only one seed was "
         "run, so this speaks of its models on further items, not of other seeds."
     )
 
 
 def test_sentences_of_three_seeds():
-    told = verdict(
+    reported = verdict(
         comparison_of(
             3,
             self_evolving=against(0.05, 0.01, of_seeds=1e-5, seeds=3, p=0.001, holm_p=0.003),
@@ -105,41 +105,41 @@ def test_sentences_of_three_seeds():
             none=against(0.0, 0.1, seeds=3),
         )
     )
-    assert told.summary == (
+    assert reported.summary == (
         "Against full_tokens, in points on the average of 2 tasks over 3 seeds: the difference is real for "
         "self_evolving (+5.00), after Holm's correction; compared alone fixed_model (-3.00) would be real, but not "
         "after Holm's correction; chance can explain rho (+2.00), random (+0.10) and none (0.00)."
     )
-    assert told.strategies["self_evolving"].endswith(
+    assert reported.strategies["self_evolving"].endswith(
         "(95 % interval +4.00 to +6.00): a real difference, also after Holm's correction for 5 comparisons (p = 0.003)."
     )
-    assert "3.00 points below full_tokens" in told.strategies["fixed_model"]
-    assert told.strategies["fixed_model"].endswith(
+    assert "3.00 points below full_tokens" in reported.strategies["fixed_model"]
+    assert reported.strategies["fixed_model"].endswith(
         "a real difference if it were the only one compared (p = 0.030), but not after Holm's correction for 5 "
         "comparisons (p = 0.060)."
     )
-    assert told.strategies["rho"].endswith(
+    assert reported.strategies["rho"].endswith(
         "chance can explain this; if the difference seen is the true one, settling it takes at least 9 seeds instead "
         "of 3, and more items alone would not."
     )
-    assert told.strategies["random"].endswith(
+    assert reported.strategies["random"].endswith(
         "chance can explain this; neither more items nor more seeds alone would settle it if the difference seen is "
         "the true one."
     )
-    assert "scores level with full_tokens" in told.strategies["none"]
-    assert told.strategies["none"].endswith("no number of items or seeds would settle so small a difference.")
+    assert "scores level with full_tokens" in reported.strategies["none"]
+    assert reported.strategies["none"].endswith("no number of items or seeds would settle so small a difference.")
 
 
 def test_an_interval_that_excludes_0_without_being_real_says_why():
-    told = verdict(comparison_of(2, rho=against(0.02, 0.01, p=0.2, interaction=3e-4, of_seeds=1e-6, seeds=2)))
+    reported = verdict(comparison_of(2, rho=against(0.02, 0.01, p=0.2, interaction=3e-4, of_seeds=1e-6, seeds=2)))
     expected = "its interval excludes 0, but only because its seeds agree by chance or few items differ"
-    assert expected in told.strategies["rho"]
+    assert expected in reported.strategies["rho"]
 
 
 def test_one_comparison_needs_no_correction():
-    told = verdict(comparison_of(rho=against(0.05, 0.01, p=0.001, holm_p=0.001)))
-    assert "Holm" not in told.summary + told.strategies["rho"]
-    assert "(p = 0.001)" in told.strategies["rho"]
+    reported = verdict(comparison_of(rho=against(0.05, 0.01, p=0.001, holm_p=0.001)))
+    assert "Holm" not in reported.summary + reported.strategies["rho"]
+    assert "(p = 0.001)" in reported.strategies["rho"]
 
 
 def test_nothing_to_judge():

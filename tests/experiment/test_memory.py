@@ -44,8 +44,8 @@ def test_a_pass_takes_what_was_foretold(what, model_folder):
     command = [sys.executable, str(PROGRAM), str(model_folder), what]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert 0.75 < (told["process"] + told["foretold"]) / told["peak"] < 1.25, told
+    reported = json.loads(done.stdout.splitlines()[-1])
+    assert 0.75 < (reported["process"] + reported["foretold"]) / reported["peak"] < 1.25, reported
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_the_state_is_what_is_trained_beside_gradient_and_moments(config):
 
 def test_a_model_that_does_not_run_without_content_is_estimated_and_told(caplog):
     config = FalconConfig(vocab_size=300, hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
-    told = training_memory(config, TrainingSettings(lora=LoraSettings(rank=4)), "cuda", 500)
+    reported = training_memory(config, TrainingSettings(lora=LoraSettings(rank=4)), "cuda", 500)
     assert "what FalconForCausalLM keeps" in caplog.text
     assert "does not run on the meta device" in caplog.text
-    assert told.pack > 4 * 34 * 2 * 64 * 500
+    assert reported.pack > 4 * 34 * 2 * 64 * 500

@@ -107,10 +107,10 @@ def test_losses_are_means_over_the_tokens_that_the_first_selection_keeps_and_dro
     assert list(lines) == ["base", *MODELS, *CONTROLS]
     for name, model in models.items():
         losses = opened.context.heldout_losses(model).values
-        told = lines[name]["heldout_nats"]
+        reported = lines[name]["heldout_nats"]
         expected = [np.nanmean(losses), np.nanmean(losses[keeps]), np.nanmean(losses[drops])]
         np.testing.assert_allclose(
-            [told[k] for k in ("all_tokens", "kept_first", "dropped_first")], expected, rtol=1e-5
+            [reported[k] for k in ("all_tokens", "kept_first", "dropped_first")], expected, rtol=1e-5
         )
     written = json.loads((result.folder / "result.json").read_text())["rounds"]
     assert written["heldout_tokens"] == {"kept_first": len(keeps), "dropped_first": len(drops)}
@@ -118,8 +118,8 @@ def test_losses_are_means_over_the_tokens_that_the_first_selection_keeps_and_dro
 
 def test_agreement_is_between_what_each_model_would_keep_of_the_held_out_tokens(finished):
     opened, result = finished
-    told = json.loads((result.folder / "result.json").read_text())["rounds"]["agreement"]
-    assert told["models"] == list(MODELS)
+    reported = json.loads((result.folder / "result.json").read_text())["rounds"]["agreement"]
+    assert reported["models"] == list(MODELS)
     base = opened.context.heldout_losses(opened.context.base).values
     places = np.flatnonzero(opened.context.heldout.is_response.values)
     count = kept_count(len(places), opened.context.recipe.cleaning.proportion)
@@ -128,7 +128,7 @@ def test_agreement_is_between_what_each_model_would_keep_of_the_held_out_tokens(
         scores = (base - opened.context.heldout_losses(record.model).values)[places]
         kept.append(set(sorted(range(len(places)), key=lambda i: (-scores[i], i))[:count]))
     expected = [[len(one & other) / len(one | other) for other in kept] for one in kept]
-    np.testing.assert_allclose(told["jaccard"], expected)
+    np.testing.assert_allclose(reported["jaccard"], expected)
 
 
 def test_the_result_tells_each_rounds_reference_threshold_and_shares(finished):
@@ -291,9 +291,9 @@ def test_a_round_that_raises_the_held_out_loss_is_rolled_back(pool, tiny_model_f
     np.testing.assert_array_equal(table["is_kept"].values, outcome.kept.values)
     assert outcome.round_records[-1].selection.kept_share > 0.5
 
-    (told,) = [note for note in notes if "rolled back" in note]
-    assert told.startswith(f"{bad} is rolled back and self-evolving stops with {best} as its output")
-    assert f"from {losses[best]:.4f} to {losses[bad]:.4f}" in told
+    (reported,) = [note for note in notes if "rolled back" in note]
+    assert reported.startswith(f"{bad} is rolled back and self-evolving stops with {best} as its output")
+    assert f"from {losses[best]:.4f} to {losses[bad]:.4f}" in reported
     shown = next(t for t in result.tables if "round by round" in t.title)
     assert [row[0] for row in shown.rows] == ["base", *MODELS[:worse], f"{bad} rolled back"]
     assert f"{bad} is not part of the output" in shown.note

@@ -205,11 +205,11 @@ def test_a_run_killed_inside_a_later_round_ends_bit_equal(finished, small_pool, 
     recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, training={"checkpoint_minutes": 0})
 
     def progress(label: str, unit: str):
-        def told(done: int, total: int) -> None:
+        def reported(done: int, total: int) -> None:
             if label == "train reference-2" and done == 3:
                 raise Stopped
 
-        return told
+        return reported
 
     with pytest.raises(Stopped):
         run_strategy(open_run(recipe, Observer(progress=progress)).context, "self_evolving")

@@ -197,9 +197,9 @@ def test_what_lies_in_the_results_folder(finished):
     table = read_table(result.folder / "self_evolving" / "kept.parquet")
     assert table.ids == opened.context.tokens.ids
     np.testing.assert_array_equal(table["is_kept"].values, kept_sets(result)["self_evolving"])
-    assert [Table.from_document(told) for told in json.loads((result.folder / "tables.json").read_text())] == list(
-        result.tables
-    )
+    assert [
+        Table.from_document(reported) for reported in json.loads((result.folder / "tables.json").read_text())
+    ] == list(result.tables)
     for name in ("warm-up", "reference-1", "model"):
         assert (result.folder / "self_evolving" / name / "adapter_config.json").is_file()
     assert "minus full tokens" in (result.folder / "table.md").read_text()

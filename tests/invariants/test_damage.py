@@ -32,9 +32,9 @@ DAMAGES = {"cut": cut, "flip": flip, "delete": Path.unlink}
 
 def contents(folder: Path) -> dict[str, bytes | None]:
     """What every file says; of the documents that tell times, and who made what, only that they are there."""
-    told = ("manifest.json", "result.json", "journal.jsonl")
+    reported = ("manifest.json", "result.json", "journal.jsonl")
     return {
-        str(path.relative_to(folder)): None if path.name in told else path.read_bytes()
+        str(path.relative_to(folder)): None if path.name in reported else path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.parts[len(folder.parts)] in ("stages", "results")
     }
@@ -65,8 +65,8 @@ def test_any_damage_is_found_named_and_made_good(demo_rows, small_recipe, tmp_pa
             path.write_bytes(content)
             damage(path)
             notes, found = run_again()
-            told = [note for note in notes if path.name in note and "damaged" in note]
-            assert told, f"{name} of {path} was not told: {notes}"
+            reported = [note for note in notes if path.name in note and "damaged" in note]
+            assert reported, f"{name} of {path} was not told: {notes}"
             assert found == measured
             assert contents(recipe.folder) == whole, f"{name} of {path}"
             kept_aside = recipe.folder / "damaged"

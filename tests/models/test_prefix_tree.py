@@ -38,7 +38,7 @@ def test_packs_hold_every_node_once_and_know_what_comes_before(sequences, budget
     """What a query may see, by the pack's account, is what stands before it in its sequence."""
     tree = plan_prefix_tree(sequences)
     kept: set[int] = set()
-    told: dict[tuple[int, int], list[int]] = {}  # (node, offset) -> the tokens it sees
+    reported: dict[tuple[int, int], list[int]] = {}  # (node, offset) -> the tokens it sees
     for pack in plan_prefix_packs(tree, budget, group_tokens):
         assert len(pack.ids) <= budget or len(pack.starts) == 1
         owners = {
@@ -54,14 +54,14 @@ def test_packs_hold_every_node_once_and_know_what_comes_before(sequences, budget
             for place, (branch, position) in zip(range(*call.inside[-1]), call.queries.tolist(), strict=True):
                 visible = ((call.keys[:, 0] == -1) | (call.keys[:, 0] == branch)) & (call.keys[:, 1] <= position)
                 order = np.argsort(call.keys[visible, 1])
-                told[owners[place]] = keys[visible][order].tolist()
+                reported[owners[place]] = keys[visible][order].tolist()
                 assert pack.positions[place] == position
         kept |= set(pack.keep)
         kept -= set(pack.drop)
     assert not kept
     for sequence, end in zip(sequences, tree.ends.tolist(), strict=True):
         for position in range(len(sequence)):
-            assert told[tree.place(end, position)] == sequence[: position + 1]
+            assert reported[tree.place(end, position)] == sequence[: position + 1]
 
 
 def test_few_shot_questions_share_their_block():

@@ -225,19 +225,19 @@ def test_only_damaged_rows_are_rejected_each_with_a_reason(tmp_path, kind, forma
     while damaged_rows < DAMAGED_ROWS_EACH:
         for rows in groups:
             kind.write(path, random, rows, 0)
-            told = [describe_content(conversation) for conversation in load_pool(path)]
-            assert len(told) == len(rows)
+            reported = [describe_content(conversation) for conversation in load_pool(path)]
+            assert len(reported) == len(rows)
             layout = kind.write(path, random, rows, FILE_ROWS)
-            check_file(path, layout, told)
+            check_file(path, layout, reported)
             damaged_rows += layout.damaged_rows
 
 
-def check_file(path: Path, layout: Layout, told: list[Any]) -> None:
+def check_file(path: Path, layout: Layout, reported: list[Any]) -> None:
     """Each sound row tells what it tells alone; each other line is a row, or rejected and listed."""
     pool = load_pool(path)
     check_pool(pool, str(path))
     found = {conversation.line: conversation for conversation in pool}
-    changed = [line for line, index in layout.sound.items() if describe_content(found[line]) != told[index]]
+    changed = [line for line, index in layout.sound.items() if describe_content(found[line]) != reported[index]]
     assert changed == []
     lines = [row.line for row in (*pool.conversations, *pool.rejected)]
     assert sorted(lines) == sorted([*layout.sound, *layout.damaged])

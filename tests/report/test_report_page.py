@@ -46,7 +46,7 @@ RATERS = [
     {"rater": "one", "before": [1, 5, 9, 3, 2, 0], "after": [0, 4, 12, 3, 1, 0], "noise_rate": 0.2},
     {"rater": "two", "before": [4, 4, 4, 4, 4, 0], "after": [4, 4, 4, 4, 4, 0], "noise_rate": 0.8},
 ]
-RATERS = [told | {"matrix": np.full((6, 6), 1 / 6).tolist()} for told in RATERS]
+RATERS = [reported | {"matrix": np.full((6, 6), 1 / 6).tolist()} for reported in RATERS]
 HELDOUT = {"all_tokens": 2.0, "kept_first": 2.5, "dropped_first": None}
 ROUNDS = {
     "lines": [

@@ -169,10 +169,10 @@ def test_tokens_without_a_score_keep_their_label():
 def test_labels_that_are_no_cut_of_the_pool_are_told():
     table = table_of(byte_level(), prose(20))
     by_row = select_tokens(table["score"], table["is_response"], proportion=0.6, level="sample")
-    told = {"selection": {"proportion": 0.6, "level": "sample"}}
+    reported = {"selection": {"proportion": 0.6, "level": "sample"}}
     notes = [
         page_data(open_view([ViewedTable.of_table("t", t)], byte_level()))["tables"][0]["notes"]
-        for t in (table, table.with_columns(told, is_kept=by_row))
+        for t in (table, table.with_columns(reported, is_kept=by_row))
     ]
     assert notes[0] == []
     differing = int(np.count_nonzero(by_row.values != table["is_kept"].values))

@@ -58,7 +58,7 @@ class Passes:
         self.pool, self.folder, self.base, self.reference = pool, folder, base, reference
         self.tokenizer = load_tokenizer(str(base))
         self.notes: list[str] = []
-        self.told: list[tuple[int, int]] = []
+        self.reported: list[tuple[int, int]] = []
 
     def run(
         self,
@@ -86,7 +86,7 @@ class Passes:
         return outcome
 
     def _tell(self, done: int, total: int) -> None:
-        self.told.append((done, total))
+        self.reported.append((done, total))
 
     def table(self, name: str = "s") -> bytes:
         return (self.folder / f"{name}.parquet").read_bytes()
@@ -162,14 +162,14 @@ def test_the_table_tells_how_it_was_made(passes):
 
 def test_what_is_whole_is_found_without_a_model(passes, no_model):
     passes.run(models=("base",))
-    assert [done for done, _ in passes.told] == sorted(done for done, _ in passes.told)
-    assert passes.told[-1][0] == passes.told[-1][1]
+    assert [done for done, _ in passes.reported] == sorted(done for done, _ in passes.reported)
+    assert passes.reported[-1][0] == passes.reported[-1][1]
     first = passes.run()
     table = passes.table()
-    passes.told.clear()
+    passes.reported.clear()
     no_model()
     again = passes.run()
-    assert (again.made, again.found, passes.told) == (0, 2 * first.made, [])
+    assert (again.made, again.found, passes.reported) == (0, 2 * first.made, [])
     assert passes.table() == table
 
 
@@ -177,7 +177,7 @@ def test_what_is_whole_is_found_without_a_model(passes, no_model):
 def test_a_stopped_pass_goes_on_and_ends_with_the_same_bits(passes, moment):
     """Stopped within a shard, by Ctrl-C; see test_score_command for kill -9."""
     whole = passes.run("whole")
-    packs_left = int(moment * len(passes.told))
+    packs_left = int(moment * len(passes.reported))
 
     def stop(done: int, total: int) -> None:
         nonlocal packs_left
@@ -275,7 +275,7 @@ def test_a_reference_with_weights_of_its_own_is_scored_after_the_base(passes, tm
     assert tuple(map(len, loads)) == (2, 2)
     assert (outcome.made, outcome.found) == (2 * len(passes.stages("tokens")), 0)
     assert np.nanmax(np.abs(read_table(tmp_path / "s.parquet")["score"].values)) > 0.1
-    assert passes.told[-1][0] == passes.told[-1][1]
+    assert passes.reported[-1][0] == passes.reported[-1][1]
 
 
 def test_an_adapter_that_changes_its_base_gets_weights_of_its_own(passes, tmp_path, loads):

@@ -258,13 +258,15 @@ def test_no_conversation_of_a_smollm2_pack_bears_on_another(smollm2, real_pool):
 @pytest.mark.skipif(missing_kernels() is not None, reason="no CPU kernels on this machine")
 def test_weights_are_packed_before_the_first_activation_and_once(model, monkeypatch):
     """Packed one by one between activations they leave the allocator's heap in pieces."""
-    told: list[str] = []
+    reported: list[str] = []
     packed, layer = precision.pack, model.model.layers[0]
     forward = type(layer).forward
     scorer = Scorer(model, pack_tokens=40)
-    monkeypatch.setattr(precision, "pack", lambda *args, **named: told.append("packed") or packed(*args, **named))
-    monkeypatch.setattr(type(layer), "forward", lambda *args, **named: told.append("layer") or forward(*args, **named))
+    monkeypatch.setattr(precision, "pack", lambda *args, **named: reported.append("packed") or packed(*args, **named))
+    monkeypatch.setattr(
+        type(layer), "forward", lambda *args, **named: reported.append("layer") or forward(*args, **named)
+    )
     scorer.score(pool_of([np.arange(n) % VOCABULARY for n in (30, 20)], [np.arange(n) > 3 for n in (30, 20)]))
     products = sum(isinstance(module, torch.nn.Linear) for module in model.modules())
-    assert told[:products] == ["packed"] * products
-    assert set(told[products:]) == {"layer"}
+    assert reported[:products] == ["packed"] * products
+    assert set(reported[products:]) == {"layer"}

@@ -61,7 +61,7 @@ class Pass:
         self.folder, self.tokens, self.entered, self.left, self.computed = model, tokens, 0, 0, 0
         self.stages: list[Stage] = []
         self.inputs: list[Mapping[str, Any]] = []
-        self.told: list[tuple[int, int]] = []
+        self.reported: list[tuple[int, int]] = []
 
     @cached_property
     def model(self) -> torch.nn.Module:
@@ -94,7 +94,7 @@ class Pass:
             ScoringPolicy(**{"precision": "exact", "pack_tokens": 512, **options}),
             what="pool",
             shard_tokens=SHARD_TOKENS,
-            progress=lambda done, total: self.told.append((done, total)),
+            progress=lambda done, total: self.reported.append((done, total)),
         )
 
 
@@ -115,17 +115,17 @@ def test_a_stopped_pass_goes_on_where_it_stopped_and_ends_with_the_same_bits(one
     model = load_model(str(tiny_model_folder))
     whole = [token_losses(model, tokens.take(rows), precision="exact", pack_tokens=512).values for rows in planned]
     np.testing.assert_array_equal(resumed.values, np.concatenate(whole))
-    assert [done for done, _ in one_pass.told] == sorted(done for done, _ in one_pass.told)
-    assert one_pass.told[-1] == (len(tokens.input_ids.values), len(tokens.input_ids.values))
+    assert [done for done, _ in one_pass.reported] == sorted(done for done, _ in one_pass.reported)
+    assert one_pass.reported[-1] == (len(tokens.input_ids.values), len(tokens.input_ids.values))
 
 
 @pytest.mark.usefixtures("one_thread")
 def test_what_is_whole_is_found_without_asking_for_the_model_and_what_is_damaged_is_named(one_pass, tmp_path, tokens):
     first = one_pass.run()
     one_pass.entered = one_pass.left = one_pass.computed = 0
-    one_pass.told.clear()
+    one_pass.reported.clear()
     np.testing.assert_array_equal(one_pass.run().values, first.values)
-    assert (one_pass.entered, one_pass.computed, one_pass.told) == (0, 0, [])
+    assert (one_pass.entered, one_pass.computed, one_pass.reported) == (0, 0, [])
     damaged = sorted((tmp_path / "run" / "stages").glob("losses-*/losses.parquet"))[1]
     damaged.write_bytes(damaged.read_bytes()[:-1])
     again = Pass(tmp_path / "run", one_pass.folder, tokens)
@@ -146,8 +146,8 @@ def test_one_scorer_made_for_the_longest_row_serves_all_shards_and_its_policy_is
     monkeypatch.setattr(loss_shards, "Scorer", CountedScorer)
     one_pass.run(precision="safe")
     longest = max(np.flatnonzero(labels).max(initial=-1) + 1 for labels in tokens.is_response)
-    told = {"longest_row": longest, "expected_tokens": len(tokens.input_ids.values)}
-    assert made == [{"precision": "safe", "pack_tokens": 512, "columns": (), "compile": "auto", **told}]
+    reported = {"longest_row": longest, "expected_tokens": len(tokens.input_ids.values)}
+    assert made == [{"precision": "safe", "pack_tokens": 512, "columns": (), "compile": "auto", **reported}]
     policies = [stage.manifest["results"]["policy"] for stage in one_pass.stages]
     assert policies == [Scorer(one_pass.model, precision="safe", pack_tokens=512).policy] * len(
         plan_shards(tokens, SHARD_TOKENS)

@@ -52,8 +52,8 @@ def refused(store: Store, words: str) -> None:
 
 
 def test_a_killed_run_blocks_nobody_and_its_leftovers_are_cleared(tmp_path, run):
-    told: list[str] = []
-    store = Store(tmp_path, told.append)
+    reported: list[str] = []
+    store = Store(tmp_path, reported.append)
     refused(
         store, rf"in use by process {run.pid} \(-c run\) on {platform.node()} since 20.*Z: wait for it, stop it, or"
     )
@@ -68,7 +68,7 @@ def test_a_killed_run_blocks_nobody_and_its_leftovers_are_cleared(tmp_path, run)
     (half,) = (tmp_path / "stages").glob(".score-*")
     with store.lock():
         assert not half.exists()
-        assert told == [f"{tmp_path}: found 1 unfinished folders and files of stopped runs, cleared them"]
+        assert reported == [f"{tmp_path}: found 1 unfinished folders and files of stopped runs, cleared them"]
         assert store.stage("base", 1, {}, lambda folder: None).was_reused
         assert not store.stage("score", 1, {}, lambda folder: None).was_reused
 
@@ -109,28 +109,28 @@ def test_only_temporary_names_are_cleared(tmp_path):
         link.symlink_to(tmp_path / "outside")
     (tmp_path / "notes.tmp").write_text("mine")
     (tmp_path / f".{RECORD}.77.tmp").write_text("ours")
-    told: list[str] = []
-    with Store(tmp_path, told.append).lock():
+    reported: list[str] = []
+    with Store(tmp_path, reported.append).lock():
         assert all((folder / "a").exists() for folder in kept)
         assert not any(folder.exists() for folder in cleared)
         assert all(link.is_symlink() for link in links)
         assert (tmp_path / "notes.tmp").exists()
         assert not (tmp_path / f".{RECORD}.77.tmp").exists()
-        assert told == [f"{tmp_path}: found 3 unfinished folders and files of stopped runs, cleared them"]
+        assert reported == [f"{tmp_path}: found 3 unfinished folders and files of stopped runs, cleared them"]
 
 
 def test_leftovers_that_cannot_be_deleted_are_told(tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    told: list[str] = []
-    store = Store(tmp_path, told.append)
+    reported: list[str] = []
+    store = Store(tmp_path, reported.append)
     (tmp_path / ".table.md.77.tmp").write_text("half")
     (tmp_path / "stages" / ".score-0123456789ab.77").mkdir()
     monkeypatch.setattr(os, "unlink", refuse)
     monkeypatch.setattr(os, "rmdir", refuse)
     with store.lock():
-        assert told[0].endswith(
+        assert reported[0].endswith(
             "found 2 unfinished folders and files of stopped runs, cleared them, but 2 of them cannot be deleted"
         )
 
@@ -185,12 +185,12 @@ class TestFileSystemWithoutLocks:
         (root / RECORD).write_text(json.dumps({**describe_process(), **fields}))
 
     def test_the_record_keeps_others_out(self, tmp_path):
-        told: list[str] = []
-        store = Store(tmp_path, told.append)
+        reported: list[str] = []
+        store = Store(tmp_path, reported.append)
         with store.lock(), store.lock():
             refused(Store(tmp_path), f"in use by process {os.getpid()} ")
             assert store.holder() is not None
-        assert told == [f"{tmp_path}: its file system has no locks; only {RECORD} keeps other runs out"]
+        assert reported == [f"{tmp_path}: its file system has no locks; only {RECORD} keeps other runs out"]
         assert not (tmp_path / RECORD).exists()
         with Store(tmp_path).lock():
             pass

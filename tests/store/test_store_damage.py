@@ -153,12 +153,12 @@ def test_a_damaged_stage_is_kept_told_and_made_again(tmp_path, stage):
     root = tmp_path / "run"
     for number in ("", "-1", "-2"):
         damage(stage)
-        told: list[str] = []
-        again = Store(root, told.append).stage("losses", 1, {"model": "a"}, write_losses)
+        reported: list[str] = []
+        again = Store(root, reported.append).stage("losses", 1, {"model": "a"}, write_losses)
         assert not again.was_reused
         assert again.path == stage
         assert check_stage(stage) == []
-        (text,) = told
+        (text,) = reported
         assert "losses.txt: sha256 differs from the manifest's" in text
         assert f"damaged/{stage.name}{number}" in text
         assert (root / "damaged" / f"{stage.name}{number}" / "losses.txt").read_bytes() == b"1.25 0.6\n"
@@ -175,17 +175,17 @@ def test_results_are_checked_too(tmp_path):
 def test_another_key_of_the_same_first_characters_is_not_taken_for_this_one(tmp_path, stage, monkeypatch):
     key = read_manifest(stage)["key"]
     monkeypatch.setattr("tokenclean.store.stages.fingerprint", lambda value: key[:12] + "0" * 52)
-    told: list[str] = []
-    assert not Store(tmp_path / "run", told.append).stage("losses", 1, {"model": "b"}, write_losses).was_reused
-    assert f"key {key}, expected {key[:12]}0" in told[0]
+    reported: list[str] = []
+    assert not Store(tmp_path / "run", reported.append).stage("losses", 1, {"model": "b"}, write_losses).was_reused
+    assert f"key {key}, expected {key[:12]}0" in reported[0]
 
 
 def test_a_folder_without_a_manifest_is_not_a_stage(tmp_path, stage):
     shutil.rmtree(stage)
     stage.mkdir()
-    told: list[str] = []
-    assert not Store(tmp_path / "run", told.append).stage("losses", 1, {"model": "a"}, write_losses).was_reused
-    assert f"{MANIFEST}: missing" in told[0]
+    reported: list[str] = []
+    assert not Store(tmp_path / "run", reported.append).stage("losses", 1, {"model": "a"}, write_losses).was_reused
+    assert f"{MANIFEST}: missing" in reported[0]
 
 
 def test_a_damaged_folder_put_there_while_the_stage_is_made_is_moved_too(tmp_path, stage):

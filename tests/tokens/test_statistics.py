@@ -63,9 +63,9 @@ def test_rows_cut_are_counted_the_same_everywhere(tokenizer, max_length):
 def test_blocks_do_not_matter_and_progress_is_told(tokenizer, monkeypatch):
     whole = pool_statistics(POOL, tokenizer, TokensSettings())
     monkeypatch.setattr("tokenclean.tokens.statistics._BLOCK_ROWS", 3)
-    told: list[tuple[int, int]] = []
-    assert pool_statistics(POOL, tokenizer, TokensSettings(), lambda *done: told.append(done)) == whole
-    assert told == [(3, 4), (4, 4)]
+    reported: list[tuple[int, int]] = []
+    assert pool_statistics(POOL, tokenizer, TokensSettings(), lambda *done: reported.append(done)) == whole
+    assert reported == [(3, 4), (4, 4)]
 
 
 def test_a_table_of_the_pool_gives_the_same(tokenizer):

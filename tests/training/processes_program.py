@@ -69,8 +69,8 @@ def main(base: Path, place: Path, jobs: dict[str, Any]) -> None:
     processes = Processes.from_environment()
     with processes.together():
         for name, job in jobs.items():
-            told = train_job(base, place / name, job, processes, _killing(processes, job.get("kill")))
-            (place / f"{name}.{processes.rank}.json").write_text(json.dumps(told))
+            reported = train_job(base, place / name, job, processes, _killing(processes, job.get("kill")))
+            (place / f"{name}.{processes.rank}.json").write_text(json.dumps(reported))
             processes.barrier()  # the next may go on from what the first rank has written
 
 

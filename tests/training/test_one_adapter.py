@@ -62,12 +62,12 @@ def run_at(base_folder):
         stop_at: int = 0,
         **values: Any,
     ) -> TrainingResult:
-        def told(step: int, steps: int) -> None:
+        def reported(step: int, steps: int) -> None:
             if step == stop_at:
                 raise Stopped
 
         source = ModelSource(str(base_folder), before and str(before))
-        options = {"seed": 3, "part": part, "progress": told, "checkpoints": folder.with_name("checkpoints")}
+        options = {"seed": 3, "part": part, "progress": reported, "checkpoints": folder.with_name("checkpoints")}
         ids, weight = rows_of(rows, INPUT_IDS), rows_of(rows, weights)
         return train(source, ids, weight, settings_of(**values), folder, **options)
 
@@ -128,8 +128,8 @@ def test_parts_are_one_training_over_all_rows_in_order(schedule, run_at, parts_a
     assert [r.steps for r in results] == [2, 4, 2]
     assert [loss for r in results for loss in r.losses] == pytest.approx(whole.losses, abs=1e-5)
     assert furthest(tmp_path / "whole" / "out", folders[-1]) < 1e-4
-    told = [line["learning_rate"] for folder in folders for line in read_journal(folder / JOURNAL)]
-    assert told == [line["learning_rate"] for line in read_journal(tmp_path / "whole" / "out" / JOURNAL)]
+    reported = [line["learning_rate"] for folder in folders for line in read_journal(folder / JOURNAL)]
+    assert reported == [line["learning_rate"] for line in read_journal(tmp_path / "whole" / "out" / JOURNAL)]
 
 
 @pytest.mark.parametrize("lost", ["moments", "step count", "schedule"])
@@ -184,8 +184,8 @@ def test_a_part_with_fewer_rows_than_planned_is_stretched_over_its_part_of_the_s
     result = run_at(tmp_path / "out", part, trained[0][0], SPLITS[1], weights=weights)
     assert (result.trained_rows, result.dropped_rows, result.steps) == (3, 5, 2)
     # The journal tells of each step the rate after it: at positions 4 and 6, of 8, where 3 are the warm-up.
-    told = [line["learning_rate"] for line in read_journal(tmp_path / "out" / JOURNAL)]
-    assert told == pytest.approx([1e-2 * (8 - position) / (8 - 3) for position in (4, 6)])
+    reported = [line["learning_rate"] for line in read_journal(tmp_path / "out" / JOURNAL)]
+    assert reported == pytest.approx([1e-2 * (8 - position) / (8 - 3) for position in (4, 6)])
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def run(base_folder, tmp_path):
     def run(
         folder: str, *, stop_at: int = 0, place: str | None = None, progress: Any = None, name: str = "", **values: Any
     ):
-        def told(step: int, steps: int) -> None:
+        def reported(step: int, steps: int) -> None:
             if progress is not None:
                 progress(step, steps)
             if step == stop_at:
@@ -55,7 +55,7 @@ def run(base_folder, tmp_path):
         settings = TrainingSettings(**({"lora": LoraSettings(rank=4, dropout=0.2)} | quick | values))
         place = tmp_path / folder / "checkpoints"
         source = ModelSource(str(base_folder))
-        options = {"seed": 3, "checkpoints": place, "row_names": NAMES, "progress": told, "mixture": mixture}
+        options = {"seed": 3, "checkpoints": place, "row_names": NAMES, "progress": reported, "mixture": mixture}
         return train(source, INPUT_IDS, WEIGHTS, settings, tmp_path / folder, name=name, **options)
 
     return run
@@ -221,17 +221,17 @@ def test_trackers_get_what_the_journal_says_of_each_step(run, tmp_path, monkeypa
     from transformers import TrainerCallback
     from transformers.integrations import integration_utils
 
-    told = []
+    reported = []
 
     class Tracker(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **kwargs):
-            told.append(dict(logs))
+            reported.append(dict(logs))
 
     monkeypatch.setattr(integration_utils, "is_tensorboard_available", lambda: True)
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
     run("out", report_to=("tensorboard",))
     lines = read_journal(tmp_path / "out" / JOURNAL)
-    steps = [line for line in told if "loss" in line and "train_runtime" not in line]
+    steps = [line for line in reported if "loss" in line and "train_runtime" not in line]
     assert [{name: line[name] for name in lines[0]} for line in steps] == lines
 
 

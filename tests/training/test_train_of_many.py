@@ -98,7 +98,7 @@ def launch(base: Path, place: Path, jobs: dict[str, Any]) -> subprocess.Complete
     )
 
 
-def told(place: Path, name: str) -> dict[str, Any]:
+def reported(place: Path, name: str) -> dict[str, Any]:
     """What both processes told, which is the same."""
     first, second = (json.loads((place / f"{name}.{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
@@ -127,7 +127,7 @@ def undisturbed(base_folder, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("kind", "sharding"), WAYS)
 def test_two_processes_train_what_one_does(kind, sharding, undisturbed, base_folder, tmp_path):
     alone = train_job(base_folder, tmp_path / "alone", KINDS[kind])
-    together = told(undisturbed, f"{kind}-{sharding}")
+    together = reported(undisturbed, f"{kind}-{sharding}")
     # Under mixed a sum in another order may be rounded to another bf16 number further on.
     tolerance = 1e-3 if kind == "mixed" else 1e-5
     assert together["losses"] == pytest.approx(alone["losses"], abs=tolerance)
@@ -149,7 +149,7 @@ def test_two_processes_train_what_one_does(kind, sharding, undisturbed, base_fol
 def test_two_processes_hand_an_optimizers_moments_on_as_one_does(sharding, undisturbed, base_folder, tmp_path):
     train_job(base_folder, tmp_path / "first", FIRST_PART)
     alone = train_job(base_folder, tmp_path / "second", second_part("first"))
-    assert told(undisturbed, f"second-{sharding}")["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+    assert reported(undisturbed, f"second-{sharding}")["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     expected, found = load_file(tmp_path / "first" / MOMENTS), load_file(undisturbed / f"first-{sharding}" / MOMENTS)
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
@@ -172,15 +172,15 @@ def test_killed_ranks_are_resumed_bit_equal_and_at_another_number_nearly_so(undi
     assert done.returncode == 0, done.stderr
 
     for name in jobs:
-        assert told(tmp_path, name) == told(undisturbed, name)
+        assert reported(tmp_path, name) == reported(undisturbed, name)
         expected, found = weights_in(undisturbed / name), weights_in(tmp_path / name)
         assert expected.keys() == found.keys()
         assert all(np.array_equal(found[key], tensor) for key, tensor in expected.items())
     assert "knows no rank 1" in done.stderr
-    assert told(tmp_path, "more")["losses"] == pytest.approx(told(undisturbed, "lora-none")["losses"], abs=1e-5)
+    assert reported(tmp_path, "more")["losses"] == pytest.approx(reported(undisturbed, "lora-none")["losses"], abs=1e-5)
     without_dropout = {**DROPPING, "settings": {"lora": {"rank": 4, "dropout": 0.0}}}
     fewer = train_job(base_folder, tmp_path / "fewer", without_dropout)
-    assert fewer["losses"][:3] == told(undisturbed, "dropping-none")["losses"][:3]
+    assert fewer["losses"][:3] == reported(undisturbed, "dropping-none")["losses"][:3]
     assert len(fewer["losses"]) == 6
 
 

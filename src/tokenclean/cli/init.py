@@ -8,48 +8,30 @@ from typing import Annotated
 from typer import Option
 
 from tokenclean.cli.console import say
-from tokenclean.cli.options import IntakeOptions, SetOption
-from tokenclean.cli.recipe_from_data import (
-    CleaningOptions,
-    DataArgument,
-    ModelOption,
-    OutputOption,
-    RecipeRequest,
-    RowsOption,
-    TrustedOption,
-)
-from tokenclean.cli.settings_options import takes_settings
+from tokenclean.cli.recipe_from_data import RecipeRequest, takes_recipe
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import is_recipe, short_yaml
 
 
-@takes_settings
+@takes_recipe
 def init(
-    data: DataArgument,
-    model: ModelOption = None,
-    rows: RowsOption = None,
-    trusted: TrustedOption = None,
-    set_: SetOption = None,
+    request: RecipeRequest,
     to: Annotated[
         Path | None, Option("--to", "-o", metavar="FILE", help="Where to write it; by default NAME.yaml here.")
     ] = None,
-    *,
-    cleaning: CleaningOptions,
-    output: OutputOption,
-    intake: IntakeOptions,
 ) -> None:
     """Write a recipe for your data, with a comment on every key that people change.
 
     Example: tokenclean init my.jsonl --model HuggingFaceTB/SmolLM2-135M
     """
-    if any(map(is_recipe, data)):
+    if any(map(is_recipe, request.data)):
         raise RecipeError(["init makes a recipe; give data files"], "options")
-    request = RecipeRequest.of(data, model, rows, trusted, cleaning, output, set_, intake)
     recipe, preset = request.made_for_size() if request.names_model else request.made()
     path = to or Path(f"{recipe.name}.yaml")
     if path.exists():
         raise RecipeError([f"{path}: exists already; give another file with --to"], "options")
-    heading = f"# Made for {' '.join(data)}. Run it: tokenclean run {path}\n# All keys: tokenclean's page on recipes.\n"
+    heading = f"# Made for {' '.join(request.data)}. Run it: tokenclean run {path}\n"
+    heading += "# All keys: docs/reference/recipe.md of tokenclean.\n"
     from tokenclean.store import atomic_path
 
     with atomic_path(path) as temporary:

@@ -45,8 +45,8 @@ def look(
     answers that break off or copy the prompt, odd characters.
 
     Each finding has its rows and three examples with file and line. The checks are those of audit that need no
-    tokenizer; where one has not looked at every row, it says so. Exit code 0, whatever is found, and 2 for a file that
-    cannot be read or holds no usable row.
+    tokenizer; where one has not looked at every row, it says so. The exit code is 0 with findings too, and 2
+    for a file that cannot be read or holds no usable row.
 
     Example: tokenclean look my.jsonl
     """

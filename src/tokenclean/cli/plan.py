@@ -7,39 +7,21 @@ from typing import Annotated
 from typer import Option
 
 from tokenclean.cli.console import out, quiet_libraries, say
-from tokenclean.cli.options import IntakeOptions, SetOption
-from tokenclean.cli.recipe_from_data import (
-    CleaningOptions,
-    DataArgument,
-    ModelOption,
-    OutputOption,
-    RecipeRequest,
-    RowsOption,
-    TrustedOption,
-)
-from tokenclean.cli.settings_options import takes_settings
+from tokenclean.cli.recipe_from_data import RecipeRequest, takes_recipe
 
 
-@takes_settings
+@takes_recipe
 def plan(
-    data: DataArgument,
-    model: ModelOption = None,
-    rows: RowsOption = None,
-    trusted: TrustedOption = None,
-    set_: SetOption = None,
+    request: RecipeRequest,
     on: Annotated[
         str, Option("--on", metavar="GPUS", help="Time and GPU hours on other hardware too: 8xL40S,1xH100.")
     ] = "",
-    *,
-    cleaning: CleaningOptions,
-    output: OutputOption,
-    intake: IntakeOptions,
 ) -> None:
     """Print counts, tokens, optimizer steps of every round, FLOPs, memory and time of a run; loads no weights.
 
     Example: tokenclean plan my.jsonl --model meta-llama/Llama-3.2-3B --on 8xL40S,1xH100
     """
-    recipe, _ = RecipeRequest.of(data, model, rows, trusted, cleaning, output, set_, intake).recipe()
+    recipe, _ = request.recipe()
 
     from tokenclean.experiment.planning.hardware import parse_all
     from tokenclean.experiment.planning.plan import plan as make_plan

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Annotated
 
 from typer import Argument, Option
 
 from tokenclean.cli.completion import complete_data
-from tokenclean.cli.settings_options import FromSettings
+from tokenclean.cli.options import IntakeOptions, SetOption
+from tokenclean.cli.settings_options import FromSettings, takes_settings
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import (
     LARGE_MODEL_PARAMETERS,
@@ -60,24 +63,6 @@ class RecipeRequest:
     overrides: Sequence[str]
     intake: Mapping[str, object]
 
-    @classmethod
-    def of(
-        cls,
-        data: Sequence[str],
-        model: str | None,
-        rows: int | None,
-        trusted: str | None,
-        cleaning: Mapping[str, object],
-        output: Mapping[str, object],
-        set_: Sequence[str] | None,
-        intake: Mapping[str, object],
-    ) -> RecipeRequest:
-        """From the parameters of a command."""
-        given = {"model.base": model, "pool.max_rows": rows, "cleaning.trusted": trusted, **output}
-        given |= {f"cleaning.{name}": value for name, value in cleaning.items()}
-        options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-        return cls(data, (*options, *(set_ or ())), intake)
-
     @property
     def names_model(self) -> bool:
         """Whether a base model is given."""
@@ -111,3 +96,36 @@ class RecipeRequest:
             return small
         rows = sum(isinstance(row, Conversation) for row in stream_sources(small[0].pool.sources))
         return self.made(parameters, rows)
+
+
+def _request(
+    data: DataArgument,
+    model: ModelOption = None,
+    rows: RowsOption = None,
+    trusted: TrustedOption = None,
+    set_: SetOption = None,
+    *,
+    cleaning: CleaningOptions,
+    output: OutputOption,
+    intake: IntakeOptions,
+) -> RecipeRequest:
+    given = {"model.base": model, "pool.max_rows": rows, "cleaning.trusted": trusted, **output}
+    given |= {f"cleaning.{name}": value for name, value in cleaning.items()}
+    options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    return RecipeRequest(data, (*options, *(set_ or ())), intake)
+
+
+def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the arguments and options of ``_request``, in place of its parameter ``request``."""
+    ask: Callable[..., RecipeRequest] = _request
+    asked = inspect.signature(ask, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True).parameters
+    parameters = [*asked.values(), *(parameter for name, parameter in own.items() if name != "request")]
+
+    @wraps(command)
+    def with_request(**options: object) -> None:
+        command(ask(**{name: options.pop(name) for name in asked}), **options)
+
+    keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    vars(with_request)["__signature__"] = inspect.Signature(keyword_only)
+    return takes_settings(with_request)

@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING
 
 from tokenclean.cli.console import note, quiet_libraries, say, say_tables
 from tokenclean.cli.distributed import sharing
-from tokenclean.cli.options import IntakeOptions, SetOption
-from tokenclean.cli.recipe_from_data import (
-    CleaningOptions,
-    DataArgument,
-    ModelOption,
-    OutputOption,
-    RecipeRequest,
-    RowsOption,
-    TrustedOption,
-)
-from tokenclean.cli.settings_options import takes_settings
+from tokenclean.cli.recipe_from_data import RecipeRequest, takes_recipe
 from tokenclean.observer import Observer
 from tokenclean.recipe import Recipe, short_yaml
 
@@ -26,17 +16,9 @@ if TYPE_CHECKING:
     from tokenclean.experiment.run import RunResult
 
 
-@takes_settings
+@takes_recipe
 def run(
-    data: DataArgument,
-    model: ModelOption = None,
-    rows: RowsOption = None,
-    trusted: TrustedOption = None,
-    set_: SetOption = None,
-    *,
-    cleaning: CleaningOptions,
-    output: OutputOption,
-    intake: IntakeOptions,
+    request: RecipeRequest,
 ) -> None:
     """Clean your data, fine-tune on it, and say whether that was better than training on all of it.
 
@@ -49,7 +31,7 @@ def run(
     tokenclean run recipes/quick.yaml --set training.epochs=2
     """
     started = time.monotonic()
-    recipe, preset = RecipeRequest.of(data, model, rows, trusted, cleaning, output, set_, intake).recipe()
+    recipe, preset = request.recipe()
 
     from tokenclean.processes import Processes
     from tokenclean.store import Store
@@ -102,5 +84,7 @@ def print_result(result: RunResult, recipe: Recipe, seconds: float, see: str = "
     say(f"results  {folder} ({stages}, {seconds / 60:.1f} minutes)")
     if result.own.kept is not None:
         say(f"model    {folder / strategy / 'model'} (tokenclean merge {recipe.folder} makes it a plain one)")
-        say(f"data     {folder / strategy / 'cleaned.parquet'} (tokenclean export {recipe.folder} --to trl)")
+        share = next((m.kept_share for m in result.measured if m.name == strategy), None)
+        if share != 1 or result.own.weights is not None:
+            say(f"data     {folder / strategy / 'cleaned.parquet'} (tokenclean export {recipe.folder} --to trl)")
     say(f"pages    {see or f'tokenclean report {recipe.folder}; tokenclean view {recipe.folder}'}")

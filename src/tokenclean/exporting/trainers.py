@@ -102,7 +102,7 @@ def write_llamafactory(cleaned: CleanedDataset, folder: Path, card: Card) -> str
 
     LLaMA-Factory (0.9) reads the folder through ``tokenized_path``. Its collator pads every column it is given, so the
     columns are exactly ``input_ids``, ``attention_mask`` and ``labels``. It neither cuts nor packs tokenized rows,
-    whatever ``cutoff_len`` and ``packing`` say.
+    with any ``cutoff_len`` and ``packing``.
     """
     cleaned.check_binary("LLaMA-Factory")
     try:

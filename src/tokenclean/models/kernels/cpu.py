@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.library import register_fake
+from torch import library as torch_library
 
 from tokenclean.models.attention.features import Features
 from tokenclean.models.device import cache_folder, cpu_multiplies_bf16
@@ -44,7 +44,9 @@ def missing_kernels() -> str | None:
     try:
         torch.ops.load_library(str(_library()))
         # What torch.compile has to know of it.
-        register_fake("tokenclean::linear", lambda x, packed, columns, bias: x.new_empty(x.shape[0], columns))
+        torch_library.register_fake(
+            "tokenclean::linear", lambda x, packed, columns, bias: x.new_empty(x.shape[0], columns)
+        )
         _check(as_bf16=False)
     except _UnavailableError as error:
         reason = str(error)
