@@ -72,14 +72,13 @@ def presets() -> str:
 
 def commands() -> str:
     """Every command with its usage, its text and its options."""
-    from tokenclean.cli.main import COMMANDS
+    from tokenclean.cli.main import COMMANDS, load_command
 
-    group = command_group()
     parts = []
-    for panel, functions in COMMANDS.items():
+    for panel, names in COMMANDS.items():
         parts.append(f"## {panel}")
-        for function in functions:
-            parts.append(_command(group.commands[function.__name__]))
+        for name in names:
+            parts.append(_command(load_command(name)))
     return "\n\n".join(parts)
 
 
@@ -194,15 +193,6 @@ def kind_of(field: FieldInfo) -> str:
             case _ if (pattern := getattr(bound, "pattern", None)) is not None:
                 bounds.append(f"`{pattern}`")
     return ", ".join((kind, *bounds))
-
-
-def command_group() -> Any:
-    """The command line as typer builds it."""
-    import typer
-
-    from tokenclean.cli.main import app
-
-    return typer.main.get_command(app)
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -16,7 +16,7 @@ import pytest
 from tokenclean.cli.main import COMMANDS as PANELS
 from tokenclean.token_table import read_table, write_table
 
-COMMANDS = [command.__name__ for panel in PANELS.values() for command in panel]
+COMMANDS = [name for names in PANELS.values() for name in names]
 
 
 def tokenclean(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
@@ -13,14 +14,15 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
-from tokenclean.cli.main import app
+from tokenclean.cli.main import COMMANDS as PANELS
+from tokenclean.cli.main import load_command
 from tokenclean.cli.settings_options import FromSettings, takes_settings
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import Recipe, TrainingSettings, training_from
 from tokenclean.recipe.base_settings import Section
 
-CALLBACKS = {info.name: info.callback for info in app.registered_commands}
-COMMANDS = typer.main.get_command(app).commands
+COMMANDS = {name: load_command(name) for names in PANELS.values() for name in names}
+CALLBACKS = {name: getattr(import_module(f"tokenclean.cli.{name}"), name) for name in COMMANDS}
 
 OWN = {
     # Options that are called like a recipe key and mean something else.

@@ -13,12 +13,14 @@ import yaml
 from page_blocks import DOCS, ROOT, blocks, generator, page, pages
 
 import tokenclean
+from tokenclean.cli.main import COMMANDS as PANELS
+from tokenclean.cli.main import load_command
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import PRESETS, STRATEGIES, recipe_from
 from tokenclean.tokens.audit.checks import CHECKS
 
 generate = generator()
-GROUP = generate.command_group()
+COMMANDS = {name: load_command(name) for names in PANELS.values() for name in names}
 KEYS = {name for name, _ in generate.all_keys()}
 SECTIONS = set(generate.all_sections())
 PAGES = [*pages(), "../README.md", "../CONTRIBUTING.md", "../SECURITY.md"]
@@ -39,7 +41,7 @@ def command_lines(name: str) -> list[list[str]]:
         match = re.match(
             r"^\(?(?:[A-Z_]+=\S+ )?(?:torchrun .*|accelerate launch .*)?(?:-m )?tokenclean ([a-z].*)$", line.strip()
         )
-        if match and match[1].split()[0] in GROUP.commands:
+        if match and match[1].split()[0] in COMMANDS:
             found.append(shlex.split(match[1].replace("…", " "), comments=False))
     return found
 
@@ -47,7 +49,7 @@ def command_lines(name: str) -> list[list[str]]:
 @pytest.mark.parametrize("name", PAGES)
 def test_commands_have_the_options_that_a_page_gives_them(name: str):
     for command, *words in command_lines(name):
-        known = {option for parameter in GROUP.commands[command].params for option in parameter.opts}
+        known = {option for parameter in COMMANDS[command].params for option in parameter.opts}
         for word in words:
             if re.match(r"^--?[a-z]", word):
                 assert word.split("=")[0] in known, f"{name}: tokenclean {command} {word}"
@@ -87,7 +89,7 @@ def test_every_key_has_its_line_and_its_sentence():
 
 def test_every_command_and_option_is_listed():
     text = page("reference/cli.md")
-    for command, record in GROUP.commands.items():
+    for command, record in COMMANDS.items():
         start = text.index(f"### tokenclean {command} ")
         section = text[start : text.find("\n### ", start + 1) if "\n### " in text[start + 1 :] else len(text)]
         for parameter in record.params:

@@ -2,59 +2,74 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
+from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer import Option
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command as command_of
 
 import tokenclean
-from tokenclean.cli.audit import audit
-from tokenclean.cli.compare import compare
 from tokenclean.cli.console import err, fail, show_warnings
-from tokenclean.cli.curate import curate
-from tokenclean.cli.demo import demo
-from tokenclean.cli.export import export
-from tokenclean.cli.init import init
-from tokenclean.cli.inspect import inspect
-from tokenclean.cli.look import look
-from tokenclean.cli.merge import merge
-from tokenclean.cli.plan import plan
-from tokenclean.cli.pool import pool
-from tokenclean.cli.prune import prune
-from tokenclean.cli.rate import rate
-from tokenclean.cli.report import report
-from tokenclean.cli.run import run
-from tokenclean.cli.score import score
-from tokenclean.cli.select import select
-from tokenclean.cli.status import status
-from tokenclean.cli.sweep import sweep
-from tokenclean.cli.theory import theory
-from tokenclean.cli.train import train
-from tokenclean.cli.view import view
 from tokenclean.errors import TokencleanError
 
+# The command `look` is the function `look` of `tokenclean.cli.look`, and so on.
 COMMANDS = {
-    "Start here": (look, run, demo, init),
-    "Data": (audit, inspect, pool, rate, curate),
-    "Experiments": (plan, compare, sweep),
-    "Single steps": (score, select, train),
-    "Results": (view, report, status, export, merge, prune, theory),
+    "Start here": ("look", "run", "demo", "init"),
+    "Data": ("audit", "inspect", "pool", "rate", "curate"),
+    "Experiments": ("plan", "compare", "sweep"),
+    "Single steps": ("score", "select", "train"),
+    "Results": ("view", "report", "status", "export", "merge", "prune", "theory"),
 }
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+
+
+def load_command(name: str) -> TyperCommand:
+    """The command with its options."""
+    single = typer.Typer(add_completion=False, rich_markup_mode="markdown", context_settings=HELP_OPTIONS)
+    single.command(name)(getattr(import_module(f"tokenclean.cli.{name}"), name))
+    command = command_of(single)
+    assert isinstance(command, TyperCommand)
+    return command
+
+
+class Commands(TyperGroup):
+    """Imports only the command that is called. ``--help`` shows the docstrings, read from the files."""
+
+    def __init__(self, **attributes) -> None:
+        super().__init__(**attributes)
+        for panel, names in COMMANDS.items():
+            for name in names:
+                self.add_command(TyperCommand(name, rich_help_panel=panel))
+
+    def get_command(self, ctx, cmd_name):
+        command = super().get_command(ctx, cmd_name)
+        if command and command.help is None:
+            file = ast.parse(Path(__file__).with_name(f"{cmd_name}.py").read_bytes())
+            functions = {part.name: part for part in file.body if isinstance(part, ast.FunctionDef)}
+            command.help = ast.get_docstring(functions[cmd_name])
+        return command
+
+    def resolve_command(self, ctx, args):
+        name, command, arguments = super().resolve_command(ctx, args)
+        return name, command and load_command(args[0]), arguments
+
 
 app = typer.Typer(
     name="tokenclean",
+    cls=Commands,
     help="Token cleaning for supervised fine-tuning: score every response token by how much a reference model improves "
     "on the base model, keep the best, train on those alone.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_OPTIONS,
 )
-for panel, commands in COMMANDS.items():
-    for command in commands:
-        app.command(command.__name__, rich_help_panel=panel)(command)
 
 
 def _version(wanted: bool) -> None:
