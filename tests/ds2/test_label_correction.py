@@ -59,7 +59,7 @@ def test_correction_by_hand():
         flags=np.array([40, 0, 40, 0]),
         votes=np.array([[0, 0, 40], [0, 0, 0], [0, 20, 20], [0, 0, 0]]),
     )
-    found = correct_labels(np.array([0, 1, 0, 2]), detection)
+    found = correct_labels(np.array([0, 1, 0, 2]), detection, minimum_confidence=0.5)
     np.testing.assert_allclose(found.noisy, [41 / 42, 1 / 42, 41 / 42, 1 / 2])
     assert found.is_error.tolist() == [True, False, True, False]
     np.testing.assert_allclose(found.confidence[0], 41 / 43 * 41 / 42)
@@ -74,7 +74,7 @@ def test_planted_errors_are_found_and_corrected():
     vectors, true, noisy = plant(10_000, 0.5)
     neighbours = nearest_neighbours(vectors, needed_neighbours(len(vectors), 10))
     transition = estimate_transition(count_consensus(noisy, neighbours, CLASSES))
-    found = correct_labels(noisy, detect_errors(noisy, neighbours, transition))
+    found = correct_labels(noisy, detect_errors(noisy, neighbours, transition), minimum_confidence=0.5)
     is_wrong = noisy != true
     hits = int((found.is_error & is_wrong).sum())
     f1 = 2 * hits / (int(found.is_error.sum()) + int(is_wrong.sum()))

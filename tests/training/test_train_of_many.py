@@ -19,8 +19,8 @@ from safetensors.numpy import load_file
 from small_llama import random_rows, weights_from
 
 from tokenclean.processes import Processes
+from tokenclean.training.batch_packs import batch_packs, share_rows
 from tokenclean.training.checkpoint import last_checkpoint
-from tokenclean.training.collate import batch_packs, share_rows
 from tokenclean.training.optimizer import MOMENTS
 
 PROGRAM = Path(__file__).with_name("processes_program.py")

@@ -15,7 +15,7 @@ from tokenclean.recipe import LoraSettings, TrainingSettings
 from tokenclean.recipe.settings import NoiseMixtureSettings
 from tokenclean.selection import surprisal_table
 from tokenclean.training.adapters import add_fresh_lora
-from tokenclean.training.collate import batch_packs
+from tokenclean.training.batch_packs import batch_packs
 from tokenclean.training.online_mixture import OnlineMixture
 from tokenclean.training.train_step import TrainingStep, batch_loss
 

@@ -12,7 +12,6 @@ from tokenclean.ds2.transition_matrix import Transition
 EPOCHS, NEIGHBOURS = 51, 10
 NOISE_RATES = (0.05, 0.95)
 """Bounds of a class's noise rate: no class is taken to be entirely clean or entirely wrong."""
-MINIMUM_CONFIDENCE = 0.5
 _SMALLEST_VOTE = 1e-12
 
 
@@ -89,9 +88,7 @@ def detect_errors(
     return Detection(sampled, flags, votes)
 
 
-def correct_labels(
-    labels_N: np.ndarray, detection: Detection, *, minimum_confidence: float = MINIMUM_CONFIDENCE
-) -> Curation:
+def correct_labels(labels_N: np.ndarray, detection: Detection, *, minimum_confidence: float) -> Curation:
     """Replace the labels that are wrong where the confidence suffices.
 
     noisy = (flags + 1) / (times sampled + 2), an error above one half. The share of another label c is

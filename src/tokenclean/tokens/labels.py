@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tokenclean.pool.conversation import LabelledTokens, Turn
+from tokenclean.pool.conversation import Conversation, LabelledTokens, Turn
 from tokenclean.recipe import TokensSettings
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
 
@@ -33,6 +33,13 @@ class LabelledRow:
 def empty_row(reason: str) -> LabelledRow:
     """A row without tokens."""
     return LabelledRow(np.empty(0, np.int64), np.empty(0, np.bool_), np.empty((0, 2), np.int32), reason=reason)
+
+
+def train_last_turn(conversation: Conversation) -> Conversation:
+    """The conversation with every assistant turn but the last marked as not trained."""
+    earlier = [index for index, turn in enumerate(conversation.turns) if turn.role == "assistant"][:-1]
+    turns = (replace(t, is_trained=False) if i in earlier else t for i, t in enumerate(conversation.turns))
+    return replace(conversation, turns=tuple(turns))
 
 
 def label_text(

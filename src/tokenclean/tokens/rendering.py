@@ -12,8 +12,8 @@ from tokenclean.tokens.chat_template.locate import locate
 from tokenclean.tokens.chat_template.marks import KEY, mark_texts, thought_in
 from tokenclean.tokens.chat_template.messages import DEFAULT_DATE, Chat, check_chat_template, open_chat
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
-from tokenclean.tokens.role_markers import KNOWN_ENDS
 from tokenclean.tokens.tulu import render_tulu
+from tokenclean.tokens.turn_markers import KNOWN_ENDS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

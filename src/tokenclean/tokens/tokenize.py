@@ -19,7 +19,7 @@ from tokenclean.recipe import TokensSettings
 from tokenclean.token_table import TokenTable
 from tokenclean.tokens.chat_template.messages import DEFAULT_DATE, reads_clock
 from tokenclean.tokens.encoding import encode, exact_offset_backend
-from tokenclean.tokens.labels import LabelledRow, empty_row, label_text, label_tokens
+from tokenclean.tokens.labels import LabelledRow, empty_row, label_text, label_tokens, train_last_turn
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
 from tokenclean.tokens.rendering import check_template, render
 
@@ -171,7 +171,7 @@ class _Labeller:
     def label(self, batch: list[Conversation]) -> Iterator[LabelledRow]:
         """The row of each conversation."""
         if self.settings.targets == "last_turn":
-            batch = [_train_last_turn(conversation) for conversation in batch]
+            batch = [train_last_turn(conversation) for conversation in batch]
         texts = [self._render(conversation) for conversation in batch]
         encodings = encode(self.backend, [text for text in texts if isinstance(text, Rendered)])
         for conversation, text in zip(batch, texts, strict=True):
@@ -244,9 +244,3 @@ def tokens_touching(tokens: TokenizedPool, spans: Iterable[tuple[int, int, int, 
                 overlap = (tokens.char_start[row] < last) & (tokens.char_end[row] > first)
                 touched[offsets[row] : offsets[row + 1]] |= overlap
     return Ragged(touched & tokens.is_response.values, offsets)
-
-
-def _train_last_turn(conversation: Conversation) -> Conversation:
-    earlier = [index for index, turn in enumerate(conversation.turns) if turn.role == "assistant"][:-1]
-    turns = (replace(t, is_trained=False) if i in earlier else t for i, t in enumerate(conversation.turns))
-    return replace(conversation, turns=tuple(turns))

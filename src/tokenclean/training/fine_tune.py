@@ -21,7 +21,7 @@ from tokenclean.ragged import Ragged
 from tokenclean.recipe import TrainingSettings
 from tokenclean.store import array_hash
 from tokenclean.training.adapters import add_fresh_lora, go_on_with_lora, save_lora, save_rounds
-from tokenclean.training.collate import selected_lengths
+from tokenclean.training.batch_packs import selected_lengths
 from tokenclean.training.journal import JOURNAL, check_trackers
 from tokenclean.training.loop import TrainingData, TrainingLoop
 from tokenclean.training.online_mixture import OnlineMixture

@@ -20,8 +20,8 @@ from tokenclean.errors import TrainingError
 from tokenclean.observer import Progress
 from tokenclean.ragged import Ragged
 from tokenclean.store import disk_refusal
+from tokenclean.training.batch_packs import selected_lengths
 from tokenclean.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
-from tokenclean.training.collate import selected_lengths
 from tokenclean.training.journal import JOURNAL, Journal, Trackers
 from tokenclean.training.optimizer import learning_rates
 from tokenclean.training.sharding import whole

@@ -14,7 +14,7 @@ import torch
 from tokenclean.processes import Processes
 from tokenclean.recipe.settings import NoiseMixtureSettings
 from tokenclean.selection.noise_mixture import DEFAULT_PRIOR
-from tokenclean.training.collate import Pack
+from tokenclean.training.batch_packs import Pack
 
 
 @dataclass(frozen=True, eq=False)

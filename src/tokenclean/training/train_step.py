@@ -18,7 +18,7 @@ from tokenclean.models.model_parts import body_of
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import TrainingSettings
-from tokenclean.training.collate import Pack, batch_packs
+from tokenclean.training.batch_packs import Pack, batch_packs
 from tokenclean.training.lean_layers import SharedDropout, join_lora_products, share_dropout, slim_gated_mlps
 from tokenclean.training.online_mixture import OnlineMixture, OnlineWeights
 

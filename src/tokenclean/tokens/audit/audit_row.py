@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from tokenclean.pool.conversation import Conversation, Kind, Turn
-from tokenclean.tokens.role_markers import Header
+from tokenclean.tokens.turn_markers import Header
 
 UNTRAINED = -100
 

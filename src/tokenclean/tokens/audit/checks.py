@@ -10,9 +10,9 @@ from tokenclean.tokens.audit import label_checks as labels
 from tokenclean.tokens.audit import text_checks as texts
 from tokenclean.tokens.audit.audit_row import AuditRow
 from tokenclean.tokens.audit.dataset_facts import Facts
-from tokenclean.tokens.audit.findings import Verdict
+from tokenclean.tokens.audit.findings import RowResult
 
-Finder = Callable[[AuditRow, Facts], Verdict]
+Finder = Callable[[AuditRow, Facts], RowResult]
 """A pure function of a row and the facts of the data; None for a check of all rows together."""
 
 Other = TypeVar("Other")

@@ -13,7 +13,7 @@ from tokenclean.tokens.audit.audit_row import Answer, AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
 from tokenclean.tokens.inference_template import SAMPLE
 from tokenclean.tokens.rendering import render
-from tokenclean.tokens.role_markers import FAMILIES, Header, choose_family, find_headers, next_end
+from tokenclean.tokens.turn_markers import FAMILIES, Header, choose_family, find_headers, next_end
 
 _SELECTED_SHARE = 0.2  # of rows with gaps: too many for an accident, so tokens were selected
 _ENOUGH = 0.5

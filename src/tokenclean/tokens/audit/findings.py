@@ -36,7 +36,7 @@ class Unjudged:
     reason: str
 
 
-Verdict = Finding | Unjudged | None
+RowResult = Finding | Unjudged | None
 
 
 @dataclass(frozen=True)

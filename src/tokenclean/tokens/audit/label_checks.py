@@ -19,8 +19,8 @@ from tokenclean.tokens.audit.findings import (
     NOT_TRAINED,
     SELECTED,
     Finding,
+    RowResult,
     Unjudged,
-    Verdict,
 )
 from tokenclean.tokens.rendered_text import leading_blanks
 
@@ -40,13 +40,13 @@ class _Faults:
         self.texts[text] = None
         self.spans += spans
 
-    def verdict(self) -> Verdict:
+    def result(self) -> RowResult:
         if self.spans:
             return Finding("; ".join(self.texts), tuple(sorted(self.spans)))
         return Unjudged(SELECTED) if self.is_unsure else None
 
 
-def find_trained_prompt(row: AuditRow, facts: Facts) -> Verdict:
+def find_trained_prompt(row: AuditRow, facts: Facts) -> RowResult:
     """Targets outside every answer and its role marker.
 
     Blanks beside an answer are left to ``find_misplaced_blank``, the marker in front of one to
@@ -64,7 +64,7 @@ def find_trained_prompt(row: AuditRow, facts: Facts) -> Verdict:
     return Finding(f"{_count(outside)} of the prompt trained", tuple(runs_of(outside)))
 
 
-def find_cut_end(row: AuditRow, facts: Facts) -> Verdict:
+def find_cut_end(row: AuditRow, facts: Facts) -> RowResult:
     """Answers whose last target is not an end token, although nothing was cut off at a maximum length."""
     if not row.is_response.any():
         return None
@@ -85,10 +85,10 @@ def find_cut_end(row: AuditRow, facts: Facts) -> Verdict:
                 faults.is_unsure = True
             else:
                 faults.add("the end token behind the answer is masked", (last, closing[1]))
-    return faults.verdict()
+    return faults.result()
 
 
-def _find_cut_last_run(row: AuditRow, facts: Facts) -> Verdict:
+def _find_cut_last_run(row: AuditRow, facts: Facts) -> RowResult:
     """Without role markers the last run of targets is what is left of the last answer."""
     _, end = row.runs()[-1]
     if int(row.input_ids[end - 1]) in facts.vocabulary.ends or _is_truncated(row, facts):
@@ -103,7 +103,7 @@ def _find_cut_last_run(row: AuditRow, facts: Facts) -> Verdict:
     return Finding(text, ((end - 1, end + masked),))
 
 
-def find_all_masked(row: AuditRow, facts: Facts) -> Verdict:
+def find_all_masked(row: AuditRow, facts: Facts) -> RowResult:
     """Rows without any target that could be trained; ``find_truncated`` reports what a cut took away."""
     if row.fault.endswith(NOT_TRAINED):
         return Finding("every assistant turn is marked as not trained")
@@ -114,7 +114,7 @@ def find_all_masked(row: AuditRow, facts: Facts) -> Verdict:
     return Finding(text, ((0, len(row)),))
 
 
-def find_shift(row: AuditRow, facts: Facts) -> Verdict:
+def find_shift(row: AuditRow, facts: Facts) -> RowResult:
     """Labels that are the ids of the neighbouring tokens: the model shifts them once more."""
     if not row.shift:
         return None
@@ -123,7 +123,7 @@ def find_shift(row: AuditRow, facts: Facts) -> Verdict:
     return Finding(f"labels are the ids of the {neighbour} token ({_count(targets)})", tuple(runs_of(targets)))
 
 
-def find_foreign_label(row: AuditRow, facts: Facts) -> Verdict:
+def find_foreign_label(row: AuditRow, facts: Facts) -> RowResult:
     """Labels that are neither −100 nor the id of their token, nor shifted."""
     foreign = row.is_foreign
     if not foreign.any():
@@ -135,7 +135,7 @@ def find_foreign_label(row: AuditRow, facts: Facts) -> Verdict:
     return Finding(f"{_count(foreign)} with a label of its own, the first {found}", tuple(runs_of(foreign)))
 
 
-def find_trained_padding(row: AuditRow, facts: Facts) -> Verdict:
+def find_trained_padding(row: AuditRow, facts: Facts) -> RowResult:
     """Labels on padding: where ``attention_mask`` is 0, or on pad tokens after the first end token at the end."""
     count = row.padding_targets
     if not count:
@@ -144,7 +144,7 @@ def find_trained_padding(row: AuditRow, facts: Facts) -> Verdict:
     return Finding(f"{count:,} padding position{'s' * (count > 1)} with a label", ((last, len(row)),))
 
 
-def find_boundary_drift(row: AuditRow, facts: Facts) -> Verdict:
+def find_boundary_drift(row: AuditRow, facts: Facts) -> RowResult:
     """A label boundary that is not the answer's beginning, by tokens that are no blanks.
 
     Targets in the role marker, a first target that holds characters of the prompt too, or a masked beginning.
@@ -173,10 +173,10 @@ def find_boundary_drift(row: AuditRow, facts: Facts) -> Verdict:
             faults.is_unsure = True
         elif not _begins_behind_thoughts(row, answer, int(row.spans[targets[0], 0])):
             faults.add("the beginning of the answer is masked", (first[0], max(int(targets[0]), first[0] + 1)))
-    return faults.verdict()
+    return faults.result()
 
 
-def find_misplaced_blank(row: AuditRow, facts: Facts) -> Verdict:
+def find_misplaced_blank(row: AuditRow, facts: Facts) -> RowResult:
     """Blanks at the edge of an answer on the wrong side of the label boundary.
 
     An answer's own line breaks that share a token with the template's, and trained blanks of the template.
@@ -198,7 +198,7 @@ def find_misplaced_blank(row: AuditRow, facts: Facts) -> Verdict:
     return Finding(f"{_count(misplaced)} of blanks beside an answer", tuple(runs_of(misplaced)))
 
 
-def find_truncated(row: AuditRow, facts: Facts) -> Verdict:
+def find_truncated(row: AuditRow, facts: Facts) -> RowResult:
     """Rows that lose an answer or its end at the maximum length."""
     last = max(len(row) - 1, 0)
     if lost := _lost_targets(row, facts):
@@ -208,7 +208,7 @@ def find_truncated(row: AuditRow, facts: Facts) -> Verdict:
     return None
 
 
-def find_empty_answer(row: AuditRow, facts: Facts) -> Verdict:
+def find_empty_answer(row: AuditRow, facts: Facts) -> RowResult:
     """Answers without any text: the model learns to stop at once."""
     if row.fault.endswith(BLANK_RESPONSE):  # the pool's reading sets such a row aside
         return Finding(row.fault)
@@ -228,7 +228,7 @@ def find_empty_answer(row: AuditRow, facts: Facts) -> Verdict:
     return Finding("the answer is its end token alone", tuple(spans)) if spans else None
 
 
-def _find_empty_targets(row: AuditRow, facts: Facts) -> Verdict:
+def _find_empty_targets(row: AuditRow, facts: Facts) -> RowResult:
     says_something = row.is_response & ~row.is_blank & ~np.isin(row.input_ids, list(facts.vocabulary.ends))
     if says_something.any():
         return None

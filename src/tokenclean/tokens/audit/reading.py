@@ -25,8 +25,8 @@ from tokenclean.tokens.audit.audit_row import UNTRAINED, Answer, AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
 from tokenclean.tokens.rendered_text import Rendered
 from tokenclean.tokens.rendering import render
-from tokenclean.tokens.role_markers import find_headers
 from tokenclean.tokens.tokenize import TokenizedPool, batches, tokenize_pool
+from tokenclean.tokens.turn_markers import find_headers
 
 _BATCH_ROWS = 1024
 

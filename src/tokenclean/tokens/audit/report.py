@@ -19,7 +19,7 @@ from tokenclean.recipe import SourceSettings
 from tokenclean.tokens.audit.audit_row import AuditRow
 from tokenclean.tokens.audit.checks import CHECKS
 from tokenclean.tokens.audit.dataset_facts import Facts
-from tokenclean.tokens.audit.findings import Example, Unjudged, Verdict, make_example, show_text
+from tokenclean.tokens.audit.findings import Example, RowResult, Unjudged, make_example, show_text
 from tokenclean.tokens.audit.reading import RowReader
 from tokenclean.tokens.audit.vocabulary import Vocabulary
 from tokenclean.tokens.chat_template.messages import DEFAULT_DATE
@@ -190,14 +190,14 @@ class _Tally:
     examples: list[Example] = field(default_factory=list)
     unjudged: Counter[str] = field(default_factory=Counter)
 
-    def add(self, verdict: Verdict, row: AuditRow, vocabulary: Vocabulary) -> None:
-        if isinstance(verdict, Unjudged):
-            self.unjudged[verdict.reason] += 1
-        elif verdict is not None:
+    def add(self, result: RowResult, row: AuditRow, vocabulary: Vocabulary) -> None:
+        if isinstance(result, Unjudged):
+            self.unjudged[result.reason] += 1
+        elif result is not None:
             self.rows += 1
-            self.places += max(1, len(verdict.spans))
+            self.places += max(1, len(result.spans))
             if len(self.examples) < EXAMPLES:
-                self.examples.append(make_example(verdict, row, vocabulary))
+                self.examples.append(make_example(result, row, vocabulary))
 
     def result(self, name: str, rows: int) -> CheckResult:
         check, share = CHECKS[name], self.rows / rows if rows else 0.0

@@ -12,14 +12,14 @@ from tokenclean.pool.conversation import Conversation, Role
 from tokenclean.pool.formats.field_types import lone_tag
 from tokenclean.tokens.audit.audit_row import AuditRow, runs_of
 from tokenclean.tokens.audit.dataset_facts import Facts
-from tokenclean.tokens.audit.findings import BLANK_RESPONSE, NO_MARKERS, NOT_TRAINED, Finding, Unjudged, Verdict
+from tokenclean.tokens.audit.findings import BLANK_RESPONSE, NO_MARKERS, NOT_TRAINED, Finding, RowResult, Unjudged
 from tokenclean.tokens.rendered_text import leading_blanks
-from tokenclean.tokens.role_markers import FAMILIES, choose_family, find_headers, find_nested, find_template, next_end
+from tokenclean.tokens.turn_markers import FAMILIES, choose_family, find_headers, find_nested, find_template, next_end
 
 _HALF_ROLE = re.compile(r" ?\w*")
 
 
-def find_doubled_template(row: AuditRow, facts: Facts) -> Verdict:
+def find_doubled_template(row: AuditRow, facts: Facts) -> RowResult:
     """BOS twice in a row, a role marker right behind another, or a message that a template has rendered already."""
     if (place := _bos_twice(row, facts)) is not None:
         return Finding("BOS comes twice", ((place, place + 2),))
@@ -36,26 +36,26 @@ def find_doubled_template(row: AuditRow, facts: Facts) -> Verdict:
     return None
 
 
-def find_missing_template(row: AuditRow, facts: Facts) -> Verdict:
+def find_missing_template(row: AuditRow, facts: Facts) -> RowResult:
     """Tokenized rows without a role marker where the other rows have them, or a template was asked for."""
     if row.kind != "tokens" or row.fault or row.answers is not None:
         return None
     return Finding("no role marker in the row", ((0, len(row)),)) if facts.expects_markers else Unjudged(NO_MARKERS)
 
 
-def find_control_in_text(row: AuditRow, facts: Facts) -> Verdict:
+def find_control_in_text(row: AuditRow, facts: Facts) -> RowResult:
     """Text of a message that is encoded as a token which begins, ends or opens something."""
     if row.kind == "tokens":
         return _find_stray_control(row, facts)
     return _find_special(row, facts, is_control=True)
 
 
-def find_special_in_text(row: AuditRow, facts: Facts) -> Verdict:
+def find_special_in_text(row: AuditRow, facts: Facts) -> RowResult:
     """Text of a message that is encoded as another special token (``<filename>``, ``<unk>``)."""
     return None if row.kind == "tokens" else _find_special(row, facts, is_control=False)
 
 
-def find_lone_thought_tag(row: AuditRow, facts: Facts) -> Verdict:
+def find_lone_thought_tag(row: AuditRow, facts: Facts) -> RowResult:
     """Trained answers with a tag of thoughts that has no partner."""
     if row.kind != "tokens":
         return find_by_text(ROW_CHECKS["lone_thought_tag"].find)(row, facts)
@@ -68,22 +68,22 @@ def find_lone_thought_tag(row: AuditRow, facts: Facts) -> Verdict:
     return None
 
 
-def find_by_text(find: Callable[[Conversation], Spot | None]) -> Callable[[AuditRow, Facts], Verdict]:
+def find_by_text(find: Callable[[Conversation], Spot | None]) -> Callable[[AuditRow, Facts], RowResult]:
     """A check of a conversation's texts as one of its tokens; a row that came tokenized has no texts."""
 
-    def find_in_row(row: AuditRow, facts: Facts) -> Verdict:
+    def find_in_row(row: AuditRow, facts: Facts) -> RowResult:
         spot = find(row.conversation) if row.conversation else None
         return Finding(spot.text, _spot_spans(row, spot)) if spot else None
 
     return find_in_row
 
 
-def find_duplicate(row: AuditRow, facts: Facts) -> Verdict:
+def find_duplicate(row: AuditRow, facts: Facts) -> RowResult:
     """Rows that an earlier row says word for word; of a tokenized row, id for id and label for label."""
     return Finding(f"the same as {row.twin}") if row.twin else None
 
 
-def find_unknown_id(row: AuditRow, facts: Facts) -> Verdict:
+def find_unknown_id(row: AuditRow, facts: Facts) -> RowResult:
     """Ids beyond the tokenizer's vocabulary."""
     largest = facts.vocabulary.largest_id
     unknown = row.input_ids > largest
@@ -93,7 +93,7 @@ def find_unknown_id(row: AuditRow, facts: Facts) -> Verdict:
     return Finding(found, tuple(runs_of(unknown)))
 
 
-def find_set_aside(row: AuditRow, facts: Facts) -> Verdict:
+def find_set_aside(row: AuditRow, facts: Facts) -> RowResult:
     """Rows that cannot be read or rendered, for a reason that no other check reports."""
     is_reported = row.fault.endswith((BLANK_RESPONSE, NOT_TRAINED))
     return Finding(row.fault) if row.fault and not is_reported else None
@@ -123,7 +123,7 @@ def _templated_texts(row: AuditRow) -> Iterator[tuple[Role, str]]:
             yield turn.role, text
 
 
-def _find_special(row: AuditRow, facts: Facts, *, is_control: bool) -> Verdict:
+def _find_special(row: AuditRow, facts: Facts, *, is_control: bool) -> RowResult:
     vocabulary = facts.vocabulary
     # Only what is among the ids can have been encoded as such: a few tokens, where a vocabulary has thousands.
     present = sorted(set(row.input_ids.tolist()) & vocabulary.special.keys())
@@ -137,7 +137,7 @@ def _find_special(row: AuditRow, facts: Facts, *, is_control: bool) -> Verdict:
     return None
 
 
-def _find_stray_control(row: AuditRow, facts: Facts) -> Verdict:
+def _find_stray_control(row: AuditRow, facts: Facts) -> RowResult:
     """In a tokenized row: text that goes on behind the end of its turn, or an opening or BOS that opens no turn."""
     family = choose_family(row.headers, facts.family)
     if row.answers is None or not family:

@@ -12,7 +12,7 @@ from tokenclean.errors import TemplateError
 from tokenclean.tokens.encoding import backend_of
 from tokenclean.tokens.inference_template import end_token_ids
 from tokenclean.tokens.rendering import check_template
-from tokenclean.tokens.role_markers import KNOWN_ENDS, KNOWN_OPENERS
+from tokenclean.tokens.turn_markers import KNOWN_ENDS, KNOWN_OPENERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

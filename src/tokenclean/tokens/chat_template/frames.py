@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from tokenclean.errors import TemplateError
 from tokenclean.tokens.chat_template.marks import CONTENT, Mark, MarkedChat, Skeleton
 from tokenclean.tokens.chat_template.messages import template_texts
-from tokenclean.tokens.role_markers import KNOWN_ENDS
+from tokenclean.tokens.turn_markers import KNOWN_ENDS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

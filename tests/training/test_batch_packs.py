@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenclean.ragged import Ragged
-from tokenclean.training.collate import batch_packs, selected_lengths
+from tokenclean.training.batch_packs import batch_packs, selected_lengths
 
 WEIGHT = st.just(0.0) | st.floats(2**-10, 2**10) | st.floats(-(2**10), -(2**-10))
 

@@ -1,4 +1,4 @@
-"""Role markers of the chat templates in use, found in text that came rendered."""
+"""Markers that begin and end a turn in the chat templates in use, found in text that came rendered."""
 
 from __future__ import annotations
 
