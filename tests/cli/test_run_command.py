@@ -46,6 +46,20 @@ def test_a_run_on_a_data_file(command, here, small_pool, tiny_model_folder):
     assert again.out.splitlines()[0] == lines[0]
 
 
+def test_a_recipe_that_somebody_changed_stays(command, here, small_pool, tiny_model_folder):
+    arguments = ("run", small_pool, "--model", tiny_model_folder, *SMALL, "--strategy", "random")
+    assert command(*arguments).code == 0
+    folder = here / "runs" / "small"
+    made, changed = (folder / "recipe.yaml").read_text(encoding="utf-8"), "# mine\nname: small\n"
+    (folder / "recipe.yaml").write_text(changed, encoding="utf-8")
+    for _ in range(2):
+        said = command(*arguments)
+        assert "recipe-2.yaml" in said.err
+    assert (folder / "recipe.yaml").read_text(encoding="utf-8") == changed
+    assert (folder / "recipe-2.yaml").read_text(encoding="utf-8") == made
+    assert not (folder / "recipe-3.yaml").exists()
+
+
 def test_options_say_what_people_change(command, here, small_pool, tiny_model_folder):
     options = ("--strategy", "random", "-k", "0.8", "--output", "elsewhere", "--set", "cleaning.proportion=0.7")
     said = command("run", small_pool, "-m", tiny_model_folder, *SMALL, *options)
@@ -71,6 +85,7 @@ def test_a_plan_of_a_data_file(command, here, small_pool, tiny_model_folder):
     said = command("plan", small_pool, "--model", tiny_model_folder, *SMALL)
     assert said.code == 0, said.err
     assert "train noise_mixture" in said.out
+    assert "kept:" not in said.out
     assert not (here / "runs").exists()
 
 
@@ -79,6 +94,7 @@ def test_init_writes_a_recipe_that_runs(command, here, small_pool, tiny_model_fo
     assert said.code == 0, said.err
     assert said.out.splitlines()[-1] == "next: tokenclean run small.yaml"
     assert load_recipe("small.yaml").pool.max_rows == 40
+    assert "Of no effect with noise_mixture." in Path("small.yaml").read_text(encoding="utf-8")
     assert command("plan", "small.yaml").code == 0
     twice = command("init", small_pool)
     assert twice.code == 2
@@ -101,4 +117,5 @@ def test_what_cannot_be_run_says_why(command, here, small_pool, tiny_model_folde
     (here / "my.jsonl").write_bytes(small_pool.read_bytes())
     said = command("run", *(str(tiny_model_folder) if word == "MODEL" else word for word in arguments))
     assert said.code == 2, said.err
+    assert not (here / "runs" / "gone").exists()
     assert words in " ".join(said.err.split())

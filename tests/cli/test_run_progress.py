@@ -1,4 +1,4 @@
-"""Overall progress: which stage of the plan runs, what was skipped, and how much time is left."""
+"""Overall progress: which part of the plan runs, what was skipped, and how much time is left."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     return stream
 
 
-def test_at_most_a_line_a_minute_with_stage_share_and_time_left(clock, printed):
+def test_a_line_soon_then_at_most_one_a_minute_with_share_and_time_left(clock, printed):
     with RunProgress() as shown:
         shown.plan(PLAN)
         show = shown.observer.progress("score D0 with base", "token")
@@ -44,12 +44,27 @@ def test_at_most_a_line_a_minute_with_stage_share_and_time_left(clock, printed):
             show(second, 100)
         train = shown.observer.progress("train warm-up", "step")
         clock.now = 130
+        train(0, 10)
+        clock.now = 150
         train(1, 10)
+        clock.now = 195
+        train(2, 10)
     lines = printed.getvalue().splitlines()
     assert lines == [
-        "  12%, stage 1 of 3, 7 min left: score D0 with base: 60 of 100 tokens, 1.00 tokens/s",
-        "  26%, stage 2 of 3, 6 min left: train warm-up: 1 of 10 steps, 0.00 steps/s",
+        "  2%, 1 of 3, 8 min left: score D0 with base: 10 of 100 tokens, 1.0 tokens/s",
+        "  14%, 1 of 3, 7 min left: score D0 with base: 70 of 100 tokens, 1.0 tokens/s",
+        "  20%, 2 of 3, 9 min left: train warm-up: 0 of 10 steps",
+        "  32%, 2 of 3, 7 min left: train warm-up: 2 of 10 steps, 32 s a step",
     ]
+
+
+def test_a_run_is_not_whole_before_its_end(clock, printed):
+    with RunProgress() as shown:
+        shown.plan(PLAN)
+        show = shown.observer.progress("score D0 with warm-up", "token")
+        clock.now = 11
+        show(100, 100)
+    assert printed.getvalue().startswith("  99%, 3 of 3")
 
 
 def test_what_was_found_in_the_store_counts_as_done_but_not_as_speed(clock, printed):
@@ -58,7 +73,7 @@ def test_what_was_found_in_the_store_counts_as_done_but_not_as_speed(clock, prin
         show = shown.observer.progress("score D0 with warm-up", "token")
         clock.now = 61
         show(50, 100)
-    assert printed.getvalue().startswith("  90%, stage 3 of 3, 61 s left: score D0 with warm-up: 50 of 100")
+    assert printed.getvalue().startswith("  90%, 3 of 3, 61 s left: score D0 with warm-up: 50 of 100")
 
 
 def test_a_stage_that_no_plan_names_is_shown_by_itself(clock, printed):
@@ -66,7 +81,7 @@ def test_a_stage_that_no_plan_names_is_shown_by_itself(clock, printed):
         show = shown.observer.progress("embed", "row")
         clock.now = 61
         show(1, 2)
-    assert printed.getvalue() == "  embed: 1 of 2 rows, 0.02 rows/s\n"
+    assert printed.getvalue() == "  embed: 1 of 2 rows, 61 s a row\n"
 
 
 def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
@@ -78,7 +93,7 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
         show(50, 100)
         show(100, 100)
         shown.observer.progress("train warm-up", "step")(5, 10)
-    assert "stage 2 of 3" in stream.getvalue()
+    assert "2 of 3" in stream.getvalue()
     assert "train warm-up" in stream.getvalue()
 
 

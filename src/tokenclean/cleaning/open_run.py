@@ -58,6 +58,10 @@ def open_run(
         return curated
 
     data = read_run_data(recipe, rate, listing=store.root / "rejected.jsonl", note=observer.note)
+    if recipe.tokens.template != "tokenizer" and getattr(data.tokenizer, "chat_template", None):
+        observer.note(
+            f"chat template: {recipe.tokens.template}; the model has one of its own (--set tokens.template=tokenizer)"
+        )
     return open_run_on(data, store, observer, processes)
 
 

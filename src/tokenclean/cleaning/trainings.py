@@ -20,6 +20,7 @@ from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
 from tokenclean.store import CHECKPOINTS, STAGE_VERSIONS, fingerprint, write_json
 from tokenclean.tokens import TokenizedPool
+from tokenclean.training.checkpoint import last_checkpoint, step_of
 from tokenclean.training.fine_tune import train, training_inputs
 from tokenclean.training.online_mixture import OnlineMixture
 from tokenclean.training.step_plan import SchedulePart
@@ -87,7 +88,9 @@ class ModelTrainings:
 
         def compute(folder: Path) -> dict[str, object]:
             tokens = int(np.count_nonzero(job.weights.values))
-            self.observer.note(f"training {job.name} on {tokens:,} tokens of {len(job.tokens):,} rows")
+            before = last_checkpoint(checkpoints) if processes.is_first else None
+            resumes = f", resuming after step {step_of(before)}" if before else ""
+            self.observer.note(f"training {job.name} on {tokens:,} tokens of {len(job.tokens):,} rows{resumes}")
             self.models.clear()  # the training needs their memory
             trained = train(
                 job.start.source,

@@ -102,6 +102,7 @@ def main() -> None:
     except OSError as error:  # a folder that cannot be written, a full disk
         fail(str(error))
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("stopped; finished stages are kept")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # Ctrl-C
+            err.print("stopped; what is finished is kept, and the same command continues")
+        raise

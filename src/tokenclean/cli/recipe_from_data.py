@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
@@ -14,8 +15,9 @@ from typer import Argument, Option
 from tokenclean.cli.completion import complete_data
 from tokenclean.cli.options import IntakeOptions, SetOption
 from tokenclean.cli.settings_options import FromSettings, takes_settings
-from tokenclean.errors import RecipeError
+from tokenclean.errors import PoolError, RecipeError
 from tokenclean.recipe import (
+    DEFAULT_STRATEGY,
     LARGE_MODEL_PARAMETERS,
     CleaningSettings,
     Recipe,
@@ -24,6 +26,7 @@ from tokenclean.recipe import (
     load_recipe,
     recipe_from,
 )
+from tokenclean.recipe.pool_settings import HUB_PREFIX
 
 _PANEL = "The recipe"
 
@@ -38,7 +41,12 @@ DataArgument = Annotated[
 ]
 ModelOption = Annotated[
     str | None,
-    Option("--model", "-m", help="Base model: Hub id, folder, GGUF file or PEFT adapter.", rich_help_panel=_PANEL),
+    Option(
+        "--model",
+        "-m",
+        help="Base model: Hub id, folder, GGUF file, PEFT adapter; demo is the demo's model.",
+        rich_help_panel=_PANEL,
+    ),
 ]
 RowsOption = Annotated[
     int | None, Option("--rows", min=4, help="Use only this many rows, drawn at random.", rich_help_panel=_PANEL)
@@ -49,7 +57,14 @@ TrustedOption = Annotated[
 ]
 CleaningOptions = Annotated[
     Mapping[str, object],
-    FromSettings(CleaningSettings, "strategy", "proportion", "allow_weak_reference", panel=_PANEL),
+    FromSettings(
+        CleaningSettings,
+        "strategy",
+        "proportion",
+        "allow_weak_reference",
+        panel=_PANEL,
+        shown_defaults={"strategy": f"{DEFAULT_STRATEGY} for data", "proportion": "0.6; noise_mixture keeps all"},
+    ),
 ]
 OutputOption = Annotated[Mapping[str, object], FromSettings(Recipe, "output", panel=_PANEL)]
 
@@ -74,10 +89,19 @@ class RecipeRequest:
             if len(self.data) > 1:
                 raise RecipeError(["give one recipe, or data files, not both"], "options")
             return load_recipe(self.data[0], self.overrides, self.intake), None
+        self._check_files()
         if not self.names_model:
             example = "--model HuggingFaceTB/SmolLM2-135M"
             raise RecipeError([f"--model: name the base model to clean the data for, such as {example}"], "options")
         return self.made_for_size()
+
+    def _check_files(self) -> None:
+        """Raise PoolError for a data file that is not there."""
+        from tokenclean.pool.reading.text_files import describe_unreadable
+
+        for place in self.data:
+            if not place.startswith(HUB_PREFIX) and not (path := Path(place).expanduser()).exists():
+                raise PoolError(describe_unreadable(path, FileNotFoundError()))
 
     def made(self, parameters: int = 0, rows: int | None = None) -> tuple[Recipe, str]:
         """The recipe made for the data files, and its preset. ``parameters`` of the model; ``rows`` of the pool."""

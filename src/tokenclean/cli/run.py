@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from tokenclean.cli.console import note, quiet_libraries, say, say_tables
@@ -61,9 +62,12 @@ def run(
 
 
 def keep_recipe(recipe: Recipe, preset: str) -> None:
-    """Write the recipe that was made for data files into the run folder, and say so."""
-    path = recipe.folder / "recipe.yaml"
-    path.write_text(short_yaml(recipe, preset, commented=True), encoding="utf-8")
+    """Write the recipe that was made for data files into the run folder, beside those of other commands and those that
+    somebody has changed, and say so."""
+    text = short_yaml(recipe, preset, commented=True)
+    names = chain(["recipe.yaml"], (f"recipe-{number}.yaml" for number in count(2)))
+    path = next(path for path in map(recipe.folder.joinpath, names) if not path.exists() or path.read_text() == text)
+    path.write_text(text, encoding="utf-8")
     for line in short_yaml(recipe, preset, commented=False).splitlines():
         note(f"  {line}")
     note(f"this recipe, with comments: {path} (change it and run it: tokenclean run {path})")

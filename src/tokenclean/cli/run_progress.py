@@ -1,4 +1,4 @@
-"""Progress of a whole run: stage i of n with the time left, and below it the stage that is being computed."""
+"""Progress of a whole run: pass or training i of n with the time left, and below it that pass or training alone."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tokenclean.experiment.planning.work import Work
 
 _LINE_SECONDS = 60.0
+_FIRST_LINE_SECONDS = 10.0
 
 
 class RunProgress:
@@ -31,7 +32,8 @@ class RunProgress:
         self._current = -1
         self._part = 0.0
         self._computed_units = 0.0
-        self._started = self._last_line = time.monotonic()
+        self._started = time.monotonic()
+        self._next_line = self._started + _FIRST_LINE_SECONDS
         self._bars: Progress | None = None
         self._tasks: list[TaskID] = []
 
@@ -69,8 +71,8 @@ class RunProgress:
                 started, first_done = time.monotonic(), done
             self._count(done / total if total else 1.0)
             seconds = max(time.monotonic() - started, 1e-9)
-            speed = (done - first_done) / seconds
-            self._show(label, done / total if total else 1.0, f"{done:,} of {total:,} {unit}s, {_speed(speed, unit)}")
+            speed = _speed((done - first_done) / seconds, unit)
+            self._show(label, done / total if total else 1.0, f"{done:,} of {total:,} {unit}s{speed}")
 
         return show
 
@@ -105,13 +107,14 @@ class RunProgress:
             run, stage = self._tasks
             if self._current >= 0:
                 done, left = self._left()
-                where = f"stage {self._current + 1} of {len(self._works)}{left}"
+                where = f"{self._current + 1} of {len(self._works)}{left}"
                 self._bars.update(run, completed=done, description="run", text=where, visible=True)
             self._bars.update(stage, completed=share, description=label, text=text, visible=True)
-        elif now - self._last_line >= _LINE_SECONDS:
-            self._last_line = now
+        elif now >= self._next_line:
+            self._next_line = now + _LINE_SECONDS
             done, left = self._left() if self._current >= 0 else (0.0, "")
-            where = f"{done:.0%}, stage {self._current + 1} of {len(self._works)}{left}: " if self._current >= 0 else ""
+            percent = min(int(100 * done), 99)
+            where = f"{percent}%, {self._current + 1} of {len(self._works)}{left}: " if self._current >= 0 else ""
             err.print(f"  {where}{label}: {text}", soft_wrap=True)
 
 
@@ -123,4 +126,9 @@ def duration(seconds: float) -> str:
 
 
 def _speed(speed: float, unit: str) -> str:
-    return f"{speed:,.0f} {unit}s/s" if speed >= 10 else f"{speed:.2f} {unit}s/s"
+    """In units a second, or seconds a unit; nothing while it is unknown."""
+    if speed <= 0:
+        return ""
+    if speed < 0.5:
+        return f", {1 / speed:.0f} s a {unit}"
+    return f", {speed:,.0f} {unit}s/s" if speed >= 10 else f", {speed:.1f} {unit}s/s"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
+from types import MappingProxyType
 from typing import get_args, get_origin
 
 import typer
@@ -41,12 +42,21 @@ class FromSettings:
     """Annotation of a command's parameter: its value comes from options generated from ``fields`` of ``section``, from
     all of them where none is named.
 
+    ``shown_defaults``: of a field, what the help gives as its default, where that is not the section's.
+
     A parameter of the section's type gets the section, validated. A mapping gets only the values given on the command
     line. Any other parameter gets the value of its one field.
     """
 
-    def __init__(self, section: type[Section], *fields: str, panel: str | None = None) -> None:
+    def __init__(
+        self,
+        section: type[Section],
+        *fields: str,
+        panel: str | None = None,
+        shown_defaults: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.section, self.fields, self.panel = section, fields or tuple(section.model_fields), panel
+        self.shown_defaults = shown_defaults
 
     def argument(self, kind: object, given: Mapping[str, object]) -> object:
         """The value of a parameter of type ``kind``. Raises RecipeError where the section refuses what was given."""
@@ -117,6 +127,7 @@ def _parameter(name: str, field: str, settings: FromSettings) -> inspect.Paramet
         max=bounds.get("max"),
         metavar=_METAVARS.get(field),
         help=f"{text.removesuffix('.')}; repeatable." if is_list else text,
+        show_default=settings.shown_defaults.get(field, True),
         rich_help_panel=settings.panel,
     )
     kind = list[str] if is_list else info.annotation

@@ -1,6 +1,6 @@
 """The recipe: a whole experiment as one frozen object."""
 
-from tokenclean.recipe.for_data import LARGE_MODEL_PARAMETERS, data_values, is_recipe, short_yaml
+from tokenclean.recipe.for_data import DEFAULT_STRATEGY, LARGE_MODEL_PARAMETERS, data_values, is_recipe, short_yaml
 from tokenclean.recipe.pool_settings import (
     CurationSettings,
     FiltersSettings,
@@ -23,6 +23,7 @@ from tokenclean.recipe.settings import (
 from tokenclean.recipe.strategies import STRATEGIES, Strategy, find_strategy
 
 __all__ = [
+    "DEFAULT_STRATEGY",
     "LARGE_MODEL_PARAMETERS",
     "PRESETS",
     "READY_SOURCES",

@@ -14,6 +14,7 @@ from tokenclean.recipe.base_settings import Section
 from tokenclean.recipe.pool_settings import HUB_PREFIX
 from tokenclean.recipe.reading import PRESETS, recipe_from
 from tokenclean.recipe.settings import Recipe
+from tokenclean.recipe.strategies import find_strategy
 
 DEFAULT_STRATEGY: Final = "noise_mixture"
 """Weighs tokens by an estimated noise rate, so that it leaves data without noise alone."""
@@ -32,6 +33,7 @@ _SHOWN: Final = (
 """The keys that a commented recipe writes out: those that people change."""
 
 _ALWAYS: Final = ("pool.sources", "model.base")
+_RANKING: Final = ("cleaning.proportion", "cleaning.splits")
 
 
 def data_values(places: Sequence[str], *, parameters: int = 0, rows: int | None = None) -> dict[str, object]:
@@ -85,6 +87,8 @@ def _lines(section: Section, unchanged: Section, path: str, commented: bool) -> 
             if commented and field.description:
                 comment = f"{indent}# "
                 text = field.description.replace("``", "`")
+                if key in _RANKING and not find_strategy(section.strategy).ranks:
+                    text += f" Of no effect with {section.strategy}."
                 yield from textwrap.wrap(text, 100, initial_indent=comment, subsequent_indent=comment)
             only_set = isinstance(value, Section | tuple)
             written = section.model_dump(mode="json", include={name}, exclude_defaults=only_set)[name]

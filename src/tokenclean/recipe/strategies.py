@@ -20,15 +20,16 @@ class Strategy:
     of a ``RunContext`` that returns a ``StrategyResult``, or only scores (see ``cleaning.run_strategy``).
 
     ``trains``: what its model is trained on: ``nothing``, ``all tokens`` (every response token), ``rows`` (every
-    response token of the rows that it selects) or ``tokens`` (those that it selects). ``level``: where it ranks, if not
-    where ``cleaning.level`` says. ``needs_ratings``: uses DS². ``trains_references``: trains references of its own, and
-    has no use for a given one.
+    response token of the rows that it selects) or ``tokens`` (those that it selects). ``ranks``: whether it keeps the
+    top ``cleaning.proportion``; ``level``: where it ranks, if not where ``cleaning.level`` says. ``needs_ratings``:
+    uses DS². ``trains_references``: trains references of its own, and has no use for a given one.
     """
 
     name: str
     title: str
     function: str
     trains: Literal["nothing", "all tokens", "rows", "tokens"] = "tokens"
+    ranks: bool = True
     level: Literal["random", "sample"] | None = None
     needs_ratings: bool = False
     trains_references: bool = False
@@ -49,14 +50,15 @@ _OURS = "tokenclean.cleaning"
 STRATEGIES: dict[str, Strategy] = {
     strategy.name: strategy
     for strategy in (
-        Strategy("none", "Base", f"{_OURS}.baselines:none", trains="nothing"),
-        Strategy("ds2", "DS²", f"{_OURS}.baselines:ds2", trains="rows", needs_ratings=True),
-        Strategy("full_tokens", "Full tokens", f"{_OURS}.baselines:full_tokens", trains="all tokens"),
+        Strategy("none", "Base", f"{_OURS}.baselines:none", trains="nothing", ranks=False),
+        Strategy("ds2", "DS²", f"{_OURS}.baselines:ds2", trains="rows", ranks=False, needs_ratings=True),
+        Strategy("full_tokens", "Full tokens", f"{_OURS}.baselines:full_tokens", trains="all tokens", ranks=False),
         Strategy(
             "full_tokens_from_warmup",
             "full_tokens_from_warmup",
             f"{_OURS}.baselines:full_tokens_from_warmup",
             trains="all tokens",
+            ranks=False,
         ),
         Strategy("random", "Uniform random", f"{_OURS}.baselines:random", level="random"),
         Strategy("rho", "RHO", f"{_OURS}.baselines:rho", level="sample"),
@@ -67,8 +69,8 @@ STRATEGIES: dict[str, Strategy] = {
             f"{_OURS}.self_evolving:self_evolving",
             trains_references=True,
         ),
-        Strategy("noise_mixture", "noise_mixture", f"{_OURS}.noise_removal:noise_mixture"),
-        Strategy("repetition", "repetition", f"{_OURS}.noise_removal:repetition"),
+        Strategy("noise_mixture", "noise_mixture", f"{_OURS}.noise_removal:noise_mixture", ranks=False),
+        Strategy("repetition", "repetition", f"{_OURS}.noise_removal:repetition", ranks=False),
     )
 }
 """The strategies that tokenclean brings, in the order in which a run takes them."""

@@ -51,7 +51,7 @@ def states_beside(output: Path, key: str, note: Callable[[str], None]) -> Iterat
     with RunLock(root, note).hold():
         try:
             if (found := last_checkpoint(root / key)) is not None:
-                note(f"{root}: resuming after step {_step_of(found)}")
+                note(f"{root}: resuming after step {step_of(found)}")
             yield root / key
             is_done = True
         finally:
@@ -78,7 +78,7 @@ def saved_states(folder: Path) -> list[SavedState]:
             manifest = read_manifest(path)
             record = manifest["results"]
             what, steps = record.get("what") or place.name, record.get("steps")
-            found.append(SavedState(what, _step_of(path), steps, manifest["finished"]))
+            found.append(SavedState(what, step_of(path), steps, manifest["finished"]))
     return sorted(found, key=lambda state: (state.what, state.saved))
 
 
@@ -103,7 +103,7 @@ def save_checkpoint(
     if processes.is_first:
         _write(place / f"{_PREFIX}{step}", tensors, record)
         for older in _checkpoints(place):
-            if _step_of(older) != step:
+            if step_of(older) != step:
                 shutil.rmtree(older, ignore_errors=True)
     processes.barrier()
 
@@ -128,7 +128,7 @@ def _write(final: Path, tensors: Mapping[str, dict[str, torch.Tensor]], record: 
 
 def last_checkpoint(place: Path) -> Path | None:
     """The whole checkpoint of the most steps; damaged ones, and those of another format, are logged and skipped."""
-    for path in sorted(_checkpoints(place), key=_step_of, reverse=True):
+    for path in sorted(_checkpoints(place), key=step_of, reverse=True):
         if faults := check_stage(path):
             logger.warning("%s is not what was written (%s); skipped", path, "; ".join(faults[:2]))
         elif read_manifest(path)["version"] != _VERSION:
@@ -187,6 +187,6 @@ def _checkpoints(place: Path) -> list[Path]:
     return [path for path in place.iterdir() if path.is_dir() and path.name.removeprefix(_PREFIX).isdecimal()]
 
 
-def _step_of(path: Path) -> int:
+def step_of(path: Path) -> int:
     """Optimizer steps done."""
     return int(path.name.removeprefix(_PREFIX))

@@ -24,7 +24,7 @@ from tokenclean.experiment.planning.memory import (
 )
 from tokenclean.models.device import resolve_device
 from tokenclean.models.loading.load import load_config, resolve_source
-from tokenclean.recipe import ModelSettings, Recipe
+from tokenclean.recipe import CleaningSettings, ModelSettings, Recipe, find_strategy
 from tokenclean.report.tables import Table
 
 USEFUL_SHARE = 0.45
@@ -117,9 +117,15 @@ def _pool_lines(recipe: Recipe, data: RunData) -> tuple[str, ...]:
         f"pool: {len(data.tokens):,} training rows, {len(data.tokens.input_ids.values):,} tokens, {response:,} of them "
         f"response; {len(data.heldout):,} held-out rows, {data.intake.set_aside:,} rows set aside",
         *data.intake.lines(),
-        f"kept: {recipe.cleaning.proportion:.0%} of the response tokens; splits: {recipe.cleaning.splits} "
-        f"({recipe.cleaning.split_kind})",
+        *_share_lines(recipe.cleaning),
     )
+
+
+def _share_lines(cleaning: CleaningSettings) -> tuple[str, ...]:
+    if not find_strategy(cleaning.strategy).ranks:
+        return ()
+    kept = f"kept: {cleaning.proportion:.0%} of the response tokens"
+    return (f"{kept}; splits: {cleaning.splits} ({cleaning.split_kind})",)
 
 
 def _steps_table(steps: Sequence[Step], own: int, speed: float) -> Table:

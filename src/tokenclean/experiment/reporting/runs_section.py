@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import yaml
 
 from tokenclean.experiment.finished.finished_run import FinishedRun
+from tokenclean.recipe import STRATEGIES
 from tokenclean.report.report_page import Block, Folded, TableBlock, slug
 from tokenclean.report.tables import Table
 from tokenclean.store import MANIFEST, STAGES, read_manifest
@@ -76,7 +78,7 @@ def _facts(run: FinishedRun) -> dict[str, str]:
         "reference": str(recipe.get("model", {}).get("reference") or ""),
         "strategy": str(cleaning.get("strategy", "")),
         "measured": ", ".join(model["name"].strip() for model in run.measured),
-        "kept proportion k": f"{cleaning['proportion']:g}" if "proportion" in cleaning else "",
+        "kept proportion k": f"{cleaning['proportion']:g}" if _ranks(cleaning) else "",
         "level": str(cleaning.get("level", "")),
         "seed": str(recipe.get("seed", "")),
         "learning rate": f"{training['learning_rate']:g}" if "learning_rate" in training else "",
@@ -90,6 +92,11 @@ def _facts(run: FinishedRun) -> dict[str, str]:
         "software": ", ".join(f"{name} {version}" for name, version in packages.items()),
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def _ranks(cleaning: Mapping[str, Any]) -> bool:
+    record = STRATEGIES.get(cleaning.get("strategy", ""))
+    return "proportion" in cleaning and (record is None or record.ranks)
 
 
 def _flattened(values: object, prefix: str = "") -> list[tuple[str, str]]:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+DEMO_MODEL = "demo"
+"""The name that stands for the model of ``tokenclean demo``."""
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -54,13 +57,17 @@ def resolve_source(
 ) -> ModelSource:
     """The source of a full model, or of an adapter, whose ``adapter_config.json`` also names its base.
 
-    ``base`` replaces the base that the adapter names (say, by a local copy), which may be a Hub id or a path: somebody
-    else's adapter chooses which base is loaded, but none of its code runs. ``trusted``: names of the models whose code
-    may run; for an adapter that is its base.
+    ``demo`` is the demo's model, SmolLM2-135M-Instruct from a package. ``base`` replaces the base that the adapter
+    names (say, by a local copy), which may be a Hub id or a path: somebody else's adapter chooses which base is loaded,
+    but none of its code runs. ``trusted``: names of the models whose code may run; for an adapter that is its base.
 
     Raises ModelError for a local path that does not exist or is not a model, for a Hub id that cannot be loaded, and
     where the code of a trusted model is in another repository that is not trusted too.
     """
+    if name == DEMO_MODEL and not Path(name).exists():
+        from tokenclean.models.loading.convert import smollm2_folder
+
+        name = str(smollm2_folder())
     path = Path(name).expanduser()
     if name.endswith(".gguf"):  # which holds no code
         return ModelSource(str(path) if path.is_file() else name, None, revision)
