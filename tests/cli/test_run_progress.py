@@ -54,7 +54,7 @@ def test_a_line_soon_then_at_most_one_a_minute_with_share_and_time_left(clock, p
         "  2%, 1 of 3, 8 min left: score D0 with base: 10 of 100 tokens, 1.0 tokens/s",
         "  14%, 1 of 3, 7 min left: score D0 with base: 70 of 100 tokens, 1.0 tokens/s",
         "  19%, 2 of 3, 9 min left: train warm-up: 0 of 10 steps",
-        "  32%, 2 of 3, 7 min left: train warm-up: 2 of 10 steps, 32 s a step",
+        "  31%, 2 of 3, 7 min left: train warm-up: 2 of 10 steps, 32 s a step",
     ]
 
 

@@ -10,7 +10,7 @@ from test_runs import recipe_of
 
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.open_run import open_run
-from tokenclean.cleaning.passes import Passes
+from tokenclean.cleaning.passes import Passes, scores_in_pairs
 from tokenclean.cleaning.trainings import Trainings
 from tokenclean.experiment.planning.dry_run import RecordedPass, dry_run
 from tokenclean.experiment.run import take_strategies
@@ -49,6 +49,17 @@ class Watched:
         self.done.setdefault(key, ("score", what, model.name, tuple(tokens.input_ids.lengths), key[-1]))
         return self.passes.losses(model, tokens, what, settings)
 
+    def pair(self, base, model, tokens, what):
+        settings, adapter = self.recipe.scoring, model.source.adapter
+        if not scores_in_pairs(settings, "cpu", base.source, model.source, is_adapter=adapter is not None):
+            return self.losses(base, tokens, what), self.losses(model, tokens, what)
+        rows = array_hash(tokens.input_ids.values, tokens.is_response.offsets, tokens.is_response.values)
+        twice = tuple(tokens.input_ids.lengths) * 2
+        names = f"{base.name} and {model.name}"
+        self.done.setdefault((base.key, model.key, rows), ("score", what, names, twice, settings))
+        self.done.setdefault((base.key, rows, settings), ())
+        return self.passes.pair(base, model, tokens, what)
+
     def train(self, job):
         model = self.trainings.train(job)
         lengths = tuple(job.tokens.input_ids.lengths)
@@ -72,7 +83,7 @@ def done(recipe: Recipe) -> list[tuple]:
     opened = open_run(recipe)
     watched = Watched(recipe, opened.context.passes, opened.context.trainings)
     take_strategies(RunContext(opened.context.data, watched, watched, opened.observer.note), {})
-    return list(watched.done.values())
+    return [work for work in watched.done.values() if work]
 
 
 @pytest.mark.slow

@@ -114,19 +114,27 @@ class RunContext:
             tokens, weights = tokens.take(rows), weights.take(rows)
         return TrainingJob(name, start, tokens, weights, mixture, part)
 
-    def losses(self, model: Model, *, of_trusted: bool = True) -> Ragged:
-        """Losses of all training rows, scored split by split so that every model sees the same packs. Without
-        ``of_trusted`` those of the trusted rows are NaN."""
+    def losses(self, model: Model) -> Ragged:
+        """Losses of all training rows, scored split by split so that passes are shared among strategies."""
         whole = np.full(len(self.tokens.input_ids.values), np.nan, dtype=np.float32)
         for number, rows in enumerate(self.data.splits):
-            if number == 0 and len(self.data.trusted) and not of_trusted:
-                continue
-            whole[self.data.indices(rows)] = self.split_losses(model, rows, f"D{number}").values
+            whole[self.data.indices(rows)] = self.passes.losses(model, self.tokens.take(rows), f"D{number}").values
         return self.tokens.input_ids.with_values(whole)
 
-    def split_losses(self, model: Model, rows: np.ndarray, name: str) -> Ragged:
-        """Losses of the given training rows, the split ``name``."""
-        return self.passes.losses(model, self.tokens.take(rows), name)
+    def pair_losses(self, base: Model, model: Model) -> tuple[Ragged, Ragged]:
+        """Losses of all training rows under both, to be subtracted; NaN for trusted rows, which are not ranked."""
+        both = np.full((2, len(self.tokens.input_ids.values)), np.nan, dtype=np.float32)
+        for number, rows in enumerate(self.data.splits):
+            if number > 0 or not len(self.data.trusted):
+                places = self.data.indices(rows)
+                for whole, part in zip(both, self.split_losses(base, model, rows, f"D{number}"), strict=True):
+                    whole[places] = part.values
+        of_base, of_model = map(self.tokens.input_ids.with_values, both)
+        return of_base, of_model
+
+    def split_losses(self, base: Model, model: Model, rows: np.ndarray, name: str) -> tuple[Ragged, Ragged]:
+        """Losses of the given training rows, the split ``name``, under both models."""
+        return self.passes.pair(base, model, self.tokens.take(rows), name)
 
     def heldout_losses(self, model: Model) -> Ragged:
         """Losses of the held-out rows."""

@@ -23,11 +23,8 @@ def fixed_model(context: RunContext) -> StrategyResult:
 def clean_with_fixed_reference(context: RunContext, strategy: str, level: Level) -> StrategyResult:
     """Score with the fixed reference, select at ``level``, train the base on the kept tokens."""
     reference = context.given_reference or context.warmup
-    losses = {
-        "base_loss": context.losses(context.base, of_trusted=False),
-        "reference_loss": context.losses(reference, of_trusted=False),
-    }
-    scores = losses["base_loss"] - losses["reference_loss"]
+    base_loss, reference_loss = context.pair_losses(context.base, reference)
+    scores, losses = base_loss - reference_loss, {"base_loss": base_loss, "reference_loss": reference_loss}
     unseen = np.concatenate(context.data.splits[1:])  # rows the warm-up has not trained on
     check = check_reference(context, reference, scores.take(unseen), unseen)
     return keep_best(context, strategy, scores, level, losses=losses, checks=(check,))

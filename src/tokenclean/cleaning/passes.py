@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.stages import Compute, Stages
+from tokenclean.models.kernels.cpu import has_bf16_kernels
 from tokenclean.models.loading.load import ModelSource, source_fingerprint
 from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
@@ -31,6 +32,19 @@ class Passes(Protocol):
         progress and manifests. ``settings``: in place of the recipe's ``scoring`` section."""
         ...
 
+    def pair(self, base: Model, model: Model, tokens: TokenizedPool, what: str) -> tuple[Ragged, Ragged]:
+        """``losses`` of both, to be subtracted: in one pass where ``scores_in_pairs``."""
+        ...
+
+
+def scores_in_pairs(
+    settings: ScoringSettings, device: str, base: ModelSource, model: ModelSource, *, is_adapter: bool
+) -> bool:
+    """Whether a model's losses are computed beside its base's: on a CPU whose products round to bf16, for an adapter on
+    that very base. It takes the time of two passes, also where the base's losses are known."""
+    is_on_base = is_adapter and base.adapter is None and model.base == base.base and model.revision == base.revision
+    return is_on_base and settings.precision != "exact" and device.startswith("cpu") and has_bf16_kernels()
+
 
 @dataclass(frozen=True)
 class ModelPasses:
@@ -51,17 +65,33 @@ class ModelPasses:
         return Model(name, source, source_fingerprint(source))
 
     def losses(self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings | None = None) -> Ragged:
-        settings = settings or self.settings
+        return self._losses(model, tokens, what, settings or self.settings)
+
+    def pair(self, base: Model, model: Model, tokens: TokenizedPool, what: str) -> tuple[Ragged, Ragged]:
+        is_adapter = model.source.adapter is not None
+        if not scores_in_pairs(self.settings, self.device, base.source, model.source, is_adapter=is_adapter):
+            return self.losses(base, tokens, what), self.losses(model, tokens, what)
+        losses = self._losses(model, tokens, what, self.settings, beside=base)
+        return self.losses(base, tokens, what), losses  # those of the base are found now
+
+    def _losses(
+        self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings, beside: Model | None = None
+    ) -> Ragged:
+        names = f"{beside.name} and {model.name}" if beside else model.name
         return sharded_losses(
             self._stage,
             lambda: self.models.using(model.source),
             tokens,
-            {"model": model.identity, "device": self.device.partition(":")[0]},
+            self._weights(model),
             ScoringPolicy(settings.precision, settings.pack_tokens),
-            what=f"{what} under {model.name}",
-            progress=self.observer.progress(f"score {what} with {model.name}", "token"),
+            what=f"{what} under {names}",
+            progress=self.observer.progress(f"score {what} with {names}", "token"),
             processes=self.stages.processes,
+            beside=self._weights(beside) if beside else None,
         )
+
+    def _weights(self, model: Model) -> Mapping[str, object]:
+        return {"model": model.identity, "device": self.device.partition(":")[0]}
 
     def _stage(self, inputs: Mapping[str, object], compute: Compute) -> Stage:
         """The stage of one shard. Raises PolicyMismatchError where its losses were computed in another way than another

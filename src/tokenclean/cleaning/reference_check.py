@@ -93,10 +93,9 @@ def score_error(context: RunContext, reference: Model, rows: np.ndarray) -> floa
     lengths = context.tokens.input_ids.lengths[rows]
     count = max(1, int(np.searchsorted(np.cumsum(lengths), _ERROR_SAMPLE_TOKENS)))
     sample = context.tokens.take(rows[:count])
-    losses = [
-        [context.passes.losses(model, sample, "sample", settings) for model in (context.base, reference)]
-        for settings in (context.recipe.scoring, ScoringSettings(precision="exact", pack_tokens=1))
-    ]
-    ours, plain = (base - of_reference for base, of_reference in losses)
-    rounding = float(np.finfo(np.float32).eps * np.nanmean(losses[0][0].values))
-    return max(float(np.nanmean(np.abs((ours - plain).values))), rounding)
+    base, of_reference = context.passes.pair(context.base, reference, sample, "sample")
+    one_by_one = ScoringSettings(precision="exact", pack_tokens=1)
+    exact = [context.passes.losses(model, sample, "sample", one_by_one) for model in (context.base, reference)]
+    difference = (base - of_reference) - (exact[0] - exact[1])
+    rounding = float(np.finfo(np.float32).eps * np.nanmean(base.values))
+    return max(float(np.nanmean(np.abs(difference.values))), rounding)

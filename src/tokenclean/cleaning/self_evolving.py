@@ -38,7 +38,7 @@ def self_evolving(context: RunContext) -> StrategyResult:
     trained, checks = [reference], []
     for number, rows in enumerate(context.data.splits[1:], start=1):
         against = context.base if settings.score_against == "base" else previous
-        split_losses = [context.split_losses(model, rows, f"D{number}") for model in (against, reference)]
+        split_losses = context.split_losses(against, reference, rows, f"D{number}")
         split_scores = split_losses[0] - split_losses[1]
         checks.append(check_reference(context, reference, split_scores, rows))
         split_kept = select_tokens(

@@ -25,6 +25,7 @@ from tokenclean.models.model_parts import (
     lm_of,
     smallest_window,
 )
+from tokenclean.models.pairs import can_pair, paired_loras
 from tokenclean.models.precision import (
     CopyOfWeight,
     gives_float32,
@@ -62,7 +63,7 @@ class CausalLM:
         self._head_copy: CopyOfWeight | None = None
         self._refresh: Callable[[], None] = lambda: None
         self._compiled: CompiledLayers | None = None
-        self._policy, self._allow_bf16 = "exact", False
+        self._policy, self._allow_bf16, self._in_pairs = "exact", False, False
         self.probed_window = 0
         self._checkpoints_packs = False
         self._probe(smallest_window(self.lm, longest_row))
@@ -90,6 +91,11 @@ class CausalLM:
         compiled = "" if self._compiled is None else f"; layers compiled at {self._compiled.tokens} tokens"
         return f"{attention}; {head}; {products}{compiled}"
 
+    @property
+    def can_pair(self) -> bool:
+        """Whether a block of ``precision`` can be ``in_pairs``."""
+        return self.is_packed and self._has_head and can_pair(self.model)
+
     def _attention_kernel(self) -> str:
         config = self.lm.config
         head_dim = getattr(config, "head_dim", None)
@@ -113,24 +119,28 @@ class CausalLM:
             self._compiled = compiled if self.is_packed else None
 
     @contextmanager
-    def precision(self, policy: str, *, with_kernels: bool = True, bf16_attention: bool = False) -> Iterator[None]:
+    def precision(
+        self, policy: str, *, with_kernels: bool = True, bf16_attention: bool = False, in_pairs: bool = False
+    ) -> Iterator[None]:
         """Run a block under a precision policy (see ``models.precision``), with or without the CPU kernels.
 
-        ``bf16_attention``: attention may round to bf16 as under ``fast``, whichever the policy.
+        ``bf16_attention``: attention may round to bf16 as under ``fast``, whichever the policy. ``in_pairs``: measures
+        are those of the base and of the adapter, P each, for a model that ``can_pair``.
         """
         copy = None
         if self._has_head and not torch.is_grad_enabled():
             packed = with_kernels and uses_kernels(self.body)
             if packed or (policy == "fast" and gives_float32(self.device)):
                 copy = weight_copy(lambda: head_of(self.lm).weight, policy, packed=packed)
-        before = self._head_copy, self._refresh, self._policy, self._allow_bf16
+        before = self._head_copy, self._refresh, self._policy, self._allow_bf16, self._in_pairs
+        products = precision_policy(self.body, policy, with_kernels=with_kernels, in_pairs=in_pairs)
         try:
-            with precision_policy(self.body, policy, with_kernels=with_kernels) as self._refresh:
-                self._head_copy, self._policy = copy, policy
+            with products as self._refresh, paired_loras(self.body) if in_pairs else nullcontext():
+                self._head_copy, self._policy, self._in_pairs = copy, policy, in_pairs
                 self._allow_bf16 = policy == "fast" or bf16_attention
                 yield
         finally:
-            self._head_copy, self._refresh, self._policy, self._allow_bf16 = before
+            self._head_copy, self._refresh, self._policy, self._allow_bf16, self._in_pairs = before
 
     def make_copies(self) -> None:
         """Copy all weights of the ``precision`` block now, and not one by one when a layer first runs.
@@ -152,9 +162,10 @@ class CausalLM:
         if not self.is_packed or not decoder_layers(self.body):
             logger.warning("%s runs uncompiled: it has no layers to compile", self._name)
             return
+        tokens //= self._models
         ids, lengths, positions = self._sample([*PROBE_LENGTHS, max(2, tokens - sum(PROBE_LENGTHS))])
         expected = self.measures(ids, lengths, positions, ("loss",))["loss"]
-        self._compiled = CompiledLayers(self.body, len(ids))
+        self._compiled = CompiledLayers(self.body, len(ids) * self._models)
         try:
             found = self.measures(ids, lengths, positions, ("loss",))["loss"]
         except Exception as error:  # a compiler backend may raise anything
@@ -202,7 +213,7 @@ class CausalLM:
         """The measures ``names`` of ``targets`` (P,) from last hidden states (P, H); without gradient."""
         copy = None if self._head_copy is None else self._head_copy()
         # Looked up each time: sharding replaces a layer's tensors for a while.
-        return head_of(self.lm).measures(hidden, targets, names, copy)
+        return head_of(self.lm).measures(hidden, targets, names, copy, in_pairs=self._in_pairs)
 
     def last_loss(self, input_ids: Tensor) -> Tensor:
         """The loss of the last token of one conversation by the plain forward pass, (1,)."""
@@ -226,24 +237,29 @@ class CausalLM:
         targets = input_ids[positions]
         if not self._has_head:
             return measures_of_logits(self._own_logits(input_ids, positions), targets, names)
-        return self.measures_of_hidden(self._hidden(input_ids, lengths)[positions - 1], targets, names)
+        if not self._in_pairs:
+            return self.measures_of_hidden(self._hidden(input_ids, lengths)[positions - 1], targets, names)
+        before = torch.cat([positions - 1, positions - 1 + len(input_ids)])
+        return self.measures_of_hidden(self._hidden(input_ids, lengths)[before], targets, names)
 
     def _own_logits(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         """Logits for ``positions`` by the model's own output layer, float32 (P, V)."""
         return self.lm(input_ids=input_ids[None], use_cache=False).logits[0][positions - 1].float()
 
     def _hidden(self, input_ids: Tensor, lengths: Sequence[int] | None) -> Tensor:
-        """Last hidden states, (T, H)."""
+        """Last hidden states, (T, H); in pairs (2 T, H)."""
         if lengths is None:
             return self.body(input_ids=input_ids[None], use_cache=False).last_hidden_state[0]
-        compiled, tokens = self._compiled, len(input_ids)
-        if compiled is None or not compiled.tokens // 2 <= tokens <= compiled.tokens or torch.is_grad_enabled():
-            return self._packed_hidden(input_ids, lengths)
+        compiled, models, tokens = self._compiled, self._models, len(input_ids)
+        whole = 0 if compiled is None or torch.is_grad_enabled() else compiled.tokens // models
+        if compiled is None or not whole // 2 <= tokens <= whole:
+            return self._packed_hidden(input_ids.repeat(models), [*lengths] * models)
         self._refresh()
-        filling = compiled.tokens - tokens
+        filling = whole - tokens
+        filled_lengths = [*lengths, filling] if filling else [*lengths]
         with compiled.running():
-            filled = self._packed_hidden(pad(input_ids, (0, filling)), [*lengths, filling] if filling else lengths)
-        return filled[:tokens]
+            filled = self._packed_hidden(pad(input_ids, (0, filling)).repeat(models), filled_lengths * models)
+        return filled.unflatten(0, (models, whole))[:, :tokens].flatten(0, 1)
 
     def _packed_hidden(self, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
         position_ids = torch.cat([torch.arange(n) for n in lengths]).to(input_ids.device)  # one copy, not n kernels
@@ -272,6 +288,11 @@ class CausalLM:
             if problem := find_problem(lambda: self.losses(ids, lengths, positions), expected):
                 logger.warning("%s runs one conversation a pass, without packing (%s)", self._name, problem)
                 self.is_packed = False
+
+    @property
+    def _models(self) -> int:
+        """Models whose rows a pass holds."""
+        return 2 if self._in_pairs else 1
 
     def _sample(self, lengths: list[int]) -> tuple[Tensor, list[int], Tensor]:
         return draw_sample(lengths, self.vocabulary_size, self.device)

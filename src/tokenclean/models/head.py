@@ -52,14 +52,21 @@ class Head:
         return torch.cat(losses) if losses else hidden_P_H.new_zeros(0, dtype=torch.float32)
 
     def measures(
-        self, hidden_P_H: torch.Tensor, targets_P: torch.Tensor, names: Sequence[str], copy: torch.Tensor | None = None
+        self,
+        hidden_P_H: torch.Tensor,
+        targets_P: torch.Tensor,
+        names: Sequence[str],
+        copy: torch.Tensor | None = None,
+        *,
+        in_pairs: bool = False,
     ) -> Measures:
         """The measures ``names`` (of MEASURES), each float32 of shape (P,); without gradient.
 
         ``copy``: a copy of the weight that is faster: packed by ``kernels.cpu.pack`` on a CPU, in bf16 on a GPU.
+        ``in_pairs``, with a packed copy: ``hidden_P_H`` has 2 P rows (see ``models.pairs``), each measure shape (2 P,).
         """
         if copy is not None and copy.device.type == "cpu":
-            options = self.bias, self.scale, self.softcap, "entropy" in names
+            options = self.bias, self.scale, self.softcap, "entropy" in names, in_pairs
             found = cpu_kernels.measures(hidden_P_H, copy, targets_P, len(self.weight), *options)
             return {name: found[MEASURES.index(name)] for name in names}
         chunks = zip(hidden_P_H.split(CHUNK_POSITIONS), targets_P.split(CHUNK_POSITIONS), strict=True)

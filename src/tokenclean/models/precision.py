@@ -41,7 +41,7 @@ def check_precision(precision: str) -> None:
 
 @contextmanager
 def precision_policy(
-    body: torch.nn.Module, precision: str, *, with_kernels: bool = True
+    body: torch.nn.Module, precision: str, *, with_kernels: bool = True, in_pairs: bool = False
 ) -> Iterator[Callable[[], None]]:
     """Run the block under a policy. ``body`` is the model below its output layer.
 
@@ -51,16 +51,26 @@ def precision_policy(
     a trained weight is rounded again each time and gets its gradient in float32. No copy outlives its block: fused
     optimizers and ``.data`` (PEFT's merging) change a weight without a trace.
 
+    ``in_pairs``: the block's rows are a base's and then an adapter's (see ``models.pairs``), in the kernels.
+
     Yields a function that brings all copies up to date. Call it before compiled code runs, which does not check.
-    Raises ValueError for an unknown policy.
+    Raises ValueError for an unknown policy, and for pairs where there are no kernels.
     """
     check_precision(precision)
     has_kernels = with_kernels and not torch.is_grad_enabled() and uses_kernels(body)
-    layers: list[torch.nn.Linear] = []
+    if in_pairs and not has_kernels:
+        raise ValueError("pairs of a base and an adapter need the CPU kernels, and a block without gradient")
+    layers: dict[str, torch.nn.Linear] = {}
     if has_kernels or (precision == "fast" and _torch_multiplies_bf16(body)):
-        layers = [m for m in body.modules() if type(m) is torch.nn.Linear]
-    copies = [weight_copy(lambda layer=layer: layer.weight, precision, packed=has_kernels) for layer in layers]
-    forward = _packed_forward if has_kernels else _bf16_forward
+        layers = {path: m for path, m in body.named_modules() if type(m) is torch.nn.Linear}
+    copies = [weight_copy(lambda layer=layer: layer.weight, precision, packed=has_kernels) for layer in layers.values()]
+    forwards = [
+        # The products of an adapter itself are of its own rows alone.
+        _packed_forward(layer, copy, is_pair=in_pairs and ".lora_" not in path)
+        if has_kernels
+        else _bf16_forward(layer, copy)
+        for (path, layer), copy in zip(layers.items(), copies, strict=True)
+    ]
 
     def refresh() -> None:
         for copy in copies:
@@ -69,7 +79,7 @@ def precision_policy(
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest" if precision == "exact" else "medium")
     try:
-        with patched_forward(layers, [forward(layer, copy) for layer, copy in zip(layers, copies, strict=True)]):
+        with patched_forward(list(layers.values()), forwards):
             yield refresh
     finally:
         torch.set_float32_matmul_precision(before)
@@ -123,11 +133,13 @@ def weight_copy(weight: Callable[[], torch.Tensor], precision: str, *, packed: b
     return CopyOfWeight(weight, lambda w: pack(w, as_bf16=as_bf16))
 
 
-def _packed_forward(layer: torch.nn.Linear, packed: CopyOfWeight) -> Callable[[torch.Tensor], torch.Tensor]:
+def _packed_forward(
+    layer: torch.nn.Linear, packed: CopyOfWeight, *, is_pair: bool
+) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(x: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled():
             raise RuntimeError("this precision block was entered without gradient; enter another one to train")
-        return packed_linear(x, packed(), layer.out_features, layer.bias)
+        return packed_linear(x, packed(), layer.out_features, layer.bias, is_pair)
 
     return forward
 

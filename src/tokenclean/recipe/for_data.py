@@ -13,7 +13,7 @@ import yaml
 from tokenclean.recipe.base_settings import Section
 from tokenclean.recipe.pool_settings import HUB_PREFIX
 from tokenclean.recipe.reading import PRESETS, recipe_from
-from tokenclean.recipe.settings import Recipe
+from tokenclean.recipe.settings import CleaningSettings, Recipe
 from tokenclean.recipe.strategies import find_strategy
 
 DEFAULT_STRATEGY: Final = "noise_mixture"
@@ -87,8 +87,9 @@ def _lines(section: Section, unchanged: Section, path: str, commented: bool) -> 
             if commented and field.description:
                 comment = f"{indent}# "
                 text = field.description.replace("``", "`")
-                if key in _RANKING and not find_strategy(section.strategy).ranks:
-                    text += f" Of no effect with {section.strategy}."
+                if key in _RANKING and isinstance(section, CleaningSettings):
+                    is_used = find_strategy(section.strategy).ranks
+                    text += "" if is_used else f" Of no effect with {section.strategy}."
                 yield from textwrap.wrap(text, 100, initial_indent=comment, subsequent_indent=comment)
             only_set = isinstance(value, Section | tuple)
             written = section.model_dump(mode="json", include={name}, exclude_defaults=only_set)[name]

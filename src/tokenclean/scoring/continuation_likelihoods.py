@@ -90,7 +90,7 @@ class ContinuationScorer:
         numbers = {sequence: number for number, sequence in enumerate(dict.fromkeys(sequences))}
         input_ids = Ragged.from_rows([tokens for tokens, _ in numbers], np.int64)
         is_target = Ragged.from_rows([np.arange(len(tokens)) >= first for tokens, first in numbers], bool)
-        measured = measure_rows(self._causal_lm, input_ids, is_target, names, self.pack_tokens, progress)
+        [measured] = measure_rows(self._causal_lm, input_ids, is_target, names, self.pack_tokens, progress)
         asked = [numbers[sequence] for sequence in sequences]
         wanted = is_target.take(asked).values
         found = {name: is_target.with_values(values).take(asked).values[wanted] for name, values in measured.items()}

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from tokenclean.models.packing import trimmed_lengths
 from tokenclean.observer import Progress
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
-from tokenclean.scoring.scorer import PACK_TOKENS, Scorer
+from tokenclean.scoring.scorer import BESIDE, PACK_TOKENS, Scorer
 from tokenclean.store import Stage, array_hash
 from tokenclean.token_table import read_column, write_column
 from tokenclean.tokens import TokenizedPool
@@ -69,7 +70,8 @@ class LossShards:
     ``using``: gives a block with the model (``ModelCache.using``), entered for each shard that is computed, so two
     models on one base can take turns. ``model``: inputs of the stages that identify its weights and the kind of its
     device. ``longest_row`` and ``expected_tokens``: those of the whole pool, not of the shards still missing, since a
-    resumed pass must choose the kernels that it began with.
+    resumed pass must choose the kernels that it began with. ``beside``: losses under the base of this model, an
+    adapter: both are then computed in one pass, so that rounding cancels in their difference (see ``models.pairs``).
     """
 
     def __init__(
@@ -81,11 +83,14 @@ class LossShards:
         *,
         longest_row: int,
         expected_tokens: int,
+        beside: LossShards | None = None,
     ) -> None:
-        self._make_stage, self._using = make_stage, using
+        self._make_stage, self._using, self._beside = make_stage, using, beside
         self._inputs = {**model, "precision": policy.precision, "pack_tokens": policy.pack_tokens}
         if policy.columns:
             self._inputs["columns"] = sorted(policy.columns)
+        if beside is not None:
+            self._inputs[BESIDE] = beside._inputs["model"]
         self._scorer_options = {**asdict(policy), "longest_row": longest_row, "expected_tokens": expected_tokens}
         self._scorer: Scorer | None = None
 
@@ -97,18 +102,21 @@ class LossShards:
         ``what``: a few words for the manifest. Raises as ``Scorer.score`` and ``Store.stage`` do.
         """
 
+        of_base: list[tuple[LossShards, partial[Mapping[str, object]]]] = []
+
         def compute(folder: Path) -> Mapping[str, object]:
             with self._using() as model:
                 scorer = self._scorer_of(model)
-                columns = scorer.score(tokens(), progress)
-                policy = scorer.policy
-            for name, column in columns.items():
-                write_column(column, name, folder / _file_of(name))
-            known = columns["loss"].values[np.isfinite(columns["loss"].values)]
-            mean = float(known.mean(dtype=np.float64)) if len(known) else None
-            return {"what": what, "mean_loss_nats": mean, "tokens": len(known), "policy": policy}
+                if self._beside is None or not scorer.pairs:
+                    return _write(folder, scorer.score(tokens(), progress), what, scorer.policy)
+                base, own = scorer.score_pair(tokens(), progress)
+                of_base.append((self._beside, partial(_write, columns=base, what=what, policy=scorer.policy)))
+                return _write(folder, own, what, scorer.pair_policy)
 
-        return LossShard(self._make_stage({"tokens": tokens_hash, **self._inputs}, compute))
+        shard = LossShard(self._make_stage({"tokens": tokens_hash, **self._inputs}, compute))
+        for base, write in of_base:
+            base._make_stage({"tokens": tokens_hash, **base._inputs}, write)
+        return shard
 
     def find(self, tokens_hash: str, what: str) -> LossShard:
         """The losses of a shard that was computed before. Raises RunFolderError where they are gone or damaged."""
@@ -123,6 +131,17 @@ class LossShards:
         if self._scorer is None or self._scorer.model is not model:
             self._scorer = Scorer(model, **self._scorer_options)
         return self._scorer
+
+
+def _write(
+    folder: Path, columns: Mapping[str, Ragged], what: str, policy: Mapping[str, object]
+) -> Mapping[str, object]:
+    """Write a shard's columns; what its manifest says of them."""
+    for name, column in columns.items():
+        write_column(column, name, folder / _file_of(name))
+    known = columns["loss"].values[np.isfinite(columns["loss"].values)]
+    mean = float(known.mean(dtype=np.float64)) if len(known) else None
+    return {"what": what, "mean_loss_nats": mean, "tokens": len(known), "policy": policy}
 
 
 def hash_tokens(tokens: TokenizedPool) -> str:
@@ -176,15 +195,18 @@ def sharded_losses(
     shard_tokens: int = SHARD_TOKENS,
     progress: Progress | None = None,
     processes: Processes = SINGLE_PROCESS,
+    beside: Mapping[str, object] | None = None,
 ) -> Ragged:
     """Losses of the whole pool, float32 nats, NaN off the response; finished shards are not computed again.
 
     Among several ``processes`` each computes its share of the shards, and all get all losses. ``make_stage``,
     ``using``, ``model`` and ``policy`` are those of ``LossShards``, ``what`` is a few words for the manifests.
+    ``beside``: as ``model``, of the base of this adapter: both are computed in pairs, and the base's losses kept too.
     """
     offsets, total = tokens.input_ids.offsets, len(tokens.input_ids.values)
     longest_row = int(trimmed_lengths(tokens.is_response.values, tokens.is_response.offsets).max(initial=0))
-    losses = LossShards(make_stage, using, model, policy, longest_row=longest_row, expected_tokens=total)
+    shards_of = partial(LossShards, make_stage, using, policy=policy, longest_row=longest_row, expected_tokens=total)
+    losses = shards_of(model=model, beside=None if beside is None else shards_of(model=beside))
     shards = plan_shards(tokens, shard_tokens)
     # Indices into the flat values where each shard begins and ends.
     bounds = [(int(offsets[rows[0]]), int(offsets[rows[-1] + 1])) for rows in shards]

@@ -29,6 +29,9 @@ likelier (bool), probability of the token, e^−loss (float32)."""
 
 COMPILE = ("auto", "on", "off")
 
+BESIDE = "beside"
+"""Key of the policy of losses that were computed in a pair: beside which model."""
+
 
 class Scorer:
     """Scores pools under one model, any number of times.
@@ -88,6 +91,31 @@ class Scorer:
         Raises NonFiniteError naming the row where the model gives NaN or inf, ValueError for token ids
         outside the model's vocabulary.
         """
+        [columns] = self._score(tokens, progress)
+        return columns
+
+    @property
+    def pairs(self) -> bool:
+        """Whether ``score_pair`` can be used and gains anything: for an adapter of plain LoRAs whose products round."""
+        from tokenclean.models.precision import multiplies_bf16
+
+        return self.precision != "exact" and self._causal_lm.can_pair and multiplies_bf16(self._causal_lm.body)
+
+    @property
+    def pair_policy(self) -> dict[str, object]:
+        """``policy`` of the adapter's losses in a pair; the base's are as by its own pass."""
+        return {**self.policy, BESIDE: "base"}
+
+    def score_pair(
+        self, tokens: TokenizedPool, progress: Progress | None = None
+    ) -> tuple[dict[str, Ragged], dict[str, Ragged]]:
+        """As ``score``, of the base and of the adapter on it, in one pass (see ``models.pairs``)."""
+        base, own = self._score(tokens, progress, in_pairs=True)
+        return base, own
+
+    def _score(
+        self, tokens: TokenizedPool, progress: Progress | None, *, in_pairs: bool = False
+    ) -> list[dict[str, Ragged]]:
         import torch
 
         from tokenclean.models.model_parts import evaluating
@@ -96,12 +124,17 @@ class Scorer:
         causal_lm.expect_rows_of(int(trimmed_lengths(labels.values, labels.offsets).max(initial=0)))
         self._check_vocabulary(tokens)
         names = ("loss", *(name for name in self.columns if name != "probability"))
-        with evaluating(self.model), torch.no_grad(), causal_lm.precision(self.precision):
+        with evaluating(self.model), torch.no_grad(), causal_lm.precision(self.precision, in_pairs=in_pairs):
             causal_lm.make_copies()
             if self._has_to_compile:
                 causal_lm.compile_layers(self.pack_tokens)
                 self._has_to_compile = False
-            found = measure_rows(causal_lm, tokens.input_ids, labels, names, self.pack_tokens, progress)
+            models = 2 if in_pairs else 1
+            measured = measure_rows(causal_lm, tokens.input_ids, labels, names, self.pack_tokens, progress, models)
+        return [self._columns(found, tokens) for found in measured]
+
+    def _columns(self, found: Mapping[str, np.ndarray], tokens: TokenizedPool) -> dict[str, Ragged]:
+        labels = tokens.is_response
         _check_finite(found["loss"], labels, tokens)
         columns = {"loss": found["loss"]}
         for name in self.columns:
@@ -138,27 +171,30 @@ def measure_rows(
     names: Sequence[str],
     pack_tokens: int,
     progress: Progress | None,
-) -> dict[str, np.ndarray]:
-    """The measures ``names`` (of ``head.MEASURES``) of all target tokens, each float32 (T,), NaN elsewhere.
+    models: int = 1,
+) -> list[dict[str, np.ndarray]]:
+    """The measures ``names`` (of ``head.MEASURES``) of all target tokens, each float32 (T,), NaN elsewhere; for each of
+    the ``models`` that the block's passes hold.
 
     To be called in the precision block wanted, without gradient. ``progress`` counts tokens, after each pack.
     """
     import torch
 
     lengths, device = trimmed_lengths(is_target.values, is_target.offsets), causal_lm.device
-    found = {name: np.full(len(is_target.values), np.nan, dtype=np.float32) for name in names}
-    packs, total, done = plan_packs(lengths, pack_tokens), int(lengths.sum()), 0
+    shape = models, len(is_target.values)
+    found = {name: np.full(shape, np.nan, dtype=np.float32) for name in names}
+    packs, total, done = plan_packs(lengths, max(1, pack_tokens // models)), int(lengths.sum()), 0
     logger.info("scoring %d tokens in %d packs: %s", total, len(packs), causal_lm.kernel)
     for rows in packs:
         ids, indices = flat_pack(input_ids, rows, lengths[rows])
         positions = np.flatnonzero(is_target.values[indices])
         ids_T, positions_P = (torch.from_numpy(array).to(device) for array in (ids, positions))
         for name, values in causal_lm.measures(ids_T, lengths[rows].tolist(), positions_P, names).items():
-            found[name][indices[positions]] = values.cpu().numpy()
+            found[name][:, indices[positions]] = values.cpu().numpy().reshape(models, -1)
         done += len(ids)
         if progress is not None:
             progress(done, total)
-    return found
+    return [{name: values[model] for name, values in found.items()} for model in range(models)]
 
 
 def flat_pack(input_ids: Ragged, rows: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -183,9 +219,9 @@ def check_same_policy(base: Mapping[str, object], reference: Mapping[str, object
     """Raise PolicyMismatchError unless base and reference losses were computed in the same way.
 
     ``base``, ``reference``: their ``Scorer.policy`` (precision, pack_tokens, kernel). Two policies change losses by as
-    much as many scores are large.
+    much as many scores are large; only whether the reference was scored in a pair makes no difference.
     """
-    for key in sorted(base.keys() | reference.keys()):
+    for key in sorted((base.keys() | reference.keys()) - {BESIDE}):
         mine, theirs = (policy.get(key, "nothing recorded") for policy in (base, reference))
         if mine != theirs:
             raise PolicyMismatchError(

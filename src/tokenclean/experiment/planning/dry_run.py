@@ -13,6 +13,7 @@ import numpy as np
 
 from tokenclean.cleaning import RunContext
 from tokenclean.cleaning.model import Model
+from tokenclean.cleaning.passes import scores_in_pairs
 from tokenclean.cleaning.run_data import RunData, read_run_data
 from tokenclean.cleaning.trainings import TrainingJob
 from tokenclean.experiment.run import Further, take_strategies
@@ -30,7 +31,8 @@ _RATINGS = 6
 
 @dataclass(frozen=True)
 class RecordedPass:
-    """Rows to be scored: ``what`` they are, under which model, and the tokens and response tokens of each (N,)."""
+    """Rows to be scored: ``what`` they are, under which model, and the tokens and response tokens of each (N,). Where
+    ``model`` names a pair, each row stands there twice."""
 
     what: str
     model: str
@@ -74,10 +76,36 @@ class DryModels:
         labels = tokens.is_response
         rows = array_hash(tokens.input_ids.values, labels.offsets, labels.values)
         settings = settings or self.recipe.scoring
-        key = fingerprint([model.key, rows, settings.model_dump(mode="json")])
-        if key not in self._passes:
-            self._passes.add(key)
+        if self._is_new([model.key, rows, settings.model_dump(mode="json")]):
             self.recorded.append(RecordedPass(what, model.name, tokens.input_ids.lengths, labels.row_sums(), settings))
+        return self._draw(model, tokens, rows)
+
+    def pair(self, base: Model, model: Model, tokens: TokenizedPool, what: str) -> tuple[Ragged, Ragged]:
+        """As of ``cleaning.passes.Passes``: random losses."""
+        settings, labels = self.recipe.scoring, tokens.is_response
+        is_adapter = model.source.adapter is not None or (model.key in self._trained and self._trains_lora)
+        if not scores_in_pairs(settings, self.device_type, base.source, model.source, is_adapter=is_adapter):
+            return self.losses(base, tokens, what), self.losses(model, tokens, what)
+        rows = array_hash(tokens.input_ids.values, labels.offsets, labels.values)
+        if self._is_new([model.key, "beside", base.key, rows]):
+            lengths, responses = (np.tile(counts, 2) for counts in (tokens.input_ids.lengths, labels.row_sums()))
+            self.recorded.append(RecordedPass(what, f"{base.name} and {model.name}", lengths, responses, settings))
+            self._is_new([base.key, rows, settings.model_dump(mode="json")])
+        return self._draw(base, tokens, rows), self._draw(model, tokens, rows)
+
+    @property
+    def _trains_lora(self) -> bool:
+        return self.recipe.training.method == "lora"
+
+    def _is_new(self, parts: list[object]) -> bool:
+        key = fingerprint(parts)
+        is_new = key not in self._passes
+        self._passes.add(key)
+        return is_new
+
+    def _draw(self, model: Model, tokens: TokenizedPool, rows: str) -> Ragged:
+        """Random losses of the rows with this hash."""
+        labels = tokens.is_response
         seed = int(fingerprint([model.key, rows])[:16], 16)
         losses = np.full(len(labels.values), np.nan, dtype=np.float32)
         drawn = np.random.default_rng(seed).standard_exponential(int(labels.values.sum()), dtype=np.float32)

@@ -61,18 +61,33 @@ class Block {
     if constexpr (std::is_same_v<T, float>) {
       return x;
     } else {
-      auto* target = reinterpret_cast<uint16_t*>(rows_.data());
-      for (int64_t r = 0; r < rows; ++r) {
-        uint16_t* to = target + r * depth_;
-        const float* from = x + r * features;
-        for (int64_t k = 0; k < features; ++k) to[k] = rounded(from[k]);
-        for (int64_t k = features; k < depth_; ++k) to[k] = 0;
-      }
+      return round(features, rows, [x](int64_t at) { return x[at]; });
+    }
+  }
+
+  // What the rows of x differ by from those of base, rounded to T after the subtraction.
+  const T* load_difference(const float* x, const float* base, int64_t features, int64_t rows) {
+    if constexpr (std::is_same_v<T, float>) {
+      rows_.resize(kRows * depth_);
+      for (int64_t at = 0; at < rows * features; ++at) rows_[at] = x[at] - base[at];
       return rows_.data();
+    } else {
+      return round(features, rows, [x, base](int64_t at) { return x[at] - base[at]; });
     }
   }
 
  private:
+  template <typename F>
+  const T* round(int64_t features, int64_t rows, const F& value) {
+    auto* target = reinterpret_cast<uint16_t*>(rows_.data());
+    for (int64_t r = 0; r < rows; ++r) {
+      uint16_t* to = target + r * depth_;
+      for (int64_t k = 0; k < features; ++k) to[k] = rounded(value(r * features + k));
+      for (int64_t k = features; k < depth_; ++k) to[k] = 0;
+    }
+    return rows_.data();
+  }
+
   int64_t depth_;
   std::vector<T> rows_;
 };

@@ -45,7 +45,7 @@ def missing_kernels() -> str | None:
         torch.ops.load_library(str(_library()))
         # What torch.compile has to know of it.
         torch_library.register_fake(
-            "tokenclean::linear", lambda x, packed, columns, bias: x.new_empty(x.shape[0], columns)
+            "tokenclean::linear", lambda x, packed, columns, bias, is_pair: x.new_empty(x.shape[0], columns)
         )
         _check(as_bf16=False)
     except _UnavailableError as error:
@@ -91,10 +91,14 @@ def pack(weight: Tensor, *, as_bf16: bool) -> Tensor:
     return padded.to(dtype).reshape(shape).transpose(1, 2).clone(memory_format=torch.contiguous_format)
 
 
-def linear(x: Tensor, packed: Tensor, columns: int, bias: Tensor | None) -> Tensor:
-    """x Wᵀ + b for a packed weight: float32 (…, K) to float32 (…, ``columns``), summed in float32."""
+def linear(x: Tensor, packed: Tensor, columns: int, bias: Tensor | None, is_pair: bool = False) -> Tensor:
+    """x Wᵀ + b for a packed weight: float32 (…, K) to float32 (…, ``columns``), summed in float32.
+
+    ``is_pair``: the rows are those of one model and then as many of another. The product of the second's row x + d is
+    x Wᵀ + d Wᵀ, with x and d rounded apart, so that what rounding does to x cancels in the difference of the two.
+    """
     rows = x.reshape(-1, x.shape[-1]).contiguous()
-    return torch.ops.tokenclean.linear(rows, packed, columns, bias).view(*x.shape[:-1], columns)
+    return torch.ops.tokenclean.linear(rows, packed, columns, bias, is_pair).view(*x.shape[:-1], columns)
 
 
 def measures(
@@ -106,11 +110,15 @@ def measures(
     scale: float = 1.0,
     softcap: float | None = None,
     with_entropy: bool = True,
+    is_pair: bool = False,
 ) -> Tensor:
-    """Loss, entropy (nats), whether the target is likeliest (1.0, 0.0): float32 (3, P). Logits exist only in tiles."""
+    """Loss, entropy (nats), whether the target is likeliest (1.0, 0.0): float32 (3, P). Logits exist only in tiles.
+
+    ``is_pair``: ``hidden_P_H`` has 2 P rows, as those of ``linear``, and the result 2 P columns.
+    """
     hidden_P_H, targets_P = hidden_P_H.contiguous(), targets_P.contiguous()
     return torch.ops.tokenclean.measures(
-        hidden_P_H, packed, targets_P, vocabulary, bias, scale, softcap or 0.0, with_entropy
+        hidden_P_H, packed, targets_P, vocabulary, bias, scale, softcap or 0.0, with_entropy, is_pair
     )
 
 

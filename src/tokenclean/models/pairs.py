@@ -1,0 +1,69 @@
+"""A base and an adapter on it in one pass, so that rounding cancels in the difference of their losses.
+
+Under ``safe`` and ``fast`` products round their inputs to bf16. That moves each loss by as much as many scores are
+large, and differently for two models that are computed apart. In a pair every layer gets the base's rows and then the
+adapter's; the adapter's product is the base's plus that of the difference of their inputs, which is small. The base's
+losses are those of a pass of its own, bit for bit; a pair takes about as long as two passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from tokenclean.models.model_parts import body_of
+from tokenclean.models.precision import patched_forward, uses_kernels
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import Linear
+
+
+def can_pair(model: torch.nn.Module) -> bool:
+    """Whether ``model`` differs from its base by plain LoRAs on linear layers of its body alone, and runs in the
+    kernels."""
+    from peft import PeftModel
+    from peft.tuners.lora import Linear
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    if not isinstance(model, PeftModel) or not uses_kernels(body_of(model)):
+        return False
+    adapted = [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    in_body = set(body_of(model).modules())
+    return bool(adapted) and all(type(m) is Linear and m in in_body and _is_plain(m) for m in adapted)
+
+
+def _is_plain(layer: Linear) -> bool:
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    is_changed = any(name in layer.lora_variant or layer.lora_bias[name] for name in active)
+    return type(layer.base_layer) is torch.nn.Linear and not (layer.disable_adapters or layer.merged or is_changed)
+
+
+@contextmanager
+def paired_loras(body: torch.nn.Module) -> Iterator[None]:
+    """Within the block each LoRA layer of ``body`` adds its LoRAs to the second half of its rows alone.
+
+    To be entered together with ``precision_policy(…, in_pairs=True)``, which computes the layers below.
+    """
+    from peft.tuners.lora import Linear
+
+    layers = [m for m in body.modules() if type(m) is Linear]
+    with patched_forward(layers, [_paired_forward(layer) for layer in layers]):
+        yield
+
+
+def _paired_forward(layer: Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        output = cast(torch.Tensor, layer.base_layer(x))
+        half = x.shape[-2] // 2
+        own = x[..., half:, :]
+        for name in names:
+            output[..., half:, :].add_(layer.lora_B[name](layer.lora_A[name](own)), alpha=layer.scaling[name])
+        return output
+
+    return forward
