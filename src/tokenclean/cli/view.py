@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
-from tokenclean.cli.console import out, say
+from tokenclean.cli.console import note, out, say
 from tokenclean.cli.options import StrategyOption, TokenizerOption, TrustOption
 from tokenclean.cli.settings_options import takes_settings
 from tokenclean.errors import RecipeError
@@ -95,6 +95,9 @@ def view(
 def _print(opened: View, proportion: float | None, by: Literal["kept", "score"]) -> None:
     from tokenclean.report.viewer.terminal import terminal_text, visible
 
+    for shown in opened.tables:
+        if shown.done:
+            note(shown.done)
     is_coloured = out.is_terminal and "NO_COLOR" not in os.environ
     for heading, text in terminal_text(opened, proportion=proportion, paint=by, coloured=is_coloured):
         if out.is_terminal:
