@@ -115,7 +115,8 @@ def _tables(
 ) -> list[Table]:
     tables = [loss_table(measured, context), rounds and rounds_table(rounds), noise_table(context, results)]
     kept = {result.strategy: result.kept for result in results if result.kept is not None}
-    if len(kept) > 1:
+    drops_any = any(labels.values.sum() < context.tokens.is_response.values.sum() for labels in kept.values())
+    if len(kept) > 1 and drops_any:
         tables.append(overlap_table(kept))
     return [table for table in tables if table is not None]
 
