@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tokenclean.tokens.audit import CHECKS
+
 QUESTIONS = [("Why is the sky blue?", "Air scatters blue light."), ("What is 2 + 2?", "4"), ("Who?", "Nobody.")]
 ALPACA = [{"instruction": question, "output": answer} for question, answer in QUESTIONS]
 
@@ -64,6 +66,26 @@ def test_sound_data_and_warnings_are_an_exit_code_of_0(command, token_rows, tiny
     said = command("audit", pool, "--model", tiny_model_folder, "--max-rows", 3)
     assert "nothing found" in said.out
     assert command("audit", pool, "--model", tiny_model_folder).code == 2  # a run would refuse it
+
+
+def test_only_what_was_found_is_listed_errors_first(command, tiny_model_folder, tmp_path):
+    rows = [*ALPACA, ALPACA[1], {"instruction": "Think", "output": "So it is. </think> Yes."}]
+    pool = write_lines(rows, tmp_path / "pool.jsonl")
+
+    def told(*options: str) -> tuple[list[str], list[str]]:
+        """The severities of the table's rows, and of the findings below it."""
+        lines = command("audit", pool, "--model", tiny_model_folder, *options).out.splitlines()
+        findings = [line.partition(":")[0] for line in lines if line.startswith(("error:", "warning:", "note:"))]
+        return [line.split()[1] for line in lines if line.split()[:1] and line.split()[0] in CHECKS], findings
+
+    listed, findings = told()
+    assert listed == findings
+    assert listed == sorted(listed, key=["error", "warning", "note"].index)
+    assert {"error", "warning"} <= set(listed)
+    said = command("audit", pool, "--model", tiny_model_folder).out
+    assert f"\n{len(CHECKS) - len(listed)} checks found nothing (--details lists them)\n" in said
+    everything, same = told("--details")
+    assert (len(everything), same) == (len(CHECKS), findings)
 
 
 def test_json_is_one_document(command, token_rows, tiny_model_folder, tmp_path):

@@ -45,6 +45,7 @@ def test_every_trainer_gets_the_labels_of_the_recipes_strategy(to, command, fini
     assert set(lines[1].strip().split(", ")) == files
     assert lines[2].startswith(f"next: cd {tmp_path}/out && ")
     assert len(lines) == 3
+    assert said.err == ""
 
 
 @pytest.mark.slow
@@ -58,7 +59,13 @@ def test_a_results_folder_another_strategy_and_a_default_name(command, results, 
     monkeypatch.chdir(tmp_path)
     said = command("export", results, "--to", "trl", "--strategy", "full_tokens")
     assert said.code == 0, said.err
-    assert labels_of(tmp_path / f"{results.name}-trl") == cleaned_labels(results / "full_tokens" / "cleaned.parquet")
+    folder = tmp_path / f"{results.name}-trl"
+    assert labels_of(folder) == cleaned_labels(results / "full_tokens" / "cleaned.parquet")
+    assert said.err.startswith("warning: full_tokens drops no token, so these are the ordinary labels of the data")
+    assert f"tokenclean merge {results} --strategy full_tokens" in said.err
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "drops no token: these are the ordinary labels of the data" in card
+    assert "worth training on" not in card
 
 
 def test_a_table_of_select(command, results, tmp_path):

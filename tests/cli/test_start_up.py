@@ -32,11 +32,15 @@ assert not loaded, loaded
         ["export", "RUN", "--to", "trl", "-o", "FOLDER"],
         ["prune", "RUN", "--dry-run"],
         ["init", "POOL", "-o", "RECIPE"],
+        ["init", "POOL", "--model", "MODEL", "-o", "RECIPE"],
     ],
     ids=" ".join,
 )
-def test_no_model_library_is_loaded(arguments, finished_run: Path, small_pool: Path, tmp_path: Path):
+def test_no_model_library_is_loaded(
+    arguments, finished_run: Path, small_pool: Path, tiny_model_folder: Path, tmp_path: Path
+):
     places = {
+        "MODEL": tiny_model_folder,
         "RUN": finished_run,
         "POOL": small_pool,
         "PAGE": tmp_path / "page.html",

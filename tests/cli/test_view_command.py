@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,22 @@ def test_a_run_is_viewed_by_its_own_strategy(command, finished_run, tmp_path, mo
     assert "<title>Tokens of fixed_model</title>" in (tmp_path / "small.html").read_text(encoding="utf-8")
     said = command("view", results_of(finished_run), "--max-conversations", 5, "-o", tmp_path / "few.html")
     assert said.out.startswith(f"{tmp_path / 'few.html'}: 5 of {rows} conversations, ")
+
+
+def test_which_of_several_results_is_shown_is_said(command, run_folder, tmp_path):
+    run = run_folder("run")
+    shown = results_of(run)
+    other = shutil.copytree(shown, shown.parent / "0123456789ab")
+    said = command("view", run, "--diff", "full_tokens", "-o", tmp_path / "p.html")
+    tail = f"of {shown} (full_tokens, fixed_model); 1 other result: {other} (full_tokens, fixed_model)"
+    assert said.out.splitlines()[1:] == [f"  fixed_model {tail}", f"  full_tokens {tail}"]
+    (other / "manifest.json").write_text("{")
+    said = command("view", run, "--terminal", "--max-conversations", 1)
+    assert f"fixed_model of {shown} (full_tokens, fixed_model); 1 other result: {other}\n" in said.err
+    said = command("report", run, "-o", tmp_path / "r.html")
+    assert said.out.splitlines()[1] == f"  of {shown} (full_tokens, fixed_model); 1 other result: {other}"
+    table = shown / "fixed_model" / "kept.parquet"
+    assert len(command("view", table, "-o", tmp_path / "q.html").out.splitlines()) == 1
 
 
 def test_piped_tokens_stand_in_marks(command, finished_run, scored):

@@ -126,6 +126,7 @@ def test_offline_weights_are_the_posterior_under_the_base_and_reach_the_export(n
     assert np.array_equal(outcome.weights.values, estimate.weights.values)
     assert 0 < outcome.weights.values[tokens.is_response.values].min() < 0.99
     assert outcome.model.training["selected_tokens"] == tokens.is_response.values.sum()
+    assert not any(table.title.startswith("Overlap") for table in result.tables)  # nothing was dropped
     folder = result.folder / "noise_mixture"
     stored = read_table(folder / "kept.parquet")
     assert np.array_equal(stored["weight"].values, outcome.weights.values)

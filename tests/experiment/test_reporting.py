@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokenclean.experiment.finished.finished_run import FinishedRun
-from tokenclean.experiment.reporting.results_section import comparison, results
+from tokenclean.experiment.reporting.results_section import comparison, heldout_differences, results
 from tokenclean.report.plots.style import Plot
 from tokenclean.report.tables import Table
 
@@ -55,6 +55,12 @@ def finished(folder: Path, name: str, rows: list[str]) -> FinishedRun:
     (place / "result.json").write_text(json.dumps({"measured": [base, line], "heldout_rows": rows}))
     (place / "tables.json").write_text(json.dumps([Table("Held-out", ("a",), (("b",),)).to_document()]))
     return FinishedRun(name, place, results=place)
+
+
+def test_no_model_comes_first_where_none_is_better(tmp_path):
+    run = finished(tmp_path, "one", ["a"])
+    (plot,) = heldout_differences(run)
+    assert plot.title == "No model is better than the base by a real difference"
 
 
 @pytest.mark.parametrize(("rows", "said"), [(["a"], "the same held-out rows"), (["b"], "THE HELD-OUT ROWS DIFFER")])

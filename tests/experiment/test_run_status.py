@@ -49,6 +49,23 @@ def test_a_finished_run_is_valid_and_needs_no_word_more(run):
     assert described.notes == ()
 
 
+def test_a_file_that_results_share_with_a_training_is_counted_once(tmp_path):
+    store = Store(tmp_path)
+
+    def write(folder: Path) -> None:
+        (folder / "data.bin").write_bytes(b"x" * (5 << 20))
+
+    training = store.stage("training", STAGE_VERSIONS["training"], {}, write)
+
+    def link(folder: Path) -> None:
+        os.link(training.path / "data.bin", folder / "model.bin")
+
+    store.stage("results", STAGE_VERSIONS["results"], {"models": [training.key]}, link, within="results")
+    described = describe_run(tmp_path)
+    assert [row[2] for row in described.table.rows] == ["5.0 MiB", "5.0 MiB"]
+    assert described.headline == f"{tmp_path}: 2 valid, 5.0 MiB on disk; no run in progress"
+
+
 def test_stages_stand_in_the_order_in_which_they_were_made_within_one_second_too(tmp_path):
     made = [f"losses-{make(tmp_path, 'losses', number=number)[:12]}" for number in range(8)]
     assert [row[0] for row in describe_run(tmp_path).table.rows] == made

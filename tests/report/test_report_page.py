@@ -154,7 +154,10 @@ def test_an_inline_plot_has_the_pages_colours_and_names_of_its_own(plots):
 def test_a_plot_says_what_to_see(plots):
     titles = {plot.name: plot.title for plot in plots}
     assert titles["scores"].startswith("one: 60.0% of ")
-    assert "the loss of the trained tokens goes from " in titles["loss"]
+    assert titles["loss"].startswith("full: mean loss of ")
+    assert titles["loss"].endswith(" in the last")
+    few = loss_curves("few", {"full": [(step, 2.0 + step) for step in range(1, 11)]})
+    assert few.title == "The loss of each step, of 10: too few for a trend, since every step has another batch"
     assert titles["rounds"] == "From the warm-up to the output the held-out loss falls from 2.0000 to 1.8000 nats"
     assert titles["agreement"].endswith("they share 70% of what either would keep")
     assert titles["ratings"] == "one: correction moves rows most into class 2 (+3) and out of class 0 (-1)"

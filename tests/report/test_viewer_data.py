@@ -189,6 +189,24 @@ def test_a_table_without_scores_has_no_ranking():
     assert data["values"] == {}
     assert "cuts" not in data["shares"]
     assert data["notes"] == ["The table has no scores, so there is no ranking and no slider."]
+    assert (data["done"], data["noise"]) == ("", None)
+
+
+def test_what_a_strategy_without_scores_did_is_said_with_the_noise_that_it_estimated():
+    table = table_of(byte_level(), prose(3), strategy="noise_mixture")
+    columns = {name: table[name] for name in ("input_ids", "is_response", "is_kept")}
+    unscored = TokenTable(table.ids, table.sources, columns, table.metadata)
+    noise = {table.ids[0]: 0.25, table.ids[2]: 0.0}
+    view = open_view([ViewedTable("noise_mixture", lambda: [unscored], noise)], byte_level())
+    data = page_data(view)["tables"][0]
+    assert data["done"].startswith("noise_mixture drops no token by itself: it weighs each by how little it looks like")
+    assert data["done"].endswith("each conversation is shown with the noise rate that it estimated")
+    assert data["noise"] == [0.25, None, 0.0]
+    headings = [heading for heading, _ in terminal_text(view, coloured=False)]
+    assert headings[0].endswith(", estimated noise 25.0%")
+    assert "noise" not in headings[1].partition("  ")[2]
+    scored = open_view([ViewedTable.of_table("t", table)], byte_level())
+    assert scored.tables[0].done == ""  # its scores show it
 
 
 def unpacked(packed: str, dtype: str) -> np.ndarray:

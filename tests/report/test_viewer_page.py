@@ -304,6 +304,20 @@ def test_a_table_without_scores_has_no_slider(visit, table, tmp_path):
     assert page.locator("#paint option").count() == 1
 
 
+def test_a_strategy_without_scores_says_what_it_did(visit, table, tmp_path):
+    columns = {name: table[name] for name in ("input_ids", "is_response", "is_kept")}
+    unscored = TokenTable(table.ids, table.sources, columns, {**table.metadata, "strategy": "noise_mixture"})
+    rates = {name: number / 100 for number, name in enumerate(table.ids)}
+    view = open_view([ViewedTable("noise_mixture", lambda: [unscored], rates)], byte_level())
+    write_page(view, tmp_path / "p.html", title="t")
+    page = visit(tmp_path / "p.html")
+    assert "noise_mixture drops no token by itself" in page.inner_text("#cut-status")
+    assert "estimated noise 0.0 %" in page.inner_text("#summary")
+    page.select_option("#sort", "noise")
+    page.set_checked("#descending", True)
+    assert options_on_page(page)[0] == table.ids[-1]
+
+
 def test_weights_are_a_colour_of_their_own(visit, table, tmp_path):
     weight = table["is_kept"].with_values(np.linspace(0, 1, len(table["is_kept"].values), dtype=np.float32))
     write_page(view_of(table.with_columns({}, weight=weight)), tmp_path / "p.html", title="t")

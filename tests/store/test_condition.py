@@ -42,7 +42,10 @@ def test_results_outlive_what_they_were_built_on():
     assert reasons(damaged, state("losses", "b", depends_on=on("a", "f"))) == [
         "damaged: model.safetensors: missing (and 1 more)",
         "valid, built on training-aaaaaaaaaaaa…, which is damaged now, "
-        "built on ffffffffffff…, which is no longer there",
+        "complete without the 1 stage it was built on, pruned or deleted",
+    ]
+    assert reasons(state("losses", "b", depends_on=on("e", "f"))) == [
+        "valid, complete without the 2 stages it was built on, pruned or deleted"
     ]
 
 

@@ -26,9 +26,10 @@ _CODE = re.compile(r"[{};=<>|\\_]|\)$|//|^\s*(?:def|class|return|import|print|SE
 _SENTENCE_END = re.compile(r"[.!?。！？][\"')\]”’]*\s+(?=[A-Z\"“'(])")
 _SIGNED = re.compile(
     r"(?:(?:with|yours|best|kind|warm|many|much|all|my) )*(?:sincerely|regards|wishes|love|thanks|gratitude|truly|"
-    r"faithfully|best)\b|with [\w ]{1,30},",
+    r"faithfully|best)\b|with [\w ]{1,30},|yours? [\w ]{1,40},\s*(?-i:[A-Z][\w.'-]*(?: [A-Z][\w.'-]*){0,3})$",
     re.IGNORECASE,
 )
+_SIGNATURE_WORDS = 8  # at most, in a line below one that ends with a comma
 
 
 class CutEnds:
@@ -102,8 +103,10 @@ def cut_reason(answer: str) -> str:
 
 def is_unended(text: str) -> bool:
     """Whether the last of at least three sentences of an answer has no end."""
-    line = text[text.rfind("\n") + 1 :]
+    above, _, line = text.rpartition("\n")
     if "```" in text or _CODE.search(line) or _LIST_ITEM.match(line) or not text[-1].isalpha() or _is_verse(text):
+        return False
+    if above.rstrip().endswith(",") and line.count(" ") < _SIGNATURE_WORDS:
         return False
     *before, last = _SENTENCE_END.split(text)
     return (

@@ -20,6 +20,11 @@ from tokenclean.pool.formats.field_types import lone_tag
 
 Finder = TypeVar("Finder")
 
+_REPEATED = (
+    "look at the examples: a form that the task asks for is no fault. What the rows share word for word the strategy "
+    "repetition, or cleaning.also: [repetition], drops where at least 3 % of them have it; reword the rest"
+)
+
 
 @dataclass(frozen=True)
 class Check(Generic[Finder]):
@@ -69,17 +74,17 @@ POOL_CHECKS: dict[str, Check[Callable[[], Collector]]] = {
     "repeated_opener": Check(
         "note",
         "repeated opener",
-        "answers of several rows begin with the same words, small variations included: the model learns the phrase "
-        "above all",
-        "the strategy repetition, or cleaning.also: [repetition], drops what many rows share word for word",
+        "answers of several rows begin with sentences that begin alike (the same four words, or six tenths of their "
+        "words in common): the model learns the phrase above all",
+        _REPEATED,
         lambda: RepeatedPhrases(is_closer=False),
     ),
     "repeated_closer": Check(
         "note",
         "repeated closer",
-        "answers of several rows end with the same sentence, small variations included: the model learns to add it to "
-        "everything",
-        "the strategy repetition, or cleaning.also: [repetition], drops what many rows share word for word",
+        "answers of several rows end with sentences that begin alike (the same four words, or six tenths of their "
+        "words in common): the model learns to add them to everything",
+        _REPEATED,
         lambda: RepeatedPhrases(is_closer=True),
     ),
     "cut_end": Check(
@@ -111,8 +116,10 @@ ROW_CHECKS: dict[str, Check[Callable[[Conversation], Spot | None]]] = {
         "warning",
         "odd characters",
         "a text holds characters that nobody typed (U+FFFD, wrong encoding, control, invisible or private-use "
-        "characters, escapes): the model learns to write them",
-        "read the file with its own --encoding, or repair the texts",
+        "characters), or escapes that were never undone (a written \\n for a line break, HTML entities): the model "
+        "learns to write them",
+        "of a wrong encoding, read the file with its own --encoding; of escapes, put the character meant into the "
+        "texts (a line break for a written \\n); delete the others",
         find_odd_characters,
     ),
     "copied_prompt": Check(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tokenclean.report.tables import Table
     from tokenclean.tokens.audit import AuditReport, CheckResult, Example
 
-COLOURS = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
+COLOURS = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}  # the gravest first
 TRAINED, AT_FAULT = ("⟦", "⟧"), ("‹", "›")
 
 
@@ -32,6 +33,7 @@ def audit(
         list[str] | None, Option(metavar="NAMES", help="Run only these checks; repeatable, or with commas.")
     ] = None,
     max_rows: Annotated[int | None, Option(min=1, help="Stop reading after this many rows.")] = None,
+    details: Annotated[bool, Option("--details", help="List the checks that found nothing too.")] = False,
     as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
     *,
     tokens: AuditTokensOptions,
@@ -44,8 +46,8 @@ def audit(
 
     Conversations are rendered, tokenized and labelled as a run would do it; rows of input_ids and labels, from any
     tool, are checked unchanged, and with --template they are expected to show a template. Every fault is printed with a
-    count, three examples and a remedy, then rows set aside, keys not used and changes to rows. Exit code 2 where a run
-    would refuse the data, else 1 where an error is found, 0 for none or warnings only.
+    count, three examples and a remedy, errors first; then rows set aside, keys not used and changes to rows. Exit code
+    2 where a run would refuse the data, else 1 where an error is found, 0 for none or warnings only.
 
     Example: tokenclean audit my.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --template tokenizer
     """
@@ -70,41 +72,45 @@ def audit(
     if as_json:
         typer.echo(json.dumps({"data": data, "model": model, **report.to_json()}, indent=2))
     else:
-        _print(report, data)
+        _print(report, data, details=details)
     check_usable(report.intake, max_rejected_share, are_reasons_shown=not as_json)
     if report.has_errors:
         raise typer.Exit(1)
 
 
-def _print(report: AuditReport, data: str) -> None:
+def _print(report: AuditReport, data: str, *, details: bool) -> None:
     shown = f"{data}: {report.rows:,} rows, {report.tokens:,} tokens, {report.targets:,} of them trained"
     if report.tokenized:
         family = f", {report.family} template" if report.family else ""
         shown += f"; {report.tokenized:,} rows came tokenized{family}"
     say(shown)
-    out.print()
-    out.print(_table(report).to_rich())
+    found = sorted(report.found, key=lambda result: list(COLOURS).index(result.severity))
+    if listed := report.results if details else found:
+        out.print()
+        out.print(_table(listed).to_rich())
+    if found and not details:
+        say(f"{len(report.results) - len(found)} checks found nothing (--details lists them)", "dim")
     for reason, names in _unjudged(report).items():
         say(f"not judged: {', '.join(names)}: {reason}")
     for result in report.results:
         if result.note:
             say(f"{result.name}: {result.note}")
     print_intake(report.intake)
-    if report.found:
+    if found:
         out.print()
         trained, at_fault = _painted("trained", True, False), _painted("at fault", False, True)
         say(Text.assemble("in the examples ", trained, " and ", at_fault))
     elif not report.intake.set_aside:
         say("nothing found", "green")
-    for result in report.found:
+    for result in found:
         _print_finding(result)
 
 
-def _table(report: AuditReport) -> Table:
+def _table(results: Sequence[CheckResult]) -> Table:
     from tokenclean.report.tables import Table, share_text
 
     rows = []
-    for result in report.results:
+    for result in results:
         unjudged = sum(result.unjudged.values())
         share = share_text(result.share if result.rows else None)
         rows.append((result.name, result.severity, f"{result.rows:,}", share, f"{unjudged:,}" if unjudged else ""))

@@ -48,7 +48,7 @@ class _WarningLines(logging.Handler):
     """Our warnings, one line each."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        err.print(redact(f"warning: {record.getMessage()}"), style="yellow", soft_wrap=True)
+        warn(record.getMessage())
 
 
 def show_warnings() -> None:
@@ -72,6 +72,11 @@ def say_tables(tables: Iterable[Table]) -> None:
 def note(text: str) -> None:
     """Print one line about what is going on, to standard error."""
     err.print(redact(text), style="dim", soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning, to standard error."""
+    err.print(redact(f"warning: {text}"), style="yellow", soft_wrap=True)
 
 
 def fail(text: str) -> None:

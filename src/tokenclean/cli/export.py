@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from tokenclean.cli.console import err, say
+from tokenclean.cli.console import err, say, warn
 from tokenclean.cli.options import StrategyOption
 from tokenclean.errors import RunFolderError
 
@@ -49,6 +49,15 @@ def export(
     written = export_dataset(dataset, to, folder)
     say(f"{folder}: {written.rows:,} rows for {to} of {dataset}")
     say(f"  {', '.join(written.files)}")
+    if written.keeps_everything:
+        name, model = ("this table", "")
+        if run.is_dir():
+            name = dataset.parent.name
+            model = f"use its model (tokenclean merge {run} --strategy {name}), or "
+        warn(
+            f"{name} drops no token, so these are the ordinary labels of the data, and training on them is training on "
+            f"full tokens; {model}export a strategy that drops tokens, such as fixed_model"
+        )
     say(f"next: {written.snippet}")
     if push_to_hub is not None:
         say(push_folder(folder, push_to_hub, private=not public))

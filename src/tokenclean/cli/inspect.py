@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from tokenclean.cli.console import out, progress, quiet_libraries, say
+from tokenclean.cli.console import note, out, progress, quiet_libraries, say
 from tokenclean.cli.intake import print_intake, sources_of
 from tokenclean.cli.options import IntakeOptions, RejectedShareOption, SetOption, TokensOptions, TrustOption
 from tokenclean.cli.settings_options import is_given, takes_settings
@@ -76,6 +76,7 @@ def inspect(
         name, revision, trusted = model, None, trust_remote_code
     else:
         raise RecipeError("--model: missing; name the model whose tokenizer to use", "options")
+    note(f"reading the tokenizer of {name}")
 
     from tokenclean.models.loading.load import load_tokenizer, resolve_source
     from tokenclean.pool import Intake, check_usable, load_sources

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Option
 
-from tokenclean.cli.console import out, quiet_libraries, say
+from tokenclean.cli.console import note, out, quiet_libraries, say
 from tokenclean.cli.recipe_from_data import RecipeRequest, takes_recipe
 
 
@@ -22,6 +22,7 @@ def plan(
     Example: tokenclean plan my.jsonl --model meta-llama/Llama-3.2-3B --on 8xL40S,1xH100
     """
     recipe, _ = request.recipe()
+    note("reading the tokenizer and the pool, then measuring this machine's speed")
 
     from tokenclean.experiment.planning.hardware import parse_all
     from tokenclean.experiment.planning.plan import plan as make_plan

@@ -13,6 +13,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from tokenclean.cli.completion import complete_data
+from tokenclean.cli.console import note
 from tokenclean.cli.options import IntakeOptions, SetOption
 from tokenclean.cli.settings_options import FromSettings, takes_settings
 from tokenclean.errors import PoolError, RecipeError
@@ -111,13 +112,14 @@ class RecipeRequest:
     def made_for_size(self) -> tuple[Recipe, str]:
         """The recipe made for the data files, its preset chosen by the size of the model and, if that is large, of the
         pool, which is then read to count its rows."""
-        from tokenclean.experiment.planning.plan import parameter_count
+        from tokenclean.experiment.planning.parameter_count import parameter_count
         from tokenclean.pool import Conversation, stream_sources
 
         small = self.made()
-        parameters = parameter_count(small[0].model)
+        parameters = parameter_count(small[0].model, note)
         if parameters < LARGE_MODEL_PARAMETERS:
             return small
+        note("counting the rows of the pool, by which a large model's recipe is chosen")
         rows = sum(isinstance(row, Conversation) for row in stream_sources(small[0].pool.sources))
         return self.made(parameters, rows)
 

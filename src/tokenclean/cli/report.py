@@ -45,7 +45,7 @@ def report(
 
     Example: tokenclean report runs/quick runs/other -o report.html
     """
-    from tokenclean.experiment.finished.finished_run import find_run
+    from tokenclean.experiment.finished.finished_run import describe_results, find_run
     from tokenclean.experiment.finished.viewer_tables import decoder_of, with_names
     from tokenclean.experiment.reporting.report import make_report
     from tokenclean.report.report_page import write_figures, write_report
@@ -62,5 +62,8 @@ def report(
     write_report(made, page)
     size = f"{page.stat().st_size / 2**20:.1f} MiB"
     say(f"{page}: {len(made.plots)} plots, {len(made.tables)} tables, {size}; open it in a browser")
+    for run in found:
+        if run.results is not None:
+            say(f"  of {describe_results(run.results)}")
     if figures is not None:
         say(f"{figures}: {write_figures(made, figures)} files")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
-from tokenclean.cli.console import out, say
+from tokenclean.cli.console import note, out, say
 from tokenclean.cli.options import StrategyOption, TokenizerOption, TrustOption
 from tokenclean.cli.settings_options import takes_settings
 from tokenclean.errors import RecipeError
@@ -60,7 +60,7 @@ def view(
     """
     if proportion is not None and not terminal and abs(proportion * 1000 - round(proportion * 1000)) > 1e-9:
         raise RecipeError(f"--proportion: the page cuts at thousandths such as 0.625, found {proportion:g}", "view")
-    from tokenclean.experiment.finished.finished_run import find_table
+    from tokenclean.experiment.finished.finished_run import describe_results, find_table
 
     places = [find_table(run, strategy)]
     if other is not None or diff is not None:
@@ -76,7 +76,15 @@ def view(
         trusted=trust_remote_code,
         sample=Sample(max_conversations or default, max_tokens, seed),
     )
+    given = (run, run if other is None else other)
+    results = [
+        f"  {place.parent.name} of {describe_results(place.parent.parent)}"
+        for place, of in zip(places, given, strict=False)
+        if of.is_dir()
+    ]
     if terminal:
+        for line in results:
+            note(line)
         _print(opened, proportion, by)
         return
     from tokenclean.report.viewer.page import write_page
@@ -90,11 +98,16 @@ def view(
         f"{page}: {shown:,}{sampled} conversations, {len(first.table['input_ids'].values):,} tokens, "
         f"{page.stat().st_size / 2**20:.1f} MiB; open it in a browser"
     )
+    for line in results:
+        say(line)
 
 
 def _print(opened: View, proportion: float | None, by: Literal["kept", "score"]) -> None:
     from tokenclean.report.viewer.terminal import terminal_text, visible
 
+    for shown in opened.tables:
+        if shown.done:
+            note(shown.done)
     is_coloured = out.is_terminal and "NO_COLOR" not in os.environ
     for heading, text in terminal_text(opened, proportion=proportion, paint=by, coloured=is_coloured):
         if out.is_terminal:

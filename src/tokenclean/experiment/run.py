@@ -18,7 +18,7 @@ from tokenclean.experiment.curate import curation_document
 from tokenclean.experiment.noise_tables import noise_document, noise_table
 from tokenclean.experiment.result_files import Measured, kept_share, write_results
 from tokenclean.experiment.round_tables import RoundByRound, measure_rounds, rounds_document, rounds_table
-from tokenclean.experiment.run_files import CURATION
+from tokenclean.experiment.run_files import CURATION, NOISE
 from tokenclean.experiment.verdict import Verdict, verdict_of
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import find_strategy
@@ -69,7 +69,7 @@ def run(opened: OpenRun, further: Further | None = None, finish: Finish | None =
         table = tables[0] if tables else short_table(measured, own.strategy)
         tables = [*tables, *_tables(context, results, measured, rounds)]
         if found := noise_document(context, results):
-            documents = {**documents, "noise.json": found}
+            documents = {**documents, NOISE: found}
         if isinstance(curated := context.data.rated, CuratedPool):
             count = min(context.recipe.cleaning.ds2_rows, len(curated.pool))
             documents = {**documents, CURATION: curation_document(curated, count)}
@@ -115,7 +115,8 @@ def _tables(
 ) -> list[Table]:
     tables = [loss_table(measured, context), rounds and rounds_table(rounds), noise_table(context, results)]
     kept = {result.strategy: result.kept for result in results if result.kept is not None}
-    if len(kept) > 1:
+    drops_any = any(labels.values.sum() < context.tokens.is_response.values.sum() for labels in kept.values())
+    if len(kept) > 1 and drops_any:
         tables.append(overlap_table(kept))
     return [table for table in tables if table is not None]
 

@@ -24,6 +24,9 @@ KEPT, CLEANED = "kept.parquet", "cleaned.parquet"
 
 RECIPE = "recipe.yaml"
 
+NOISE = "noise.json"
+"""File of the results with what noise mixture and repetition found: by strategy, the rates of the pool and its rows."""
+
 
 class Interval(TypedDict):
     """A paired difference in nats and its 95 % interval."""

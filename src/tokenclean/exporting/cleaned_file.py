@@ -91,6 +91,12 @@ class CleanedDataset:
         """The maximum length a trainer must be given so that it cuts no row: the longest row, rounded up to eights."""
         return -(-self.longest_row_tokens // _LENGTH_STEP) * _LENGTH_STEP
 
+    @property
+    def keeps_everything(self) -> bool:
+        """Whether nothing was cleaned away: every response token is a target, with the weight 1."""
+        total, weights = self.counts.total, self.column("token_weight").values
+        return total.kept_tokens == total.response_tokens and bool(np.isin(weights, (0, 1)).all())
+
     def check_binary(self, trainer: str) -> None:
         """Raise TableError unless every token weight is 0 or 1, for trainers that take labels only."""
         weights = self.column("token_weight")

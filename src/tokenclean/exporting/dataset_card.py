@@ -57,6 +57,7 @@ class Card:
 
     ``threshold``: the lowest kept score (nats); None for a strategy without scores. ``counts``: from the cleaned file.
     ``licences``: source name -> licence, None where none was stated. ``recipe``: the recipe as YAML.
+    ``keeps_everything``: the labels are those of the data before cleaning.
     """
 
     title: str
@@ -72,6 +73,7 @@ class Card:
     level: str | None = None
     licences: Mapping[str, str | None] = field(default_factory=dict)
     recipe: str = ""
+    keeps_everything: bool = False
 
     def to_markdown(self, data_files: str | None) -> str:
         """README.md of a Hub data-set repository: YAML front matter, then plain sections.
@@ -84,9 +86,7 @@ class Card:
         parts = [
             f"---\n{matter}---",
             f"# {_inline(self.title)}",
-            "Token labels for supervised fine-tuning, cleaned with tokenclean "
-            f"{_inline(self.tokenclean_version)}: the tokens worth training on are kept, all others are context only "
-            "([Token Cleaning](https://arxiv.org/abs/2502.01968)).",
+            self._lead(),
             "## How the tokens were chosen\n\n" + _table(("", ""), self._choice()),
             "## What is in it\n\n" + self._counts_table(),
             "## Labels and training\n\n" + training,
@@ -95,6 +95,19 @@ class Card:
         if self.recipe:
             parts.append("## Recipe\n\n" + _fenced(without_folders(self.recipe)))
         return "\n\n".join(parts) + "\n"
+
+    def _lead(self) -> str:
+        version = _inline(self.tokenclean_version)
+        if self.keeps_everything:
+            return (
+                f"Token labels for supervised fine-tuning, written by tokenclean {version}. The strategy "
+                f"{_inline(self.strategy)} drops no token: these are the ordinary labels of the data, every response "
+                "token being trained. What it does beyond that is in the model of its run, not in these labels."
+            )
+        return (
+            f"Token labels for supervised fine-tuning, cleaned with tokenclean {version}: the tokens worth training on "
+            "are kept, all others are context only ([Token Cleaning](https://arxiv.org/abs/2502.01968))."
+        )
 
     def _front_matter(self, data_files: str | None) -> dict[str, object]:
         matter: dict[str, object] = {"pretty_name": " ".join(self.title.split())}

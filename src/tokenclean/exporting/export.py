@@ -18,12 +18,14 @@ _ROW_IDS = "row_ids.csv"
 
 @dataclass(frozen=True)
 class ExportResult:
-    """``files``: names inside ``folder``, sorted. ``snippet``: the shell command that uses the export."""
+    """``files``: names inside ``folder``, sorted. ``snippet``: the shell command that uses the export.
+    ``keeps_everything``: its labels are those of the data before cleaning."""
 
     folder: Path
     rows: int
     files: tuple[str, ...]
     snippet: str
+    keeps_everything: bool
 
 
 def export(cleaned_path: Path | str, to: str, folder: Path | str, card: Card) -> ExportResult:
@@ -44,7 +46,8 @@ def export(cleaned_path: Path | str, to: str, folder: Path | str, card: Card) ->
         data = next((str(file.relative_to(temporary)) for file in temporary.rglob("*.parquet")), None)
         (temporary / _CARD).write_text(card.to_markdown(data), encoding="utf-8")
         files = sorted(str(file.relative_to(temporary)) for file in temporary.rglob("*") if file.is_file())
-    return ExportResult(folder, len(cleaned.rows), tuple(files), f"cd {shlex.quote(str(folder))} && {command}")
+    snippet = f"cd {shlex.quote(str(folder))} && {command}"
+    return ExportResult(folder, len(cleaned.rows), tuple(files), snippet, cleaned.keeps_everything)
 
 
 def push_folder(folder: Path | str, repo_id: str, *, private: bool) -> str:

@@ -22,7 +22,8 @@ class Strategy:
     ``trains``: what its model is trained on: ``nothing``, ``all tokens`` (every response token), ``rows`` (every
     response token of the rows that it selects) or ``tokens`` (those that it selects). ``ranks``: whether it keeps the
     top ``cleaning.proportion``; ``level``: where it ranks, if not where ``cleaning.level`` says. ``needs_ratings``:
-    uses DS². ``trains_references``: trains references of its own, and has no use for a given one.
+    uses DS². ``trains_references``: trains references of its own, and has no use for a given one. ``does``: what it
+    does, after its name, where no score says it.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Strategy:
     level: Literal["random", "sample"] | None = None
     needs_ratings: bool = False
     trains_references: bool = False
+    does: str = ""
 
     def load(self) -> Callable[[Any], Any]:
         """Import the function. Raises ValueError where it cannot be imported."""
@@ -51,16 +53,38 @@ STRATEGIES: dict[str, Strategy] = {
     strategy.name: strategy
     for strategy in (
         Strategy("none", "Base", f"{_OURS}.baselines:none", trains="nothing", ranks=False),
-        Strategy("ds2", "DS²", f"{_OURS}.baselines:ds2", trains="rows", ranks=False, needs_ratings=True),
-        Strategy("full_tokens", "Full tokens", f"{_OURS}.baselines:full_tokens", trains="all tokens", ranks=False),
+        Strategy(
+            "ds2",
+            "DS²",
+            f"{_OURS}.baselines:ds2",
+            trains="rows",
+            ranks=False,
+            needs_ratings=True,
+            does="keeps whole rows, those with the best corrected ratings",
+        ),
+        Strategy(
+            "full_tokens",
+            "Full tokens",
+            f"{_OURS}.baselines:full_tokens",
+            trains="all tokens",
+            ranks=False,
+            does="keeps every response token",
+        ),
         Strategy(
             "full_tokens_from_warmup",
             "full_tokens_from_warmup",
             f"{_OURS}.baselines:full_tokens_from_warmup",
             trains="all tokens",
             ranks=False,
+            does="keeps every response token, and starts from the warm-up",
         ),
-        Strategy("random", "Uniform random", f"{_OURS}.baselines:random", level="random"),
+        Strategy(
+            "random",
+            "Uniform random",
+            f"{_OURS}.baselines:random",
+            level="random",
+            does="keeps tokens drawn at random",
+        ),
         Strategy("rho", "RHO", f"{_OURS}.baselines:rho", level="sample"),
         Strategy("fixed_model", "Fixed-model cleaning", f"{_OURS}.fixed_model:fixed_model"),
         Strategy(
@@ -69,8 +93,20 @@ STRATEGIES: dict[str, Strategy] = {
             f"{_OURS}.self_evolving:self_evolving",
             trains_references=True,
         ),
-        Strategy("noise_mixture", "noise_mixture", f"{_OURS}.noise_removal:noise_mixture", ranks=False),
-        Strategy("repetition", "repetition", f"{_OURS}.noise_removal:repetition", ranks=False),
+        Strategy(
+            "noise_mixture",
+            "noise_mixture",
+            f"{_OURS}.noise_removal:noise_mixture",
+            ranks=False,
+            does="drops no token by itself: it weighs each by how little it looks like noise, in its own training",
+        ),
+        Strategy(
+            "repetition",
+            "repetition",
+            f"{_OURS}.noise_removal:repetition",
+            ranks=False,
+            does="drops the passages that many rows share word for word",
+        ),
     )
 }
 """The strategies that tokenclean brings, in the order in which a run takes them."""

@@ -101,17 +101,19 @@ def judge(stages: Sequence[StageState], versions: Mapping[str, int]) -> dict[str
         return reasons[stage.key]
 
     def inherited_reason(stage: StageState) -> str:
-        remarks = ["valid"]
+        remarks, gone = ["valid"], 0
         for key in stage.depends_on:
             below = whole.get(key[:SHORT_KEY])
             if below is None:
-                remarks.append(f"built on {key[:SHORT_KEY]}…, which is no longer there")
+                gone += 1
                 continue
             state = reason(below).partition(" ")[0].rstrip(":,")
             if state in ("stale", "unknown"):
                 return f"stale: built on {below.label}…, which is {state}"
             if state == "damaged":
                 remarks.append(f"built on {below.label}…, which is damaged now")
+        if gone:
+            remarks.append(f"complete without the {gone} stage{'s' * (gone > 1)} it was built on, pruned or deleted")
         return ", ".join(remarks)
 
     for stage in stages:

@@ -66,6 +66,7 @@ def card_of(cleaned: CleanedDataset) -> Card:
         level=selection.get("level"),
         licences=metadata.get("licenses", {}),
         recipe=metadata.get("recipe", ""),
+        keeps_everything=cleaned.keeps_everything,
     )
 
 

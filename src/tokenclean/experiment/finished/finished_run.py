@@ -107,6 +107,21 @@ def results_of(run: Path) -> Path:
     raise RunFolderError(f"{run}: holds no results; `tokenclean run` makes them, or give a .parquet table")
 
 
+def describe_results(results: Path) -> str:
+    """Which results these are, and which others their run folder holds, each with its strategies."""
+    places = sorted(results.parent.glob("[!.]*")) if results.parent.name == RESULTS else []
+    others = [place for place in places if place.name != results.name and (place / MANIFEST).is_file()]
+    counted = f"{len(others)} other result{'s' * (len(others) > 1)}: {', '.join(map(_with_strategies, others))}"
+    return _with_strategies(results) + (f"; {counted}" if others else "")
+
+
+def _with_strategies(results: Path) -> str:
+    try:
+        return f"{results} ({read_manifest(results)['results']['what']})"
+    except (RunFolderError, KeyError):  # damaged, or of an earlier version: only named here
+        return str(results)
+
+
 def strategy_folder(
     results: Path, strategy: str | None, holding: str, why_none: str, *, or_first: bool = False
 ) -> Path:

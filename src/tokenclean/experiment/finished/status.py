@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from calendar import timegm
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from tokenclean.report.tables import Table, size_text
 from tokenclean.store import CHECKPOINTS, DAMAGED, MANIFEST, RESULTS, STAGE_VERSIONS, STAGES, StageState, Store, judge
@@ -42,9 +44,20 @@ def describe_run(run: Path) -> RunStatus:
     table = Table("Stages, in the order in which they were made", columns, tuple(rows), text_columns=(0, 1, 4))
     states = Counter(row[-1] for row in rows)
     counted = ", ".join(f"{count} {state}" for state, count in states.items())
-    held = f"{counted}, {size_text(sum(stage.size_bytes for stage in found))}" if found else "no stage yet"
+    held = f"{counted}, {size_text(_held_bytes(found))} on disk" if found else "no stage yet"
     notes = (*explained, *_saved(run, is_running=holder is not None), *_advice(run, states, holder is not None))
     return RunStatus(f"{run}: {held}; {_running(holder)}", table, notes)
+
+
+def _held_bytes(stages: Iterable[StageState]) -> int:
+    """Size of all files; one that results share with a training, as a hard link, takes its space once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for path in (path for stage in stages for path in stage.path.rglob("*")):
+        with suppress(FileNotFoundError):  # a run finished or cleared it just now
+            state = path.lstat()
+            if S_ISREG(state.st_mode):
+                sizes[state.st_dev, state.st_ino] = state.st_size
+    return sum(sizes.values())
 
 
 def _running(holder: Mapping[str, object] | None) -> str:

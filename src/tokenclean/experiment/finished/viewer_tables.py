@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tokenclean.errors import ModelError, RunFolderError
 from tokenclean.experiment.finished.finished_run import FinishedRun, tokenizer_name
-from tokenclean.experiment.run_files import KEPT, RECIPE
+from tokenclean.experiment.run_files import KEPT, NOISE, RECIPE
 from tokenclean.models.loading.token_decoder import load_decoder
 from tokenclean.report.viewer.page_data import View, ViewedTable, open_view
 from tokenclean.report.viewer.ranked_table import Sample
@@ -29,7 +30,7 @@ def open_tables(
     names = [_table_name(place) for place in places]
     if len(set(names)) < len(names):
         names = [str(place) for place in places]
-    tables = [ViewedTable.of_file(name, place) for name, place in zip(names, places, strict=True)]
+    tables = [ViewedTable.of_file(name, place, _noise_of(place)) for name, place in zip(names, places, strict=True)]
     return open_view(tables, tokenizer, sample)
 
 
@@ -75,5 +76,17 @@ def decoder_of(
 
 def _table_name(table: Path) -> str:
     """A table's name for a reader: the strategy for a run's table, else the file's name."""
-    is_of_run = table.name == KEPT and (table.parent.parent / RECIPE).is_file()
-    return table.parent.name if is_of_run else table.stem
+    return table.parent.name if _is_of_run(table) else table.stem
+
+
+def _noise_of(table: Path) -> Mapping[str, float]:
+    """Row id -> the noise rate that a run's strategy estimated; empty for other tables and strategies."""
+    document = table.parent.parent / NOISE
+    if not _is_of_run(table) or not document.is_file():
+        return {}
+    rows = json.loads(document.read_text(encoding="utf-8")).get(table.parent.name, {}).get("rows", {})
+    return {name: rate for name, rate in rows.items() if rate is not None}
+
+
+def _is_of_run(table: Path) -> bool:
+    return table.name == KEPT and (table.parent.parent / RECIPE).is_file()

@@ -23,8 +23,8 @@ from tokenclean.experiment.planning.memory import (
     training_memory,
 )
 from tokenclean.models.device import resolve_device
-from tokenclean.models.loading.load import load_config, resolve_source
-from tokenclean.recipe import CleaningSettings, ModelSettings, Recipe, find_strategy
+from tokenclean.models.loading.load import load_config
+from tokenclean.recipe import CleaningSettings, Recipe, find_strategy
 from tokenclean.report.tables import Table
 
 USEFUL_SHARE = 0.45
@@ -182,13 +182,6 @@ def model_size(config: Any, recipe: Recipe) -> ModelSize:
     )
     text = config.get_text_config()
     return ModelSize(body, head, total, lora, text.num_hidden_layers * text.hidden_size)
-
-
-def parameter_count(settings: ModelSettings) -> int:
-    """Parameters of the base model, from its configuration; no weight is loaded. Raises ModelError for an unknown
-    model."""
-    source = resolve_source(settings.base, revision=settings.revision, trusted=settings.trust_remote_code)
-    return sum(parameter.numel() for parameter in model_without_content(load_config(source)).parameters())
 
 
 def measure_speed(recipe: Recipe, seconds: float = 0.5) -> float:

@@ -77,7 +77,7 @@ def heldout_differences(run: FinishedRun) -> list[Block]:
     better = [label for label, d in lines if d["high"] < 0]
     count = f"{len(better)} of {len(lines)} models" if better else "No model"
     real = f"{count} {'are' if len(better) > 1 else 'is'} better than {control} by a real difference"
-    title = f"{real}; {best} comes first with {lowest['difference']:+.4f} nats"
+    title = f"{real}; {best} comes first with {lowest['difference']:+.4f} nats" if better else real
     note = (
         f"Nats a held-out response token minus {control}; left of 0 is better. Bars: 95 % intervals over "
         "conversations, each as if it were the only one compared."

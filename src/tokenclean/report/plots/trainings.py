@@ -66,13 +66,17 @@ def loss_curves(name: str, journals: Mapping[str, Sequence[tuple[int, float]]]) 
         axes.set_ylabel("training loss (nats a token)")
         legend_below(figure)
 
-    longest = max(smoothed, key=lambda label: len(smoothed[label]))
-    start, end = smoothed[longest][0], smoothed[longest][-1]
-    title = f"{longest}: the loss of the trained tokens goes from {start:.3f} to {end:.3f} nats"
+    longest = max(journals, key=lambda label: len(journals[label]))
+    losses = [loss for _, loss in journals[longest]]
+    if len(losses) > _SMOOTHED_STEPS:
+        first, last = (np.mean(third) for third in (losses[: len(losses) // 3], losses[-(len(losses) // 3) :]))
+        title = f"{longest}: mean loss of {first:.3f} nats in the first third of the steps, {last:.3f} in the last"
+    else:
+        title = f"The loss of each step, of {len(losses)}: too few for a trend, since every step has another batch"
     note = (
-        "Each model over the tokens that it was trained on, so curves of different selections do not compare: a "
-        "selection that keeps hard tokens has a higher loss. Thick: smoothed, thin: each step. For self_evolving, all "
-        "rounds one after another."
+        "The loss of each step's own batch, so steps differ as batches do. Each model over the tokens that it was "
+        "trained on, so curves of different selections do not compare: one that keeps hard tokens has a higher loss. "
+        "Thick: smoothed, thin: each step. For self_evolving, all rounds one after another."
     )
     rows = [(label, *line) for label, lines in journals.items() for line in lines]
     return draw(name, title, note, ("model", "step", "loss"), rows, paint, size=(WIDE, 3.2))

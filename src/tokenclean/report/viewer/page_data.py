@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ import numpy as np
 
 from tokenclean.errors import TableError
 from tokenclean.ragged import Ragged
+from tokenclean.recipe import STRATEGIES
 from tokenclean.report.viewer.ranked_table import (
     NOT_RANKED,
     STEPS,
@@ -46,10 +47,12 @@ _MAX_SOURCES = 200
 
 @dataclass(frozen=True)
 class ViewedTable:
-    """A table to look at. ``parts``: returns its rows part after part, the same at every call."""
+    """A table to look at. ``parts``: returns its rows part after part, the same at every call. ``noise``: row id -> the
+    noise rate that the table's strategy estimated, for the rows that have one."""
 
     name: str
     parts: Callable[[], Iterable[TokenTable]]
+    noise: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of_table(cls, name: str, table: TokenTable) -> ViewedTable:
@@ -57,9 +60,9 @@ class ViewedTable:
         return cls(name, lambda: [table])
 
     @classmethod
-    def of_file(cls, name: str, path: Path | str) -> ViewedTable:
+    def of_file(cls, name: str, path: Path | str, noise: Mapping[str, float] | None = None) -> ViewedTable:
         """A table on disk, read row group by row group. Reading raises TableError as ``iter_table``."""
-        return cls(name, partial(_parts_of_file, path))
+        return cls(name, partial(_parts_of_file, path), noise or {})
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Shown:
     """The shown rows of one table, and the whole table's survey and ranks.
 
     ``rows``: int64, their numbers in the table. ``table``: those rows. ``ranks_R``: uint32, of all the pool's response
-    tokens (``pool_ranks``); None where none has a score.
+    tokens (``pool_ranks``); None where none has a score. ``noise``: as of ``ViewedTable``.
     """
 
     name: str
@@ -75,6 +78,16 @@ class Shown:
     rows: np.ndarray
     table: TokenTable
     ranks_R: np.ndarray | None
+    noise: Mapping[str, float]
+
+    @property
+    def done(self) -> str:
+        """What the table's strategy did, without a full stop; empty where scores show it, or nothing is known."""
+        strategy = STRATEGIES.get(str(self.survey.metadata.get("strategy")))
+        if self.ranks_R is not None or strategy is None or not strategy.does:
+            return ""
+        shown = "; each conversation is shown with the noise rate that it estimated" if self.noise else ""
+        return f"{strategy.name} {strategy.does}{shown}"
 
     @property
     def ranked_tokens(self) -> int:
@@ -145,7 +158,7 @@ def open_view(
     if not len(chosen):
         raise TableError(f"{names[0]}: every row has more than {sample.tokens:,} tokens, the most that a view may hold")
     shown = tuple(
-        Shown(table.name, survey, match[chosen], take_rows(table.parts(), match[chosen]), _ranks(survey))
+        Shown(table.name, survey, match[chosen], take_rows(table.parts(), match[chosen]), _ranks(survey), table.noise)
         for table, survey, match in zip(tables, surveys, matches, strict=True)
     )
     decoder = SpanDecoder(tokenizer)
@@ -216,6 +229,8 @@ def _table_data(shown: Shown, proportion: float | None) -> dict[str, object]:
         "startStep": round(start * STEPS),
         "startsRecut": survey.kept_R is None or proportion is not None,
         "shares": _shares(shown),
+        "done": shown.done,
+        "noise": [shown.noise.get(name) for name in table.ids] if shown.noise else None,
         "notes": _notes(shown),
     }
 

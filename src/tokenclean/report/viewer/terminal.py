@@ -87,6 +87,8 @@ def terminal_text(
             kept, response = int(np.sum(label_T == _KEPT)), int(np.sum(label_T != _PROMPT))
             name = f"{shown.name}: " if len(view.tables) > 1 else ""
             counted = f"{len(label_T)} tokens, {response} targets, {kept} kept"
+            if (rate := shown.noise.get(shown.table.ids[row])) is not None:
+                counted += f", estimated noise {rate:.1%}"
             text = labelled_text(spans, label_T, coloured=coloured, differs_T=differs[row], shade_T=shade_T)
             yield f"{visible(shown.table.ids[row])}  {name}{counted}", text
 

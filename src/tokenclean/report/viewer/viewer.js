@@ -70,7 +70,7 @@
     const values = {};
     for (const [name, packed] of Object.entries(stored.values)) values[name] = halves(packed);
     const table = {
-      name: stored.name, notes: stored.notes, ranked: stored.ranked, shares: stored.shares,
+      name: stored.name, notes: stored.notes, done: stored.done, noise: stored.noise, ranked: stored.ranked, shares: stored.shares,
       responseAt, responseStart, values,
       own: stored.kept === null ? null : bits(stored.kept, count),
       ranks: stored.ranks === null ? null : uint32(stored.ranks),
@@ -172,6 +172,7 @@
       total += table.shares.tokens[s];
     }
     const counted = `${whole(kept)} of ${whole(total)} response tokens of the pool kept (${percent(kept, total)})`;
+    if (table.done) return `${counted}: ${table.done}`;
     if (!table.ranks) return `${counted}, ${table.own ? "as in the table, which has" : "from a table with"} no scores to cut by`;
     if (!isCut(table)) return `${counted}, as in the table`;
     const lowest = table.thresholds[state.step];
@@ -285,11 +286,14 @@
   const room = list.appendChild(element("div"));
   room.setAttribute("role", "presentation");
 
+  const noiseWords = (table, c) => (Number.isFinite(table.noise?.[c]) ? [`estimated noise ${percent(table.noise[c], 1)}`] : []);
+
   const facts = (c) => {
     const shares = tables.map((table) => percent(table.keptIn[c], responses(table, c)));
     const words = [`kept ${shares.join(" / ")}`];
     if (isDiff) words.push(`${whole(differingIn[c])} differ`);
     else if (Number.isFinite(tables[0].meanScore[c])) words.push(`score ${decimal(tables[0].meanScore[c])}`);
+    if (!isDiff) words.push(...noiseWords(tables[0], c));
     words.push(plural(tokenCounts[c], "token"));
     if (page.sources.length > 1) words.push(visible(page.sources[page.sourceOf[c]]));
     return words.join(" · ");
@@ -341,6 +345,7 @@
     share: (c) => (responses(tables[0], c) ? tables[0].keptIn[c] / responses(tables[0], c) : NaN),
     length: (c) => tokenCounts[c],
     score: (c) => tables[0].meanScore[c],
+    noise: (c) => tables[0].noise[c] ?? NaN,
     differing: (c) => differingIn[c],
   };
 
@@ -554,7 +559,7 @@
       const mean = table.meanScore[c];
       const score = Number.isFinite(mean) ? `, mean score ${decimal(mean)} nats` : "";
       const counted = `${whole(table.keptIn[c])} of ${whole(responses(table, c))} response tokens kept`;
-      words.push(`${isDiff ? `${"AB"[i]}: ` : ""}${counted}${score}`);
+      words.push([`${isDiff ? `${"AB"[i]}: ` : ""}${counted}${score}`, ...noiseWords(table, c)].join(", "));
     });
     if (isDiff) words.push(`${plural(differingIn[c], "token")} differ${differingIn[c] === 1 ? "s" : ""}`);
     $("summary").textContent = words.join(" · ");
@@ -891,6 +896,7 @@
     for (const [number, name] of page.sources.entries()) $("source").append(new Option(visible(name), number));
     for (const name of paints.slice(1)) $("paint").append(new Option(VALUE_NAMES[name], name));
     if (limits.score) $("sort").append(new Option("mean score", "score"));
+    if (tables[0].noise) $("sort").append(new Option("estimated noise", "noise"));
     if (isDiff) $("sort").append(new Option("tokens that differ", "differing"));
     const { totals } = page;
     const isSample = conversations + totals.tooLong < totals.conversations - totals.unmatched;
