@@ -10,11 +10,12 @@ from test_runs import recipe_of
 
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.open_run import open_run
-from tokenclean.cleaning.passes import Passes, scores_in_pairs
+from tokenclean.cleaning.passes import Passes
 from tokenclean.cleaning.trainings import Trainings
 from tokenclean.experiment.planning.dry_run import RecordedPass, dry_run
 from tokenclean.experiment.run import take_strategies
 from tokenclean.recipe import STRATEGIES, Recipe
+from tokenclean.scoring.loss_shards import scores_in_pairs
 from tokenclean.store import array_hash
 
 WITHOUT_RATINGS = [name for name in STRATEGIES if name != "ds2"]
@@ -50,8 +51,8 @@ class Watched:
         return self.passes.losses(model, tokens, what, settings)
 
     def pair(self, base, model, tokens, what):
-        settings, adapter = self.recipe.scoring, model.source.adapter
-        if not scores_in_pairs(settings, "cpu", base.source, model.source, is_adapter=adapter is not None):
+        settings = self.recipe.scoring
+        if not scores_in_pairs(settings.precision, "cpu", base.source, model.source):
             return self.losses(base, tokens, what), self.losses(model, tokens, what)
         rows = array_hash(tokens.input_ids.values, tokens.is_response.offsets, tokens.is_response.values)
         twice = tuple(tokens.input_ids.lengths) * 2

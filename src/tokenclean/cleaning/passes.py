@@ -8,13 +8,12 @@ from typing import Protocol
 
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.stages import Compute, Stages
-from tokenclean.models.kernels.cpu import has_bf16_kernels
 from tokenclean.models.loading.load import ModelSource, source_fingerprint
 from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import ScoringSettings
-from tokenclean.scoring.loss_shards import ScoringPolicy, sharded_losses
+from tokenclean.scoring.loss_shards import ModelOfPass, ScoringPolicy, scores_in_pairs, sharded_losses
 from tokenclean.scoring.scorer import check_same_policy
 from tokenclean.store import Stage
 from tokenclean.tokens import TokenizedPool
@@ -33,17 +32,9 @@ class Passes(Protocol):
         ...
 
     def pair(self, base: Model, model: Model, tokens: TokenizedPool, what: str) -> tuple[Ragged, Ragged]:
-        """``losses`` of both, to be subtracted: in one pass where ``scores_in_pairs``."""
+        """``losses`` of both, to be subtracted: in one pass where that makes the difference more
+        exact (``scoring.loss_shards.scores_in_pairs``)."""
         ...
-
-
-def scores_in_pairs(
-    settings: ScoringSettings, device: str, base: ModelSource, model: ModelSource, *, is_adapter: bool
-) -> bool:
-    """Whether a model's losses are computed beside its base's: on a CPU whose products round to bf16, for an adapter on
-    that very base. It takes the time of two passes, also where the base's losses are known."""
-    is_on_base = is_adapter and base.adapter is None and model.base == base.base and model.revision == base.revision
-    return is_on_base and settings.precision != "exact" and device.startswith("cpu") and has_bf16_kernels()
 
 
 @dataclass(frozen=True)
@@ -68,8 +59,7 @@ class ModelPasses:
         return self._losses(model, tokens, what, settings or self.settings)
 
     def pair(self, base: Model, model: Model, tokens: TokenizedPool, what: str) -> tuple[Ragged, Ragged]:
-        is_adapter = model.source.adapter is not None
-        if not scores_in_pairs(self.settings, self.device, base.source, model.source, is_adapter=is_adapter):
+        if not scores_in_pairs(self.settings.precision, self.device, base.source, model.source):
             return self.losses(base, tokens, what), self.losses(model, tokens, what)
         losses = self._losses(model, tokens, what, self.settings, beside=base)
         return self.losses(base, tokens, what), losses  # those of the base are found now
@@ -82,16 +72,16 @@ class ModelPasses:
             self._stage,
             lambda: self.models.using(model.source),
             tokens,
-            self._weights(model),
+            self._of_pass(model),
             ScoringPolicy(settings.precision, settings.pack_tokens),
-            what=f"{what} under {names}",
+            what=what,
             progress=self.observer.progress(f"score {what} with {names}", "token"),
             processes=self.stages.processes,
-            beside=self._weights(beside) if beside else None,
+            beside=self._of_pass(beside) if beside else None,
         )
 
-    def _weights(self, model: Model) -> Mapping[str, object]:
-        return {"model": model.identity, "device": self.device.partition(":")[0]}
+    def _of_pass(self, model: Model) -> ModelOfPass:
+        return ModelOfPass(model.name, {"model": model.identity, "device": self.device.partition(":")[0]})
 
     def _stage(self, inputs: Mapping[str, object], compute: Compute) -> Stage:
         """The stage of one shard. Raises PolicyMismatchError where its losses were computed in another way than another

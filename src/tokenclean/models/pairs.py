@@ -1,6 +1,6 @@
 """A base and an adapter on it in one pass, so that rounding cancels in the difference of their losses.
 
-Under ``safe`` and ``fast`` products round their inputs to bf16. That moves each loss by as much as many scores are
+Under ``safe`` products round their inputs to bf16. That moves each loss by as much as many scores are
 large, and differently for two models that are computed apart. In a pair every layer gets the base's rows and then the
 adapter's; the adapter's product is the base's plus that of the difference of their inputs, which is small. The base's
 losses are those of a pass of its own, bit for bit; a pair takes about as long as two passes.
@@ -32,6 +32,8 @@ def can_pair(model: torch.nn.Module) -> bool:
     if not isinstance(model, PeftModel) or not uses_kernels(body_of(model)):
         return False
     adapted = [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    if any(getattr(config, "bias", "none") != "none" for config in model.peft_config.values()):  # the base's own biases
+        return False
     in_body = set(body_of(model).modules())
     return bool(adapted) and all(type(m) is Linear and m in in_body and _is_plain(m) for m in adapted)
 

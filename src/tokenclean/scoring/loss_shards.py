@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,8 @@ from tokenclean.tokens import TokenizedPool
 if TYPE_CHECKING:
     import torch
 
+    from tokenclean.models.loading.load import ModelSource
+
 # Raise the number when the same inputs give other losses; shards computed before are then ignored.
 
 SHARD_TOKENS = 1 << 18
@@ -46,6 +48,14 @@ class ScoringPolicy:
     pack_tokens: int = PACK_TOKENS
     columns: tuple[str, ...] = ()
     compile: str = "auto"
+
+
+@dataclass(frozen=True)
+class ModelOfPass:
+    """``name``: for manifests. ``inputs``: of its stages; they identify its weights and the kind of its device."""
+
+    name: str
+    inputs: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -68,17 +78,18 @@ class LossShards:
     """Losses of a pool's shards under one model.
 
     ``using``: gives a block with the model (``ModelCache.using``), entered for each shard that is computed, so two
-    models on one base can take turns. ``model``: inputs of the stages that identify its weights and the kind of its
-    device. ``longest_row`` and ``expected_tokens``: those of the whole pool, not of the shards still missing, since a
-    resumed pass must choose the kernels that it began with. ``beside``: losses under the base of this model, an
-    adapter: both are then computed in one pass, so that rounding cancels in their difference (see ``models.pairs``).
+    models on one base can take turns. ``longest_row`` and ``expected_tokens``: those of the whole pool, not of the
+    shards still missing, since a resumed pass must choose the kernels that it began with. ``beside``: losses under the
+    base of this model, an adapter: both are then computed in one pass, so that rounding cancels in their difference
+    (see ``models.pairs``).
+    ``kept_beside``: the shards whose losses here were computed in that way, by their ``hash_tokens``.
     """
 
     def __init__(
         self,
         make_stage: MakeStage,
         using: Callable[[], AbstractContextManager[torch.nn.Module]],
-        model: Mapping[str, object],
+        model: ModelOfPass,
         policy: ScoringPolicy,
         *,
         longest_row: int,
@@ -86,36 +97,45 @@ class LossShards:
         beside: LossShards | None = None,
     ) -> None:
         self._make_stage, self._using, self._beside = make_stage, using, beside
-        self._inputs = {**model, "precision": policy.precision, "pack_tokens": policy.pack_tokens}
+        self._name = model.name
+        self._inputs = {**model.inputs, "precision": policy.precision, "pack_tokens": policy.pack_tokens}
         if policy.columns:
             self._inputs["columns"] = sorted(policy.columns)
         if beside is not None:
             self._inputs[BESIDE] = beside._inputs["model"]
         self._scorer_options = {**asdict(policy), "longest_row": longest_row, "expected_tokens": expected_tokens}
         self._scorer: Scorer | None = None
+        self.kept_beside: set[str] = set()
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether it computes the base's losses too."""
+        return self._beside is not None
 
     def make(
         self, tokens_hash: str, tokens: Callable[[], TokenizedPool], what: str, progress: Progress | None = None
     ) -> LossShard:
         """Find the losses of the shard with this ``hash_tokens``, or compute them from its ``tokens()``.
 
-        ``what``: a few words for the manifest. Raises as ``Scorer.score`` and ``Store.stage`` do.
+        ``what``: a few words on the shard, for the manifest. Raises as ``Scorer.score`` and ``Store.stage`` do.
         """
 
-        of_base: list[tuple[LossShards, partial[Mapping[str, object]]]] = []
+        of_base: list[tuple[LossShards, dict[str, Ragged], Mapping[str, object]]] = []
 
         def compute(folder: Path) -> Mapping[str, object]:
             with self._using() as model:
                 scorer = self._scorer_of(model)
                 if self._beside is None or not scorer.pairs:
-                    return _write(folder, scorer.score(tokens(), progress), what, scorer.policy)
+                    return self._write(scorer.score(tokens(), progress), what, scorer.policy, folder)
                 base, own = scorer.score_pair(tokens(), progress)
-                of_base.append((self._beside, partial(_write, columns=base, what=what, policy=scorer.policy)))
-                return _write(folder, own, what, scorer.pair_policy)
+                of_base.append((self._beside, base, scorer.policy))
+                return self._write(own, what, scorer.pair_policy, folder)
 
         shard = LossShard(self._make_stage({"tokens": tokens_hash, **self._inputs}, compute))
-        for base, write in of_base:
-            base._make_stage({"tokens": tokens_hash, **base._inputs}, write)
+        for base, columns, policy in of_base:
+            write = partial(base._write, columns, what, policy)
+            kept = base._make_stage({"tokens": tokens_hash, **base._inputs}, write)
+            base.kept_beside |= set() if kept.was_reused else {tokens_hash}
         return shard
 
     def find(self, tokens_hash: str, what: str) -> LossShard:
@@ -126,22 +146,21 @@ class LossShards:
         """Drop the reference to the model, so that its memory can be freed."""
         self._scorer = None
 
+    def _write(
+        self, columns: Mapping[str, Ragged], what: str, policy: Mapping[str, object], folder: Path
+    ) -> Mapping[str, object]:
+        """Write a shard's columns; what its manifest says of them."""
+        for name, column in columns.items():
+            write_column(column, name, folder / _file_of(name))
+        known = columns["loss"].values[np.isfinite(columns["loss"].values)]
+        mean = float(known.mean(dtype=np.float64)) if len(known) else None
+        return {"what": f"{what} under {self._name}", "mean_loss_nats": mean, "tokens": len(known), "policy": policy}
+
     def _scorer_of(self, model: torch.nn.Module) -> Scorer:
         """One scorer serves all shards, until the model comes as another object, which means that it was reloaded."""
         if self._scorer is None or self._scorer.model is not model:
             self._scorer = Scorer(model, **self._scorer_options)
         return self._scorer
-
-
-def _write(
-    folder: Path, columns: Mapping[str, Ragged], what: str, policy: Mapping[str, object]
-) -> Mapping[str, object]:
-    """Write a shard's columns; what its manifest says of them."""
-    for name, column in columns.items():
-        write_column(column, name, folder / _file_of(name))
-    known = columns["loss"].values[np.isfinite(columns["loss"].values)]
-    mean = float(known.mean(dtype=np.float64)) if len(known) else None
-    return {"what": what, "mean_loss_nats": mean, "tokens": len(known), "policy": policy}
 
 
 def hash_tokens(tokens: TokenizedPool) -> str:
@@ -172,6 +191,20 @@ def _file_of(column: str) -> str:
     return "losses.parquet" if column == "loss" else f"{column}.parquet"
 
 
+def scores_in_pairs(
+    precision: str, device: str, base: ModelSource, model: ModelSource, *, is_adapter: bool = False
+) -> bool:
+    """Whether a model's losses are to be computed beside its base's: under ``safe``, for an adapter on that very base,
+    on a CPU whose products round to bf16. That takes the time of two passes, also where the base's losses are stored.
+
+    ``is_adapter``: a plan's model, which is not there yet, will be one.
+    """
+    from tokenclean.models.kernels.cpu import has_bf16_kernels
+
+    is_on_base = (model.adapter is not None or is_adapter) and replace(model, adapter=None).absolute == base.absolute
+    return is_on_base and precision == "safe" and device.startswith("cpu") and has_bf16_kernels()
+
+
 def plan_shards(tokens: TokenizedPool, shard_tokens: int = SHARD_TOKENS) -> list[np.ndarray]:
     """Consecutive rows (int64) in groups of at most ``shard_tokens`` >= 1 tokens, or of one longer row."""
     offsets = tokens.input_ids.offsets
@@ -188,20 +221,20 @@ def sharded_losses(
     make_stage: MakeStage,
     using: Callable[[], AbstractContextManager[torch.nn.Module]],
     tokens: TokenizedPool,
-    model: Mapping[str, object],
+    model: ModelOfPass,
     policy: ScoringPolicy,
     *,
     what: str,
     shard_tokens: int = SHARD_TOKENS,
     progress: Progress | None = None,
     processes: Processes = SINGLE_PROCESS,
-    beside: Mapping[str, object] | None = None,
+    beside: ModelOfPass | None = None,
 ) -> Ragged:
     """Losses of the whole pool, float32 nats, NaN off the response; finished shards are not computed again.
 
     Among several ``processes`` each computes its share of the shards, and all get all losses. ``make_stage``,
-    ``using``, ``model`` and ``policy`` are those of ``LossShards``, ``what`` is a few words for the manifests.
-    ``beside``: as ``model``, of the base of this adapter: both are computed in pairs, and the base's losses kept too.
+    ``using``, ``model`` and ``policy`` are those of ``LossShards``, ``what`` is a few words on the pool for the
+    manifests. ``beside``: the base of this adapter: both are computed in pairs, and the base's losses kept too.
     """
     offsets, total = tokens.input_ids.offsets, len(tokens.input_ids.values)
     longest_row = int(trimmed_lengths(tokens.is_response.values, tokens.is_response.offsets).max(initial=0))

@@ -96,10 +96,11 @@ class Scorer:
 
     @property
     def pairs(self) -> bool:
-        """Whether ``score_pair`` can be used and gains anything: for an adapter of plain LoRAs whose products round."""
+        """Whether ``score_pair`` can be used and gains anything: under ``safe``, for an adapter of plain LoRAs, where
+        products round. (``fast`` rounds in attention too, for each model apart.)"""
         from tokenclean.models.precision import multiplies_bf16
 
-        return self.precision != "exact" and self._causal_lm.can_pair and multiplies_bf16(self._causal_lm.body)
+        return self.precision == "safe" and self._causal_lm.can_pair and multiplies_bf16(self._causal_lm.body)
 
     @property
     def pair_policy(self) -> dict[str, object]:

@@ -13,7 +13,6 @@ import numpy as np
 
 from tokenclean.cleaning import RunContext
 from tokenclean.cleaning.model import Model
-from tokenclean.cleaning.passes import scores_in_pairs
 from tokenclean.cleaning.run_data import RunData, read_run_data
 from tokenclean.cleaning.trainings import TrainingJob
 from tokenclean.experiment.run import Further, take_strategies
@@ -21,6 +20,7 @@ from tokenclean.models.loading.load import ModelSource
 from tokenclean.pool import Pool
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe, ScoringSettings
+from tokenclean.scoring.loss_shards import scores_in_pairs
 from tokenclean.store import array_hash, fingerprint
 from tokenclean.tokens import TokenizedPool
 from tokenclean.training.step_plan import StepPlan, plan_steps
@@ -83,8 +83,9 @@ class DryModels:
     def pair(self, base: Model, model: Model, tokens: TokenizedPool, what: str) -> tuple[Ragged, Ragged]:
         """As of ``cleaning.passes.Passes``: random losses."""
         settings, labels = self.recipe.scoring, tokens.is_response
-        is_adapter = model.source.adapter is not None or (model.key in self._trained and self._trains_lora)
-        if not scores_in_pairs(settings, self.device_type, base.source, model.source, is_adapter=is_adapter):
+        is_adapter = model.key in self._trained and self.recipe.training.method == "lora"
+        sources = base.source, model.source
+        if not scores_in_pairs(settings.precision, self.device_type, *sources, is_adapter=is_adapter):
             return self.losses(base, tokens, what), self.losses(model, tokens, what)
         rows = array_hash(tokens.input_ids.values, labels.offsets, labels.values)
         if self._is_new([model.key, "beside", base.key, rows]):
@@ -92,10 +93,6 @@ class DryModels:
             self.recorded.append(RecordedPass(what, f"{base.name} and {model.name}", lengths, responses, settings))
             self._is_new([base.key, rows, settings.model_dump(mode="json")])
         return self._draw(base, tokens, rows), self._draw(model, tokens, rows)
-
-    @property
-    def _trains_lora(self) -> bool:
-        return self.recipe.training.method == "lora"
 
     def _is_new(self, parts: list[object]) -> bool:
         key = fingerprint(parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,12 @@ class ModelSource:
 
     def __str__(self) -> str:
         return f"{self.base} + {self.adapter}" if self.adapter else self.base
+
+    @property
+    def absolute(self) -> ModelSource:
+        """The same source with absolute local paths."""
+        base, adapter = (str(Path(n).resolve()) if n and Path(n).exists() else n for n in (self.base, self.adapter))
+        return replace(self, base=base, adapter=adapter)
 
 
 def resolve_source(

@@ -56,9 +56,9 @@ class ModelCache:
         source.
         """
         user = self._load.user if self._load is not None and self._load.blocks else None
-        if user is not None and _key(user) != _key(source):
+        if user is not None and user.absolute != source.absolute:
             raise RuntimeError(f"{source}: {user} is in use; leave that block first")
-        load, attached = self._find(_key(source))
+        load, attached = self._find(source.absolute)
         load.user = source
         load.blocks += 1
         try:
@@ -152,12 +152,6 @@ class _Load:
     attached: dict[str | None, _Attached]
     user: ModelSource | None = None
     blocks: int = 0
-
-
-def _key(source: ModelSource) -> ModelSource:
-    """What identifies a load: the source with absolute local paths."""
-    base, adapter = (str(Path(n).resolve()) if n and Path(n).exists() else n for n in (source.base, source.adapter))
-    return replace(source, base=base, adapter=adapter)
 
 
 def _stamps(base: str) -> list[tuple[object, ...]]:

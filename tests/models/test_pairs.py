@@ -1,0 +1,128 @@
+"""A base and an adapter in one pass: the base's bits unchanged, the difference more exact, and who can be a pair."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tokenclean.models.causal_lm import CausalLM
+from tokenclean.models.kernels.cpu import has_bf16_kernels, linear, measures, missing_kernels, pack
+from tokenclean.models.pairs import can_pair
+
+needs_kernels = pytest.mark.skipif(missing_kernels() is not None, reason="no CPU kernels on this machine")
+needs_bf16 = pytest.mark.skipif(not has_bf16_kernels(), reason="this processor has no bf16 instructions")
+dtypes = pytest.mark.parametrize("as_bf16", [False, pytest.param(True, marks=needs_bf16)])
+ADAPTER = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}
+
+
+def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def rounded(tensor: torch.Tensor, as_bf16: bool) -> torch.Tensor:
+    return (tensor.bfloat16() if as_bf16 else tensor).double()
+
+
+@needs_kernels
+@dtypes
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 140), st.integers(1, 90), st.integers(1, 200), st.booleans())
+def test_the_second_product_is_the_first_plus_that_of_the_difference(as_bf16, rows, depth, columns, has_bias):
+    x, change, weight = numbers(rows, depth), 0.01 * numbers(rows, depth, seed=3), numbers(columns, depth, seed=1)
+    other, packed = x + change, pack(weight, as_bf16=as_bf16)
+    bias = numbers(columns, seed=2) if has_bias else None
+    found = linear(torch.cat([x, other]), packed, columns, bias, is_pair=True)
+    assert torch.equal(found[:rows], linear(x, packed, columns, bias))
+    factor = rounded(weight, as_bf16).T
+    expected = rounded(x, as_bf16) @ factor + rounded(other - x, as_bf16) @ factor
+    expected = expected if bias is None else expected + bias
+    torch.testing.assert_close(found[rows:].double(), expected, atol=1e-4, rtol=1e-5)
+
+
+@needs_kernels
+@dtypes
+@pytest.mark.parametrize(("scale", "softcap", "has_bias"), [(1.0, None, False), (0.25, None, True), (1.0, 4.0, True)])
+@pytest.mark.parametrize(("rows", "vocabulary"), [(1, 5), (100, 64), (300, 1000)])
+def test_measures_of_a_pair(rows, vocabulary, scale, softcap, has_bias, as_bf16):
+    hidden, weight = numbers(rows, 33), numbers(vocabulary, 33, seed=1)
+    other = hidden + 0.05 * numbers(rows, 33, seed=4)
+    bias = numbers(vocabulary, seed=2) if has_bias else None
+    targets = torch.randint(0, vocabulary, (rows,), generator=torch.Generator().manual_seed(3))
+    options = (pack(weight, as_bf16=as_bf16), targets, vocabulary, bias, scale, softcap)
+    found = measures(torch.cat([hidden, other]), *options, is_pair=True)
+    assert torch.equal(found[:, :rows], measures(hidden, *options))
+    factor = rounded(weight, as_bf16).T
+    logits = rounded(hidden, as_bf16) @ factor + rounded(other - hidden, as_bf16) @ factor
+    logits = (logits if bias is None else logits + bias) * scale
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    log_shares = logits.log_softmax(-1)
+    losses = cross_entropy(logits, targets, reduction="none")
+    torch.testing.assert_close(found[0, rows:].double(), losses, atol=2e-5, rtol=0)
+    entropies = -(log_shares.exp() * log_shares).sum(-1)
+    torch.testing.assert_close(found[1, rows:].double(), entropies, atol=2e-5, rtol=0)
+    assert torch.equal(found[2, rows:] == 1, logits.argmax(-1) == targets)
+
+
+@needs_kernels
+def test_a_pair_has_two_equal_halves():
+    with pytest.raises(RuntimeError, match="as many rows"):
+        linear(numbers(3, 8), pack(numbers(5, 8), as_bf16=False), 5, None, is_pair=True)
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=97, num_hidden_layers=2, **sizes)).eval()
+
+
+def losses(model, policy: str, *, in_pairs: bool = False) -> torch.Tensor:
+    causal_lm = CausalLM(model)
+    ids = torch.randint(0, 97, (60,), generator=torch.Generator().manual_seed(1))
+    positions = torch.tensor([*range(1, 25), *range(26, 60)])
+    with torch.no_grad(), causal_lm.precision(policy, in_pairs=in_pairs):
+        return causal_lm.measures(ids, [25, 35], positions, ("loss",))["loss"].double()
+
+
+@needs_bf16
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]])
+def test_what_rounding_does_to_the_base_cancels_in_the_score(targets):
+    adapted = get_peft_model(llama(), LoraConfig(**ADAPTER | {"target_modules": targets}))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.mul_(0.2)
+    base, own = losses(adapted, "safe", in_pairs=True).chunk(2)
+    assert torch.equal(base, losses(llama(), "safe"))
+    score = losses(llama(), "exact") - losses(adapted, "exact")
+    apart = losses(llama(), "safe") - losses(adapted, "safe")
+    assert (base - own - score).abs().mean() < 0.5 * (apart - score).abs().mean()
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "options",
+    [{"use_dora": True}, {"bias": "lora_only"}, {"modules_to_save": ["lm_head"]}, {"target_modules": ["lm_head"]}],
+    ids=str,
+)
+def test_other_adapters_are_no_pair(options):
+    assert not can_pair(get_peft_model(llama(), LoraConfig(**ADAPTER | options)))
+
+
+@needs_kernels
+def test_plain_loras_are_a_pair_until_they_are_merged():
+    assert not can_pair(llama())
+    adapted = get_peft_model(llama(), LoraConfig(**ADAPTER))
+    assert can_pair(adapted)
+    adapted.merge_adapter()
+    assert not can_pair(adapted)
+
+
+def test_a_block_without_kernels_refuses_pairs():
+    adapted = get_peft_model(llama(), LoraConfig(**ADAPTER))
+    with pytest.raises(ValueError, match="CPU kernels"), CausalLM(adapted).precision("safe", in_pairs=True):
+        pass  # with gradient
