@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -103,10 +103,16 @@ def measure(
         difference = check_same_losses(timings.results[NAIVE], exact)
 
     errors = {name: errors_of(losses, exact, tokens.is_response) for name, losses in timings.results.items()}
-    spread = None
+    spread, pair_time = None, {}
     if reference is not None:
-        further, spread = score_errors(ways, Model(reference, None, device), timings.results, exact, errors, tokens)
+        compared = Model(reference, None, device).load()
+        further, spread = score_errors(ways, compared, timings.results, exact, errors, tokens)
         errors |= further
+        pair_time = {
+            way.name: time_of_pairs(way, passes[way.name], compared, tokens, repeats)
+            for way in ways
+            if pairs(way, compared)
+        }
     # The first pass holds the preparation that comes with it: what it took beyond a pass.
     preparation = {
         name: max(0.0, seconds - statistics.median(timings.seconds[name])) for name, seconds in prepared.items()
@@ -115,24 +121,46 @@ def measure(
         way.name: summed_up(way, timings, preparation, errors[way.name], policies[way.name], tokens, flop, gemm)
         for way in ways
     }
-    return Comparison(measured, timings, difference, spread)
+    return Comparison(measured, timings, difference, spread, pair_time)
+
+
+def pairs(way: Way, reference: torch.nn.Module) -> bool:
+    """Whether the product scores base and reference in pairs this way."""
+    return way.precision is not None and way.scorer(reference, 0).pairs
+
+
+def time_of_pairs(
+    way: Way, base: Callable[[], object], reference: torch.nn.Module, tokens: TokenizedPool, repeats: int
+) -> machine.Ratio:
+    """The time of a pass in pairs over that of one under the base and one under the reference."""
+    longest = int(tokens.input_ids.lengths.max())
+    alone, paired = (way.scorer(reference, longest) for _ in range(2))
+    works = {"base": base, "reference": lambda: alone.score(tokens), "pairs": lambda: paired.score_pair(tokens)}
+    for work in works.values():
+        work()
+    seconds = machine.interleaved(works, repeats, keep_results=False).seconds
+    two = [sum(both) for both in zip(seconds["base"], seconds["reference"], strict=True)]
+    return machine.times_as_fast(seconds["pairs"], two)
 
 
 def score_errors(
     ways: Sequence[Way],
-    reference: Model,
+    reference: torch.nn.Module,
     base: Mapping[str, np.ndarray],
     exact_base: np.ndarray,
     errors: Mapping[str, Errors],
     tokens: TokenizedPool,
 ) -> tuple[dict[str, Errors], float]:
-    """The errors of every way but the naive ones, with those of the score; the spread of the exact score."""
-    loaded, longest = reference.load(), int(tokens.input_ids.lengths.max())
-    exact = Way("exact", "exact").ready(loaded, longest)[0](tokens)
+    """The errors of every way but the naive ones, with those of the score, as the product computes it; the spread of
+    the exact score."""
+    longest = int(tokens.input_ids.lengths.max())
+    exact = Way("exact", "exact").ready(reference, longest)[0](tokens)
     found = {}
     for way in ways:
         if way.precision is not None:
-            losses = base[way.name], way.ready(loaded, longest)[0](tokens)
+            scorer = way.scorer(reference, longest)
+            columns = scorer.score_pair(tokens)[1] if scorer.pairs else scorer.score(tokens)
+            losses = base[way.name], columns["loss"].values
             found[way.name] = with_score_errors(errors[way.name], losses, (exact_base, exact), tokens.is_response)
     return found, float(np.nanstd(exact_base - exact))
 
@@ -196,6 +224,7 @@ def main() -> None:
         "gemm_gflops_by_product": products,
         "largest_difference_nats": found.largest_difference,
         "score_spread_nats": found.score_spread,
+        "pair_time": {name: asdict(ratio) for name, ratio in found.pair_time.items()},
         "others_cores": found.timings.others_cores,
         "ways": {name: asdict(way) for name, way in measured.items()},
     }

@@ -53,12 +53,14 @@ class Measured:
 @dataclass(frozen=True)
 class Comparison:
     """All ways over the same tokens. ``largest_difference``: of naive float32 and ``exact`` losses, nats.
-    ``score_spread``: standard deviation of the exact scores, nats; None without a reference."""
+    ``score_spread``: standard deviation of the exact scores, nats; None without a reference. ``pair_time``: of a way
+    that scores base and reference in pairs, its time over that of two passes."""
 
     ways: dict[str, Measured]
     timings: machine.Timings
     largest_difference: float
     score_spread: float | None
+    pair_time: dict[str, machine.Ratio]
 
     def warnings(self, repeats: int) -> list[str]:
         """Why these figures are no evidence, in sentences."""
@@ -183,6 +185,10 @@ def facts(figures: Mapping[str, Any], found: Comparison, repeats: int) -> list[s
         for dtype, rates in figures["gemm_gflops_by_product"].items()
     )
     score = "" if spread is None else f"; the exact score's standard deviation is {spread:.2e} nats"
+    pairs = [
+        f"{name}: base and reference in pairs take {_ratio(ratio)} times two passes; its score is of pairs"
+        for name, ratio in found.pair_time.items()
+    ]
     return [
         "{model}; reference {reference}; {rows} rows, {tokens:,} tokens, {response_tokens:,} response, longest "
         "{longest_row:,}; the naive way computes {naive_padding:.2f} tokens a token; they stand for a pass of "
@@ -190,6 +196,7 @@ def facts(figures: Mapping[str, Any], found: Comparison, repeats: int) -> list[s
         f"matrix product, GFLOP/s: {gemm}",
         f"medians of {repeats}, {found.timings.others_text}; "
         f"naive float32 and exact losses differ by {found.largest_difference:.1e} nats at most{score}",
+        *pairs,
     ]
 
 

@@ -127,14 +127,19 @@ class Way:
         """The pass, ready to run, and what gives its policy once it has run. ``model``: in bf16 for NAIVE_BF16."""
         if self.precision is None:
             return (lambda tokens: naive_losses(model, tokens)), lambda: {"batch_rows": NAIVE_BATCH}
-        scorer = Scorer(
+        scorer = self.scorer(model, longest_row)
+        return (lambda tokens: scorer.score(tokens)["loss"].values), lambda: scorer.policy
+
+    def scorer(self, model: torch.nn.Module, longest_row: int) -> Scorer:
+        """For a precision of ours."""
+        assert self.precision is not None
+        return Scorer(
             model,
             precision=self.precision,
             longest_row=longest_row,
             compile=self.compile,
             expected_tokens=self.expected_tokens,
         )
-        return (lambda tokens: scorer.score(tokens)["loss"].values), lambda: scorer.policy
 
 
 def naive_losses(model: torch.nn.Module, tokens: TokenizedPool) -> np.ndarray:

@@ -17,6 +17,7 @@ from typer.main import get_command as command_of
 import tokenclean
 from tokenclean.cli.console import err, fail, show_warnings
 from tokenclean.errors import TokencleanError
+from tokenclean.models.device import limit_compiled_products
 
 # The command `look` is the function `look` of `tokenclean.cli.look`, and so on.
 COMMANDS = {
@@ -88,6 +89,7 @@ def options(
 def main() -> None:
     """Entry point: our own errors become one message and an exit code, never a traceback."""
     show_warnings()
+    limit_compiled_products()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
     if not err.is_terminal:  # read when tqdm is imported: no progress bars of the libraries in a log
         os.environ.setdefault("TQDM_DISABLE", "1")

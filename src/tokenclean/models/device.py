@@ -41,16 +41,30 @@ def resolve_device(name: str, *, local_rank: int | None = None) -> str:
 
 
 def give_back_memory() -> None:
-    """Collect what nobody holds any more, and return it to the device or the system.
-
-    glibc's heap keeps what was freed, with holes that the next pass cannot use: after a training more than a GiB.
-    """
+    """Collect what nobody holds any more, and return it to the device or the system."""
     import torch
 
     gc.collect()
     torch.cuda.empty_cache()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Return to the system what glibc's heap holds free.
+
+    Tensors of ever other sizes, as packs have, leave holes in it that the next ones do not fit into: a training took
+    some MiB more in every step.
+    """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # musl has none
         libc.malloc_trim(0)
+
+
+def limit_compiled_products() -> None:
+    """Let torch's products on a CPU keep the code of the last 128 shapes, not of 1,024; some hundred KiB each.
+
+    To be called before the first such product of the process.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 def gains_from_bf16(device: torch.device) -> bool:

@@ -12,7 +12,8 @@ With our CPU kernels products give float32 under every policy, and ``fast`` diff
 attention's products. Without them ``safe`` permits bf16 inside products (torch's ``medium``), which torch uses where
 the processor gains from it, and the head stays float32. A CPU without bf16 instructions would take far longer for bf16
 than for float32: there all policies compute in float32, and the record kept with the losses says so. On a GPU ``fast``
-gives float32 queries, keys and values to bf16 attention kernels. Adapters stay unmerged under every policy.
+gives float32 queries, keys and values to bf16 attention kernels. Adapters stay unmerged under every policy. A score
+under ``safe`` on a CPU is of a pair (``models.pairs``), in which rounding cancels.
 """
 
 from __future__ import annotations

@@ -133,7 +133,8 @@ class ScoringSettings(Section):
     """How losses are computed for scoring."""
 
     precision: Precision = "safe"
-    """``exact``: float32; ``safe``: bf16 inside matrix products; ``fast``: bf16 products, float32 elsewhere."""
+    """``exact``: float32; ``safe``: bf16 inside matrix products, on a CPU in pairs of base and reference, so that
+    rounding cancels in the score; ``fast``: bf16 products, float32 elsewhere."""
     pack_tokens: int = Field(default=4096, ge=1)
     """Tokens in one forward pass."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokenclean.errors import NonFiniteError, PolicyMismatchError
+from tokenclean.models.device import trim_heap
 from tokenclean.models.packing import plan_packs, trimmed_lengths
 from tokenclean.observer import Progress
 from tokenclean.ragged import Ragged
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PACK_TOKENS = 4096
+_TRIMMED_PACKS = 16
 
 FURTHER_COLUMNS = ("entropy", "is_top1", "probability")
 """Columns beside the loss: entropy of the model's next-token distribution (float32, nats), whether no other token is
@@ -186,13 +188,15 @@ def measure_rows(
     found = {name: np.full(shape, np.nan, dtype=np.float32) for name in names}
     packs, total, done = plan_packs(lengths, max(1, pack_tokens // models)), int(lengths.sum()), 0
     logger.info("scoring %d tokens in %d packs: %s", total, len(packs), causal_lm.kernel)
-    for rows in packs:
+    for number, rows in enumerate(packs):
         ids, indices = flat_pack(input_ids, rows, lengths[rows])
         positions = np.flatnonzero(is_target.values[indices])
         ids_T, positions_P = (torch.from_numpy(array).to(device) for array in (ids, positions))
         for name, values in causal_lm.measures(ids_T, lengths[rows].tolist(), positions_P, names).items():
             found[name][:, indices[positions]] = values.cpu().numpy().reshape(models, -1)
         done += len(ids)
+        if device.type == "cpu" and (number + 1) % _TRIMMED_PACKS == 0:
+            trim_heap()
         if progress is not None:
             progress(done, total)
     return [{name: values[model] for name, values in found.items()} for model in range(models)]

@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from tokenclean.errors import TrainingError
 from tokenclean.models.causal_lm import CausalLM
+from tokenclean.models.device import trim_heap
 from tokenclean.models.frozen_linear import Nf4Linear, hold_frozen, replace_frozen
 from tokenclean.models.kernels.cpu import has_bf16_kernels
 from tokenclean.models.model_parts import body_of
@@ -29,6 +30,8 @@ LossesOf = Callable[[torch.Tensor, Sequence[int], torch.Tensor], torch.Tensor]
 """As ``CausalLM.losses``."""
 
 _BUCKET_ELEMENTS = 1 << 25
+_TRIMMED_STEPS = 8
+"""Steps after which the heap's free memory is returned: so long it grows, and trimming it takes its time too."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -80,6 +83,7 @@ class TrainingStep:
     ) -> None:
         self.model, self.settings, self._mixture, self.processes = model, settings, mixture, processes
         self.is_sharded = False
+        self._steps = 0
         self.row_rates: dict[int, float] = {}
         if device is not None and settings.quantization == "none":
             model.to(device)
@@ -108,6 +112,9 @@ class TrainingStep:
             self._halve_packs(packs, reason)
         if self.processes.count > 1 and not self.is_sharded:
             self._add_up_gradients()
+        self._steps += 1
+        if self._steps % _TRIMMED_STEPS == 0 and self.causal_lm.device.type == "cpu":
+            trim_heap()
         return sum(self.processes.gather(loss))
 
     def loss_of(self, input_ids: Ragged, weights: Ragged, rows: Sequence[int]) -> float:
