@@ -159,9 +159,13 @@ def score_errors(
     for way in ways:
         if way.precision is not None:
             scorer = way.scorer(reference, longest)
-            columns = scorer.score_pair(tokens)[1] if scorer.pairs else scorer.score(tokens)
-            losses = base[way.name], columns["loss"].values
-            found[way.name] = with_score_errors(errors[way.name], losses, (exact_base, exact), tokens.is_response)
+            if scorer.pairs:
+                of_base, own = (columns["loss"].values for columns in scorer.score_pair(tokens))
+            else:
+                of_base, own = base[way.name], scorer.score(tokens)["loss"].values
+            found[way.name] = with_score_errors(
+                errors[way.name], (of_base, own), (exact_base, exact), tokens.is_response
+            )
     return found, float(np.nanstd(exact_base - exact))
 
 

@@ -58,7 +58,6 @@ class Watched:
         twice = tuple(tokens.input_ids.lengths) * 2
         names = f"{base.name} and {model.name}"
         self.done.setdefault((base.key, model.key, rows), ("score", what, names, twice, settings))
-        self.done.setdefault((base.key, rows, settings), ())
         return self.passes.pair(base, model, tokens, what)
 
     def train(self, job):
@@ -84,7 +83,7 @@ def done(recipe: Recipe) -> list[tuple]:
     opened = open_run(recipe)
     watched = Watched(recipe, opened.context.passes, opened.context.trainings)
     take_strategies(RunContext(opened.context.data, watched, watched, opened.observer.note), {})
-    return [work for work in watched.done.values() if work]
+    return list(watched.done.values())
 
 
 @pytest.mark.slow

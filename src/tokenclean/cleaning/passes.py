@@ -13,7 +13,7 @@ from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import ScoringSettings
-from tokenclean.scoring.loss_shards import ModelOfPass, ScoringPolicy, scores_in_pairs, sharded_losses
+from tokenclean.scoring.loss_shards import ScoringPolicy, scores_in_pairs, sharded_losses
 from tokenclean.scoring.scorer import check_same_policy
 from tokenclean.store import Stage
 from tokenclean.tokens import TokenizedPool
@@ -56,38 +56,39 @@ class ModelPasses:
         return Model(name, source, source_fingerprint(source))
 
     def losses(self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings | None = None) -> Ragged:
-        return self._losses(model, tokens, what, settings or self.settings)
+        [losses] = self._losses(model, tokens, what, settings or self.settings)
+        return losses
 
     def pair(self, base: Model, model: Model, tokens: TokenizedPool, what: str) -> tuple[Ragged, Ragged]:
         if not scores_in_pairs(self.settings.precision, self.device, base.source, model.source):
             return self.losses(base, tokens, what), self.losses(model, tokens, what)
-        losses = self._losses(model, tokens, what, self.settings, beside=base)
-        return self.losses(base, tokens, what), losses  # those of the base are found now
+        of_base, losses = self._losses(model, tokens, what, self.settings, base)
+        return of_base, losses
 
     def _losses(
-        self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings, beside: Model | None = None
-    ) -> Ragged:
-        names = f"{beside.name} and {model.name}" if beside else model.name
+        self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings, base: Model | None = None
+    ) -> list[Ragged]:
+        names = f"{base.name} and {model.name}" if base else model.name
         return sharded_losses(
             self._stage,
             lambda: self.models.using(model.source),
             tokens,
-            self._of_pass(model),
+            self._weights(model),
             ScoringPolicy(settings.precision, settings.pack_tokens),
-            what=what,
+            what=f"{what} under {names}",
             progress=self.observer.progress(f"score {what} with {names}", "token"),
             processes=self.stages.processes,
-            beside=self._of_pass(beside) if beside else None,
+            base=self._weights(base) if base else None,
         )
 
-    def _of_pass(self, model: Model) -> ModelOfPass:
-        return ModelOfPass(model.name, {"model": model.identity, "device": self.device.partition(":")[0]})
+    def _weights(self, model: Model) -> Mapping[str, object]:
+        return {"model": model.identity, "device": self.device.partition(":")[0]}
 
     def _stage(self, inputs: Mapping[str, object], compute: Compute) -> Stage:
         """The stage of one shard. Raises PolicyMismatchError where its losses were computed in another way than another
         model's on the same tokens (say, in a run that moved to another machine midway)."""
         stage = self.stages.stage("losses", inputs, compute)
-        key = (inputs["tokens"], inputs["precision"], inputs["pack_tokens"])
+        key = (inputs["tokens"], inputs["precision"], inputs["pack_tokens"], "base" in inputs)
         policy = stage.manifest["results"]["policy"]
         check_same_policy(self.policies.setdefault(key, policy), policy)
         return stage

@@ -162,10 +162,9 @@ class CausalLM:
         if not self.is_packed or not decoder_layers(self.body):
             logger.warning("%s runs uncompiled: it has no layers to compile", self._name)
             return
-        tokens //= self._models
         ids, lengths, positions = self._sample([*PROBE_LENGTHS, max(2, tokens - sum(PROBE_LENGTHS))])
         expected = self.measures(ids, lengths, positions, ("loss",))["loss"]
-        self._compiled = CompiledLayers(self.body, len(ids) * self._models)
+        self._compiled = CompiledLayers(self.body, len(ids))
         try:
             found = self.measures(ids, lengths, positions, ("loss",))["loss"]
         except Exception as error:  # a compiler backend may raise anything
@@ -250,16 +249,16 @@ class CausalLM:
         """Last hidden states, (T, H); in pairs (2 T, H)."""
         if lengths is None:
             return self.body(input_ids=input_ids[None], use_cache=False).last_hidden_state[0]
-        compiled, models, tokens = self._compiled, self._models, len(input_ids)
-        whole = 0 if compiled is None or torch.is_grad_enabled() else compiled.tokens // models
-        if compiled is None or not whole // 2 <= tokens <= whole:
-            return self._packed_hidden(input_ids.repeat(models), [*lengths] * models)
+        if self._in_pairs:
+            return self._packed_hidden(input_ids.repeat(2), [*lengths, *lengths])
+        compiled, tokens = self._compiled, len(input_ids)
+        if compiled is None or not compiled.tokens // 2 <= tokens <= compiled.tokens or torch.is_grad_enabled():
+            return self._packed_hidden(input_ids, lengths)
         self._refresh()
-        filling = whole - tokens
-        filled_lengths = [*lengths, filling] if filling else [*lengths]
+        filling = compiled.tokens - tokens
         with compiled.running():
-            filled = self._packed_hidden(pad(input_ids, (0, filling)).repeat(models), filled_lengths * models)
-        return filled.unflatten(0, (models, whole))[:, :tokens].flatten(0, 1)
+            filled = self._packed_hidden(pad(input_ids, (0, filling)), [*lengths, filling] if filling else lengths)
+        return filled[:tokens]
 
     def _packed_hidden(self, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
         position_ids = torch.cat([torch.arange(n) for n in lengths]).to(input_ids.device)  # one copy, not n kernels
@@ -288,11 +287,6 @@ class CausalLM:
             if problem := find_problem(lambda: self.losses(ids, lengths, positions), expected):
                 logger.warning("%s runs one conversation a pass, without packing (%s)", self._name, problem)
                 self.is_packed = False
-
-    @property
-    def _models(self) -> int:
-        """Models whose rows a pass holds."""
-        return 2 if self._in_pairs else 1
 
     def _sample(self, lengths: list[int]) -> tuple[Tensor, list[int], Tensor]:
         return draw_sample(lengths, self.vocabulary_size, self.device)

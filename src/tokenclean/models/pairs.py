@@ -3,7 +3,7 @@
 Under ``safe`` products round their inputs to bf16. That moves each loss by as much as many scores are
 large, and differently for two models that are computed apart. In a pair every layer gets the base's rows and then the
 adapter's; the adapter's product is the base's plus that of the difference of their inputs, which is small. The base's
-losses are those of a pass of its own, bit for bit; a pair takes about as long as two passes.
+losses are those of an uncompiled pass of its own, bit for bit; a pair takes less than two such passes.
 """
 
 from __future__ import annotations

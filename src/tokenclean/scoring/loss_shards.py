@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from tokenclean.models.packing import trimmed_lengths
 from tokenclean.observer import Progress
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
-from tokenclean.scoring.scorer import BESIDE, PACK_TOKENS, Scorer
+from tokenclean.scoring.scorer import PACK_TOKENS, Scorer
 from tokenclean.store import Stage, array_hash
 from tokenclean.token_table import read_column, write_column
 from tokenclean.tokens import TokenizedPool
@@ -51,18 +50,16 @@ class ScoringPolicy:
 
 
 @dataclass(frozen=True)
-class ModelOfPass:
-    """``name``: for manifests. ``inputs``: of its stages; they identify its weights and the kind of its device."""
-
-    name: str
-    inputs: Mapping[str, object]
-
-
-@dataclass(frozen=True)
 class LossShard:
-    """The stage of a shard's losses under one model."""
+    """The stage of a shard's losses under one model, or one model's part of a stage of pairs."""
 
     stage: Stage
+    is_base: bool = False
+
+    @property
+    def of_base(self) -> LossShard:
+        """The base's part of a stage of pairs."""
+        return LossShard(self.stage, is_base=True)
 
     @property
     def policy(self) -> Mapping[str, object]:
@@ -71,72 +68,63 @@ class LossShard:
 
     def column(self, name: str) -> Ragged:
         """``loss``, or one of the further columns. Raises TableError where the file cannot be read."""
-        return read_column(name, self.stage.path / _file_of(name))
+        return read_column(name, self.stage.path / _file_of(name, is_base=self.is_base))
 
 
 class LossShards:
     """Losses of a pool's shards under one model.
 
     ``using``: gives a block with the model (``ModelCache.using``), entered for each shard that is computed, so two
-    models on one base can take turns. ``longest_row`` and ``expected_tokens``: those of the whole pool, not of the
-    shards still missing, since a resumed pass must choose the kernels that it began with. ``beside``: losses under the
-    base of this model, an adapter: both are then computed in one pass, so that rounding cancels in their difference
-    (see ``models.pairs``).
-    ``kept_beside``: the shards whose losses here were computed in that way, by their ``hash_tokens``.
+    models on one base can take turns. ``model``: inputs of the stages that identify its weights and the kind of its
+    device. ``longest_row`` and ``expected_tokens``: those of the whole pool, not of the shards still missing, since a
+    resumed pass must choose the kernels that it began with. ``base``: the same inputs of the base of this model, an
+    adapter: both are then scored in pairs (``models.pairs``), and each stage holds the losses of both.
     """
 
     def __init__(
         self,
         make_stage: MakeStage,
         using: Callable[[], AbstractContextManager[torch.nn.Module]],
-        model: ModelOfPass,
+        model: Mapping[str, object],
         policy: ScoringPolicy,
         *,
         longest_row: int,
         expected_tokens: int,
-        beside: LossShards | None = None,
+        base: Mapping[str, object] | None = None,
     ) -> None:
-        self._make_stage, self._using, self._beside = make_stage, using, beside
-        self._name = model.name
-        self._inputs = {**model.inputs, "precision": policy.precision, "pack_tokens": policy.pack_tokens}
+        self._make_stage, self._using, self.in_pairs = make_stage, using, base is not None
+        self._inputs = {**model, "precision": policy.precision, "pack_tokens": policy.pack_tokens}
         if policy.columns:
             self._inputs["columns"] = sorted(policy.columns)
-        if beside is not None:
-            self._inputs[BESIDE] = beside._inputs["model"]
+        if base is not None:
+            self._inputs["base"] = base["model"]
         self._scorer_options = {**asdict(policy), "longest_row": longest_row, "expected_tokens": expected_tokens}
         self._scorer: Scorer | None = None
-        self.kept_beside: set[str] = set()
-
-    @property
-    def is_paired(self) -> bool:
-        """Whether it computes the base's losses too."""
-        return self._beside is not None
 
     def make(
         self, tokens_hash: str, tokens: Callable[[], TokenizedPool], what: str, progress: Progress | None = None
     ) -> LossShard:
         """Find the losses of the shard with this ``hash_tokens``, or compute them from its ``tokens()``.
 
-        ``what``: a few words on the shard, for the manifest. Raises as ``Scorer.score`` and ``Store.stage`` do.
+        ``what``: a few words for the manifest. Raises as ``Scorer.score`` and ``Store.stage`` do.
         """
-
-        of_base: list[tuple[LossShards, dict[str, Ragged], Mapping[str, object]]] = []
 
         def compute(folder: Path) -> Mapping[str, object]:
             with self._using() as model:
                 scorer = self._scorer_of(model)
-                if self._beside is None or not scorer.pairs:
-                    return self._write(scorer.score(tokens(), progress), what, scorer.policy, folder)
-                base, own = scorer.score_pair(tokens(), progress)
-                of_base.append((self._beside, base, scorer.policy))
-                return self._write(own, what, scorer.pair_policy, folder)
+                if self.in_pairs:
+                    of_base, columns = scorer.score_pair(tokens(), progress)
+                else:
+                    of_base, columns = {}, scorer.score(tokens(), progress)
+                policy = scorer.policy
+            for is_base, scored in ((False, columns), (True, of_base)):
+                for name, column in scored.items():
+                    write_column(column, name, folder / _file_of(name, is_base=is_base))
+            known = columns["loss"].values[np.isfinite(columns["loss"].values)]
+            mean = float(known.mean(dtype=np.float64)) if len(known) else None
+            return {"what": what, "mean_loss_nats": mean, "tokens": len(known), "policy": policy}
 
-        shard = LossShard(self._make_stage({"tokens": tokens_hash, **self._inputs}, compute))
-        for base, columns, policy in of_base:
-            write = partial(base._write, columns, what, policy)
-            kept = base._make_stage({"tokens": tokens_hash, **base._inputs}, write)
-            base.kept_beside |= set() if kept.was_reused else {tokens_hash}
-        return shard
+        return LossShard(self._make_stage({"tokens": tokens_hash, **self._inputs}, compute))
 
     def find(self, tokens_hash: str, what: str) -> LossShard:
         """The losses of a shard that was computed before. Raises RunFolderError where they are gone or damaged."""
@@ -145,16 +133,6 @@ class LossShards:
     def unload(self) -> None:
         """Drop the reference to the model, so that its memory can be freed."""
         self._scorer = None
-
-    def _write(
-        self, columns: Mapping[str, Ragged], what: str, policy: Mapping[str, object], folder: Path
-    ) -> Mapping[str, object]:
-        """Write a shard's columns; what its manifest says of them."""
-        for name, column in columns.items():
-            write_column(column, name, folder / _file_of(name))
-        known = columns["loss"].values[np.isfinite(columns["loss"].values)]
-        mean = float(known.mean(dtype=np.float64)) if len(known) else None
-        return {"what": f"{what} under {self._name}", "mean_loss_nats": mean, "tokens": len(known), "policy": policy}
 
     def _scorer_of(self, model: torch.nn.Module) -> Scorer:
         """One scorer serves all shards, until the model comes as another object, which means that it was reloaded."""
@@ -187,22 +165,27 @@ def progress_of_part(progress: Progress, start: int, span: int, total: int) -> P
     return lambda done, of: progress(min(start + span * done // max(of, 1), total - 1), total)
 
 
-def _file_of(column: str) -> str:
-    return "losses.parquet" if column == "loss" else f"{column}.parquet"
+def _file_of(column: str, *, is_base: bool = False) -> str:
+    file = "losses.parquet" if column == "loss" else f"{column}.parquet"
+    return f"base_{file}" if is_base else file
 
 
 def scores_in_pairs(
     precision: str, device: str, base: ModelSource, model: ModelSource, *, is_adapter: bool = False
 ) -> bool:
-    """Whether a model's losses are to be computed beside its base's: under ``safe``, for an adapter on that very base,
-    on a CPU whose products round to bf16. That takes the time of two passes, also where the base's losses are stored.
+    """Whether base and model are scored in pairs: under ``safe``, an adapter on that very base, on a CPU whose products
+    round to bf16. That takes the time of two passes, also where losses of the base alone are stored.
 
     ``is_adapter``: a plan's model, which is not there yet, will be one.
     """
     from tokenclean.models.kernels.cpu import has_bf16_kernels
+    from tokenclean.models.loading.load import has_plain_lora
 
-    is_on_base = (model.adapter is not None or is_adapter) and replace(model, adapter=None).absolute == base.absolute
-    return is_on_base and precision == "safe" and device.startswith("cpu") and has_bf16_kernels()
+    if precision != "safe" or not device.startswith("cpu") or not has_bf16_kernels():
+        return False
+    if replace(model, adapter=None).absolute != base.absolute:
+        return False
+    return is_adapter or (model.adapter is not None and has_plain_lora(model))
 
 
 def plan_shards(tokens: TokenizedPool, shard_tokens: int = SHARD_TOKENS) -> list[np.ndarray]:
@@ -221,25 +204,24 @@ def sharded_losses(
     make_stage: MakeStage,
     using: Callable[[], AbstractContextManager[torch.nn.Module]],
     tokens: TokenizedPool,
-    model: ModelOfPass,
+    model: Mapping[str, object],
     policy: ScoringPolicy,
     *,
     what: str,
     shard_tokens: int = SHARD_TOKENS,
     progress: Progress | None = None,
     processes: Processes = SINGLE_PROCESS,
-    beside: ModelOfPass | None = None,
-) -> Ragged:
+    base: Mapping[str, object] | None = None,
+) -> list[Ragged]:
     """Losses of the whole pool, float32 nats, NaN off the response; finished shards are not computed again.
 
-    Among several ``processes`` each computes its share of the shards, and all get all losses. ``make_stage``,
-    ``using``, ``model`` and ``policy`` are those of ``LossShards``, ``what`` is a few words on the pool for the
-    manifests. ``beside``: the base of this adapter: both are computed in pairs, and the base's losses kept too.
+    One column, or with a ``base`` two: the base's and the adapter's. Among several ``processes`` each computes its
+    share of the shards, and all get all losses. ``make_stage``, ``using``, ``model``, ``policy`` and ``base`` are those
+    of ``LossShards``, ``what`` is a few words for the manifests.
     """
     offsets, total = tokens.input_ids.offsets, len(tokens.input_ids.values)
     longest_row = int(trimmed_lengths(tokens.is_response.values, tokens.is_response.offsets).max(initial=0))
-    shards_of = partial(LossShards, make_stage, using, policy=policy, longest_row=longest_row, expected_tokens=total)
-    losses = shards_of(model=model, beside=None if beside is None else shards_of(model=beside))
+    losses = LossShards(make_stage, using, model, policy, longest_row=longest_row, expected_tokens=total, base=base)
     shards = plan_shards(tokens, shard_tokens)
     # Indices into the flat values where each shard begins and ends.
     bounds = [(int(offsets[rows[0]]), int(offsets[rows[-1] + 1])) for rows in shards]
@@ -252,9 +234,11 @@ def sharded_losses(
 
     own = {number: make(number) for number in range(len(shards)) if processes.owns(number)}
     processes.barrier()  # from here on the shards of the other processes are found, not computed
-    values = np.full(total, np.nan, dtype=np.float32)
+    values = np.full((2 if losses.in_pairs else 1, total), np.nan, dtype=np.float32)
     for number, (first, last) in enumerate(bounds):
-        values[first:last] = (own.get(number) or make(number)).column("loss").values
+        shard = own.get(number) or make(number)
+        for column, part in zip(values, (shard.of_base, shard) if losses.in_pairs else (shard,), strict=True):
+            column[first:last] = part.column("loss").values
     if progress is not None and any(not shard.stage.was_reused for shard in own.values()):
         progress(total, total)
-    return Ragged(values, offsets)
+    return [Ragged(column, offsets) for column in values]

@@ -8,7 +8,7 @@ stopped and however many processes shared it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,14 +33,7 @@ from tokenclean.pool import (
 )
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.recipe import SourceSettings, TokensSettings
-from tokenclean.scoring.loss_shards import (
-    LossShard,
-    LossShards,
-    ModelOfPass,
-    ScoringPolicy,
-    progress_of_part,
-    scores_in_pairs,
-)
+from tokenclean.scoring.loss_shards import LossShard, LossShards, ScoringPolicy, progress_of_part, scores_in_pairs
 from tokenclean.scoring.prefetch import read_ahead
 from tokenclean.scoring.scored_table import TableCounts, write_scored_table
 from tokenclean.scoring.scorer import check_same_policy
@@ -112,22 +105,23 @@ def score_pool(
         if "reference" in models:
             check_two_models(fingerprints["base"], fingerprints["reference"])
         cache = ModelCache(device)
-
-        def losses_of(name: str, beside: LossShards | None = None) -> LossShards:
-            return LossShards(
+        weights = {
+            name: {"model": [print_, ""], "device": device.partition(":")[0]} for name, print_ in fingerprints.items()
+        }
+        in_pairs = "reference" in models and scores_in_pairs(policy.precision, device, *models.values())
+        losses = {
+            name: LossShards(
                 partial(store.stage, "losses", STAGE_VERSIONS["losses"]),
-                partial(cache.using, models[name]),
-                ModelOfPass(name, {"model": [fingerprints[name], ""], "device": device.partition(":")[0]}),
+                partial(cache.using, source),
+                weights[name],
                 policy,
                 longest_row=tokenization.max_length,
                 expected_tokens=survey.expected_tokens,
-                beside=beside,
+                base=weights["base"] if in_pairs else None,
             )
-
-        losses = {"base": losses_of("base")}
-        if "reference" in models:
-            in_pairs = scores_in_pairs(policy.precision, device, models["base"], models["reference"])
-            losses["reference"] = losses_of("reference", losses["base"] if in_pairs else None)
+            for name, source in models.items()
+            if not in_pairs or name == "reference"
+        }
         one_pass = _Pass(pool, survey, TokenShards(tokenizer, tokenization, store), losses, processes, observer)
         one_pass.score()
         cache.clear()
@@ -167,17 +161,19 @@ class _Pass:
     found: int = 0
 
     def score(self) -> None:
-        """Compute the missing losses of this process's shards, under one model after another; first under a reference
-        that computes the base's too."""
-        for name in (order := sorted(self.losses, key=lambda name: not self.losses[name].is_paired)):
-            self._score_with(name, order[: order.index(name)])
-            self.losses[name].unload()  # else its weights would stay in memory beside the next model's
+        """Compute the missing losses of this process's shards, under one model after another."""
+        for name, losses in self.losses.items():
+            self._score_with(name, losses)
+            losses.unload()  # else its weights would stay in memory beside the next model's
 
     def scored(self) -> Iterator[tuple[TokenShard, dict[str, LossShard]]]:
         """Every shard of the pool with its losses, whichever process computed them; for the first process."""
         for plan in self.plan:
             shard = self.tokens.find(plan)
-            yield shard, {name: self._find(shard, name) for name in self.losses}
+            found = {name: self._find(shard, name) for name in self.losses}
+            if self.losses["reference" if "reference" in found else "base"].in_pairs:
+                found = {"base": found["reference"].of_base, **found}
+            yield shard, found
 
     def list_unusable(self) -> Intake:
         """Add all rows without any target to the listing; what became of all rows. For the first process.
@@ -194,19 +190,18 @@ class _Pass:
             unusable.add(self.tokens.find(plan))
         return unusable.write()
 
-    def _score_with(self, name: str, scored_before: Sequence[str]) -> None:
-        losses, total, made_before = self.losses[name], self.survey.characters, self.made
+    def _score_with(self, name: str, losses: LossShards) -> None:
+        total, made_before = self.survey.characters, self.made
         show = self.observer.progress(f"score with {name}", "character")
         with read_ahead(self._token_shards) as shards:
             for shard in shards:
-                what = f"shard {shard.plan.number + 1} of {self.survey.shards}"
+                what = f"shard {shard.plan.number + 1} of {self.survey.shards} under {name}"
                 report = progress_of_part(show, shard.plan.before, shard.plan.characters, total)
                 scored = losses.make(shard.tokens_hash, shard.tokens, what, report)
-                is_new = not scored.stage.was_reused or shard.tokens_hash in losses.kept_beside
-                self.made += is_new
-                self.found += not is_new
-                for other in scored_before:  # now and not in the end, when all of the time is spent
-                    check_same_policy(self._find(shard, other).policy, scored.policy)
+                self.made += not scored.stage.was_reused
+                self.found += scored.stage.was_reused
+                if name != "base" and "base" in self.losses:  # now and not in the end, when all of the time is spent
+                    check_same_policy(self._find(shard, "base").policy, scored.policy)
         if self.made > made_before:
             show(total, total)
 

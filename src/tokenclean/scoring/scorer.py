@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from tokenclean.tokens.tokenize import TokenizedPool
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
 
     from tokenclean.models.causal_lm import CausalLM
 
@@ -30,9 +31,6 @@ FURTHER_COLUMNS = ("entropy", "is_top1", "probability")
 likelier (bool), probability of the token, e^−loss (float32)."""
 
 COMPILE = ("auto", "on", "off")
-
-BESIDE = "beside"
-"""Key of the policy of losses that were computed in a pair: beside which model."""
 
 
 class Scorer:
@@ -98,23 +96,26 @@ class Scorer:
 
     @property
     def pairs(self) -> bool:
-        """Whether ``score_pair`` can be used and gains anything: under ``safe``, for an adapter of plain LoRAs, where
-        products round. (``fast`` rounds in attention too, for each model apart.)"""
+        """Whether ``score_pair`` takes one pass: under ``safe``, for an adapter of plain LoRAs, where products round.
+        (``fast`` rounds in attention too, for each model apart.)"""
         from tokenclean.models.precision import multiplies_bf16
 
         return self.precision == "safe" and self._causal_lm.can_pair and multiplies_bf16(self._causal_lm.body)
 
-    @property
-    def pair_policy(self) -> dict[str, object]:
-        """``policy`` of the adapter's losses in a pair; the base's are as by its own pass."""
-        return {**self.policy, BESIDE: "base"}
-
     def score_pair(
         self, tokens: TokenizedPool, progress: Progress | None = None
     ) -> tuple[dict[str, Ragged], dict[str, Ragged]]:
-        """As ``score``, of the base and of the adapter on it, in one pass (see ``models.pairs``)."""
-        base, own = self._score(tokens, progress, in_pairs=True)
-        return base, own
+        """As ``score``, of the base and of the adapter on it: in one pass, in which rounding cancels (``models.pairs``).
+
+        Where that is not possible (see ``pairs``) it takes two. ``model``: a PEFT model whose adapter leaves its base
+        as it is. A pair is never compiled: it gains nothing from it.
+        """
+        if self.pairs:
+            base, own = self._score(tokens, progress, in_pairs=True)
+            return base, own
+        with cast("PeftModel", self.model).disable_adapter():
+            base = self.score(tokens)
+        return base, self.score(tokens, progress)
 
     def _score(
         self, tokens: TokenizedPool, progress: Progress | None, *, in_pairs: bool = False
@@ -129,7 +130,7 @@ class Scorer:
         names = ("loss", *(name for name in self.columns if name != "probability"))
         with evaluating(self.model), torch.no_grad(), causal_lm.precision(self.precision, in_pairs=in_pairs):
             causal_lm.make_copies()
-            if self._has_to_compile:
+            if self._has_to_compile and not in_pairs:
                 causal_lm.compile_layers(self.pack_tokens)
                 self._has_to_compile = False
             models = 2 if in_pairs else 1
@@ -224,9 +225,9 @@ def check_same_policy(base: Mapping[str, object], reference: Mapping[str, object
     """Raise PolicyMismatchError unless base and reference losses were computed in the same way.
 
     ``base``, ``reference``: their ``Scorer.policy`` (precision, pack_tokens, kernel). Two policies change losses by as
-    much as many scores are large; only whether the reference was scored in a pair makes no difference.
+    much as many scores are large.
     """
-    for key in sorted((base.keys() | reference.keys()) - {BESIDE}):
+    for key in sorted(base.keys() | reference.keys()):
         mine, theirs = (policy.get(key, "nothing recorded") for policy in (base, reference))
         if mine != theirs:
             raise PolicyMismatchError(

@@ -91,7 +91,6 @@ class DryModels:
         if self._is_new([model.key, "beside", base.key, rows]):
             lengths, responses = (np.tile(counts, 2) for counts in (tokens.input_ids.lengths, labels.row_sums()))
             self.recorded.append(RecordedPass(what, f"{base.name} and {model.name}", lengths, responses, settings))
-            self._is_new([base.key, rows, settings.model_dump(mode="json")])
         return self._draw(base, tokens, rows), self._draw(model, tokens, rows)
 
     def _is_new(self, parts: list[object]) -> bool:

@@ -99,6 +99,21 @@ def resolve_source(
     return source
 
 
+def has_plain_lora(source: ModelSource) -> bool:
+    """Whether the source's adapter is a LoRA that leaves its base as it is, by its configuration: low-rank changes of
+    linear layers and nothing else."""
+    assert source.adapter is not None
+    config = find_file(source.adapter, ADAPTER_CONFIG, hub_options(source.adapter, source.revision))
+    written = {} if config is None else read_json(config)
+    others = ("use_dora", "use_qalora", "modules_to_save", "trainable_token_indices", "target_parameters", "lora_bias")
+    is_plain = written.get("bias", "none") == "none" and not any(written.get(name) for name in others)
+    return (
+        is_plain
+        and written.get("peft_type") == "LORA"
+        and written.get("init_lora_weights", True) in (True, False, "gaussian")
+    )
+
+
 def load_model(source: ModelSource | str, *, device: str | torch.device = "cpu") -> PreTrainedModel:
     """Load in float32 and eval mode; an adapter stays unmerged (merging rounds its delta away in low precision).
 
