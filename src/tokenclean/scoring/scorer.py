@@ -105,7 +105,7 @@ class Scorer:
     def score_pair(
         self, tokens: TokenizedPool, progress: Progress | None = None
     ) -> tuple[dict[str, Ragged], dict[str, Ragged]]:
-        """As ``score``, of the base and of the adapter on it: in one pass, in which rounding cancels (``models.pairs``).
+        """As ``score``, of base and adapter on it: in one pass, in which rounding cancels (``models.pairs``).
 
         Where that is not possible (see ``pairs``) it takes two. ``model``: a PEFT model whose adapter leaves its base
         as it is. A pair is never compiled: it gains nothing from it.
