@@ -331,7 +331,7 @@ class TestFigures:
 
     def test_a_reference_like_the_base_is_no_evidence(self):
         def warnings(spread):
-            return figures.Comparison({}, machine.Timings({}, {}, 0.0), 0.0, spread).warnings(5, {})
+            return figures.Comparison({}, machine.Timings({}, {}, 0.0), 0.0, spread, {}).warnings(5)
 
         assert warnings(None) == warnings(0.02) == []
         assert "name another --reference" in warnings(0.0)[0]
