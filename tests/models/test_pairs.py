@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.kernels.cpu import has_bf16_kernels, linear, measures, missing_kernels, pack
+from tokenclean.models.loading.load import ModelSource
 from tokenclean.models.pairs import can_pair
+from tokenclean.scoring.loss_shards import scores_in_pairs
 
 needs_kernels = pytest.mark.skipif(missing_kernels() is not None, reason="no CPU kernels on this machine")
 needs_bf16 = pytest.mark.skipif(not has_bf16_kernels(), reason="this processor has no bf16 instructions")
@@ -126,3 +130,30 @@ def test_a_block_without_kernels_refuses_pairs():
     adapted = get_peft_model(llama(), LoraConfig(**ADAPTER))
     with pytest.raises(ValueError, match="CPU kernels"), CausalLM(adapted).precision("safe", in_pairs=True):
         pass  # with gradient
+
+
+@pytest.mark.parametrize(
+    ("written", "is_plain"),
+    [
+        ({}, True),
+        ({"init_lora_weights": "gaussian"}, True),
+        ({"init_lora_weights": "pissa"}, False),
+        ({"use_dora": True}, False),
+        ({"bias": "all"}, False),
+        ({"modules_to_save": ["lm_head"]}, False),
+        ({"peft_type": "IA3"}, False),
+    ],
+)
+@needs_bf16
+def test_an_adapter_is_scored_beside_its_base_where_it_leaves_it_as_it_is(written, is_plain, tmp_path):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    base.mkdir()
+    adapter.mkdir()
+    config = {"peft_type": "LORA", "bias": "none", "use_dora": False, "init_lora_weights": True, **written}
+    (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    source = ModelSource(str(base), str(adapter))
+    assert scores_in_pairs("safe", "cpu", ModelSource(str(base)), source) is is_plain
+    for others in (("exact", "cpu", ModelSource(str(base))), ("safe", "cuda", ModelSource(str(base)))):
+        assert not scores_in_pairs(*others, source)
+    assert not scores_in_pairs("safe", "cpu", ModelSource(str(tmp_path)), source)
+    assert not scores_in_pairs("safe", "cpu", ModelSource(str(base)), ModelSource(str(base)))
