@@ -106,7 +106,7 @@ def score_pool(
             check_two_models(fingerprints["base"], fingerprints["reference"])
         cache = ModelCache(device)
         weights = {
-            name: {"model": [print_, ""], "device": device.partition(":")[0]} for name, print_ in fingerprints.items()
+            name: {"model": [content, ""], "device": device.partition(":")[0]} for name, content in fingerprints.items()
         }
         in_pairs = "reference" in models and scores_in_pairs(policy.precision, device, *models.values())
         losses = {
@@ -171,7 +171,7 @@ class _Pass:
         for plan in self.plan:
             shard = self.tokens.find(plan)
             found = {name: self._find(shard, name) for name in self.losses}
-            if self.losses["reference" if "reference" in found else "base"].in_pairs:
+            if "base" not in found:  # scored in pairs
                 found = {"base": found["reference"].of_base, **found}
             yield shard, found
 
