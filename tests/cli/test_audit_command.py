@@ -72,19 +72,19 @@ def test_only_what_was_found_is_listed_errors_first(command, tiny_model_folder, 
     rows = [*ALPACA, ALPACA[1], {"instruction": "Think", "output": "So it is. </think> Yes."}]
     pool = write_lines(rows, tmp_path / "pool.jsonl")
 
-    def told(*options: str) -> tuple[list[str], list[str]]:
+    def audit_prints(*options: str) -> tuple[list[str], list[str]]:
         """The severities of the table's rows, and of the findings below it."""
         lines = command("audit", pool, "--model", tiny_model_folder, *options).out.splitlines()
         findings = [line.partition(":")[0] for line in lines if line.startswith(("error:", "warning:", "note:"))]
         return [line.split()[1] for line in lines if line.split()[:1] and line.split()[0] in CHECKS], findings
 
-    listed, findings = told()
+    listed, findings = audit_prints()
     assert listed == findings
     assert listed == sorted(listed, key=["error", "warning", "note"].index)
     assert {"error", "warning"} <= set(listed)
     said = command("audit", pool, "--model", tiny_model_folder).out
     assert f"\n{len(CHECKS) - len(listed)} checks found nothing (--details lists them)\n" in said
-    everything, same = told("--details")
+    everything, same = audit_prints("--details")
     assert (len(everything), same) == (len(CHECKS), findings)
 
 

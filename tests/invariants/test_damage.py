@@ -66,7 +66,7 @@ def test_any_damage_is_found_named_and_made_good(demo_rows, small_recipe, tmp_pa
             damage(path)
             notes, found = run_again()
             reported = [note for note in notes if path.name in note and "damaged" in note]
-            assert reported, f"{name} of {path} was not told: {notes}"
+            assert reported, f"{name} of {path} was not reported: {notes}"
             assert found == measured
             assert contents(recipe.folder) == whole, f"{name} of {path}"
             kept_aside = recipe.folder / "damaged"

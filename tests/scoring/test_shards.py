@@ -194,6 +194,7 @@ def test_an_adapters_pairs_hold_the_losses_of_its_base_too(tmp_path, tiny_model_
     base, own = both.run_all("adapter", base={"model": "tiny"}, precision="safe")
     np.testing.assert_array_equal(base.values, of_base.values)
     assert (both.entered, both.computed) == (count, count)
+    assert both.stages[0].manifest["results"]["policy"]["passes_of_pair"] == 1
     again = both.run_all("adapter", base={"model": "tiny"}, precision="safe")
     assert all(np.array_equal(a.values, b.values, equal_nan=True) for a, b in zip(again, (base, own), strict=True))
     assert (both.entered, both.computed) == (count, count)
@@ -204,6 +205,7 @@ def test_an_adapters_pairs_hold_the_losses_of_its_base_too(tmp_path, tiny_model_
 def test_an_adapter_that_is_no_pair_takes_two_passes(tmp_path, tiny_model_folder, tokens):
     one = adapter_pass(tmp_path / "run", tiny_model_folder, tokens, use_dora=True)
     base, own = one.run_all("adapter", base={"model": "tiny"}, precision="safe")
+    assert one.stages[0].manifest["results"]["policy"]["passes_of_pair"] == 2
     np.testing.assert_array_equal(one.run("adapter", precision="safe").values, own.values)
     of_base = Pass(tmp_path / "base", tiny_model_folder, tokens).run(precision="safe")
     np.testing.assert_array_equal(base.values, of_base.values)

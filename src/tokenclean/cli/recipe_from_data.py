@@ -64,7 +64,10 @@ CleaningOptions = Annotated[
         "proportion",
         "allow_weak_reference",
         panel=_PANEL,
-        shown_defaults={"strategy": f"{DEFAULT_STRATEGY} for data", "proportion": "0.6; noise_mixture keeps all"},
+        shown_defaults={
+            "strategy": f"{DEFAULT_STRATEGY} for data",
+            "proportion": f"{CleaningSettings().proportion}; {DEFAULT_STRATEGY} keeps all",
+        },
     ),
 ]
 OutputOption = Annotated[Mapping[str, object], FromSettings(Recipe, "output", panel=_PANEL)]

@@ -65,9 +65,10 @@ def keep_recipe(recipe: Recipe, preset: str) -> None:
     """Write the recipe that was made for data files into the run folder, beside those of other commands and those that
     somebody has changed, and say so."""
     text = short_yaml(recipe, preset, commented=True)
+    made = text.encode()
     names = chain(["recipe.yaml"], (f"recipe-{number}.yaml" for number in count(2)))
-    path = next(path for path in map(recipe.folder.joinpath, names) if not path.exists() or path.read_text() == text)
-    path.write_text(text, encoding="utf-8")
+    path = next(path for path in map(recipe.folder.joinpath, names) if not path.exists() or path.read_bytes() == made)
+    path.write_bytes(made)
     for line in short_yaml(recipe, preset, commented=False).splitlines():
         note(f"  {line}")
     note(f"this recipe, with comments: {path} (change it and run it: tokenclean run {path})")

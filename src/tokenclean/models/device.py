@@ -52,8 +52,8 @@ def give_back_memory() -> None:
 def trim_heap() -> None:
     """Return to the system what glibc's heap holds free.
 
-    Tensors of ever other sizes, as packs have, leave holes in it that the next ones do not fit into: a training took
-    some MiB more in every step.
+    Packs differ in size, so freed tensors leave holes that the next ones do not fit into: without trimming a training
+    took some MiB more with every step.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # musl has none
         libc.malloc_trim(0)

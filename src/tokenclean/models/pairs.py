@@ -1,7 +1,7 @@
 """A base and an adapter on it in one pass, so that rounding cancels in the difference of their losses.
 
-Under ``safe`` products round their inputs to bf16. That moves each loss by as much as many scores are
-large, and differently for two models that are computed apart. In a pair every layer gets the base's rows and then the
+Under ``safe`` products round their inputs to bf16. The error of a loss is as large as many scores, and differs between
+two models that are computed apart. In a pair every layer gets the base's rows and then the
 adapter's; the adapter's product is the base's plus that of the difference of their inputs, which is small. The base's
 losses are those of an uncompiled pass of its own, bit for bit; a pair takes less than two such passes.
 """

@@ -116,7 +116,7 @@ class LossShards:
                     of_base, columns = scorer.score_pair(tokens(), progress)
                 else:
                     of_base, columns = {}, scorer.score(tokens(), progress)
-                policy = scorer.policy
+                policy = scorer.pair_policy if self.in_pairs else scorer.policy
             for is_base, scored in ((False, columns), (True, of_base)):
                 for name, column in scored.items():
                     write_column(column, name, folder / _file_of(name, is_base=is_base))

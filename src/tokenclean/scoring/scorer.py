@@ -102,6 +102,11 @@ class Scorer:
 
         return self.precision == "safe" and self._causal_lm.can_pair and multiplies_bf16(self._causal_lm.body)
 
+    @property
+    def pair_policy(self) -> dict[str, object]:
+        """``policy`` of the losses that ``score_pair`` gives, with the number of passes that it takes."""
+        return {**self.policy, "passes_of_pair": 1 if self.pairs else 2}
+
     def score_pair(
         self, tokens: TokenizedPool, progress: Progress | None = None
     ) -> tuple[dict[str, Ragged], dict[str, Ragged]]:
@@ -113,6 +118,7 @@ class Scorer:
         if self.pairs:
             base, own = self._score(tokens, progress, in_pairs=True)
             return base, own
+        logger.warning("base and adapter take a pass each: the model has parts that cannot be scored in pairs")
         with cast("PeftModel", self.model).disable_adapter():
             base = self.score(tokens)
         return base, self.score(tokens, progress)

@@ -13,7 +13,7 @@ from tokenclean.recipe import ModelSettings
 
 def parameter_count(settings: ModelSettings, note: Callable[[str], None] = lambda text: None) -> int:
     """Parameters of the base model, from the headers of its weight files where they are on this machine, else from its
-    configuration; no weight is loaded. ``note``: told before torch is. Raises ModelError for an unknown model.
+    configuration; no weight is loaded. ``note``: called before torch is loaded. Raises ModelError for an unknown model.
     """
     source = resolve_source(settings.base, revision=settings.revision, trusted=settings.trust_remote_code)
     count = _count_in_files(source)

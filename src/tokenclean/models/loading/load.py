@@ -106,6 +106,7 @@ def has_plain_lora(source: ModelSource) -> bool:
     config = find_file(source.adapter, ADAPTER_CONFIG, hub_options(source.adapter, source.revision))
     written = {} if config is None else read_json(config)
     others = ("use_dora", "use_qalora", "modules_to_save", "trainable_token_indices", "target_parameters", "lora_bias")
+    others += ("layer_replication",)
     is_plain = written.get("bias", "none") == "none" and not any(written.get(name) for name in others)
     return (
         is_plain
