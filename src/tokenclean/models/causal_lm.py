@@ -15,6 +15,7 @@ from tokenclean.errors import ModelError
 from tokenclean.models.attention.backend_choice import AttentionCall, select_kernel
 from tokenclean.models.attention.segments import current_segments, segments
 from tokenclean.models.compiled import CompiledLayers, decoder_layers
+from tokenclean.models.cpu_contention import watch_contention
 from tokenclean.models.head import Measures, head_of, measures_of_logits
 from tokenclean.models.model_parts import (
     PROBE_LENGTHS,
@@ -66,6 +67,8 @@ class CausalLM:
         self._policy, self._allow_bf16, self._in_pairs = "exact", False, False
         self.probed_window = 0
         self._checkpoints_packs = False
+        if self.device.type == "cpu":
+            watch_contention()
         self._probe(smallest_window(self.lm, longest_row))
 
     @property
