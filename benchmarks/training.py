@@ -3,9 +3,10 @@
 Naive: float32 (beside it bf16 weights, where the device multiplies bf16), batches of 6 padded to the longest, their
 gradients added up, full float32 logits, unselected tokens labelled −100; PEFT's LoRA with its own dropout. Ours: the
 product's step, packed, with the head on selected tokens alone. Both make one optimizer step of the same rows, and with
-dropout off both must give the same loss and gradient norm.
+dropout off both must give the same loss and gradient norm. ``--trl`` adds TRL's SFTTrainer with its quickest settings.
 
-    python -m benchmarks.training [--pool FILE] [--rows 48] [--selected 0.45] [--repeats 5] [--markdown] [--json FILE]
+    python -m benchmarks.training [--pool FILE] [--rows 48] [--selected 0.45] [--repeats 5] [--trl] [--markdown]
+                                  [--json FILE]
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,10 +36,11 @@ from benchmarks.scoring_ways import (
     multiplies_bf16,
     rows_to_score,
 )
+from benchmarks.trl_step import trl_forward
 from tokenclean import Ragged, TokenizedPool, load_pool, select_tokens
 from tokenclean.cli.console import quiet_libraries
 from tokenclean.models.loading.convert import smollm2_folder
-from tokenclean.models.loading.load import resolve_source
+from tokenclean.models.loading.load import load_tokenizer, resolve_source
 from tokenclean.recipe import LoraSettings, TrainingSettings
 from tokenclean.training.adapters import add_fresh_lora
 from tokenclean.training.train_step import TrainingStep
@@ -49,12 +51,15 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Way:
-    """A way to take a step. ``precision`` None is naive."""
+    """A way to take a step. ``precision``: of our step; None is the naive way, or TRL's where ``trl`` names its
+    batches."""
 
     name: str
     precision: str | None = None
     dropout: float = 0.1
     shares_dropout: bool = True
+    trl: Literal["padded", "packed"] | None = None
+    as_bf16: bool = False
 
     def settings(self, arguments: argparse.Namespace) -> TrainingSettings:
         return TrainingSettings.model_validate(
@@ -70,7 +75,7 @@ class Way:
     ) -> Callable[[], tuple[float, float]]:
         """Load the model and give what takes one optimizer step: its loss, and the gradient's norm."""
         settings = self.settings(arguments)
-        loaded = in_bf16(model.load()) if self.name == NAIVE_BF16 else model.load()
+        loaded = in_bf16(model.load()) if self.as_bf16 and self.trl is None else model.load()
         torch.manual_seed(SEED)
         wrapped = add_fresh_lora(loaded, LoraSettings(**settings.lora.model_dump()), None)
         trained = [p for p in wrapped.parameters() if p.requires_grad]
@@ -79,9 +84,14 @@ class Way:
                 if "lora_B" in name:
                     parameter.normal_(std=0.01, generator=torch.Generator(parameter.device).manual_seed(SEED))
         optimizer = torch.optim.AdamW(trained, lr=1e-5)
-        if self.precision is None:
+        forward: Callable[[], float]
+        if self.trl is not None:
+            assert model.source is not None
+            tokenizer, packing = load_tokenizer(model.source), self.trl == "packed"
+            forward = trl_forward(wrapped, tokenizer, tokens, weights, packing=packing, as_bf16=self.as_bf16)
+        elif self.precision is None:
             wrapped.train()
-            forward: Callable[[], float] = lambda: naive_loss(wrapped, tokens, weights)  # noqa: E731
+            forward = lambda: naive_loss(wrapped, tokens, weights)  # noqa: E731
         else:
             step = TrainingStep(wrapped, settings, longest_row=int(tokens.input_ids.lengths.max()))
             forward = lambda: step(tokens.input_ids, weights, range(len(tokens)))  # noqa: E731
@@ -123,13 +133,16 @@ def selected_weights(tokens: TokenizedPool, share: float) -> Ragged:
     return kept.map_values(lambda labels: labels.astype(np.float32))
 
 
-def planned_ways(device: str, precisions: list[str]) -> list[Way]:
-    """Naive ways first; ours with dropout by one mask for each shared input, then the last one in two more forms.
+def planned_ways(device: str, precisions: list[str], *, with_trl: bool = False) -> list[Way]:
+    """Naive ways first, then TRL's; ours with dropout by one mask for each shared input, then the last one in two more
+    forms.
 
     On a GPU, whose memory all of them have to share, without these forms.
     """
     naive = [Way(NAIVE)] if not device.startswith("cuda") else []
-    naive += [Way(NAIVE_BF16)] if multiplies_bf16(device) else []
+    naive += [Way(NAIVE_BF16, as_bf16=True)] if multiplies_bf16(device) else []
+    if with_trl:
+        naive += trl_ways(device)
     ours, last = [Way(precision, precision) for precision in precisions], precisions[-1]
     if device.startswith("cuda"):
         return [*naive, *ours]
@@ -141,19 +154,35 @@ def planned_ways(device: str, precisions: list[str]) -> list[Way]:
     ]
 
 
+def trl_ways(device: str) -> list[Way]:
+    """TRL's SFTTrainer, padded and packed, in float32 and, where the device multiplies bf16, with autocast."""
+    dtypes = ((False, ""), (True, ", bf16")) if multiplies_bf16(device) else ((False, ""),)
+    return [
+        Way(f"TRL, {batches}{dtype}", trl=batches, as_bf16=as_bf16)
+        for batches in ("padded", "packed")
+        for as_bf16, dtype in dtypes
+    ]
+
+
 def check_same_step(model: Model, tokens: TokenizedPool, weights: Ragged, arguments: argparse.Namespace) -> float:
-    """Largest relative difference of loss and gradient norm between naive float32 and ``exact``, dropout off.
+    """Largest relative difference of loss and gradient norm between ``exact`` and the others in float32, dropout off.
 
     Raises SystemExit above TOLERANCE.
     """
-    ways = Way(NAIVE, dropout=0.0), Way("exact", "exact", dropout=0.0)
-    naive, ours = (way.ready(model, tokens, weights, arguments)() for way in ways)
-    largest = max(abs(a - b) / abs(a) for a, b in zip(naive, ours, strict=True))
-    if not largest < TOLERANCE:
-        raise SystemExit(
-            f"naive float32 and exact differ by {largest:.1e} in loss or gradient norm ({naive} and {ours}): they do "
-            "not compute the same, so their speeds cannot be compared"
-        )
+    others = [Way(NAIVE, dropout=0.0)]
+    if arguments.trl:
+        others += [Way(f"TRL, {batches}", dropout=0.0, trl=batches) for batches in ("padded", "packed")]
+    ours = Way("exact", "exact", dropout=0.0).ready(model, tokens, weights, arguments)()
+    largest = 0.0
+    for way in others:
+        found = way.ready(model, tokens, weights, arguments)()
+        difference = max(abs(a - b) / abs(a) for a, b in zip(found, ours, strict=True))
+        if not difference < TOLERANCE:
+            raise SystemExit(
+                f"{way.name} and exact differ by {difference:.1e} in loss or gradient norm ({found} and {ours}): they "
+                "do not compute the same, so their speeds cannot be compared"
+            )
+        largest = max(largest, difference)
     return largest
 
 
@@ -178,6 +207,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precisions", nargs="+", choices=("exact", "safe", "fast", "mixed"), default=["exact", "mixed"]
     )
+    parser.add_argument("--trl", action="store_true", help="beside TRL's SFTTrainer (pip install trl)")
     add_model_options(parser)
     parser.add_argument("--without-memory", action="store_true", help="leave out the steps that measure peak memory")
     machine.add_options(parser)
@@ -223,8 +253,8 @@ def main() -> None:
     arguments = options().parse_args()
     if arguments.repeats < 1 or arguments.rows < 1 or not 0 < arguments.selected <= 1:
         raise SystemExit("--repeats and --rows must be at least 1, --selected in (0, 1]")
-    if arguments.random_model and arguments.model:
-        raise SystemExit("--random-model has random weights: leave out --model")
+    if arguments.random_model and (arguments.model or arguments.trl):
+        raise SystemExit("--random-model has random weights and no tokenizer: leave out --model and --trl")
     quiet_libraries()
     busy = machine.refuse_if_busy(allow=arguments.allow_busy)
     where = machine.describe(arguments.device)
@@ -233,7 +263,7 @@ def main() -> None:
     tokens, _ = rows_to_score(load_pool(arguments.pool), arguments.rows, model, arguments.tokenizer)
     weights = selected_weights(tokens, arguments.selected)
     difference = None if arguments.device.startswith("cuda") else check_same_step(model, tokens, weights, arguments)
-    ways = planned_ways(arguments.device, arguments.precisions)
+    ways = planned_ways(arguments.device, arguments.precisions, with_trl=arguments.trl)
     steps = {way.name: way.ready(model, tokens, weights, arguments) for way in ways}
     for work in steps.values():
         work()
@@ -266,7 +296,7 @@ def main() -> None:
     same = (
         ""
         if difference is None
-        else (f"; naive float32 and exact differ by {difference:.1e} in loss and gradient norm, dropout off")
+        else (f"; float32 ways differ by {difference:.1e} at most in loss and gradient norm, dropout off")
     )
     facts = (
         "{model}, LoRA of rank {rank} on all linear layers; a step of {rows} rows, {tokens:,} tokens, "

@@ -143,3 +143,16 @@ def products(request) -> str:
     elif missing_kernels() is not None:
         pytest.skip("no CPU kernels on this machine")
     return wanted
+
+
+class Forgetful(dict):
+    """Remembers nothing, so that every model is probed."""
+
+    def __contains__(self, structure):
+        return False
+
+
+@pytest.fixture(autouse=True)
+def every_model_is_probed(monkeypatch):
+    """Tests break the parts of one structure and look what a probe says, model after model."""
+    monkeypatch.setattr("tokenclean.models.causal_lm._probed", Forgetful())

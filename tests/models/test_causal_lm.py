@@ -106,6 +106,25 @@ def test_a_pass_that_mixes_conversations_shows(family, small_model, pack, monkey
         assert furthest(causal_lm.losses(pack[0], lengths, pack[2]), losses) > 1e-2
 
 
+def test_a_structure_is_probed_once_a_process(small_model, monkeypatch):
+    probed = []
+    passes = CausalLM._probe_passes
+    monkeypatch.setattr(CausalLM, "_probe_passes", lambda self, window: (probed.append(window), passes(self, window)))
+    monkeypatch.setattr("tokenclean.models.causal_lm._probed", {})
+    first, again = CausalLM(small_model("llama")), CausalLM(small_model("llama"))
+    assert len(probed) == 1
+    assert again.is_packed
+    assert again.kernel == first.kernel
+    CausalLM(small_model("mistral", sliding_window=100), longest_row=90)
+    assert CausalLM(small_model("mistral", sliding_window=100), longest_row=150).probed_window == 100
+    assert probed == [0, 0, 100]
+    patched = small_model("llama")
+    patched.forward = patched.forward
+    for _ in range(2):  # what the patch does cannot be seen
+        assert CausalLM(patched).is_packed
+    assert len(probed) == 5
+
+
 def test_the_probe_reaches_beyond_the_window_of_longer_rows(small_model, monkeypatch):
     ignoring(monkeypatch, WINDOW)
     model = small_model("mistral", sliding_window=100)

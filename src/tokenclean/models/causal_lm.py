@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import cast
 
@@ -39,16 +39,17 @@ from tokenclean.models.precision import (
 logger = logging.getLogger(__name__)
 
 _COMPILED_TOLERANCE_NATS = 0.05  # on average: under bf16 products another order of sums moves single losses further
+_probed: dict[Hashable, tuple[bool, bool]] = {}  # structure of a model -> (is packed, has a head of its own)
 
 
 class CausalLM:
     """A transformers causal LM, or the PEFT model around one, split into body and head.
 
-    On construction a small probe compares the packed pass and the separate head with the model's own logits. A way that
-    does not reproduce them to 1e-3 nats is not used, and the log says so: the model then runs one conversation a pass,
-    or its own output layer. Gradient checkpointing that the caller has switched on runs one conversation a pass too:
-    it recomputes in the backward pass, where the packed attention is no longer set up.
-    ``checkpoint_activations`` sets it up again there.
+    The first time that a process meets a model's structure, a small probe compares the packed pass and the separate
+    head with the model's own logits. A way that does not reproduce them to 1e-3 nats is not used, and the log says so:
+    the model then runs one conversation a pass, or its own output layer. Gradient checkpointing that the caller has
+    switched on runs one conversation a pass too: it recomputes in the backward pass, where the packed attention is no
+    longer set up. ``checkpoint_activations`` sets it up again there.
 
     ``longest_row``: tokens of the longest conversation to come; the probe reaches beyond a shorter sliding window.
     ``is_packed``: several conversations share one forward pass. ``probed_window``: the sliding window beyond which the
@@ -270,6 +271,25 @@ class CausalLM:
         return output.last_hidden_state[0]
 
     def _probe(self, window: int) -> None:
+        structure = self._structure(window)
+        if structure in _probed:
+            (self.is_packed, self._has_head), self.probed_window = _probed[structure], window
+            return
+        self._probe_passes(window)
+        if structure is not None:
+            _probed[structure] = self.is_packed, self._has_head
+
+    def _structure(self, window: int) -> Hashable:
+        """All that the probe's outcome depends on but the weights' values; None where a module has a forward of its own
+        (hooks, patches), which cannot be compared."""
+        modules = list(self.model.named_modules())
+        if any("forward" in vars(module) for _, module in modules):
+            return None
+        types = tuple((name, type(module), type(module).forward) for name, module in modules)
+        weights = next(self.lm.parameters())
+        return types, self.lm.config.to_json_string(), weights.device.type, weights.dtype, window
+
+    def _probe_passes(self, window: int) -> None:
         self.is_packed, self._has_head, self.probed_window = False, False, window
         ids, lengths, positions = self._sample([*PROBE_LENGTHS, window + 8] if window else list(PROBE_LENGTHS))
         with evaluating(self.model), torch.no_grad(), precision_policy(self.body, "exact", with_kernels=False):
