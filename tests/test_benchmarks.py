@@ -12,10 +12,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,9 +28,12 @@ from tokenclean.pool.conversation import LabelledTokens
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # where pytest is not started with `python -m`
-machine, scoring, figures, ways, selection, training, quantised = (
+machine, scoring, figures, ways, selection, training, quantised, quick, pipeline = (
     importlib.import_module(f"benchmarks.{name}")
-    for name in ("machine", "scoring", "scoring_figures", "scoring_ways", "selection", "training", "quantised")
+    for name in (
+        *("machine", "scoring", "scoring_figures", "scoring_ways", "selection", "training", "quantised", "quick"),
+        "pipeline",
+    )
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -629,3 +634,45 @@ def test_benchmarks_of_both_model_classes(tiny_model_folder, data_dir, tmp_path,
         assert one["score"] == pytest.approx(one["harness_score"])
         assert 0 < one["computed_tokens"] < one["requested_tokens"]
     assert "× harness" in capsys.readouterr().out
+
+
+class TestQuick:
+    FIGURES: ClassVar = {
+        "ways": {
+            "naive": {"times_as_fast": {}},
+            "naive bf16": {"times_as_fast": {"naive": {"median": 1.5}}},
+            "mixed": {"times_as_fast": {"naive": {"median": 3.0}, "naive bf16": {"median": 2.0}}},
+        }
+    }
+
+    def test_kind_of_machine_names_the_widest_instructions(self):
+        assert quick.kind_of_machine({"avx2", "avx512f", "avx512_bf16"}, 2) == "2 cores, AVX-512 with bf16"
+        assert quick.kind_of_machine({"sse2"}, 16) == "16 cores, other"
+
+    def test_ratios_are_ours_against_the_naive_way(self):
+        assert dict(quick.ratios_of("training", self.FIGURES)) == {"training: mixed": 3.0}
+        selection = {"ways": {"naive": {"times_naive": {"median": 1.0}}, "cut": {"times_naive": {"median": 90.0}}}}
+        assert dict(quick.ratios_of("selection", selection)) == {"selection: cut": 90.0}
+
+    def test_what_fell_by_more_than_15_percent_or_is_gone_is_named(self):
+        stored = {"a": 4.0, "b": 4.0, "c": 4.0, "gone": 1.0}
+        lines, fallen = quick.compare({"a": 3.5, "b": 3.3, "c": 9.0, "new": 2.0}, stored)
+        assert fallen == ["b", "gone"]
+        assert ["a", "4.00", "3.50", "-12%"] in lines
+        assert ["new", "–", "2.00", ""] in lines
+
+
+class TestPipeline:
+    def test_naive_and_the_run_do_the_same_passes_and_trainings(self, tiny_model_folder, tmp_path):
+        """The same stages on both sides, counted, and held-out losses that differ by no more than the dropout does."""
+        values = pipeline.recipe_of(None, 18)
+        values["model"] = {"base": str(tiny_model_folder)}
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(values))
+        naive, ours = pipeline.naive(recipe), pipeline.ours(recipe)
+        assert ours.loss == pytest.approx(naive.loss, abs=0.05)
+        for run in (naive, ours):
+            assert 0 < run.inside["passes"] + run.inside["trainings"] < run.seconds
+        text = pipeline.table([ours], [naive], ours.seconds, markdown=True)
+        assert "| tokenclean run |" in text
+        assert "1.00 of the run" in text

@@ -14,7 +14,8 @@ from tokenclean.recipe import ScoringSettings
 from tokenclean.scoring import PairedDifference
 
 SPREAD_TO_ERROR = 3.0
-_ERROR_SAMPLE_TOKENS = 1024
+_ERROR_SAMPLE_SHARE = 1 / 8
+_ERROR_SAMPLE_TOKENS = (256, 1024)  # at least, where there are so many, and at most
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def check_reference(context: RunContext, reference: Model, scores: Ragged, rows:
         reference,
         context.against(reference, context.base),
         float(values.std()),
-        score_error(context, reference, rows),
+        score_error(context, reference, scores, rows),
     )
     context.note(str(check))
     if not check.faults:
@@ -87,15 +88,15 @@ def check_reference(context: RunContext, reference: Model, scores: Ragged, rows:
     )
 
 
-def score_error(context: RunContext, reference: Model, rows: np.ndarray) -> float:
-    """Mean |score error| of the scoring policy in nats, against float32 with one conversation a pass, on the first
-    of ``rows`` that hold about 1,000 tokens; at least float32's own rounding of a loss."""
-    lengths = context.tokens.input_ids.lengths[rows]
-    count = max(1, int(np.searchsorted(np.cumsum(lengths), _ERROR_SAMPLE_TOKENS)))
+def score_error(context: RunContext, reference: Model, scores: Ragged, rows: np.ndarray) -> float:
+    """Mean |error| of the ``scores`` of ``rows`` in nats, against float32 with one conversation a pass, on the first
+    rows: an eighth of the tokens, from 256 to 1,024; at least float32's own rounding of a loss."""
+    ends = np.cumsum(context.tokens.input_ids.lengths[rows])
+    least, most = _ERROR_SAMPLE_TOKENS
+    count = 1 + int(np.searchsorted(ends, np.clip(ends[-1] * _ERROR_SAMPLE_SHARE, least, most)))
     sample = context.tokens.take(rows[:count])
-    base, of_reference = context.passes.pair(context.base, reference, sample, "sample")
     one_by_one = ScoringSettings(precision="exact", pack_tokens=1)
     exact = [context.passes.losses(model, sample, "sample", one_by_one) for model in (context.base, reference)]
-    difference = (base - of_reference) - (exact[0] - exact[1])
-    rounding = float(np.finfo(np.float32).eps * np.nanmean(base.values))
-    return max(float(np.nanmean(np.abs(difference.values))), rounding)
+    difference = scores.take(np.arange(len(sample))).values - (exact[0] - exact[1]).values
+    rounding = float(np.finfo(np.float32).eps * np.nanmean(exact[0].values))
+    return max(float(np.nanmean(np.abs(difference))), rounding)

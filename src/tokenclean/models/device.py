@@ -75,14 +75,23 @@ def gains_from_bf16(device: torch.device) -> bool:
 @lru_cache(maxsize=1)
 def cpu_multiplies_bf16() -> bool:
     """Whether this processor has bf16 products (AVX-512 BF16, AMX, ARM's BF16); without them float32 is faster."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+    flags = cpu_flags()
+    if not flags:
         import torch
 
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
     return not flags.isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instructions and features of this processor, as Linux names them; empty on another system."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(
+        flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()
+    )
 
 
 def cache_folder() -> Path:

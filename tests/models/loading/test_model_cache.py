@@ -326,7 +326,7 @@ def test_an_adapter_that_cannot_be_attached_leaves_nothing_behind(lora, expected
 @given(
     shape=st.lists(st.integers(0, 5), max_size=3),
     place=st.integers(0, 124),
-    dtype=st.sampled_from([torch.float32, torch.int64, torch.bool]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool]),
 )
 def test_no_change_of_one_element_escapes_the_checksums(shape, place, dtype):
     tensor = torch.ones(shape).to(dtype)
@@ -340,5 +340,7 @@ def test_no_change_of_one_element_escapes_the_checksums(shape, place, dtype):
 def test_checksums_reach_beyond_what_is_summed_at_once(monkeypatch):
     monkeypatch.setattr(resident, "_ELEMENTS_AT_ONCE", 4)
     tensor = torch.zeros(11)
-    found = [resident._checksums([tensor + torch.eye(11)[place]])[0] for place in range(11)]
-    assert len({tuple(sums) for sums in found}) == 11
+    [unchanged] = resident._checksums([tensor])
+    assert len(unchanged) == 3
+    for place in range(11):
+        assert resident._checksums([tensor + torch.eye(11)[place]])[0] != unchanged

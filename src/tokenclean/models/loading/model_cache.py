@@ -189,14 +189,14 @@ def _take_out(changes: Sequence[_Change]) -> None:
 
 
 def _checksums(tensors: Sequence[torch.Tensor]) -> list[list[int]]:
-    """Sums of each tensor's bits mod 2^64, with odd factors, so that any change of a single element shows."""
+    """Sums of each tensor's bits mod 2^64, part by part, so that any change of a single element shows."""
     import torch
 
+    integers = torch.int64, torch.int32, torch.int16, torch.uint8
     found = []
     for tensor in tensors:
         flat = tensor.detach().flatten()
-        bits = flat.view(torch.int32 if flat.element_size() % 4 == 0 else torch.uint8)
-        odd = torch.arange(min(len(bits), _ELEMENTS_AT_ONCE), device=bits.device) * 2 + 1
-        sums = [(part.long() * odd[: len(part)]).sum() for part in bits.split(_ELEMENTS_AT_ONCE)]
+        widest = next(t for t in integers if flat.nbytes % t.itemsize == 0)  # at least as wide as an element
+        sums = [part.sum(dtype=torch.int64) for part in flat.view(widest).split(_ELEMENTS_AT_ONCE)]
         found.append(torch.stack(sums).tolist())
     return found
