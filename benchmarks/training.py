@@ -17,6 +17,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
@@ -58,7 +59,7 @@ class Way:
     precision: str | None = None
     dropout: float = 0.1
     shares_dropout: bool = True
-    trl: Literal["padded", "packed"] | None = None
+    trl: Literal["padded", "packed", "liger"] | None = None
     as_bf16: bool = False
 
     def settings(self, arguments: argparse.Namespace) -> TrainingSettings:
@@ -86,9 +87,11 @@ class Way:
         optimizer = torch.optim.AdamW(trained, lr=1e-5)
         forward: Callable[[], float]
         if self.trl is not None:
-            assert model.source is not None
-            tokenizer, packing = load_tokenizer(model.source), self.trl == "packed"
-            forward = trl_forward(wrapped, tokenizer, tokens, weights, packing=packing, as_bf16=self.as_bf16)
+            tokenizer = load_tokenizer(arguments.tokenizer or model.source)
+            packing, with_liger = self.trl != "padded", self.trl == "liger"
+            forward = trl_forward(
+                wrapped, tokenizer, tokens, weights, packing=packing, as_bf16=self.as_bf16, with_liger=with_liger
+            )
         elif self.precision is None:
             wrapped.train()
             forward = lambda: naive_loss(wrapped, tokens, weights)  # noqa: E731
@@ -155,13 +158,19 @@ def planned_ways(device: str, precisions: list[str], *, with_trl: bool = False) 
 
 
 def trl_ways(device: str) -> list[Way]:
-    """TRL's SFTTrainer, padded and packed, in float32 and, where the device multiplies bf16, with autocast."""
-    dtypes = ((False, ""), (True, ", bf16")) if multiplies_bf16(device) else ((False, ""),)
-    return [
+    """TRL's SFTTrainer, padded and packed, in float32 on a CPU and, where the device multiplies bf16, with autocast; on
+    a GPU also packed with Liger's kernels, where they are installed."""
+    is_gpu = device.startswith("cuda")
+    dtypes = [] if is_gpu else [(False, "")]
+    dtypes += [(True, ", bf16")] if multiplies_bf16(device) else []
+    ways = [
         Way(f"TRL, {batches}{dtype}", trl=batches, as_bf16=as_bf16)
         for batches in ("padded", "packed")
         for as_bf16, dtype in dtypes
     ]
+    if is_gpu and find_spec("liger_kernel"):
+        ways.append(Way("TRL, packed, bf16, Liger", trl="liger", as_bf16=True))
+    return ways
 
 
 def check_same_step(model: Model, tokens: TokenizedPool, weights: Ragged, arguments: argparse.Namespace) -> float:
@@ -253,8 +262,10 @@ def main() -> None:
     arguments = options().parse_args()
     if arguments.repeats < 1 or arguments.rows < 1 or not 0 < arguments.selected <= 1:
         raise SystemExit("--repeats and --rows must be at least 1, --selected in (0, 1]")
-    if arguments.random_model and (arguments.model or arguments.trl):
-        raise SystemExit("--random-model has random weights and no tokenizer: leave out --model and --trl")
+    if arguments.random_model and arguments.model:
+        raise SystemExit("--random-model has random weights: leave out --model")
+    if arguments.random_model and arguments.trl and not arguments.tokenizer:
+        raise SystemExit("--trl needs a tokenizer: give --tokenizer with --random-model")
     quiet_libraries()
     busy = machine.refuse_if_busy(allow=arguments.allow_busy)
     where = machine.describe(arguments.device)

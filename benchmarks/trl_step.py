@@ -31,12 +31,13 @@ def trl_forward(
     *,
     packing: bool,
     as_bf16: bool,
+    with_liger: bool,
 ) -> Callable[[], float]:
     """What computes the gradients of all rows and returns their mean loss in nats.
 
     ``weights``: 0 or 1 a token. ``packing``: TRL's own, whole rows in sequences of 2,048 tokens; otherwise batches of
-    8 rows of about equal length, padded. ``as_bf16``: autocast. Gradient checkpointing, which TRL switches on by
-    default, is off: it would cost time, and no other way has it.
+    8 rows of about equal length, padded. ``as_bf16``: autocast. ``with_liger``: Liger's kernels. Gradient
+    checkpointing, which TRL switches on by default, is off: it would cost time, and no other way has it.
     """
     from datasets import Dataset, disable_progress_bars
     from trl import SFTConfig, SFTTrainer
@@ -56,6 +57,7 @@ def trl_forward(
         packing=packing,
         gradient_checkpointing=False,
         bf16=as_bf16,
+        use_liger_kernel=with_liger,
         use_cpu=not next(model.parameters()).is_cuda,
         report_to="none",
         save_strategy="no",

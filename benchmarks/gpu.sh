@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Every figure that needs a GPU, in parts of at most eight minutes each on one GPU of the H200's class.
+#
+#   benchmarks/gpu.sh [PART ...]     tests scoring-1b scoring-8b training-8b trl prefixes; all of them by default
+#
+# OUT       folder for the figures (default: gpu-figures), one .md and one .json a part
+# PYTHON    interpreter that has torch, transformers, peft and this package's source on its path (default: python)
+# POOL      data file whose rows are measured (default: the shipped demo pool)
+# TOKENIZER folder of a tokenizer, for the part trl
+# DATA_DIR  folder of the benchmarks' data, for the part prefixes
+# DEVICE=cpu tries the script itself, on tiny models; its figures mean nothing.
+set -u
+cd "$(dirname "$0")/.."
+export PYTHONPATH="src:.${PYTHONPATH:+:$PYTHONPATH}"
+PYTHON=${PYTHON:-python} OUT=${OUT:-gpu-figures} DEVICE=${DEVICE:-cuda} LIMIT=${LIMIT:-480}
+POOL=${POOL:-src/tokenclean/data/demo_pool.jsonl}
+if [ "$DEVICE" = cpu ]; then
+  SMALL=tiny LARGE=tiny ROWS=6 STEP_ROWS=3 REPEATS=1 PREFIXES=(--questions 2 --tasks hellaswag)
+  TRL_MODEL=()  # SmolLM2: no tiny model has a tokenizer
+else
+  SMALL=1b LARGE=8b ROWS=300 STEP_ROWS=96 REPEATS=5 PREFIXES=(--questions 200)
+  TRL_MODEL=(--random-model 8b --tokenizer "${TOKENIZER:-}")
+fi
+mkdir -p "$OUT"
+failed=()
+
+part() { # NAME COMMAND...: runs it within the limit, keeps what it printed
+  local name=$1
+  shift
+  echo "== $name: $*"
+  if ! timeout "$LIMIT" "$@" >"$OUT/$name.md" 2>"$OUT/$name.log"; then
+    failed+=("$name")
+    tail -n 5 "$OUT/$name.log"
+  fi
+  cat "$OUT/$name.md"
+}
+
+bench() { # NAME BENCHMARK OPTION...
+  local name=$1 benchmark=$2
+  shift 2
+  part "$name" "$PYTHON" -m "benchmarks.$benchmark" --device "$DEVICE" --repeats "$REPEATS" --pool "$POOL" \
+    --markdown --json "$OUT/$name.json" --allow-busy "$@"
+}
+
+run() {
+  case $1 in
+    tests) part tests "$PYTHON" -m pytest -q -p no:cacheprovider tests/gpu --durations=5 ;;
+    scoring-1b) bench scoring-1b scoring --random-model "$SMALL" --rows "$ROWS" --precisions safe fast --compile on --without-memory ;;
+    scoring-8b) bench scoring-8b scoring --random-model "$LARGE" --rows "$ROWS" --precisions fast --compile off --without-memory ;;
+    training-8b) bench training-8b training --random-model "$LARGE" --rows "$STEP_ROWS" --precisions mixed --rank 64 --without-memory ;;
+    trl) bench trl training "${TRL_MODEL[@]}" --trl --without-memory --rows "$STEP_ROWS" --precisions mixed --rank 64 ;;
+    prefixes) part prefixes "$PYTHON" -m benchmarks.evaluation --device "$DEVICE" --data-dir "${DATA_DIR:?names the data}" \
+      "${PREFIXES[@]}" --markdown --json "$OUT/prefixes.json" --allow-busy ;;
+    *) echo "no part $1; see the head of benchmarks/gpu.sh" >&2; exit 2 ;;
+  esac
+}
+
+for name in "${@:-tests scoring-1b scoring-8b training-8b trl prefixes}"; do
+  for one in $name; do run "$one"; done
+done
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "failed or beyond $LIMIT s: ${failed[*]} (see $OUT/*.log)"
+  exit 1
+fi
