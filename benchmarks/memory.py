@@ -5,8 +5,9 @@ random Llama, so that what is measured is the pass and not the weights. Each poo
 whose peak resident memory the system tells when it ends. Rows a second are those of the whole command, loading
 included, and say little about a model of any use.
 
-With ``--steps`` a LoRA is trained on SmolLM2's first layers, in steps of eight rows of the shipped demo pool; the
-eight longest come first, so that later peaks are no larger batches. Every step has packs of other sizes.
+With ``--steps`` a LoRA is trained on SmolLM2's first layers, in steps of eight rows of the shipped demo pool. The first
+step takes the whole pool, whose packs are as full as packs get, so that later peaks are no larger packs. Every step has
+packs of other sizes.
 
     python -m benchmarks.memory [--rows 10000 100000 1000000] [--folder FOLDER] [--json FILE]
     python -m benchmarks.memory --steps 50 2000 [--layers 2] [--precision mixed]
@@ -138,8 +139,7 @@ def peaks_of_steps(steps: Sequence[int], layers: int, precision: str) -> list[in
     random = np.random.default_rng(0)
     peaks: list[int] = []
     for number in range(1, max(steps) + 1):
-        drawn = random.choice(len(tokens), BATCH, replace=False)
-        rows = np.argsort(-tokens.input_ids.lengths)[:BATCH] if number == 1 else drawn
+        rows = random.choice(len(tokens), BATCH, replace=False) if number > 1 else np.arange(len(tokens))
         step(tokens.input_ids, weights, rows.tolist())
         optimizer.step()
         optimizer.zero_grad()
