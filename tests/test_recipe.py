@@ -82,13 +82,13 @@ def test_the_recipes_beside_the_source_load(name):
     assert recipe.training == preset.training
     assert recipe.cleaning == preset.cleaning
     if name == "paper":
-        without_ratings_and_ours = {"ds2", "noise_mixture", "repetition"}
+        without_ratings_and_ours = {"ds2", "noise_mixture", "repetition", "given"}
         assert set(recipe.strategies) == set(STRATEGIES) - without_ratings_and_ours
     else:  # with the control that the table of rounds needs
         assert recipe.strategies == ("none", "full_tokens", "full_tokens_from_warmup", "self_evolving")
 
 
-WITHOUT_RATINGS = [name for name in STRATEGIES if name != "ds2"]
+WITHOUT_RATINGS = [name for name in STRATEGIES if name not in ("ds2", "given")]
 
 OTHER_MODELS = {
     "paper-llama-3.1-8b": "meta-llama/Llama-3.1-8B",

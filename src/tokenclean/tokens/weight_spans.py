@@ -85,17 +85,19 @@ def spans_of_weights(tokens: TokenizedPool, weights: Ragged) -> list[tuple[Weigh
     not aligned or not finite.
     """
     tokens.input_ids.check_aligned(weights)
-    if not np.isfinite(weights.values[tokens.is_response.values]).all():
-        raise ValueError("the weight of every response token must be finite")
-    return [tuple(_row_spans(tokens, row, weights[row])) for row in range(len(tokens))]
+    is_trained = tokens.is_trained
+    if not np.isfinite(weights.values[is_trained.values]).all():
+        raise ValueError("the weight of every trained token must be finite")
+    return [tuple(_row_spans(tokens, row, is_trained[row], weights[row])) for row in range(len(tokens))]
 
 
 def weights_of_spans(tokens: TokenizedPool, spans: Sequence[Sequence[WeightSpan]], default: Ragged) -> Ragged:
-    """The weights that each row's spans give its response tokens, float32, aligned with ``input_ids``.
+    """The weights that each row's spans give its trained tokens, float32, aligned with ``input_ids``.
 
     ``default``: float, aligned with ``input_ids``, the weight where no span covers a token, and of every token that is
-    no response. A token that touches several weights takes the smallest. Raises ValueError where ``spans`` or
-    ``default`` have other rows than ``tokens``, PoolError for a span that is in no answer of its row.
+    not trained (``TokenizedPool.is_trained``). A token that touches several weights takes the smallest. Raises
+    ValueError where ``spans`` or ``default`` have other rows than ``tokens``, PoolError for a span that is in no answer
+    of its row.
     """
     tokens.input_ids.check_aligned(default)
     if len(spans) != len(tokens):
@@ -112,16 +114,16 @@ def weights_of_spans(tokens: TokenizedPool, spans: Sequence[Sequence[WeightSpan]
                 placed = place_tokens(content, _characters(tokens, row))
                 places = offsets[row] + placed.tokens
                 values[places] = weights_in_spans(placed, content.length, of_message[content.turn], values[places])
-    return default.with_values(np.where(tokens.is_response.values, values, default.values).astype(np.float32))
+    return default.with_values(np.where(tokens.is_trained.values, values, default.values).astype(np.float32))
 
 
-def _row_spans(tokens: TokenizedPool, row: int, weights: np.ndarray) -> Iterator[WeightSpan]:
-    characters, is_response = _characters(tokens, row), tokens.is_response[row]
+def _row_spans(tokens: TokenizedPool, row: int, is_trained: np.ndarray, weights: np.ndarray) -> Iterator[WeightSpan]:
+    characters = _characters(tokens, row)
     for content in tokens.contents[row]:
         placed = place_tokens(content, characters)
-        targets = np.flatnonzero(is_response[placed.tokens])
+        targets = np.flatnonzero(is_trained[placed.tokens])
         if not len(targets):
-            yield WeightSpan(content.turn, 0, content.length + 1, 0.0)
+            yield WeightSpan(content.turn, content.skipped, content.length + 1, 0.0)
             continue
         start, end = placed.start[targets], placed.end[targets]
         for first, last, weight in _runs(start, end, weights[placed.tokens[targets]]):
