@@ -271,12 +271,12 @@ def test_thoughts_and_calls_of_one_weight_are_a_weight_of_their_message(tmp_path
     values = weights.values.copy()
     before, content = tokens.contents[0][1:3]
     is_thought = (tokens.char_start[0] >= before.end_token[1]) & (tokens.char_end[0] <= content.start)
-    values[: len(is_thought)][is_thought] = 0
+    values[is_thought & tokens.is_response[0]] = 0.5
     (tmp_path / "two").mkdir()
     result, _, _ = write("spans", tmp_path / "two", rows=(ROWS[0],), weights=weights.with_values(values))
     assert result.changes == ()
     (row,) = lines_of(result.folder / "spans.jsonl")
-    assert row["messages"][6]["weight"] == 0
+    assert row["messages"][6]["weight"] == 0.5
     assert row["spans"] == [{"message": 6, "start": 0, "end": 9, "weight": 1.0}]
 
 

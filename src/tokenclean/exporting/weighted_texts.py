@@ -37,8 +37,9 @@ class WeightedTexts:
     def weighted_conversations(self) -> list[Conversation]:
         """The conversations with the weights as those of their messages and of characters of their contents.
 
-        A message has a weight other than 1 where all its trained tokens without a place (thoughts, tool calls) have
-        it. A row that came tokenized has the weights on its tokens.
+        A message whose tokens all have the weight 0 is not trained. Another has a weight other than 1 where all its
+        tokens without a place (thoughts, tool calls) have it, and it is not 0, which would be the whole message's. A
+        row that came tokenized has the weights on its tokens.
         """
         return [
             _weigh_row(conversation, self.tokens, row, self.weights[row], spans)
@@ -78,15 +79,19 @@ def _weigh_row(
         labelled = LabelledTokens(tokens.input_ids[row], weights > 0, weights)
         return replace(conversation, tokens=labelled)
     characters = np.stack([tokens.char_start[row], tokens.char_end[row]], axis=1)
-    is_unplaced, answer = tokens.is_trained[row].copy(), answer_of_token(tokens, row)
+    is_trained, answer = tokens.is_trained[row], answer_of_token(tokens, row)
+    is_unplaced = is_trained.copy()
     for content in tokens.contents[row]:
         is_unplaced[place_tokens(content, characters).tokens] = False
     turns = list(conversation.turns)
     for number, content in enumerate(tokens.contents[row]):
         if content.turn < 0 or not turns[content.turn].is_trained:
             continue
+        if not weights[is_trained & (answer == number)].any():
+            turns[content.turn] = replace(turns[content.turn], is_trained=False)
+            continue
         unplaced = np.unique(weights[is_unplaced & (answer == number)])
-        weight = float(str(unplaced[0])) if len(unplaced) == 1 else 1.0
+        weight = float(str(unplaced[0])) if len(unplaced) == 1 and unplaced[0] != 0 else 1.0
         own = [(span.start, span.end, span.weight) for span in spans if span.message == content.turn]
         turns[content.turn] = _weigh_turn(turns[content.turn], content, own, weight)
     turns = [turn if turn.is_trained else replace(turn, weight=1.0, spans=()) for turn in turns]

@@ -8,9 +8,17 @@ from pathlib import Path
 import tokenclean
 from tokenclean.errors import RecipeError, TableError
 from tokenclean.experiment.finished.finished_run import results_of, strategy_folder
-from tokenclean.experiment.finished.texts import read_texts
 from tokenclean.experiment.run_files import CLEANED
-from tokenclean.exporting import Card, CleanedDataset, ExportResult, ModelName, export, read_cleaned, write_cleaned
+from tokenclean.exporting import (
+    Card,
+    CleanedDataset,
+    ExportResult,
+    ModelName,
+    WeightedTexts,
+    export,
+    read_cleaned,
+    write_cleaned,
+)
 from tokenclean.token_table import is_table, read_table
 
 
@@ -73,4 +81,10 @@ def card_of(cleaned: CleanedDataset) -> Card:
 
 
 def _export_cleaned(path: Path, to: str, folder: Path) -> ExportResult:
-    return export(path, to, folder, card_of(read_cleaned(path)), read_texts)
+    return export(path, to, folder, card_of(read_cleaned(path)), _read_texts)
+
+
+def _read_texts(cleaned: CleanedDataset) -> WeightedTexts:
+    from tokenclean.experiment.finished.texts import read_texts  # loads torch, which forms of tokens do without
+
+    return read_texts(cleaned)

@@ -85,12 +85,12 @@ def write_axolotl_parts(texts: WeightedTexts, folder: Path, card: Card) -> Writt
 
 
 def _in_parts(conversation: Conversation) -> Conversation:
-    """The conversation as axolotl can train it: no weight of an end token, each message trained or not."""
+    """The conversation as axolotl can train it: weights of contents alone, each message trained or not."""
     return replace(conversation, turns=tuple(map(_turn_in_parts, conversation.turns)))
 
 
 def _turn_in_parts(turn: Turn) -> Turn:
-    """A turn with the weight 1, and spans of weight 0 inside its content; untrained where nothing is left of it."""
+    """A turn with the weight 1, and spans of weight 0 inside its content."""
     if turn.role != "assistant" or not turn.is_trained:
         return turn
     length, flags = len(turn.content), [turn.weight] * len(turn.content)
@@ -101,9 +101,6 @@ def _turn_in_parts(turn: Turn) -> Turn:
         if flags[place] == 0:
             start = masked.pop()[0] if masked and masked[-1][1] == place else place
             masked.append((start, place + 1, 0.0))
-    end_token = next((weight for _, end, weight in turn.spans if end > length), turn.weight)
-    if turn.weight == 0 and end_token == 0 and masked == [(0, length, 0.0)][: bool(length)]:
-        return replace(turn, weight=1.0, spans=(), is_trained=False)
     return replace(turn, weight=1.0, spans=tuple(masked))
 
 
