@@ -300,8 +300,8 @@ class Recipe(Section):
     def _check_given(self) -> Recipe:
         if ("given" in self.strategies) != (self.cleaning.given is not None):
             raise ValueError(
-                "cleaning.given: the strategy given, among strategy and controls, and the file of its scores or weights "
-                "go together; name both or leave both out"
+                "cleaning.given: the strategy given, as strategy or control, and the file of its scores or weights go "
+                "together; name both or leave both out"
             )
         return self
 
