@@ -37,6 +37,13 @@ def test_a_prompt_and_a_completion_and_a_text_have_spans_too():
     assert parse_row({"text": "abc", "spans": [span(0, 1, 0, 0)]}).turns[0].spans == ((0, 1, 0.0),)
 
 
+def test_messages_of_a_prompt_and_a_completion_are_counted_on():
+    prompt = [{"role": "user", "content": "a"}]
+    for completion in ("bcd", [{"role": "assistant", "content": "bcd"}]):
+        row = {"prompt": prompt, "completion": completion, "spans": [span(1, 4, 0, 1)]}
+        assert parse_row(row).turns[1].spans == ((1, 4, 0.0),)
+
+
 def test_spans_of_another_kind_are_only_counted():
     for spans in ([{"start": 0, "end": 3, "label": "PER"}], [[0, 3]], "some", {"message": 1, "weight": 1}):
         parsed = parse_row({"messages": MESSAGES, "spans": spans})

@@ -59,10 +59,14 @@ def _are_weights(values: object) -> bool:
 
 
 def _count_messages(row: Row) -> int | None:
-    """Messages that the row lists; None where its texts are no messages."""
-    lists = [row.get(key) for key in ("messages", "conversations", "prompt", "completion")]
-    counts = [len(messages) for messages in lists if isinstance(messages, list)]
-    return sum(counts) if counts else None
+    """Messages that the row lists; None where it lists none."""
+    for key in ("messages", "conversations"):
+        if isinstance(messages := row.get(key), list):
+            return len(messages)
+    asked, answered = row.get("prompt"), row.get("completion")
+    if not isinstance(asked, list) and not isinstance(answered, list):
+        return None
+    return sum(len(part) if isinstance(part, list) else 1 for part in (asked, answered))
 
 
 def _read_span(value: Row, turns: Sequence[Turn], place: str) -> tuple[int, Span]:
