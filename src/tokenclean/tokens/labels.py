@@ -10,6 +10,7 @@ import numpy as np
 from tokenclean.pool.conversation import Conversation, LabelledTokens, Turn
 from tokenclean.recipe import TokensSettings
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
+from tokenclean.tokens.weight_spans import place_tokens, weights_in_spans
 
 
 @dataclass(frozen=True)
@@ -82,16 +83,8 @@ def _weights(spans: np.ndarray, rendered: Rendered, turns: Sequence[Turn]) -> np
     for index, target in zip(trained, rendered.targets, strict=True):
         turn, content = turns[index], contents[index]
         weight[_touching(spans, *target)] = turn.weight
-        own = np.full(len(spans), np.inf, dtype=np.float32)
-        covered = np.zeros(len(spans), dtype=np.int64)
-        for start, end, value in turn.spans:
-            first, last = content.characters(start, end)
-            touched = _touching(spans, first, last)
-            own[touched] = np.minimum(own[touched], value)
-            covered[touched] += np.minimum(spans[touched, 1], last) - np.maximum(spans[touched, 0], first)
-        is_own = np.isfinite(own)
-        is_whole = covered >= spans[:, 1] - spans[:, 0]
-        weight[is_own] = np.where(is_whole, own, np.minimum(own, turn.weight))[is_own]
+        placed = place_tokens(content, spans)
+        weight[placed.tokens] = weights_in_spans(placed, content.length, turn.spans, weight[placed.tokens])
     return weight
 
 
