@@ -25,7 +25,6 @@ def review(
     file: Annotated[
         Path | None, Option(help="The file of decisions; by default review.jsonl in the run folder.")
     ] = None,
-    spans: Annotated[int, Option(min=1, help="Spans to suggest at most.")] = 1_000,
     max_conversations: Annotated[int, Option(min=1, help="Conversations to show.")] = 2_000,
     max_tokens: Annotated[int, Option(min=1, help="Tokens to show.")] = 400_000,
     port: Annotated[int, Option(min=0, max=65_535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
@@ -53,12 +52,10 @@ def review(
         import starlette  # noqa: F401  # before the run is read
         import uvicorn  # noqa: F401
     opened = open_run_review(run, strategy, note)
-    _serve(opened, path, name or getpass.getuser(), spans, max_conversations, max_tokens, port)
+    _serve(opened, path, name or getpass.getuser(), max_conversations, max_tokens, port)
 
 
-def _serve(
-    opened: RunReview, path: Path, name: str, spans: int, max_conversations: int, max_tokens: int, port: int
-) -> None:
+def _serve(opened: RunReview, path: Path, name: str, max_conversations: int, max_tokens: int, port: int) -> None:
     from tokenclean.experiment.finished.open_review import read_run_review
     from tokenclean.experiment.finished.viewer_tables import view_title
     from tokenclean.report.viewer.page import render_page
@@ -68,7 +65,7 @@ def _serve(
     before = read_run_review(path)
     for line in before.faults if before else ():
         note(line)
-    view, data = opened.page(None, Sample(max_conversations, max_tokens), spans=spans, who=name)
+    view, data = opened.page(None, Sample(max_conversations, max_tokens), who=name)
     server = ReviewServer(
         render_page(view, title=view_title(view), review=data, is_served=True), path, opened.conversations
     )

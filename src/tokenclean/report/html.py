@@ -29,8 +29,8 @@ def render(
     ``page``: a path below this package without suffix. The ``.css`` and ``.js`` beside the template are put into the
     page; its policy allows these alone, and nothing to be loaded. ``inline_styles`` allows style attributes, which
     plots have. ``scripts_before``: further scripts by their paths without suffix, each an element before the page's
-    own. ``asks_its_server`` allows requests to the server that gave the page out. Raises MissingExtraError, for ``what``,
-    without jinja2.
+    own. ``asks_its_server`` allows requests to the server that gave the page out. Raises MissingExtraError, for
+    ``what``, without jinja2.
     """
     with needs_extra("jinja2", "report", what):
         import jinja2

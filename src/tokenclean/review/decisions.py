@@ -169,8 +169,7 @@ def _is_utf8(text: str) -> bool:
 def _weight(values: Mapping[str, object], kind: str) -> float:
     value = values.get("weight")
     fixed = {"keep": 1, "drop": 0}.get(kind)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and 0 <= value <= 1 and fixed in (None, value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1 and fixed in (None, value):
         return float(value)
     expected = f"{fixed}, since the kind is {kind}" if fixed is not None else "a number from 0 to 1"
     raise LineError(f"weight: expected {expected}, found {_shown(value)}")

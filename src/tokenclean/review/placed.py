@@ -111,7 +111,7 @@ class _Board:
             return self._put_phrase(decision)
         row = self._find(decision)
         if row is None:
-            return "no such row in this pool, by its id or its own id"
+            return "no row has its id, or its own id alone"
         if isinstance(decision, TokenDecision):
             return self._put_tokens(row, decision)
         return self._put_span(row, decision)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import numpy as np
@@ -12,6 +13,8 @@ from tokenclean.review.token_places import TokenPlaces
 from tokenclean.token_table import TokenTable
 
 _LOWEST = 0.1  # of a table without labels, the share of the tokens that is doubtful
+_GAP = 2  # tokens between two passages that are one to a reader
+_A_ROW = 5  # passages of one row in each list
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,19 @@ def suggest(
     Three lists take turns: answers by the noise rate that the table's strategy estimated (``noise``: row id -> rate),
     highest first; passages that the table drops, lowest sum of scores first, or longest first without scores (where
     there are no labels, the tenth of the tokens with the lowest scores); and passages on which this table and those of
-    ``others``, of the same rows, disagree, longest first. Tokens without a place are never suggested.
+    ``others``, of the same rows, disagree, longest first. Of either passages a conversation has five at most, and two
+    with no more than two tokens between them are one. Tokens without a place are never suggested.
     """
     lists = [_by_noise(table, places, noise, most), _dropped(table, places), _disputed(table, places, others)]
     taken = [one for together in zip_longest(*lists) for one in together if one is not None]
-    distinct = list({(one.row, one.first, one.behind): one for one in reversed(taken)}.values())[::-1][:most]
+    distinct: dict[tuple[int, int, int], Suggestion] = {}
+    for one in taken:
+        distinct.setdefault((one.row, one.first, one.behind), one)
+    chosen = list(distinct.values())[:most]
     turn: dict[int, int] = {}
-    for one in distinct:
+    for one in chosen:
         turn.setdefault(one.row, len(turn))
-    return sorted(distinct, key=lambda one: (turn[one.row], one.first, one.behind))
+    return sorted(chosen, key=lambda one: (turn[one.row], one.first, one.behind))
 
 
 def _by_noise(table: TokenTable, places: TokenPlaces, noise: Mapping[str, float], most: int) -> list[Suggestion]:
@@ -70,12 +77,17 @@ def _dropped(table: TokenTable, places: TokenPlaces) -> list[Suggestion]:
         is_doubtful = is_scored & (score <= bound)
     else:
         return []
-    runs = _runs(places, is_doubtful, "dropped" if "is_kept" in table.columns else "low score")
+    runs = _passages(places, is_doubtful, "dropped" if "is_kept" in table.columns else "low score")
     if score is None:
-        return _longest_first(runs)
+        return _first_of_rows(_longest_first(runs))
     sums = np.concatenate([[0.0], np.cumsum(np.nan_to_num(score))])
     offsets = places.message.offsets
-    return sorted(runs, key=lambda one: sums[offsets[one.row] + one.behind] - sums[offsets[one.row] + one.first])
+
+    def score_sum(one: Suggestion) -> float:
+        start = offsets[one.row]
+        return sums[start + one.behind] - sums[start + one.first]
+
+    return _first_of_rows(sorted(runs, key=score_sum))
 
 
 def _disputed(table: TokenTable, places: TokenPlaces, others: Mapping[str, TokenTable]) -> list[Suggestion]:
@@ -85,11 +97,37 @@ def _disputed(table: TokenTable, places: TokenPlaces, others: Mapping[str, Token
         return []
     kept = np.stack(labels)
     is_disputed = places.has_place & (kept.any(axis=0) != kept.all(axis=0))
-    return _longest_first(_runs(places, is_disputed, "methods disagree"))
+    return _first_of_rows(_longest_first(_passages(places, is_disputed, "methods disagree")))
 
 
 def _longest_first(runs: Sequence[Suggestion]) -> list[Suggestion]:
     return sorted(runs, key=lambda one: one.first - one.behind)
+
+
+def _passages(places: TokenPlaces, is_chosen: np.ndarray, reason: str) -> list[Suggestion]:
+    """Runs of chosen tokens; those of one message with few tokens between them are one. ``is_chosen``: bool (T,)."""
+    joined: list[Suggestion] = []
+    message, offsets = places.message.values, places.message.offsets
+    for one in _runs(places, is_chosen, reason):
+        last = joined[-1] if joined else None
+        if last is not None and last.row == one.row and one.first - last.behind <= _GAP:
+            start = offsets[one.row]
+            if (message[start + last.first : start + one.behind] == message[start + one.first]).all():
+                joined[-1] = replace(last, behind=one.behind)
+                continue
+        joined.append(one)
+    return joined
+
+
+def _first_of_rows(ordered: Sequence[Suggestion]) -> list[Suggestion]:
+    """The first few of each row."""
+    seen: Counter[int] = Counter()
+    chosen = []
+    for one in ordered:
+        seen[one.row] += 1
+        if seen[one.row] <= _A_ROW:
+            chosen.append(one)
+    return chosen
 
 
 def _runs(places: TokenPlaces, is_chosen: np.ndarray, reason: str) -> list[Suggestion]:

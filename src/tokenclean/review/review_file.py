@@ -118,9 +118,7 @@ def append_decisions(path: Path | str, decisions: Sequence[Decision]) -> None:
         except Timeout:
             raise RunFolderError(f"cannot write {path}: another process holds its lock; try again") from None
         except NotImplementedError as error:
-            raise RunFolderError(
-                f"cannot write {path}: its file system has no locks, give --file elsewhere"
-            ) from error
+            raise RunFolderError(f"cannot write {path}: its file system has no locks, give --file elsewhere") from error
 
 
 def _append(path: Path, lines: bytes) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from tokenclean.pool.conversation import Conversation
 from tokenclean.ragged import Ragged
-from tokenclean.review.decisions import in_force
+from tokenclean.review.decisions import PhraseDecision, in_force
 from tokenclean.review.placed import PlacedDecisions, place
 from tokenclean.review.review_file import ReviewFile
 from tokenclean.tokens import TokenizedPool
@@ -73,7 +73,7 @@ class ReviewedPool:
 
     def fix_labels(self, kept: Ragged) -> Ragged:
         """Bool labels: what people drop is dropped, and what they keep is kept."""
-        return kept.map_values(lambda labels: (labels & ~self.is_dropped.values) | self.is_trained.values)
+        return self.apply(kept).map_values(lambda weights: weights > 0)
 
     def to_json(self) -> Mapping[str, object]:
         """For a run's record."""
@@ -98,11 +98,24 @@ class ReviewedPool:
         if self.placed.replaced:
             lines.append(f"review: at {self.placed.replaced:,} characters a later decision replaced an earlier one")
         if unplaced := self.placed.unplaced:
-            lines.append(f"review: {len(unplaced):,} decisions no longer match the text and are left out:")
+            lines.append(f"review: {len(unplaced):,} decisions fit no text here and are left out:")
             lines += (f"  {one}" for one in unplaced)
         return [*lines, *self.file.faults]
 
 
-def review_pool(file: ReviewFile, tokens: TokenizedPool, conversations: Sequence[Conversation]) -> ReviewedPool:
-    """The decisions of a file on a pool. ``conversations``: the rows of ``tokens``, in the same order."""
-    return ReviewedPool(file, tokens, conversations, place(in_force(file.decisions), conversations))
+def review_pool(
+    file: ReviewFile,
+    tokens: TokenizedPool,
+    conversations: Sequence[Conversation],
+    heldout: frozenset[str] = frozenset(),
+) -> ReviewedPool:
+    """The decisions of a file on a pool. ``conversations``: the rows of ``tokens``, in the same order. ``heldout``: ids
+    of rows on which nothing is trained; decisions on them are left out."""
+    placed = place(in_force(file.decisions), conversations)
+    unplaced = tuple(
+        replace(one, reason="the row is held out, so nothing is trained on it")
+        if not isinstance(one.decision, PhraseDecision) and one.decision.id in heldout
+        else one
+        for one in placed.unplaced
+    )
+    return ReviewedPool(file, tokens, conversations, replace(placed, unplaced=unplaced))

@@ -10,7 +10,7 @@ from tokenclean.errors import RecipeError, TableError
 from tokenclean.experiment.finished.finished_run import results_of, strategy_folder
 from tokenclean.experiment.run_files import CLEANED
 from tokenclean.exporting import Card, CleanedDataset, ExportResult, ModelName, export, read_cleaned, write_cleaned
-from tokenclean.token_table import is_table, read_table
+from tokenclean.token_table import TokenTable, is_table, read_table
 
 
 def find_dataset(run: Path, strategy: str | None = None) -> Path:
@@ -33,7 +33,11 @@ def export_dataset(path: Path, to: str, folder: Path) -> ExportResult:
     """
     if not is_table(path):
         return _export_cleaned(path, to, folder)
-    table = read_table(path)
+    return export_table(read_table(path), path, to, folder)
+
+
+def export_table(table: TokenTable, path: Path, to: str, folder: Path) -> ExportResult:
+    """Export a table in memory; ``path``: where it came from, for errors. Raises as ``export_dataset``."""
     with tempfile.TemporaryDirectory() as scratch:
         cleaned = Path(scratch) / CLEANED
         try:

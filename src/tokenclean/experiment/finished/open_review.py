@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from tokenclean.experiment.finished.finished_run import find_table, results_of
 from tokenclean.experiment.finished.run_texts import RunTexts, read_texts
 from tokenclean.experiment.finished.viewer_tables import noise_of, tokenizer_of
 from tokenclean.experiment.run_files import KEPT
+from tokenclean.exporting import token_weights
 from tokenclean.pool import Conversation
 from tokenclean.recipe import STRATEGIES
 from tokenclean.report.viewer.page_data import View, ViewedTable, open_view
@@ -24,6 +27,8 @@ from tokenclean.review.token_places import TokenPlaces, token_places
 from tokenclean.selection import find_repetition
 from tokenclean.store import RESULTS
 from tokenclean.token_table import TokenTable, read_table
+
+_SUGGESTIONS = 1_000
 
 
 @dataclass(frozen=True)
@@ -58,18 +63,18 @@ class RunReview:
         passages = find_repetition(tokens.input_ids, tokens.is_response, settings).passages
         return [*groups, *passage_groups(passages, lambda ids: decoder.decode(list(ids)), groups)]
 
-    def suggestions(self, most: int) -> list[Suggestion]:
-        """What to look at first, at most so many spans."""
-        return suggest(self.table, self.places, self._with_opinion(), self.noise, most)
+    def suggestions(self) -> list[Suggestion]:
+        """What to look at first, at most 1,000 spans."""
+        return suggest(self.table, self.places, self._with_opinion(), self.noise, _SUGGESTIONS)
 
     def reviewed(self, file: ReviewFile) -> ReviewedPool:
         """The decisions of a file on the rows."""
         return review_pool(file, self.texts.tokens, self.conversations)
 
-    def page(self, file: ReviewFile | None, sample: Sample, *, spans: int, who: str) -> tuple[View, dict[str, object]]:
+    def page(self, file: ReviewFile | None, sample: Sample, *, who: str) -> tuple[View, dict[str, object]]:
         """The view of the rows that matter most, as many as ``sample`` allows, and what its page needs to take
-        decisions. ``spans``: suggestions at most; ``file``: the decisions so far."""
-        suggestions = self.suggestions(spans)
+        decisions. ``file``: the decisions so far."""
+        suggestions = self.suggestions()
         rows = rows_to_review(suggestions, self.table["input_ids"].lengths, sample)
         name = self.path.parent.name
         table = ViewedTable.of_file(name, self.path, self.noise)
@@ -109,6 +114,34 @@ def open_run_review(run: Path, strategy: str | None, note: Callable[[str], None]
     table = read_table(path)
     texts = read_texts(path.parent.parent, table, note)
     return RunReview(path, table.take(texts.rows), texts)
+
+
+@dataclass(frozen=True)
+class ReviewedTable:
+    """``table``: with the weights that people decided, in ``weight``. ``reviewed``: their decisions on its rows.
+    ``tokens``, ``rows``: response tokens with another weight than before, and rows that have some."""
+
+    table: TokenTable
+    reviewed: ReviewedPool
+    tokens: int
+    rows: int
+
+
+def apply_review(run: Path, strategy: str | None, file: ReviewFile, note: Callable[[str], None]) -> ReviewedTable:
+    """A strategy's table with the decisions of a file. Rows that the pool no longer has keep their weights. Raises as
+    ``open_run_review``."""
+    opened = open_run_review(run, strategy, note)
+    reviewed = opened.reviewed(file)
+    table = read_table(opened.path)
+    before = token_weights(table)
+    values = before.values.copy()
+    found = np.concatenate([np.arange(*before.offsets[row : row + 2]) for row in opened.texts.rows.tolist()])
+    values[found] = reviewed.apply(before.take(opened.texts.rows)).values
+    changed = before.with_values(values != before.values).row_sums()
+    decided = int(reviewed.is_fixed.values.sum())
+    name = f"{table.metadata.get('strategy', opened.path.parent.name)}, {decided:,} response tokens decided by people"
+    weighed = table.with_columns({"strategy": name}, weight=before.with_values(values))
+    return ReviewedTable(weighed, reviewed, int(changed.sum()), int(np.count_nonzero(changed)))
 
 
 def review_path(run: Path) -> Path:
