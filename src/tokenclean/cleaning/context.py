@@ -95,7 +95,8 @@ class RunContext:
         part: SchedulePart | None = None,
     ) -> Model:
         """Fine-tune ``start`` on training ``rows`` (all by default). ``weights``: float, over all training rows; the
-        data's own loss weights and the samples' weights are multiplied in, and people's decisions replace them. ``part``: see ``TrainingJob``."""
+        data's own loss weights and the samples' weights are multiplied in, and people's decisions replace them.
+        ``part``: see ``TrainingJob``."""
         return self.trainings.train(self.training_job(name, start, weights, rows, part=part))
 
     def training_job(

@@ -245,8 +245,8 @@ class PoolSettings(Section):
     curation: CurationSettings | None = None
     """Ratings, for the strategy ``ds2``, for ``cleaning.warmup: ds2``, and for a pool cut to its best rows."""
     review: str | None = Field(default=None, min_length=1)
-    """File of decisions from ``tokenclean review``: what people dropped is never trained, what they kept always is, with
-    the weight that they gave, whatever the strategy decides."""
+    """File of decisions from ``tokenclean review``: what people dropped is never trained, what they kept always is,
+    with the weight that they gave, whatever the strategy decides."""
 
     @model_validator(mode="after")
     def _check_shares(self) -> PoolSettings:

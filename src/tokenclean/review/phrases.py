@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from tokenclean.checks.findings import answers_of
 from tokenclean.checks.repeated_phrases import LEAST_ROWS, ROW_SHARE, closers_of, cluster, head_of, openers_of
 from tokenclean.pool.conversation import Conversation
+from tokenclean.pool.word_ngrams import UNSPACED
 from tokenclean.selection.repeated_passages import Passage
 
 _GROUPS, _WORDINGS = 50, 10
 _LEAST_CHARACTERS = 8
+_LETTER = rf"[^\W{UNSPACED}]"
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,10 @@ def passage_groups(
 
 def find_phrase(phrase: str, text: str) -> Iterator[tuple[int, int]]:
     """Characters [start, end) of each occurrence of a phrase in a text, from the left, without overlap. A phrase that
-    begins or ends with a letter or digit does not begin or end inside a word."""
-    front = r"(?<!\w)" if re.match(r"\w", phrase) else ""
-    behind = r"(?!\w)" if re.match(r"\w", phrase[-1:]) else ""
+    begins or ends with a letter or digit does not begin or end inside a word, in scripts that set spaces between
+    words."""
+    front = f"(?<!{_LETTER})" if re.match(_LETTER, phrase) else ""
+    behind = f"(?!{_LETTER})" if re.match(_LETTER, phrase[-1:]) else ""
     for found in re.finditer(front + re.escape(phrase) + behind, text):
         yield found.span()
 

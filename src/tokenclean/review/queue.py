@@ -85,7 +85,7 @@ def _dropped(table: TokenTable, places: TokenPlaces) -> list[Suggestion]:
 
     def score_sum(one: Suggestion) -> float:
         start = offsets[one.row]
-        return sums[start + one.behind] - sums[start + one.first]
+        return float(sums[start + one.behind] - sums[start + one.first])
 
     return _first_of_rows(sorted(runs, key=score_sum))
 

@@ -37,8 +37,8 @@ class OnlineMixture:
     def fixed_P(self, pack: Pack) -> np.ndarray:
         """Which positions of a pack keep their weight, bool (P,); only where there is ``is_fixed``."""
         assert self.is_fixed is not None
-        row = pack.row_of_position
-        starts = np.cumsum(pack.lengths) - pack.lengths
+        row, lengths = pack.row_of_position, np.array(pack.lengths)
+        starts = np.cumsum(lengths) - lengths
         places = self.is_fixed.offsets[np.array(pack.rows)[row]] + pack.positions - starts[row]
         return self.is_fixed.values[places]
 

@@ -69,11 +69,12 @@ globalThis.tokencleanReview = (viewer) => {
   const slice = ({ content, points }, start, end) =>
     points ? points.slice(start, end).join("") : content.slice(start, end);
 
-  const WORD = /[\p{L}\p{N}_]/u;
+  const LETTER = `(?:(?![${given.unspaced}])[\\p{L}\\p{N}_])`; // as review.phrases.find_phrase
+  const isLetter = (sign) => new RegExp(LETTER, "u").test(sign);
   const occurrences = (phrase, { content, points }) => {
     const signs = Array.from(phrase);
-    const front = WORD.test(signs[0]) ? "(?<![\\p{L}\\p{N}_])" : "";
-    const behind = WORD.test(signs[signs.length - 1]) ? "(?![\\p{L}\\p{N}_])" : "";
+    const front = isLetter(signs[0]) ? `(?<!${LETTER})` : "";
+    const behind = isLetter(signs[signs.length - 1]) ? `(?!${LETTER})` : "";
     const literal = phrase.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
     const found = [];
     for (const match of content.matchAll(new RegExp(front + literal + behind, "gu"))) {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenclean.pool.conversation import Conversation
+from tokenclean.pool.word_ngrams import UNSPACED
 from tokenclean.report.viewer.page_data import base128, packed
 from tokenclean.report.viewer.ranked_table import Sample
 from tokenclean.review.decisions import Decision, to_line
@@ -58,6 +59,7 @@ def review_data(part: ReviewPart, *, who: str) -> dict[str, object]:
         "sizes": packed(base128(places.end.values - places.start.values), "u1"),
         "firstMessage": NO_PLACE,
         "tokensMessage": TOKENS,
+        "unspaced": UNSPACED,
         "answers": [
             {message: conversation.turns[message].content for message in sorted(messages)}
             for conversation, messages in zip(part.conversations, shown, strict=True)
