@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count
 
-from tokenclean.pool.conversation import Conversation, Turn
+import numpy as np
+
+from tokenclean.pool.conversation import Conversation, Pool, Turn
+from tokenclean.report.viewer.page import render_page
+from tokenclean.report.viewer.page_data import View, ViewedTable, open_view
+from tokenclean.report.viewer.ranked_table import Sample
+from tokenclean.report.viewer.review_data import ReviewPart, review_data
 from tokenclean.review.decisions import PhraseDecision, Signature, SpanDecision, Undo
+from tokenclean.review.phrases import repeated_phrases
+from tokenclean.review.queue import suggest
+from tokenclean.review.token_places import token_places
+from tokenclean.selection import select_tokens
+from tokenclean.tokens import tokenize_pool
+from viewer_tables import byte_level
 
 _numbers = count()
 
@@ -37,5 +49,21 @@ def undo(decision: SpanDecision | PhraseDecision, who: str = "Ann") -> Undo:
     return Undo(signed(who), decision.signature.decision)
 
 
-def chats(count: int, answer: str) -> Sequence[Conversation]:
-    return [row(answer) for _ in range(count)]
+def view_of(conversations: Sequence[Conversation], seed: int = 0, longest: int = 400) -> tuple[View, ReviewPart]:
+    """Rows as a table of made-up scores, of which 60 % are kept, and what its page needs to take decisions."""
+    tokens = tokenize_pool(Pool(tuple(conversations)), byte_level(), template="tulu", max_length=longest)
+    drawn = np.random.default_rng(seed).normal(size=len(tokens.input_ids.values)).astype(np.float32)
+    score = tokens.input_ids.with_values(np.where(tokens.is_response.values, drawn, np.nan).astype(np.float32))
+    kept = select_tokens(score, tokens.is_response, proportion=0.6)
+    table = tokens.table({"strategy": "fixed_model"}, score=score, is_kept=kept)
+    places = token_places(tokens, conversations)
+    suggestions = suggest(table, places, {}, {}, 1_000)
+    rows = np.arange(len(conversations))
+    shown = open_view([ViewedTable.of_table("fixed_model", table)], byte_level(), Sample(tokens=10**7), rows)
+    return shown, ReviewPart(conversations, places, suggestions, repeated_phrases(conversations), ())
+
+
+def page_of(conversations: Sequence[Conversation], *, is_served: bool, who: str = "Ann", longest: int = 400) -> str:
+    """The page of these rows."""
+    shown, part = view_of(conversations, longest=longest)
+    return render_page(shown, title="Rows", review=review_data(part, who=who), is_served=is_served)

@@ -105,14 +105,13 @@ def test_two_writers_lose_no_line(tmp_path):
 
 KILLED = """
 import sys
-sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from reviewing import row, span
+from tokenclean.review.decisions import PhraseDecision, Signature
 from tokenclean.review.review_file import append_decisions
-of = row("x" * 200_000)
 number = 0
 while True:
-    append_decisions(Path(sys.argv[1]), [span(of, 0, 200_000)])
+    signature = Signature(str(number), "Ann", "2026-11-30T10:00:00Z")
+    append_decisions(Path(sys.argv[1]), [PhraseDecision(signature, "x" * 200_000)])
     number += 1
     print(number, flush=True)
 """
@@ -122,7 +121,7 @@ def test_a_writer_that_is_killed_leaves_every_line_that_it_has_reported(tmp_path
     path = tmp_path / "review.jsonl"
     for turn in range(3):
         before = len(read_review(path).decisions) if path.exists() else 0
-        command = [sys.executable, "-c", KILLED, str(path), str(Path(__file__).parent)]
+        command = [sys.executable, "-c", KILLED, str(path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None
             writer.stdout.readline()

@@ -192,11 +192,13 @@ class Guard:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket of this machine alone. ``port``: 0 for any free one. Raises RunFolderError where it is taken."""
+    """A socket that listens on this machine alone. ``port``: 0 for any free one. Raises RunFolderError for a port that
+    is taken."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen()
     except OSError as error:
         listener.close()
         raise RunFolderError(f"--port {port}: {error.strerror}; give another, or none for a free one") from error
