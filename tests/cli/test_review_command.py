@@ -13,7 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from tokenclean.errors import PoolError
+from tokenclean.experiment.finished.run_texts import read_texts
 from tokenclean.pool import load_pool
 from tokenclean.review.decisions import PhraseDecision, Signature, SpanDecision, to_line
 from tokenclean.review.review_file import append_decisions
@@ -99,13 +102,8 @@ def test_measure_compares_every_strategy_and_every_two_people(command, reviewed,
     assert (said.code, "nothing to compare with" in said.err) == (2, True)
 
 
-def test_a_pool_that_has_changed_loses_only_its_changed_rows(command, finished_run, small_pool, tmp_path):
-    import shutil
-
-    import yaml
-
-    run = Path(shutil.copytree(finished_run, tmp_path / "moved"))
-    results = results_of(run)
+def test_a_pool_that_has_changed_loses_only_its_changed_rows(run_folder, small_pool, tmp_path):
+    results = results_of(run_folder("moved"))
     ids = read_table(results / "fixed_model" / "kept.parquet").ids
     row = int(ids[0].split(":")[1])
     lines = small_pool.read_text(encoding="utf-8").splitlines()
@@ -113,19 +111,15 @@ def test_a_pool_that_has_changed_loses_only_its_changed_rows(command, finished_r
     recipe = yaml.safe_load((results / "recipe.yaml").read_text(encoding="utf-8"))
     recipe["pool"]["sources"][0]["path"] = str(pool)
     (results / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    (results / "manifest.json").unlink()
     changed = [line.replace('"content": "', '"content": "Now: ') if n == row else line for n, line in enumerate(lines)]
-    for text, told in ((changed, "1 of 25 rows are left out"), (lines[:1], "")):
-        pool.write_text("\n".join(text) + "\n", encoding="utf-8")
-        append_decisions(run / "review.jsonl", [])
-        from tokenclean.experiment.finished.run_texts import read_texts
-
-        notes: list[str] = []
-        table = read_table(results / "fixed_model" / "kept.parquet")
-        if told:
-            found = read_texts(results, table, notes.append)
-            assert len(found.rows) == 24
-            assert told in notes[0]
+    pool.write_text("\n".join(changed) + "\n", encoding="utf-8")
+    notes: list[str] = []
+    table = read_table(results / "fixed_model" / "kept.parquet")
+    assert len(read_texts(results, table, notes.append).rows) == 24
+    assert notes == ["1 of 25 rows are left out: the pool no longer has them, or they give other tokens now"]
+    pool.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
+    with pytest.raises(PoolError, match="none of the run's 25 rows is there"):
+        read_texts(results, table, notes.append)
 
 
 def test_view_writes_a_page_that_takes_decisions(command, reviewed, tmp_path):

@@ -1,4 +1,4 @@
-"""Decisions on the tokens of a pool: weights that are fixed, whatever a strategy decides."""
+"""Decisions on the tokens of a pool: weights that hold in every strategy."""
 
 from __future__ import annotations
 

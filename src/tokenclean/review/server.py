@@ -138,7 +138,7 @@ class ReviewServer:
         return "; ".join(str(unplaced) for unplaced in place([decision], rows).unplaced)
 
     def _since(self, start: int) -> Mapping[str, object]:
-        """The lines from byte ``start`` on; all of them where the file is shorter, which the page then takes anew."""
+        """The lines from byte ``start`` on; all of them where the file is shorter, in place of what the page has."""
         if not self.path.exists():
             return {"start": 0, "end": 0, "lines": [], "faults": []}
         found = read_lines(self.path, start)

@@ -181,7 +181,7 @@ globalThis.tokencleanReview = (viewer) => {
     $("review-span").textContent = span ? `Span: ${words.join("; ")}.` : "Press n for the next suggestion, or choose a token.";
   };
 
-  const tell = (words, isFault = false) => {
+  const notify = (words, isFault = false) => {
     $("review-said").textContent = visible(words);
     $("review-said").classList.toggle("fault", isFault);
   };
@@ -258,7 +258,7 @@ globalThis.tokencleanReview = (viewer) => {
       const place = (suggestion + step) % queue.length;
       if (!isDone(queue[place])) return goTo(place);
     }
-    tell(queue.length ? "You have reviewed every suggestion." : "Nothing is suggested.");
+    notify(queue.length ? "You have reviewed every suggestion." : "Nothing is suggested.");
   };
 
   const previous = () => {
@@ -270,7 +270,7 @@ globalThis.tokencleanReview = (viewer) => {
   const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
   const decide = async (kind, weight) => {
-    if (!span) return tell("Choose a token first, or press n for the next suggestion.", true);
+    if (!span) return notify("Choose a token first, or press n for the next suggestion.", true);
     const { c } = opened();
     const row = { id: given.ids[c], original_id: given.originalIds[c] };
     const taken = partsOf(span).map(({ message, start, end }) => {
@@ -282,7 +282,7 @@ globalThis.tokencleanReview = (viewer) => {
       }
       return { ...common, message, start, end, weight, text: slice(answerOf(c, message), start, end) };
     });
-    if (!taken.length) return tell("No token of an answer is in this span, so nothing can be decided on it.", true);
+    if (!taken.length) return notify("No token of an answer is in this span, so nothing can be decided on it.", true);
     const one = queue[suggestion];
     const isSuggested = one && one.c === c;
     if ((await submit(taken)) && isSuggested && isDone(one)) next();
@@ -290,7 +290,7 @@ globalThis.tokencleanReview = (viewer) => {
 
   const weigh = () => {
     const text = $("weight").value, weight = Number(text);
-    if (text === "" || !(weight >= 0 && weight <= 1)) return tell("A weight is a number from 0 to 1.", true);
+    if (text === "" || !(weight >= 0 && weight <= 1)) return notify("A weight is a number from 0 to 1.", true);
     document.activeElement.blur();
     return decide("weight", weight);
   };
@@ -299,16 +299,16 @@ globalThis.tokencleanReview = (viewer) => {
 
   const undo = async () => {
     const last = lastOwn();
-    if (!last) return tell("There is no decision of yours to take back.");
+    if (!last) return notify("There is no decision of yours to take back.");
     if (await submit([{ kind: "undo", decision: newId(), who: who(), undoes: last.decision }])) {
-      tell(`Taken back: ${describe(last)}.`);
+      notify(`Taken back: ${describe(last)}.`);
     }
   };
 
   let sending = Promise.resolve();
   const submit = (taken) => {
     if (!who()) {
-      tell("Give your name first, so that others know whose decision it is.", true);
+      notify("Give your name first, so that others know whose decision it is.", true);
       $("who").focus();
       return Promise.resolve(false);
     }
@@ -322,19 +322,19 @@ globalThis.tokencleanReview = (viewer) => {
     const lines = taken.map((decision) => JSON.stringify({ ...decision, when }));
     lines.forEach(adopt);
     unsaved.push(...lines);
-    tell(taken.map(describe).join("; "));
+    notify(taken.map(describe).join("; "));
     refresh();
     return true;
   };
 
   const save = () => {
-    if (!unsaved.length) return tell("There is no decision to save.");
+    if (!unsaved.length) return notify("There is no decision to save.");
     const link = element("a");
     link.href = URL.createObjectURL(new Blob([unsaved.map((line) => `${line}\n`).join("")], { type: "application/jsonl" }));
     link.download = "review.jsonl";
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    tell(`${plural(unsaved.length, "decision")} saved; append the file to the run's review.jsonl.`);
+    notify(`${plural(unsaved.length, "decision")} saved; append the file to the run's review.jsonl.`);
     unsaved = [];
     refresh();
   };
@@ -360,17 +360,17 @@ globalThis.tokencleanReview = (viewer) => {
     if (start !== read) forget(); // the file is another one, and all of it was sent
     read = end;
     lines.forEach(adopt);
-    if (faults.length) tell(faults.join("; "), true);
+    if (faults.length) notify(faults.join("; "), true);
     refresh();
   };
 
   const send = async (taken) => {
     try {
       take(await ask("decisions", { method: "POST", body: JSON.stringify({ from: read, decisions: taken }) }));
-      tell(taken.map(describe).join("; "));
+      notify(taken.map(describe).join("; "));
       return true;
     } catch (error) {
-      tell(`Not stored: ${error.message}`, true);
+      notify(`Not stored: ${error.message}`, true);
       return false;
     }
   };
@@ -380,7 +380,7 @@ globalThis.tokencleanReview = (viewer) => {
       try {
         take(await ask(`decisions?from=${read}`));
       } catch (error) {
-        tell(`The server does not answer: ${error.message}`, true);
+        notify(`The server does not answer: ${error.message}`, true);
       }
     });
     return sending;
@@ -393,7 +393,7 @@ globalThis.tokencleanReview = (viewer) => {
       const lines = pairs.length ? pairs : ["Two people have to decide before they can agree."];
       $("agreement").replaceChildren(...lines.map((line) => element("p", "", visible(line))));
     } catch (error) {
-      tell(`The server does not answer: ${error.message}`, true);
+      notify(`The server does not answer: ${error.message}`, true);
     }
   };
 
