@@ -71,6 +71,17 @@ class TokenTable:
             raise TableError(f"this table has no column {name!r}; it has {', '.join(self.columns)}")
         return self.columns[name]
 
+    def take(self, rows: np.ndarray) -> TokenTable:
+        """The given rows, int64, in the given order."""
+        chosen = rows.tolist()
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in chosen),
+            sources=tuple(self.sources[row] for row in chosen),
+            columns={name: column.take(rows) for name, column in self.columns.items()},
+            original_ids=tuple(self.original_ids[row] for row in chosen) if self.original_ids else (),
+        )
+
     def with_columns(self, metadata: Mapping[str, object], **columns: Ragged) -> TokenTable:
         """The same rows with further or replaced columns and metadata."""
         return replace(self, columns={**self.columns, **columns}, metadata={**self.metadata, **metadata})

@@ -7,30 +7,11 @@ another). TOKENCLEAN_AXE names axe-core's ``axe.min.js`` for the tests of access
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-CHROMIUM = os.environ.get("TOKENCLEAN_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium; the test is skipped where there is none.
-
-    Only as long as a module needs it: while it is open its event loop runs, and other tests want one of their own.
-    """
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium, or TOKENCLEAN_CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        # The sandbox of Chromium asks for rights that containers do not give.
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

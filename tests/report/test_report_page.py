@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from viewer_tables import byte_level, prose, table_of
 
 from tokenclean.report.plots.ratings import ratings_plot, transition_plot
 from tokenclean.report.plots.selections import (
@@ -40,6 +39,7 @@ from tokenclean.report.selection_statistics import SelectionSummary, summarize
 from tokenclean.report.tables import Cell, Table
 from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.token_table import write_table
+from viewer_tables import byte_level, prose, table_of
 
 HOSTILE = "<script>alert(1)</script></style></textarea>\u202e & \"quoted\" 'single' {{ 7 * 7 }}"
 RATERS = [

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from viewer_tables import byte_level, encode, prose, table_of
 
 from tokenclean.ragged import Ragged
 from tokenclean.report.selection_statistics import BINS, Share, overlap, standing_out, summarize
@@ -17,6 +16,7 @@ from tokenclean.report.viewer.ranked_table import take_rows
 from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.selection import jaccard
 from tokenclean.token_table import TokenTable, open_table, write_table
+from viewer_tables import byte_level, encode, prose, table_of
 
 
 def answers_of(is_response: np.ndarray) -> list[list[int]]:

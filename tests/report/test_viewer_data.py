@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from viewer_tables import byte_fallback, byte_level, encode, prose, table_of
 
 from tokenclean.errors import MissingExtraError, TableError
 from tokenclean.ragged import Ragged
@@ -32,6 +31,7 @@ from tokenclean.report.viewer.terminal import terminal_text
 from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.selection import kept_count, select_tokens
 from tokenclean.token_table import TokenTable, open_table
+from viewer_tables import byte_fallback, byte_level, encode, prose, table_of
 
 FAMILY = "👨‍👩‍👧‍👦"
 TEXTS = (

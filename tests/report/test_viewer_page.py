@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from viewer_tables import byte_level, prose, table_of
 
 from tokenclean.ragged import Ragged
 from tokenclean.report.viewer.page import write_page
@@ -18,6 +17,7 @@ from tokenclean.report.viewer.page_data import View, ViewedTable, open_view
 from tokenclean.report.viewer.ranked_table import Sample
 from tokenclean.selection import select_tokens
 from tokenclean.token_table import TokenTable
+from viewer_tables import byte_level, prose, table_of
 
 pytestmark = pytest.mark.slow
 

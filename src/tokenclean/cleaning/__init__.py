@@ -31,7 +31,8 @@ def run_strategy(context: RunContext, strategy: str | Strategy) -> StrategyResul
             [f"{record.function} returned {type(result).__name__}, expected a StrategyResult, or scores as a Ragged"],
             "cleaning.strategy",
         )
-    return replace(result, strategy=record.name, level=record.level)
+    kept = None if result.kept is None else context.data.fix_labels(result.kept)
+    return replace(result, strategy=record.name, level=record.level, kept=kept)
 
 
 __all__ = ["RunContext", "StrategyResult", "run_strategy"]

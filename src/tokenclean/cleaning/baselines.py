@@ -23,8 +23,10 @@ def ds2(context: RunContext) -> StrategyResult:
     kept = np.zeros(len(labels.values), dtype=bool)
     places = context.data.indices(rows)
     kept[places] = labels.values[places]
+    labels = context.data.fix_labels(labels.with_values(kept))
+    rows = np.union1d(rows, np.flatnonzero(labels.row_sums()))  # people may keep tokens of other rows
     model = context.train("ds2", context.base, weights_of(labels), rows)
-    return StrategyResult("ds2", model, labels.with_values(kept), rounds=(model,))
+    return StrategyResult("ds2", model, labels, rounds=(model,))
 
 
 def full_tokens(context: RunContext) -> StrategyResult:

@@ -7,7 +7,7 @@ recorded.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -95,7 +95,8 @@ class RunContext:
         part: SchedulePart | None = None,
     ) -> Model:
         """Fine-tune ``start`` on training ``rows`` (all by default). ``weights``: float, over all training rows; the
-        data's own loss weights and the samples' weights are multiplied in. ``part``: see ``TrainingJob``."""
+        data's own loss weights and the samples' weights are multiplied in, and people's decisions replace them.
+        ``part``: see ``TrainingJob``."""
         return self.trainings.train(self.training_job(name, start, weights, rows, part=part))
 
     def training_job(
@@ -110,8 +111,11 @@ class RunContext:
     ) -> TrainingJob:
         """The training that ``train`` does with the same arguments."""
         tokens, weights = self.tokens, self.data.weighted(weights)
+        if mixture is not None and self.data.review is not None:
+            mixture = replace(mixture, is_fixed=self.data.review.is_fixed)
         if rows is not None:
             tokens, weights = tokens.take(rows), weights.take(rows)
+            mixture = mixture and mixture.take(rows)
         return TrainingJob(name, start, tokens, weights, mixture, part)
 
     def losses(self, model: Model) -> Ragged:

@@ -101,6 +101,7 @@ def train_without_noise(
     chosen = np.arange(len(context.tokens)) if rows is None else rows
     if "repetition" in methods:
         kept = kept.with_values(kept.values & ~context.noise.repetition.is_repeated.values)
+    kept = context.data.fix_labels(kept)
     weights = weights_of(kept)
     if "noise_mixture" not in methods:
         return Trained(context.train(name, start, weights, rows, part=part), kept, weights)

@@ -25,6 +25,8 @@ from tokenclean.pool.recipe_pool import (
 )
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
+from tokenclean.review.review_file import read_review
+from tokenclean.review.reviewed_pool import ReviewedPool, review_pool
 from tokenclean.selection import select_tokens
 from tokenclean.selection.ranking import Level
 from tokenclean.token_table import multiply_weights
@@ -52,7 +54,8 @@ class RatedPool(Protocol):
 class RunData:
     """``tokens``: the training rows, of ``pool``; ``heldout``: rows on which models are compared and that nothing is
     trained on, of ``heldout_pool``. ``intake``: what became of all rows that were read. ``rated``: the pool's ratings;
-    None where the recipe names none. ``trusted_ids``: the training rows of ``cleaning.trusted``."""
+    None where the recipe names none. ``trusted_ids``: the training rows of ``cleaning.trusted``. ``review``: what
+    people decided on the training rows (``pool.review``)."""
 
     recipe: Recipe
     base_source: ModelSource
@@ -64,6 +67,7 @@ class RunData:
     intake: Intake
     rated: RatedPool | None = None
     trusted_ids: frozenset[str] = frozenset()
+    review: ReviewedPool | None = None
 
     @property
     def rejected(self) -> tuple[RejectedRow, ...]:
@@ -127,14 +131,18 @@ class RunData:
     def weighted(self, weights: Ragged) -> Ragged:
         """Token weights of the training rows times the data's own loss weights, and with ``cleaning.sample_weights:
         rating`` times the row's curated label + 1, scaled to a mean of 1 over the rows. A token to unlearn has the
-        data's weight, which no strategy changes."""
+        data's weight, which no strategy changes; tokens that people decided have the weight that they gave."""
         if self.tokens.weight is not None:
             weights = multiply_weights(weights, self.tokens.weight)
-        if self.recipe.cleaning.sample_weights == "none":
-            return weights
-        of_row = self._ratings[0] + 1.0
-        factors = np.repeat(of_row / of_row.mean(), weights.lengths)
-        return weights.map_values(lambda values: (values * factors).astype(np.float32))
+        if self.recipe.cleaning.sample_weights == "rating":
+            of_row = self._ratings[0] + 1.0
+            factors = np.repeat(of_row / of_row.mean(), weights.lengths)
+            weights = weights.map_values(lambda values: (values * factors).astype(np.float32))
+        return weights if self.review is None else self.review.apply(weights)
+
+    def fix_labels(self, kept: Ragged) -> Ragged:
+        """Bool labels of the training rows, with what people dropped and kept as they decided."""
+        return kept if self.review is None else self.review.fix_labels(kept)
 
     def indices(self, rows: np.ndarray) -> np.ndarray:
         """Indices of all tokens of training ``rows`` into the flat columns, int64."""
@@ -200,7 +208,16 @@ def tokenize_run_data(
             reasons = "; ".join(str(row) for row in part.unusable[:3])
             raise PoolError(f"no {name} row has a response token to train on. {reasons}")
     trusted_ids = frozenset(row.id for row in trusted or ())
-    data = RunData(recipe, source, tokenizer, pool, heldout_pool, tokens, heldout, intake, rated, trusted_ids)
+    review = _read_review(recipe, tokens, pool, heldout)
+    data = RunData(recipe, source, tokenizer, pool, heldout_pool, tokens, heldout, intake, rated, trusted_ids, review)
     if trusted is not None and not tokens.is_response.take(data.trusted).values.any():
         raise PoolError("no trusted row has a response token to train on; give other rows in cleaning.trusted")
     return data
+
+
+def _read_review(recipe: Recipe, tokens: TokenizedPool, pool: Pool, heldout: TokenizedPool) -> ReviewedPool | None:
+    """The decisions that the recipe names, on the training rows. Raises PoolError for a file that cannot be read."""
+    if recipe.pool.review is None:
+        return None
+    file = read_review(Path(recipe.pool.review).expanduser())
+    return review_pool(file, tokens, pool.conversations, heldout=frozenset(heldout.ids))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from tokenclean.cli.console import err, say, warn
+from tokenclean.cli.console import err, note, say, warn
 from tokenclean.cli.options import StrategyOption
-from tokenclean.errors import RunFolderError
+from tokenclean.errors import RecipeError, RunFolderError
 from tokenclean.exporting import WRITERS
+
+if TYPE_CHECKING:
+    from tokenclean.exporting import ExportResult
 
 
 def export(
@@ -31,6 +34,9 @@ def export(
         Path | None, Option("--output", "-o", help="Folder to write; by default RUN's name and the trainer's.")
     ] = None,
     strategy: StrategyOption = None,
+    review: Annotated[
+        Path | None, Option(metavar="FILE", help="Apply the decisions of `tokenclean review` in this file.")
+    ] = None,
     push_to_hub: Annotated[
         str | None, Option(metavar="ORG/NAME", help="Upload too, with the token in HF_TOKEN or of `hf auth login`.")
     ] = None,
@@ -39,7 +45,8 @@ def export(
     """Write the cleaned dataset in a trainer's format, with a card and the configuration to paste.
 
     Rows with nothing to train are left out. The configuration sets the trainer's maximum length to the longest row.
-    What a form cannot hold, such as weights other than 0 and 1, is counted, and written into the card.
+    What a form cannot hold, such as weights other than 0 and 1, is counted, and written into the card. With --review
+    the weights that people decided replace the strategy's; without it nobody's decisions are applied.
 
     Example: tokenclean export runs/quick --to trl -o for-trl
     """
@@ -53,8 +60,14 @@ def export(
 
     folder = output or Path(f"{run.resolve().stem}-{to}")
     dataset = find_dataset(run, strategy)
-    written = export_dataset(dataset, to, folder)
+    lines: list[str] = []
+    if review is None:
+        written = export_dataset(dataset, to, folder)
+    else:
+        written, lines = _export_reviewed(run, strategy, review, dataset, to, folder)
     say(f"{folder}: {written.rows:,} rows for {to} of {dataset}")
+    for line in lines:
+        say(line)
     say(f"  {', '.join(written.files)}")
     for change in written.changes:
         warn(change)
@@ -72,3 +85,19 @@ def export(
     say(f"next: {written.snippet}")
     if push_to_hub is not None:
         say(push_folder(folder, push_to_hub, private=not public))
+
+
+def _export_reviewed(
+    run: Path, strategy: str | None, file: Path, dataset: Path, to: str, folder: Path
+) -> tuple[ExportResult, list[str]]:
+    """The export with the decisions of a file, and lines that say what they changed."""
+    if not run.is_dir():
+        raise RecipeError(f"--review: {run} is a file; the texts behind it are found by a run folder alone", "export")
+    from tokenclean.experiment.finished.export import export_table
+    from tokenclean.experiment.finished.open_review import apply_review
+    from tokenclean.review.review_file import read_review
+
+    applied = apply_review(run, dataset.parent.name, read_review(file), note)
+    written = export_table(applied.table, dataset, to, folder)
+    changed = f"review: {applied.tokens:,} response tokens of {applied.rows:,} rows have another weight than before"
+    return written, [*applied.reviewed.lines(), changed]

@@ -25,7 +25,7 @@ COMMANDS = {
     "Data": ("audit", "inspect", "pool", "rate", "curate"),
     "Experiments": ("plan", "compare", "sweep"),
     "Single steps": ("score", "select", "train"),
-    "Results": ("view", "report", "status", "export", "merge", "prune", "theory"),
+    "Results": ("view", "review", "report", "status", "export", "merge", "prune", "theory"),
 }
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 

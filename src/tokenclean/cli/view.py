@@ -47,6 +47,9 @@ def view(
     seed: Annotated[int, Option(help="Seed of the sample, if the pool is larger.")] = 0,
     terminal: Annotated[bool, Option("--terminal", help="Print the conversations in the terminal.")] = False,
     by: Annotated[Literal["kept", "score"], Option(help="With --terminal: colour by label or by score.")] = "kept",
+    review: Annotated[
+        bool, Option("--review", help="A page that takes decisions and saves them as a file; needs the run's texts.")
+    ] = False,
     *,
     trust_remote_code: TrustOption,
 ) -> None:
@@ -62,6 +65,13 @@ def view(
         raise RecipeError(f"--proportion: the page cuts at thousandths such as 0.625, found {proportion:g}", "view")
     from tokenclean.experiment.finished.finished_run import describe_results, find_table
 
+    if review:
+        if other is not None or diff is not None or terminal or model is not None or proportion is not None:
+            raise RecipeError(
+                "--review: takes one run by itself, without OTHER, --diff, --terminal, --model and -k", "view"
+            )
+        _write_review(run, strategy, output, max_conversations or _PAGE_CONVERSATIONS, max_tokens)
+        return
     places = [find_table(run, strategy)]
     if other is not None or diff is not None:
         places.append(find_table(run if other is None else other, diff))
@@ -100,6 +110,24 @@ def view(
     )
     for line in results:
         say(line)
+
+
+def _write_review(run: Path, strategy: str | None, output: Path | None, conversations: int, tokens: int) -> None:
+    """Write the page that takes decisions and saves them as a file."""
+    import getpass
+
+    from tokenclean.experiment.finished.open_review import open_run_review, read_run_review, review_path
+    from tokenclean.experiment.finished.viewer_tables import view_title
+    from tokenclean.report.viewer.page import write_page
+    from tokenclean.report.viewer.ranked_table import Sample
+
+    path = review_path(run)
+    opened = open_run_review(run, strategy, note)
+    shown, data = opened.page(read_run_review(path), Sample(conversations, tokens), who=getpass.getuser())
+    page = output or Path(f"{run.resolve().stem}-review.html")
+    write_page(shown, page, title=view_title(shown), review=data)
+    say(f"{page}: {len(shown.spans):,} of {len(opened.conversations):,} conversations; open it in a browser")
+    say(f"it saves decisions as a file; append that to {path}")
 
 
 def _print(opened: View, proportion: float | None, by: Literal["kept", "score"]) -> None:

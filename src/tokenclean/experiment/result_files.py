@@ -78,6 +78,7 @@ def write_results(
         "kept": {o.strategy: array_hash(o.kept.values) for o in results if o.kept is not None},
         "rejected": len(context.data.rejected),
         "removed": len(context.data.pool.removed),
+        **_review(context),
     }
 
     def make(folder: Path) -> dict[str, object]:
@@ -117,7 +118,8 @@ def _write_strategy(context: RunContext, result: StrategyResult, place: Path) ->
         columns = {"is_kept": result.kept} | ({"score": result.scores} if result.scores is not None else {})
         columns |= result.losses
         weights = context.data.weighted(weights_of(result.kept) if result.weights is None else result.weights)
-        columns |= {"weight": weights} if fractions_of(weights) is not None else {}
+        has_weights = fractions_of(weights) is not None or context.data.review is not None
+        columns |= {"weight": weights} if has_weights else {}
         table = context.tokens.table(_metadata(context, result), **columns)
         write_table(table, place / "kept.parquet")
         write_cleaned(table, place / "cleaned.parquet")
@@ -155,6 +157,12 @@ def _metadata(context: RunContext, result: StrategyResult) -> dict[str, object]:
         "name": recipe.name,
         "recipe": recipe.to_yaml(),
     }
+
+
+def _review(context: RunContext) -> dict[str, object]:
+    """What people decided on the training rows, where the recipe names their decisions."""
+    review = context.data.review
+    return {} if review is None else {"review": review.to_json()}
 
 
 def _licenses(context: RunContext) -> dict[str, str | None]:
@@ -198,6 +206,7 @@ def _result_document(
             "response_tokens": int(context.tokens.is_response.values.sum()),
         },
         "intake": context.data.intake.to_json(),
+        **_review(context),
         "measured": [m.to_json() for m in measured],
         "training": {m.name: dict(m.training) for o in results for m in _models_of(o) if m.training},
         "references": [

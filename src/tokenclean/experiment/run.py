@@ -210,5 +210,5 @@ def _note_pool(context: RunContext) -> None:
         f"{context.data.intake.set_aside:,} rows set aside, "
         f"{int(tokens.is_cut.sum()):,} cut at {context.recipe.tokens.max_length} tokens"
     )
-    for line in context.data.intake.lines():
+    for line in (*context.data.intake.lines(), *(context.data.review.lines() if context.data.review else ())):
         context.note(line)

@@ -186,16 +186,21 @@ def read_cleaned(path: Path | str) -> CleanedDataset:
     return CleanedDataset(path, rows, counts, dropped, stored.get("table", {}))
 
 
-def _checked_weights(table: TokenTable) -> Ragged:
+def token_weights(table: TokenTable) -> Ragged:
+    """What a training weighs each token by, float32: the table's ``weight`` where it has one, else ``is_kept`` as 1 and
+    0 times the data's ``loss_weight``. Raises TableError for a table with neither."""
     if "weight" in table.columns:
-        weights = table["weight"].map_values(lambda values: values.astype(np.float32))
-    elif "is_kept" in table.columns:
-        weights = table.weighed(table["is_kept"].map_values(lambda values: values.astype(np.float32)))
-    else:
-        raise TableError(
-            f"this table has neither is_kept nor weight; it has {', '.join(table.columns)}. "
-            "`tokenclean select` adds is_kept"
-        )
+        return table["weight"].map_values(lambda values: values.astype(np.float32))
+    if "is_kept" in table.columns:
+        return table.weighed(table["is_kept"].map_values(lambda values: values.astype(np.float32)))
+    raise TableError(
+        f"this table has neither is_kept nor weight; it has {', '.join(table.columns)}. "
+        "`tokenclean select` adds is_kept"
+    )
+
+
+def _checked_weights(table: TokenTable) -> Ragged:
+    weights = token_weights(table)
     values = weights.values
     is_first = np.zeros(len(values), dtype=bool)
     is_first[weights.offsets[:-1][weights.lengths > 0]] = True

@@ -21,10 +21,11 @@ from tokenclean.pool.conversation import Conversation
 from tokenclean.ragged import Ragged, offsets_of
 
 # Thai and Lao; Burmese; Khmer; kana, bopomofo and Han with their iteration marks and compatibility forms.
-_UNSPACED = (
+UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
+"""Scripts that set no spaces between words, as ranges of a regular expression's class."""
 _LAST_MARK = 0x1E95A
 _ASCII_WORD, _ASCII_PIECE = re.compile(r"[a-z0-9]+"), re.compile(r"[a-z0-9]+|\S")  # many times as fast
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no bit of a word is lost
@@ -91,12 +92,12 @@ def _fold(text: str) -> str:
 def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Of words, and of words and other characters. Python's ``\\w`` knows no marks, which Hindi writes its vowels
     with, so they are named one by one."""
-    unspaced = re.compile(f"[{_UNSPACED}]")
+    unspaced = re.compile(f"[{UNSPACED}]")
     marks = "".join(
         character
         for character in map(chr, range(0x300, min(_LAST_MARK, sys.maxunicode)))
         if unicodedata.category(character).startswith("M") and not unspaced.match(character)
     )
-    letters = rf"[^\W_{_UNSPACED}]"
-    word = rf"[{_UNSPACED}]|{letters}+(?:[{marks}]+{letters}*)*"
+    letters = rf"[^\W_{UNSPACED}]"
+    word = rf"[{UNSPACED}]|{letters}+(?:[{marks}]+{letters}*)*"
     return re.compile(word), re.compile(rf"{word}|\S")

@@ -244,6 +244,9 @@ class PoolSettings(Section):
     heldout: HeldoutSettings = HeldoutSettings()
     curation: CurationSettings | None = None
     """Ratings, for the strategy ``ds2``, for ``cleaning.warmup: ds2``, and for a pool cut to its best rows."""
+    review: str | None = Field(default=None, min_length=1)
+    """File of decisions from ``tokenclean review``: what people dropped is never trained, what they kept always is,
+    with the weight that they gave, in every strategy."""
 
     @model_validator(mode="after")
     def _check_shares(self) -> PoolSettings:

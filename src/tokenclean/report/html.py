@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -15,13 +15,22 @@ _FILES = resources.files("tokenclean.report")
 
 
 def render(
-    page: str, what: str, *, inline_styles: bool = False, raw: Mapping[str, str] | None = None, **values: object
+    page: str,
+    what: str,
+    *,
+    inline_styles: bool = False,
+    scripts_before: Sequence[str] = (),
+    asks_its_server: bool = False,
+    raw: Mapping[str, str] | None = None,
+    **values: object,
 ) -> str:
     """Fill the template ``page``.html.j2 with ``values``, which are escaped, and ``raw`` ones, which are not.
 
     ``page``: a path below this package without suffix. The ``.css`` and ``.js`` beside the template are put into the
     page; its policy allows these alone, and nothing to be loaded. ``inline_styles`` allows style attributes, which
-    plots have. Raises MissingExtraError, for ``what``, without jinja2.
+    plots have. ``scripts_before``: further scripts by their paths without suffix, each an element before the page's
+    own. ``asks_its_server`` allows requests to the server that gave the page out. Raises MissingExtraError, for
+    ``what``, without jinja2.
     """
     with needs_extra("jinja2", "report", what):
         import jinja2
@@ -33,11 +42,12 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template, style, script = (_text(page + suffix) for suffix in (".html.j2", ".css", ".js"))
+    template, style = (_text(page + suffix) for suffix in (".html.j2", ".css"))
+    scripts = [script for name in (*scripts_before, page) if (script := _text(f"{name}.js"))]
     return environment.from_string(template).render(
-        policy=_policy(style, script, inline_styles=inline_styles),
+        policy=_policy(style, scripts, inline_styles=inline_styles, asks_its_server=asks_its_server),
         style=Markup(style),
-        script=Markup(script),
+        scripts=[Markup(script) for script in scripts],
         **{name: Markup(text) for name, text in (raw or {}).items()},
         **values,
     )
@@ -50,10 +60,11 @@ def write_text(page: str, path: Path | str) -> None:
         temporary.write_bytes(page.encode("utf-8", "backslashreplace"))
 
 
-def _policy(style: str, script: str, *, inline_styles: bool) -> str:
+def _policy(style: str, scripts: Sequence[str], *, inline_styles: bool, asks_its_server: bool) -> str:
     rules = ["default-src 'none'", f"style-src-elem {_hash(style)}", f"style-src {_hash(style)}"]
     rules += ["style-src-attr 'unsafe-inline'"] if inline_styles else []
-    rules += [f"script-src {_hash(script)}"] if script else []
+    rules += [f"script-src {' '.join(map(_hash, scripts))}"] if scripts else []
+    rules += ["connect-src 'self'"] if asks_its_server else []
     return "; ".join([*rules, "img-src data:", "base-uri 'none'", "form-action 'none'"])
 
 

@@ -231,6 +231,8 @@ def training_inputs(
     if mixture is not None:
         prior = mixture.prior.model_dump(exclude={"mode", "with_repetition"})
         inputs["mixture"] = {"surprisal": array_hash(mixture.surprisal), **prior}
+        if mixture.is_fixed is not None:
+            inputs["mixture"] |= {"fixed": array_hash(mixture.is_fixed.values)}
     if part is not None:
         inputs["part"] = asdict(part)
     return inputs

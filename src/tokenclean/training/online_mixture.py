@@ -6,12 +6,13 @@ noise rate is fitted within it, and neither a reference nor a base pass is neede
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from tokenclean.processes import Processes
+from tokenclean.ragged import Ragged
 from tokenclean.recipe.settings import NoiseMixtureSettings
 from tokenclean.selection.noise_mixture import DEFAULT_PRIOR
 from tokenclean.training.batch_packs import Pack
@@ -22,10 +23,24 @@ class OnlineMixture:
     """What a training needs to weigh tokens by its own losses.
 
     ``surprisal``: u of each id in nats, float32 (V,), from the whole pool (``selection.surprisal_table``).
+    ``is_fixed``: bool, aligned with the training's tokens, those that keep their weight; None for none.
     """
 
     surprisal: np.ndarray
     prior: NoiseMixtureSettings = DEFAULT_PRIOR
+    is_fixed: Ragged | None = None
+
+    def take(self, rows: np.ndarray) -> OnlineMixture:
+        """For a training on the given rows, int64."""
+        return self if self.is_fixed is None else replace(self, is_fixed=self.is_fixed.take(rows))
+
+    def fixed_P(self, pack: Pack) -> np.ndarray:
+        """Which positions of a pack keep their weight, bool (P,); only where there is ``is_fixed``."""
+        assert self.is_fixed is not None
+        row, lengths = pack.row_of_position, np.array(pack.lengths)
+        starts = np.cumsum(lengths) - lengths
+        places = self.is_fixed.offsets[np.array(pack.rows)[row]] + pack.positions - starts[row]
+        return self.is_fixed.values[places]
 
 
 def online_posterior(
@@ -57,6 +72,7 @@ class OnlineWeights:
     """
 
     def __init__(self, mixture: OnlineMixture, device: torch.device, *, is_by_sample: bool) -> None:
+        self._mixture = mixture
         self._surprisal, self._prior = torch.from_numpy(mixture.surprisal).to(device), mixture.prior
         self._is_by_sample = is_by_sample
         self._given = self._left = 0.0
@@ -76,6 +92,9 @@ class OnlineWeights:
             len(pack.rows),
             self._prior,
         )
+        if self._mixture.is_fixed is not None:
+            is_fixed_P = torch.from_numpy(self._mixture.fixed_P(pack)).to(losses_P.device)
+            posterior = torch.where(is_fixed_P, 1.0, posterior)
         if not pack.is_filler:
             self._row_rates.update(zip(pack.rows, rates.tolist(), strict=True))
         if self._is_by_sample:

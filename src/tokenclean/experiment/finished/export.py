@@ -19,7 +19,7 @@ from tokenclean.exporting import (
     read_cleaned,
     write_cleaned,
 )
-from tokenclean.token_table import is_table, read_table
+from tokenclean.token_table import TokenTable, is_table, read_table
 
 
 def find_dataset(run: Path, strategy: str | None = None) -> Path:
@@ -39,11 +39,15 @@ def export_dataset(path: Path, to: str, folder: Path) -> ExportResult:
     """Export a ``.parquet`` file: a cleaned dataset, or a table with ``is_kept`` or ``weight``.
 
     For a form of texts, the pool is read again by the recipe that the dataset names. Raises what ``exporting.export``
-    and ``read_texts`` raise, and TableError for a table that does not name its base model.
+    and ``weighted_texts`` raise, and TableError for a table that does not name its base model.
     """
     if not is_table(path):
         return _export_cleaned(path, to, folder)
-    table = read_table(path)
+    return export_table(read_table(path), path, to, folder)
+
+
+def export_table(table: TokenTable, path: Path, to: str, folder: Path) -> ExportResult:
+    """Export a table in memory; ``path``: where it came from, for errors. Raises as ``export_dataset``."""
     with tempfile.TemporaryDirectory() as scratch:
         cleaned = Path(scratch) / CLEANED
         try:
@@ -85,6 +89,6 @@ def _export_cleaned(path: Path, to: str, folder: Path) -> ExportResult:
 
 
 def _read_texts(cleaned: CleanedDataset) -> WeightedTexts:
-    from tokenclean.experiment.finished.texts import read_texts  # loads torch, which forms of tokens do without
+    from tokenclean.experiment.finished.run_texts import weighted_texts  # loads torch; forms of tokens do without
 
-    return read_texts(cleaned)
+    return weighted_texts(cleaned)

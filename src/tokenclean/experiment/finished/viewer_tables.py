@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from tokenclean.errors import ModelError, RunFolderError
 from tokenclean.experiment.finished.finished_run import FinishedRun, tokenizer_name
 from tokenclean.experiment.run_files import KEPT, NOISE, RECIPE
@@ -25,13 +27,19 @@ def open_tables(
 ) -> View:
     """Open one table, or two to compare, for the viewer, with the tokenizer of ``model``, by default the base that the
     first table names. Raises as ``tokenizer_name``, ``load_decoder`` and ``open_view``."""
-    name, revision = (model, None) if model is not None else tokenizer_name(places[0])
-    tokenizer = load_decoder(name, revision, trusted)
+    tokenizer = tokenizer_of(places[0], model, trusted)
     names = [_table_name(place) for place in places]
     if len(set(names)) < len(names):
         names = [str(place) for place in places]
-    tables = [ViewedTable.of_file(name, place, _noise_of(place)) for name, place in zip(names, places, strict=True)]
+    tables = [ViewedTable.of_file(name, place, noise_of(place)) for name, place in zip(names, places, strict=True)]
     return open_view(tables, tokenizer, sample)
+
+
+def tokenizer_of(table: Path, model: str | None = None, trusted: tuple[str, ...] = ()) -> Tokenizer:
+    """The tokenizer of ``model``, by default of the base that the table names. Raises as ``tokenizer_name`` and
+    ``load_decoder``."""
+    name, revision = (model, None) if model is not None else tokenizer_name(table)
+    return load_decoder(name, revision, trusted)
 
 
 def view_title(view: View) -> str:
@@ -79,7 +87,7 @@ def _table_name(table: Path) -> str:
     return table.parent.name if _is_of_run(table) else table.stem
 
 
-def _noise_of(table: Path) -> Mapping[str, float]:
+def noise_of(table: Path) -> Mapping[str, float]:
     """Row id -> the noise rate that a run's strategy estimated; empty for other tables and strategies."""
     document = table.parent.parent / NOISE
     if not _is_of_run(table) or not document.is_file():

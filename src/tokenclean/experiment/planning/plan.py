@@ -117,6 +117,7 @@ def _pool_lines(recipe: Recipe, data: RunData) -> tuple[str, ...]:
         f"pool: {len(data.tokens):,} training rows, {len(data.tokens.input_ids.values):,} tokens, {response:,} of them "
         f"response; {len(data.heldout):,} held-out rows, {data.intake.set_aside:,} rows set aside",
         *data.intake.lines(),
+        *(data.review.lines() if data.review else ()),
         *_share_lines(recipe.cleaning),
     )
 

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from tokenclean.report.html import render, write_text
 from tokenclean.report.viewer.page_data import View, page_data
 
 
-def write_page(view: View, path: Path | str, *, title: str, proportion: float | None = None) -> None:
+def write_page(
+    view: View,
+    path: Path | str,
+    *,
+    title: str,
+    proportion: float | None = None,
+    review: Mapping[str, object] | None = None,
+) -> None:
     """Write the page that shows a view. ``proportion``: where its slider starts, by default at the table's labels.
+    ``review``: as of ``page_data``.
 
     Raises MissingExtraError without jinja2, RunFolderError where the file cannot be written.
     """
-    write_text(render_page(view, title=title, proportion=proportion), path)
+    write_text(render_page(view, title=title, proportion=proportion, review=review), path)
 
 
-def render_page(view: View, *, title: str, proportion: float | None = None) -> str:
-    """The page as text."""
+def render_page(
+    view: View,
+    *,
+    title: str,
+    proportion: float | None = None,
+    review: Mapping[str, object] | None = None,
+    is_served: bool = False,
+) -> str:
+    """The page as text. ``is_served``: a review's server gives it out, and it may send its decisions there."""
     return render(
         "viewer/viewer",
         "the token viewer",
+        scripts_before=() if review is None else ("viewer/review",),
+        asks_its_server=is_served,
         title=title,
         tables=[{"name": table.name, "has_slider": table.ranks_R is not None} for table in view.tables],
-        raw={"data": script_json(page_data(view, proportion=proportion))},
+        has_review=review is not None,
+        is_served=is_served,
+        raw={"data": script_json(page_data(view, proportion=proportion, review=review))},
     )
 
 

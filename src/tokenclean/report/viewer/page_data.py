@@ -137,12 +137,16 @@ class View:
 
 
 def open_view(
-    tables: Sequence[ViewedTable], tokenizer: PreTrainedTokenizerBase | Tokenizer, sample: Sample | None = None
+    tables: Sequence[ViewedTable],
+    tokenizer: PreTrainedTokenizerBase | Tokenizer,
+    sample: Sample | None = None,
+    rows: np.ndarray | None = None,
 ) -> View:
     """Read one table, or two to compare, and decode the conversations to show (``choose_rows``).
 
-    Two tables show the conversations that both have, by id and with the same tokens. Raises TableError where there is
-    nothing to show, and where the ids are not those of the tokenizer.
+    Two tables show the conversations that both have, by id and with the same tokens. ``rows``: int64, rows of a single
+    table to show in place of a sample. Raises TableError where there is nothing to show, and where the ids are not
+    those of the tokenizer.
     """
     sample = sample or Sample()
     names = [table.name for table in tables]
@@ -154,7 +158,7 @@ def open_view(
         raise TableError(f"{' and '.join(names)}: {why}")
     sources = [first.sources[row] for row in matches[0].tolist()]
     lengths = first.lengths[matches[0]]
-    chosen = choose_rows(sources, lengths, sample)
+    chosen = choose_rows(sources, lengths, sample) if rows is None else rows
     if not len(chosen):
         raise TableError(f"{names[0]}: every row has more than {sample.tokens:,} tokens, the most that a view may hold")
     shown = tuple(
@@ -173,10 +177,13 @@ def open_view(
     return View(shown, tuple(map(decoder.decode, ids)), decoder, sample.seed, unmatched, too_long)
 
 
-def page_data(view: View, *, proportion: float | None = None) -> dict[str, object]:
+def page_data(
+    view: View, *, proportion: float | None = None, review: Mapping[str, object] | None = None
+) -> dict[str, object]:
     """The view as JSON for its page, arrays little-endian in base64.
 
-    ``proportion``: where the slider starts; by default at the table's own labels. ``lengths``: the characters of each
+    ``proportion``: where the slider starts; by default at the table's own labels. ``review``: what the page needs to
+    take decisions (``review_data``). ``lengths``: the characters of each
     token (``TokenSpans.lengths``, in UTF-16 units) as base-128 numbers, low digits first, all bytes but the last with
     the top bit set. Values of response tokens are float16 times a power of two (``PRECISION``), ``ranks`` uint32,
     labels bits, lowest first.
@@ -202,12 +209,13 @@ def page_data(view: View, *, proportion: float | None = None) -> dict[str, objec
         "sources": list(sources),
         "sourceOf": [sources[name] for name in first.table.sources],
         "texts": [row.text for row in view.spans],
-        "counts": _packed(ids.lengths, "<u4"),
-        "lengths": _packed(_base128(np.concatenate(lengths)), "u1"),
+        "counts": packed(ids.lengths, "<u4"),
+        "lengths": packed(base128(np.concatenate(lengths)), "u1"),
         "pieces": [view.decoder.piece(token) for token in pieces.tolist()],
         "pieceIds": pieces.tolist(),
-        "pieceOf": _packed(piece_T, "<u4"),
+        "pieceOf": packed(piece_T, "<u4"),
         "tables": [_table_data(shown, proportion) for shown in view.tables],
+        "review": review,
     }
 
 
@@ -219,7 +227,7 @@ def _table_data(shown: Shown, proportion: float | None) -> dict[str, object]:
         "name": shown.name,
         "response": _bits(is_response),
         "kept": None if survey.kept_R is None else _bits(shown.shown_R(survey.kept_R)),
-        "ranks": None if shown.ranks_R is None else _packed(shown.shown_R(shown.ranks_R), "<u4"),
+        "ranks": None if shown.ranks_R is None else packed(shown.shown_R(shown.ranks_R), "<u4"),
         "ranked": shown.ranked_tokens,
         "values": {
             name: _half(table[name].values[is_response])
@@ -262,8 +270,8 @@ def _shares(shown: Shown) -> dict[str, object]:
         is_unranked = shown.ranks_R == NOT_RANKED
         shares |= {
             "keptUnranked": counted(is_unranked & shown.kept_R(None)),
-            "cuts": _packed(cuts, "<u4"),
-            "thresholds": _packed(thresholds, "<f4"),
+            "cuts": packed(cuts, "<u4"),
+            "thresholds": packed(thresholds, "<f4"),
         }
     return shares
 
@@ -340,7 +348,7 @@ def _utf16_lengths(row: TokenSpans) -> np.ndarray:
     return np.diff(units_before[np.cumsum(row.lengths)], prepend=0)
 
 
-def _base128(numbers: np.ndarray) -> np.ndarray:
+def base128(numbers: np.ndarray) -> np.ndarray:
     """Numbers ≥ 0 as bytes of 7 bits each, low digits first, all but the last of a number with the top bit set."""
     sizes = np.ones(len(numbers), dtype=np.int64)
     for bits in range(7, 63, 7):
@@ -359,12 +367,13 @@ def _half(values: np.ndarray) -> dict[str, object]:
     finite = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
     largest = float(np.nanmax(np.abs(finite), initial=0.0)) if len(finite) else 0.0
     power = math.frexp(largest)[1] - 15 if largest else 0
-    return {"half": _packed(np.ldexp(finite, -power), "<f2"), "power": power}
+    return {"half": packed(np.ldexp(finite, -power), "<f2"), "power": power}
 
 
 def _bits(labels: np.ndarray) -> str:
-    return _packed(np.packbits(labels, bitorder="little"), "u1")
+    return packed(np.packbits(labels, bitorder="little"), "u1")
 
 
-def _packed(values: np.ndarray, dtype: str) -> str:
+def packed(values: np.ndarray, dtype: str) -> str:
+    """The values in a little-endian dtype, in base64."""
     return base64.b64encode(np.ascontiguousarray(values.astype(dtype)).tobytes()).decode("ascii")

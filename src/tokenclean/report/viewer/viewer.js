@@ -103,6 +103,8 @@
     current: 0, order: [], selected: { side: 0, span: -1 }, step: startStep, recut: startsRecut, paint: "kept", query: "",
   };
 
+  let review = null; // takes decisions, on a page that is made for it
+
   // ---- words ----
 
   const whole = (number) => number.toLocaleString("en");
@@ -296,6 +298,7 @@
     if (!isDiff) words.push(...noiseWords(tables[0], c));
     words.push(plural(tokenCounts[c], "token"));
     if (page.sources.length > 1) words.push(visible(page.sources[page.sourceOf[c]]));
+    if (review) words.push(...review.facts(c));
     return words.join(" · ");
   };
 
@@ -347,6 +350,7 @@
     score: (c) => tables[0].meanScore[c],
     noise: (c) => tables[0].noise[c] ?? NaN,
     differing: (c) => differingIn[c],
+    review: (c) => review.place(c),
   };
 
   const arrange = () => {
@@ -460,6 +464,7 @@
     if (state.paint !== "kept") name += shadeClass(table, s);
     if (isDiffering(s)) name += " differs";
     if (shown.hits && shown.hits[s]) name += " hit";
+    if (review) name += review.className(s);
     return name;
   };
 
@@ -576,6 +581,7 @@
     findHits();
     $("heading").replaceChildren(element("bdi", "", visible(page.ids[c])));
     state.selected = { side: 0, span: span >= 0 && span < shown.spans ? span : -1 };
+    review?.opened();
     showText();
     showSummary();
     showList();
@@ -623,6 +629,7 @@
   const select = (side, s, { focus = true, speak = false } = {}) => {
     if (s < 0 || s >= shown.spans) return;
     state.selected = { side, span: s };
+    review?.selected(s);
     setStop(side, s);
     if (focus) stop.focus({ preventScroll: true });
     showFacts(s); // its panel may cover the foot of the page, and be higher than without a token
@@ -656,6 +663,7 @@
       const place = `${whole(rank + 1)} of ${whole(table.ranked)} (best ${percent(rank + 1, table.ranked)})`;
       facts.push(["rank in the pool", rank === NOT_RANKED ? "none, without a score" : place]);
     }
+    if (review) facts.push(...review.tokenFacts(t));
     return facts;
   };
 
@@ -728,7 +736,7 @@
     if (paints.includes(parts.get("by"))) state.paint = parts.get("by");
     const c = page.ids.indexOf(parts.get("c"));
     const span = parts.get("t") === null ? -1 : Number(parts.get("t"));
-    return { c: c < 0 ? 0 : c, span: Number.isInteger(span) ? span : -1 };
+    return { c: c < 0 ? 0 : c, isNamed: c >= 0, span: Number.isInteger(span) ? span : -1 };
   };
 
   // ---- what changes what ----
@@ -878,6 +886,7 @@
         c: () => paintBy(paints[(paints.indexOf(state.paint) + 1) % paints.length]),
         "/": () => { $("list-fold").open = true; $("query").focus(); },
         "?": () => $("help").showModal(),
+        ...review?.keys,
       }[event.key];
       if (!does) return;
       event.preventDefault();
@@ -898,11 +907,16 @@
     if (limits.score) $("sort").append(new Option("mean score", "score"));
     if (tables[0].noise) $("sort").append(new Option("estimated noise", "noise"));
     if (isDiff) $("sort").append(new Option("tokens that differ", "differing"));
+    if (page.review) {
+      const opened = () => shown;
+      const parts = { page, base128, pieceOf, $, element, visible, say, whole, plural, tokenStart, opened };
+      review = globalThis.tokencleanReview({ ...parts, openConversation, select, recolour, showList, showFacts });
+    }
     const { totals } = page;
     const isSample = conversations + totals.tooLong < totals.conversations - totals.unmatched;
     $("totals").textContent = [
       `${whole(conversations)} of ${plural(totals.conversations, "conversation")}, ${whole(totals.shownTokens)} of ${plural(totals.tokens, "token")}.`,
-      isSample ? `A sample, drawn by source with seed ${totals.seed}; ranks, cuts and shares by source are those of the whole pool.` : "",
+      isSample ? `${review ? "Those that are suggested for review, then the first others" : `A sample, drawn by source with seed ${totals.seed}`}; ranks, cuts and shares by source are those of the whole pool.` : "",
       totals.unmatched ? `${plural(totals.unmatched, "row")} left out that only one of the tables has, or with other tokens.` : "",
       totals.tooLong ? `${plural(totals.tooLong, "conversation")} left out as too long.` : "",
     ].join(" ").trim();
@@ -920,6 +934,7 @@
     openConversation(place.c, { span: place.span });
     scrollListToCurrent();
     showList();
+    review?.start(place);
     document.documentElement.dataset.ready = "";
   };
 
