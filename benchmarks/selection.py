@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks import machine
 from tokenclean.selection import kept_count, order_keys
-from tokenclean.selection.streaming import CHUNK_KEYS, Cut, find_cut, mask_of
+from tokenclean.selection.streamed_ranking import CHUNK_KEYS, Cut, find_cut, mask_of
 
 PROPORTION = 0.6
 SHARDS = 8

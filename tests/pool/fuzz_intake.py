@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from mutated_rows import ROWS, SOUND, change_row, check_pool, damage_bytes, encode, write_json
 
 from tokenclean.errors import PoolError
-from tokenclean.pool.formats.row_options import MESSAGE_KEYS, ROLES, ROW_KEYS
+from tokenclean.pool.formats.known_names import MESSAGE_KEYS, ROLES, ROW_KEYS
 
 FOLDER_VARIABLE = "FUZZ_INTAKE_FOLDER"  # set for the process that fuzzes, which ends without cleaning up
 SOUND_ROW = b'{"prompt": "a", "completion": "b"}'

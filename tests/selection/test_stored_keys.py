@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenclean.errors import RunFolderError
-from tokenclean.selection.streaming import CHUNK_KEYS, StoredKeys, find_cut
+from tokenclean.selection.streamed_ranking import CHUNK_KEYS, StoredKeys, find_cut
 
 
 @given(

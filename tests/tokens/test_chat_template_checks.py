@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from small_tokenizers import EOS, adding, byte_level
 
+from small_tokenizers import EOS, adding, byte_level
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, ToolCall, Turn
 from tokenclean.tokens import render, tokenize_pool
+from tokenclean.tokens.chat_template.chat import DEFAULT_DATE, Chat, reads_clock
 from tokenclean.tokens.chat_template.locate import NOTE_TAGS
-from tokenclean.tokens.chat_template.messages import DEFAULT_DATE, Chat, reads_clock
 from tokenclean.tokens.inference_template import end_token_ids
 from tokenclean.tokens.rendered_text import Rendered
 from tokenclean.tokens.rendering import NOTE_MOVED, NOTE_RENDERED, check_template

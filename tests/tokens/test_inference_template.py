@@ -7,13 +7,13 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_tokenizers import EOS, adding, byte_level, metaspace
 
+from small_tokenizers import EOS, adding, byte_level, metaspace
 from tokenclean.errors import TemplateError
 from tokenclean.pool import Conversation, Turn
 from tokenclean.pool.conversation import ToolCall
 from tokenclean.tokens import render, tokenize_pool
-from tokenclean.tokens.chat_template.messages import Chat
+from tokenclean.tokens.chat_template.chat import Chat
 from tokenclean.tokens.inference_template import end_token_ids, give_template
 
 TEXT = st.text(st.sampled_from("ab é🙂한\u0301\u00a0\n\t <|>/s{}%'\"\\"), max_size=12)

@@ -12,14 +12,14 @@ import pytest
 from families import FAMILIES, tokenizer_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_tokenizers import byte_level
 
+from small_tokenizers import byte_level
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, ToolCall, Turn
 from tokenclean.tokens import render
+from tokenclean.tokens.chat_template.chat import DEFAULT_DATE, Chat, open_chat
 from tokenclean.tokens.chat_template.locate import NOTE_ENDLESS, NOTE_TAGS
 from tokenclean.tokens.chat_template.marks import thought_in
-from tokenclean.tokens.chat_template.messages import DEFAULT_DATE, Chat, open_chat
 from tokenclean.tokens.rendered_text import Rendered
 from tokenclean.tokens.rendering import check_template
 

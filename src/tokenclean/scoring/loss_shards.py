@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from tokenclean.models.loading.load import ModelSource
 
-# Raise the number when the same inputs give other losses; shards computed before are then ignored.
-
 SHARD_TOKENS = 1 << 18
 
 MakeStage = Callable[[Mapping[str, object], Callable[[Path], Mapping[str, object]]], Stage]

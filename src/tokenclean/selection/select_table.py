@@ -15,7 +15,7 @@ from tokenclean.ragged import Ragged
 from tokenclean.selection.ranking import Level, check_level, check_proportion, check_seed, lowest_kept, select_tokens
 from tokenclean.selection.response_tokens import not_finite, on_response
 from tokenclean.selection.sortable_keys import order_keys, random_keys, score_of_key
-from tokenclean.selection.streaming import CHUNK_KEYS, StoredKeys, find_cut, mask_of
+from tokenclean.selection.streamed_ranking import CHUNK_KEYS, StoredKeys, find_cut, mask_of
 from tokenclean.token_table import TokenTable, iter_table, open_table, read_metadata
 
 _Labels = Callable[[TokenTable], Ragged]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation
+from tokenclean.tokens.chat_template.chat import DEFAULT_DATE, Chat, check_chat_template, open_chat
 from tokenclean.tokens.chat_template.frames import find_frame
 from tokenclean.tokens.chat_template.locate import locate
 from tokenclean.tokens.chat_template.marks import KEY, mark_texts, thought_in
-from tokenclean.tokens.chat_template.messages import DEFAULT_DATE, Chat, check_chat_template, open_chat
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
 from tokenclean.tokens.tulu import render_tulu
 from tokenclean.tokens.turn_markers import KNOWN_ENDS

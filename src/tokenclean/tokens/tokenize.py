@@ -17,9 +17,9 @@ from tokenclean.pool.intake import LeftOutThoughts, RenderedRows
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import TokensSettings
 from tokenclean.token_table import TokenTable
-from tokenclean.tokens.chat_template.messages import DEFAULT_DATE, reads_clock
+from tokenclean.tokens.chat_template.chat import DEFAULT_DATE, reads_clock
 from tokenclean.tokens.encoding import encode, exact_offset_backend
-from tokenclean.tokens.labels import LabelledRow, empty_row, label_text, label_tokens, train_last_turn
+from tokenclean.tokens.labelled_rows import LabelledRow, empty_row, label_text, label_tokens, train_last_turn
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
 from tokenclean.tokens.rendering import check_template, render
 

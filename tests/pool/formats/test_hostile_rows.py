@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from parsing import parse_row
 
 from tokenclean.pool.formats import FORMATS, RowError
-from tokenclean.pool.formats.row_options import MESSAGE_KEYS, ROW_KEYS
+from tokenclean.pool.formats.known_names import MESSAGE_KEYS, ROW_KEYS
 
 MESSAGES = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
 GOOD: dict[str, dict[str, object]] = {

@@ -10,7 +10,7 @@ from parsing import parse_row
 from tokenclean.pool import Turn
 from tokenclean.pool.conversation import ToolCall
 from tokenclean.pool.formats import RowError
-from tokenclean.pool.formats.row_options import ROLE_NAMES
+from tokenclean.pool.formats.known_names import ROLE_NAMES
 
 
 def message(role: str, content: object, **more: object) -> dict[str, object]:

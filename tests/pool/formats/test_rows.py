@@ -8,7 +8,7 @@ from parsing import parse_row
 from tokenclean.errors import RecipeError
 from tokenclean.pool import Turn
 from tokenclean.pool.formats import FORMATS, Parsed, RowError, detect_format
-from tokenclean.pool.formats.row_options import REQUIRED_KEYS, ROW_KEYS
+from tokenclean.pool.formats.known_names import REQUIRED_KEYS, ROW_KEYS
 from tokenclean.recipe import source_from
 
 

@@ -41,8 +41,9 @@ from tokenclean.pool.formats.field_types import (
     says_nothing,
     thought_of,
 )
+from tokenclean.pool.formats.known_names import MESSAGE_KEYS, MISSING, REASONING_KEYS
 from tokenclean.pool.formats.loss_weights import WEIGHT_KEYS, read_details, read_weight
-from tokenclean.pool.formats.row_options import MESSAGE_KEYS, MISSING, REASONING_KEYS, RowContext, find_column
+from tokenclean.pool.formats.row_options import RowContext, find_column
 from tokenclean.pool.formats.tool_calls import read_calls, read_function_call
 from tokenclean.pool.formats.unread_keys import MEDIA, check_unread, meaning_of, shown_key
 

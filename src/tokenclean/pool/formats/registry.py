@@ -12,15 +12,12 @@ import numpy as np
 
 from tokenclean.pool.conversation import Conversation, Kind, LabelledTokens, Turn
 from tokenclean.pool.formats.field_types import Row, RowError, check_text, describe_keys, holds_nothing
+from tokenclean.pool.formats.known_names import COMMON_KEYS, REQUIRED_KEYS, ROW_KEYS, ROW_WEIGHT_KEYS
 from tokenclean.pool.formats.labelled_tokens import UNTRAINED
 from tokenclean.pool.formats.loss_weights import read_weight
 from tokenclean.pool.formats.parsers import FORMATS, Parsed
 from tokenclean.pool.formats.preferences import refuse_preferences, take_chosen
 from tokenclean.pool.formats.row_options import (
-    COMMON_KEYS,
-    REQUIRED_KEYS,
-    ROW_KEYS,
-    ROW_WEIGHT_KEYS,
     RowContext,
     RowOptions,
     describe_needs,

@@ -6,61 +6,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Final, cast, get_args
+from typing import cast
 
 from tokenclean.errors import RecipeError
 from tokenclean.pool.conversation import Role
 from tokenclean.pool.formats.field_types import Row, RowError, decode_text, describe_keys, quote, read_list
-from tokenclean.pool.formats.labelled_tokens import TOKEN_MASKS, TOKEN_WEIGHTS
-from tokenclean.pool.formats.loss_weights import NUMBER_KEYS, WEIGHT_KEYS
-
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-# Keys that a format needs: one of every group.
-REQUIRED_KEYS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "messages": (("messages",),),
-    "sharegpt": (("conversations",),),
-    "alpaca": (("instruction",), ("output", "response")),
-    "prompt_completion": (("prompt",), ("completion",)),
-    "tokens": (("input_ids",), ("labels", "completion_mask", "assistant_masks")),
-    "text": (("text",),),
-}
-OPTIONAL_KEYS: dict[str, tuple[str, ...]] = {
-    "messages": ("system", "tools"),
-    "sharegpt": ("system", "tools"),
-    "alpaca": ("input", "context", "query", "system", "history", "tools", *REASONING_KEYS),
-    "prompt_completion": ("tools", "system"),
-    "tokens": ("attention_mask", *TOKEN_MASKS, *TOKEN_WEIGHTS),
-    "text": (),
-}
-MESSAGE_KEYS: tuple[str, ...] = (
-    *("role", "content", "from", "value", "tool_calls", *REASONING_KEYS, "function_call", "name", "tool_call_id"),
-    *WEIGHT_KEYS,
+from tokenclean.pool.formats.known_names import (
+    ALL_ROW_KEYS,
+    COMMON_KEYS,
+    KEYS_OF_ROWS_ALONE,
+    MESSAGE_KEYS,
+    MISSING,
+    REQUIRED_KEYS,
+    ROLE_NAMES,
+    ROLES,
+    ROW_KEYS,
 )
-# Keys that any row may have beside those of its format.
-COMMON_KEYS = ("source", "original_id", "id")
-ROW_WEIGHT_KEYS = ("train", "training", *NUMBER_KEYS)
-ROW_KEYS: dict[str, frozenset[str]] = {
-    name: frozenset(key for group in groups for key in group) | frozenset(OPTIONAL_KEYS[name])
-    for name, groups in REQUIRED_KEYS.items()
-}
-ROLES: tuple[Role, ...] = get_args(Role)
-MISSING: Final = object()
-
-_ALL_ROW_KEYS = frozenset[str]().union(*ROW_KEYS.values())
-_ROW_KEYS_ALONE = _ALL_ROW_KEYS - {*MESSAGE_KEYS}  # reasoning, say, may be in a message too
-
-ROLE_NAMES: dict[str, Role] = {
-    "system": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "developer": "system",
-    **dict.fromkeys(("human", "prompter"), "user"),
-    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "bot", "chatbot", "model", "ai"), "assistant"),
-    **dict.fromkeys(("function_call", "tool_call"), "assistant"),
-    **dict.fromkeys(("function", "observation", "ipython", "environment", "tool_response", "tool_result"), "tool"),
-}
-"""Usual role names, in lower case -> ours."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +135,7 @@ def find_column(row: Row, column: str) -> object:
 
 def maps_rows(columns: Mapping[str, str]) -> bool:
     """Whether keys of the row are mapped, so that only these are read; if not, at most keys of messages are mapped."""
-    return any(key in _ROW_KEYS_ALONE for key in columns)
+    return any(key in KEYS_OF_ROWS_ALONE for key in columns)
 
 
 def map_columns(row: Row, columns: Mapping[str, str]) -> Row:
@@ -184,7 +145,7 @@ def map_columns(row: Row, columns: Mapping[str, str]) -> Row:
     """
     if not maps_rows(columns):
         return row
-    return {key: read_column(row, column, key) for key, column in columns.items() if key in _ALL_ROW_KEYS}
+    return {key: read_column(row, column, key) for key, column in columns.items() if key in ALL_ROW_KEYS}
 
 
 def read_column(row: Row, column: str, key: str) -> object:
@@ -207,12 +168,12 @@ def describe_needs(formats: Iterable[str]) -> str:
 
 
 def _check_keys(format: str, columns: Mapping[str, str]) -> list[str]:
-    known = {*_ALL_ROW_KEYS, *MESSAGE_KEYS, *COMMON_KEYS}
+    known = {*ALL_ROW_KEYS, *MESSAGE_KEYS, *COMMON_KEYS}
     problems = [f"columns: unknown key {_name_close(key, known)}" for key in columns if key not in known]
     problems += [f"columns.{key}: the column's name is blank" for key, column in columns.items() if not column.strip()]
     if {"role", "content"} & columns.keys() and {"from", "value"} & columns.keys():
         problems.append("columns: expected role and content, or from and value, found keys of both")
-    mapped = columns.keys() & _ALL_ROW_KEYS
+    mapped = columns.keys() & ALL_ROW_KEYS
     names = REQUIRED_KEYS if format == "auto" else [format]
     if maps_rows(columns) and not problems and not any(fits(name, mapped) for name in names):
         given = ", ".join(sorted(mapped))

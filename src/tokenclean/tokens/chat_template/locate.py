@@ -8,10 +8,10 @@ from functools import cached_property
 from itertools import pairwise
 
 from tokenclean.errors import TemplateError
+from tokenclean.tokens.chat_template.chat import Chat
 from tokenclean.tokens.chat_template.checks import check_frame, rewritten_answer
 from tokenclean.tokens.chat_template.frames import Frame, find_frame, unlocated
 from tokenclean.tokens.chat_template.marks import CONTENT, THOUGHT, Failure, Mark, MarkedChat, Skeleton, mark_texts
-from tokenclean.tokens.chat_template.messages import Chat
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered, Span, leading_blanks
 
 NOTE_TAGS = "the template rewrites the tags or blanks around a thought in an answer's content"

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from tokenclean.pool.conversation import ToolCall, Turn
-from tokenclean.tokens.chat_template.messages import Chat
+from tokenclean.tokens.chat_template.chat import Chat
 from tokenclean.tokens.rendered_text import Span, leading_blanks
 
 CONTENT, REASONING, THOUGHT, KEY, VALUE = "crtkv"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenclean.ragged import Ragged
 from tokenclean.selection import kept_count, order_keys, select_tokens
 from tokenclean.selection.sortable_keys import random_keys
-from tokenclean.selection.streaming import CHUNK_KEYS, find_cut, mask_of
+from tokenclean.selection.streamed_ranking import CHUNK_KEYS, find_cut, mask_of
 
 # Few distinct values force ties; 1e-45 is the smallest denormal of float32, the last two its largest number.
 TIED = st.sampled_from([-1.0, -0.0, 0.0, 1.0, 1e-45, -1e-45, 1e-40, 3.4028235e38, -3.4028235e38]).map(np.float32)
