@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 Row = tuple[tuple[int, ...], tuple[int, ...]]
 """A row's input_ids and labels."""
@@ -20,3 +20,20 @@ def rows_fed(rows: Iterable[tuple[list[int], list[int]]]) -> Counter[Row]:
 def trained_tokens(rows: Counter[Row]) -> int:
     """Tokens with a label, all rows together."""
     return sum(count * sum(label != -100 for label in labels) for (_, labels), count in rows.items())
+
+
+def rows_of_batch(batch: Mapping[str, list[list[int]]]) -> Iterator[tuple[list[int], list[int]]]:
+    """The rows of a batch as (input_ids, labels), without padding and taken out of their packs.
+
+    Positions that begin at 0 again show a pack's rows; ``attention_mask`` shows padding. Raises AssertionError for
+    padding with a label.
+    """
+    for number, (ids, labels) in enumerate(zip(batch["input_ids"], batch["labels"], strict=True)):
+        length = len(ids)
+        if "attention_mask" in batch:
+            length = sum(value != 0 for value in batch["attention_mask"][number])
+        assert all(label == -100 for label in labels[length:]), "padding has labels"
+        positions = batch["position_ids"][number] if "position_ids" in batch else range(len(ids))
+        starts = [place for place in range(length) if positions[place] == 0]
+        for start, end in zip(starts, [*starts[1:], length], strict=True):
+            yield ids[start:end], labels[start:end]

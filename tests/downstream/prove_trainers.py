@@ -1,0 +1,203 @@
+"""Prove the exports in the trainers themselves: each trains on one, and every batch that reaches its model is compared.
+
+    python tests/downstream/prove_trainers.py [--environments FOLDER] [--only NAME]
+
+A trainer is installed into an environment of its own below FOLDER, unless it is there already; TRL is the one that this
+Python has. Its own command then trains a random Llama of two layers for an epoch, with packing and without, on a CPU.
+What was proven is written to docs/trainers.json, from which the table of docs/how-to/trainers.md is made. Exit code 1
+where a trainer fed its model anything but the rows of the cleaned file, each once, with their labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cleaned_rows import CARD, expected_rows, write_cleaned_rows
+from fed_rows import rows_fed, rows_of_batch
+
+from tokenclean.exporting import export
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parents[1] / "docs" / "trainers.json"
+TORCH = "torch==2.13.0"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A line of the results. ``proven``: ``training`` for a whole training of a small model; ``packing``: which ways of
+    packing were tried, of "off" and the trainer's own names; ``floats``: whether weights beside 0 and 1 reach it."""
+
+    trainer: str
+    version: str
+    date: str
+    form: str
+    proven: str
+    packing: tuple[str, ...]
+    floats: bool
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """``package``: its name on PyPI. ``command``: a function that prepares the folder of the export for a model and a
+    way of packing and gives the module to run and its arguments. ``packing``: "off" and others."""
+
+    name: str
+    package: str
+    form: str
+    command: Callable[[Path, Path, str], list[str]]
+    packing: tuple[str, ...]
+
+
+def trl_command(folder: Path, model: Path, packing: str) -> list[str]:
+    script = folder / "train.py"
+    text = script.read_text(encoding="utf-8")
+    settings = 'num_train_epochs=1, report_to="none", output_dir=options.output,'
+    script.write_text(text.replace("output_dir=options.output,", settings), encoding="utf-8")
+    return ["train", "--model", str(model), "--revision", "main", *(["--packing"] if packing == "bfd" else [])]
+
+
+def llamafactory_command(folder: Path, model: Path, packing: str) -> list[str]:
+    own = {"model_name_or_path": str(model), "finetuning_type": "full", "num_train_epochs": 1}
+    own |= {"per_device_train_batch_size": 4, "report_to": "none", "packing": packing == "packing"}
+    edit_yaml(folder / "train.yaml", own, without="model_revision")
+    return ["llamafactory.cli", "train", "train.yaml"]
+
+
+def axolotl_command(folder: Path, model: Path, packing: str) -> list[str]:
+    own = {"base_model": str(model), "num_epochs": 1, "gradient_accumulation_steps": 1, "learning_rate": 1e-4}
+    own |= {"optimizer": "adamw_torch", "bf16": False, "fp16": False, "tf32": False, "attn_implementation": "sdpa"}
+    own |= {"special_tokens": {"pad_token": "</s>"}, "sample_packing": packing == "sample_packing"}
+    own |= {"micro_batch_size": 1 if packing == "sample_packing" else 4}
+    edit_yaml(folder / "train.yaml", own, without="revision_of_model")
+    return ["axolotl.cli.train", "train.yaml"]
+
+
+TRAINERS = (
+    Trainer("TRL", "trl", "trl", trl_command, ("off", "bfd")),
+    Trainer("LLaMA-Factory", "llamafactory", "llamafactory", llamafactory_command, ("off", "packing")),
+    Trainer("axolotl", "axolotl", "axolotl", axolotl_command, ("off", "sample_packing")),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--environments", type=Path, default=Path(".trainers"), help="where trainers are installed")
+    parser.add_argument("--only", action="append", choices=[trainer.name for trainer in TRAINERS])
+    options = parser.parse_args()
+    proofs = {line["trainer"]: line for line in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
+    failed = []
+    with tempfile.TemporaryDirectory() as folder:
+        cleaned, model = Path(folder) / "cleaned.parquet", Path(folder) / "model"
+        write_cleaned_rows(cleaned)
+        save_tiny_model(model)
+        for trainer in TRAINERS:
+            if options.only and trainer.name not in options.only:
+                continue
+            try:
+                proof = prove(trainer, python_of(trainer, options.environments), cleaned, model, Path(folder))
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired, AssertionError) as error:
+                print(f"{trainer.name}: {error}", file=sys.stderr)
+                failed.append(trainer.name)
+                continue
+            print(
+                f"{trainer.name} {proof.version}: packing {', '.join(proof.packing)}: the rows of the export, each once"
+            )
+            proofs[trainer.name] = asdict(proof)
+    RESULTS.write_text(json.dumps(list(proofs.values()), indent=2) + "\n", encoding="utf-8")
+    return 1 if failed else 0
+
+
+def prove(trainer: Trainer, python: Path, cleaned: Path, model: Path, folder: Path) -> Proof:
+    """Train with every way of packing; raises AssertionError where the rows that were fed are not those of the file."""
+    expected = expected_rows(cleaned)
+    for packing in trainer.packing:
+        place, record = folder / f"{trainer.form}-{packing}", folder / f"{trainer.form}-{packing}.jsonl"
+        export(cleaned, trainer.form, place, CARD)
+        command = trainer.command(place, model, packing)
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
+        environment |= {"AXOLOTL_DO_NOT_TRACK": "1", "DISABLE_VERSION_CHECK": "1"}
+        run([python, HERE / "watched_training.py", record, *command], place, environment)
+        batches = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+        found = rows_fed(row for batch in batches for row in rows_of_batch(batch))
+        missing, further = expected - found, found - expected
+        assert found == expected, (
+            f"packing {packing}: {missing.total()} of {expected.total()} rows not fed, {further.total()} others "
+            f"fed: {[(len(ids), sum(label != -100 for label in labels), ids[:4]) for ids, labels in further]}"
+        )
+    installed = run([python, "-c", f"import importlib.metadata as m; print(m.version('{trainer.package}'))"], folder)
+    today = datetime.date.today().isoformat()
+    return Proof(trainer.name, installed.strip(), today, trainer.form, "training", trainer.packing, False)
+
+
+def python_of(trainer: Trainer, environments: Path) -> Path:
+    """The Python of the trainer's environment, which is made where there is none."""
+    if trainer.package == "trl":
+        return Path(sys.executable)
+    folder = (environments / trainer.package).absolute()
+    python = folder / "bin" / "python"
+    if not python.exists():
+        run([sys.executable, "-m", "venv", folder], HERE)
+        run([python, "-m", "pip", "install", "--quiet", trainer.package, TORCH], HERE)
+        remove_extensions(folder)
+    return python
+
+
+def remove_extensions(environment: Path) -> None:
+    """torchvision and the compiled part of torchaudio from PyPI are built for CUDA and do not load beside a CPU build
+    of torch; text needs neither, but LLaMA-Factory imports torchaudio's Python part."""
+    python = environment / "bin" / "python"
+    run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"], HERE)
+    for packages in environment.glob("lib/python*/site-packages"):
+        shutil.rmtree(packages / "torchaudio" / "lib", ignore_errors=True)
+
+
+def run(command: list[Any], folder: Path, environment: dict[str, str] | None = None) -> str:
+    """Its standard output; its last lines are printed where it fails."""
+    ended = subprocess.run(
+        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True, timeout=1200, check=False
+    )
+    if ended.returncode:
+        print("\n".join([*ended.stdout.splitlines()[-10:], *ended.stderr.splitlines()[-20:]]), file=sys.stderr)
+        raise subprocess.CalledProcessError(ended.returncode, " ".join(map(str, command)))
+    return ended.stdout
+
+
+def edit_yaml(path: Path, own: dict[str, object], without: str) -> None:
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del values[without]
+    path.write_text(yaml.safe_dump(values | own), encoding="utf-8")
+
+
+def save_tiny_model(folder: Path) -> None:
+    """A random Llama of two layers with 600 ids, whose padding is EOS."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["</s>", *letters, *(f"w{number}" for number in range(599 - len(letters)))]
+    backend = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=600, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, eos_token_id=0
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
