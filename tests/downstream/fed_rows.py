@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 Row = tuple[tuple[int, ...], tuple[int, ...]]
 """A row's input_ids and labels."""
 
+UNTRAINED, PADDING = -100, 0
+
 LENGTHS = (1377, 12, 1100, 30, 25, 7, 19, 1025, 40, 2, 64, 33)
 """Three rows are longer than 1,024 tokens, and one of them keeps tokens only after the first 1,024."""
 
@@ -25,15 +27,18 @@ def trained_tokens(rows: Counter[Row]) -> int:
 def rows_of_batch(batch: Mapping[str, list[list[int]]]) -> Iterator[tuple[list[int], list[int]]]:
     """The rows of a batch as (input_ids, labels), without padding and taken out of their packs.
 
-    Positions that begin at 0 again show a pack's rows; ``attention_mask`` shows padding. Raises AssertionError for
-    padding with a label.
+    Positions that begin at 0 again show a pack's rows; ``attention_mask`` shows padding, and so does a row of a pack
+    that is nothing but PADDING without a label. Raises AssertionError for padding with a label.
     """
     for number, (ids, labels) in enumerate(zip(batch["input_ids"], batch["labels"], strict=True)):
         length = len(ids)
         if "attention_mask" in batch:
             length = sum(value != 0 for value in batch["attention_mask"][number])
-        assert all(label == -100 for label in labels[length:]), "padding has labels"
+        assert all(label == UNTRAINED for label in labels[length:]), "padding has labels"
         positions = batch["position_ids"][number] if "position_ids" in batch else range(len(ids))
         starts = [place for place in range(length) if positions[place] == 0]
         for start, end in zip(starts, [*starts[1:], length], strict=True):
-            yield ids[start:end], labels[start:end]
+            if any(token != PADDING for token in ids[start:end]) or any(
+                label != UNTRAINED for label in labels[start:end]
+            ):
+                yield ids[start:end], labels[start:end]

@@ -29,8 +29,9 @@ from fed_rows import rows_fed, rows_of_batch
 
 from tokenclean.exporting import export
 
-HERE = Path(__file__).parent
-RESULTS = HERE.parents[1] / "docs" / "trainers.json"
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+RESULTS = ROOT / "docs" / "trainers.json"
 TORCH = "torch==2.13.0"
 
 
@@ -91,10 +92,30 @@ TRAINERS = (
 )
 
 
+@dataclass(frozen=True)
+class Tested:
+    """An integration whose tests run the tool itself. ``place``: what its data are called in the results, or empty for
+    a pipeline, which is no trainer and not in them."""
+
+    name: str
+    package: str
+    tests: str
+    place: str = ""
+    packing: tuple[str, ...] = ()
+
+
+TESTED = (
+    Tested("TRL, WeightedSFTTrainer", "trl", "test_trl.py", "token_weight", ("off", "bfd", "wrapped")),
+    Tested("transformers, WeightedTrainer", "transformers", "test_transformers.py", "token_weight", ("off",)),
+    Tested("datatrove", "datatrove", "test_pipelines.py"),
+    Tested("data-juicer", "py-data-juicer", "test_pipelines.py"),
+)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, default=Path(".trainers"), help="where trainers are installed")
-    parser.add_argument("--only", action="append", choices=[trainer.name for trainer in TRAINERS])
+    parser.add_argument("--only", action="append", choices=[tool.name for tool in (*TRAINERS, *TESTED)])
     options = parser.parse_args()
     proofs = {line["trainer"]: line for line in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
     failed = []
@@ -102,19 +123,25 @@ def main() -> int:
         cleaned, model = Path(folder) / "cleaned.parquet", Path(folder) / "model"
         write_cleaned_rows(cleaned)
         save_tiny_model(model)
-        for trainer in TRAINERS:
-            if options.only and trainer.name not in options.only:
+        for tool in (*TRAINERS, *TESTED):
+            if options.only and tool.name not in options.only:
                 continue
             try:
-                proof = prove(trainer, python_of(trainer, options.environments), cleaned, model, Path(folder))
+                python = python_of(tool, options.environments)
+                if isinstance(tool, Trainer):
+                    proof = prove(tool, python, cleaned, model, Path(folder))
+                else:
+                    proof = run_tests(tool, python)
             except (subprocess.CalledProcessError, subprocess.TimeoutExpired, AssertionError) as error:
-                print(f"{trainer.name}: {error}", file=sys.stderr)
-                failed.append(trainer.name)
+                print(f"{tool.name}: {error}", file=sys.stderr)
+                failed.append(tool.name)
                 continue
             print(
-                f"{trainer.name} {proof.version}: packing {', '.join(proof.packing)}: the rows of the export, each once"
+                f"{tool.name} {proof.version}: proven",
+                *([f"with packing {', '.join(proof.packing)}"] if proof.packing else []),
             )
-            proofs[trainer.name] = asdict(proof)
+            if proof.form:
+                proofs[tool.name] = asdict(proof)
     RESULTS.write_text(json.dumps(list(proofs.values()), indent=2) + "\n", encoding="utf-8")
     return 1 if failed else 0
 
@@ -136,20 +163,53 @@ def prove(trainer: Trainer, python: Path, cleaned: Path, model: Path, folder: Pa
             f"packing {packing}: {missing.total()} of {expected.total()} rows not fed, {further.total()} others "
             f"fed: {[(len(ids), sum(label != -100 for label in labels), ids[:4]) for ids, labels in further]}"
         )
-    installed = run([python, "-c", f"import importlib.metadata as m; print(m.version('{trainer.package}'))"], folder)
-    today = datetime.date.today().isoformat()
-    return Proof(trainer.name, installed.strip(), today, trainer.form, "training", trainer.packing, False)
+    return Proof(
+        trainer.name,
+        installed_version(python, trainer.package),
+        today(),
+        trainer.form,
+        "training",
+        trainer.packing,
+        False,
+    )
 
 
-def python_of(trainer: Trainer, environments: Path) -> Path:
-    """The Python of the trainer's environment, which is made where there is none."""
-    if trainer.package == "trl":
+def run_tests(tool: Tested, python: Path) -> Proof:
+    """Run the tests of an integration where the tool is; raises AssertionError where one of them was skipped."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    skips = "datatrove" if tool.package == "py-data-juicer" else "data_juicer"
+    path = ROOT / "tests" / "integrations" / tool.tests
+    said = run([python, "-m", "pytest", "-rs", "-W", "default", "-k", f"not {skips}", path], ROOT, environment)
+    assert "SKIPPED" not in said, said
+    return Proof(
+        tool.name,
+        installed_version(python, tool.package),
+        today(),
+        tool.place,
+        "training",
+        tool.packing,
+        bool(tool.place),
+    )
+
+
+def installed_version(python: Path, package: str) -> str:
+    return run([python, "-c", f"import importlib.metadata as m; print(m.version({package!r}))"], ROOT).strip()
+
+
+def today() -> str:
+    return datetime.date.today().isoformat()
+
+
+def python_of(tool: Trainer | Tested, environments: Path) -> Path:
+    """The Python of the tool's environment, which is made where there is none."""
+    if tool.package in ("trl", "transformers"):
         return Path(sys.executable)
-    folder = (environments / trainer.package).absolute()
+    folder = (environments / tool.package).absolute()
     python = folder / "bin" / "python"
     if not python.exists():
-        run([sys.executable, "-m", "venv", folder], HERE)
-        run([python, "-m", "pip", "install", "--quiet", trainer.package, TORCH], HERE)
+        run([sys.executable, "-m", "venv", folder], ROOT)
+        own = ["--editable", ROOT, "pytest", "hypothesis"] if isinstance(tool, Tested) else []
+        run([python, "-m", "pip", "install", "--quiet", tool.package, TORCH, *own], ROOT)
         remove_extensions(folder)
     return python
 
@@ -158,7 +218,7 @@ def remove_extensions(environment: Path) -> None:
     """torchvision and the compiled part of torchaudio from PyPI are built for CUDA and do not load beside a CPU build
     of torch; text needs neither, but LLaMA-Factory imports torchaudio's Python part."""
     python = environment / "bin" / "python"
-    run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"], HERE)
+    run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"], ROOT)
     for packages in environment.glob("lib/python*/site-packages"):
         shutil.rmtree(packages / "torchaudio" / "lib", ignore_errors=True)
 
