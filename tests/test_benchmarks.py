@@ -629,3 +629,16 @@ def test_benchmarks_of_both_model_classes(tiny_model_folder, data_dir, tmp_path,
         assert one["score"] == pytest.approx(one["harness_score"])
         assert 0 < one["computed_tokens"] < one["requested_tokens"]
     assert "× harness" in capsys.readouterr().out
+
+
+def test_spans_from_one_tokenizer_to_another(small_pool, tiny_model_folder, tmp_path, capsys):
+    spans = importlib.import_module("benchmarks.spans")
+    lines = small_pool.read_text(encoding="utf-8").splitlines()  # of ASCII alone: no two tokens share a character
+    (tmp_path / "pool.jsonl").write_text("\n".join(line for line in lines if line.isascii()), encoding="utf-8")
+    out = tmp_path / "out.json"
+    arguments = (str(tmp_path / "pool.jsonl"), "--model", str(tiny_model_folder), "--rows", "20", "--json", str(out))
+    spans.main((*arguments, "--other", str(tiny_model_folder)))
+    same = json.loads(out.read_text())
+    assert len(same) == 4
+    assert {loss["mixed"] for loss in same} == {loss["changed"] for loss in same} == {0.0}
+    assert "20 rows" in capsys.readouterr().out

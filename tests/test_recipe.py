@@ -82,13 +82,13 @@ def test_the_recipes_beside_the_source_load(name):
     assert recipe.training == preset.training
     assert recipe.cleaning == preset.cleaning
     if name == "paper":
-        without_ratings_and_ours = {"ds2", "noise_mixture", "repetition"}
+        without_ratings_and_ours = {"ds2", "noise_mixture", "repetition", "given"}
         assert set(recipe.strategies) == set(STRATEGIES) - without_ratings_and_ours
     else:  # with the control that the table of rounds needs
         assert recipe.strategies == ("none", "full_tokens", "full_tokens_from_warmup", "self_evolving")
 
 
-WITHOUT_RATINGS = [name for name in STRATEGIES if name != "ds2"]
+WITHOUT_RATINGS = [name for name in STRATEGIES if name not in ("ds2", "given")]
 
 OTHER_MODELS = {
     "paper-llama-3.1-8b": "meta-llama/Llama-3.1-8B",
@@ -285,8 +285,8 @@ def test_every_fault_is_reported_at_once():
         "pool.sources.0.pth: unknown key; did you mean path?",
         "model: missing; set it in the file or with --set model=…",
         "cleaning.strategy: expected one of none, ds2, full_tokens, full_tokens_from_warmup, random, rho, fixed_model, "
-        "self_evolving, noise_mixture, repetition, or module:function of your own, found 'self-evolving'; did you mean "
-        "self_evolving?",
+        "self_evolving, noise_mixture, repetition, given, or module:function of your own, found 'self-evolving'; "
+        "did you mean self_evolving?",
         "cleaning.proportion: input should be less than or equal to 1, found 1.5",
         "training.batch_size: input should be greater than or equal to 1, found 0",
         "training.schedule: expected one of linear, cosine, constant_with_warmup, found 'liner'; did you mean linear?",

@@ -36,6 +36,7 @@ class TokenTable:
     and ``is_response`` (bool), then ``base_loss``, ``reference_loss``, ``score`` (float32, nats, NaN off the
     response), ``is_kept`` (bool), ``weight`` (float32) as stages add them, and ``loss_weight`` (float32) where the
     data contain loss weights: ``weight`` is what a training uses, ``loss_weight`` the factor that it already includes.
+    A token with a weight below 0 is unlearned and no response.
     ``metadata``: how the table was made. ``original_ids``: the rows' ids in their source, "" where a row has none;
     empty where no row has one.
 
@@ -75,10 +76,17 @@ class TokenTable:
         return replace(self, columns={**self.columns, **columns}, metadata={**self.metadata, **metadata})
 
     def weighed(self, weights: Ragged) -> Ragged:
-        """Token weights (float32) times the loss weights of the data, where there are any."""
-        if "loss_weight" not in self.columns:
-            return weights
-        return weights.with_values(weights.values * self["loss_weight"].values)
+        """Token weights (float32) times the loss weights of the data, where there are any (``multiply_weights``)."""
+        return multiply_weights(weights, self["loss_weight"]) if "loss_weight" in self.columns else weights
+
+
+def multiply_weights(weights: Ragged, loss_weights: Ragged) -> Ragged:
+    """Token weights (float32) times the data's loss weights; a token to unlearn, with a loss weight below 0, has that.
+
+    Which tokens are worth training is asked of targets alone, so a strategy has no say in what is unlearned.
+    """
+    given = loss_weights.values
+    return weights.with_values(np.where(given < 0, given, weights.values * given).astype(np.float32))
 
 
 @dataclass

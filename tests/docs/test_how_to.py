@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +66,8 @@ def results_of(run: Path) -> Path:
 
 
 def test_every_page_is_tested():
-    tested = {"trl", "axolotl", "llamafactory", "hub", "ratings", "many-gpus", "own-strategy", "trusted-rows"}
+    tested = {"trl", "axolotl", "llamafactory", "hub", "ratings", "many-gpus", "own-strategy", "trusted-rows", "spans"}
+    tested |= set(FILES)
     assert {path.stem for path in (DOCS / "how-to").iterdir()} == tested
 
 
@@ -92,6 +94,8 @@ def test_axolotl(run_page: RunPage, tmp_path: Path):
     check_keys(source, AXOLOTL_DATASET)
     rows = pq.read_table(folder / source["path"])
     assert rows.column_names == ["input_ids", "attention_mask", "labels"]
+    parts = yaml.safe_load((tmp_path / "for-axolotl-parts" / "train.yaml").read_text(encoding="utf-8"))
+    assert parts["datasets"][0]["type"] == "chat_template"
     assert config["sequence_len"] >= max(map(len, rows["input_ids"].to_pylist()))
 
 
@@ -103,6 +107,8 @@ def test_llamafactory(run_page: RunPage, tmp_path: Path):
     check_keys(config, LLAMAFACTORY)
     rows = datasets.load_from_disk(str(folder / config["tokenized_path"]))["train"]
     assert rows.column_names == ["input_ids", "attention_mask", "labels"]
+    messages = (tmp_path / "for-llamafactory-v1" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    assert all("loss_weight" in message for line in messages for message in json.loads(line)["messages"])
 
 
 def test_hub(run_page: RunPage, tmp_path: Path):
@@ -110,6 +116,31 @@ def test_hub(run_page: RunPage, tmp_path: Path):
     printed = succeeded(run_page("how-to/hub.md"))
     assert "token_weight" in printed
     assert str(tmp_path) not in (tmp_path / "for-hub" / "README.md").read_text(encoding="utf-8")
+
+
+FILES = {
+    "unsloth": {"train.parquet", "train.py"},
+    "ms-swift": {"train.jsonl", "template.py", "train.sh"},
+    "open-instruct": {
+        *("token_ids_part_0000.npy", "labels_mask_part_0000.npy", "token_ids_part_0000.csv.gz", "dataset.py"),
+    },
+    "megatron-bridge": {"train.idx.parquet", "dataset.py"},
+    "tinker": {"train.jsonl", "train.py"},
+}
+
+
+@pytest.mark.parametrize("trainer", FILES)
+def test_a_trainer_that_is_not_installed(trainer: str, run_page: RunPage, tmp_path: Path):
+    succeeded(run_page(f"how-to/{trainer}.md"))
+    files = {path.name for path in (tmp_path / f"for-{trainer}").iterdir()}
+    assert files == FILES[trainer] | {"README.md", "row_ids.csv"}
+
+
+def test_spans(run_page: RunPage, tmp_path: Path):
+    succeeded(run_page("how-to/spans.md"))
+    lines = (tmp_path / "for-others" / "spans.jsonl").read_text(encoding="utf-8").splitlines()
+    assert lines
+    assert all({"id", "source", "messages", "spans"} <= json.loads(line).keys() for line in lines)
 
 
 def test_ratings(run_page: RunPage, tmp_path: Path):

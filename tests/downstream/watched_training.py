@@ -3,7 +3,7 @@
     python watched_training.py RECORD.jsonl MODULE ARGUMENTS...
 
 MODULE may be a script of the current folder. A line of RECORD has ``input_ids``, ``labels`` and, where the batch has
-them, ``attention_mask`` and ``position_ids``. Nothing of tokenclean is imported, which the trainer's environment need
+them, ``attention_mask``, ``position_ids`` and ``loss_scale``. Nothing of tokenclean is imported, which the trainer's environment need
 not hold.
 """
 
@@ -15,25 +15,22 @@ import runpy
 import sys
 from typing import Any
 
-import torch
-
-COLUMNS = ("input_ids", "labels", "attention_mask", "position_ids")
+COLUMNS = ("input_ids", "labels", "attention_mask", "position_ids", "loss_scale")
 
 
 def record_batches(path: str) -> None:
-    """From now on every training forward pass of a Llama writes its batch to ``path``."""
-    from transformers import LlamaForCausalLM
+    """From now on every step of a transformers Trainer, which all these trainers are, writes its batch to ``path``."""
+    from transformers import Trainer
 
-    real = torch.nn.Module.__call__
+    real = Trainer.training_step
 
-    def call(self: torch.nn.Module, *arguments: Any, **inputs: Any) -> Any:
-        if isinstance(self, LlamaForCausalLM) and self.training:
-            found = {name: inputs[name].tolist() for name in COLUMNS if inputs.get(name) is not None}
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(found) + "\n")
-        return real(self, *arguments, **inputs)
+    def training_step(self: Trainer, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        found = {name: inputs[name].tolist() for name in COLUMNS if inputs.get(name) is not None}
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+        return real(self, model, inputs, *arguments, **options)
 
-    torch.nn.Module.__call__ = call
+    Trainer.training_step = training_step
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tokenclean.recipe import STRATEGIES, Recipe
 from tokenclean.scoring.loss_shards import scores_in_pairs
 from tokenclean.store import array_hash
 
-WITHOUT_RATINGS = [name for name in STRATEGIES if name != "ds2"]
+WITHOUT_RATINGS = [name for name in STRATEGIES if name not in ("ds2", "given")]
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "one adapter": {"cleaning": {"adapters": "one"}},
     "against previous": {"cleaning": {"score_against": "previous"}},

@@ -12,7 +12,7 @@ import pytest
 from tokenclean.errors import RecipeError, RunFolderError, TableError
 from tokenclean.experiment.finished.export import export_dataset, find_dataset
 from tokenclean.experiment.result_files import name_latest
-from tokenclean.exporting import WRITERS, write_cleaned
+from tokenclean.exporting import WRITERS, TokenWriter, write_cleaned
 from tokenclean.ragged import Ragged
 from tokenclean.store import Store
 from tokenclean.token_table import TokenTable, write_table
@@ -88,7 +88,7 @@ def test_results_that_are_gone_are_told(tmp_path):
         find_dataset(tmp_path)
 
 
-@pytest.mark.parametrize("to", WRITERS)
+@pytest.mark.parametrize("to", [name for name, writer in WRITERS.items() if isinstance(writer, TokenWriter)])
 def test_a_table_of_selected_tokens_is_exported_as_its_cleaned_dataset_is(tmp_path, to):
     write_table(KEPT, tmp_path / "kept.parquet")
     write_cleaned(KEPT, tmp_path / "cleaned.parquet")
@@ -101,12 +101,14 @@ def test_a_table_of_selected_tokens_is_exported_as_its_cleaned_dataset_is(tmp_pa
     assert written["kept"] == written["cleaned"]
 
 
-def test_float_weights_go_to_the_hub_form_only(tmp_path):
+def test_float_weights_go_to_forms_that_hold_them(tmp_path):
     path = tmp_path / "weighted.parquet"
     write_table(labelled(weight=[[0, 1, 0.25, 0], [0, 0, 0, 0.5]]), path)
-    with pytest.raises(TableError, match=rf"^{path}: row 'a' has a token weight of 0.25 .*Export with --to hf"):
-        export_dataset(path, "trl", tmp_path / "trl")
-    assert not (tmp_path / "trl").exists()
+    assert len(export_dataset(path, "trl", tmp_path / "trl").changes) == 1
+    assert pq.read_table(tmp_path / "trl" / "train.parquet")["completion_mask"].to_pylist() == [
+        [0, 1, 0, 0],
+        [0, 0, 0, 1],
+    ]
     export_dataset(path, "hf", tmp_path / "hf")
     (file,) = (tmp_path / "hf").rglob("*.parquet")
     assert pq.read_table(file)["token_weight"].to_pylist() == [[0, 1, 0.25, 0], [0, 0, 0, 0.5]]

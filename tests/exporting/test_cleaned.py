@@ -84,6 +84,15 @@ def test_is_kept_counts_where_there_is_no_weight_and_sources_are_counted_apart(t
     assert (b.source, b.rows, b.dropped_rows, b.tokens, b.response_tokens, b.kept_tokens) == ("b", 0, 1, 0, 1, 0)
 
 
+def test_tokens_to_unlearn_have_a_negative_weight_and_no_label(tmp_path):
+    table = table_of([[(1, False, 0.0), (2, True, 1.0), (3, False, -0.5)], [(4, False, 0.0), (5, False, -1.0)]])
+    counts = write_cleaned(table, tmp_path / "c.parquet").total
+    assert (counts.rows, counts.dropped_rows, counts.kept_tokens) == (2, 0, 1)
+    cleaned = read_cleaned(tmp_path / "c.parquet")
+    assert cleaned.rows.column("labels").to_pylist() == [[-100, 2, -100], [-100, -100]]
+    assert cleaned.rows.column("token_weight").to_pylist() == [[0, 1, -0.5], [0, -1]]
+
+
 def test_many_rows_are_written_in_several_groups_in_order(tmp_path):
     rows = [[(n, False, 0.0), (n + 1, True, 1.0)] for n in range(2500)]
     write_cleaned(table_of(rows), tmp_path / "c.parquet")
@@ -96,7 +105,7 @@ def test_many_rows_are_written_in_several_groups_in_order(tmp_path):
     [
         ([(1, True, 1.0), (2, True, 1.0)], "'row-0', token 0: .* first token"),
         ([(1, False, 0.0), (2, False, 1.0)], "'row-0', token 1: .* outside the response"),
-        ([(1, False, 0.0), (2, True, -1.0)], "'row-0', token 1: weight -1"),
+        ([(1, True, -1.0), (2, True, 1.0)], "'row-0', token 0: weight -1, .* first token"),
         ([(1, False, 0.0), (2, True, float("nan"))], "'row-0', token 1: weight nan"),
     ],
 )

@@ -11,7 +11,16 @@ import pytest
 import yaml
 
 from tokenclean.errors import MissingExtraError, RecipeError, RunFolderError, TableError
-from tokenclean.exporting import WRITERS, Card, CleanedCounts, ModelName, export, write_cleaned
+from tokenclean.exporting import (
+    WRITERS,
+    Card,
+    CleanedCounts,
+    ModelName,
+    TextWriter,
+    TokenWriter,
+    export,
+    write_cleaned,
+)
 from tokenclean.ragged import Ragged
 from tokenclean.token_table import TokenTable
 
@@ -67,22 +76,44 @@ def test_a_writer_that_fails_leaves_nothing_behind(
         (folder / "half").write_text("")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(WRITERS, "trl", fail)
+    monkeypatch.setitem(WRITERS, "trl", TokenWriter(fail))
     with pytest.raises(RunFolderError, match=r"cannot write .*out: No space left on device"):
         export(cleaned, "trl", tmp_path / "out", CARD)
     assert [p.name for p in tmp_path.iterdir()] == ["cleaned.parquet"]
 
 
 def test_an_unknown_trainer_is_named_with_the_known_ones(cleaned: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="'trlx'; known: trl, llamafactory, axolotl, hf"):
+    with pytest.raises(RecipeError, match=r"'trlx'; known: trl, unsloth, llamafactory, .* hf, spans"):
         export(cleaned, "trlx", tmp_path / "out", CARD)
 
 
-@pytest.mark.parametrize("to", ["trl", "llamafactory", "axolotl"])
-def test_float_weights_are_refused_by_trainers_of_labels(tmp_path: Path, to: str) -> None:
-    path = write(tmp_path / "cleaned.parquet", [[0.0, 1.0], [0.0, 1.0, 0.5]])
-    with pytest.raises(TableError, match=r"row 'row-1' has a token weight of 0.5 \(1 such tokens\).*--to hf"):
-        export(path, to, tmp_path / "out", CARD)
+LABELS = [name for name, writer in WRITERS.items() if isinstance(writer, TokenWriter) and writer.takes == "labels"]
+
+
+@pytest.mark.parametrize("to", LABELS)
+def test_weights_become_labels_at_a_half_and_what_changes_is_counted(tmp_path: Path, to: str) -> None:
+    path = write(tmp_path / "cleaned.parquet", [[0.0, 1.0], [0.0, 1.0, 0.5, 0.25, -1.0], [0.0, 0.25]])
+    result = export(path, to, tmp_path / "out", CARD)
+    assert (result.rows, result.left_out) == (2, 1)
+    (change,) = result.changes
+    assert change.startswith("4 of 6 trained tokens have another weight here (2 of a total weight of 4): ")
+    assert "at least 0.5 count as 1 and others as 0" in change
+    lines = (tmp_path / "out" / "left_out.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "id,reason"
+    assert lines[1].startswith("row-2,")
+    assert "4 of 6 trained tokens" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert [line.split(",")[1] for line in (tmp_path / "out" / "row_ids.csv").read_text().split()[1:]] == [
+        "row-0",
+        "row-1",
+    ]
+    with pytest.raises(TableError, match="no row is left to export"):
+        export(write(tmp_path / "low.parquet", [[0.0, 0.25]]), to, tmp_path / "none", CARD)
+
+
+@pytest.mark.parametrize("to", [name for name, writer in WRITERS.items() if isinstance(writer, TextWriter)])
+def test_forms_of_texts_need_the_texts(cleaned: Path, tmp_path: Path, to: str) -> None:
+    with pytest.raises(TableError, match=f"holds tokens without their texts, which --to {to} writes; export a run"):
+        export(cleaned, to, tmp_path / "out", CARD)
     assert not (tmp_path / "out").exists()
 
 

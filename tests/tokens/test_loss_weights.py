@@ -14,7 +14,7 @@ from tokenclean.pool import Conversation, Turn
 from tokenclean.pool.conversation import LabelledTokens
 from tokenclean.selection import select_tokens
 from tokenclean.selection.select_table import select_table
-from tokenclean.token_table import read_table, write_table
+from tokenclean.token_table import multiply_weights, read_table, write_table
 from tokenclean.tokens import tokenize_pool
 
 CHATML = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -76,6 +76,24 @@ def test_weights_of_tokens_and_of_the_last_turn():
     assert whole[0].tolist() == [0.0, 0.5, 1.0, 1.0]
     chat = answered(Turn("assistant", "a", weight=0.5), Turn("assistant", "b", weight=0.25))
     assert weights_of(chat, targets="last_turn") == [("b", 0.25), ("</s>", 0.25)]
+
+
+def test_tokens_of_negative_weight_are_unlearned_and_no_targets():
+    turn = Turn("assistant", "abcd", weight=-0.5, spans=((0, 1, 1.0), (3, 5, -1.0)))
+    tokens = tokenize_pool([answered(turn), answered(Turn("assistant", "x", weight=-1.0))], byte_level())
+    assert tokens.weight is not None
+    assert not tokens.unusable
+    np.testing.assert_array_equal(tokens.is_response.values, tokens.weight.values > 0)
+    np.testing.assert_array_equal(tokens.is_trained.values, tokens.weight.values != 0)
+    assert [row[row != 0].tolist() for row in tokens.weight] == [[1.0, -0.5, -0.5, -1.0, -1.0], [-1.0, -1.0]]
+
+
+def test_no_strategy_changes_the_weight_of_a_token_to_unlearn():
+    tokens = tokenize_pool([answered(Turn("assistant", "abc", spans=((0, 1, -1.0), (1, 2, 0.5))))], byte_level())
+    assert tokens.weight is not None
+    kept = tokens.is_response.map_values(lambda values: (values & (np.cumsum(values) == 1)).astype(np.float32))
+    weights = multiply_weights(kept, tokens.weight)[0]
+    assert weights[weights != 0].tolist() == [-1.0, 0.5]
 
 
 SPANS = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8), st.sampled_from([0.0, 0.5, 1.0])), max_size=3)

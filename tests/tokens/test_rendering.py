@@ -89,7 +89,7 @@ def test_tulu_to_the_letter(tokenizer):
         "<|system|>\nBe brief.\n<|user|>\nHi\n<|assistant|>\nHello.</s>\n<|user|>\nBye\n<|assistant|>\nBye!</s>"
     )
     assert targets_of(rendered) == ["Hello.</s>", "Bye!</s>"]
-    assert rendered.contents == (ContentSpan(2, 47, 53, 2), ContentSpan(4, 85, 89, 0))
+    assert rendered.contents == (ContentSpan(2, 47, 53, 2, 9, (53, 57)), ContentSpan(4, 85, 89, 0, 5, (89, 93)))
 
 
 def test_tulu_ends_at_the_last_eos_or_with_the_last_question(tokenizer):

@@ -27,6 +27,7 @@ from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
 from tokenclean.selection import select_tokens
 from tokenclean.selection.ranking import Level
+from tokenclean.token_table import multiply_weights
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 from tokenclean.training.step_plan import SchedulePart
 
@@ -125,9 +126,10 @@ class RunData:
 
     def weighted(self, weights: Ragged) -> Ragged:
         """Token weights of the training rows times the data's own loss weights, and with ``cleaning.sample_weights:
-        rating`` times the row's curated label + 1, scaled to a mean of 1 over the rows."""
+        rating`` times the row's curated label + 1, scaled to a mean of 1 over the rows. A token to unlearn has the
+        data's weight, which no strategy changes."""
         if self.tokens.weight is not None:
-            weights = weights.with_values(weights.values * self.tokens.weight.values)
+            weights = multiply_weights(weights, self.tokens.weight)
         if self.recipe.cleaning.sample_weights == "none":
             return weights
         of_row = self._ratings[0] + 1.0

@@ -21,7 +21,7 @@ def schedule_parts(recipe: Recipe, tokens: TokenizedPool, splits: Sequence[np.nd
     """
     if recipe.cleaning.adapters == "fresh":
         return [None] * len(splits)
-    is_usable = tokens.is_response.row_sums() > 0
+    is_usable = tokens.is_trained.row_sums() > 0
     rows = [max(int(is_usable[split].sum()) - recipe.training.eval_rows, 1) for split in splits]
     return list(plan_parts(rows, recipe.training))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from typer import Argument, Option
 
 from tokenclean.cli.console import err, say, warn
 from tokenclean.cli.options import StrategyOption
 from tokenclean.errors import RunFolderError
+from tokenclean.exporting import WRITERS
 
 
 def export(
@@ -18,8 +19,13 @@ def export(
         Path, Argument(metavar="RUN", help="A run folder, a results folder, or a table from tokenclean select.")
     ],
     to: Annotated[
-        Literal["trl", "llamafactory", "axolotl", "hf"],
-        Option(help="The trainer; hf is a Hub dataset repository, also for the transformers Trainer."),
+        str,
+        Option(
+            metavar="FORM",
+            help=f"The trainer, of {', '.join(WRITERS)}; hf is a Hub dataset repository, also for the transformers "
+            "Trainer, spans the weights of characters, for any tokenizer.",
+            autocompletion=lambda: list(WRITERS),
+        ),
     ],
     output: Annotated[
         Path | None, Option("--output", "-o", help="Folder to write; by default RUN's name and the trainer's.")
@@ -32,7 +38,8 @@ def export(
 ) -> None:
     """Write the cleaned dataset in a trainer's format, with a card and the configuration to paste.
 
-    Rows with no kept token are left out. The configuration sets the trainer's maximum length to the longest row.
+    Rows with nothing to train are left out. The configuration sets the trainer's maximum length to the longest row.
+    What a form cannot hold, such as weights other than 0 and 1, is counted, and written into the card.
 
     Example: tokenclean export runs/quick --to trl -o for-trl
     """
@@ -49,6 +56,10 @@ def export(
     written = export_dataset(dataset, to, folder)
     say(f"{folder}: {written.rows:,} rows for {to} of {dataset}")
     say(f"  {', '.join(written.files)}")
+    for change in written.changes:
+        warn(change)
+    if written.left_out:
+        warn(f"{written.left_out:,} rows are left out; {folder / 'left_out.csv'} lists them with the reason")
     if written.keeps_everything:
         name, model = ("this table", "")
         if run.is_dir():

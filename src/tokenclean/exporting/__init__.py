@@ -3,7 +3,8 @@
 from tokenclean.exporting.cleaned_file import CleanedCounts, CleanedDataset, SourceCounts, read_cleaned, write_cleaned
 from tokenclean.exporting.dataset_card import Card, ModelName
 from tokenclean.exporting.export import ExportResult, export, push_folder
-from tokenclean.exporting.trainers import WRITERS
+from tokenclean.exporting.trainers import WRITERS, TextWriter, TokenWriter
+from tokenclean.exporting.weighted_texts import WeightedTexts
 
 __all__ = [
     "WRITERS",
@@ -13,6 +14,9 @@ __all__ = [
     "ExportResult",
     "ModelName",
     "SourceCounts",
+    "TextWriter",
+    "TokenWriter",
+    "WeightedTexts",
     "export",
     "push_folder",
     "read_cleaned",

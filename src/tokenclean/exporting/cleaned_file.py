@@ -37,7 +37,8 @@ _ORIGINAL_ID = "original_id"  # the row's own id, null where it has none; files 
 
 @dataclass(frozen=True)
 class SourceCounts:
-    """One source. ``rows``: rows with at least one kept token; ``dropped_rows``: rows with none, which are left out;
+    """One source. ``rows``: rows with at least one token that is kept or unlearned; ``dropped_rows``: rows with none,
+    which are left out;
     ``tokens``: all tokens in ``rows``; ``response_tokens``: training targets before cleaning, dropped rows included;
     ``kept_tokens``: training targets after cleaning."""
 
@@ -67,7 +68,7 @@ class CleanedDataset:
     """A canonical file in memory.
 
     ``rows``: Arrow table with the columns of ``write_cleaned``. ``counts``: what was kept and dropped.
-    ``dropped_ids``: ids of the rows left out because none of their tokens was kept. ``metadata``: from the table of
+    ``dropped_ids``: ids of the rows left out because none of their tokens is trained. ``metadata``: from the table of
     tokens it was made from.
     """
 
@@ -89,25 +90,13 @@ class CleanedDataset:
     @property
     def max_length(self) -> int:
         """The maximum length a trainer must be given so that it cuts no row: the longest row, rounded up to eights."""
-        return -(-self.longest_row_tokens // _LENGTH_STEP) * _LENGTH_STEP
+        return round_up_length(self.longest_row_tokens)
 
     @property
     def keeps_everything(self) -> bool:
         """Whether nothing was cleaned away: every response token is a target, with the weight 1."""
         total, weights = self.counts.total, self.column("token_weight").values
         return total.kept_tokens == total.response_tokens and bool(np.isin(weights, (0, 1)).all())
-
-    def check_binary(self, trainer: str) -> None:
-        """Raise TableError unless every token weight is 0 or 1, for trainers that take labels only."""
-        weights = self.column("token_weight")
-        other = np.flatnonzero((weights.values != 0) & (weights.values != 1))
-        if len(other):
-            row = self.rows.column("id")[weights.row_of_value()[other[0]]].as_py()
-            raise TableError(
-                f"{self.path}: row {row!r} has a token weight of {weights.values[other[0]]:g} ({len(other):,} such "
-                f"tokens); {trainer} takes 0/1 labels only. Export with --to hf, which keeps the weights, or clean "
-                "with a method that keeps or drops whole tokens"
-            )
 
     def write_row_ids(self, path: Path) -> None:
         """Write a CSV with the number (from 0), id, own id and source of every row, in the order of the dataset."""
@@ -133,27 +122,34 @@ class CleanedDataset:
             pq.write_table(selected, temporary, compression="zstd", row_group_size=_ROWS_A_GROUP)
 
 
+def round_up_length(tokens: int) -> int:
+    """A maximum length for rows of at most this many tokens: rounded up to eights."""
+    return -(-tokens // _LENGTH_STEP) * _LENGTH_STEP
+
+
 def write_cleaned(table: TokenTable, path: Path | str) -> CleanedCounts:
     """Write the cleaned tokens of a table as Parquet (zstd) and return what was kept and dropped.
 
     The table's ``weight`` (float32) counts where it has one, else ``is_kept`` (bool) as 1 and 0, times the data's
     ``loss_weight``. Columns, all lists of one row's length: ``input_ids`` int32; ``attention_mask`` int8, all 1;
     ``labels`` int64, the id where the weight is above 0, else −100; ``completion_mask`` int8, 1 where there is a label;
-    ``token_weight`` float32; then ``id``, ``source`` and ``original_id`` (string, the row's own id or null). Rows with
-    nothing kept are left out, counted, and their ids listed in the file's metadata beside the table's.
+    ``token_weight`` float32, below 0 for a token to unlearn; then ``id``, ``source`` and ``original_id`` (string, the
+    row's own id or null). Rows with no weight other than 0 are left out, counted, and their ids listed in the file's
+    metadata beside the table's.
 
-    Raises TableError for a table with neither column, with nothing kept at all, or with a weight that no trainer can
-    use: negative, NaN, infinite, on a row's first token (which has no loss) or outside a response.
+    Raises TableError for a table with neither column, with nothing to train at all, or with a weight that no trainer
+    can use: NaN, infinite, on a row's first token (which has no loss), or above 0 outside a response.
     """
     import pyarrow.parquet as pq
 
     weights = _checked_weights(table)
     kept_tokens = weights.map_values(lambda values: values > 0).row_sums().astype(np.int64)
-    chosen = np.flatnonzero(kept_tokens)
+    is_trained = weights.map_values(lambda values: values != 0).row_sums() > 0
+    chosen = np.flatnonzero(is_trained)
     if not len(chosen):
         raise TableError(f"no token of the {len(table):,} rows is kept, so there is nothing to train on or export")
-    counts = _count_sources(table, kept_tokens)
-    dropped = [table.ids[row] for row in np.flatnonzero(kept_tokens == 0)]
+    counts = _count_sources(table, kept_tokens, is_trained)
+    dropped = [table.ids[row] for row in np.flatnonzero(~is_trained)]
     metadata = _metadata(counts, dropped, table.metadata)
     schema = _rows(table, weights, chosen[:0]).schema.with_metadata(metadata)
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
@@ -204,8 +200,8 @@ def _checked_weights(table: TokenTable) -> Ragged:
     is_first = np.zeros(len(values), dtype=bool)
     is_first[weights.offsets[:-1][weights.lengths > 0]] = True
     faults = (
-        (~(np.isfinite(values) & (values >= 0)), "a weight must be finite and at least 0"),
-        ((values > 0) & is_first, "the first token of a row has no loss, since nothing is before it"),
+        (~np.isfinite(values), "a weight must be finite"),
+        ((values != 0) & is_first, "the first token of a row has no loss, since nothing is before it"),
         ((values > 0) & ~table["is_response"].values, "a token outside the response is not a training target"),
     )
     for wrong, reason in faults:
@@ -219,12 +215,11 @@ def _checked_weights(table: TokenTable) -> Ragged:
     return weights
 
 
-def _count_sources(table: TokenTable, kept_tokens: np.ndarray) -> CleanedCounts:
-    """Count a table whose N rows keep ``kept_tokens`` tokens each, int64, shape (N,)."""
+def _count_sources(table: TokenTable, kept_tokens: np.ndarray, is_left: np.ndarray) -> CleanedCounts:
+    """Count a table whose N rows keep ``kept_tokens`` tokens each, int64 (N,), and are not left out, bool (N,)."""
     names = sorted(set(table.sources))
     numbers = {name: number for number, name in enumerate(names)}
     source_N = np.array([numbers[source] for source in table.sources], dtype=np.int64)
-    is_left = kept_tokens > 0
     columns = (is_left, ~is_left, table["input_ids"].lengths * is_left, table["is_response"].row_sums(), kept_tokens)
     counts = [np.bincount(source_N, column, len(names)).astype(np.int64).tolist() for column in columns]
     return CleanedCounts(tuple(SourceCounts(name, *own) for name, *own in zip(names, *counts, strict=True)))

@@ -23,7 +23,8 @@ llama3.1 llama3.2 llama3.3 gemma
 _TRAINING = """\
 Every row is one conversation in tokens. `labels` holds the token's id where the token is trained and −100 where it is
 not; `labels[t]` belongs to `input_ids[t]`, and the model shifts. `completion_mask` is 1 at the same places,
-`token_weight` is the weight of the token's loss (0 where it is not trained), `attention_mask` is 1 everywhere.
+`token_weight` is the weight of the token's loss (0 where it is not trained, below 0, without a label, where it is to be
+unlearned), `attention_mask` is 1 everywhere.
 
 ```python
 from datasets import load_dataset
@@ -57,7 +58,8 @@ class Card:
 
     ``threshold``: the lowest kept score (nats); None for a strategy without scores. ``counts``: from the cleaned file.
     ``licences``: source name -> licence, None where none was stated. ``recipe``: the recipe as YAML.
-    ``keeps_everything``: the labels are those of the data before cleaning.
+    ``keeps_everything``: the labels are those of the data before cleaning. ``changes``: what the form of the export
+    cannot hold, a sentence each.
     """
 
     title: str
@@ -74,6 +76,7 @@ class Card:
     licences: Mapping[str, str | None] = field(default_factory=dict)
     recipe: str = ""
     keeps_everything: bool = False
+    changes: tuple[str, ...] = ()
 
     def to_markdown(self, data_files: str | None) -> str:
         """README.md of a Hub data-set repository: YAML front matter, then plain sections.
@@ -89,12 +92,18 @@ class Card:
             self._lead(),
             "## How the tokens were chosen\n\n" + _table(("", ""), self._choice()),
             "## What is in it\n\n" + self._counts_table(),
+            *self._changes(),
             "## Labels and training\n\n" + training,
             "## Licences\n\n" + self._licence_text(),
         ]
         if self.recipe:
             parts.append("## Recipe\n\n" + _fenced(without_folders(self.recipe)))
         return "\n\n".join(parts) + "\n"
+
+    def _changes(self) -> list[str]:
+        if not self.changes:
+            return []
+        return ["## What this form changes\n\n" + "\n".join(f"- {_inline(text)}" for text in self.changes)]
 
     def _lead(self) -> str:
         version = _inline(self.tokenclean_version)

@@ -2,52 +2,94 @@
 
 from __future__ import annotations
 
+import csv
 import shlex
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tokenclean.errors import InputError, RecipeError, RunError, RunFolderError
-from tokenclean.exporting.cleaned_file import read_cleaned
+from tokenclean.errors import InputError, RecipeError, RunError, RunFolderError, TableError
+from tokenclean.exporting.cleaned_file import CleanedDataset, read_cleaned
 from tokenclean.exporting.dataset_card import Card
-from tokenclean.exporting.trainers import WRITERS
+from tokenclean.exporting.trainers import WRITERS, TokenWriter, Written
+from tokenclean.exporting.trainers.writer import describe_change, list_left_out
+from tokenclean.exporting.weight_range import WHY, count_changes, limit_dataset, limit_weights, rows_left_out
+from tokenclean.exporting.weighted_texts import WeightedTexts
 from tokenclean.store import atomic_folder
 
 _CARD = "README.md"
 _ROW_IDS = "row_ids.csv"
+_LEFT_OUT = "left_out.csv"
 
 
 @dataclass(frozen=True)
 class ExportResult:
     """``files``: names inside ``folder``, sorted. ``snippet``: the shell command that uses the export.
-    ``keeps_everything``: its labels are those of the data before cleaning."""
+    ``keeps_everything``: its labels are those of the data before cleaning. ``changes``: what the form cannot hold, a
+    sentence each. ``left_out``: how many rows of the cleaned data set are not in it, with their ids in a file."""
 
     folder: Path
     rows: int
     files: tuple[str, ...]
     snippet: str
     keeps_everything: bool
+    changes: tuple[str, ...] = ()
+    left_out: int = 0
 
 
-def export(cleaned_path: Path | str, to: str, folder: Path | str, card: Card) -> ExportResult:
-    """Write a canonical file in the form of the trainer ``to`` (a key of WRITERS) into a new or empty folder.
+def export(
+    cleaned_path: Path | str,
+    to: str,
+    folder: Path | str,
+    card: Card,
+    texts: Callable[[CleanedDataset], WeightedTexts] | None = None,
+) -> ExportResult:
+    """Write a canonical file in the form ``to`` (a key of WRITERS) into a new or empty folder.
 
-    ``README.md`` is its card, ``row_ids.csv`` lists the ids of its rows. The folder gets its name only when complete.
-    Raises RecipeError for an unknown trainer, TableError for a file of another kind or with weights that the trainer
-    cannot take, RunFolderError for a folder that is not empty or cannot be written, MissingExtraError where the writer
-    needs ``datasets``.
+    ``README.md`` is its card, which also says what the form cannot hold. ``row_ids.csv`` lists the ids of the rows of
+    tokens, ``left_out.csv`` those that the form leaves out, where there are any. ``texts``: gives the texts of a data
+    set's rows, for forms that hold texts. The folder gets its name only when complete.
+
+    Raises RecipeError for an unknown form, TableError for a file of another kind, for one whose texts are not to be
+    had, and where no row is left; RunFolderError for a folder that is not empty or cannot be written,
+    MissingExtraError where the writer needs ``datasets``.
     """
     if to not in WRITERS:
         raise RecipeError(f"unknown trainer {to!r}; known: {', '.join(WRITERS)}", source="export")
-    cleaned, folder = read_cleaned(cleaned_path), Path(folder)
+    cleaned, folder, writer = read_cleaned(cleaned_path), Path(folder), WRITERS[to]
     with atomic_folder(folder) as temporary:
-        command = WRITERS[to](cleaned, temporary, card)
-        if to != "hf":  # there every row has its ids as columns
-            cleaned.write_row_ids(temporary / _ROW_IDS)
+        if isinstance(writer, TokenWriter):
+            written = _write_tokens(writer, cleaned, temporary, card)
+        elif texts is None:
+            raise TableError(f"{cleaned.path}: holds tokens without their texts, which --to {to} writes; export a run")
+        else:
+            written = writer.write(texts(cleaned), temporary, card)
+        if written.left_out:
+            _write_left_out(written, temporary / _LEFT_OUT)
         data = next((str(file.relative_to(temporary)) for file in temporary.rglob("*.parquet")), None)
-        (temporary / _CARD).write_text(card.to_markdown(data), encoding="utf-8")
+        (temporary / _CARD).write_text(replace(card, changes=written.changes).to_markdown(data), encoding="utf-8")
         files = sorted(str(file.relative_to(temporary)) for file in temporary.rglob("*") if file.is_file())
-    snippet = f"cd {shlex.quote(str(folder))} && {command}"
-    return ExportResult(folder, len(cleaned.rows), tuple(files), snippet, cleaned.keeps_everything)
+    snippet = f"cd {shlex.quote(str(folder))} && {written.command}"
+    keeps_everything, left_out = cleaned.keeps_everything, len(written.left_out)
+    return ExportResult(folder, written.rows, tuple(files), snippet, keeps_everything, written.changes, left_out)
+
+
+def _write_tokens(writer: TokenWriter, cleaned: CleanedDataset, folder: Path, card: Card) -> Written:
+    limited = limit_dataset(cleaned, writer.takes)
+    command = writer.write(limited, folder, card)
+    if writer.lists_ids:
+        limited.write_row_ids(folder / _ROW_IDS)
+    weights = cleaned.column("token_weight").values
+    count, why = count_changes(weights, limit_weights(weights, writer.takes)), WHY[writer.takes]
+    changes = (describe_change(*count, why),) if count[0] else ()
+    return Written(command, len(limited.rows), changes, list_left_out(rows_left_out(cleaned, limited), why))
+
+
+def _write_left_out(written: Written, path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(("id", "reason"))
+        lines.writerows(written.left_out)
 
 
 def push_folder(folder: Path | str, repo_id: str, *, private: bool) -> str:

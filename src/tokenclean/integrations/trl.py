@@ -45,7 +45,7 @@ class WeightedSFTTrainer(SFTTrainer):
     """An ``SFTTrainer`` that minimises Σ w·ℓ / Σ |w|, with ℓ the tokens' losses in nats.
 
     Takes ``SFTTrainer``'s arguments. Its data sets have ``input_ids`` and ``token_weight``, one float a token, as
-    ``cleaned.parquet`` has; a token whose label is −100, where there are ``labels``, has the weight 0. Weights are cut
+    ``cleaned.parquet`` has; where there are ``labels``, a weight above 0 counts only with a label. Weights are cut
     and packed with their tokens under every ``max_length`` and ``packing_strategy``. The sums go over all batches
     that ``gradient_accumulation_steps`` adds up, and over all processes. An evaluation loss is the mean of its batches'
     losses, as in every Trainer. TRL's other metrics count each token with a weight once.

@@ -22,7 +22,7 @@ def weighted_row(row: Mapping[str, Sequence[float]], name: str) -> dict[str, lis
     """``input_ids``, ``labels`` and ``token_weight`` of one row of L tokens, checked.
 
     ``row``: ``input_ids`` and ``token_weight``, L each, and ``labels`` where it has them: a token whose label is −100
-    then has the weight 0. The labels that come out are −100 where the weight is 0, else the id. ``name``: for errors.
+    then has the weight 0, unless it has one below 0, as ``cleaned.parquet`` marks what is unlearned. The labels that come out are −100 where the weight is 0, else the id. ``name``: for errors.
 
     Raises TableError for a column that is missing, of another length, or holds a weight that is NaN or infinite, and
     for a weight on the row's first token, which has no loss.
@@ -44,7 +44,7 @@ def weighted_row(row: Mapping[str, Sequence[float]], name: str) -> dict[str, lis
             raise TableError(
                 f"{name}: labels has {labels.size:,} values for {ids.size:,} input_ids; write the row again"
             )
-        weights[labels == UNTRAINED] = 0
+        weights[(labels == UNTRAINED) & (weights > 0)] = 0
     if not np.isfinite(weights).all():
         place = int(np.flatnonzero(~np.isfinite(weights))[0])
         raise TableError(f"{name}, token {place}: {WEIGHT} is {weights[place]}; a weight must be finite")

@@ -27,9 +27,10 @@ class Turn:
 
     ``reasoning``: the thoughts in front of an assistant's content. ``tool_calls``: what an assistant calls after it.
     ``is_trained``: False for an assistant turn that the row excludes from training. ``name``/``call_id``: of a tool's
-    result, which tool and which call it answers. ``weight``: loss weight of the tokens of a trained turn, 0 < w <= 1.
-    ``spans``: (start, end, weight) for characters [start, end) of the content that have a weight of their own,
-    0 <= w <= 1, in place of ``weight``; ascending, without overlap.
+    result, which tool and which call it answers. ``weight``: loss weight of the tokens of a trained turn, −1 <= w <= 1;
+    0 where only ``spans`` are trained, and below 0 the tokens are unlearned. ``spans``: (start, end, weight) for
+    characters [start, end) of the content that have a weight of their own, −1 <= w <= 1, in place of ``weight``;
+    ascending, without overlap. The end token of a content of n characters is [n, n + 1).
     """
 
     role: Role
@@ -46,7 +47,8 @@ class Turn:
 @dataclass(frozen=True, eq=False)
 class LabelledTokens:
     """A row that came tokenized. ``input_ids``: int64 (L,). ``is_response``: bool (L,), True for a training target.
-    ``weight``: float32 (L,), the loss weight of each token; None where every target weighs 1."""
+    ``weight``: float32 (L,), the loss weight of each token, below 0 for one to unlearn, which is no target; None where
+    every target weighs 1 and no token is unlearned."""
 
     input_ids: np.ndarray
     is_response: np.ndarray

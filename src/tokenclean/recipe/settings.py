@@ -108,6 +108,8 @@ class CleaningSettings(Section):
     trusted: TrustedRows | None = None
     """File of conversations that somebody has checked, 50 to 200 of them: they become D̃_0, on which the reference is
     warmed up, and are kept whole. A source like those of ``pool.sources``, or just its path."""
+    given: str | None = None
+    """File of the scores or weights that the strategy ``given`` takes, by the ids of the rows."""
     ds2_rows: int = Field(default=10_000, ge=1)
     """Number of best-rated training rows that the strategy ``ds2`` trains on."""
     sample_weights: Literal["none", "rating"] = "none"
@@ -292,6 +294,15 @@ class Recipe(Section):
         if self.cleaning.trusted is not None and any(wanted.values()):
             names = " and ".join(name for name, is_asked in wanted.items() if is_asked)
             raise ValueError(f"cleaning.trusted: its rows have no ratings, which {names} needs; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_given(self) -> Recipe:
+        if ("given" in self.strategies) != (self.cleaning.given is not None):
+            raise ValueError(
+                "cleaning.given: the strategy given, as strategy or control, and the file of its scores or weights go "
+                "together; name both or leave both out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -107,6 +107,13 @@ STRATEGIES: dict[str, Strategy] = {
             ranks=False,
             does="drops the passages that many rows share word for word",
         ),
+        Strategy(
+            "given",
+            "given",
+            f"{_OURS}.given_labels:given",
+            ranks=False,
+            does="keeps what a file of another tool's scores or weights says",
+        ),
     )
 }
 """The strategies that tokenclean brings, in the order in which a run takes them."""

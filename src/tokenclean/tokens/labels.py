@@ -10,6 +10,7 @@ import numpy as np
 from tokenclean.pool.conversation import Conversation, LabelledTokens, Turn
 from tokenclean.recipe import TokensSettings
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
+from tokenclean.tokens.weight_spans import place_tokens, weights_in_spans
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class LabelledRow:
 
     ``input_ids``: int64 (L,). ``is_response``: bool (L,), never True at position 0, which has no loss. ``spans``: int32
     (L, 2), the characters of each token. ``reason``: why there is no target, empty if there is one. ``weight``:
-    float32 (L,), loss weight of each target, above 0 and at most 1, and 0 elsewhere; None if all targets weigh 1.
+    float32 (L,), loss weight of each target, above 0 and at most 1, of a token to unlearn, which is no target, below 0
+    and at least −1, and 0 elsewhere; None if all targets weigh 1 and no token is unlearned.
     """
 
     input_ids: np.ndarray
@@ -47,15 +49,16 @@ def label_text(
 ) -> LabelledRow:
     """The tokens whose characters are all inside one target span of the text; under ``all`` every token.
 
-    ``turns``: those of the conversation, if any of them has a loss weight; a token whose weight is 0 is no target, and
-    one that touches texts of two weights takes the smaller.
+    ``turns``: those of the conversation, if any of them has a loss weight; a token whose weight is not above 0 is
+    no target, and one that touches texts of two weights takes the smaller.
     """
     if lost := _unplaced_span(rendered, turns):
         return empty_row(lost)
     labels = np.ones(len(input_ids), bool) if settings.targets == "all" else _inside(spans, rendered.targets)
     weight = _weights(spans, rendered, turns) if turns else None
     if weight is not None:
-        labels &= weight > 0
+        weight[~labels] = 0
+        labels = weight > 0
     return _cut(LabelledRow(input_ids, labels, spans, rendered.contents, weight=weight), settings.max_length)
 
 
@@ -82,16 +85,8 @@ def _weights(spans: np.ndarray, rendered: Rendered, turns: Sequence[Turn]) -> np
     for index, target in zip(trained, rendered.targets, strict=True):
         turn, content = turns[index], contents[index]
         weight[_touching(spans, *target)] = turn.weight
-        own = np.full(len(spans), np.inf, dtype=np.float32)
-        covered = np.zeros(len(spans), dtype=np.int64)
-        for start, end, value in turn.spans:
-            first, last = content.characters(start, end)
-            touched = _touching(spans, first, last)
-            own[touched] = np.minimum(own[touched], value)
-            covered[touched] += np.minimum(spans[touched, 1], last) - np.maximum(spans[touched, 0], first)
-        is_own = np.isfinite(own)
-        is_whole = covered >= spans[:, 1] - spans[:, 0]
-        weight[is_own] = np.where(is_whole, own, np.minimum(own, turn.weight))[is_own]
+        placed = place_tokens(content, spans)
+        weight[placed.tokens] = weights_in_spans(placed, content.length, turn.spans, weight[placed.tokens])
     return weight
 
 
@@ -110,11 +105,14 @@ def label_tokens(tokens: LabelledTokens, largest_id: int, settings: TokensSettin
     if len(strange):
         found = f"input_ids[{strange[0]}] is {input_ids[strange[0]]}"
         return empty_row(f"{found}, but the tokenizer's ids end at {largest_id}; was another tokenizer used?")
+    is_unlearned = np.zeros(len(labels), bool) if weight is None else weight < 0
     if settings.targets == "all":
-        weight = None if weight is None else np.where(labels, weight, np.float32(1))
-        labels[:] = True
+        weight = None if weight is None else np.where(labels | is_unlearned, weight, np.float32(1))
+        labels = ~is_unlearned
     elif settings.targets == "last_turn":
-        labels[: _last_run(labels)] = False
+        start = _last_run(labels | is_unlearned)
+        labels[:start] = False
+        weight = None if weight is None else np.where(np.arange(len(weight)) < start, np.float32(0), weight)
     no_text = np.zeros((len(input_ids), 2), np.int32)
     return _cut(LabelledRow(input_ids, labels, no_text, weight=weight), settings.max_length)
 
@@ -138,10 +136,14 @@ def _cut(row: LabelledRow, max_length: int) -> LabelledRow:
     is_truncated = len(row.input_ids) > max_length
     labels = row.is_response[:max_length].copy()
     labels[:1] = False
+    weight, is_trained = None, labels
+    if row.weight is not None:
+        is_trained = labels | (row.weight[:max_length] < 0)
+        is_trained[:1] = False
+        weight = np.where(is_trained, row.weight[:max_length], 0).astype(np.float32)
     reason = ""
-    if not labels.any():
+    if not is_trained.any():
         reason = f"no target is left after the cut at {max_length} tokens" if is_truncated else "no target"
-    weight = None if row.weight is None else np.where(labels, row.weight[:max_length], 0).astype(np.float32)
     return LabelledRow(
         row.input_ids[:max_length], labels, row.spans[:max_length], row.contents, is_truncated, reason, weight
     )

@@ -18,13 +18,17 @@ class ContentSpan:
     """Where an assistant turn's content is in the text.
 
     ``turn``: index of the turn. ``start``/``end``: characters of the text. ``skipped``: characters of the turn's
-    content that the template stripped on the left, so content character c is at ``start + c - skipped``.
+    content that the template stripped on the left, so content character c is at ``start + c - skipped``. ``length``:
+    characters of the turn's content. ``end_token``: characters [start, end) of the text that end the answer: the end
+    token, with what the template writes between it and the content, tool calls aside; empty where there is none.
     """
 
     turn: int
     start: int
     end: int
     skipped: int
+    length: int
+    end_token: tuple[int, int]
 
     def characters(self, start: int, end: int) -> tuple[int, int]:
         """Where characters [start, end) of the content are in the text; nothing of what the template stripped."""

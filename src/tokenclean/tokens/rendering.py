@@ -67,10 +67,12 @@ def _render_plain(conversation: Conversation, tokenizer: PreTrainedTokenizerBase
     is_joined = not prompt or prompt.endswith(_WHITESPACE) or answer.content.startswith(_WHITESPACE)
     # The joining space belongs to the completion: the model has to produce it.
     text = prompt + ("" if is_joined else " ") + answer.content
-    content = ContentSpan(len(conversation.turns) - 1, len(text) - len(answer.content), len(text), 0)
     written = text.rstrip()
     is_ended = start < len(written) and _ends(written, eos, tokenizer)
     target = (start, len(written) if is_ended else len(text) + len(eos))
+    length = len(answer.content)
+    end_token = (len(text), len(text) if is_ended else target[1])  # that of a text which is ended is in the content
+    content = ContentSpan(len(conversation.turns) - 1, len(text) - length, len(text), 0, length, end_token)
     return Rendered(
         text if is_ended else text + eos,
         (target,) if answer.is_trained else (),
@@ -103,10 +105,15 @@ def _render_chat_template(conversation: Conversation, tokenizer: PreTrainedToken
             rendered = _render(moved, tokenizer, date)
         except TemplateError:
             raise error from None
-    contents = tuple(replace(c, skipped=c.skipped + offsets.get(c.turn, 0)) for c in rendered.contents)
+    contents = tuple(_with_thought(content, offsets.get(content.turn, 0)) for content in rendered.contents)
     is_same = all(conversation.turns[index].content.strip() in rendered.text for index in offsets)
     notes = rendered.notes if is_same else (*rendered.notes, NOTE_MOVED)
     return replace(rendered, contents=contents, notes=notes)
+
+
+def _with_thought(content: ContentSpan, length: int) -> ContentSpan:
+    """The place of a content whose first ``length`` characters, a thought, the template was given as reasoning."""
+    return replace(content, skipped=content.skipped + length, length=content.length + length)
 
 
 def _move_thoughts(conversation: Conversation) -> tuple[Conversation, dict[int, int]]:

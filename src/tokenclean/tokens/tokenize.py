@@ -43,8 +43,9 @@ class TokenizedPool:
     without any target (their row here stays, with no token labelled), each with its reason, in row order. A row that
     came tokenized has no text: its characters are all 0 and it has no contents.
     ``original_ids``: the rows' own ids, empty texts for none. ``weight``: float32, the loss weights that the data state
-    (0 < w <= 1 on targets, 0 elsewhere); None where every target weighs 1. ``notes``: what rendering did to rows so
-    that they can be used -> rows. ``left_out``: thoughts of earlier turns that the chat template does not write.
+    (0 < w <= 1 on targets, −1 <= w < 0 on tokens to unlearn, which are no targets, 0 elsewhere); None where every
+    target weighs 1 and nothing is unlearned. ``notes``: what rendering did to rows so that they can be used -> rows.
+    ``left_out``: thoughts of earlier turns that the chat template does not write.
     """
 
     input_ids: Ragged
@@ -71,9 +72,16 @@ class TokenizedPool:
         return RenderedRows(len(self), self.unusable, self.notes, targets, self.left_out)
 
     @property
+    def is_trained(self) -> Ragged:
+        """The targets and the tokens to unlearn, bool, aligned with ``input_ids``."""
+        if self.weight is None:
+            return self.is_response
+        return self.is_response.with_values(self.is_response.values | (self.weight.values < 0))
+
+    @property
     def is_cut(self) -> np.ndarray:
-        """Rows cut at ``max_length`` that keep a target, bool (N,); those that lose every target are ``unusable``."""
-        return self.is_truncated & (self.is_response.row_sums() > 0)
+        """Rows cut at ``max_length`` that keep a token to train, bool (N,); those that lose all are ``unusable``."""
+        return self.is_truncated & (self.is_trained.row_sums() > 0)
 
     def table(self, metadata: Mapping[str, object], **columns: Ragged) -> TokenTable:
         """A table of these rows and further columns aligned with them."""

@@ -55,8 +55,9 @@ def render_tulu(conversation: Conversation, eos: str) -> Rendered:
         if turn.role == "assistant":
             start = len(text)
             text += _thoughts(turn)
-            contents.append(ContentSpan(index, len(text), len(text) + len(content), leading_blanks(turn.content)))
-            text += "\n".join(filter(None, [content, *map(_tool_call, turn.tool_calls)])) + eos
+            begin, text = len(text), text + "\n".join(filter(None, [content, *map(_tool_call, turn.tool_calls)])) + eos
+            place = (begin, begin + len(content), leading_blanks(turn.content), len(turn.content))
+            contents.append(ContentSpan(index, *place, (len(text) - len(eos), len(text))))
             if turn.is_trained:
                 targets.append((start, len(text)))
         else:

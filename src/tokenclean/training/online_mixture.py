@@ -67,7 +67,15 @@ class OnlineWeights:
     ) -> torch.Tensor:
         """The coefficients (P,) of a pack by its losses in nats."""
         row_of_P = torch.from_numpy(pack.row_of_position).to(losses_P.device)
-        posterior, rates = online_posterior(losses_P, self._surprisal[targets_P], row_of_P, len(pack.rows), self._prior)
+        is_learnt = coefficients_P >= 0  # what is unlearned keeps its weight, and says nothing about a row's noise
+        posterior = torch.ones_like(losses_P, dtype=torch.float32)
+        posterior[is_learnt], rates = online_posterior(
+            losses_P[is_learnt],
+            self._surprisal[targets_P[is_learnt]],
+            row_of_P[is_learnt],
+            len(pack.rows),
+            self._prior,
+        )
         if not pack.is_filler:
             self._row_rates.update(zip(pack.rows, rates.tolist(), strict=True))
         if self._is_by_sample:

@@ -108,7 +108,9 @@ def test_the_weight_of_a_row_weighs_all_that_is_trained():
     turn = parse_row(row | {"sample_weight": 0.5}).turns[1]
     assert (turn.weight, turn.spans) == (0.5, ((2, 3, 0.25),))
     assert parse_row({"prompt": "a", "completion": "b", "weight": 0.5}).turns[1].weight == 0.5
-    assert reason(row | {"weight": -1}).startswith("weight: expected a number from 0 to 1, found -1; negative")
+    unlearned = parse_row(row | {"weight": -1}).turns[1]
+    assert (unlearned.weight, unlearned.spans, unlearned.is_trained) == (-1.0, ((2, 3, -0.5),), True)
+    assert reason(row | {"weight": -2}).startswith("weight: expected a number from -1 to 1, found -2")
     with pytest.raises(RowError, match="not trained") as left_out:
         parse_row(row | {"train": False})
     assert left_out.value.is_chosen
@@ -126,8 +128,30 @@ def test_masks_and_weights_of_tokens():
     assert weighed.weight is not None
     assert weighed.is_response.tolist() == [False, False, True, True]
     np.testing.assert_array_equal(weighed.weight, np.float32([0.5, 0, 0.25, 0.5]))
-    assert reason(row | {"token_weight": [1, 0, -1, 1]}).startswith("token_weight[2]: expected a number from 0 to 1")
+    assert reason(row | {"token_weight": [1, 0, -2, 1]}).startswith("token_weight[2]: expected a number from -1 to 1")
     assert reason(row | {"loss_mask": [1]}).startswith("loss_mask: expected 4 numbers")
+
+
+def test_tokens_of_negative_weight_are_unlearned_with_a_label_or_without():
+    row = {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8], "token_weight": [-1, -0.5, -1, 1]}
+    tokens = parse_row(row).tokens
+    assert tokens is not None
+    assert tokens.weight is not None
+    assert tokens.is_response.tolist() == [False, False, False, True]
+    np.testing.assert_array_equal(tokens.weight, np.float32([0, -0.5, -1, 1]))
+    turned = parse_row({"input_ids": [5, 6, 7], "labels": [-100, 6, -100], "weight": -0.5}).tokens
+    assert turned is not None
+    assert turned.weight is not None
+    assert turned.is_response.tolist() == [False, False, False]
+    np.testing.assert_array_equal(turned.weight, np.float32([0, -0.5, 0]))
+
+
+def test_messages_and_parts_with_negative_weights():
+    assert answer(weight=-0.5).weight == -0.5
+    assert answer(train=-1).weight == -1
+    assert answer(loss_scale=-1, train=True).weight == -1
+    turn = answer(["ab", {"type": "text", "text": "c", "weight": -0.25}], train=False)
+    assert (turn.is_trained, turn.weight, turn.spans) == (True, 0, ((2, 3, -0.25),))
 
 
 def test_details_in_a_cell_that_python_wrote():

@@ -207,11 +207,8 @@ def test_an_unknown_role_lists_the_known_ones():
             {"loss": 0.3},
             ".loss: expected true or false, found 0.3; a weight is named loss_weight, a measured loss can be ignored",
         ),
-        ({"weight": 1.5}, ".weight: expected a number from 0 to 1, found 1.5"),
-        (
-            {"loss_weight": -0.5},
-            ".loss_weight: expected a number from 0 to 1, found -0.5; negative weights are not used",
-        ),
+        ({"weight": 1.5}, ".weight: expected a number from -1 to 1, found 1.5"),
+        ({"loss_weight": -1.5}, ".loss_weight: expected a number from -1 to 1, found -1.5"),
         ({"mask": 1}, ".mask: expected true (not trained) or false (trained), found 1"),
         ({"train": True, "weight": 0}, ": train and weight disagree on whether the text is trained"),
         ({"weight": 0.5, "loss_scale": 0.2}, ": weight and loss_scale disagree on the weight of the text"),

@@ -9,7 +9,16 @@ import tokenclean
 from tokenclean.errors import RecipeError, TableError
 from tokenclean.experiment.finished.finished_run import results_of, strategy_folder
 from tokenclean.experiment.run_files import CLEANED
-from tokenclean.exporting import Card, CleanedDataset, ExportResult, ModelName, export, read_cleaned, write_cleaned
+from tokenclean.exporting import (
+    Card,
+    CleanedDataset,
+    ExportResult,
+    ModelName,
+    WeightedTexts,
+    export,
+    read_cleaned,
+    write_cleaned,
+)
 from tokenclean.token_table import is_table, read_table
 
 
@@ -29,7 +38,8 @@ def find_dataset(run: Path, strategy: str | None = None) -> Path:
 def export_dataset(path: Path, to: str, folder: Path) -> ExportResult:
     """Export a ``.parquet`` file: a cleaned dataset, or a table with ``is_kept`` or ``weight``.
 
-    Raises what ``exporting.export`` raises, and TableError for a table that does not name its base model.
+    For a form of texts, the pool is read again by the recipe that the dataset names. Raises what ``exporting.export``
+    and ``read_texts`` raise, and TableError for a table that does not name its base model.
     """
     if not is_table(path):
         return _export_cleaned(path, to, folder)
@@ -71,4 +81,10 @@ def card_of(cleaned: CleanedDataset) -> Card:
 
 
 def _export_cleaned(path: Path, to: str, folder: Path) -> ExportResult:
-    return export(path, to, folder, card_of(read_cleaned(path)))
+    return export(path, to, folder, card_of(read_cleaned(path)), _read_texts)
+
+
+def _read_texts(cleaned: CleanedDataset) -> WeightedTexts:
+    from tokenclean.experiment.finished.texts import read_texts  # loads torch, which forms of tokens do without
+
+    return read_texts(cleaned)

@@ -17,10 +17,11 @@ def parse_labelled_tokens(row: Row) -> LabelledTokens:
 
     Each is a list of integers or its JSON text. ``labels[t]`` is -100 or ``input_ids[t]``: a label belongs to its own
     token, since only the model call shifts. Position 0 follows nothing, so it is never a target. In TOKEN_MASKS (0 and
-    1) a 0 takes a label away, and so does a weight of 0 in TOKEN_WEIGHTS (numbers from 0 to 1), which are the tokens'
-    loss weights. Without ``labels`` the masks alone say what is trained.
+    1) a 0 takes a label away, and so does a weight of 0 in TOKEN_WEIGHTS (numbers from −1 to 1), which are the tokens'
+    loss weights. A token of negative weight is unlearned and no target, with a label or without; our own files give it
+    the label -100. Without ``labels`` the masks alone say what is trained.
 
-    Raises RowError, also where fewer than two tokens or no target are left.
+    Raises RowError, also where fewer than two tokens, or neither a target nor a token to unlearn, are left.
     """
     input_ids = _convert(_read_values(row, "input_ids"), "input_ids")
     length = len(input_ids)
@@ -40,12 +41,15 @@ def parse_labelled_tokens(row: Row) -> LabelledTokens:
         if row.get(key) is not None:
             is_response &= _read_mask(row, key, length)
     input_ids, is_response, weight = input_ids[is_token], is_response[is_token], weight[is_token]
+    weight[:1] = np.maximum(weight[:1], 0)  # the first token follows nothing, so it cannot be unlearned
     if len(input_ids) < 2:
         raise RowError(f"input_ids: expected at least 2 tokens, found {len(input_ids)}")
     is_response[0] = False
-    if not is_response.any():
+    is_unlearned = weight < 0
+    if not (is_response | is_unlearned).any():
         raise RowError("labels: no target after position 0; expected at least one label other than -100")
-    return LabelledTokens(input_ids, is_response, None if (weight[is_response] == 1).all() else weight)
+    is_plain = (weight[is_response | is_unlearned] == 1).all()
+    return LabelledTokens(input_ids, is_response, None if is_plain else weight)
 
 
 def _check_labels(labels: np.ndarray, input_ids: np.ndarray) -> None:
@@ -83,8 +87,8 @@ def _read_weights(row: Row, length: int) -> np.ndarray:
             continue
         values = _read_values(row, key, length)
         for position, value in enumerate(values):
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
-                raise RowError(f"{key}[{position}]: expected a number from 0 to 1, found {quote(value)}")
+            if not isinstance(value, int | float) or isinstance(value, bool) or not -1 <= value <= 1:
+                raise RowError(f"{key}[{position}]: expected a number from -1 to 1, found {quote(value)}")
         weight *= np.array(values, dtype=np.float32)
     return weight
 

@@ -3,16 +3,16 @@
 ===============================  ==============================================================================
 key                              value
 ===============================  ==============================================================================
-``train``, ``training``          true or false, or a number from 0 to 1 (axolotl)
+``train``, ``training``          true or false, or a number from −1 to 1 (axolotl)
 ``loss``                         true or false, or 1 and 0 (ms-swift); another number may be a measured loss
-``weight``                       a number from 0 to 1 (OpenAI: 1 or 0)
-``loss_weight``, ``loss_scale``  a number from 0 to 1 (LLaMA-Factory v1, ms-swift); also ``sample_weight``
+``weight``                       a number from −1 to 1 (OpenAI: 1 or 0)
+``loss_weight``, ``loss_scale``  a number from −1 to 1 (LLaMA-Factory v1, ms-swift); also ``sample_weight``
 ``mask``                         true: not trained, false: trained
 ``train_detail``                 list of ``{begin_offset, end_offset, train}``, characters of the content, the last
                                  one included (axolotl); also ``training_detail``
 ===============================  ==============================================================================
 
-Negative weights, which ask the model to unlearn, are refused with an error of their own.
+A negative weight asks the model to unlearn: training raises the loss of its tokens.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _read_one(value: object, key: str, place: str) -> float:
     if key == "mask":
         raise RowError(f"{place}: expected true (not trained) or false (trained), found {quote(value)}")
     if not isinstance(value, int | float):
-        expected = "true or false" if key in FLAG_KEYS else "a number from 0 to 1"
+        expected = "true or false" if key in FLAG_KEYS else "a number from -1 to 1"
         raise RowError(f"{place}: expected {expected}, found {quote(value)}")
     if key == "loss" and value not in (0, 1):
         raise RowError(
@@ -104,10 +104,8 @@ def _read_one(value: object, key: str, place: str) -> float:
             "a weight is named loss_weight, a measured loss can be ignored",
             "--ignore loss",
         )
-    if value < 0:
-        raise RowError(f"{place}: expected a number from 0 to 1, found {quote(value)}; negative weights are not used")
-    if not value <= 1:  # NaN too
-        raise RowError(f"{place}: expected a number from 0 to 1, found {quote(value)}")
+    if not -1 <= value <= 1:  # NaN too
+        raise RowError(f"{place}: expected a number from -1 to 1, found {quote(value)}")
     return float(value)
 
 

@@ -215,7 +215,7 @@ def _parse_assistant(row: Row, is_call: bool, content_key: str, where: str, cont
         raise RowError(f"{where}: parts of the content have weights, and so have spans of it; expected one of them")
     spans = tuple(span for span in details or turn.spans if span[0] < span[1] and span[2] != weight)
     turn = replace(turn, reasoning=reasoning or turn.reasoning, tool_calls=calls + turn.tool_calls)
-    is_trained = weight > 0 or any(span[2] > 0 for span in spans)
+    is_trained = weight != 0 or any(span[2] != 0 for span in spans)
     turn = replace(turn, weight=weight, spans=spans) if is_trained else untrained(turn)
     is_empty = not turn.tool_calls and says_nothing(turn.content)
     turn = with_thoughts(_with_one_thought(turn, where, context), context)

@@ -29,6 +29,8 @@ from tokenclean.pool.formats.row_options import (
     map_columns,
     read_column,
 )
+from tokenclean.pool.formats.spans import KEY as SPANS
+from tokenclean.pool.formats.spans import read_spans, write_spans
 from tokenclean.pool.formats.suggestions import suggest_columns
 from tokenclean.pool.formats.unread_keys import (
     PREFERENCE,
@@ -65,7 +67,9 @@ def parse_row(row: Row, options: RowOptions = _DEFAULT, *, is_padded: bool = Fal
     elif not options.maps_rows:
         refuse_preferences(row, context)
     format = detect_format(content, row) if options.format == "auto" else options.format
-    parsed = _weigh(FORMATS[format](content, context), row, context)
+    parsed = FORMATS[format](content, context)
+    parsed = _weigh(parsed, row, context)
+    parsed = replace(parsed, turns=read_spans(parsed.turns, row, context))
     column = options.columns.get("id")
     original_id = _original_id(row if column is None else {"id": read_column(row, column, "id")}, context)
     unread = _unread(row, format, parsed, context)
@@ -99,7 +103,8 @@ def write_row(conversation: Conversation) -> dict[str, Any]:
     First ``original_id`` (where it has one), ``id`` and ``source``, then the content in the format of its kind.
 
     A chat is written as ``messages``, a completion as ``prompt`` and ``completion``, plain text as ``text``, a row of
-    tokens as ``input_ids`` and ``labels``. What is read from it again has the same content hash.
+    tokens as ``input_ids`` and ``labels``. Weights of characters are weights of parts, and ``spans`` where an end token
+    has a weight of its own. What is read from it again has the same content hash.
     """
     row: dict[str, Any] = {"original_id": conversation.original_id} if conversation.original_id else {}
     row |= {"id": conversation.id, "source": conversation.source}
@@ -107,12 +112,20 @@ def write_row(conversation: Conversation) -> dict[str, Any]:
         return row | _write_tokens(conversation.tokens)
     if conversation.kind == "completion":
         prompt, completion = conversation.turns
-        return row | {"prompt": prompt.content, "completion": completion.content} | _write_weight(completion)
+        row |= {"prompt": prompt.content, "completion": completion.content} | _write_weight(completion)
+        return row | _write_spans(conversation)
     if conversation.kind == "text":
         (turn,) = conversation.turns
-        return row | {"text": turn.content} | _write_weight(turn)
-    row["messages"] = [_write_turn(turn) for turn in conversation.turns]
-    return row | ({"tools": json.loads(conversation.tools)} if conversation.tools else {})
+        return row | {"text": turn.content} | _write_weight(turn) | _write_spans(conversation)
+    has_parts = all(end <= len(turn.content) for turn in conversation.turns for _, end, _ in turn.spans)
+    row["messages"] = [_write_turn(turn, has_parts=has_parts) for turn in conversation.turns]
+    row |= {"tools": json.loads(conversation.tools)} if conversation.tools else {}
+    return row if has_parts else row | _write_spans(conversation)
+
+
+def _write_spans(conversation: Conversation) -> dict[str, object]:
+    spans = write_spans(conversation.turns)
+    return {SPANS: spans} if spans else {}
 
 
 def _given(row: Row) -> frozenset[str]:
@@ -234,8 +247,7 @@ def _weigh(parsed: Parsed, row: Row, context: RowContext) -> Parsed:
     if weight == 0:
         raise RowError(f"{' and '.join(stated)}: the row is marked as not trained", is_chosen=True)
     if tokens is not None:
-        weights = np.full(len(tokens.input_ids), weight, dtype=np.float32)
-        tokens = replace(tokens, weight=weights if tokens.weight is None else tokens.weight * weights)
+        tokens = _weigh_tokens(tokens, weight)
     turns = tuple(
         replace(turn, weight=turn.weight * weight, spans=tuple((a, b, w * weight) for a, b, w in turn.spans))
         if turn.role == "assistant" and turn.is_trained
@@ -245,6 +257,16 @@ def _weigh(parsed: Parsed, row: Row, context: RowContext) -> Parsed:
     return replace(parsed, turns=turns, tokens=tokens)
 
 
+def _weigh_tokens(tokens: LabelledTokens, weight: float) -> LabelledTokens:
+    own = np.ones(len(tokens.input_ids), np.float32) if tokens.weight is None else tokens.weight
+    weights = (own * weight).astype(np.float32)
+    if weight > 0:
+        return replace(tokens, weight=weights)
+    # What was trained is unlearned, and what was unlearned is trained; the others stay context.
+    weights = np.where(tokens.is_response | (own < 0), weights, np.float32(0))
+    return replace(tokens, is_response=weights > 0, weight=weights)
+
+
 def _write_tokens(tokens: LabelledTokens) -> dict[str, object]:
     ids, labels = tokens.input_ids.tolist(), tokens.is_response.tolist()
     labels = [id if is_response else UNTRAINED for id, is_response in zip(ids, labels, strict=True)]
@@ -252,13 +274,16 @@ def _write_tokens(tokens: LabelledTokens) -> dict[str, object]:
     return {"input_ids": ids, "labels": labels, **weights}
 
 
-def _write_turn(turn: Turn) -> dict[str, object]:
+def _write_turn(turn: Turn, *, has_parts: bool) -> dict[str, object]:
     calls = [
         {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         | ({"id": call.id} if call.id else {})
         for call in turn.tool_calls
     ]
-    message: dict[str, object] = {"role": turn.role, "content": _write_parts(turn) if turn.spans else turn.content}
+    message: dict[str, object] = {
+        "role": turn.role,
+        "content": _write_parts(turn) if turn.spans and has_parts else turn.content,
+    }
     optional = {
         "reasoning_content": turn.reasoning or None,
         "tool_calls": calls or None,

@@ -167,18 +167,26 @@ class _Located:
 
     def _content(self, index: int, target: Span) -> ContentSpan:
         """All of a content whose thought was written back word for word; else the answer alone."""
-        content = self.marked.chat.turns[index].content
+        turn = self.marked.chat.turns[index]
+        content, length = turn.content, len(turn.content)
         mark = next((m for kind in (CONTENT, THOUGHT) if (m := Mark(index, kind)) in self.spans), None)
         if mark is None:
-            return ContentSpan(index, target.start, target.start, len(content))
+            end_token = self._end_token(index, target, target.start)
+            return ContentSpan(index, target.start, target.start, length, length, end_token)
         start, end = self.spans[mark]
+        end_token = self._end_token(index, target, end)
         said, written = self.marked.texts[mark], self.text[start:end]
         offset, blank = self.marked.offset(mark), leading_blanks(content)
         front = content[blank:offset]
         if front and start - len(front) >= target.start and self.text.endswith(front, 0, start):
-            return ContentSpan(index, start - len(front), end, blank)
+            return ContentSpan(index, start - len(front), end, blank, length, end_token)
         stripped = leading_blanks(said) - leading_blanks(written) if said.strip() else len(said) - len(written)
-        return ContentSpan(index, start, end, offset + stripped)
+        return ContentSpan(index, start, end, offset + stripped, length, end_token)
+
+    def _end_token(self, index: int, target: Span, content_end: int) -> tuple[int, int]:
+        """What ends an answer: all that the template writes behind the content; behind calls the end token alone."""
+        turn = self.marked.chat.turns[index]
+        return (target.end - self.frame.edges[index].end_token if turn.tool_calls else content_end, target.end)
 
     def _rewritings(self) -> list[str]:
         """Notes on what the template rewrites."""
