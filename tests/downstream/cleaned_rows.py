@@ -47,7 +47,7 @@ def write_cleaned_rows(path: Path, *, with_floats: bool = False) -> None:
     write_cleaned(TokenTable(names, ("pool",) * len(names), columns), path)
 
 
-def expected_rows(path: Path) -> Counter[Row]:
-    """Every row of a canonical file, once."""
-    rows = pq.read_table(path, columns=["input_ids", "labels"]).to_pylist()
-    return rows_fed([(row["input_ids"], row["labels"]) for row in rows])
+def expected_rows(path: Path, column: str = "labels") -> Counter[Row]:
+    """Every row of a canonical file, once, as its ids and this column."""
+    rows = pq.read_table(path, columns=["input_ids", column]).to_pylist()
+    return rows_fed([(row["input_ids"], row[column]) for row in rows])

@@ -14,10 +14,12 @@ import argparse
 import datetime
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from typing import Any
 
 import yaml
 from cleaned_rows import CARD, expected_rows, write_cleaned_rows
-from fed_rows import rows_fed, rows_of_batch
+from fed_rows import Row, rows_fed, rows_of_batch
 
 from tokenclean.exporting import export
 
@@ -52,13 +54,15 @@ class Proof:
 @dataclass(frozen=True)
 class Trainer:
     """``package``: its name on PyPI. ``command``: a function that prepares the folder of the export for a model and a
-    way of packing and gives the module to run and its arguments. ``packing``: "off" and others."""
+    way of packing and gives the module to run and its arguments. ``packing``: "off" and others. ``floats``: the batch
+    has a weight a token, which is compared too."""
 
     name: str
     package: str
     form: str
     command: Callable[[Path, Path, str], list[str]]
     packing: tuple[str, ...]
+    floats: bool = False
 
 
 def trl_command(folder: Path, model: Path, packing: str) -> list[str]:
@@ -85,10 +89,22 @@ def axolotl_command(folder: Path, model: Path, packing: str) -> list[str]:
     return ["axolotl.cli.train", "train.yaml"]
 
 
+def ms_swift_command(folder: Path, model: Path, packing: str) -> list[str]:
+    script = (folder / "train.sh").read_text(encoding="utf-8").partition("exec swift sft")[2]
+    written = shlex.split(script.replace("\\\n", " ").replace('"$@"', ""))
+    at = written.index("--model_revision")
+    written = [*written[:at], *written[at + 2 :]]
+    written[written.index("--model") + 1] = str(model)
+    own = {"model_type": "llama", "tuner_type": "full", "torch_dtype": "float32", "num_train_epochs": 1}
+    own |= {"per_device_train_batch_size": 4, "report_to": "none", "split_dataset_ratio": 0, "save_strategy": "no"}
+    return ["swift.cli.sft", *written, *(word for name, value in own.items() for word in (f"--{name}", str(value)))]
+
+
 TRAINERS = (
     Trainer("TRL", "trl", "trl", trl_command, ("off", "bfd")),
     Trainer("LLaMA-Factory", "llamafactory", "llamafactory", llamafactory_command, ("off", "packing")),
     Trainer("axolotl", "axolotl", "axolotl", axolotl_command, ("off", "sample_packing")),
+    Trainer("ms-swift", "ms-swift", "ms-swift", ms_swift_command, ("off",), floats=True),
 )
 
 
@@ -120,8 +136,7 @@ def main() -> int:
     proofs = {line["trainer"]: line for line in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
     failed = []
     with tempfile.TemporaryDirectory() as folder:
-        cleaned, model = Path(folder) / "cleaned.parquet", Path(folder) / "model"
-        write_cleaned_rows(cleaned)
+        model = Path(folder) / "model"
         save_tiny_model(model)
         for tool in (*TRAINERS, *TESTED):
             if options.only and tool.name not in options.only:
@@ -129,7 +144,7 @@ def main() -> int:
             try:
                 python = python_of(tool, options.environments)
                 if isinstance(tool, Trainer):
-                    proof = prove(tool, python, cleaned, model, Path(folder))
+                    proof = prove(tool, python, model, Path(folder))
                 else:
                     proof = run_tests(tool, python)
             except (subprocess.CalledProcessError, subprocess.TimeoutExpired, AssertionError) as error:
@@ -146,9 +161,12 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def prove(trainer: Trainer, python: Path, cleaned: Path, model: Path, folder: Path) -> Proof:
+def prove(trainer: Trainer, python: Path, model: Path, folder: Path) -> Proof:
     """Train with every way of packing; raises AssertionError where the rows that were fed are not those of the file."""
+    cleaned = folder / f"{trainer.form}.parquet"
+    write_cleaned_rows(cleaned, with_floats=trainer.floats)
     expected = expected_rows(cleaned)
+    expected_weights = expected_rows(cleaned, "token_weight")
     for packing in trainer.packing:
         place, record = folder / f"{trainer.form}-{packing}", folder / f"{trainer.form}-{packing}.jsonl"
         export(cleaned, trainer.form, place, CARD)
@@ -158,11 +176,10 @@ def prove(trainer: Trainer, python: Path, cleaned: Path, model: Path, folder: Pa
         run([python, HERE / "watched_training.py", record, *command], place, environment)
         batches = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
         found = rows_fed(row for batch in batches for row in rows_of_batch(batch))
-        missing, further = expected - found, found - expected
-        assert found == expected, (
-            f"packing {packing}: {missing.total()} of {expected.total()} rows not fed, {further.total()} others "
-            f"fed: {[(len(ids), sum(label != -100 for label in labels), ids[:4]) for ids, labels in further]}"
-        )
+        compare(found, expected, f"packing {packing}")
+        if trainer.floats:
+            weights = rows_fed(row for batch in batches for row in rows_of_batch(batch, "loss_scale", 0))
+            compare(weights, expected_weights, f"packing {packing}, weights")
     return Proof(
         trainer.name,
         installed_version(python, trainer.package),
@@ -170,8 +187,15 @@ def prove(trainer: Trainer, python: Path, cleaned: Path, model: Path, folder: Pa
         trainer.form,
         "training",
         trainer.packing,
-        False,
+        trainer.floats,
     )
+
+
+def compare(found: Counter[Row], expected: Counter[Row], what: str) -> None:
+    """Raise AssertionError where these are not the rows expected, each as often."""
+    missing, further = expected - found, found - expected
+    shown = [(len(ids), ids[:4], values[:4]) for ids, values in further]
+    assert found == expected, f"{what}: {missing.total()} of {expected.total()} rows not fed, others fed: {shown}"
 
 
 def run_tests(tool: Tested, python: Path) -> Proof:

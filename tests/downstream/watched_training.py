@@ -3,8 +3,8 @@
     python watched_training.py RECORD.jsonl MODULE ARGUMENTS...
 
 MODULE may be a script of the current folder. A line of RECORD has ``input_ids``, ``labels`` and, where the batch has
-them, ``attention_mask``, ``position_ids`` and ``loss_scale``. Nothing of tokenclean is imported, which the trainer's environment need
-not hold.
+them, ``attention_mask``, ``position_ids`` and ``loss_scale``. Nothing of tokenclean is imported, which the trainer's
+environment need not hold.
 """
 
 from __future__ import annotations

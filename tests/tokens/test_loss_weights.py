@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_tokenizers import byte_level
 
+from small_tokenizers import byte_level
 from tokenclean.exporting.cleaned_file import read_cleaned, write_cleaned
 from tokenclean.pool import Conversation, Turn
 from tokenclean.pool.conversation import LabelledTokens

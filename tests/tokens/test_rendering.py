@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_tokenizers import EOS, byte_level
 
+from small_tokenizers import EOS, byte_level
 from tokenclean.errors import TemplateError
 from tokenclean.pool import Conversation, Turn
 from tokenclean.pool.conversation import ToolCall

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_tokenizers import byte_level
 
+from small_tokenizers import byte_level
 from tokenclean.errors import PoolError
 from tokenclean.pool import Conversation, Turn
 from tokenclean.pool.conversation import ToolCall

@@ -22,7 +22,8 @@ def weighted_row(row: Mapping[str, Sequence[float]], name: str) -> dict[str, lis
     """``input_ids``, ``labels`` and ``token_weight`` of one row of L tokens, checked.
 
     ``row``: ``input_ids`` and ``token_weight``, L each, and ``labels`` where it has them: a token whose label is −100
-    then has the weight 0, unless it has one below 0, as ``cleaned.parquet`` marks what is unlearned. The labels that come out are −100 where the weight is 0, else the id. ``name``: for errors.
+    then has the weight 0, unless it has one below 0, as ``cleaned.parquet`` marks what is unlearned. The labels that
+    come out are −100 where the weight is 0, else the id. ``name``: for errors.
 
     Raises TableError for a column that is missing, of another length, or holds a weight that is NaN or infinite, and
     for a weight on the row's first token, which has no loss.
