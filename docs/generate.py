@@ -127,7 +127,7 @@ def trainers() -> str:
     ]
     others = ", ".join(f"`{form}`" for form in WRITERS if form not in {proof["form"] for proof in proofs})
     shown = table(("Trainer", "Version", "Form", "Proven by", "Packing", "Weights", "Date"), rows)
-    return f"{shown}\n\nNo trainer has run on the other forms, {others}: tests compare their files with what its source reads."
+    return f"{shown}\n\nNo trainer has run on the other forms ({others}): tests compare their files with what it reads."
 
 
 def api(module: str) -> str:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-import numpy as np
 
 from tokenclean.checks.findings import EXAMPLES
 from tokenclean.integrations.trainer_rows import TokenRow, TrainerRows
 from tokenclean.integrations.weighted_rows import UNTRAINED
 from tokenclean.pool import Conversation
 from tokenclean.pool.conversation import LabelledTokens
-from tokenclean.tokens.audit import AuditReport, CheckResult, Example, Piece, audit_pool
+from tokenclean.tokens.audit import AuditReport, CheckResult, Example, audit_pool
+from tokenclean.tokens.audit.audit_row import AuditRow, runs_of
+from tokenclean.tokens.audit.findings import Finding, make_example
+from tokenclean.tokens.audit.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _NO_CUT = 1 << 30
-_SHOWN = 24  # tokens of an example
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,13 @@ def audit_trainer(rows: TrainerRows, tokenizer: PreTrainedTokenizerBase, path: P
     numbers = list(range(len(rows.fed))) if rows.joins_rows else _row_numbers(rows)
     pool = [_conversation(row, number, path) for row, number in zip(rows.fed, numbers, strict=True)]
     report = audit_pool(pool, tokenizer, max_length=rows.max_length or _NO_CUT)
+    vocabulary = Vocabulary(tokenizer)
     found: dict[str, list[Example]] = {name: [] for name in TRAINER_CHECKS}
-    for name, number, text, first in _faults(rows, numbers):
-        row = rows.fed[number] if name == "rows_joined" else rows.whole[number]
-        found[name].append(_example(row, f"{path}:{number + 1}", text, first, tokenizer))
+    for name, number, finding in _findings(rows, numbers):
+        row, place = (rows.fed if rows.joins_rows else rows.whole)[number], f"{path}:{number + 1}"
+        text, spans = vocabulary.spell(row.input_ids)
+        audited = AuditRow(place, place, "tokens", row.input_ids, row.labels, spans, text)
+        found[name].append(make_example(finding, audited, vocabulary))
     judged = len(rows.fed) if rows.joins_rows else len(rows.whole)
     added = tuple(_result(name, examples, judged) for name, examples in found.items())
     return replace(report, results=report.results + added)
@@ -84,30 +87,27 @@ def _row_numbers(rows: TrainerRows) -> list[int]:
     return [waiting[row.input_ids.tobytes()].popleft() for row in rows.fed]
 
 
-def _faults(rows: TrainerRows, numbers: Sequence[int]) -> list[tuple[str, int, str, int]]:
-    """(check, row, what it is, first token at fault) of every finding, in the order of rows."""
+def _findings(rows: TrainerRows, numbers: Sequence[int]) -> Iterator[tuple[str, int, Finding]]:
+    """(check, row, finding), in the order of rows."""
     if rows.joins_rows:
-        return [
-            ("rows_joined", number, f"a pack of {len(row.input_ids):,} tokens", 0)
-            for number, row in enumerate(rows.fed)
-        ]
+        for number, row in enumerate(rows.fed):
+            yield "rows_joined", number, Finding(f"a pack of {len(row.input_ids):,} tokens")
+        return
     fed = dict(zip(numbers, rows.fed, strict=True))
-    faults = []
     for number, row in enumerate(rows.whole):
-        targets = int((row.labels[1:] != UNTRAINED).sum())
+        tokens = len(row.input_ids)
+        is_target = row.labels != UNTRAINED
+        is_target[:1] = False  # nothing is before a row's first token
+        targets = int(is_target.sum())
         if number not in fed:
-            faults.append(("row_dropped", number, f"{len(row.input_ids):,} tokens, {targets:,} of them trained", 0))
+            yield "row_dropped", number, Finding(f"{tokens:,} tokens, {targets:,} of them trained")
             continue
         labels = fed[number].labels
-        kept = row.labels[: len(labels)]
-        if lost := int((row.labels[len(labels) :] != UNTRAINED).sum()):
-            text = f"cut at {len(labels):,} of {len(row.input_ids):,} tokens; {lost:,} of {targets:,} targets are lost"
-            faults.append(("row_cut", number, text, len(labels)))
-        masked = np.flatnonzero((kept != UNTRAINED) & (labels == UNTRAINED))
-        masked = masked[masked > 0]  # a row's first token is never trained
-        if len(masked):
-            faults.append(("target_masked", number, f"{len(masked):,} targets are masked", int(masked[0])))
-    return faults
+        if lost := int(is_target[len(labels) :].sum()):
+            text = f"cut at {len(labels):,} of {tokens:,} tokens; {lost:,} of {targets:,} targets are lost"
+            yield "row_cut", number, Finding(text, ((len(labels), tokens),))
+        if spans := runs_of(is_target[: len(labels)] & (labels == UNTRAINED)):
+            yield "target_masked", number, Finding(f"{sum(b - a for a, b in spans):,} targets are masked", tuple(spans))
 
 
 def _conversation(row: TokenRow, number: int, path: Path) -> Conversation:
@@ -122,18 +122,6 @@ def _conversation(row: TokenRow, number: int, path: Path) -> Conversation:
         line=number + 1,
         tokens=LabelledTokens(row.input_ids, is_response),
     )
-
-
-def _example(row: TokenRow, place: str, text: str, first: int, tokenizer: PreTrainedTokenizerBase) -> Example:
-    start = max(0, first - _SHOWN // 2)
-    shown = slice(start, start + _SHOWN)
-    pieces = []
-    for span, is_at_fault in ((slice(start, first), False), (slice(first, start + _SHOWN), True)):
-        ids = row.input_ids[span].tolist()
-        if ids:
-            pieces.append(Piece(tokenizer.decode(ids), bool((row.labels[span] != UNTRAINED).any()), is_at_fault))
-    ends = shown.stop >= len(row.input_ids)
-    return Example(place, place, text, first, len(row.input_ids), tuple(pieces), start == 0, ends)
 
 
 def _result(name: str, examples: Sequence[Example], rows: int) -> CheckResult:
