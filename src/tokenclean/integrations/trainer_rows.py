@@ -66,7 +66,7 @@ def read_trl(
 
     with TemporaryDirectory() as folder:
         whole = prepare(folder, max_length=None)[1]
-        options = {} if max_length is None else {"max_length": max_length}
+        options: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
         if packing is not None:
             options |= {"packing": True, "packing_strategy": packing}
         trainer, rows = prepare(folder, **options)
@@ -158,5 +158,5 @@ def _smallest_model(tokenizer: PreTrainedTokenizerBase) -> Any:
     """A model of the tokenizer's vocabulary, since SFTTrainer is made with one; nothing is computed with it."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    sizes: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), tie_word_embeddings=True, **sizes))
