@@ -102,6 +102,7 @@ def ms_swift_command(folder: Path, model: Path, packing: str) -> list[str]:
 
 TRAINERS = (
     Trainer("TRL", "trl", "trl", trl_command, ("off", "bfd")),
+    Trainer("unsloth", "unsloth", "unsloth", trl_command, ("off", "bfd")),
     Trainer("LLaMA-Factory", "llamafactory", "llamafactory", llamafactory_command, ("off", "packing")),
     Trainer("axolotl", "axolotl", "axolotl", axolotl_command, ("off", "sample_packing")),
     Trainer("ms-swift", "ms-swift", "ms-swift", ms_swift_command, ("off",), floats=True),

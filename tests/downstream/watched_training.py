@@ -13,6 +13,7 @@ import json
 import os
 import runpy
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 COLUMNS = ("input_ids", "labels", "attention_mask", "position_ids", "loss_scale")
@@ -20,6 +21,8 @@ COLUMNS = ("input_ids", "labels", "attention_mask", "position_ids", "loss_scale"
 
 def record_batches(path: str) -> None:
     """From now on every step of a transformers Trainer, which all these trainers are, writes its batch to ``path``."""
+    if find_spec("unsloth"):
+        import unsloth  # noqa: F401  (it changes transformers, and has to come first)
     from transformers import Trainer
 
     real = Trainer.training_step

@@ -10,8 +10,8 @@ from tokenclean.errors import needs_extra
 from tokenclean.integrations.row_scores import RowScorer
 
 with needs_extra("py-data-juicer", "data-juicer", "tokenclean's data-juicer operator"):
-    from data_juicer.ops.base_op import OPERATORS, Filter
-    from data_juicer.utils.constant import Fields
+    from data_juicer.ops.base_op import OPERATORS, Filter  # pyright: ignore[reportMissingImports]
+    from data_juicer.utils.constant import Fields  # pyright: ignore[reportMissingImports]
 
 STATISTIC = "token_score"
 

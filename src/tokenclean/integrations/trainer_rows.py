@@ -71,8 +71,9 @@ def read_trl(
             options |= {"packing": True, "packing_strategy": packing}
         trainer, rows = prepare(folder, **options)
         fed = tuple(_fed_rows(trainer.data_collator, rows))
-    limit: int | None = trainer.args.max_length
-    return TrainerRows(f"trl {trl.__version__}", tuple(map(_token_row, whole)), fed, limit, packing == "wrapped")
+    arguments: Any = trainer.args
+    whole_rows = tuple(map(_token_row, whole))
+    return TrainerRows(f"trl {trl.__version__}", whole_rows, fed, arguments.max_length, packing == "wrapped")
 
 
 def read_transformers(
@@ -94,7 +95,8 @@ def read_transformers(
         collator: Callable[..., Any] = DataCollatorForSeq2Seq(tokenizer)
     else:
         collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
-    whole = [_encode(row, tokenizer, f"{path}: row {number}") for number, row in enumerate(dataset)]
+    rows: list[dict[str, Any]] = dataset.to_list()
+    whole = [_encode(row, tokenizer, f"{path}: row {number}") for number, row in enumerate(rows)]
     columns = ("input_ids", "labels")
     cut = [{name: row[name][:max_length] for name in columns if name in row} for row in whole]
     return TrainerRows(
