@@ -56,7 +56,7 @@ def tokenize(rows: Sequence[Conversation]) -> TokenizedPool:
 
 def weights_of(tokens: TokenizedPool, weight_of: dict[str, float]) -> Ragged:
     """Weight 1 for each response token but those spelled as a key."""
-    texts = [TOKENIZER.decode([token]) for token in tokens.input_ids.values]
+    texts = [str(TOKENIZER.decode([token])) for token in tokens.input_ids.values]
     values = np.array([weight_of.get(text, 1.0) for text in texts], np.float32)
     return tokens.input_ids.with_values(np.where(tokens.is_response.values, values, np.float32(0)))
 

@@ -154,9 +154,14 @@ def _spans(path: Path, found: tuple[int, Mapping[str, object]] | None) -> tuple[
 
 
 def _span(path: Path, line: int, span: object) -> WeightSpan:
-    keys = ("message", "start", "end")
-    numbers = [span.get(key) for key in (*keys, "weight")] if isinstance(span, Mapping) else []
-    if len(numbers) != 4 or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
-        raise TableError(f"{path}:{line}: spans: expected numbers message, start, end and weight, found {span!r:.80}")
-    message, start, end = (int(number) for number in numbers[:3])
+    held: Mapping[str, object] = span if isinstance(span, Mapping) else {}
+    numbers: list[float] = []
+    for key in ("message", "start", "end", "weight"):
+        number = held.get(key)
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            raise TableError(
+                f"{path}:{line}: spans: expected numbers message, start, end and weight, found {span!r:.80}"
+            )
+        numbers.append(number)
+    message, start, end = map(int, numbers[:3])
     return WeightSpan(message, start, end, float(numbers[3]))

@@ -78,7 +78,7 @@ def write_axolotl_parts(texts: WeightedTexts, folder: Path, card: Card) -> Writt
     is_tulu = card.template != "tokenizer"
     config = _CONFIG.replace("{jinja}", "chat_template_jinja: {jinja}\n" if is_tulu else "")
     further = {"kind": "jinja", "jinja": TULU_JINJA} if is_tulu else {"kind": "tokenizer_default"}
-    fill(config, folder / "train.yaml", card, int(kept.tokens.input_ids.lengths.max()), **further)
+    fill(config, folder / "train.yaml", card, int(kept.tokens.input_ids.lengths.max()), further=further)
     count = count_changes(kept.weights.values, kept.weights_read_from(written).values)
     changes = (describe_change(*count, _WHY),) if count[0] else ()
     return Written("axolotl train train.yaml", len(chosen), changes, left_out)
@@ -90,18 +90,9 @@ def _in_parts(conversation: Conversation) -> Conversation:
 
 
 def _turn_in_parts(turn: Turn) -> Turn:
-    """A turn with the weight 1, and spans of weight 0 inside its content."""
-    if turn.role != "assistant" or not turn.is_trained:
-        return turn
-    length, flags = len(turn.content), [turn.weight] * len(turn.content)
-    for start, end, weight in turn.spans:
-        flags[start : min(end, length)] = [weight] * (min(end, length) - min(start, length))
-    masked: list[tuple[int, int, float]] = []
-    for place in range(length):
-        if flags[place] == 0:
-            start = masked.pop()[0] if masked and masked[-1][1] == place else place
-            masked.append((start, place + 1, 0.0))
-    return replace(turn, weight=1.0, spans=tuple(masked))
+    """A turn whose weights are 0 and 1, without that of its end token."""
+    length = len(turn.content)
+    return replace(turn, spans=tuple((start, min(end, length), w) for start, end, w in turn.spans if start < length))
 
 
 def _row(conversation: Conversation) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tokenclean.exporting.cleaned_file import round_up_length
@@ -11,7 +11,13 @@ from tokenclean.exporting.dataset_card import Card
 
 
 def fill(
-    template: str, file: Path, card: Card, longest: int, *, quote: Callable[[str], str] = json.dumps, **further: str
+    template: str,
+    file: Path,
+    card: Card,
+    longest: int,
+    *,
+    quote: Callable[[str], str] = json.dumps,
+    further: Mapping[str, str] | None = None,
 ) -> None:
     """Write the template with its fields filled in: model and revision, chat template, tokens of the longest row,
     maximum length, and ``further`` ones.
@@ -24,6 +30,6 @@ def fill(
         template=quote(card.template),
         longest=longest,
         max_length=round_up_length(longest),
-        **{name: quote(value) for name, value in further.items()},
+        **{name: quote(value) for name, value in (further or {}).items()},
     )
     file.write_text(filled, encoding="utf-8")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import TypeGuard
 
 from tokenclean.pool.conversation import Turn
 from tokenclean.pool.formats.field_types import Row, RowError, check_object, quote
@@ -53,7 +54,7 @@ def write_spans(turns: Sequence[Turn]) -> list[dict[str, object]]:
     ]
 
 
-def _are_weights(values: object) -> bool:
+def _are_weights(values: object) -> TypeGuard[list[object]]:
     first = values[0] if isinstance(values, list) and values else None
     return isinstance(first, dict) and "message" in first and "weight" in first
 
