@@ -55,4 +55,9 @@ class TokenScoreFilter(Filter):
 
     def process_batched(self, samples: dict[str, list[Any]], *_: Any, **__: Any) -> Iterable[bool]:
         """Whether each sample stays."""
-        return [self.get_keep_boolean(statistic[STATISTIC], self.minimum) for statistic in samples[Fields.stats]]
+        return [self._stays(statistic[STATISTIC]) for statistic in samples[Fields.stats]]
+
+    def _stays(self, score: float | None) -> bool:
+        if score is None or math.isnan(score):  # a stored NaN may come back as null
+            return self.minimum is None
+        return self.get_keep_boolean(score, self.minimum)
