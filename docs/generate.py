@@ -6,6 +6,7 @@ site's build (``hooks.py``) and the tests of the pages put the part in its place
 
 from __future__ import annotations
 
+import json
 import re
 import types
 import typing
@@ -107,6 +108,28 @@ def checks() -> str:
     return table(("Check", "Severity", "What it means", "Remedy"), rows)
 
 
+def trainers() -> str:
+    """What tests/downstream/prove_trainers.py has proven in the trainers themselves, as a table."""
+    from tokenclean.exporting import WRITERS
+
+    proofs = json.loads((ROOT / "docs" / "trainers.json").read_text(encoding="utf-8"))
+    rows = [
+        (
+            proof["trainer"],
+            proof["version"],
+            f"`{proof['form']}`",
+            proof["proven"],
+            ", ".join(proof["packing"]),
+            "floats" if proof["floats"] else "0 and 1",
+            proof["date"],
+        )
+        for proof in proofs
+    ]
+    others = ", ".join(f"`{form}`" for form in WRITERS if form not in {proof["form"] for proof in proofs})
+    shown = table(("Trainer", "Version", "Form", "Proven by", "Packing", "Weights", "Date"), rows)
+    return f"{shown}\n\nNo trainer has run on the other forms ({others}): tests compare their files with what it reads."
+
+
 def api(module: str) -> str:
     """mkdocstrings' entries of a module: its exported names, else its own public ones."""
     names = getattr(import_module(module), "__all__", None)
@@ -132,6 +155,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "commands": commands,
     "strategies": strategies,
     "checks": checks,
+    "trainers": trainers,
     "api": api,
     "file": file,
 }

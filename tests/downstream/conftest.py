@@ -5,55 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from fed_rows import LENGTHS, Row, rows_fed
+from cleaned_rows import CARD, expected_rows, write_cleaned_rows
+from fed_rows import Row
 
-from tokenclean.exporting import Card, CleanedCounts, ModelName, write_cleaned
-from tokenclean.ragged import Ragged
-from tokenclean.token_table import TokenTable
+from tokenclean.exporting import Card
 
 
 @pytest.fixture(scope="session")
 def cleaned_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A canonical file of random rows for the tiny model (600 ids), about half of whose tokens are kept."""
-    generator = np.random.default_rng(3)
-    ids = [generator.integers(1, 600, length) for length in LENGTHS]
-    is_kept = [generator.random(length) < 0.5 for length in LENGTHS]
-    for row in is_kept:
-        row[0], row[-1] = False, True
-    is_kept[2][:1024] = False
-    is_response = [np.arange(length) > 0 for length in LENGTHS]
-    columns = {
-        "input_ids": Ragged.from_rows(ids, np.int64),
-        "is_response": Ragged.from_rows(is_response, np.bool_),
-        "is_kept": Ragged.from_rows(is_kept, np.bool_),
-    }
-    names = tuple(f"row-{n}" for n in range(len(LENGTHS)))
     path = tmp_path_factory.mktemp("cleaned") / "cleaned.parquet"
-    write_cleaned(TokenTable(names, ("pool",) * len(names), columns), path)
+    write_cleaned_rows(path)
     return path
 
 
 @pytest.fixture(scope="session")
 def expected(cleaned_path: Path) -> Counter[Row]:
     """Every row of the canonical file, once."""
-    rows = pq.read_table(cleaned_path, columns=["input_ids", "labels"]).to_pylist()
-    return rows_fed([(row["input_ids"], row["labels"]) for row in rows])
+    return expected_rows(cleaned_path)
 
 
 @pytest.fixture
 def card() -> Card:
-    return Card(
-        title="Cleaned rows",
-        base=ModelName("org/base", "v1"),
-        strategy="fixed_model",
-        counts=CleanedCounts(()),
-        template="tulu",
-        max_length=2048,
-        tokenclean_version="0.1.0",
-    )
+    return CARD
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """LLaMA-Factory's and axolotl's way to tokenized rows, with the calls of their loaders, gives the kept tokens.
 
-The trainers themselves cannot be installed beside this project's versions; what their data code does with these files
-was checked by running it once (docs/log.md).
+The trainers themselves cannot be installed beside this project's versions; ``make test-trainers`` runs them in
+environments of their own.
 """
 
 from __future__ import annotations

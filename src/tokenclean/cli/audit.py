@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 from typer import Argument, Option
 
-from tokenclean.cli.console import out, quiet_libraries, say
+from tokenclean.cli.console import note, out, quiet_libraries, say
 from tokenclean.cli.intake import print_intake, sources_of
 from tokenclean.cli.options import AuditTokensOptions, IntakeOptions, RejectedShareOption, TrustOption
 from tokenclean.cli.settings_options import takes_settings
+from tokenclean.errors import RecipeError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from tokenclean.report.tables import Table
     from tokenclean.tokens.audit import AuditReport, CheckResult, Example
 
@@ -33,6 +37,13 @@ def audit(
         list[str] | None, Option(metavar="NAMES", help="Run only these checks; repeatable, or with commas.")
     ] = None,
     max_rows: Annotated[int | None, Option(min=1, help="Stop reading after this many rows.")] = None,
+    trainer: Annotated[
+        str | None,
+        Option(metavar="NAME", help="Audit what this trainer's own data code makes of the file: trl, transformers."),
+    ] = None,
+    packing: Annotated[
+        str | None, Option(metavar="NAME", help="With --trainer trl: its packing, bfd or wrapped; by default none.")
+    ] = None,
     details: Annotated[bool, Option("--details", help="List the checks that found nothing too.")] = False,
     as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
     *,
@@ -49,33 +60,74 @@ def audit(
     count, three examples and a remedy, errors first; then rows set aside, keys not used and changes to rows. Exit code
     2 where a run would refuse the data, else 1 where an error is found, 0 for none or warnings only.
 
+    With --trainer the file goes through that trainer's own code, with its defaults, into batches, and what the batches
+    would train is checked: rows cut or left out, an end token masked as padding, prompts trained, packs without
+    boundaries.
+
     Example: tokenclean audit my.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --template tokenizer
     """
     from tokenclean.tokens.audit import audit_sources, check_names
 
     names = check_names([name.strip() for names in checks or () for name in names.split(",")])
+    given = tokens.model_fields_set
+    if trainer is None and packing is not None:
+        raise RecipeError("packing: expected --trainer with it", "options")
     sources = sources_of([data], intake)
 
     from tokenclean.models.loading.load import load_tokenizer, resolve_source
     from tokenclean.pool import check_usable
 
     quiet_libraries()
-    report = audit_sources(
-        sources,
-        load_tokenizer(resolve_source(model, trusted=trust_remote_code)),
-        template=tokens.template if "template" in tokens.model_fields_set else None,
-        max_length=tokens.max_length,
-        date=tokens.date,
-        checks=names,
-        max_rows=max_rows,
-    )
+    tokenizer = load_tokenizer(resolve_source(model, trusted=trust_remote_code))
+    if trainer is not None:
+        _refuse_beside_trainer(checks=checks, template="template" in given, date="date" in given, reading=intake)
+        max_length = tokens.max_length if "max_length" in given else None
+        report = _audit_trainer(trainer, data, tokenizer, max_length, packing, max_rows)
+    else:
+        report = audit_sources(
+            sources,
+            tokenizer,
+            template=tokens.template if "template" in given else None,
+            max_length=tokens.max_length,
+            date=tokens.date,
+            checks=names,
+            max_rows=max_rows,
+        )
     if as_json:
-        typer.echo(json.dumps({"data": data, "model": model, **report.to_json()}, indent=2))
+        typer.echo(json.dumps({"data": data, "model": model, "trainer": trainer, **report.to_json()}, indent=2))
     else:
         _print(report, data, details=details)
     check_usable(report.intake, max_rejected_share, are_reasons_shown=not as_json)
     if report.has_errors:
         raise typer.Exit(1)
+
+
+def _refuse_beside_trainer(**given: object) -> None:
+    """Raise RecipeError for options that a trainer's own data code does not know."""
+    if names := [name for name, value in given.items() if value]:
+        raise RecipeError(
+            f"--trainer reads and renders the file by the trainer's own code; leave out: {', '.join(names)}", "options"
+        )
+
+
+def _audit_trainer(
+    trainer: str,
+    data: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    packing: str | None,
+    max_rows: int | None,
+) -> AuditReport:
+    from tokenclean.integrations.trainer_audit import audit_trainer
+    from tokenclean.integrations.trainer_rows import TRAINERS
+
+    if trainer not in TRAINERS:
+        raise RecipeError(f"trainer: found {trainer!r}, expected one of {', '.join(TRAINERS)}", "options")
+    path = Path(data)
+    rows = TRAINERS[trainer](path, tokenizer, max_length=max_length, packing=packing, max_rows=max_rows)
+    cut = f"max_length {rows.max_length:,}" if rows.max_length else "no max_length"
+    note(f"{data} as {rows.trainer} trains it: {cut}, packing {packing or 'off'}")
+    return audit_trainer(rows, tokenizer, path)
 
 
 def _print(report: AuditReport, data: str, *, details: bool) -> None:

@@ -28,7 +28,7 @@ _COMMAND = """\
 # Fine-tune on these token weights with ms-swift, from inside this folder: sh train.sh [further options of swift sft]
 # Written by tokenclean. The ids are final; add learning rate, epochs and batch size of your own.
 # --loss_scale default: some models would get another one by themselves. --is_binary_loss_scale false: the weights are
-# numbers, not 0 and 1. The longest row has {longest} tokens; a longer one is an error.
+# numbers, not 0 and 1. The longest row has {longest} tokens; a longer one would be left out.
 exec swift sft \\
     --model {model} \\
     --model_revision {revision} \\
@@ -39,7 +39,7 @@ exec swift sft \\
     --loss_scale default \\
     --is_binary_loss_scale false \\
     --max_length {max_length} \\
-    --truncation_strategy raise \\
+    --truncation_strategy delete \\
     --output_dir model \\
     "$@"
 """
