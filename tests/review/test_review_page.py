@@ -151,8 +151,10 @@ def test_hostile_texts_come_back_as_they_are(visit, review):
     assert page.locator("main b, main script, main img, aside b, aside img").count() == 0
     placed = place(in_force(decisions_in(path)), rows)
     assert (placed.placed, placed.unplaced) == (4, ())
-    marked = "spans => spans.every(span => span.classList.contains('reviewed-drop'))"
-    assert page.eval_on_selector_all("#text .t.chosen", marked)
+    page.evaluate(f"location.hash = 'c=' + encodeURIComponent({json.dumps(rows[2].id)})")
+    page.wait_for_timeout(400)
+    dropped = page.eval_on_selector_all("#text .reviewed-drop", "all => all.map(one => one.textContent).join('')")
+    assert dropped == decisions_in(path)[2].text
 
 
 def test_a_phrase_is_dropped_everywhere_and_taken_back(visit, review):
