@@ -3,7 +3,7 @@ where the held-out loss does not."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -72,8 +72,9 @@ def differing_tokens(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray,
 def preference(margins: np.ndarray) -> Preference:
     """The preference over pairs with these ``pair_margins``. Raises ValueError where fewer than two pairs differ."""
     differing = margins[~np.isnan(margins)]
-    wins = np.where(differing == 0, 0.5, differing > 0)
-    return Preference(mean_interval(differing), mean_interval(wins), len(margins) - len(differing))
+    wins = mean_interval(np.where(differing == 0, 0.5, differing > 0))
+    wins = replace(wins, low=max(0.0, wins.low), high=min(1.0, wins.high))  # a share; the interval may reach beyond
+    return Preference(mean_interval(differing), wins, len(margins) - len(differing))
 
 
 def preference_change(margins: np.ndarray, baseline: np.ndarray) -> Interval:

@@ -62,9 +62,7 @@ def measure_detection(detection: Detection, truth: TruthLabels) -> DetectionQual
     a response token."""
     truth.is_response.check_aligned(detection.scores)
     response = truth.is_response.values
-    scores, noise, onset = (
-        column.values[response] for column in (detection.scores, truth.is_noise, truth.is_onset)
-    )
+    scores, noise, onset = (column.values[response] for column in (detection.scores, truth.is_noise, truth.is_onset))
     share, precision, recall = None, None, None
     if detection.flagged is not None:
         truth.is_response.check_aligned(detection.flagged)

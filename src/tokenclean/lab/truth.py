@@ -76,7 +76,7 @@ def read_truth(sources: Sequence[SourceSettings]) -> TruthPool:
                 text = " ".join(turn.content for turn in row.turns)[:200]
                 rejected.append(RejectedRow(row.file, row.line, str(error), text))
                 continue
-            rows.append(row)
+            rows.append(replace(row, unread=tuple(key for key in row.unread if key not in TRUTH_KEYS)))
             spans += found
             clean.append(clean_row)
     if not rows:
