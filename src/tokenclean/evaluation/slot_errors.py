@@ -22,7 +22,10 @@ _NAMES = {"customer rating": "rating"}
 _PRICES = {
     ("cheap", "less than £20"): r"\bcheap|low(?:er)?[- ](?:pric|cost)|inexpensive|affordable|prices? (?:is|are) low"
     r"|low (?:price|cost)|(?:less|under|below|lower|cheaper)(?: than)? ?£? ?20|up to £? ?20",
-    ("moderate", "£20-25"): r"moderate|mid[- ]?(?:pric|range)|average[- ](?:pric|cost)|reasonabl|20 ?(?:-|–|to|and) ?£? ?25",
+    (
+        "moderate",
+        "£20-25",
+    ): r"moderate|mid[- ]?(?:pric|range)|average[- ](?:pric|cost)|reasonabl|20 ?(?:-|–|to|and) ?£? ?25",
     ("high", "more than £30"): r"high(?:er|ly)?[- ](?:pric|cost|end)|expensive|pric\w* (?:is|are|range is) high"
     r"|(?:more|over|above|higher|greater)(?: than)? ?£? ?30",
 }
@@ -30,9 +33,15 @@ _RATINGS = {
     ("low", "1 out of 5"): r"\b(?:1|one)(?: stars?)? (?:out )?of (?:5|five)|\b1/5|\b(?:1|one)[- ]star|low(?:ly|er)?[- ]"
     r"(?:customer|rat|rank|review)|poor(?:ly)?[- ](?:customer|rat|review)|bad(?:ly)? (?:customer |rat|review)"
     r"|rat\w* (?:is |as |of )?(?:low|poor)|not well rated",
-    ("average", "3 out of 5"): r"\b(?:3|three)(?: stars?)? (?:out )?of (?:5|five)|\b3/5|\b(?:3|three)[- ]star|average(?:ly)?[- ]"
+    (
+        "average",
+        "3 out of 5",
+    ): r"\b(?:3|three)(?: stars?)? (?:out )?of (?:5|five)|\b3/5|\b(?:3|three)[- ]star|average(?:ly)?[- ]"
     r"(?:customer|rat|rank|review)|average (?:rating|customer)|rat\w* (?:is |as |of )?average",
-    ("high", "5 out of 5"): r"\b(?:5|five)(?: stars?)? (?:out )?of (?:5|five)|\b5/5|\b(?:5|five)[- ]star|high(?:ly|er|est)?[- ]"
+    (
+        "high",
+        "5 out of 5",
+    ): r"\b(?:5|five)(?: stars?)? (?:out )?of (?:5|five)|\b5/5|\b(?:5|five)[- ]star|high(?:ly|er|est)?[- ]"
     r"(?:customer|rat|rank|review|recommend)|(?:top|well|excellent)[- ]rat|excellent (?:customer|review)"
     r"|rat\w* (?:is |as |of )?(?:high|excellent)",
 }

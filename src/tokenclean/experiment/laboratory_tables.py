@@ -43,9 +43,9 @@ def detector_table(findings: Findings) -> Table:
         (
             name,
             *(_number(part.auroc) for part in (found.onset, found.later, found.whole)),
-            *(_number(part.average_precision) for part in (found.onset, found.later, found.whole)),
+            *(_number(part.average_precision, 3) for part in (found.onset, found.later, found.whole)),
             share_text(found.flagged_share),
-            *(_number(value) for value in (found.precision, found.recall)),
+            *map(_number, (found.precision, found.recall)),
             share_text(found.estimated_rate),
             _number(found.calibration_error, 3),
         )
@@ -54,8 +54,8 @@ def detector_table(findings: Findings) -> Table:
     first = next(iter(findings.detectors.values()))
     note = (
         f"AUROC and average precision (AP) against all clean tokens: of the first token of each span, "
-        f"of the later ones, of all; a score that says nothing has AUROC 0.5 and AP {first.onset.rate:.2f}, "
-        f"{first.later.rate:.2f}, {first.whole.rate:.2f}. flags, precision, recall: at the detector's own line; "
+        f"of the later ones, of all; a score that says nothing has AUROC 0.5 and AP {first.onset.rate:.3f}, "
+        f"{first.later.rate:.3f}, {first.whole.rate:.3f}. flags, precision, recall: at the detector's own line; "
         "estimate: its own of the share of noise; ECE: expected calibration error, ten bins"
     )
     columns = ("AUROC first", "later", "all", "AP first", "later", "all", "flags", "precision", "recall", "estimate")
