@@ -458,6 +458,15 @@ def touched_text(tokenizer, tokens: TokenizedPool, *spans: tuple[int, int, int, 
     return decode(tokenizer, tokens.input_ids.values[touched.values])
 
 
+def test_the_first_token_of_each_span(by_bytes):
+    tokens = tokens_of(by_bytes, chat("Hi", "  hello world \n", "and", "again"))
+    spans = [(0, 1, 3, 6), (0, 1, 0, 4), (0, 1, 8, 13), (0, 3, 4, 5), (0, 1, 0, 2), (0, 1, 14, 15)]
+    first = first_tokens_touching(tokens, spans)
+    assert decode(by_bytes, tokens.input_ids.values[first.values]) == "hewn"
+    assert not (first.values & ~tokens_touching(tokens, spans).values).any()
+    assert first_tokens_touching(tokens, []).values.sum() == 0
+
+
 def test_touching_a_stripped_content(by_bytes):
     tokens = tokens_of(by_bytes, chat("Hi", "  hello world \n"))
     for start, end, text in [

@@ -15,7 +15,7 @@ from tokenclean.cli.intake import print_intake
 from tokenclean.cli.options import IntakeOptions, SetOption
 from tokenclean.cli.settings_options import FromSettings, takes_settings
 from tokenclean.errors import RecipeError
-from tokenclean.recipe import Recipe, recipe_from
+from tokenclean.recipe import ModelSettings, Recipe, recipe_from
 from tokenclean.recipe.for_data import run_name
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ def lab(
     model: Annotated[
         str, Option("--model", "-m", help="Base model: Hub id, folder, GGUF file; demo is the demo's model.")
     ],
-    reference: Annotated[
-        str | None, Option(help="Reference model: the scores of rho and fixed_model are measured too.")
-    ] = None,
     plant: Annotated[
         list[str] | None,
         Option(metavar="KIND:RATE", help="Plant noise of this kind into this share of the rows; repeatable."),
@@ -45,6 +42,7 @@ def lab(
     as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
     set_: SetOption = None,
     *,
+    reference: Annotated[str | None, FromSettings(ModelSettings, "reference")],
     output: Annotated[Mapping[str, object], FromSettings(Recipe, "output")],
     intake: IntakeOptions,
 ) -> None:
