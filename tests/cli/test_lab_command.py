@@ -9,15 +9,14 @@ import pytest
 from test_cli import refused, tokenclean
 
 QUESTION = "What is the capital of this country, and why?"
-ROWS = [
-    {
-        "prompt": QUESTION,
-        "response": f"It is Lyon, number {n}.",
-        "noise": [[6, 10]],
-        "clean": f"It is Paris, number {n}.",
-    }
-    for n in range(12)
-] + [{"prompt": QUESTION, "response": f"It is Rome, number {n}.", "noise": []} for n in range(12)]
+
+
+def row(town: str, number: int, **truth: object) -> dict[str, object]:
+    return {"prompt": QUESTION, "response": f"It is {town}, number {number}.", **truth}
+
+
+ROWS = [row("Lyon", n, noise=[[6, 10]], clean=f"It is Paris, number {n}.") for n in range(12)]
+ROWS += [row("Rome", n, noise=[]) for n in range(12)]
 
 
 def write(folder: Path, *rows: dict[str, object]) -> Path:

@@ -50,8 +50,8 @@ def test_rank_in_row_counts_equal_losses_and_flags_the_highest():
     detection = found("loss_rank_in_row")
     assert on_response(detection.scores) == [[0.5, 1, 0.75, 0.5], [1, 1, 1 / 3], [0.2, 1, 0.6, 0.6, 0.8]]
     assert detection.flagged is not None
-    assert [sum(row) for row in on_response(detection.flagged)] == [1, 1, 1]  # a quarter, as strategies round it
-    assert detection.flagged[2].tolist() == [False, False, True, False, False, False]
+    assert [sum(row) for row in on_response(detection.flagged)] == [1, 1, 2]  # a quarter, rounded up
+    assert detection.flagged[2].tolist() == [False, False, True, False, False, True]
 
 
 def test_noise_mixture_is_the_posterior_of_noise():
@@ -74,7 +74,7 @@ def test_repetition_flags_shared_passages():
 
 def test_strategies_flag_what_they_drop():
     score = LOSSES - REFERENCE
-    for name, flagged in {"fixed_model": 3, "rho": 3}.items():
+    for name, flagged in {"fixed_model": 3, "rho": 4}.items():
         detection = found(name, score)
         assert on_response(detection.scores) == [[-v for v in row] for row in on_response(score)]
         assert detection.flagged is not None
@@ -135,7 +135,7 @@ def test_probabilities_have_a_calibration_error():
 
 
 def test_faults():
-    with pytest.raises(NonFiniteError, match="1 of 12 scores are NaN"):
+    with pytest.raises(NonFiniteError, match="scores are NaN"):
         measure_detection(Detection(LOSSES.map_values(lambda v: np.where(v == 9, NAN, v))), TRUTH)
     with pytest.raises(ValueError, match="row"):
         measure_detection(Detection(LOSSES.take([0, 1])), TRUTH)

@@ -13,7 +13,7 @@ from tokenizers import normalizers
 from tokenclean.errors import PoolError, TemplateError
 from tokenclean.pool import Conversation, Pool, Turn
 from tokenclean.pool.conversation import LabelledTokens, ToolCall
-from tokenclean.tokens import TokenizedPool, render, tokenize_pool, tokens_touching
+from tokenclean.tokens import TokenizedPool, first_tokens_touching, render, tokenize_pool, tokens_touching
 
 # No "s", so no special token: Llama-2 writes a space behind each.
 TEXT = st.text(st.sampled_from("ab é🙂한\u0301\n\t <|>/1"), min_size=1, max_size=12)

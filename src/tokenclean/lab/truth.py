@@ -21,7 +21,7 @@ TRUTH_KEYS = ("noise", "clean")
 ``[start, end, kind]`` or an object with ``start``, ``end`` and perhaps ``kind`` and ``turn``. ``clean``: the last
 answer as it should be, or null."""
 
-_PIECES = re.compile(r"\w+|\s+|[^\w\s]")
+_PIECES = re.compile(r"\w+|[^\w\s]")
 _OTHERWISE = "or plant noise with --plant"
 
 
@@ -88,19 +88,12 @@ def read_truth(sources: Sequence[SourceSettings]) -> TruthPool:
 def changed_spans(text: str, clean: str) -> list[tuple[int, int]]:
     """Characters [start, end) of ``text`` that differ from ``clean``: whole words and single punctuation marks, rising.
 
-    What ``clean`` has and ``text`` lacks is nowhere in ``text``, so it gives no span, and neither does blank space.
+    What ``clean`` has and ``text`` lacks is nowhere in ``text``, so it gives no span. Blank space is not compared.
     """
-    pieces, others = _PIECES.findall(text), _PIECES.findall(clean)
-    starts = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(int)
-    found = []
-    for operation, first, last, _, _ in SequenceMatcher(None, pieces, others, autojunk=False).get_opcodes():
-        while first < last and pieces[first].isspace():
-            first += 1
-        while last > first and pieces[last - 1].isspace():
-            last -= 1
-        if operation != "equal" and first < last:
-            found.append((int(starts[first]), int(starts[last])))
-    return found
+    words = list(_PIECES.finditer(text))
+    match = SequenceMatcher(None, [word.group() for word in words], _PIECES.findall(clean), autojunk=False)
+    changed = [(first, last) for operation, first, last, _, _ in match.get_opcodes() if operation != "equal"]
+    return [(words[first].start(), words[last - 1].end()) for first, last in changed if first < last]
 
 
 def _with_columns(source: SourceSettings) -> SourceSettings:
