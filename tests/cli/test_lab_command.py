@@ -33,6 +33,8 @@ def test_rows_that_state_their_noise(tmp_path: Path, tiny_model_folder: Path, ot
     assert printed.returncode == 0, printed.stderr
     for text in ("24 rows, 12 with noise", "fixed_model", "Preference for clean answers", "1 row", "correct the span"):
         assert text in printed.stdout
+    [listed] = (tmp_path / "lab-rows" / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(listed)["line"] == 25
     assert "rho" in (tmp_path / "lab.html").read_text(encoding="utf-8")
 
     again = tokenclean(*command, "--json")

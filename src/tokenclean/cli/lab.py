@@ -74,7 +74,7 @@ def lab(
         )
         from tokenclean.experiment.laboratory_tables import Findings, lab_document, lab_page, lead
         from tokenclean.observer import Observer
-        from tokenclean.report.report_page import render_report
+        from tokenclean.report.report_page import write_report
 
         quiet_libraries()
         truth = read_lab_pool(recipe, kinds)
@@ -92,9 +92,7 @@ def lab(
         out.print()
         say_tables(findings.tables.values())
     if page is not None:
-        from tokenclean.report.html import write_text
-
-        write_text(render_report(lab_page(findings, f"Noise in {run_name(pool)}")), page)
+        write_report(lab_page(findings, f"Noise in {run_name(pool)}"), page)
         note(f"page: {page}")
 
 

@@ -24,7 +24,7 @@ from tokenclean.lab.detection_quality import DetectionQuality, TruthLabels, meas
 from tokenclean.lab.detectors import Columns
 from tokenclean.lab.truth import TruthPool, read_truth, truth_of_planted
 from tokenclean.observer import Observer
-from tokenclean.pool import Pool, load_sources
+from tokenclean.pool import Pool, load_sources, write_rejected
 from tokenclean.pool.splits import heldout_rows
 from tokenclean.recipe import Recipe
 from tokenclean.store import Store
@@ -93,13 +93,18 @@ def open_laboratory(
     recipe: Recipe, truth: TruthPool, *, with_training: bool, observer: Observer, store: Store
 ) -> Laboratory:
     """The rows in tokens; no model is loaded. ``with_training``: hold out rows whose clean version is known, as many as
-    ``pool.heldout`` says. ``store``: the run folder, whose lock the caller holds.
+    ``pool.heldout`` says. ``store``: the run folder, whose lock the caller holds; rows set aside are listed there.
 
     Raises PoolError where no response token is noise, or where rows have to be held out and too few have a clean
     version.
     """
     measured, heldout = _split(truth, recipe) if with_training else (truth, truth.take([]))
-    data = tokenize_run_data(recipe, measured.pool, Pool(tuple(row for row in heldout.clean if row is not None)))
+    clean = Pool(tuple(row for row in heldout.clean if row is not None))
+    listing = store.root / "rejected.jsonl"
+    data = tokenize_run_data(recipe, measured.pool, clean, listing=listing)
+    if data.rejected:
+        write_rejected(data.rejected, listing)
+        observer.note(f"rows set aside, with their reasons: {listing}")
     opened = open_run_on(data, store, observer)
     laboratory = Laboratory(opened, measured, _pairs(heldout if with_training else measured))
     if not laboratory.labels.is_noise.values.any():
