@@ -33,6 +33,7 @@ OWN = {
     "view": {"strategy", "proportion", "seed"},  # which of a run's; where to start; the sample's
     "audit": {"max_rows"},  # the first ones, where a recipe draws them
     "inspect": {"rows", "start"},
+    "lab": {"rows"},  # pool.max_rows by a shorter name
     # pool.max_rows by a shorter name, and of the source of trusted rows its path alone
     **{command: {"rows", "trusted"} for command in ("run", "init", "plan")},
 }

@@ -67,7 +67,7 @@ def results_of(run: Path) -> Path:
 
 def test_every_page_is_tested():
     tested = {"trl", "axolotl", "llamafactory", "hub", "ratings", "many-gpus", "own-strategy", "trusted-rows", "spans"}
-    tested |= set(FILES)
+    tested |= {*FILES, "lab"}
     assert {path.stem for path in (DOCS / "how-to").iterdir()} == tested
 
 
@@ -170,3 +170,10 @@ def test_trusted_rows(run_page: RunPage, tmp_path: Path):
     recipe = yaml.safe_load((results / "recipe.yaml").read_text(encoding="utf-8"))
     assert recipe["cleaning"]["trusted"]["path"] == "trusted.jsonl"
     assert "trusted" in set(read_table(results / "fixed_model" / "kept.parquet").sources)
+
+
+def test_lab(run_page: RunPage, tmp_path: Path):
+    printed = succeeded(run_page("how-to/lab.md"))
+    for text in ("corrupted", "paraphrased", "noise_mixture", "Preference for clean answers"):
+        assert text in printed
+    assert "Detectors against known noise" in (tmp_path / "lab.html").read_text(encoding="utf-8")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tokenclean.errors import PoolError, RecipeError
 from tokenclean.lab import NOISE_KINDS, NoiseSettings, NoiseSpan, PlantedPool, plant
-from tokenclean.lab.noise_kinds import CLOSERS, OPENERS, word_spans
+from tokenclean.lab.edits import word_spans
+from tokenclean.lab.stock_phrases import CLOSERS, OPENERS
 from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, ToolCall, Turn
 
 BOTH = {"corrupted": NoiseSettings(), "boilerplate": NoiseSettings()}
@@ -29,6 +30,14 @@ def pool_of(*rows: str | list[tuple[str, str]]) -> Pool:
 def plain_pool(rows: int = 50, words: int = 20) -> Pool:
     answers = (" ".join(WORDS[(i * 7 + j * (i + 1)) % len(WORDS)] for j in range(words)) + "." for i in range(rows))
     return pool_of(*answers)
+
+
+def rich_pool(rows: int = 57) -> Pool:
+    """Every answer has words, a name, a number and two sentences, none like another row's."""
+    names, plain = ["Anna Weiss", "Bruno", "Clara Fenn", "Dario"], plain_pool(rows)
+    return pool_of(
+        *(f"{c.turns[1].content} We met {names[i % 4]} in {1900 + i} there." for i, c in enumerate(plain.conversations))
+    )
 
 
 def text_of(planted: PlantedPool, span: NoiseSpan) -> str:
@@ -108,7 +117,7 @@ def test_a_corrupted_span_is_one_word_of_another_row(pool: Pool, seed: int, word
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("kind", list(NOISE_KINDS))
 def test_exactly_the_asked_share_of_rows_is_damaged(kind: str, share: float) -> None:
-    planted = plant(plain_pool(57), {kind: NoiseSettings(row_share=share)}, seed=3)
+    planted = plant(rich_pool(57), {kind: NoiseSettings(row_share=share)}, seed=3)
     assert len(rows_of(planted, kind)) == int(share * 57)
 
 
@@ -177,10 +186,11 @@ def test_corrupted_spans_move_behind_an_opener_and_boilerplate_is_never_corrupte
     assert all(text_of(both, s) in OPENERS + CLOSERS for s in stock)
 
 
-@pytest.mark.parametrize("kind", list(NOISE_KINDS))
+@pytest.mark.parametrize("kind", [kind for kind in NOISE_KINDS if kind != "boilerplate"])
 def test_another_kind_changes_neither_rows_nor_noise(kind: str) -> None:
-    pool = plain_pool(60)
-    alone, both = plant(pool, {kind: NoiseSettings()}, seed=11), plant(pool, BOTH, seed=11)
+    pool, stock = rich_pool(60), {"boilerplate": NoiseSettings()}
+    alone, both = plant(pool, {kind: NoiseSettings()}, seed=11), plant(pool, {kind: NoiseSettings(), **stock}, seed=11)
+    assert rows_of(both, "boilerplate") == rows_of(plant(pool, stock, seed=11), "boilerplate")
     assert rows_of(alone, kind) == rows_of(both, kind)
     noise = [[(s.row, s.turn, s.original, text_of(p, s)) for s in spans_of(p, kind)] for p in (alone, both)]
     assert noise[0] == noise[1]
@@ -205,6 +215,12 @@ def test_no_kind_leaves_the_pool_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("kind", list(NOISE_KINDS))
+def test_a_pool_that_cannot_take_a_kind_is_left_as_it_is(kind: str) -> None:
+    pool = pool_of("", " \n")
+    assert plant(pool, {kind: NoiseSettings(1.0, 1.0)}, seed=0) == PlantedPool(pool, ())
+
+
+@pytest.mark.parametrize("kind", ["corrupted", "other_language", "swapped", "loops", "boilerplate", "paraphrased"])
 def test_rows_that_cannot_take_noise_are_passed_over(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     pool = pool_of("", " \n", "", "river stone", "cloud amber")
     planted = plant(pool, {kind: NoiseSettings(row_share=0.4)}, seed=0)
@@ -261,5 +277,5 @@ def test_corrupted_needs_two_rows_and_boilerplate_one() -> None:
 
 
 def test_an_unknown_kind_is_an_error_that_names_the_known_ones() -> None:
-    with pytest.raises(RecipeError, match="unknown: 'corupted'; expected corrupted or boilerplate"):
+    with pytest.raises(RecipeError, match="unknown: 'corupted'; expected one of corrupted, numbers"):
         plant(plain_pool(3), {"corupted": NoiseSettings()}, seed=0)

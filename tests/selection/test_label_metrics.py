@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from tokenclean.errors import NonFiniteError
 from tokenclean.ragged import Ragged
-from tokenclean.selection import LabelNoise, auroc, jaccard, label_noise
+from tokenclean.selection import (
+    LabelNoise,
+    auroc,
+    average_precision,
+    expected_calibration_error,
+    jaccard,
+    label_noise,
+)
 
 
 def bools(*rows):
@@ -118,3 +125,37 @@ def test_label_columns_must_fit():
         jaccard(Ragged.from_rows([[0.0]]), bools("0"))
     with pytest.raises(ValueError, match="1 and 2 rows"):
         jaccard(bools("0"), bools("0", "0"))
+
+
+def test_average_precision_by_hand():
+    is_positive = np.array([True, False, True, False])
+    assert average_precision(np.array([4.0, 3.0, 2.0, 1.0]), is_positive) == (1 + 2 / 3) / 2
+    assert average_precision(np.array([4.0, 1.0, 3.0, 2.0]), is_positive) == 1.0
+    assert average_precision(np.zeros(4), is_positive) == 0.5  # equal scores count together
+    assert average_precision(np.array([math.inf, 1.0, 1.0, -math.inf]), is_positive) == (1 + 2 / 3) / 2
+    assert math.isnan(average_precision(np.zeros(2), np.zeros(2, dtype=bool)))
+
+
+@given(st.lists(st.tuples(st.sampled_from([-1.0, -0.0, 0.0, 0.5, 2.0]), st.booleans()), max_size=30))
+def test_average_precision_is_the_mean_precision_at_each_positive(tokens):
+    scores, positive = np.array([s for s, _ in tokens]), np.array([p for _, p in tokens], dtype=bool)
+    found = average_precision(scores, positive)
+    at_each = [positive[scores >= score].mean() for score, is_positive in tokens if is_positive]
+    assert math.isnan(found) if not at_each else found == pytest.approx(np.mean(at_each))
+
+
+def test_calibration_error_by_hand():
+    probabilities = np.array([0.05, 0.05, 0.15, 0.95, 1.0])
+    is_positive = np.array([False, True, False, True, True])
+    # Bins: |1/2 - 0.05| of 2 tokens, 0.15 of 1, |1 - 0.975| of 2.
+    assert expected_calibration_error(probabilities, is_positive) == pytest.approx((2 * 0.45 + 0.15 + 2 * 0.025) / 5)
+    assert expected_calibration_error(np.array([0.0, 1.0]), np.array([False, True])) == 0.0
+    assert math.isnan(expected_calibration_error(np.zeros(0), np.zeros(0, dtype=bool)))
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got 0.5 to 1.5"):
+        expected_calibration_error(np.array([0.5, 1.5]), np.array([True, True]))
+
+
+def test_a_calibrated_probability_has_no_error():
+    probabilities = np.repeat([0.125, 0.5, 0.875], 8)
+    is_positive = np.concatenate([np.arange(8) < 8 * p for p in (0.125, 0.5, 0.875)])
+    assert expected_calibration_error(probabilities, is_positive) == 0.0

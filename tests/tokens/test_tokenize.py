@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_tokenizers import EOS, adding, byte_level, metaspace
 from tokenizers import normalizers
 
+from small_tokenizers import EOS, adding, byte_level, metaspace
 from tokenclean.errors import PoolError, TemplateError
 from tokenclean.pool import Conversation, Pool, Turn
 from tokenclean.pool.conversation import LabelledTokens, ToolCall
-from tokenclean.tokens import TokenizedPool, render, tokenize_pool, tokens_touching
+from tokenclean.tokens import TokenizedPool, first_tokens_touching, render, tokenize_pool, tokens_touching
 
 # No "s", so no special token: Llama-2 writes a space behind each.
 TEXT = st.text(st.sampled_from("ab é🙂한\u0301\n\t <|>/1"), min_size=1, max_size=12)
@@ -456,6 +456,15 @@ def touched_text(tokenizer, tokens: TokenizedPool, *spans: tuple[int, int, int, 
     touched = tokens_touching(tokens, spans)
     tokens.input_ids.check_aligned(touched)
     return decode(tokenizer, tokens.input_ids.values[touched.values])
+
+
+def test_the_first_token_of_each_span(by_bytes):
+    tokens = tokens_of(by_bytes, chat("Hi", "  hello world \n", "and", "again"))
+    spans = [(0, 1, 3, 6), (0, 1, 0, 4), (0, 1, 8, 13), (0, 3, 4, 5), (0, 1, 0, 2), (0, 1, 14, 15)]
+    first = first_tokens_touching(tokens, spans)
+    assert decode(by_bytes, tokens.input_ids.values[first.values]) == "hewn"
+    assert not (first.values & ~tokens_touching(tokens, spans).values).any()
+    assert first_tokens_touching(tokens, []).values.sum() == 0
 
 
 def test_touching_a_stripped_content(by_bytes):

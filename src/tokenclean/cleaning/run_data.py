@@ -192,6 +192,8 @@ def tokenize_run_data(
 ) -> RunData:
     """The given training and held-out rows in tokens; ``trusted`` rows are further training rows.
 
+    ``heldout_pool``: may be empty where nothing is compared on held-out rows.
+
     ``mixture``: what the other rows were taken from; by default they are all there is. Raises ModelError for a base
     that the recipe cannot use, PoolError where nothing can be trained.
     """
@@ -204,7 +206,7 @@ def tokenize_run_data(
     mixture = mixture or Mixture(pool, (), Intake.of((*pool, *heldout_pool, *pool.rejected)))
     intake = check_rendered(mixture, recipe, tokens.rendered_rows, heldout.rendered_rows, listing=listing)
     for name, part in (("training", tokens), ("held-out", heldout)):
-        if not part.is_response.values.any():
+        if (len(part) or name == "training") and not part.is_response.values.any():
             reasons = "; ".join(str(row) for row in part.unusable[:3])
             raise PoolError(f"no {name} row has a response token to train on. {reasons}")
     trusted_ids = frozenset(row.id for row in trusted or ())

@@ -23,7 +23,7 @@ from tokenclean.models.device import limit_compiled_products
 COMMANDS = {
     "Start here": ("look", "run", "demo", "init"),
     "Data": ("audit", "inspect", "pool", "rate", "curate"),
-    "Experiments": ("plan", "compare", "sweep"),
+    "Experiments": ("plan", "compare", "sweep", "lab"),
     "Single steps": ("score", "select", "train"),
     "Results": ("view", "review", "report", "status", "export", "merge", "prune", "theory"),
 }

@@ -163,6 +163,31 @@ def critical(
     return t_items + (t_seeds - t_items) * (1 - (1 - share**2) ** 4)
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A mean over ``items`` values with its 95 % interval [``low``, ``high``]."""
+
+    mean: float
+    low: float
+    high: float
+    items: int
+
+
+def mean_interval(values: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Interval:
+    """Mean of one value an item, float, shape (n,), with the bootstrap interval of ``limits``, items drawn by ``seed``.
+
+    For a paired comparison, ``values`` are differences item by item. Raises ValueError for fewer than two items,
+    another shape, or a value that is not finite.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"an interval needs at least 2 finite values in one dimension, got shape {values.shape}")
+    task = TaskValues(values[None, :, None], [np.arange(len(values))])
+    spread = spread_of([task])
+    low, high = limits(spread, resampled_deviations(task, draws, np.random.default_rng(seed)))
+    return Interval(spread.mean.item(), low.item(), high.item(), len(values))
+
+
 def p_value(spread: Spread, deviations: np.ndarray) -> np.ndarray:
     """The smallest α whose interval of level 1 − α excludes 0, two-sided, float64, shape (K,).
 

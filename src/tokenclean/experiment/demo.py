@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokenclean.cleaning import StrategyResult
-from tokenclean.cleaning.baselines import given_labels
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.open_run import OpenRun, open_run_on
 from tokenclean.cleaning.run_data import tokenize_run_data
@@ -19,12 +18,13 @@ from tokenclean.errors import PoolError
 from tokenclean.experiment.finished.finished_run import find_run
 from tokenclean.experiment.finished.sample import CleanedSample, choose_sample
 from tokenclean.experiment.finished.viewer_tables import decoder_of, open_tables, view_title
+from tokenclean.experiment.known_noise import noise_tokens, oracle
 from tokenclean.experiment.noise_tables import condition_table
 from tokenclean.experiment.reporting.report import make_report
 from tokenclean.experiment.result_files import Measured, kept_share
 from tokenclean.experiment.run import Further, RunResult, run
 from tokenclean.experiment.run_files import KEPT
-from tokenclean.lab import NoiseSettings, NoiseSpan, plant
+from tokenclean.lab import NoiseSettings, plant
 from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import load_tokenizer, resolve_source
 from tokenclean.observer import Observer
@@ -39,7 +39,7 @@ from tokenclean.report.viewer.token_spans import SpanDecoder
 from tokenclean.selection import LabelNoise, auroc, label_noise
 from tokenclean.store import Store
 from tokenclean.theory import CorollaryCheck
-from tokenclean.tokens import tokenize_pool, tokens_touching
+from tokenclean.tokens import tokenize_pool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -131,7 +131,7 @@ def run_demo(
     data = tokenize_run_data(recipe, planted.pool, rows.heldout, rows.trusted, tokenizer=tokenizer)
     opened = open_run_on(data, store, observer)
     context = opened.context
-    is_noise = noise_tokens(context, planted.spans)
+    is_noise = noise_tokens(context.tokens, planted.spans)
     further: Further = {"oracle": oracle(is_noise)}
     begin(opened, further)
 
@@ -181,21 +181,6 @@ def draw_rows(pool: Pool, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, si
             return DemoRows(training, pool.take(np.sort(trusted)), pool.take(np.sort(heldout)))
         count -= 1
     raise PoolError(f"no two rows of the pool fit into {size.tokens:,} tokens")
-
-
-def noise_tokens(context: RunContext, spans: tuple[NoiseSpan, ...]) -> Ragged:
-    """The planted truth as token labels: True for a response token that touches planted noise."""
-    return tokens_touching(context.tokens, ((s.row, s.turn, s.start, s.end) for s in spans))
-
-
-def oracle(is_noise: Ragged) -> Callable[[RunContext], StrategyResult]:
-    """A strategy that keeps exactly the clean tokens: what perfect cleaning would give."""
-
-    def strategy(context: RunContext) -> StrategyResult:
-        labels = context.tokens.is_response
-        return given_labels(context, "oracle", labels.with_values(labels.values & ~is_noise.values))
-
-    return strategy
 
 
 def measure_cleaning(result: StrategyResult, context: RunContext, is_noise: Ragged) -> Cleaned:

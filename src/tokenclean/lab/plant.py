@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,8 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tokenclean.errors import RecipeError
-from tokenclean.lab.noise_kinds import NOISE_KINDS, Edit, NoiseSettings
+from tokenclean.lab.edits import Edit, NoiseSettings
+from tokenclean.lab.noise_kinds import NOISE_KINDS
 from tokenclean.pool.conversation import Pool
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ def plant(pool: Pool, kinds: Mapping[str, NoiseSettings], *, seed: int) -> Plant
 
     Each kind damages ``int(row_share * N)`` rows; a row that cannot take it is skipped for the next, and a warning is
     logged when the pool runs out of rows. In a given pool, the rows and the noise of a kind follow from its settings
-    and (seed, kind) alone: adding another kind changes neither. Planting runs in the order of ``NOISE_KINDS``, not
-    in that of ``kinds``.
+    and (seed, kind) alone: adding another kind changes neither, but where two kinds would change the same characters,
+    the first in the order of ``NOISE_KINDS`` does, and a warning counts what the others left out.
 
     Roles, the number of turns and every character outside the spans stay. So does ``id``: it still names the original
     row, although its content hash is that of the clean text.
@@ -53,39 +57,44 @@ def plant(pool: Pool, kinds: Mapping[str, NoiseSettings], *, seed: int) -> Plant
     """
     if unknown := kinds.keys() - NOISE_KINDS.keys():
         given = ", ".join(map(repr, sorted(unknown)))
-        raise RecipeError(f"unknown: {given}; expected {' or '.join(NOISE_KINDS)}", source="noise kinds")
-    planted = PlantedPool(pool, ())
+        raise RecipeError(f"unknown: {given}; expected one of {', '.join(NOISE_KINDS)}", source="noise kinds")
+    by_turn: dict[tuple[int, int], list[tuple[Edit, str]]] = defaultdict(list)
     for kind, edits_of_pool in NOISE_KINDS.items():
         if kind in kinds:
             # Kinds share no random numbers, so that one cannot disturb another.
             digest = hashlib.sha256(f"{seed}:{kind}".encode()).digest()
             generator = np.random.default_rng(int.from_bytes(digest[:16], "big"))
-            planted = _apply(planted, edits_of_pool(planted.pool, kinds[kind], generator), kind)
-    return planted
+            _add_edits(by_turn, edits_of_pool(pool, kinds[kind], generator), kind)
+    return _apply(pool, by_turn)
 
 
-def _apply(planted: PlantedPool, edits: list[Edit], kind: str) -> PlantedPool:
-    """Apply the edits, list them as spans, and move the spans planted before."""
-    by_turn: dict[tuple[int, int], list[Edit]] = defaultdict(list)
-    for edit in sorted(edits, key=lambda edit: (edit.row, edit.turn, edit.start)):
-        by_turn[edit.row, edit.turn].append(edit)
-    spans = [_moved(span, by_turn.get((span.row, span.turn), [])) for span in planted.spans]
-    conversations = list(planted.pool.conversations)
-    for (row, turn), turn_edits in by_turn.items():
+def _add_edits(by_turn: dict[tuple[int, int], list[tuple[Edit, str]]], edits: list[Edit], kind: str) -> None:
+    """Add the edits of a kind that overlap none of the kinds before."""
+    before = {place: [edit for edit, _ in planned] for place, planned in by_turn.items()}
+    left_out = 0
+    for edit in edits:
+        if any(edit.overlaps(other) for other in before.get((edit.row, edit.turn), ())):
+            left_out += 1
+        else:
+            by_turn[edit.row, edit.turn].append((edit, kind))
+    if left_out:
+        logger.warning("noise %r: %d of %d changes left out, where another kind's are", kind, left_out, len(edits))
+
+
+def _apply(pool: Pool, by_turn: Mapping[tuple[int, int], list[tuple[Edit, str]]]) -> PlantedPool:
+    """Apply the edits, of which no two of a turn overlap, and list them as spans."""
+    spans: list[NoiseSpan] = []
+    conversations = list(pool.conversations)
+    for (row, turn), planned in by_turn.items():
+        content, noisy, done = pool[row].turns[turn].content, "", 0
+        # Stable: of two kinds that insert at one place, the first comes first.
+        for edit, kind in sorted(planned, key=lambda one: (one[0].start, one[0].end)):
+            noisy += content[done : edit.start]
+            original, done = content[edit.start : edit.end], edit.end
+            spans.append(NoiseSpan(row, turn, len(noisy), len(noisy) + len(edit.text), kind, original))
+            noisy += edit.text
         turns = list(conversations[row].turns)
-        content, shift = turns[turn].content, 0
-        for edit in turn_edits:
-            start, end = edit.start + shift, edit.end + shift
-            spans.append(NoiseSpan(row, turn, start, start + len(edit.text), kind, content[start:end]))
-            content = content[:start] + edit.text + content[end:]
-            shift += edit.growth
-        turns[turn] = replace(turns[turn], content=content)
+        turns[turn] = replace(turns[turn], content=noisy + content[done:])
         conversations[row] = replace(conversations[row], turns=tuple(turns))
     spans.sort(key=lambda span: (span.row, span.turn, span.start))
-    return PlantedPool(replace(planted.pool, conversations=tuple(conversations)), tuple(spans))
-
-
-def _moved(span: NoiseSpan, edits: list[Edit]) -> NoiseSpan:
-    """The span after its turn's edits, none of which cuts into it."""
-    shift = sum(edit.growth for edit in edits if edit.end <= span.start)
-    return replace(span, start=span.start + shift, end=span.end + shift)
+    return PlantedPool(replace(pool, conversations=tuple(conversations)), tuple(spans))

@@ -70,6 +70,50 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
     ``scores``: shape (T,), inf allowed; ``is_positive``: bool, shape (T,). NaN when either class is missing. Raises
     ValueError for other shapes or dtypes, NonFiniteError for a NaN score.
     """
+    scores, is_positive = _checked(scores, is_positive)
+    positives, negatives = np.sort(scores[is_positive]), np.sort(scores[~is_positive])
+    if len(positives) == 0 or len(negatives) == 0:
+        return math.nan
+    below = np.searchsorted(negatives, positives, side="left").sum()
+    not_above = np.searchsorted(negatives, positives, side="right").sum()
+    return int(below + not_above) / (2 * len(positives) * len(negatives))
+
+
+def average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
+    """Mean over the positives of the precision at their score: Σ (R_k − R_{k−1}) P_k over the distinct scores, falling.
+
+    P_k and R_k are precision and recall of everything that scores at least as high, so that equal scores count together
+    and the order of tokens does not matter. Arguments and errors as for ``auroc``; NaN without a positive.
+    """
+    scores, is_positive = _checked(scores, is_positive)
+    total = int(np.count_nonzero(is_positive))
+    if total == 0:
+        return math.nan
+    order = np.argsort(-scores, kind="stable")
+    sorted_scores, hits = scores[order], np.cumsum(is_positive[order])
+    last = np.append(sorted_scores[1:] != sorted_scores[:-1], True)  # of each group of equal scores
+    hits, taken = hits[last], np.flatnonzero(last) + 1
+    return float(np.sum(np.diff(hits, prepend=0) * hits / taken) / total)
+
+
+def expected_calibration_error(probabilities: np.ndarray, is_positive: np.ndarray, bins: int = 10) -> float:
+    """Mean over all tokens of |share of positives − mean probability| in the token's bin of probabilities.
+
+    ``probabilities``: shape (T,), in [0, 1], sorted into ``bins`` bins of equal width; 1.0 belongs to the last. NaN
+    without a token. Raises as ``auroc``, and ValueError for a probability outside [0, 1].
+    """
+    probabilities, is_positive = _checked(probabilities, is_positive)
+    if len(probabilities) == 0:
+        return math.nan
+    if probabilities.min() < 0 or probabilities.max() > 1:
+        raise ValueError(f"probabilities must lie in [0, 1], got {probabilities.min()} to {probabilities.max()}")
+    of_bin = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(of_bin, weights=is_positive - probabilities.astype(np.float64), minlength=bins)
+    return float(np.abs(gaps).sum() / len(probabilities))
+
+
+def _checked(scores: np.ndarray, is_positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays; ValueError or NonFiniteError as ``auroc`` says."""
     scores, is_positive = np.asarray(scores), np.asarray(is_positive)
     if scores.ndim != 1 or scores.shape != is_positive.shape:
         raise ValueError(
@@ -80,12 +124,7 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
     nans = np.flatnonzero(np.isnan(scores))
     if len(nans):
         raise NonFiniteError(f"{len(nans)} of {len(scores)} scores are NaN, first at {nans[0]}")
-    positives, negatives = np.sort(scores[is_positive]), np.sort(scores[~is_positive])
-    if len(positives) == 0 or len(negatives) == 0:
-        return math.nan
-    below = np.searchsorted(negatives, positives, side="left").sum()
-    not_above = np.searchsorted(negatives, positives, side="right").sum()
-    return int(below + not_above) / (2 * len(positives) * len(negatives))
+    return scores, is_positive
 
 
 def _aligned_bools(*columns: Ragged) -> list[np.ndarray]:

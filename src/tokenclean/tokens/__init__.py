@@ -2,6 +2,6 @@
 
 from tokenclean.tokens.rendered_text import Rendered
 from tokenclean.tokens.rendering import render
-from tokenclean.tokens.tokenize import TokenizedPool, tokenize_pool, tokens_touching
+from tokenclean.tokens.tokenize import TokenizedPool, first_tokens_touching, tokenize_pool, tokens_touching
 
-__all__ = ["Rendered", "TokenizedPool", "render", "tokenize_pool", "tokens_touching"]
+__all__ = ["Rendered", "TokenizedPool", "first_tokens_touching", "render", "tokenize_pool", "tokens_touching"]

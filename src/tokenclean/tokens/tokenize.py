@@ -243,12 +243,26 @@ def tokens_touching(tokens: TokenizedPool, spans: Iterable[tuple[int, int, int, 
     ``spans``: (row, turn, start, end) with characters [start, end) of that turn's content. Parts that the template
     stripped or truncation cut away touch nothing.
     """
-    touched = np.zeros(len(tokens.input_ids.values), dtype=bool)
-    offsets = tokens.input_ids.offsets
-    for row, turn, start, end in spans:
-        for content in tokens.contents[row]:
-            first, last = content.characters(start, end)
-            if content.turn == turn and first < last:
-                overlap = (tokens.char_start[row] < last) & (tokens.char_end[row] > first)
-                touched[offsets[row] : offsets[row + 1]] |= overlap
-    return Ragged(touched & tokens.is_response.values, offsets)
+    return _marked(tokens, (touched for span in spans for touched in _touched_by(tokens, *span)))
+
+
+def first_tokens_touching(tokens: TokenizedPool, spans: Iterable[tuple[int, int, int, int]]) -> Ragged:
+    """Of the response tokens that each span touches the first; bool, aligned. Arguments as for ``tokens_touching``."""
+    return _marked(tokens, (touched[:1] for span in spans for touched in _touched_by(tokens, *span)))
+
+
+def _touched_by(tokens: TokenizedPool, row: int, turn: int, start: int, end: int) -> Iterator[np.ndarray]:
+    """Indices into the flat columns, rising, of the response tokens that one span touches, once for each place in the
+    text where its turn's content is."""
+    for content in tokens.contents[row]:
+        first, last = content.characters(start, end)
+        if content.turn == turn and first < last:
+            overlap = (tokens.char_start[row] < last) & (tokens.char_end[row] > first)
+            yield np.flatnonzero(overlap & tokens.is_response[row]) + int(tokens.input_ids.offsets[row])
+
+
+def _marked(tokens: TokenizedPool, parts: Iterable[np.ndarray]) -> Ragged:
+    marks = np.zeros(len(tokens.input_ids.values), dtype=bool)
+    for indices in parts:
+        marks[indices] = True
+    return tokens.input_ids.with_values(marks)

@@ -1,0 +1,223 @@
+"""The laboratory: which detector finds noise whose place is known, whether the model prefers clean answers, and what
+training without the noise is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.model import Model
+from tokenclean.cleaning.open_run import OpenRun, open_run_on
+from tokenclean.cleaning.run_data import tokenize_run_data
+from tokenclean.errors import PoolError
+from tokenclean.evaluation.intervals import Interval
+from tokenclean.evaluation.preference import Preference, Version, pair_margins, preference, preference_change
+from tokenclean.experiment.known_noise import noise_tokens, oracle, places_of, random_mask
+from tokenclean.experiment.result_files import Measured
+from tokenclean.experiment.run import take_strategies
+from tokenclean.lab import DETECTORS, NoiseSettings, plant
+from tokenclean.lab.detection_quality import DetectionQuality, TruthLabels, measure_detection
+from tokenclean.lab.detectors import Columns
+from tokenclean.lab.truth import TruthPool, read_truth, truth_of_planted
+from tokenclean.observer import Observer
+from tokenclean.pool import Pool, load_sources, write_rejected
+from tokenclean.pool.splits import heldout_rows
+from tokenclean.recipe import Recipe
+from tokenclean.store import Store
+from tokenclean.tokens import first_tokens_touching, tokenize_pool
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Rows with noise whose clean version is known and differs. ``rows``: their numbers among the rows measured, int64.
+
+    A row that states no noise is no pair, even where its ``clean`` differs: that is a change of style.
+    """
+
+    noisy: Pool
+    clean: Pool
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """``truth``: the rows of ``opened`` with their noise. ``pairs``: those in two versions, on which preference is
+    measured; of held-out rows where there are any."""
+
+    opened: OpenRun
+    truth: TruthPool
+    pairs: Pairs
+
+    @property
+    def context(self) -> RunContext:
+        """Passes and trainings over the rows."""
+        return self.opened.context
+
+    @cached_property
+    def labels(self) -> TruthLabels:
+        """The truth, token by token."""
+        tokens, spans = self.context.tokens, self.truth.spans
+        onset = first_tokens_touching(tokens, places_of(spans))
+        return TruthLabels(tokens.is_response, noise_tokens(tokens, spans), onset)
+
+
+@dataclass(frozen=True)
+class ModelPreference:
+    """``name``: of the model. ``change``: of its margin from that of the model trained on full tokens, None for others
+    than trained ones."""
+
+    name: str
+    preference: Preference
+    change: Interval | None = None
+
+
+def read_lab_pool(recipe: Recipe, planted: Mapping[str, NoiseSettings]) -> TruthPool:
+    """The recipe's rows with their truth: the noise that they state, or where ``planted`` names kinds, noise planted
+    by the recipe's seed. At most ``pool.max_rows`` rows, drawn by its seed.
+
+    Raises as ``read_truth``, ``load_sources`` and ``plant``.
+    """
+    if planted:
+        clean = load_sources(recipe.pool.sources)
+        clean = clean.take(_drawn(clean.sources, recipe))
+        return truth_of_planted(clean, plant(clean, planted, seed=recipe.seed))
+    truth = read_truth(recipe.pool.sources)
+    return truth.take(_drawn(truth.pool.sources, recipe))
+
+
+def open_laboratory(
+    recipe: Recipe, truth: TruthPool, *, with_training: bool, observer: Observer, store: Store
+) -> Laboratory:
+    """The rows in tokens; no model is loaded. ``with_training``: hold out rows whose clean version is known, as many as
+    ``pool.heldout`` says. ``store``: the run folder, whose lock the caller holds; rows set aside are listed there.
+
+    Raises PoolError where no response token is noise, or where rows have to be held out and too few have a clean
+    version.
+    """
+    measured, heldout = _split(truth, recipe) if with_training else (truth, truth.take([]))
+    clean = Pool(tuple(row for row in heldout.clean if row is not None))
+    listing = store.root / "rejected.jsonl"
+    data = tokenize_run_data(recipe, measured.pool, clean, listing=listing)
+    if data.rejected:
+        write_rejected(data.rejected, listing)
+        observer.note(f"rows set aside, with their reasons: {listing}")
+    opened = open_run_on(data, store, observer)
+    laboratory = Laboratory(opened, measured, _pairs(heldout if with_training else measured))
+    if not laboratory.labels.is_noise.values.any():
+        spans = f"{len(measured.spans):,} spans" if measured.spans else "no span"
+        raise PoolError(
+            f"{recipe.pool.sources[0].place}: no response token is noise ({spans} in {len(measured):,} rows), so there "
+            "is nothing to find; take more rows with noise, or plant some with --plant"
+        )
+    return laboratory
+
+
+def measure_detectors(laboratory: Laboratory) -> dict[str, DetectionQuality]:
+    """The quality of every detector whose columns are there, by name."""
+    context, labels = laboratory.context, laboratory.labels
+    score = None
+    if (reference := context.given_reference) is not None:
+        base_loss, reference_loss = context.pair_losses(context.base, reference)
+        score = base_loss - reference_loss
+    ids = context.tokens.input_ids
+    columns = Columns(
+        ids,
+        context.tokens.is_response,
+        context.losses(context.base),
+        score,
+        context.tokens.sources,
+        context.recipe.cleaning,
+        max(len(context.data.tokenizer), int(ids.values.max(initial=0)) + 1),
+    )
+    found = ((name, detector(columns)) for name, detector in DETECTORS.items())
+    return {name: measure_detection(detection, labels) for name, detection in found if detection is not None}
+
+
+def measure_preferences(laboratory: Laboratory, models: Mapping[str, Model]) -> list[ModelPreference]:
+    """How much each model prefers clean answers; empty where fewer than two pairs differ in the models' tokens.
+
+    The change is taken from the model ``full_tokens``, where that is among them.
+    """
+    pairs, context = laboratory.pairs, laboratory.context
+    tokenizer, options = context.data.tokenizer, context.recipe.tokens.model_dump()
+    clean, noisy = (tokenize_pool(pool, tokenizer, **options) for pool in (pairs.clean, pairs.noisy))
+    whole = np.flatnonzero(~(clean.is_truncated | noisy.is_truncated))  # a cut answer differs where it is cut
+    if cut := len(pairs.rows) - len(whole):
+        context.note(f"preference: {cut:,} of {len(pairs.rows):,} pairs left out, cut at tokens.max_length")
+    if len(whole) < 2:
+        return []
+    clean, noisy = clean.take(whole), noisy.take(whole)
+    is_heldout = len(context.heldout) > 0
+
+    def margins(model: Model) -> np.ndarray:
+        if is_heldout:
+            of_noisy = context.passes.losses(model, noisy, "noisy versions")
+        else:
+            of_noisy = context.losses(model).take(pairs.rows[whole])
+        of_clean = context.passes.losses(model, clean, "clean versions")
+        return pair_margins(
+            Version(clean.input_ids, clean.is_response, of_clean), Version(noisy.input_ids, noisy.is_response, of_noisy)
+        )
+
+    found = {name: margins(model) for name, model in models.items()}
+    if any(np.count_nonzero(~np.isnan(of_model)) < 2 for of_model in found.values()):
+        return []
+    full = found.get("full_tokens")
+    return [
+        ModelPreference(
+            name,
+            preference(of_model),
+            preference_change(of_model, full) if full is not None and name not in ("base", "full_tokens") else None,
+        )
+        for name, of_model in found.items()
+    ]
+
+
+def untrained_models(laboratory: Laboratory) -> dict[str, Model]:
+    """The base, and the reference where one is given."""
+    context = laboratory.context
+    reference = context.given_reference
+    return {"base": context.base} | ({} if reference is None else {"reference": reference})
+
+
+def train_effects(laboratory: Laboratory) -> tuple[list[Measured], dict[str, Model]]:
+    """What training with and without the noise does on clean held-out rows: the recipe's strategies, the oracle, and
+    a random mask of the oracle's share. The models are the trained ones, by name."""
+    is_noise = laboratory.labels.is_noise
+    further = {"oracle": oracle(is_noise), "random_mask": random_mask(is_noise)}
+    results, measured, _ = take_strategies(laboratory.context, further)
+    return measured, {result.strategy: result.model for result in results}
+
+
+def _drawn(sources: tuple[str, ...], recipe: Recipe) -> np.ndarray:
+    count = recipe.pool.max_rows
+    if count is None or count >= len(sources):
+        return np.arange(len(sources))
+    return heldout_rows(sources, count, recipe.pool_seed)
+
+
+def _split(truth: TruthPool, recipe: Recipe) -> tuple[TruthPool, TruthPool]:
+    """Rows to train on and held-out rows, which have a clean version."""
+    settings = recipe.pool.heldout
+    known = np.array([row for row, clean in enumerate(truth.clean) if clean is not None], dtype=np.int64)
+    count = min(settings.rows, int(settings.max_share * len(truth)))
+    if count < 2 or count >= len(known):
+        raise PoolError(
+            f"--train holds out {count} of {len(truth)} rows, {len(known)} have a clean version; at least 2 have to be "
+            "held out, and one with a clean version left: take more rows (--rows), or set pool.heldout.max_share"
+        )
+    heldout = known[heldout_rows([truth.pool[int(row)].source for row in known], count, recipe.pool_seed)]
+    return truth.take(np.setdiff1d(np.arange(len(truth)), heldout)), truth.take(heldout)
+
+
+def _pairs(truth: TruthPool) -> Pairs:
+    has_noise = {span.row for span in truth.spans}
+    versions = ((row, truth.clean[row]) for row in sorted(has_noise))
+    found = [(row, clean) for row, clean in versions if clean is not None and clean != truth.pool[row]]
+    rows, clean = [row for row, _ in found], [version for _, version in found]
+    noisy = replace(truth.pool.take(rows), rejected=())
+    return Pairs(noisy, Pool(tuple(clean)), np.array(rows, dtype=np.int64))
