@@ -68,6 +68,9 @@ def results_of(run: Path) -> Path:
 def test_every_page_is_tested():
     tested = {"trl", "axolotl", "llamafactory", "hub", "ratings", "many-gpus", "own-strategy", "trusted-rows", "spans"}
     tested |= {*FILES, "lab"}
+    # Their commands wait for a person, a package or minutes: tests/cli/test_review_command.py, tests/integrations/
+    # and tests/downstream/prove_trainers.py run them.
+    tested |= {"review", "pipelines", "weighted-training", "trainers"}
     assert {path.stem for path in (DOCS / "how-to").iterdir()} == tested
 
 
