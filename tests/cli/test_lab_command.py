@@ -31,7 +31,13 @@ def test_rows_that_state_their_noise(tmp_path: Path, tiny_model_folder: Path, ot
     command = ("lab", file, "--model", tiny_model_folder, "--reference", other_model_folder, "--output", tmp_path)
     printed = tokenclean(*command, "--page", tmp_path / "lab.html")
     assert printed.returncode == 0, printed.stderr
-    for text in ("24 rows, 12 with noise", "fixed_model", "Preference for clean answers", "1 row", "correct the span"):
+    for text in (
+        "24 rows, 12 with noise",
+        "fixed_model",
+        "Preference for clean answers",
+        "1 of 25 rows set aside",
+        "expected [start, end, kind]",
+    ):
         assert text in printed.stdout
     [listed] = (tmp_path / "lab-rows" / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(listed)["line"] == 25
