@@ -29,8 +29,9 @@ OWN = {
     "score": {"reference", "columns"},  # no reference by default, where a run trains one; columns to write
     "select": {"level"},  # has levels that no strategy of a run has
     "merge": {"template", "base", "strategy"},  # by default those of the model
-    "export": {"strategy"},  # which of a run's
-    "view": {"strategy", "proportion", "seed"},  # which of a run's; where to start; the sample's
+    "export": {"strategy", "review"},  # which of a run's; decisions to apply
+    "view": {"strategy", "proportion", "seed", "review"},  # which of a run's; where to start; the sample's; a page
+    "review": {"strategy", "name"},  # which of a run's; the person's
     "audit": {"max_rows"},  # the first ones, where a recipe draws them
     "inspect": {"rows", "start"},
     "lab": {"rows"},  # pool.max_rows by a shorter name

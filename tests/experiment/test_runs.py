@@ -171,8 +171,8 @@ def test_a_retrained_model_with_other_weights_is_scored_anew(small_pool, tiny_mo
     run(again)
     made = [name.partition("-")[0] for name in again.stages.computed]
     assert made.count("training") == 2
-    # With the reference: three splits, the held-out rows, the sample under two policies; then the final model.
-    assert made.count("losses") == 3 + 1 + 2 + 1
+    # With the reference: three splits, the held-out rows, the sample in float32; then the final model.
+    assert made.count("losses") == 3 + 1 + 1 + 1
 
 
 def test_cleaned_dataset_holds_exactly_the_kept_tokens(finished):
