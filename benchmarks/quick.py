@@ -29,8 +29,8 @@ TOLERATED = 0.85
 _BASELINES = ("naive", "naive bf16")
 _FLAGS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
 _COMMANDS = {
-    "scoring": ("--rows", "16", "--reference", "none", "--compile", "off", "--without-memory"),
-    "training": ("--rows", "6", "--precisions", "mixed", "--without-memory"),
+    "scoring": ("--rows", "8", "--reference", "none", "--compile", "off", "--without-memory"),
+    "training": ("--rows", "2", "--precisions", "mixed", "--without-memory"),
     "selection": ("--scores", "1e7", "--naive-scores", "1e6"),
 }
 
