@@ -49,7 +49,7 @@ run() {
     scoring-8b) bench scoring-8b scoring --random-model "$LARGE" --rows "$ROWS" --precisions fast --compile off --without-memory ;;
     training-8b) bench training-8b training --random-model "$LARGE" --rows "$STEP_ROWS" --precisions mixed --rank 64 --without-memory ;;
     trl) bench trl training "${TRL_MODEL[@]}" --trl --without-memory --rows "$STEP_ROWS" --precisions mixed --rank 64 ;;
-    prefixes) part prefixes "$PYTHON" -m benchmarks.evaluation --device "$DEVICE" --data-dir "${DATA_DIR:?names the data}" \
+    prefixes) part prefixes "$PYTHON" -m benchmarks.evaluation --device "$DEVICE" --data-dir "${DATA_DIR:-}" \
       "${PREFIXES[@]}" --markdown --json "$OUT/prefixes.json" --allow-busy ;;
     *) echo "no part $1; see the head of benchmarks/gpu.sh" >&2; exit 2 ;;
   esac

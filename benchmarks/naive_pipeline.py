@@ -72,11 +72,10 @@ class NaiveModels:
         raise NotImplementedError("no strategy of this benchmark asks for noise rates")
 
     def _fine_tune(self, job: TrainingJob, folder: Path) -> ModelSource:
-        """Merge the adapter so far, train a fresh LoRA, and write the merged model."""
+        """Train a fresh LoRA on the model so far, merge it, and write the whole model."""
         settings = self.recipe.training
-        model = load_model(job.start.source)
         torch.manual_seed(self.recipe.seed)
-        wrapped = add_fresh_lora(getattr(model, "merge_and_unload", lambda: model)(), settings.lora, None)
+        wrapped = add_fresh_lora(load_model(job.start.source), settings.lora, None)
         rows = np.flatnonzero(job.weights.map_values(lambda weights: weights != 0).row_sums())
         plan = plan_steps(len(rows), settings)
         optimizer, rate = adamw(wrapped, settings), learning_rates(settings, plan)

@@ -43,7 +43,7 @@ def recipe_of(pool: Path | None, rows: int) -> dict[str, object]:
     from tokenclean.models.loading.convert import smollm2_folder
     from tokenclean.recipe.for_data import data_values
 
-    place = str((pool or Path(pool_path())).resolve())
+    place = str((pool or pool_path()).resolve())
     values = data_values([place])
     values["pool"] = {"sources": [{"path": place}], "max_rows": rows, "heldout": {"rows": rows // 6}}
     values["model"] = {"base": str(smollm2_folder())}

@@ -2,11 +2,11 @@
 
 GNU's OpenMP, which torch uses on Linux, lets a thread that waits spin for some milliseconds before it sleeps. Alone
 that is quickest, since waking a thread takes long. Where another process computes on the same cores, each thread then
-waits for a partner whose core is taken by somebody else's waiting, and two equal runs side by side take fifty times as
-long as one. The way of waiting is read once from the environment, with one exception: while a process has more OpenMP
-threads than it may use cores, they sleep at once. So while this process has to wait for cores, idle teams of threads
-are added to it, and removed when the cores are free again. The number of threads that compute stays the same, and so
-does every result to the last bit.
+waits for a partner whose core is taken by somebody else's waiting, and two equal runs side by side take more than
+twenty times as long as one. The way of waiting is read once from the environment, with one exception: while a process
+has more OpenMP threads than it may use cores, they sleep at once. So while this process has to wait for cores, idle
+teams of threads are added to it, and removed when the cores are free again. The number of threads that compute stays
+the same, and so does every result to the last bit.
 """
 
 from __future__ import annotations
