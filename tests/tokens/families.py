@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from small_tokenizers import byte_level
 from transformers import PreTrainedTokenizerFast
+
+from small_tokenizers import byte_level
 
 _FOLDER = Path(__file__).parent / "templates"
 

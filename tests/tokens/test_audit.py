@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_tokenizers import adding, byte_level, metaspace
 
+from small_tokenizers import adding, byte_level, metaspace
 from tokenclean.errors import PoolError, RecipeError
 from tokenclean.pool import Conversation, LabelledTokens, Pool, ToolCall, Turn
 from tokenclean.recipe import source_from

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_tokenizers import byte_level
 
+from small_tokenizers import byte_level
 from tokenclean.pool import Conversation, LabelledTokens, Pool, Turn
 from tokenclean.recipe import TokensSettings
 from tokenclean.report.pool_tables import statistics_csv, statistics_table
