@@ -1,4 +1,4 @@
-"""Do packed float32 losses agree with the plain forward on real conversations, and does no row bear on another?
+"""Do packed float32 losses agree with the plain forward on real conversations, and does no row affect another?
 
 Takes 50 seeded conversations: single rows and multi-turn ones made of several rows of one file, many over 1,024
 tokens; unsorted, in mixed packs. Prints the largest differences in nats and fails above 1e-4.
