@@ -157,7 +157,7 @@ def check_pool(pool: Pool, file: str) -> None:
         if conversation.tokens is None:
             assert any(turn.role == "assistant" and turn.is_trained for turn in conversation.turns)
             for turn in conversation.turns:
-                assert 0 <= turn.weight <= 1
+                assert -1 <= turn.weight <= 1
                 assert all(0 <= start < end <= len(turn.content) for start, end, _ in turn.spans)
                 assert all(0 <= weight <= 1 for _, _, weight in turn.spans)
         else:
