@@ -26,7 +26,7 @@ STORED = Path(__file__).with_name("quick.json")
 """Kind of machine -> date, torch, and the ratios measured there."""
 
 TOLERATED = 0.85
-_BASELINES = ("naive", "naive bf16")
+_BASELINES = ("naive", "naive bf16", "naive tuples")
 _FLAGS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
 _COMMANDS = {
     "scoring": ("--rows", "8", "--reference", "none", "--compile", "off", "--without-memory"),
