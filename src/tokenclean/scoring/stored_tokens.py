@@ -12,7 +12,7 @@ import numpy as np
 
 from tokenclean.pool import Conversation, LeftOutThoughts, RenderedRows, count_characters, read_rejected, write_rejected
 from tokenclean.recipe import TokensSettings
-from tokenclean.scoring.loss_shards import hash_tokens, refuse_missing
+from tokenclean.scoring.stored_losses import hash_tokens, refuse_missing
 from tokenclean.store import STAGE_VERSIONS, Stage, Store, fingerprint
 from tokenclean.token_table import TokenTable, read_table, write_table
 from tokenclean.tokens import TokenizedPool, tokenize_pool
