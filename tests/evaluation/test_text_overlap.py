@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tokenclean.errors import MissingExtraError
-from tokenclean.evaluation.chrf import chrf_scores
+from tokenclean.evaluation.text_overlap import chrf_scores
 
 
 def chrf_by_definition(text: str, reference: str) -> float:
