@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +26,7 @@ class BenchmarkScores:
     scores: np.ndarray
     groups: np.ndarray | None
     questions: pa.Table
-    manifest: Mapping[str, Any]
+    manifest: Mapping[str, object]
 
 
 def benchmark_scores(

@@ -8,12 +8,12 @@ from pathlib import Path
 from tokenclean.errors import TableError
 from tokenclean.exporting.dataset_card import Card
 from tokenclean.exporting.trainers.configuration import fill
-from tokenclean.exporting.trainers.json_lines import write_json_lines
 from tokenclean.exporting.trainers.writer import Written, describe_change, list_left_out
 from tokenclean.exporting.weight_range import count_changes, limit_weights
 from tokenclean.exporting.weighted_texts import WeightedTexts
 from tokenclean.pool.conversation import Conversation, Turn
 from tokenclean.pool.formats.registry import write_row
+from tokenclean.pool.intake import write_lines
 from tokenclean.tokens.tulu import TULU_JINJA
 
 _WHY = (
@@ -73,7 +73,7 @@ def write_axolotl_parts(texts: WeightedTexts, folder: Path, card: Card) -> Writt
         *list_left_out([ids[row] for row, chat in enumerate(is_chat) if chat and not is_trained[row]], _LEFT_OUT),
     )
     written = [parts[row] for row in chosen]
-    write_json_lines(map(_row, written), folder / "train.jsonl")
+    write_lines(map(_row, written), folder / "train.jsonl")
     kept = texts.take(chosen)
     is_tulu = card.template != "tokenizer"
     config = _CONFIG.replace("{jinja}", "chat_template_jinja: {jinja}\n" if is_tulu else "")

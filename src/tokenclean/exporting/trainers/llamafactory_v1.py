@@ -10,11 +10,11 @@ import numpy as np
 from tokenclean.errors import TableError
 from tokenclean.exporting.dataset_card import Card
 from tokenclean.exporting.trainers.configuration import fill
-from tokenclean.exporting.trainers.json_lines import write_json_lines
 from tokenclean.exporting.trainers.writer import Written, describe_change, list_left_out
 from tokenclean.exporting.weight_range import count_changes, limit_weights
 from tokenclean.exporting.weighted_texts import WeightedTexts, answer_of_token
 from tokenclean.pool.conversation import Turn
+from tokenclean.pool.intake import write_lines
 from tokenclean.ragged import Ragged
 
 _NOT_TRAINED = 1e-6  # LLaMA-Factory trains no message of this weight or less
@@ -63,7 +63,7 @@ def write_llamafactory_v1(texts: WeightedTexts, folder: Path, card: Card) -> Wri
             [id for row, id in enumerate(texts.tokens.ids) if is_chat[row] and not is_trained[row]], _LEFT_OUT
         ),
     )
-    write_json_lines((_row(texts, row, means[row]) for row in chosen), folder / "train.jsonl")
+    write_lines((_row(texts, row, means[row]) for row in chosen), folder / "train.jsonl")
     (folder / "dataset.yaml").write_text(_DATASET, encoding="utf-8")
     kept = texts.take(chosen)
     fill(_CONFIG, folder / "train.yaml", card, int(kept.tokens.input_ids.lengths.max()))
