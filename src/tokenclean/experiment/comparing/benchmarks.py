@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,7 @@ class BenchmarkScores:
     scores: np.ndarray
     groups: np.ndarray | None
     questions: pa.Table
-    manifest: Mapping[str, object]
+    manifest: Mapping[str, Any]
 
 
 def benchmark_scores(

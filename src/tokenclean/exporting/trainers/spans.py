@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenclean.exporting.dataset_card import Card
-from tokenclean.exporting.trainers.writer import Written, describe_change
-from tokenclean.exporting.weight_range import count_changes
+from tokenclean.exporting.trainers.writer import Written, describe_changes
 from tokenclean.exporting.weighted_texts import WeightedTexts
 from tokenclean.pool.formats.registry import write_row
 from tokenclean.pool.formats.spans import KEY, write_spans
@@ -42,7 +41,5 @@ def write_spans_form(texts: WeightedTexts, folder: Path, card: Card) -> Written:
         changes.append(
             f"weights are divided by {largest:.6g}, so that none is above 1; the loss Σ w·ℓ / Σ |w| is the same"
         )
-    count = count_changes(scaled.weights.values, scaled.weights_read_from(conversations).values)
-    if count[0]:
-        changes.append(describe_change(*count, _WHY))
+    changes += describe_changes(scaled.weights.values, scaled.weights_read_from(conversations).values, _WHY)
     return Written("tokenclean look spans.jsonl", len(rows), tuple(changes))

@@ -145,7 +145,7 @@ class SeriesStyle(TypedDict):
     linestyle: LineStyleType
 
 
-def series_style(number: int, *, marker: str = "", linestyle: str = "") -> SeriesStyle:
+def series_style(number: int, *, marker: str | None = None, linestyle: LineStyleType | None = None) -> SeriesStyle:
     """Colour, marker and dash of the series with this number, or those given; they repeat after eight."""
     place = number % len(SERIES)
     return {"color": SERIES[place], "marker": marker or MARKERS[place], "linestyle": linestyle or DASHES[place]}
