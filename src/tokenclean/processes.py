@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from tokenclean.errors import RankError
 
 if TYPE_CHECKING:
     import torch
+
+_Value = TypeVar("_Value")
 
 # One process may be done days before the slowest; noticing that a process has died is the launcher's job.
 _TIMEOUT = timedelta(days=30)
@@ -70,7 +72,7 @@ class Processes:
         """The sums over all processes, each of which gives equally many numbers. Waits as ``barrier`` does."""
         return [sum(parts) for parts in zip(*self.gather(numbers), strict=True)]
 
-    def gather(self, value: object) -> list[Any]:
+    def gather(self, value: _Value) -> list[_Value]:
         """Every process's value, in order of rank. Waits as ``barrier`` does."""
         found = [value] * self.count
         if self.count > 1:

@@ -15,7 +15,7 @@ from tokenclean.cleaning.trainings import Trainings
 from tokenclean.experiment.planning.dry_run import RecordedPass, dry_run
 from tokenclean.experiment.run import take_strategies
 from tokenclean.recipe import STRATEGIES, Recipe
-from tokenclean.scoring.loss_shards import scores_in_pairs
+from tokenclean.scoring.stored_losses import scores_in_pairs
 from tokenclean.store import array_hash
 
 WITHOUT_RATINGS = [name for name in STRATEGIES if name not in ("ds2", "given")]

@@ -16,7 +16,7 @@ from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.kernels.cpu import has_bf16_kernels, linear, measures, missing_kernels, pack
 from tokenclean.models.loading.load import ModelSource
 from tokenclean.models.pairs import can_pair
-from tokenclean.scoring.loss_shards import scores_in_pairs
+from tokenclean.scoring.stored_losses import scores_in_pairs
 
 needs_kernels = pytest.mark.skipif(missing_kernels() is not None, reason="no CPU kernels on this machine")
 needs_bf16 = pytest.mark.skipif(not has_bf16_kernels(), reason="this processor has no bf16 instructions")

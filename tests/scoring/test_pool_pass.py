@@ -19,11 +19,11 @@ from tokenclean.observer import Observer
 from tokenclean.pool import count_characters, load_pool, shard_stream, survey_pool
 from tokenclean.processes import Processes
 from tokenclean.recipe import TokensSettings, source_from
-from tokenclean.scoring import loss_shards, pool_pass, token_shards
-from tokenclean.scoring.loss_shards import ScoringPolicy
+from tokenclean.scoring import pool_pass, stored_losses, stored_tokens
 from tokenclean.scoring.pool_pass import PassOutcome, PoolToScore, score_pool
 from tokenclean.scoring.scorer import Scorer
-from tokenclean.scoring.token_shards import TokenShards, tokenizer_fingerprint
+from tokenclean.scoring.stored_losses import ScoringPolicy
+from tokenclean.scoring.stored_tokens import TokenShards, tokenizer_fingerprint
 from tokenclean.store import Store
 from tokenclean.token_table import iter_table, read_metadata, read_table
 from tokenclean.tokens import tokenize_pool
@@ -241,7 +241,7 @@ def loads(monkeypatch) -> tuple[list, list]:
         return Scorer(*arguments, **options)
 
     monkeypatch.setattr(resident, "load_model", load)
-    monkeypatch.setattr(loss_shards, "Scorer", scorer)
+    monkeypatch.setattr(stored_losses, "Scorer", scorer)
     return loaded, scorers
 
 
@@ -315,7 +315,7 @@ def test_what_goes_wrong_in_the_tokenizing_thread_is_raised_as_it_is(passes, mon
             raise error
         return tokenize_pool(rows, *arguments, **options)
 
-    monkeypatch.setattr(token_shards, "tokenize_pool", tokenize)
+    monkeypatch.setattr(stored_tokens, "tokenize_pool", tokenize)
     with pytest.raises(type(error)) as raised:
         passes.run()
     assert raised.value is error

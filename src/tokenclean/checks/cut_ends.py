@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import replace
 
-from tokenclean.checks.findings import EXAMPLES, Example, Found, Spot, answers_of, example_of
+from tokenclean.checks.findings import EXAMPLES, Example, Found, Spot, Tally, answers_of, example_of
 from tokenclean.pool.conversation import Conversation
 
 _LEAST_WORDS = 12  # below, an answer is a phrase and needs no full stop
@@ -40,42 +40,35 @@ class CutEnds:
     """
 
     def __init__(self) -> None:
-        self._sure, self._likely = _Rows(), _Rows()
+        self._sure, self._likely = Tally(), Tally()
         self._short = self._unended = 0
 
     def add(self, conversation: Conversation) -> None:
         reasons = [(number, turn.content, cut_reason(turn.content)) for number, turn in answers_of(conversation)]
         for number, content, reason in reasons:
             if reason:
-                self._sure.add(conversation, number, content, reason)
+                self._sure.add(_example(conversation, number, content, reason))
                 return
         for number, content, _ in reasons:
             text = content.rstrip()
             if is_unended(text):
-                self._likely.add(conversation, number, content, "the last sentence does not end")
+                self._likely.add(_example(conversation, number, content, "the last sentence does not end"))
                 return
             if len(text) <= _SHORT and "\n" not in text and text.count(" ") + 1 >= _LEAST_WORDS:
                 self._short += 1
                 self._unended += text[-1].isalpha()
 
     def found(self) -> Found:
-        examples = self._sure.examples
+        sure, likely = self._sure, self._likely
         if self._unended > _HABIT * self._short:
-            note = f"{self._likely.rows:,} more without a last full stop, which this pool often leaves out"
-            return Found(self._sure.rows, tuple(examples), note=note if self._likely.rows else "")
-        return Found(self._sure.rows + self._likely.rows, tuple([*examples, *self._likely.examples][:EXAMPLES]))
+            note = f"{likely.rows:,} more without a last full stop, which this pool often leaves out"
+            return replace(sure.found(), note=note if likely.rows else "")
+        return Found(sure.rows + likely.rows, tuple([*sure.examples, *likely.examples][:EXAMPLES]))
 
 
-@dataclass
-class _Rows:
-    rows: int = 0
-    examples: list[Example] = field(default_factory=list)
-
-    def add(self, conversation: Conversation, turn: int, content: str, reason: str) -> None:
-        self.rows += 1
-        if len(self.examples) < EXAMPLES:
-            end = len(content.rstrip())
-            self.examples.append(example_of(conversation, Spot(reason, turn, max(0, end - 40), end)))
+def _example(conversation: Conversation, turn: int, content: str, reason: str) -> Example:
+    end = len(content.rstrip())
+    return example_of(conversation, Spot(reason, turn, max(0, end - 40), end))
 
 
 def cut_reason(answer: str) -> str:

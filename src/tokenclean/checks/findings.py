@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from tokenclean.pool.conversation import Conversation, Turn
@@ -56,6 +56,22 @@ class Found:
     examples: tuple[Example, ...] = ()
     groups: tuple[Group, ...] = ()
     note: str = ""
+
+
+@dataclass
+class Tally:
+    """Counts the rows with a finding and keeps the first of them as examples."""
+
+    rows: int = 0
+    examples: list[Example] = field(default_factory=list)
+
+    def add(self, example: Example) -> None:
+        self.rows += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(example)
+
+    def found(self) -> Found:
+        return Found(self.rows, tuple(self.examples))
 
 
 class Collector(Protocol):

@@ -16,7 +16,7 @@ from tokenclean.checks.findings import EXAMPLES, Example, Found, answers_of, exc
 from tokenclean.pool.conversation import Conversation
 from tokenclean.pool.duplicates import jaccard_index
 from tokenclean.pool.word_ngrams import WordHashes, ngram_hashes, pieces_of, texts_of
-from tokenclean.ragged import Ragged
+from tokenclean.ragged import Ragged, offsets_of
 
 SHINGLE_PIECES = 3  # short, so that one other word does not make a short row another
 THRESHOLD = 0.7
@@ -66,8 +66,8 @@ class NearDuplicates:
         return Found(len(pairs), tuple(examples), note=note)
 
     def _all_shingles(self) -> Ragged:
-        lengths = np.concatenate([np.zeros(1, np.int64), *self._lengths])
-        return Ragged(np.concatenate([np.empty(0, np.uint64), *self._shingles]), np.cumsum(lengths))
+        lengths = np.concatenate([np.empty(0, np.int64), *self._lengths])
+        return Ragged(np.concatenate([np.empty(0, np.uint64), *self._shingles]), offsets_of(lengths))
 
     def _are_answers_alike(self, row: int, of: int) -> bool:
         """Another question about the same text is no near-duplicate."""
@@ -100,7 +100,7 @@ def by_rarity(rows: Ragged) -> tuple[Ragged, np.ndarray]:
     rank[order] = np.arange(len(counts))
     keys_T = np.sort((row_T << 32) + rank[number_T])
     lengths = np.bincount(row_T, minlength=len(rows))
-    return Ragged(keys_T & _NUMBER, np.concatenate([[0], np.cumsum(lengths)])), counts[order]
+    return Ragged(keys_T & _NUMBER, offsets_of(lengths)), counts[order]
 
 
 def without_stock_phrases(sets: Ragged, counts: np.ndarray) -> Ragged:
@@ -149,4 +149,4 @@ def _prefixes(sets: Ragged, counts: np.ndarray, threshold: float) -> Ragged:
 
 def _filtered(sets: Ragged, is_kept_T: np.ndarray) -> Ragged:
     lengths = np.bincount(sets.row_of_value()[is_kept_T], minlength=len(sets))
-    return Ragged(sets.values[is_kept_T], np.concatenate([[0], np.cumsum(lengths)]))
+    return Ragged(sets.values[is_kept_T], offsets_of(lengths))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from tokenclean.checks.findings import EXAMPLES, Example, Found, excerpt_of, place_of, short_place
+from tokenclean.checks.findings import Example, Found, Tally, excerpt_of, place_of, short_place
 from tokenclean.pool.conversation import Conversation
 from tokenclean.pool.duplicates import content_key
 
@@ -14,22 +14,17 @@ class Duplicates:
 
     def __init__(self) -> None:
         self._first: dict[bytes, str] = {}
-        self._rows = 0
-        self._examples: list[Example] = []
+        self._tally = Tally()
 
     def add(self, conversation: Conversation) -> None:
         place = place_of(conversation)
         of = self._first.setdefault(content_key(conversation), place)
-        if of is place:
-            return
-        self._rows += 1
-        if len(self._examples) < EXAMPLES:
-            self._examples.append(
-                Example(conversation.id, place, f"the same as {short_place(of)}", _beginning(conversation))
-            )
+        if of is not place:
+            text = f"the same as {short_place(of)}"
+            self._tally.add(Example(conversation.id, place, text, _beginning(conversation)))
 
     def found(self) -> Found:
-        return Found(self._rows, tuple(self._examples))
+        return self._tally.found()
 
 
 class RepeatedPrompts:
@@ -37,8 +32,7 @@ class RepeatedPrompts:
 
     def __init__(self) -> None:
         self._first: dict[bytes, tuple[str, set[bytes]]] = {}
-        self._rows = 0
-        self._examples: list[Example] = []
+        self._tally = Tally()
 
     def add(self, conversation: Conversation) -> None:
         if conversation.kind in ("text", "tokens"):
@@ -48,14 +42,12 @@ class RepeatedPrompts:
         place, prompt_key, answer_key = place_of(conversation), _key(prompt), _key(answer)
         of, answers = self._first.setdefault(prompt_key, (place, set()))
         if of is not place and answer_key not in answers:
-            self._rows += 1
-            if len(self._examples) < EXAMPLES:
-                text = f"the prompt of {short_place(of)}"
-                self._examples.append(Example(conversation.id, place, text, _beginning(conversation)))
+            text = f"the prompt of {short_place(of)}"
+            self._tally.add(Example(conversation.id, place, text, _beginning(conversation)))
         answers.add(answer_key)
 
     def found(self) -> Found:
-        return Found(self._rows, tuple(self._examples))
+        return self._tally.found()
 
 
 def _key(text: str) -> bytes:

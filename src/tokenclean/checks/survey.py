@@ -5,12 +5,12 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
 import numpy as np
 
-from tokenclean.checks.findings import EXAMPLES, Collector, Example, Found, Group, Severity, Spot, example_of
+from tokenclean.checks.findings import Collector, Example, Found, Group, Severity, Spot, Tally, example_of
 from tokenclean.checks.languages import language_of
 from tokenclean.checks.registry import POOL_CHECKS, ROW_CHECKS
 from tokenclean.pool.conversation import Conversation, RejectedRow
@@ -113,41 +113,25 @@ def _blocks(rows: Iterable[Conversation | RejectedRow]) -> Iterator[list[Convers
         yield block
 
 
-@dataclass
 class _EachRow:
     """A check of single rows at work."""
 
-    find: Callable[[Conversation], Spot | None]
-    rows: int = 0
-    examples: list[Example] = field(default_factory=list)
+    def __init__(self, find: Callable[[Conversation], Spot | None]) -> None:
+        self._find, self._tally = find, Tally()
 
     def add(self, conversation: Conversation) -> None:
-        spot = self.find(conversation)
-        if spot is None:
-            return
-        self.rows += 1
-        if len(self.examples) < EXAMPLES:
-            self.examples.append(example_of(conversation, spot))
+        if spot := self._find(conversation):
+            self._tally.add(example_of(conversation, spot))
 
     def found(self) -> Found:
-        return Found(self.rows, tuple(self.examples))
+        return self._tally.found()
 
 
 def _result(name: str, found: Found, rows: int) -> TextResult:
     check = POOL_CHECKS[name] if name in POOL_CHECKS else ROW_CHECKS[name]
     share = found.rows / rows if rows else 0.0
-    return TextResult(
-        name,
-        check.title,
-        check.severity,
-        found.rows,
-        share,
-        found.examples,
-        found.groups,
-        found.note,
-        check.meaning,
-        check.remedy,
-    )
+    described = {"meaning": check.meaning, "remedy": check.remedy}
+    return TextResult(name, check.title, check.severity, share=share, **described, **vars(found))
 
 
 class _Longest:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from tokenclean.cleaning.context import RunContext
@@ -27,4 +29,4 @@ def clean_with_fixed_reference(context: RunContext, strategy: str, level: Level)
     scores, losses = base_loss - reference_loss, {"base_loss": base_loss, "reference_loss": reference_loss}
     unseen = np.concatenate(context.data.splits[1:])  # rows the warm-up has not trained on
     check = check_reference(context, reference, scores.take(unseen), unseen)
-    return keep_best(context, strategy, scores, level, losses=losses, checks=(check,))
+    return replace(keep_best(context, strategy, scores, level), losses=losses, checks=(check,))

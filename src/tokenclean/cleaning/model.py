@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tokenclean.models.loading.load import ModelSource
 
@@ -21,7 +20,7 @@ class Model:
     source: ModelSource
     key: str
     weights: str = ""
-    training: Mapping[str, Any] | None = None
+    training: Mapping[str, object] | None = None
 
     @property
     def folder(self) -> Path:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,8 +57,8 @@ def _alone(context: RunContext, name: str, *further: str) -> StrategyResult:
     return result_of(context, name, trained)
 
 
-def result_of(context: RunContext, strategy: str, trained: Trained, **found: Any) -> StrategyResult:
-    """The result of a strategy with one training. ``found``: further fields of ``StrategyResult``."""
+def result_of(context: RunContext, strategy: str, trained: Trained) -> StrategyResult:
+    """The result of a strategy with one training."""
     return StrategyResult(
         strategy,
         trained.model,
@@ -67,19 +66,15 @@ def result_of(context: RunContext, strategy: str, trained: Trained, **found: Any
         rounds=(trained.model,),
         weights=fractions_of(trained.weights),
         noise=noise_found(context, trained.kept, trained.row_rates),
-        **found,
     )
 
 
-def keep_best(
-    context: RunContext, name: str, scores: Ragged, level: Level | None = None, **found: Any
-) -> StrategyResult:
+def keep_best(context: RunContext, name: str, scores: Ragged, level: Level | None = None) -> StrategyResult:
     """Keep the top ``cleaning.proportion`` of the response tokens by ``scores`` (nats; NaN is never kept) and train the
-    base on them. ``level``: where tokens are ranked, by default as ``cleaning.level`` says. ``found``: further fields
-    of the result."""
+    base on them. ``level``: where tokens are ranked, by default as ``cleaning.level`` says."""
     kept = context.data.select(scores, level or context.recipe.cleaning.level)
     trained = train_without_noise(context, name, context.base, kept)
-    return result_of(context, name, trained, scores=scores, **found)
+    return replace(result_of(context, name, trained), scores=scores)
 
 
 def train_without_noise(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.passes import ModelPasses
 from tokenclean.cleaning.run_data import RunData, read_run_data
-from tokenclean.cleaning.stages import Stages
+from tokenclean.cleaning.run_stages import Stages
 from tokenclean.cleaning.trainings import ModelTrainings
 from tokenclean.ds2.curated_pool import CuratedPool, curate_pool
 from tokenclean.models.device import resolve_device

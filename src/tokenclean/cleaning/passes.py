@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tokenclean.cleaning.model import Model
-from tokenclean.cleaning.stages import Compute, Stages
+from tokenclean.cleaning.run_stages import Compute, Stages
 from tokenclean.models.loading.load import ModelSource, source_fingerprint
 from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import ScoringSettings
-from tokenclean.scoring.loss_shards import ScoringPolicy, scores_in_pairs, sharded_losses
 from tokenclean.scoring.scorer import check_same_policy
+from tokenclean.scoring.stored_losses import ScoringPolicy, scores_in_pairs, sharded_losses
 from tokenclean.store import Stage
 from tokenclean.tokens import TokenizedPool
 
@@ -33,7 +33,7 @@ class Passes(Protocol):
 
     def pair(self, base: Model, model: Model, tokens: TokenizedPool, what: str) -> tuple[Ragged, Ragged]:
         """``losses`` of both, to be subtracted: in one pass where that makes the difference more
-        exact (``scoring.loss_shards.scores_in_pairs``)."""
+        exact (``scoring.stored_losses.scores_in_pairs``)."""
         ...
 
 

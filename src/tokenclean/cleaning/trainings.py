@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from tokenclean.cleaning.model import Model
-from tokenclean.cleaning.stages import Stages
+from tokenclean.cleaning.run_stages import Stages
 from tokenclean.models.device import give_back_memory
 from tokenclean.models.loading.load import ModelSource
 from tokenclean.models.loading.model_cache import ModelCache

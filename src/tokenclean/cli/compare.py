@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Option
 
 from tokenclean.cli.completion import complete_strategies, complete_strategy
-from tokenclean.cli.console import note, out, progress, quiet_libraries, say, say_tables
+from tokenclean.cli.console import locked_folder, out, say, say_tables
 from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
 from tokenclean.cli.settings_options import takes_settings
 from tokenclean.errors import RecipeError
@@ -56,17 +56,10 @@ def compare(
     names = [name.strip() for name in strategies.split(",") if name.strip()]
     if not names:
         names = list(dict.fromkeys(("full_tokens", *loaded.strategies)))
-
-    from tokenclean.store import Store
-
-    store = Store(loaded.folder, note=note)
-    with store.lock():
+    with locked_folder(loaded.folder) as (store, observer):
         from tokenclean.cleaning.open_run import open_run
         from tokenclean.experiment.comparing.compare import compare as run_comparison
-        from tokenclean.observer import Observer
 
-        quiet_libraries()
-        observer = Observer(note, progress)
         result = run_comparison(
             loaded,
             names,

@@ -6,7 +6,9 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -16,7 +18,9 @@ from rich.text import Text
 from tokenclean.redaction import redact
 
 if TYPE_CHECKING:
+    from tokenclean.observer import Observer
     from tokenclean.report.tables import Table
+    from tokenclean.store import Store
 
 _PLAIN_REPORT_SECONDS = 30.0
 _PLAIN_WIDTH = 120
@@ -109,3 +113,18 @@ def progress(label: str, unit: str) -> Callable[[int, int], None]:
             err.print(f"  {label}: {done:,} of {total:,} {unit}s, {text}, {left:.0f} s left", soft_wrap=True)
 
     return show
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[tuple[Store, Observer]]:
+    """A run folder that no other command may write meanwhile, and an observer that shows lines and progress.
+
+    The lock comes first, so that a second command is refused before torch is loaded. Raises as ``Store.lock``.
+    """
+    from tokenclean.observer import Observer
+    from tokenclean.store import Store
+
+    store = Store(folder, note=note)
+    with store.lock():
+        quiet_libraries()
+        yield store, Observer(note, progress)

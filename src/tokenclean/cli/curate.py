@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenclean.cli.console import note, progress, quiet_libraries, say, say_tables
+from tokenclean.cli.console import locked_folder, say, say_tables
 from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
 from tokenclean.cli.settings_options import takes_settings
 from tokenclean.recipe import load_recipe
@@ -20,16 +20,10 @@ def curate(recipe: RecipeArgument, set_: SetOption = None, *, intake: IntakeOpti
     --set pool.curation.ratings.0.path=ratings.csv
     """
     loaded = load_recipe(recipe, set_ or (), intake)
-
-    from tokenclean.store import Store
-
-    quiet_libraries()
-    store = Store(loaded.folder, note=note)
-    with store.lock():
+    with locked_folder(loaded.folder) as (store, observer):
         from tokenclean.experiment.curate import curate as run_curate
-        from tokenclean.observer import Observer
 
-        result = run_curate(loaded, store, Observer(note, progress))
+        result = run_curate(loaded, store, observer)
     say_tables(result.tables)
     for sentence in result.sentences:
         say(sentence)

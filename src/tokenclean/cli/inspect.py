@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
@@ -17,6 +17,7 @@ from tokenclean.errors import RecipeError, TableError
 from tokenclean.recipe import Recipe, TokensSettings, load_recipe
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
     from tokenclean.pool import Pool, RenderedRows
@@ -156,7 +157,9 @@ def _print_statistics(statistics: PoolStatistics, model: str, csv: Path | None) 
             temporary.write_text(statistics_csv(statistics), encoding="utf-8")
 
 
-def _print_samples(data: str, tokenizer: Any, table: TokenTable, rows: int, start: int) -> None:
+def _print_samples(
+    data: str, tokenizer: PreTrainedTokenizerBase | Tokenizer, table: TokenTable, rows: int, start: int
+) -> None:
     from tokenclean.report.viewer.terminal import labelled_text, token_labels, visible
     from tokenclean.report.viewer.token_spans import SpanDecoder
 

@@ -78,8 +78,8 @@ def score(
     """
     from tokenclean.pool import survey_pool
     from tokenclean.processes import Processes
-    from tokenclean.scoring.loss_shards import ScoringPolicy
     from tokenclean.scoring.pool_pass import PoolToScore, score_pool
+    from tokenclean.scoring.stored_losses import ScoringPolicy
 
     processes = Processes.from_environment()
     policy = ScoringPolicy(scoring.precision, scoring.pack_tokens, _further_columns(columns), compile)

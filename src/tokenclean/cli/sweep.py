@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from tokenclean.cli.completion import complete_override
-from tokenclean.cli.console import fail, note, progress, quiet_libraries, say, say_tables
+from tokenclean.cli.console import fail, locked_folder, say, say_tables
 from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
 from tokenclean.cli.settings_options import takes_settings
 from tokenclean.errors import RecipeError
@@ -44,7 +44,6 @@ def sweep(
     --set cleaning.strategy=fixed_model --set pool.sources.0.path=my.jsonl
     """
     from tokenclean.experiment.comparing.sweep import check_plot, grid, parse_axis
-    from tokenclean.store import Store
 
     recipes: dict[tuple[str, ...], Recipe | RecipeError] = {}
     axes = [parse_axis(axis) for axis in over]
@@ -61,15 +60,11 @@ def sweep(
     if not folders:
         raise next(error for error in recipes.values() if isinstance(error, RecipeError))
 
-    store = Store(folders.pop(), note=note)
-    with store.lock():
+    with locked_folder(folders.pop()) as (store, observer):
         from tokenclean.cleaning.open_run import open_run
         from tokenclean.experiment.comparing.sweep import plot_sweep
         from tokenclean.experiment.comparing.sweep import sweep as run_sweep
-        from tokenclean.observer import Observer
 
-        quiet_libraries()
-        observer = Observer(note, progress)
         result = run_sweep(recipes, lambda of_cell: open_run(of_cell, observer, store))
     say_tables(result.tables)
     has_figures = any(not cell.failure for cell in result.cells)

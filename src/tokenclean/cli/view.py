@@ -86,10 +86,9 @@ def view(
         trusted=trust_remote_code,
         sample=Sample(max_conversations or default, max_tokens, seed),
     )
-    given = (run, run if other is None else other)
     results = [
         f"  {place.parent.name} of {describe_results(place.parent.parent)}"
-        for place, of in zip(places, given, strict=False)
+        for place, of in zip(places, (run, run if other is None else other), strict=False)
         if of.is_dir()
     ]
     if terminal:
@@ -97,10 +96,15 @@ def view(
             note(line)
         _print(opened, proportion, by)
         return
+    _write_page(opened, output or Path(f"{run.resolve().stem}.html"), view_title(opened), proportion)
+    for line in results:
+        say(line)
+
+
+def _write_page(opened: View, page: Path, title: str, proportion: float | None) -> None:
     from tokenclean.report.viewer.page import write_page
 
-    page = output or Path(f"{run.resolve().stem}.html")
-    write_page(opened, page, title=view_title(opened), proportion=proportion)
+    write_page(opened, page, title=title, proportion=proportion)
     first = opened.tables[0]
     shown, total = len(opened.spans), len(first.survey.ids)
     sampled = "" if shown == total else f" of {total:,}"
@@ -108,8 +112,6 @@ def view(
         f"{page}: {shown:,}{sampled} conversations, {len(first.table['input_ids'].values):,} tokens, "
         f"{page.stat().st_size / 2**20:.1f} MiB; open it in a browser"
     )
-    for line in results:
-        say(line)
 
 
 def _write_review(run: Path, strategy: str | None, output: Path | None, conversations: int, tokens: int) -> None:

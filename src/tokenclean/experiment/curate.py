@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -208,10 +208,17 @@ def _write_rows(curated: CuratedPool, selection: np.ndarray, file: Path) -> None
         pq.write_table(pa.table(columns), temporary)
 
 
-def curation_document(curated: CuratedPool, count: int) -> dict[str, Any]:
+class CurationDocument(TypedDict):
+    """A curation's JSON. ``tables``: as of ``Table.to_document``."""
+
+    raters: list[RaterFigures]
+    tables: list[dict[str, object]]
+
+
+def curation_document(curated: CuratedPool, count: int) -> CurationDocument:
     """What a report shows of the curated ratings: ``raters`` (rows by class before and after, transition matrix) and
     ``tables``, of the ``count`` best rows."""
-    raters = [
+    raters: list[RaterFigures] = [
         {
             "rater": ratings.rater,
             "before": np.bincount(ratings.raw, minlength=CLASSES).tolist(),

@@ -12,8 +12,8 @@ from tokenclean.errors import InputError, RecipeError, RunError, RunFolderError,
 from tokenclean.exporting.cleaned_file import CleanedDataset, read_cleaned
 from tokenclean.exporting.dataset_card import Card
 from tokenclean.exporting.trainers import WRITERS, TokenWriter, Written
-from tokenclean.exporting.trainers.writer import describe_change, list_left_out
-from tokenclean.exporting.weight_range import WHY, count_changes, limit_dataset, limit_weights, rows_left_out
+from tokenclean.exporting.trainers.writer import describe_changes
+from tokenclean.exporting.weight_range import WHY, limit_dataset, limit_weights
 from tokenclean.exporting.weighted_texts import WeightedTexts
 from tokenclean.store import atomic_folder
 
@@ -80,9 +80,10 @@ def _write_tokens(writer: TokenWriter, cleaned: CleanedDataset, folder: Path, ca
     if writer.lists_ids:
         limited.write_row_ids(folder / _ROW_IDS)
     weights = cleaned.column("token_weight").values
-    count, why = count_changes(weights, limit_weights(weights, writer.takes)), WHY[writer.takes]
-    changes = (describe_change(*count, why),) if count[0] else ()
-    return Written(command, len(limited.rows), changes, list_left_out(rows_left_out(cleaned, limited), why))
+    why = WHY[writer.takes]
+    changes = describe_changes(weights, limit_weights(weights, writer.takes), why)
+    left_out = tuple((id, why) for id in limited.dropped_ids[len(cleaned.dropped_ids) :])
+    return Written(command, len(limited.rows), changes, left_out)
 
 
 def _write_left_out(written: Written, path: Path) -> None:

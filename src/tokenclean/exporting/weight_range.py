@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -50,18 +49,6 @@ def limit_dataset(cleaned: CleanedDataset, takes: WeightRange) -> CleanedDataset
     left_out = [ids[row] for row in np.flatnonzero(~is_left)]
     rows = _with_weights(cleaned, limited).take(chosen)
     return replace(cleaned, rows=rows, dropped_ids=(*cleaned.dropped_ids, *left_out))
-
-
-def count_changes(before: np.ndarray, after: np.ndarray) -> tuple[int, int, float, float]:
-    """Over aligned weights: tokens that change, tokens trained before, Σ |after − before|, Σ |before|."""
-    difference = np.abs(after.astype(np.float64) - before)
-    total = float(np.abs(before.astype(np.float64)).sum())
-    return int(np.count_nonzero(difference)), int(np.count_nonzero(before)), float(difference.sum()), total
-
-
-def rows_left_out(before: CleanedDataset, after: CleanedDataset) -> Sequence[str]:
-    """Ids of the rows of ``before`` that ``after`` leaves out."""
-    return after.dropped_ids[len(before.dropped_ids) :]
 
 
 def _with_weights(cleaned: CleanedDataset, weights: Ragged) -> pa.Table:

@@ -24,7 +24,11 @@ class TokenScoreFilter(BaseFilter):
     name = "tokenclean score"
 
     def __init__(
-        self, scorer: RowScorer, minimum: float | None = None, exclusion_writer: Any = None, batch_size: int = 64
+        self,
+        scorer: RowScorer,
+        minimum: float | None = None,
+        exclusion_writer: Any = None,
+        batch_size: int = 64,
     ) -> None:
         super().__init__(exclusion_writer, batch_size)
         self.scorer, self.minimum = scorer, minimum
@@ -46,7 +50,7 @@ class TokenScoreFilter(BaseFilter):
         return True if self.minimum is None or score >= self.minimum else (False, "low_score")
 
 
-def _row(doc: Document) -> dict[str, Any]:
+def _row(doc: Document) -> dict[str, object]:
     for keys in (("messages",), ("prompt", "completion")):
         if all(key in doc.metadata for key in keys):
             return {key: doc.metadata[key] for key in keys}

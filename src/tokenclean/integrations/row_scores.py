@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class RowScorer:
     precision: str = "exact"
     device: str = "cpu"
 
-    def score(self, rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    def score(self, rows: Sequence[Mapping[str, object]]) -> list[float | None]:
         """A score for each row, in any form that a pool file may have (``messages``, ``prompt``/``completion``, …).
 
         None for a row that cannot be read or rendered, or has no response token.
@@ -81,7 +81,7 @@ class RowScorer:
         return [Scorer(load_model(name, device=self.device), precision=self.precision) for name in names]
 
 
-def _conversation(row: Mapping[str, Any], number: int) -> Conversation | None:
+def _conversation(row: Mapping[str, object], number: int) -> Conversation | None:
     try:
         parsed = parse_row(dict(row))
     except RowError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -66,7 +66,8 @@ def total_weight(trainer: Trainer, batches: Sequence[Mapping[str, torch.Tensor]]
     """
     total = torch.stack([batch[WEIGHT].abs().sum() for batch in batches]).sum().to(device)
     if trainer.args.average_tokens_across_devices and trainer.args.world_size > 1:
-        gathered: Any = trainer.accelerator.gather(total)
+        gathered: object = trainer.accelerator.gather(total)
+        assert isinstance(gathered, torch.Tensor)
         total = gathered.sum() / trainer.get_tp_size()
     return total
 

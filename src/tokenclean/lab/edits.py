@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 
 import numpy as np
 
 from tokenclean.errors import PoolError, RecipeError
 from tokenclean.pool.conversation import Conversation, Pool
-
-logger = logging.getLogger(__name__)
 
 _SENTENCE = re.compile(r"\S[^\n]*?(?:[.!?]+[\"'”’)]*(?=\s|$)|(?=\n)|$)")
 
@@ -53,8 +49,11 @@ class Edit:
         return self.start < other.end and other.start < self.end
 
 
-NoiseKind = Callable[[Pool, NoiseSettings, np.random.Generator], list[Edit]]
-"""Reads a pool and says what to replace in it."""
+RowEdits = Callable[[int], list[Edit]]
+"""What to replace in one row of a pool, given its number; nothing in a row that cannot take the noise."""
+
+NoiseKind = Callable[[Pool, NoiseSettings, np.random.Generator], RowEdits]
+"""Reads a pool and gives the edits of its rows. A row's are asked for once, in random order."""
 
 
 def assistant_contents(conversation: Conversation) -> list[tuple[int, str]]:
@@ -72,18 +71,6 @@ def _word_pattern() -> re.Pattern[str]:
     # re does not count a combining mark as a letter, which would cut a Devanagari word or a decomposed é in two.
     marks = "".join(chr(c) for c in range(0x300, 0x1F000) if unicodedata.category(chr(c)).startswith("M"))
     return re.compile(rf"[^\W_]+(?:[{marks}]+[^\W_]*|['’][^\W_]+)*")
-
-
-def edits_of_drawn_rows(
-    pool: Pool, kind: str, row_share: float, generator: np.random.Generator, edits_of_row: Callable[[int], list[Edit]]
-) -> list[Edit]:
-    """Edits of the first ``int(row_share * N)`` rows in a random order, skipping rows without an edit."""
-    wanted = int(row_share * len(pool))
-    edited = filter(None, (edits_of_row(int(row)) for row in generator.permutation(len(pool))))
-    taken = list(islice(edited, wanted))
-    if len(taken) < wanted:
-        logger.warning("noise %r: %d rows were asked for, but only %d can take it", kind, wanted, len(taken))
-    return [edit for of_row in taken for edit in of_row]
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:

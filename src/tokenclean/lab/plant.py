@@ -7,11 +7,12 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
 from tokenclean.errors import RecipeError
-from tokenclean.lab.edits import Edit, NoiseSettings
+from tokenclean.lab.edits import Edit, NoiseSettings, RowEdits
 from tokenclean.lab.noise_kinds import NOISE_KINDS
 from tokenclean.pool.conversation import Pool
 
@@ -59,13 +60,23 @@ def plant(pool: Pool, kinds: Mapping[str, NoiseSettings], *, seed: int) -> Plant
         given = ", ".join(map(repr, sorted(unknown)))
         raise RecipeError(f"unknown: {given}; expected one of {', '.join(NOISE_KINDS)}", source="noise kinds")
     by_turn: dict[tuple[int, int], list[tuple[Edit, str]]] = defaultdict(list)
-    for kind, edits_of_pool in NOISE_KINDS.items():
+    for kind, edits_of_rows in NOISE_KINDS.items():
         if kind in kinds:
             # Kinds share no random numbers, so that one cannot disturb another.
             digest = hashlib.sha256(f"{seed}:{kind}".encode()).digest()
             generator = np.random.default_rng(int.from_bytes(digest[:16], "big"))
-            _add_edits(by_turn, edits_of_pool(pool, kinds[kind], generator), kind)
+            edits_of_row = edits_of_rows(pool, kinds[kind], generator)
+            wanted = int(kinds[kind].row_share * len(pool))
+            _add_edits(by_turn, _draw_edits(edits_of_row, generator.permutation(len(pool)), wanted, kind), kind)
     return _apply(pool, by_turn)
+
+
+def _draw_edits(edits_of_row: RowEdits, order: np.ndarray, wanted: int, kind: str) -> list[Edit]:
+    """Edits of the first ``wanted`` rows in this order that have any."""
+    taken = list(islice(filter(None, (edits_of_row(int(row)) for row in order)), wanted))
+    if len(taken) < wanted:
+        logger.warning("noise %r: %d rows were asked for, but only %d can take it", kind, wanted, len(taken))
+    return [edit for of_row in taken for edit in of_row]
 
 
 def _add_edits(by_turn: dict[tuple[int, int], list[tuple[Edit, str]]], edits: list[Edit], kind: str) -> None:

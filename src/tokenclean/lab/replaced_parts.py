@@ -11,8 +11,8 @@ import numpy as np
 from tokenclean.lab.edits import (
     Edit,
     NoiseSettings,
+    RowEdits,
     assistant_contents,
-    edits_of_drawn_rows,
     needs_other_rows,
     sentence_spans,
     word_spans,
@@ -30,7 +30,7 @@ PartsOf = Callable[[str], list[tuple[int, int]]]
 """[start, end) of the parts of a text, in order."""
 
 
-def corrupt_words(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> list[Edit]:
+def corrupt_words(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> RowEdits:
     """Replace words of assistant turns by words from the assistant turns of other rows.
 
     A word is a run of letters (with their combining marks) and digits, joined by single apostrophes; an apostrophe at
@@ -41,22 +41,22 @@ def corrupt_words(pool: Pool, settings: NoiseSettings, generator: np.random.Gene
     Raises PoolError for a pool of fewer than two rows.
     """
     needs_other_rows(pool, "corrupted", "words")
-    return _replace(pool, "corrupted", settings, generator, word_spans, PartsOfRows(pool, word_spans).draw)
+    return _replace(pool, settings, generator, word_spans, PartsOfRows(pool, word_spans).draw)
 
 
-def replace_names(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> list[Edit]:
+def replace_names(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> RowEdits:
     """Replace names (``name_spans``) of assistant turns by names from the assistant turns of other rows, as
     ``corrupt_words`` does with words: fluent, and wrong. Raises PoolError for a pool of fewer than two rows."""
     needs_other_rows(pool, "names", "names")
-    return _replace(pool, "names", settings, generator, name_spans, PartsOfRows(pool, name_spans).draw)
+    return _replace(pool, settings, generator, name_spans, PartsOfRows(pool, name_spans).draw)
 
 
-def change_numbers(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> list[Edit]:
+def change_numbers(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> RowEdits:
     """Change numbers (``number_spans``) of assistant turns into others with as many digits in the same form.
 
     In each turn ``round(word_share * numbers)`` are changed, at least one where ``word_share > 0``.
     """
-    return _replace(pool, "numbers", settings, generator, number_spans, _other_number)
+    return _replace(pool, settings, generator, number_spans, _other_number)
 
 
 def name_spans(text: str) -> list[tuple[int, int]]:
@@ -120,22 +120,19 @@ class PartsOfRows:
 
 def _replace(
     pool: Pool,
-    kind: str,
     settings: NoiseSettings,
     generator: np.random.Generator,
     parts_of: PartsOf,
     draw: Callable[[int, str, np.random.Generator], str | None],
-) -> list[Edit]:
-    """Edits that replace ``word_share`` of the parts of each assistant turn of the drawn rows, at least one.
+) -> RowEdits:
+    """Edits that replace ``word_share`` of the parts of each assistant turn of a row, at least one unless it is 0.
 
     ``draw``: another part in place of one of a row, or None.
     """
-    if settings.word_share == 0:
-        return []
 
     def edits_of_row(row: int) -> list[Edit]:
         edits = []
-        for turn, content in assistant_contents(pool[row]):
+        for turn, content in assistant_contents(pool[row]) if settings.word_share > 0 else ():
             spans = parts_of(content)
             wanted = len(edits) + min(len(spans), max(1, round(settings.word_share * len(spans))))
             for at in generator.permutation(len(spans)):
@@ -147,7 +144,7 @@ def _replace(
                     edits.append(Edit(row, turn, start, end, text))
         return edits
 
-    return edits_of_drawn_rows(pool, kind, settings.row_share, generator, edits_of_row)
+    return edits_of_row
 
 
 def _other_number(row: int, original: str, generator: np.random.Generator) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tokenclean.lab.edits import Edit, NoiseSettings, assistant_contents, edits_of_drawn_rows
+from tokenclean.lab.edits import Edit, NoiseSettings, RowEdits, assistant_contents
 from tokenclean.pool.conversation import Pool
 
 OPENERS = (
@@ -65,7 +65,7 @@ _OFFERS = (
 _CLOSING_STARTS = (" ", "\n", "\n\n")
 
 
-def add_boilerplate(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> list[Edit]:
+def add_boilerplate(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> RowEdits:
     """Put a stock opener before, and a stock closer after, assistant turns.
 
     A fair coin decides each, turn by turn; a row where every coin says no still gets one of them. Blank turns are
@@ -73,15 +73,13 @@ def add_boilerplate(pool: Pool, settings: NoiseSettings, generator: np.random.Ge
     """
     return _around_turns(
         pool,
-        "boilerplate",
-        settings,
         generator,
         lambda: OPENERS[generator.integers(len(OPENERS))],
         lambda: CLOSERS[generator.integers(len(CLOSERS))],
     )
 
 
-def add_paraphrased(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> list[Edit]:
+def add_paraphrased(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> RowEdits:
     """The same as ``add_boilerplate``, but each opener and closer is put together from variants, so that hardly any
     two rows share one word for word."""
 
@@ -96,18 +94,13 @@ def add_paraphrased(pool: Pool, settings: NoiseSettings, generator: np.random.Ge
         start, hope, effect, offer = one_of(_CLOSING_STARTS, _HOPES, _EFFECTS, _OFFERS)
         return f"{start}{hope} {effect}; {offer}."
 
-    return _around_turns(pool, "paraphrased", settings, generator, opener, closer)
+    return _around_turns(pool, generator, opener, closer)
 
 
 def _around_turns(
-    pool: Pool,
-    kind: str,
-    settings: NoiseSettings,
-    generator: np.random.Generator,
-    opener: Callable[[], str],
-    closer: Callable[[], str],
-) -> list[Edit]:
-    """Edits that put an opener before or a closer after the turns of drawn rows, as ``add_boilerplate`` says."""
+    pool: Pool, generator: np.random.Generator, opener: Callable[[], str], closer: Callable[[], str]
+) -> RowEdits:
+    """Edits that put an opener before or a closer after the turns of a row, as ``add_boilerplate`` says."""
 
     def edits_of_row(row: int) -> list[Edit]:
         turns = [(turn, content) for turn, content in assistant_contents(pool[row]) if content.strip()]
@@ -124,4 +117,4 @@ def _around_turns(
                 edits.append(Edit(row, turn, len(content), len(content), closer()))
         return edits
 
-    return edits_of_drawn_rows(pool, kind, settings.row_share, generator, edits_of_row)
+    return edits_of_row

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from typing import Any
 
 import numpy as np
 
@@ -106,7 +105,7 @@ def _with_columns(source: SourceSettings) -> SourceSettings:
 
 
 def _truth_of_row(
-    row: Conversation, record: Mapping[str, Any], number: int
+    row: Conversation, record: Mapping[str, object], number: int
 ) -> tuple[list[NoiseSpan], Conversation | None]:
     """Spans of the row, which will be row ``number``, and its clean version. ValueError where the truth is at fault."""
     last = max((n for n, turn in enumerate(row.turns) if turn.role == "assistant"), default=None)

@@ -9,8 +9,8 @@ import numpy as np
 from tokenclean.lab.edits import (
     Edit,
     NoiseSettings,
+    RowEdits,
     assistant_contents,
-    edits_of_drawn_rows,
     needs_other_rows,
     sentence_spans,
     word_spans,
@@ -38,7 +38,7 @@ _SHORTEST_SENTENCE = 4
 _REPEATS = (2, 6)  # so many times a sentence is repeated, the end excluded
 
 
-def swap_answers(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> list[Edit]:
+def swap_answers(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> RowEdits:
     """Replace the last answer of a row by that of another row: fluent, and no answer to the question.
 
     Raises PoolError for a pool of fewer than two rows.
@@ -56,20 +56,20 @@ def swap_answers(pool: Pool, settings: NoiseSettings, generator: np.random.Gener
                 return [Edit(row, turn, 0, len(content), others[place])]
         return []
 
-    return edits_of_drawn_rows(pool, "swapped", settings.row_share, generator, edits_of_row)
+    return edits_of_row
 
 
-def replace_with_foreign(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> list[Edit]:
+def replace_with_foreign(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> RowEdits:
     """Replace one sentence of a row's answers by one of ``FOREIGN_SENTENCES``."""
 
     def edit(row: int, turn: int, content: str, start: int, end: int) -> Edit | None:
         left = [sentence for sentence in FOREIGN_SENTENCES if sentence != content[start:end]]
         return Edit(row, turn, start, end, left[generator.integers(len(left))])
 
-    return _one_sentence_a_row(pool, "other_language", settings, generator, edit)
+    return _one_sentence_a_row(pool, generator, edit)
 
 
-def add_off_topic(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> list[Edit]:
+def add_off_topic(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> RowEdits:
     """Put a sentence of another row's answers, of four words or more, behind one sentence of a row's.
 
     Raises PoolError for a pool of fewer than two rows.
@@ -81,27 +81,23 @@ def add_off_topic(pool: Pool, settings: NoiseSettings, generator: np.random.Gene
         sentence = sentences.of_another_row(row, generator)
         return None if sentence is None else Edit(row, turn, end, end, f" {sentence}")
 
-    return _one_sentence_a_row(pool, "off_topic", settings, generator, edit)
+    return _one_sentence_a_row(pool, generator, edit)
 
 
-def repeat_sentences(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> list[Edit]:
+def repeat_sentences(pool: Pool, settings: NoiseSettings, generator: np.random.Generator) -> RowEdits:
     """Repeat one sentence of a row's answers two to five times behind itself, as a model does that is caught in a
     loop."""
 
     def edit(row: int, turn: int, content: str, start: int, end: int) -> Edit | None:
         return Edit(row, turn, end, end, f" {content[start:end]}" * int(generator.integers(*_REPEATS)))
 
-    return _one_sentence_a_row(pool, "loops", settings, generator, edit)
+    return _one_sentence_a_row(pool, generator, edit)
 
 
 def _one_sentence_a_row(
-    pool: Pool,
-    kind: str,
-    settings: NoiseSettings,
-    generator: np.random.Generator,
-    edit: Callable[[int, int, str, int, int], Edit | None],
-) -> list[Edit]:
-    """``edit`` of one sentence, content[start:end], of each drawn row."""
+    pool: Pool, generator: np.random.Generator, edit: Callable[[int, int, str, int, int], Edit | None]
+) -> RowEdits:
+    """``edit`` of one sentence, content[start:end], of each row."""
 
     def edits_of_row(row: int) -> list[Edit]:
         turns = _written(pool, row)
@@ -112,7 +108,7 @@ def _one_sentence_a_row(
         found = edit(row, turn, content, *spans[generator.integers(len(spans))])
         return [] if found is None else [found]
 
-    return edits_of_drawn_rows(pool, kind, settings.row_share, generator, edits_of_row)
+    return edits_of_row
 
 
 def _written(pool: Pool, row: int) -> list[tuple[int, str]]:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,7 @@ logger = logging.getLogger(__name__)
 _NOTHING_FURTHER = ("", (), True, "", "")
 
 
-def load_pool(paths: str | Path | Sequence[str | Path], *, source: str | None = None, **options: Any) -> Pool:
+def load_pool(paths: str | Path | Sequence[str | Path], *, source: str | None = None, **options: object) -> Pool:
     """Read local files, in the given order, as one pool.
 
     A file is JSON lines, a JSON array or CSV (each also ``.gz`` or ``.zst``), Parquet, or a folder that

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal
+from typing import Literal
 
 from tokenclean.recipe.error_messages import did_you_mean
 
@@ -36,7 +36,7 @@ class Strategy:
     trains_references: bool = False
     does: str = ""
 
-    def load(self) -> Callable[[Any], Any]:
+    def load(self) -> Callable[..., object]:
         """Import the function. Raises ValueError where it cannot be imported."""
         module, _, name = self.function.partition(":")
         try:

@@ -33,11 +33,11 @@ from tokenclean.pool import (
 )
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.recipe import SourceSettings, TokensSettings
-from tokenclean.scoring.loss_shards import LossShard, LossShards, ScoringPolicy, progress_of_part, scores_in_pairs
 from tokenclean.scoring.prefetch import read_ahead
 from tokenclean.scoring.scored_table import TableCounts, write_scored_table
 from tokenclean.scoring.scorer import check_same_policy
-from tokenclean.scoring.token_shards import PlannedShard, TokenShard, TokenShards
+from tokenclean.scoring.stored_losses import LossShard, LossShards, ScoringPolicy, progress_of_part, scores_in_pairs
+from tokenclean.scoring.stored_tokens import PlannedShard, TokenShard, TokenShards
 from tokenclean.store import STAGE_VERSIONS, Store
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from tokenclean.ragged import Ragged
-from tokenclean.scoring.loss_shards import LossShard
 from tokenclean.scoring.scorer import check_same_policy, merge_policies
-from tokenclean.scoring.token_shards import TokenShard
+from tokenclean.scoring.stored_losses import LossShard
+from tokenclean.scoring.stored_tokens import TokenShard
 from tokenclean.token_table import open_table
 
 

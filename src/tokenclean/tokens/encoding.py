@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -33,7 +33,15 @@ def backend_of(tokenizer: PreTrainedTokenizerBase, needed: str) -> Tokenizer:
             f"{type(tokenizer).__name__} reports no character offsets, which {needed}; load the model's fast tokenizer "
             "(tokenizer.json)"
         )
-    backend: Any = tokenizer.backend_tokenizer
+    return fast_backend(tokenizer)
+
+
+def fast_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The Rust backend of a fast tokenizer; transformers declares the attribute as almost anything."""
+    from tokenizers import Tokenizer
+
+    backend: object = tokenizer.backend_tokenizer
+    assert isinstance(backend, Tokenizer)
     return backend
 
 
@@ -49,7 +57,14 @@ def _untrimmed_backend(serialized: str) -> Tokenizer:
     return backend
 
 
-def _untrim(processor: dict[str, Any]) -> None:
+class _PostProcessor(TypedDict, total=False):
+    """Of a ``tokenizer.json``."""
+
+    trim_offsets: bool
+    processors: list[_PostProcessor]
+
+
+def _untrim(processor: _PostProcessor) -> None:
     """Switch ``trim_offsets`` off in a post-processor, and in those that it consists of."""
     if "trim_offsets" in processor:
         processor["trim_offsets"] = False

@@ -87,7 +87,7 @@ def save_checkpoint(
     step: int,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    record: Mapping[str, Any],
+    record: Mapping[str, object],
     processes: Processes = SINGLE_PROCESS,
 ) -> None:
     """Write ``place/step-N`` and delete older ones. ``record``: JSON, which ``load_checkpoint`` returns.
@@ -108,7 +108,7 @@ def save_checkpoint(
     processes.barrier()
 
 
-def _write(final: Path, tensors: Mapping[str, dict[str, torch.Tensor]], record: Mapping[str, Any]) -> None:
+def _write(final: Path, tensors: Mapping[str, dict[str, torch.Tensor]], record: Mapping[str, object]) -> None:
     """Write the folder ``final``; it is sealed, and checked, as a stage is, with the record as its results."""
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenclean.errors import MissingExtraError, RecipeError
 
@@ -57,7 +57,7 @@ class Journal:
         return line
 
 
-def read_journal(path: Path) -> list[dict[str, Any]]:
+def read_journal(path: Path) -> list[dict[str, float]]:
     """The whole lines of a journal; a line that a killed process left unfinished is skipped."""
     if not path.is_file():
         return []

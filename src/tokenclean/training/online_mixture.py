@@ -109,7 +109,7 @@ class OnlineWeights:
 
     def over(self, processes: Processes) -> tuple[float, dict[int, float]]:
         """The factor for the batch's loss and gradient, and the noise rate of each of its rows, of all processes."""
-        gathered = processes.gather([self._given, self._left, list(self._row_rates.items())])
-        given, left = (sum(part[number] for part in gathered) for number in (0, 1))
+        gathered = processes.gather((self._given, self._left, list(self._row_rates.items())))
+        given, left = sum(part[0] for part in gathered), sum(part[1] for part in gathered)
         factor = given / left if left > 0 and not self._is_by_sample else 1.0
         return factor, {int(row): rate for part in gathered for row, rate in part[2]}

@@ -20,7 +20,7 @@ from tokenclean.models.loading.load import ModelSource
 from tokenclean.pool import Pool
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe, ScoringSettings
-from tokenclean.scoring.loss_shards import scores_in_pairs
+from tokenclean.scoring.stored_losses import scores_in_pairs
 from tokenclean.store import array_hash, fingerprint
 from tokenclean.tokens import TokenizedPool
 from tokenclean.training.step_plan import StepPlan, plan_steps

@@ -120,7 +120,7 @@ def _training(runs: Sequence[FinishedRun]) -> list[Block]:
 
 def _losses(journal: Path) -> list[tuple[int, float]]:
     """Steps and losses of a training, where the loss is a finite number."""
-    lines = ((line["step"], line.get("loss")) for line in read_journal(journal))
+    lines = ((int(line["step"]), line.get("loss")) for line in read_journal(journal))
     return [(step, loss) for step, loss in lines if isinstance(loss, (int, float)) and isfinite(loss)]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import yaml
 
@@ -94,8 +93,8 @@ def _facts(run: FinishedRun) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def _ranks(cleaning: Mapping[str, Any]) -> bool:
-    record = STRATEGIES.get(cleaning.get("strategy", ""))
+def _ranks(cleaning: Mapping[str, object]) -> bool:
+    record = STRATEGIES.get(str(cleaning.get("strategy")))
     return "proportion" in cleaning and (record is None or record.ranks)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tokenclean.errors import TableError
 from tokenclean.exporting.dataset_card import Card
 from tokenclean.exporting.trainers.configuration import fill
-from tokenclean.exporting.trainers.json_lines import write_json_lines
-from tokenclean.exporting.trainers.writer import Written, describe_change, list_left_out
-from tokenclean.exporting.weight_range import count_changes, limit_weights
+from tokenclean.exporting.trainers.writer import Written, choose_chats, describe_changes
+from tokenclean.exporting.weight_range import limit_weights
 from tokenclean.exporting.weighted_texts import WeightedTexts
 from tokenclean.pool.conversation import Conversation, Turn
 from tokenclean.pool.formats.registry import write_row
+from tokenclean.pool.intake import write_lines
 from tokenclean.tokens.tulu import TULU_JINJA
 
 _WHY = (
@@ -61,26 +60,17 @@ def write_axolotl_parts(texts: WeightedTexts, folder: Path, card: Card) -> Writt
     """
     limited = texts.with_weights(texts.weights.map_values(lambda values: limit_weights(values, "labels")))
     weighed = limited.weighted_conversations()
-    is_chat = [conversation.kind == "chat" for conversation in weighed]
     parts = [_in_parts(conversation) for conversation in weighed]
     is_trained = [any(turn.is_trained for turn in conversation.turns) for conversation in parts]
-    chosen = [row for row in range(len(parts)) if is_chat[row] and is_trained[row]]
-    if not chosen:
-        raise TableError(f"no row is left to export: {_NO_CHAT}, and {_LEFT_OUT}; export with --to axolotl")
-    ids = texts.tokens.ids
-    left_out = (
-        *list_left_out([ids[row] for row, chat in enumerate(is_chat) if not chat], _NO_CHAT),
-        *list_left_out([ids[row] for row, chat in enumerate(is_chat) if chat and not is_trained[row]], _LEFT_OUT),
-    )
+    chosen, left_out = choose_chats(texts, is_trained, no_chat=_NO_CHAT, untrained=_LEFT_OUT, otherwise="axolotl")
     written = [parts[row] for row in chosen]
-    write_json_lines(map(_row, written), folder / "train.jsonl")
+    write_lines(map(_row, written), folder / "train.jsonl")
     kept = texts.take(chosen)
     is_tulu = card.template != "tokenizer"
     config = _CONFIG.replace("{jinja}", "chat_template_jinja: {jinja}\n" if is_tulu else "")
     further = {"kind": "jinja", "jinja": TULU_JINJA} if is_tulu else {"kind": "tokenizer_default"}
     fill(config, folder / "train.yaml", card, int(kept.tokens.input_ids.lengths.max()), further=further)
-    count = count_changes(kept.weights.values, kept.weights_read_from(written).values)
-    changes = (describe_change(*count, _WHY),) if count[0] else ()
+    changes = describe_changes(kept.weights.values, kept.weights_read_from(written).values, _WHY)
     return Written("axolotl train train.yaml", len(chosen), changes, left_out)
 
 

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenclean.errors import TableError
 from tokenclean.exporting.dataset_card import Card
 from tokenclean.exporting.trainers.configuration import fill
-from tokenclean.exporting.trainers.json_lines import write_json_lines
-from tokenclean.exporting.trainers.writer import Written, describe_change, list_left_out
-from tokenclean.exporting.weight_range import count_changes, limit_weights
+from tokenclean.exporting.trainers.writer import Written, choose_chats, describe_changes
+from tokenclean.exporting.weight_range import limit_weights
 from tokenclean.exporting.weighted_texts import WeightedTexts, answer_of_token
 from tokenclean.pool.conversation import Turn
+from tokenclean.pool.intake import write_lines
 from tokenclean.ragged import Ragged
 
 _NOT_TRAINED = 1e-6  # LLaMA-Factory trains no message of this weight or less
@@ -52,23 +51,15 @@ def write_llamafactory_v1(texts: WeightedTexts, folder: Path, card: Card) -> Wri
     chat, and rows without an answer to train, are left out and listed. Raises TableError where none is left.
     """
     means = _answer_means(texts)
-    is_chat = [conversation.kind == "chat" for conversation in texts.conversations]
     is_trained = means.map_values(lambda values: values > _NOT_TRAINED).row_sums() > 0
-    chosen = [row for row in range(len(is_chat)) if is_chat[row] and is_trained[row]]
-    if not chosen:
-        raise TableError(f"no row is left to export: {_NO_CHAT}, with {_LEFT_OUT}; export with --to llamafactory")
-    left_out = (
-        *list_left_out([texts.tokens.ids[row] for row, chat in enumerate(is_chat) if not chat], _NO_CHAT),
-        *list_left_out(
-            [id for row, id in enumerate(texts.tokens.ids) if is_chat[row] and not is_trained[row]], _LEFT_OUT
-        ),
+    chosen, left_out = choose_chats(
+        texts, is_trained.tolist(), no_chat=_NO_CHAT, untrained=_LEFT_OUT, otherwise="llamafactory"
     )
-    write_json_lines((_row(texts, row, means[row]) for row in chosen), folder / "train.jsonl")
+    write_lines((_row(texts, row, means[row]) for row in chosen), folder / "train.jsonl")
     (folder / "dataset.yaml").write_text(_DATASET, encoding="utf-8")
     kept = texts.take(chosen)
     fill(_CONFIG, folder / "train.yaml", card, int(kept.tokens.input_ids.lengths.max()))
-    count = count_changes(kept.weights.values, means.take(chosen).values)
-    changes = (describe_change(*count, _WHY),) if count[0] else ()
+    changes = describe_changes(kept.weights.values, means.take(chosen).values, _WHY)
     return Written("USE_V1=1 llamafactory-cli sft train.yaml", len(chosen), changes, left_out)
 
 

@@ -8,7 +8,7 @@ from shlex import quote
 from tokenclean.exporting.cleaned_file import CleanedDataset
 from tokenclean.exporting.dataset_card import Card
 from tokenclean.exporting.trainers.configuration import fill
-from tokenclean.exporting.trainers.json_lines import write_json_lines
+from tokenclean.pool.intake import write_lines
 
 _TEMPLATE = '''\
 """A template for ms-swift that adds nothing to rows of token ids: no chat tags, no BOS and no end token.
@@ -59,7 +59,7 @@ def write_ms_swift(cleaned: CleanedDataset, folder: Path, card: Card) -> str:
         [{"role": "user", "content": ""}, {"role": "assistant", "content": {"token_ids": ids, "loss_scale": weights}}]
         for ids, weights in rows
     )
-    write_json_lines(({"messages": both} for both in messages), folder / "train.jsonl")
+    write_lines(({"messages": both} for both in messages), folder / "train.jsonl")
     (folder / "template.py").write_text(_TEMPLATE, encoding="utf-8")
     fill(_COMMAND, folder / "train.sh", card, cleaned.longest_row_tokens, quote=quote)
     return "sh train.sh"

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from tokenclean.exporting.dataset_card import Card
-from tokenclean.exporting.trainers.json_lines import write_json_lines
-from tokenclean.exporting.trainers.writer import Written, describe_change
-from tokenclean.exporting.weight_range import count_changes
+from tokenclean.exporting.trainers.writer import Written, describe_changes
 from tokenclean.exporting.weighted_texts import WeightedTexts
 from tokenclean.pool.formats.registry import write_row
 from tokenclean.pool.formats.spans import KEY, write_spans
+from tokenclean.pool.intake import write_lines
 
 _WHY = (
     "single tokens of thoughts and tool calls, and those that share a character with a token of a smaller weight, "
@@ -36,13 +35,11 @@ def write_spans_form(texts: WeightedTexts, folder: Path, card: Card) -> Written:
         plain = replace(conversation, turns=tuple(replace(turn, spans=()) for turn in conversation.turns))
         row = write_row(plain)
         rows.append(row | ({} if conversation.tokens is not None else {KEY: write_spans(conversation.turns)}))
-    write_json_lines(rows, folder / "spans.jsonl")
+    write_lines(rows, folder / "spans.jsonl")
     changes = []
     if largest > 1:
         changes.append(
             f"weights are divided by {largest:.6g}, so that none is above 1; the loss Σ w·ℓ / Σ |w| is the same"
         )
-    count = count_changes(scaled.weights.values, scaled.weights_read_from(conversations).values)
-    if count[0]:
-        changes.append(describe_change(*count, _WHY))
+    changes += describe_changes(scaled.weights.values, scaled.weights_read_from(conversations).values, _WHY)
     return Written("tokenclean look spans.jsonl", len(rows), tuple(changes))

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenclean.exporting.cleaned_file import CleanedDataset
 from tokenclean.exporting.dataset_card import Card
 from tokenclean.exporting.trainers.configuration import fill
-from tokenclean.exporting.trainers.json_lines import write_json_lines
+from tokenclean.pool.intake import write_lines
 
 _TRAIN = '''\
 """Fine-tune a LoRA on these token weights with tinker: python train.py [--model NAME] [--batch-size N] …
@@ -63,6 +63,6 @@ def write_tinker(cleaned: CleanedDataset, folder: Path, card: Card) -> str:
     losses over tokens by default, so the script divides by the batch's sum of weights.
     """
     rows = zip(*(cleaned.rows.column(name).to_pylist() for name in ("input_ids", "token_weight")), strict=True)
-    write_json_lines(({"tokens": ids, "weights": weights} for ids, weights in rows), folder / "train.jsonl")
+    write_lines(({"tokens": ids, "weights": weights} for ids, weights in rows), folder / "train.jsonl")
     fill(_TRAIN, folder / "train.py", card, cleaned.longest_row_tokens, quote=repr)
     return "python train.py"

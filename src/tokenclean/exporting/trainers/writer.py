@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from tokenclean.errors import TableError
 from tokenclean.exporting.cleaned_file import CleanedDataset
 from tokenclean.exporting.dataset_card import Card
 from tokenclean.exporting.weight_range import WeightRange
@@ -41,15 +44,30 @@ class TextWriter:
     write: Callable[[WeightedTexts, Path, Card], Written]
 
 
-def describe_change(tokens: int, trained: int, weight: float, total: float, why: str) -> str:
-    """The sentence on tokens whose weight is another one in the export. ``tokens`` of ``trained``; ``weight``: the sum
-    of the differences, of a sum of weights ``total``, both without their signs."""
+def describe_changes(before: np.ndarray, after: np.ndarray, why: str) -> tuple[str, ...]:
+    """The sentence on tokens whose weight is another one in the export, over aligned weights; none where none is."""
+    difference, weights = np.abs(after.astype(np.float64) - before), np.abs(before.astype(np.float64))
+    if not difference.any():
+        return ()
+    changed, trained = np.count_nonzero(difference), np.count_nonzero(weights)
     return (
-        f"{tokens:,} of {trained:,} trained tokens have another weight here ({weight:.4g} of a total weight of "
-        f"{total:.4g}): {why}"
+        f"{changed:,} of {trained:,} trained tokens have another weight here ({difference.sum():.4g} of a total weight "
+        f"of {weights.sum():.4g}): {why}",
     )
 
 
-def list_left_out(ids: Sequence[str], reason: str) -> tuple[tuple[str, str], ...]:
-    """The rows that one reason leaves out."""
-    return tuple((id, reason) for id in ids)
+def choose_chats(
+    texts: WeightedTexts, is_trained: Sequence[bool], *, no_chat: str, untrained: str, otherwise: str
+) -> tuple[list[int], tuple[tuple[str, str], ...]]:
+    """Rows for a trainer that takes messages: the chats that are trained, and (id, reason) of the rows left out.
+
+    ``no_chat``, ``untrained``: the reasons. Raises TableError where none is left, which names the form ``otherwise``.
+    """
+    reasons = [
+        no_chat if conversation.kind != "chat" else "" if trained else untrained
+        for conversation, trained in zip(texts.conversations, is_trained, strict=True)
+    ]
+    if all(reasons):
+        raise TableError(f"no row is left to export: {no_chat}, and {untrained}; export with --to {otherwise}")
+    left_out = tuple((id, reason) for id, reason in zip(texts.tokens.ids, reasons, strict=True) if reason)
+    return [row for row, reason in enumerate(reasons) if not reason], left_out

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from tokenclean.tokens.encoding import fast_backend
+
 
 def load_decoder(name: str, revision: str | None = None, trusted: tuple[str, ...] = ()) -> Tokenizer:
     """The Rust tokenizer of a model, a folder or Hub id.
@@ -20,9 +22,7 @@ def load_decoder(name: str, revision: str | None = None, trusted: tuple[str, ...
             return tokenizer
     from tokenclean.models.loading.load import load_tokenizer, resolve_source
 
-    loaded: object = load_tokenizer(resolve_source(name, revision=revision, trusted=trusted)).backend_tokenizer
-    assert isinstance(loaded, Tokenizer)
-    return loaded
+    return fast_backend(load_tokenizer(resolve_source(name, revision=revision, trusted=trusted)))
 
 
 def _tokenizer_file(name: str, revision: str | None) -> Path | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tokenclean.errors import TemplateError, TokenizerMismatchError
 from tokenclean.pool import Pool
 from tokenclean.tokens import render
+from tokenclean.tokens.encoding import fast_backend
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -69,8 +70,8 @@ def check_same_tokenizer(
     return notes
 
 
-def _state(tokenizer: Any) -> _State:
-    return json.loads(tokenizer.backend_tokenizer.to_str())
+def _state(tokenizer: PreTrainedTokenizerBase) -> _State:
+    return json.loads(fast_backend(tokenizer).to_str())
 
 
 def _whole_text_backend(state: _State) -> Tokenizer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 EXCERPT_CHARACTERS = 200
 
@@ -28,9 +27,9 @@ class Record:
 
     number: int
     line: int
-    row: Mapping[str, Any] | None
+    row: Mapping[str, object] | None
     fault: str = ""
-    origin: bytes | str | Mapping[str, Any] = field(default=b"", repr=False)
+    origin: bytes | str | Mapping[str, object] = field(default=b"", repr=False)
     is_padded: bool = False
     wrapper_keys: tuple[str, ...] = ()
 

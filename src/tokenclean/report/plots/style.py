@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from tokenclean.store import atomic_path
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
+    from matplotlib.typing import LineStyleType, RcKeyType
 
 INK, FAINT, LINE, PAPER = "#17212c", "#56616e", "#c9d1da", "#fefffe"
 KEPT, DROPPED = "#2f7fd1", "#e08a1e"
@@ -37,7 +38,7 @@ VARIABLES |= {colour: f"series-{number}" for number, colour in enumerate(SERIES)
 WIDE, NARROW = 7.6, 4.6
 """Widths of figures in inches."""
 
-_STYLE: dict[Any, Any] = {
+_STYLE: dict[RcKeyType, object] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "svg.hashsalt": "tokenclean",
@@ -136,10 +137,18 @@ def draw(
     return Plot(name, title, note, stream.getvalue(), csv_text(columns, rows), figure)
 
 
-def series_style(number: int, **instead: str | None) -> dict[str, Any]:
-    """Colour, marker and dash of the series with this number, or what is given ``instead``; they repeat after eight."""
+class SeriesStyle(TypedDict):
+    """Arguments of matplotlib's ``plot``."""
+
+    color: str
+    marker: str
+    linestyle: LineStyleType
+
+
+def series_style(number: int, *, marker: str | None = None, linestyle: LineStyleType | None = None) -> SeriesStyle:
+    """Colour, marker and dash of the series with this number, or those given; they repeat after eight."""
     place = number % len(SERIES)
-    return {"color": SERIES[place], "marker": MARKERS[place], "linestyle": DASHES[place], **instead}
+    return {"color": SERIES[place], "marker": marker or MARKERS[place], "linestyle": linestyle or DASHES[place]}
 
 
 def bars_of(intervals: Iterable[tuple[float, float, float]]) -> np.ndarray:

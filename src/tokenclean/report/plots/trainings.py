@@ -58,7 +58,7 @@ def loss_curves(name: str, journals: Mapping[str, Sequence[tuple[int, float]]]) 
         axes = figure.subplots()
         for number, (label, lines) in enumerate(journals.items()):
             steps, losses = zip(*lines, strict=True)
-            style = series_style(number, marker=None)
+            style = series_style(number, marker="none")
             if len(steps) > _SMOOTHED_STEPS:
                 axes.plot(steps, losses, color=style["color"], linewidth=0.5, alpha=0.35)
             axes.plot(steps, smoothed[label], label=label, **style)
@@ -120,7 +120,7 @@ def rounds_plot(name: str, rounds: Rounds) -> Plot:
             losses.plot(places, values, label=label, **series_style(number))
         for number, line in enumerate(controls):
             value = line["heldout_nats"]["all_tokens"]
-            style = series_style(number + len(labels), marker=None)
+            style = series_style(number + len(labels), marker="none")
             losses.axhline(value, label=f"{line['model']}, all tokens", linewidth=1, **style)
         losses.set_ylabel("held-out loss (nats a token)")
         cuts = np.array([line.get("threshold_nats") for line in evolving], dtype=float)

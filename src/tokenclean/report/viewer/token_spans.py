@@ -13,9 +13,11 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from tokenclean.tokens.encoding import fast_backend
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -61,8 +63,7 @@ class SpanDecoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase | Tokenizer) -> None:
         from tokenizers import Tokenizer, decoders
 
-        backend: Any = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
-        self._backend: Tokenizer = backend  # typed too widely by transformers
+        self._backend = tokenizer if isinstance(tokenizer, Tokenizer) else fast_backend(tokenizer)
         self._is_byte_level = isinstance(self._backend.decoder, decoders.ByteLevel)
         self._bytes = cache(self._spelled)
 

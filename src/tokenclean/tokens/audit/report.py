@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from difflib import get_close_matches
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from tokenclean.errors import RecipeError
 from tokenclean.pool import Conversation, Intake, Pool
 from tokenclean.pool.duplicates import content_key
 from tokenclean.recipe import SourceSettings
+from tokenclean.recipe.error_messages import did_you_mean
 from tokenclean.tokens.audit.audit_row import AuditRow
 from tokenclean.tokens.audit.checks import CHECKS
 from tokenclean.tokens.audit.dataset_facts import Facts
@@ -135,9 +135,8 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     problems = []
     for name in names:
         if name not in CHECKS:
-            close = get_close_matches(name, CHECKS, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            problems.append(f"checks: found {name!r}, expected names of {', '.join(CHECKS)}{hint}")
+            expected = f"expected names of {', '.join(CHECKS)}{did_you_mean(name, CHECKS)}"
+            problems.append(f"checks: found {name!r}, {expected}")
     if problems:
         raise RecipeError(problems, "options")
     return tuple(name for name in CHECKS if name in names or not names)
@@ -228,13 +227,8 @@ def _with_twins(rows: Iterable[AuditRow]) -> Iterator[AuditRow]:
     """Each row with the id of the first one that holds the same."""
     seen: dict[bytes, str] = {}
     for row in rows:
-        if len(row):
-            digest = _digest(row)
-            if digest in seen:
-                row = replace(row, twin=seen[digest])
-            else:
-                seen[digest] = row.id
-        yield row
+        first = seen.setdefault(_digest(row), row.id) if len(row) else row.id
+        yield row if first is row.id else replace(row, twin=first)
 
 
 def _digest(row: AuditRow) -> bytes:

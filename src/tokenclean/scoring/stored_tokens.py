@@ -6,17 +6,18 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tokenclean.pool import Conversation, LeftOutThoughts, RenderedRows, count_characters, read_rejected, write_rejected
 from tokenclean.recipe import TokensSettings
-from tokenclean.scoring.loss_shards import hash_tokens, refuse_missing
+from tokenclean.scoring.stored_losses import hash_tokens, refuse_missing
 from tokenclean.store import STAGE_VERSIONS, Stage, Store, fingerprint
 from tokenclean.token_table import TokenTable, read_table, write_table
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 from tokenclean.tokens.chat_template.chat import reads_clock
+from tokenclean.tokens.encoding import fast_backend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -143,7 +144,6 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
     Truncation and padding are left out, since neither is used here.
     """
-    backend: Any = tokenizer.backend_tokenizer  # declared as almost anything by transformers
-    state = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
+    state = {**json.loads(fast_backend(tokenizer).to_str()), "truncation": None, "padding": None}
     special = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
     return fingerprint([state, special, tokenizer.chat_template])

@@ -19,9 +19,9 @@ from tokenclean.models.kernels.cpu import has_bf16_kernels
 from tokenclean.models.loading.load import load_model, load_tokenizer
 from tokenclean.pool import load_pool
 from tokenclean.ragged import Ragged, offsets_of
-from tokenclean.scoring import loss_shards, token_losses
-from tokenclean.scoring.loss_shards import ScoringPolicy, plan_shards, sharded_losses
+from tokenclean.scoring import stored_losses, token_losses
 from tokenclean.scoring.scorer import Scorer
+from tokenclean.scoring.stored_losses import ScoringPolicy, plan_shards, sharded_losses
 from tokenclean.store import Stage, Store, array_hash
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 
@@ -156,7 +156,7 @@ def test_one_scorer_made_for_the_longest_row_serves_all_shards_and_its_policy_is
             super().__init__(model, **options)
             made.append(options)
 
-    monkeypatch.setattr(loss_shards, "Scorer", CountedScorer)
+    monkeypatch.setattr(stored_losses, "Scorer", CountedScorer)
     one_pass.run(precision="safe")
     longest = max(np.flatnonzero(labels).max(initial=-1) + 1 for labels in tokens.is_response)
     reported = {"longest_row": longest, "expected_tokens": len(tokens.input_ids.values)}
