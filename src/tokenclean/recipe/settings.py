@@ -241,8 +241,8 @@ class EvaluationSettings(Section):
     controls: tuple[StrategyName, ...] = ()
     """Further strategies to train for comparison; they share tokens, base losses and warm-up."""
     tasks: tuple[str, ...] = ("mmlu", "truthfulqa", "tydiqa", "hellaswag", "arc_challenge", "boolq", "logiqa")
-    """Benchmarks of ``compare``: the paper's seven by default; also ``xquad``, ``arc_easy`` and any task of
-    lm-evaluation-harness."""
+    """Benchmarks of ``compare``: the paper's seven by default; also ``xquad``, ``arc_easy``, ``e2e_slots``, ``chrf``,
+    ``choice`` and any task of lm-evaluation-harness."""
     data_dir: str | None = None
     """Folder with the benchmarks' data as local files; by default they come from the Hub or its cache."""
     limit: int | None = Field(default=None, ge=1)

@@ -99,7 +99,7 @@ def compare(
         run = runs[seed] = _Run(open_seed(of_seed))
         run.models[BASE] = run.opened.context.base
         if not loaded:
-            loaded = load_benchmarks(recipe.evaluation, run.opened.context.data.tokenizer)
+            loaded = load_benchmarks(recipe.evaluation, run.opened.context.data.tokenizer, recipe.tokens)
         for strategy in strategies:
             if strategy in failed:
                 continue
