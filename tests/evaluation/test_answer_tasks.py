@@ -38,11 +38,12 @@ class Reciting(PackedLM):
     likely: tuple[str, ...] = ()
 
     def generate_until(self, requests, disable_tqdm=True):
-        assert all(request.args[1]["until"] == ["\n"] for request in requests)
-        return [self.texts[request.args[0]] for request in requests]
+        asked = [request.arguments for request in requests]
+        assert all(options["until"] == ["\n"] for _, options in asked)
+        return [self.texts[prompt] for prompt, _ in asked]
 
     def loglikelihood(self, requests, disable_tqdm=True):
-        return [(-float(self.likely.index(request.args[1])), False) for request in requests]
+        return [(-float(self.likely.index(choice)), False) for _, choice in (request.arguments for request in requests)]
 
 
 def load(tiny, folder: Path, name: str, *rows: dict, **tokens) -> LoadedBenchmark:

@@ -250,6 +250,9 @@ class EvaluationSettings(Section):
     TyDi QA)."""
     limits: Limits = ()
     """The limit of single benchmarks, such as ``{mmlu: 5}``."""
+    pairs: str | None = Field(default=None, min_length=1)
+    """File of rows that state their noise and their ``clean`` answer, as for ``tokenclean lab``: how much each model
+    prefers the clean one. It may be a file of the pool; rows that are trained on are left out."""
     samples: int = Field(default=3, ge=0)
     """Number of held-out prompts that all models of ``compare`` answer side by side."""
     sample_tokens: int = Field(default=64, ge=1)
