@@ -101,4 +101,12 @@ def write_benchmarks(folder: Path) -> Path:
     ]
     for split in ("train", "validation"):
         write_lines(folder / "tydiqa" / f"{split}.jsonl", tydiqa)
+    for name in ("e2e_slots", "chrf"):
+        rows = [
+            {"prompt": f"Describe it. name[{n} {text(1)}], food[French]", "response": text(9), "clean": text(9)}
+            for n in range(6)
+        ]
+        write_lines(folder / name / "test.jsonl", rows)
+    rows = [{"prompt": text(9), "choices": [text(1) for _ in range(2 + n % 3)], "answer": n % 2} for n in range(6)]
+    write_lines(folder / "choice" / "test.jsonl", rows)
     return folder

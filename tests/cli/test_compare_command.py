@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from test_cli import tokenclean
+
+from benchmark_data import write_lines
 
 QUICK = (
     "training.lora.rank=4",
@@ -43,6 +46,54 @@ def test_compare_prints_table_1_and_where_it_lies(recipe):
     assert {"tables.md", "table_1.csv", "table_1.tex", "values.csv", "questions.parquet", "answers.md"} <= {
         file.name for file in folder.iterdir()
     }
+
+
+def write_pairs(file: Path) -> Path:
+    write_lines(
+        file,
+        [
+            {"prompt": f"Capital of number {n}?", "response": f"It is Lyon, {n}.", "clean": f"It is Paris, {n}."}
+            for n in range(8)
+        ],
+    )
+    return file
+
+
+@pytest.mark.slow
+def test_measures_that_noise_moves(recipe, tmp_path):
+    pairs = write_pairs(tmp_path / "pairs.jsonl")
+    further = ("evaluation.tasks=[e2e_slots,chrf,choice]", f"evaluation.pairs={pairs}", "evaluation.limit=2")
+    result = tokenclean("compare", recipe, "--strategies", "full_tokens,random", "--seeds", "0,1", *settings(*further))
+    assert result.returncode == 0, result.stderr
+    printed = " ".join(result.stdout.split())
+    for text in (
+        "E2E slots",
+        "chrF",
+        "Choice",
+        "Preference for clean answers",
+        "8 pairs",
+        "Uniform random prefers clean",
+    ):
+        assert text in printed
+    folder = Path(result.stdout.rsplit("comparison: ", 1)[1].strip())
+    found = {line["name"]: line for line in json.loads((folder / "comparison.json").read_text())["preferences"]}
+    assert found["Uniform random"]["change"]["items"] == 8
+    assert found["Full tokens"]["change"] is None
+
+
+@pytest.mark.slow
+def test_a_run_with_pairs(recipe, tmp_path):
+    pairs = write_pairs(tmp_path / "pairs.jsonl")
+    further = ("cleaning.strategy=random", "evaluation.controls=[full_tokens]", f"evaluation.pairs={pairs}")
+    result = tokenclean("run", recipe, *settings(*further, f"output={tmp_path}/runs"))
+    assert result.returncode == 0, result.stderr
+    assert "It prefers clean answers" in " ".join(result.stdout.split())
+    (file,) = tmp_path.glob("runs/*/results/*/result.json")
+    measured = {line["name"]: line for line in json.loads(file.read_text())["measured"]}
+    assert measured["base"]["preference"]["margin"]["items"] == 8
+    assert measured["random"]["preference_against_full"]["items"] == 8
+    assert measured["full_tokens"]["preference_against_full"] is None
+    assert "Preference for clean answers" in (file.parent / "table.md").read_text()
 
 
 @pytest.mark.slow

@@ -43,6 +43,34 @@ def test_against_full_tokens(full, kept, starts, advice):
     assert ("proportion" in text) == (full is WORSE and kept < 1)
 
 
+def change(low: float, high: float) -> dict[str, float]:
+    return {"mean": (low + high) / 2, "low": low, "high": high, "items": 40}
+
+
+PREFERS, PREFERS_NOT, NO_CHANGE = change(0.1, 0.3), change(-0.3, -0.1), change(-0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("full", "of_pairs", "starts", "says", "advice"),
+    [
+        (UNCLEAR, PREFERS, "Cleaning helped: ", "more than full tokens (+0.2000", "use its model"),
+        (UNCLEAR, PREFERS_NOT, "Cleaning hurt: ", "less than full tokens (-0.2000", "train on full tokens"),
+        (UNCLEAR, NO_CHANGE, "Cleaning made no difference", "as much as full tokens as far as", "hold out more rows"),
+        (BETTER, NO_CHANGE, "Cleaning helped: ", "as much as full tokens as far as", "use its model"),
+        (BETTER, PREFERS, "Cleaning helped: ", "more than full tokens", "use its model"),
+        (WORSE, PREFERS, "The measures disagree: ", "more than full tokens", "the measure that"),
+        (BETTER, PREFERS_NOT, "The measures disagree: ", "less than full tokens", "the measure that"),
+        (WORSE, PREFERS_NOT, "Cleaning hurt: ", "less than full tokens", "train on full tokens"),
+    ],
+)
+def test_with_pairs_the_preference_counts_too(full, of_pairs, starts, says, advice):
+    text = verdict({**model("fixed_model", base=BETTER, full=full), "preference_against_full": of_pairs})
+    assert text.startswith(starts)
+    assert f"It prefers clean answers {says}" in text
+    assert f"95 % interval {of_pairs['low']:+.4f} to {of_pairs['high']:+.4f}; 40 pairs)." in text
+    assert advice in text.partition(" Next: ")[2]
+
+
 def test_without_full_tokens_the_base_is_the_control_and_the_missing_one_is_named():
     text = verdict(model("base"), model("fixed_model", base=BETTER))
     assert text.startswith("fixed_model is better than the base by 0.0200 nats a token")

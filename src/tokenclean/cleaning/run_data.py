@@ -13,6 +13,7 @@ import numpy as np
 from tokenclean.cleaning.shared_schedule import check_base, schedule_parts
 from tokenclean.ds2.selection import select_best
 from tokenclean.errors import PoolError, RecipeError
+from tokenclean.lab.pairs import Pairs, read_pairs
 from tokenclean.models.loading.load import ModelSource, load_tokenizer, resolve_source
 from tokenclean.pool import Intake, Mixture, Pool, RejectedRow, load_sources
 from tokenclean.pool.recipe_pool import (
@@ -55,7 +56,7 @@ class RunData:
     """``tokens``: the training rows, of ``pool``; ``heldout``: rows on which models are compared and that nothing is
     trained on, of ``heldout_pool``. ``intake``: what became of all rows that were read. ``rated``: the pool's ratings;
     None where the recipe names none. ``trusted_ids``: the training rows of ``cleaning.trusted``. ``review``: what
-    people decided on the training rows (``pool.review``)."""
+    people decided on the training rows (``pool.review``). ``pairs``: those of ``evaluation.pairs``."""
 
     recipe: Recipe
     base_source: ModelSource
@@ -68,6 +69,7 @@ class RunData:
     rated: RatedPool | None = None
     trusted_ids: frozenset[str] = frozenset()
     review: ReviewedPool | None = None
+    pairs: Pairs | None = None
 
     @property
     def rejected(self) -> tuple[RejectedRow, ...]:
@@ -176,7 +178,10 @@ def read_run_data(
             mixture.intake.add(row)
         pool = leave_out_trusted(pool, trusted, note)
     training, heldout = split_heldout(take_rows(pool, recipe), recipe)
-    return tokenize_run_data(recipe, training, heldout, trusted, mixture=mixture, rated=rated, listing=listing)
+    data = tokenize_run_data(recipe, training, heldout, trusted, mixture=mixture, rated=rated, listing=listing)
+    if recipe.evaluation.pairs is not None:
+        data = replace(data, pairs=read_pairs(recipe.evaluation.pairs, data.pool.conversations, note))
+    return data
 
 
 def tokenize_run_data(

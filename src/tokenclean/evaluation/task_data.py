@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenclean.errors import EvaluationError, needs_extra
+from tokenclean.evaluation.answer_tasks import ANSWER_TASKS, answer_task
 from tokenclean.evaluation.extractive_qa import QUESTIONS_PER_LANGUAGE, hub_questions, passage_task, read_squad, sample
 from tokenclean.evaluation.tasks import LANGUAGES, Benchmark, benchmark_named
-from tokenclean.recipe.settings import EvaluationSettings
+from tokenclean.recipe.settings import EvaluationSettings, TokensSettings
 from tokenclean.store import fingerprint
 
 if TYPE_CHECKING:
@@ -55,11 +56,14 @@ def _plain(value: object) -> object:
     return value if isinstance(value, (str, int, float, bool, type(None))) else getattr(value, "__qualname__", "")
 
 
-def load_benchmarks(settings: EvaluationSettings, tokenizer: PreTrainedTokenizerBase) -> list[LoadedBenchmark]:
+def load_benchmarks(
+    settings: EvaluationSettings, tokenizer: PreTrainedTokenizerBase, tokens: TokensSettings | None = None
+) -> list[LoadedBenchmark]:
     """Read the tasks of the benchmarks ``settings.tasks`` (of ``BENCHMARKS``, or any task of the harness).
 
-    ``tokenizer``: used to cut passages. Raises EvaluationError, listing all unknown names and missing data at once, and
-    MissingExtraError where the harness is not installed.
+    ``tokenizer``: used to cut passages and to render the prompts of ``answer_tasks``, with the template of ``tokens``
+    (by default tulu). Raises EvaluationError, listing all unknown names and missing data at once, and MissingExtraError
+    where the harness is not installed.
     """
     with needs_extra("lm-eval", "eval", "evaluation on benchmarks"):
         import lm_eval  # noqa: F401
@@ -67,7 +71,8 @@ def load_benchmarks(settings: EvaluationSettings, tokenizer: PreTrainedTokenizer
     for name in settings.tasks:
         benchmark = benchmark_named(name)
         try:
-            tasks = _tasks(benchmark, tokenizer, None if settings.data_dir is None else Path(settings.data_dir))
+            data_dir = None if settings.data_dir is None else Path(settings.data_dir)
+            tasks = _tasks(benchmark, tokenizer, data_dir, tokens or TokensSettings())
         except EvaluationError as error:
             problems.append(str(error))
             continue
@@ -80,17 +85,28 @@ def load_benchmarks(settings: EvaluationSettings, tokenizer: PreTrainedTokenizer
     return loaded
 
 
-def _tasks(benchmark: Benchmark, tokenizer: PreTrainedTokenizerBase, data_dir: Path | None) -> dict[str, Task]:
+def _tasks(
+    benchmark: Benchmark, tokenizer: PreTrainedTokenizerBase, data_dir: Path | None, tokens: TokensSettings
+) -> dict[str, Task]:
     parts = parts_of(benchmark)
     files = {}
     if data_dir is not None and benchmark.files:
         files = {part: benchmark.local_files(data_dir, part) for part in parts}
+    is_local = benchmark.name in ANSWER_TASKS
+    if is_local and data_dir is None:
+        raise EvaluationError(
+            f"{benchmark.name}: its data are files of yours; put {', '.join(benchmark.files.values())} into a folder, "
+            "and name that in evaluation.data_dir"
+        )
+    or_hub = "" if is_local else "or leave evaluation.data_dir out to read from the Hub, "
     for of_part in files.values():
         if missing := [file for file in of_part.values() if not Path(file).is_file()]:
             raise EvaluationError(
-                f"{benchmark.name}: {', '.join(missing)} missing; put the data there, or leave evaluation.data_dir "
-                "out to read from the Hub, or remove the benchmark from evaluation.tasks"
+                f"{benchmark.name}: {', '.join(missing)} missing; put the data there, {or_hub}or remove the benchmark "
+                "from evaluation.tasks"
             )
+    if is_local:
+        return {part: _own_task(answer_task(part, Path(files[part]["test"]), tokenizer, tokens)) for part in parts}
     if benchmark.name in ("tydiqa", "xquad"):
         return {part: _passage_task(benchmark, part, files.get(part), tokenizer) for part in parts}
     tasks: dict[str, Task] = {}
@@ -139,8 +155,6 @@ def parts_of(benchmark: Benchmark) -> tuple[str, ...]:
 def _passage_task(
     benchmark: Benchmark, part: str, files: dict[str, str] | None, tokenizer: PreTrainedTokenizerBase
 ) -> Task:
-    from lm_eval.api.task import ConfigurableTask
-
     language = part.removeprefix(f"{benchmark.name}_")
     # XQuAD's questions are the same in all languages, so the first are taken in each; TyDi QA's are a random sample.
     if benchmark.name == "xquad":
@@ -155,7 +169,12 @@ def _passage_task(
         questions = sample(hub_questions(splits["validation"], language), QUESTIONS_PER_LANGUAGE)
     if not questions:
         raise EvaluationError(f"{benchmark.name}: no question in {language}")
-    config = passage_task(part, language, questions, examples, tokenizer)
+    return _own_task(passage_task(part, language, questions, examples, tokenizer))
+
+
+def _own_task(config: dict[str, object]) -> Task:
+    from lm_eval.api.task import ConfigurableTask
+
     with quiet_harness():
         return ConfigurableTask(config=config)
 

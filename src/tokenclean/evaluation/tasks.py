@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 
@@ -89,10 +89,14 @@ BENCHMARKS = {
         _single("arc_easy", "ARC-E", "test", folder="arc"),
         _single("boolq", "BoolQ", "validation", folder="super_glue/boolq"),
         _single("logiqa", "LogiQA", "test"),
+        replace(_single("e2e_slots", "E2E slots", "test"), metric="slots"),
+        replace(_single("chrf", "chrF", "test"), metric="chrf"),
+        _single("choice", "Choice", "test"),
     )
 }
-"""Benchmarks of the paper's Table 1, and XQuAD and ARC-Easy. Prompts are the harness's, except for the questions on
-passages of TyDi QA and XQuAD (``extractive_qa``)."""
+"""Benchmarks of the paper's Table 1, XQuAD and ARC-Easy, and the tasks of ``answer_tasks``, which have no data on the
+Hub. Prompts are the harness's, except for those of ``answer_tasks`` and the questions on passages of TyDi QA and XQuAD
+(``extractive_qa``)."""
 
 
 def benchmark_named(name: str) -> Benchmark:

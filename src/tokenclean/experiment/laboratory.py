@@ -4,7 +4,7 @@ training without the noise is worth."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -14,33 +14,21 @@ from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import OpenRun, open_run_on
 from tokenclean.cleaning.run_data import tokenize_run_data
 from tokenclean.errors import PoolError
-from tokenclean.evaluation.intervals import Interval
-from tokenclean.evaluation.preference import Preference, Version, pair_margins, preference, preference_change
 from tokenclean.experiment.known_noise import noise_tokens, oracle, places_of, random_mask
+from tokenclean.experiment.preferences import ModelPreference, compare_preferences, margins_of, tokenize_pairs
 from tokenclean.experiment.result_files import Measured
 from tokenclean.experiment.run import take_strategies
 from tokenclean.lab import DETECTORS, NoiseSettings, plant
 from tokenclean.lab.detection_quality import DetectionQuality, TruthLabels, measure_detection
 from tokenclean.lab.detectors import Columns
+from tokenclean.lab.pairs import Pairs, pairs_of
 from tokenclean.lab.truth import TruthPool, read_truth, truth_of_planted
 from tokenclean.observer import Observer
 from tokenclean.pool import Pool, load_sources, write_rejected
 from tokenclean.pool.splits import heldout_rows
 from tokenclean.recipe import Recipe
 from tokenclean.store import Store
-from tokenclean.tokens import first_tokens_touching, tokenize_pool
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Rows with noise whose clean version is known and differs. ``rows``: their numbers among the rows measured, int64.
-
-    A row that states no noise is no pair, even where its ``clean`` differs: that is a change of style.
-    """
-
-    noisy: Pool
-    clean: Pool
-    rows: np.ndarray
+from tokenclean.tokens import first_tokens_touching
 
 
 @dataclass(frozen=True)
@@ -63,16 +51,6 @@ class Laboratory:
         tokens, spans = self.context.tokens, self.truth.spans
         onset = first_tokens_touching(tokens, places_of(spans))
         return TruthLabels(tokens.is_response, noise_tokens(tokens, spans), onset)
-
-
-@dataclass(frozen=True)
-class ModelPreference:
-    """``name``: of the model. ``change``: of its margin from that of the model trained on full tokens, None for others
-    than trained ones."""
-
-    name: str
-    preference: Preference
-    change: Interval | None = None
 
 
 def read_lab_pool(recipe: Recipe, planted: Mapping[str, NoiseSettings]) -> TruthPool:
@@ -106,7 +84,7 @@ def open_laboratory(
         write_rejected(data.rejected, listing)
         observer.note(f"rows set aside, with their reasons: {listing}")
     opened = open_run_on(data, store, observer)
-    laboratory = Laboratory(opened, measured, _pairs(heldout if with_training else measured))
+    laboratory = Laboratory(opened, measured, pairs_of(heldout if with_training else measured))
     if not laboratory.labels.is_noise.values.any():
         spans = f"{len(measured.spans):,} spans" if measured.spans else "no span"
         raise PoolError(
@@ -142,39 +120,17 @@ def measure_preferences(laboratory: Laboratory, models: Mapping[str, Model]) -> 
 
     The change is taken from the model ``full_tokens``, where that is among them.
     """
-    pairs, context = laboratory.pairs, laboratory.context
-    tokenizer, options = context.data.tokenizer, context.recipe.tokens.model_dump()
-    clean, noisy = (tokenize_pool(pool, tokenizer, **options) for pool in (pairs.clean, pairs.noisy))
-    whole = np.flatnonzero(~(clean.is_truncated | noisy.is_truncated))  # a cut answer differs where it is cut
-    if cut := len(pairs.rows) - len(whole):
-        context.note(f"preference: {cut:,} of {len(pairs.rows):,} pairs left out, cut at tokens.max_length")
-    if len(whole) < 2:
+    context = laboratory.context
+    pairs = tokenize_pairs(context, laboratory.pairs)
+    if len(pairs.whole) < 2:
         return []
-    clean, noisy = clean.take(whole), noisy.take(whole)
     is_heldout = len(context.heldout) > 0
 
     def margins(model: Model) -> np.ndarray:
-        if is_heldout:
-            of_noisy = context.passes.losses(model, noisy, "noisy versions")
-        else:
-            of_noisy = context.losses(model).take(pairs.rows[whole])
-        of_clean = context.passes.losses(model, clean, "clean versions")
-        return pair_margins(
-            Version(clean.input_ids, clean.is_response, of_clean), Version(noisy.input_ids, noisy.is_response, of_noisy)
-        )
+        scored = None if is_heldout else context.losses(model).take(laboratory.pairs.rows[pairs.whole])
+        return margins_of(context, model, pairs, scored)
 
-    found = {name: margins(model) for name, model in models.items()}
-    if any(np.count_nonzero(~np.isnan(of_model)) < 2 for of_model in found.values()):
-        return []
-    full = found.get("full_tokens")
-    return [
-        ModelPreference(
-            name,
-            preference(of_model),
-            preference_change(of_model, full) if full is not None and name not in ("base", "full_tokens") else None,
-        )
-        for name, of_model in found.items()
-    ]
+    return compare_preferences({name: margins(model) for name, model in models.items()})
 
 
 def untrained_models(laboratory: Laboratory) -> dict[str, Model]:
@@ -212,12 +168,3 @@ def _split(truth: TruthPool, recipe: Recipe) -> tuple[TruthPool, TruthPool]:
         )
     heldout = known[heldout_rows([truth.pool[int(row)].source for row in known], count, recipe.pool_seed)]
     return truth.take(np.setdiff1d(np.arange(len(truth)), heldout)), truth.take(heldout)
-
-
-def _pairs(truth: TruthPool) -> Pairs:
-    has_noise = {span.row for span in truth.spans}
-    versions = ((row, truth.clean[row]) for row in sorted(has_noise))
-    found = [(row, clean) for row, clean in versions if clean is not None and clean != truth.pool[row]]
-    rows, clean = [row for row, _ in found], [version for _, version in found]
-    noisy = replace(truth.pool.take(rows), rejected=())
-    return Pairs(noisy, Pool(tuple(clean)), np.array(rows, dtype=np.int64))

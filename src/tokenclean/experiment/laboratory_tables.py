@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from tokenclean.evaluation.intervals import Interval
-from tokenclean.experiment.laboratory import Laboratory, ModelPreference
+from tokenclean.experiment.laboratory import Laboratory
+from tokenclean.experiment.preferences import ModelPreference, preference_table
 from tokenclean.experiment.result_files import Measured
 from tokenclean.experiment.run import loss_table
 from tokenclean.lab.detection_quality import DetectionQuality
@@ -62,27 +62,6 @@ def detector_table(findings: Findings) -> Table:
     return Table("Detectors against known noise", ("detector", *columns, "ECE"), rows, note)
 
 
-def preference_table(preferences: Sequence[ModelPreference]) -> Table:
-    """One row a model."""
-    rows = tuple(
-        (
-            p.name,
-            _interval(p.preference.margin),
-            _interval(p.preference.wins),
-            "–" if p.change is None else _interval(p.change, sign=True),
-        )
-        for p in preferences
-    )
-    pairs = preferences[0].preference
-    note = (
-        f"{pairs.margin.items:,} pairs of a clean and a noisy version ({pairs.equal:,} more are equal in tokens); log "
-        "p(clean) − log p(noisy) in nats a differing token, above 0 where the model prefers clean answers; 95 % "
-        "intervals over pairs"
-    )
-    columns = ("model", "log p(clean) − log p(noisy)", "pairs in which clean wins", "minus full tokens")
-    return Table("Preference for clean answers", columns, rows, note)
-
-
 def lead(findings: Findings) -> str:
     """How much noise there is, in one or two sentences."""
     truth, labels = findings.laboratory.truth, findings.laboratory.labels
@@ -131,8 +110,3 @@ def _without_nan(value: object) -> object:
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _interval(interval: Interval, *, sign: bool = False) -> str:
-    mean = f"{interval.mean:+.3f}" if sign else f"{interval.mean:.3f}"
-    return f"{mean} ({interval.low:.3f} to {interval.high:.3f})"

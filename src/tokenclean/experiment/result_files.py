@@ -14,6 +14,7 @@ from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.noise_removal import fractions_of
 from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.cleaning.strategy_result import weights_of
+from tokenclean.experiment.preferences import ModelPreference
 from tokenclean.experiment.run_files import LATEST, TABLES, MeasuredModel
 from tokenclean.exporting import write_cleaned
 from tokenclean.pool import write_rejected, write_removed
@@ -30,7 +31,8 @@ from tokenclean.training.optimizer import MOMENTS
 class Measured:
     """A model on the held-out rows: against the base, and against full tokens where that was trained.
 
-    ``reference``: after a rollback, the name of the reference that became the strategy's final model.
+    ``reference``: after a rollback, the name of the reference that became the strategy's final model. ``preference``:
+    of a final model over the pairs of ``evaluation.pairs``, where there are any.
     """
 
     name: str
@@ -40,10 +42,16 @@ class Measured:
     against_full: PairedDifference | None
     weak_reference: str = ""
     reference: str = ""
+    preference: ModelPreference | None = None
 
     def to_json(self) -> MeasuredModel:
         """As in ``result.json``."""
-        return MeasuredModel(**asdict(self))
+        found = self.preference
+        preferences = {
+            "preference": found and asdict(found.preference),
+            "preference_against_full": found and found.change and asdict(found.change),
+        }
+        return MeasuredModel(**{**asdict(self), **preferences})
 
 
 def kept_share(result: StrategyResult, context: RunContext) -> float | None:
@@ -78,6 +86,7 @@ def write_results(
         "kept": {o.strategy: array_hash(o.kept.values) for o in results if o.kept is not None},
         "rejected": len(context.data.rejected),
         "removed": len(context.data.pool.removed),
+        "preferences": {m.name: asdict(m.preference) for m in measured if m.preference is not None},
         **_review(context),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.ds2.curated_pool import CuratedPool
 from tokenclean.experiment.curate import curation_document
 from tokenclean.experiment.noise_tables import noise_document, noise_table
+from tokenclean.experiment.preferences import compare_preferences, margins_of_models, preference_table
 from tokenclean.experiment.result_files import Measured, kept_share, write_results
 from tokenclean.experiment.round_tables import RoundByRound, measure_rounds, rounds_document, rounds_table
 from tokenclean.experiment.run_files import CURATION, NOISE
@@ -113,7 +114,9 @@ def take_strategies(
 def _tables(
     context: RunContext, results: list[StrategyResult], measured: list[Measured], rounds: RoundByRound | None
 ) -> list[Table]:
-    tables = [loss_table(measured, context), rounds and rounds_table(rounds), noise_table(context, results)]
+    preferences = [m.preference for m in measured if m.preference is not None]
+    tables = [loss_table(measured, context), preference_table(preferences) if preferences else None]
+    tables += [rounds and rounds_table(rounds), noise_table(context, results)]
     kept = {result.strategy: result.kept for result in results if result.kept is not None}
     drops_any = any(labels.values.sum() < context.tokens.is_response.values.sum() for labels in kept.values())
     if len(kept) > 1 and drops_any:
@@ -122,7 +125,8 @@ def _tables(
 
 
 def measure(context: RunContext, results: list[StrategyResult]) -> list[Measured]:
-    """Held-out losses of the base, of every intermediate model, and of every final model, in that order.
+    """Held-out losses of the base, of every intermediate model, and of every final model, in that order; preference of
+    the base and the final models.
 
     A final model that was also a reference, as after a rollback, has one line, as the final one.
     """
@@ -148,7 +152,9 @@ def measure(context: RunContext, results: list[StrategyResult]) -> list[Measured
             reference = next((c.model.name for c in result.checks if c.model.key == result.model.key), "")
             share, faults = kept_share(result, context), weak.get(result.model.key, "")
             add(result.strategy, result.model, share, faults, reference)
-    return lines
+    models = {"base": context.base} | {o.strategy: o.model for o in results if o.model.key != context.base.key}
+    preferences = {found.name: found for found in compare_preferences(margins_of_models(context, models))}
+    return [replace(line, preference=preferences.get(line.name)) for line in lines]
 
 
 def loss_table(measured: list[Measured], context: RunContext) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from tokenclean.report.plots.trainings import Rounds
 
@@ -28,7 +28,7 @@ NOISE = "noise.json"
 """File of the results with what noise mixture and repetition found: by strategy, the rates of the pool and its rows."""
 
 
-class Interval(TypedDict):
+class Difference(TypedDict):
     """A paired difference in nats and its 95 % interval."""
 
     difference: float
@@ -36,16 +36,39 @@ class Interval(TypedDict):
     high: float
 
 
+class Mean(TypedDict):
+    """A mean over ``items`` values and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    items: int
+
+
+class Preference(TypedDict):
+    """As of ``evaluation.preference.Preference``."""
+
+    margin: Mean
+    wins: Mean
+    equal: int
+
+
 class MeasuredModel(TypedDict):
-    """A model on the held-out rows, as in ``result.json``; ``loss``: nats a token."""
+    """A model on the held-out rows, as in ``result.json``; ``loss``: nats a token.
+
+    ``preference``: for clean answers, over the pairs of ``evaluation.pairs``, and ``preference_against_full`` its
+    change from full tokens; None without pairs, and absent from results of earlier versions.
+    """
 
     name: str
     kept_share: float | None
     loss: float
-    against_base: Interval | None
-    against_full: Interval | None
+    against_base: Difference | None
+    against_full: Difference | None
     weak_reference: str
     reference: str
+    preference: NotRequired[Preference | None]
+    preference_against_full: NotRequired[Mean | None]
 
 
 class Result(TypedDict, total=False):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenclean.experiment.run_files import Interval, MeasuredModel
+from tokenclean.evaluation.intervals import Interval
+from tokenclean.experiment.run_files import Difference, MeasuredModel
 
 _NOTHING_DROPPED = 0.995
 
@@ -40,13 +41,25 @@ def verdict_of(
         sentence = f"{strategy} is {_compared(of_base, 'the base')} ({_interval(of_base)}; {rows}){control}."
         return Verdict(sentence, _without_control(strategy, of_base))
     found = f"{strategy} is {_compared(of_full, 'full tokens')} ({_interval(of_full)}; {rows})."
+    return _against_full(model, of_full, found, folder)
+
+
+def _against_full(model: MeasuredModel, of_full: Difference, found: str, folder: str) -> Verdict:
+    """``found``: the sentence on the held-out loss."""
+    signs = {_sign(-of_full["high"], -of_full["low"])}
+    if preference := model.get("preference_against_full"):
+        change = Interval(**preference)
+        found += f" {preference_sentence('It', 'full tokens', change)}"
+        signs.add(_sign(change.low, change.high))
+    if {1, -1} <= signs:
+        return Verdict(f"The measures disagree: {found}", "decide by the measure that stands for the model's use")
     drops_nothing = (model["kept_share"] or 0) >= _NOTHING_DROPPED
-    if of_full["high"] < 0:
+    if 1 in signs:
         use = f"use its model: tokenclean merge {folder}"
         if not drops_nothing:
             use += f", or train on the cleaned data: tokenclean export {folder} --to trl"
         return Verdict(f"Cleaning helped: {found}", use)
-    if of_full["low"] > 0:
+    if -1 in signs:
         keep_more = "" if drops_nothing else ", or keep more: a higher cleaning.proportion"
         return Verdict(f"Cleaning hurt: {found}", f"train on full tokens{keep_more}")
     if drops_nothing:
@@ -60,7 +73,23 @@ def verdict_of(
     )
 
 
-def _without_control(strategy: str, of_base: Interval) -> str:
+def preference_sentence(model: str, control: str, change: Interval) -> str:
+    """Whether a model prefers clean answers more than a control does. ``change``: of the margin from the control's, in
+    nats a differing token, over pairs."""
+    sign = _sign(change.low, change.high)
+    how = {1: f"more than {control}", -1: f"less than {control}", 0: f"as much as {control} as far as the pairs show"}
+    return (
+        f"{model} prefers clean answers {how[sign]} ({change.mean:+.4f} nats a differing token, 95 % interval "
+        f"{change.low:+.4f} to {change.high:+.4f}; {change.items:,} pairs)."
+    )
+
+
+def _sign(low: float, high: float) -> int:
+    """1 where the whole interval is above 0, -1 where it is below, else 0."""
+    return int(low > 0) - int(high < 0)
+
+
+def _without_control(strategy: str, of_base: Difference) -> str:
     if of_base["low"] > 0:
         return "lower training.learning_rate, since the training made the model worse"
     if strategy == "full_tokens":
@@ -68,7 +97,7 @@ def _without_control(strategy: str, of_base: Interval) -> str:
     return "train full tokens beside it: --set evaluation.controls=[full_tokens]"
 
 
-def _compared(difference: Interval, control: str) -> str:
+def _compared(difference: Difference, control: str) -> str:
     """How the held-out loss compares, in words."""
     size = f"{abs(difference['difference']):.4f} nats a token"
     if difference["high"] < 0:
@@ -78,5 +107,5 @@ def _compared(difference: Interval, control: str) -> str:
     return f"as good as {control} as far as the held-out loss shows"
 
 
-def _interval(difference: Interval) -> str:
+def _interval(difference: Difference) -> str:
     return f"{difference['difference']:+.4f}, 95 % interval {difference['low']:+.4f} to {difference['high']:+.4f}"

@@ -241,8 +241,8 @@ class EvaluationSettings(Section):
     controls: tuple[StrategyName, ...] = ()
     """Further strategies to train for comparison; they share tokens, base losses and warm-up."""
     tasks: tuple[str, ...] = ("mmlu", "truthfulqa", "tydiqa", "hellaswag", "arc_challenge", "boolq", "logiqa")
-    """Benchmarks of ``compare``: the paper's seven by default; also ``xquad``, ``arc_easy`` and any task of
-    lm-evaluation-harness."""
+    """Benchmarks of ``compare``: the paper's seven by default; also ``xquad``, ``arc_easy``, ``e2e_slots``, ``chrf``,
+    ``choice`` and any task of lm-evaluation-harness."""
     data_dir: str | None = None
     """Folder with the benchmarks' data as local files; by default they come from the Hub or its cache."""
     limit: int | None = Field(default=None, ge=1)
@@ -250,6 +250,9 @@ class EvaluationSettings(Section):
     TyDi QA)."""
     limits: Limits = ()
     """The limit of single benchmarks, such as ``{mmlu: 5}``."""
+    pairs: str | None = Field(default=None, min_length=1)
+    """File of rows that state their noise and their ``clean`` answer, as for ``tokenclean lab``: how much each model
+    prefers the clean one. It may be a file of the pool; rows that are trained on are left out."""
     samples: int = Field(default=3, ge=0)
     """Number of held-out prompts that all models of ``compare`` answer side by side."""
     sample_tokens: int = Field(default=64, ge=1)

@@ -7,9 +7,10 @@ trains on the same tokens. The seeds share pool and held-out rows, so that all m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -33,7 +34,9 @@ from tokenclean.experiment.comparing.judge_losses import (
 )
 from tokenclean.experiment.comparing.sample_answers import answers, answers_markdown, heldout_prompts
 from tokenclean.experiment.comparing.table_1 import AVERAGE, beside_paper, table_1, table_1_values
+from tokenclean.experiment.preferences import ModelPreference, compare_preferences, margins_of_models, preference_table
 from tokenclean.experiment.run_files import TABLES
+from tokenclean.experiment.verdict import preference_sentence
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe, find_strategy
 from tokenclean.recipe.strategies import STRATEGY_NAMES
@@ -67,6 +70,7 @@ class _Run:
     used: dict[str, set[str]] = field(default_factory=dict)
     scores: dict[str, dict[str, BenchmarkScores]] = field(default_factory=dict)
     losses: dict[str, Ragged] = field(default_factory=dict)
+    margins: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def compare(
@@ -99,7 +103,7 @@ def compare(
         run = runs[seed] = _Run(open_seed(of_seed))
         run.models[BASE] = run.opened.context.base
         if not loaded:
-            loaded = load_benchmarks(recipe.evaluation, run.opened.context.data.tokenizer)
+            loaded = load_benchmarks(recipe.evaluation, run.opened.context.data.tokenizer, recipe.tokens)
         for strategy in strategies:
             if strategy in failed:
                 continue
@@ -124,6 +128,7 @@ def compare(
     for run in runs.values():
         run.scores = {name: benchmark_scores(run.opened, run.models[name], loaded) for name in lines}
         run.losses = {name: run.opened.context.heldout_losses(run.models[name]) for name in lines}
+        run.margins = margins_of_models(run.opened.context, {name: run.models[name] for name in lines})
         run.opened.models.clear()
     return _result(recipe, runs, lines, loaded, control, failed)
 
@@ -158,7 +163,10 @@ def _result(
     said = verdict(comparison, STRATEGY_NAMES)
     losses = {line: mean_over_seeds([run.losses[line] for run in runs.values()]) for line in lines}
     measured = measure_heldout(losses, judged_tokens(first.context), control)
+    preferences = _preferences(list(runs.values()), control)
+    control_name = STRATEGY_NAMES.get(control, control)
     further = (
+        preference_table(preferences, control_name, len(runs)) if preferences else None,
         trends_table(items) if {WARM_UP, SELF_EVOLVING} <= set(lines) else None,
         source_gains_table(losses, first.context.heldout.sources, BASE),
         beside_paper(comparison, recipe.model.base, recipe.cleaning.proportion),
@@ -168,7 +176,8 @@ def _result(
         heldout_table(measured, control, len(runs)),
         *(table for table in further if table is not None),
     )
-    sentences = (said.summary, *said.strategies.values(), _shared(runs), _prefixes(runs))
+    prefers = (preference_sentence(p.name, control_name, p.change) for p in preferences if p.change is not None)
+    sentences = (said.summary, *said.strategies.values(), *prefers, _shared(runs), _prefixes(runs))
     prompts = heldout_prompts(first)
     models = next(iter(runs.values())).models
     given = {STRATEGY_NAMES.get(line, line): answers(first, models[line], prompts) for line in lines}
@@ -179,6 +188,7 @@ def _result(
         "models": {line: [run.models[line].identity for run in runs.values()] for line in lines},
         "benchmarks": identities(loaded),
         "failed": dict(failed),
+        "preferences": [asdict(p) for p in preferences],
     }
 
     def make(folder: Path) -> dict[str, object]:
@@ -197,6 +207,12 @@ def _result(
 
     folder = first.stages.stage("comparison", inputs, make).path
     return CompareResult(folder, comparison, tables, sentences, failed)
+
+
+def _preferences(runs: Sequence[_Run], control: str) -> list[ModelPreference]:
+    """Of every line, by the name that tables show; margins are means over the seeds, pair by pair."""
+    means = {line: np.mean([run.margins[line] for run in runs], axis=0) for line in runs[0].margins}
+    return [replace(p, name=STRATEGY_NAMES.get(p.name, p.name)) for p in compare_preferences(means, control)]
 
 
 def trend(difference: Difference) -> str:

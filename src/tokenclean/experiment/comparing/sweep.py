@@ -120,7 +120,7 @@ def sweep(
     if not good:
         raise RecipeError([str(error) for error in recipes.values()], "sweep")
     first = open_cell(good[0])
-    loaded = load_benchmarks(good[0].evaluation, first.context.data.tokenizer)
+    loaded = load_benchmarks(good[0].evaluation, first.context.data.tokenizer, good[0].tokens)
     cells, runs = [], []
     for settings, recipe in recipes.items():
         if isinstance(recipe, TokencleanError):
