@@ -10,6 +10,7 @@ second suggestion of twenty conversations is dropped. They go to the second argu
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from itertools import cycle
@@ -31,7 +32,7 @@ def main(run: str, file: str) -> None:
             assert server.stdout is not None
             printed = [server.stdout.readline() for _ in range(2)]
             link = re.findall(r"http://\S+", printed[1])[0]
-            browser = playwright.chromium.launch(args=["--no-sandbox"], executable_path="/usr/bin/chromium")
+            browser = playwright.chromium.launch(args=["--no-sandbox"], executable_path=shutil.which("chromium"))
             take_pictures(browser, link)
         finally:
             server.terminate()
