@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,26 @@ def browser() -> Iterator[Any]:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield started
         started.close()
+
+
+@pytest.fixture
+def serious_faults() -> Callable[[Any], list[str]]:
+    """A function that gives what axe-core finds wrong on a page, serious and critical."""
+    pytest.importorskip("axe_playwright_python", reason="needs the package axe-playwright-python, which has axe-core")
+    script = (resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+
+    def found(page: Any) -> list[str]:
+        if not page.evaluate("typeof axe === 'object'"):
+            page.evaluate(script)
+        violations = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        return [
+            f"{fault['id']}: {node['html'][:200]} {node['failureSummary']}"
+            for fault in violations
+            for node in fault["nodes"]
+            if fault["impact"] in ("serious", "critical")
+        ]
+
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,16 +10,11 @@ from pathlib import Path
 
 import pytest
 from page_blocks import ROOT, blocks
+from page_shell import PageShell, environment
 
 sys.path.insert(0, str(ROOT / "tests" / "ds2"))
+sys.path.insert(0, str(ROOT / "tests" / "downstream"))
 from rating_server import RatingServer, Reply
-
-SMALL = (
-    *("pool.max_rows=40", "pool.heldout.rows=8", "model.device=cpu", "cleaning.splits=2"),
-    *("cleaning.allow_weak_reference=true", "training.batch_size=8", "training.minimum_steps=2"),
-    "training.lora.rank=2",
-)
-"""What is added to the commands that take a recipe, so that they take seconds."""
 
 
 @pytest.fixture
@@ -53,68 +47,30 @@ def embedding_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture
-def run_page(
-    small_pool: Path, tiny_model_folder: Path, embedding_folder: Path, rater: str, shared_runs: Path, tmp_path: Path
-) -> Callable[[str], subprocess.CompletedProcess[str]]:
-    """A function that writes a page's files and runs its ``bash`` blocks, one after another, in the test's folder."""
+def page_shell(
+    small_pool: Path, tiny_model_folder: Path, embedding_folder: Path, rater: str, tmp_path: Path
+) -> PageShell:
+    """The shell in a folder with ``my.jsonl``, ``trusted.jsonl`` and the recipes."""
+    shutil.copy(small_pool, tmp_path / "my.jsonl")
+    (tmp_path / "trusted.jsonl").write_text(
+        "".join(small_pool.read_text(encoding="utf-8").splitlines(keepends=True)[-12:]), encoding="utf-8"
+    )
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     names = {
         "HuggingFaceTB/SmolLM2-135M": str(tiny_model_folder),
         "BAAI/bge-large-en-v1.5": str(embedding_folder),
         "https://api.openai.com/v1": rater,
     }
+    return PageShell(tmp_path, names, environment(tmp_path))
 
-    def filled(text: str) -> str:
-        for name, place in names.items():
-            text = text.replace(name, place)
-        return text
+
+@pytest.fixture
+def run_page(page_shell: PageShell, shared_runs: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """A function that writes a page's files and runs its ``bash`` blocks, one after another, in the test's folder."""
+    (page_shell.folder / "runs").symlink_to(shared_runs)
 
     def run(page: str) -> subprocess.CompletedProcess[str]:
-        shutil.copy(small_pool, tmp_path / "my.jsonl")
-        (tmp_path / "trusted.jsonl").write_text(
-            "".join(small_pool.read_text(encoding="utf-8").splitlines(keepends=True)[-12:]), encoding="utf-8"
-        )
-        shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
-        (tmp_path / "runs").symlink_to(shared_runs)
-        script = ["set -euo pipefail"]
-        for block in blocks(page):
-            if block.language == "bash":
-                script.append(filled(block.text))
-            elif block.language in ("yaml", "python") and block.title:
-                (tmp_path / block.title).write_text(filled(block.text), encoding="utf-8")
-        return subprocess.run(
-            ["bash", "-c", "\n".join(script)],
-            cwd=tmp_path,
-            env=environment(tmp_path),
-            capture_output=True,
-            text=True,
-        )
+        page_shell.write_files(page)
+        return page_shell.run(*(block.text for block in blocks(page) if block.language == "bash"))
 
     return run
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """The environment of a page's commands: this Python, this source tree, no Hub, caches in the test's folder."""
-    programs = folder / "bin"
-    programs.mkdir()
-    source = ROOT / "src"
-    small = " ".join(f"--set {override}" for override in SMALL)
-    for name, call, taking in (
-        ("tokenclean", "-m tokenclean", "run|plan|curate"),
-        ("torchrun", "-m torch.distributed.run", "*"),
-        ("python", "", "-"),
-    ):
-        lines = (
-            "#!/bin/sh",
-            f'case "$1" in {taking}) set -- "$@" {small} ;; esac',
-            # A page may set PYTHONPATH to a folder of its own.
-            f'PYTHONPATH="${{PYTHONPATH:-}}:{source}" exec {sys.executable} {call} "$@"',
-        )
-        (programs / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        (programs / name).chmod(0o755)
-    return {
-        **{name: value for name, value in os.environ.items() if "proxy" not in name.lower()},
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_CACHE": str(folder / "datasets"),
-    }

@@ -1,12 +1,11 @@
 """Pages in a browser, which may ask the network for nothing.
 
 It needs Playwright's Python package and a Chromium on the machine (Debian's ``chromium``; TOKENCLEAN_CHROMIUM names
-another). TOKENCLEAN_AXE names axe-core's ``axe.min.js`` for the tests of accessibility.
+another).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,25 +39,3 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert faults == []
-
-
-@pytest.fixture
-def serious_faults() -> Callable[[Any], list[str]]:
-    """A function that gives what axe-core finds wrong on a page, serious and critical; skips where it is not there."""
-    place = os.environ.get("TOKENCLEAN_AXE")
-    if not place:
-        pytest.skip("TOKENCLEAN_AXE names no axe.min.js (npm pack axe-core)")
-    script = Path(place).read_text(encoding="utf-8")
-
-    def found(page: Any) -> list[str]:
-        if not page.evaluate("typeof axe === 'object'"):
-            page.evaluate(script)
-        violations = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-        return [
-            f"{fault['id']}: {node['html'][:200]} {node['failureSummary']}"
-            for fault in violations
-            for node in fault["nodes"]
-            if fault["impact"] in ("serious", "critical")
-        ]
-
-    return found

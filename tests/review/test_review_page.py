@@ -322,9 +322,43 @@ def test_a_file_with_a_torn_line_is_read_on_and_written_to(visit, review):
     assert "left out" in page.inner_text("#review-said") or page.locator(".reviewed-drop").count() > 0
 
 
-@pytest.mark.parametrize("width", [360, 800, 1100])
+@pytest.mark.parametrize("width", [360, 390, 800, 1100])
 def test_narrow_screens_scroll_downwards_only(visit, review, width):
     link, _ = review(rows_of())
     page = visit(link, viewport={"width": width, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.is_visible("#drop")
+
+
+ON_SCREEN = """selectors => selectors.map(selector => {
+  const box = document.querySelector(selector).getBoundingClientRect();
+  const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+  return Boolean(top?.closest(selector));
+})"""
+
+
+def test_on_a_phone_a_suggestion_and_its_buttons_are_on_the_screen_together(visit, review):
+    rows = [row("Keep the water of a garden cool. " * 30, id=f"rows:{n}:abc") for n in range(3)]
+    link, path = review(rows, longest=1_500)
+    page = visit(link, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    for count in range(1, 9):
+        shown = ["#text .chosen", "#keep", "#drop", "#suggestion-next", "#undo", "#review-said"]
+        assert page.evaluate(ON_SCREEN, shown[: 5 + (count > 1)]) == [True] * (5 + (count > 1))
+        page.tap("#drop")
+        page.wait_for_timeout(150)
+        assert len(decisions_in(path)) == count
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1000, 1400])
+def test_axe_finds_no_serious_fault(visit, review, serious_faults, width, scheme):
+    link, _ = review(rows_of())
+    page = visit(link, viewport={"width": width, "height": 844}, color_scheme=scheme)
+    assert serious_faults(page) == []
+    page.click("#phrases-fold summary")
+    page.click("#agreement-fold summary")
+    press(page, "d", "a", "w")
+    page.keyboard.type("2")
+    assert "from 0 to 1" in press(page, "Enter")
+    assert page.locator("#review-said.fault").count() == 1
+    assert serious_faults(page) == []

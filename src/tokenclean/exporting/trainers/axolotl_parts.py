@@ -46,7 +46,7 @@ val_set_size: 0
 # The longest row had {longest} tokens. Longer rows are an error here; by default axolotl would drop them.
 sequence_len: {max_length}
 excess_length_strategy: raise
-sample_packing: false  # true packs whole rows and needs flash attention
+sample_packing: false  # true packs whole rows; set attn_implementation with it, or they may see each other
 output_dir: model
 """
 

@@ -634,9 +634,9 @@
     if (focus) stop.focus({ preventScroll: true });
     showFacts(s); // its panel may cover the foot of the page, and be higher than without a token
     const box = stop.getBoundingClientRect();
-    const foot = getComputedStyle($("token")).position === "fixed" ? $("token").offsetHeight : 0;
-    const head = $("main").getBoundingClientRect().top < 0 ? document.querySelector(".cut").offsetHeight : 0;
-    if (box.top < head || box.bottom > innerHeight - foot) stop.scrollIntoView({ block: "center" });
+    const foot = getComputedStyle($("token")).position === "fixed" ? $("token").getBoundingClientRect().top : innerHeight;
+    const cut = document.querySelector(".cut").getBoundingClientRect();
+    if (box.top < Math.max(0, cut.bottom) || box.bottom > foot) stop.scrollIntoView({ block: "center" });
     if (speak) say(factWords(s));
     remember();
   };
