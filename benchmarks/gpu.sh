@@ -4,6 +4,7 @@
 #   benchmarks/gpu.sh [PART ...]     tests scoring-1b scoring-8b training-8b trl prefixes; all of them by default
 #
 # OUT       folder for the figures (default: gpu-figures), one .md and one .json a part
+#           (a .md and a .log for each file of tests/gpu)
 # PYTHON    interpreter that has torch, transformers, peft and this package's source on its path (default: python)
 # POOL      data file whose rows are measured (default: the shipped demo pool)
 # TOKENIZER folder of a tokenizer, for the part trl
@@ -44,7 +45,11 @@ bench() { # NAME BENCHMARK OPTION...
 
 run() {
   case $1 in
-    tests) part tests "$PYTHON" -m pytest -q -p no:cacheprovider tests/gpu --durations=5 ;;
+    tests) # each file by itself, so that one that does not end leaves the others their figures, and where it was
+      for file in tests/gpu/test_*.py; do
+        LIMIT=$((LIMIT / 3)) part "$(basename "$file" .py)" "$PYTHON" -m pytest -q -p no:cacheprovider "$file" \
+          --durations=5 -o faulthandler_timeout=100
+      done ;;
     scoring-1b) bench scoring-1b scoring --random-model "$SMALL" --rows "$ROWS" --precisions safe fast --compile on --without-memory ;;
     scoring-8b) bench scoring-8b scoring --random-model "$LARGE" --rows "$ROWS" --precisions fast --compile off --without-memory ;;
     training-8b) bench training-8b training --random-model "$LARGE" --rows "$STEP_ROWS" --precisions mixed --rank 64 --without-memory ;;

@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from tokenclean.models.attention.backend_choice import float32_products
 from tokenclean.models.attention.features import read_features, repeat_key_heads
-from tokenclean.models.attention.segments import attend_visible, float32_products
+from tokenclean.models.attention.segments import attend_visible
 from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.model_parts import PROBE_LENGTHS, draw_sample, evaluating, find_problem
 from tokenclean.models.precision import precision_policy

@@ -143,6 +143,25 @@ def test_a_kernel_that_fails_its_trial_gives_way_and_the_log_says_so(broken, mon
     assert "\n" not in record.getMessage()
 
 
+def test_flex_that_rounds_float32_gives_way(monkeypatch):
+    with_kernels(monkeypatch, flex=rounded)
+    assert select_kernel(AttentionCall(CPU, FP32, has_window=True)) == BUCKETS
+    assert select_kernel(AttentionCall(CPU, BF16, has_window=True)) == FLEX
+
+
+def test_a_trial_in_float32_is_not_of_tf32(monkeypatch):
+    asked = []
+    with_kernels(monkeypatch, flex=lambda *given, **_: asked.append(torch.get_float32_matmul_precision()))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        select_kernel(AttentionCall(CPU, FP32, has_window=True))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert asked == ["highest"]
+
+
 def test_where_every_kernel_fails_the_buckets_stay(monkeypatch):
     with_kernels(monkeypatch, flash=failing, varlen=mixing, flex=failing)
     assert select_kernel(AttentionCall(CPU, BF16)) == BUCKETS

@@ -156,6 +156,40 @@ def test_flex_uncompiled_gives_the_attention_of_the_definition(window, softcap, 
     check_flex(LENGTHS, window, softcap, key_heads)
 
 
+def test_flex_is_compiled_twice_whatever_the_packs(monkeypatch):
+    from torch._dynamo.testing import CompileCounterWithBackend
+    from torch.nn.attention.flex_attention import flex_attention
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(flex_attention, backend=counter)
+    monkeypatch.setattr(varlen, "_flex_function", lambda: compiled)
+    # Below one block, exactly one, exactly two, within the third, many.
+    for lengths in [(30, 9), (100, 28), (1,), (200, 56), (150, 1, 140, 29), (500, 260), (24, 9, 40)]:
+        check_flex(lengths, 16, None, 2)
+    assert counter.frame_count == 2
+
+
+def test_flex_is_never_uncompiled_for_its_many_forms(monkeypatch):
+    """Beyond torch's limit, 8 by default, every call would be traced again."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+    from torch.nn.attention.flex_attention import flex_attention
+
+    torch._dynamo.reset()
+    compiled = torch.compile(flex_attention, backend=CompileCounterWithBackend("eager"), fullgraph=True)
+    monkeypatch.setattr(varlen, "_flex_function", lambda: compiled)
+    for dtype in (torch.float32, torch.float64):
+        for window, softcap in ((9, None), (None, 2.0), (9, 2.0)):
+            for lengths in ((300,), (50, 7)):  # fullgraph raises where the limit is reached
+                features = Features(softcap=softcap, window=window)
+                varlen_attention(FLEX, *draw(dtype, lengths), lengths, features)
+
+
+@pytest.mark.parametrize(("tokens", "padded"), [(1, 256), (128, 256), (256, 256), (257, 384), (4096, 4096)])
+def test_flex_gets_whole_blocks_and_at_least_two(tokens, padded):
+    assert varlen.flex_tokens(tokens) == padded
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("window", "softcap"), [(None, 2.0), (48, None)])
 def test_flex_compiled_gives_the_attention_of_the_definition(window, softcap):

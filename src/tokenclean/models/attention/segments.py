@@ -18,7 +18,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tokenclean.models.attention.backend_choice import BUCKETS, OWN_KERNEL, AttentionCall, select_kernel
+from tokenclean.models.attention.backend_choice import (
+    BUCKETS,
+    OWN_KERNEL,
+    AttentionCall,
+    float32_products,
+    select_kernel,
+)
 from tokenclean.models.attention.features import Features, read_features, repeat_key_heads
 from tokenclean.models.attention.length_buckets import plan_buckets
 from tokenclean.models.attention.varlen import varlen_attention
@@ -165,17 +171,6 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, features: Fea
     return scaled_dot_product_attention(
         q, k, v, attn_mask=visible, is_causal=visible is None, scale=scaling, dropout_p=dropout, enable_gqa=is_grouped
     )
-
-
-@contextmanager
-def float32_products() -> Iterator[None]:
-    """Keep bf16 out of the block: a CPU takes up to three times as long for attention's small products in bf16."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class _InFloat32(torch.autograd.Function):

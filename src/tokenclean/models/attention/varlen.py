@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import pad
 
 from tokenclean.models.attention.features import Features
 from tokenclean.models.attention.length_buckets import starts_of
@@ -25,6 +26,12 @@ FLEX = "flex"
 
 FLEX_BLOCK = 128
 """Tokens in a side of FlexAttention's blocks."""
+
+_FLEX_RECOMPILES = 64
+"""Compiled forms of FlexAttention that are kept: two for each combination of dtype, head size, features and gradient.
+
+Beyond the limit, by default 8 in a process, torch runs it uncompiled, which traces it again at every call.
+"""
 
 
 @lru_cache
@@ -142,6 +149,8 @@ def _torch_varlen(tensors: list[Tensor], bounds: Tensor, longest: int, scale: fl
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], features: Features) -> Tensor:
+    from torch._dynamo import config as compile_config  # takes seconds to import
+
     if features.dropout:
         raise NotImplementedError("FlexAttention has no dropout")
     cap = torch.tensor(features.softcap or 0.0, device=query.device)  # a plain number would be compiled in
@@ -149,18 +158,28 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], f
     def cap_logit(logit: Tensor, *_: Tensor) -> Tensor:
         return cap * torch.tanh(logit / cap)
 
-    output = _flex_function()(
-        query,
-        key,
-        value,
-        score_mod=None if features.softcap is None else cap_logit,
-        block_mask=_block_mask(lengths, features.window, query.device),
-        scale=features.scale(query),
-        enable_gqa=query.shape[1] != key.shape[1],
-        # Below 128 queries it would use its decoding kernel, whose products are not float32.
-        kernel_options={"FORCE_USE_FLEX_ATTENTION": True},
-    )
-    return output.transpose(1, 2)
+    tokens = query.shape[2]
+    filling = flex_tokens(tokens) - tokens
+    padded = [pad(t, (0, 0, 0, filling)).contiguous() for t in (query, key, value)]  # other strides compile again
+    with compile_config.patch(recompile_limit=_FLEX_RECOMPILES):
+        output = _flex_function()(
+            *padded,
+            score_mod=None if features.softcap is None else cap_logit,
+            block_mask=_block_mask((*lengths, filling) if filling else lengths, features.window, query.device),
+            scale=features.scale(query),
+            enable_gqa=query.shape[1] != key.shape[1],
+            kernel_options={"FORCE_USE_FLEX_ATTENTION": True},  # never its decoding kernel, whose products round
+        )
+    return output[:, :, :tokens].transpose(1, 2)
+
+
+def flex_tokens(tokens: int) -> int:
+    """How many tokens a pack has for FlexAttention: whole blocks, at least two.
+
+    The code that torch compiles for the second number serves all others. Packs that end within a block, and those of a
+    single block, would be compiled again, the latter into a kernel for decoding.
+    """
+    return max(2, -(-tokens // FLEX_BLOCK)) * FLEX_BLOCK
 
 
 @lru_cache(maxsize=8)
