@@ -119,8 +119,8 @@ class TestRows:
         assert len(coachlm) == 24
         planted, _ = sets.read_rows(cell_of("corrupted", rows=None, share=0.5), data)
         assert len(planted) == 44 - 3 - 6  # three share a prompt with another set
-        short = sets.read_rows(cell_of("ru_en", rows=None, characters=50), data)[0]
-        assert 0 < len(short) < len(sets.read_rows(cell_of("ru_en", rows=None), data)[0])
+        short, _ = sets.read_rows(cell_of("corrupted", rows=None, share=0.5, heldout=2, characters=45), data)
+        assert len(short) == 7 - 2  # those of one digit
 
     def test_corrected_rows_of_e2e_have_the_data_that_the_text_states(self, data: Path):
         training, heldout = sets.read_rows(cell_of("e2e", rows=16), data)
