@@ -69,7 +69,7 @@ def test_planted_noise_and_training(tmp_path: Path, small_pool: Path, tiny_model
     found = json.loads(said.stdout)
     assert found["rows"] == 32
     assert set(found["spans"]) == {"numbers", "boilerplate"}
-    names = {"base", "full_tokens", "noise_mixture", "oracle", "random_mask"}
+    names = {"base", "full_tokens", "noise_mixture", "oracle", "random_mask", "corrected"}
     assert {line["name"] for line in found["heldout_loss"]} == names
     assert set(found["preference"]) == names
     assert found["preference"]["oracle"]["change"]["items"] > 1
@@ -77,6 +77,7 @@ def test_planted_noise_and_training(tmp_path: Path, small_pool: Path, tiny_model
     kept = {line["name"]: line["kept_share"] for line in found["heldout_loss"]}
     assert kept["oracle"] == pytest.approx(kept["random_mask"])
     assert kept["oracle"] == pytest.approx(1 - found["noise_rate"])
+    assert kept["corrected"] is None  # other tokens than the pool's
 
 
 @pytest.mark.parametrize(

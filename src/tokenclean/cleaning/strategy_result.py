@@ -18,7 +18,7 @@ from tokenclean.selection import NoiseRates
 class StrategyResult:
     """The result of one strategy over the training pool.
 
-    ``model``: the final model. ``kept``: bool, aligned with the pool's tokens (ŷ); None where nothing was trained.
+    ``model``: the final model. ``kept``: bool, aligned with the pool's tokens (ŷ); None where none of them was trained.
     ``scores``: float32 nats, NaN where no score was needed; None for a strategy without scores. ``losses``: by the name
     of their column the two that a score subtracts. ``checks``: every reference it used. ``rounds``: all models
     trained, the final one last. ``round_records``: what each round of self-evolving cleaning did, a rolled-back one

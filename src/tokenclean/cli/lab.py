@@ -65,6 +65,7 @@ def lab(
     store = Store(recipe.folder, note=note)
     with store.lock():
         from tokenclean.experiment.laboratory import (
+            hold_out,
             measure_detectors,
             measure_preferences,
             open_laboratory,
@@ -79,9 +80,11 @@ def lab(
         quiet_libraries()
         truth = read_lab_pool(recipe, kinds)
         observer = Observer(note, progress)
-        laboratory = open_laboratory(recipe, truth, with_training=train, observer=observer, store=store)
+        truth, heldout = hold_out(truth, recipe) if train else (truth, None)
+        laboratory = open_laboratory(recipe, truth, heldout, observer=observer, store=store)
         detectors = measure_detectors(laboratory)
-        measured, models = train_effects(laboratory) if train else ((), {})
+        measured, results = train_effects(laboratory) if train else ((), ())
+        models = {result.strategy: result.model for result in results}
         preferences = measure_preferences(laboratory, untrained_models(laboratory) | models)
         findings = Findings(laboratory, detectors, preferences, measured)
     if as_json:

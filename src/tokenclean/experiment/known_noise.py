@@ -9,9 +9,13 @@ import numpy as np
 from tokenclean.cleaning import StrategyResult
 from tokenclean.cleaning.baselines import given_labels
 from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.strategy_result import weights_of
+from tokenclean.cleaning.trainings import TrainingJob
 from tokenclean.lab import NoiseSpan
+from tokenclean.pool import Pool
 from tokenclean.ragged import Ragged
-from tokenclean.tokens import TokenizedPool, tokens_touching
+from tokenclean.token_table import multiply_weights
+from tokenclean.tokens import TokenizedPool, tokenize_pool, tokens_touching
 
 
 def noise_tokens(tokens: TokenizedPool, spans: Sequence[NoiseSpan]) -> Ragged:
@@ -45,5 +49,26 @@ def random_mask(is_noise: Ragged) -> Callable[[RunContext], StrategyResult]:
         kept = labels.values.copy()
         kept[generator.choice(response, size=int(is_noise.values.sum()), replace=False)] = False
         return given_labels(context, "random_mask", labels.with_values(kept))
+
+    return strategy
+
+
+def corrected(clean: Pool) -> Callable[[RunContext], StrategyResult]:
+    """A strategy that trains every response token of the corrected rows: what it is worth to correct noise, where the
+    oracle only leaves it out.
+
+    ``clean``: the training rows without their noise, in the same order. They have other tokens than the run's own, so
+    the result has no kept ones. Raises ValueError for another number of rows.
+    """
+
+    def strategy(context: RunContext) -> StrategyResult:
+        if len(clean) != len(context.tokens):
+            raise ValueError(f"expected a corrected row for each of {len(context.tokens)} rows, got {len(clean)}")
+        tokens = tokenize_pool(clean, context.data.tokenizer, **context.recipe.tokens.model_dump())
+        weights = weights_of(tokens.is_response)
+        if tokens.weight is not None:
+            weights = multiply_weights(weights, tokens.weight)
+        model = context.trainings.train(TrainingJob("corrected", context.base, tokens, weights))
+        return StrategyResult("corrected", model, rounds=(model,))
 
     return strategy

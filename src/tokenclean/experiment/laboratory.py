@@ -9,12 +9,13 @@ from functools import cached_property
 
 import numpy as np
 
+from tokenclean.cleaning import StrategyResult
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import OpenRun, open_run_on
 from tokenclean.cleaning.run_data import tokenize_run_data
 from tokenclean.errors import PoolError
-from tokenclean.experiment.known_noise import noise_tokens, oracle, places_of, random_mask
+from tokenclean.experiment.known_noise import corrected, noise_tokens, oracle, places_of, random_mask
 from tokenclean.experiment.preferences import ModelPreference, compare_preferences, margins_of, tokenize_pairs
 from tokenclean.experiment.result_files import Measured
 from tokenclean.experiment.run import take_strategies
@@ -22,7 +23,7 @@ from tokenclean.lab import DETECTORS, NoiseSettings, plant
 from tokenclean.lab.detection_quality import DetectionQuality, TruthLabels, measure_detection
 from tokenclean.lab.detectors import Columns
 from tokenclean.lab.pairs import Pairs, pairs_of
-from tokenclean.lab.truth import TruthPool, read_truth, truth_of_planted
+from tokenclean.lab.truth import TruthPool, clean_versions, read_truth, truth_of_planted
 from tokenclean.observer import Observer
 from tokenclean.pool import Pool, load_sources, write_rejected
 from tokenclean.pool.splits import heldout_rows
@@ -67,28 +68,42 @@ def read_lab_pool(recipe: Recipe, planted: Mapping[str, NoiseSettings]) -> Truth
     return truth.take(_drawn(truth.pool.sources, recipe))
 
 
-def open_laboratory(
-    recipe: Recipe, truth: TruthPool, *, with_training: bool, observer: Observer, store: Store
-) -> Laboratory:
-    """The rows in tokens; no model is loaded. ``with_training``: hold out rows whose clean version is known, as many as
-    ``pool.heldout`` says. ``store``: the run folder, whose lock the caller holds; rows set aside are listed there.
+def hold_out(truth: TruthPool, recipe: Recipe) -> tuple[TruthPool, TruthPool]:
+    """Rows to train on, and held-out rows, whose clean version is known, as many as ``pool.heldout`` says. Raises
+    PoolError where too few have one."""
+    settings = recipe.pool.heldout
+    known = np.array([row for row, clean in enumerate(truth.clean) if clean is not None], dtype=np.int64)
+    count = min(settings.rows, int(settings.max_share * len(truth)))
+    if count < 2 or count >= len(known):
+        raise PoolError(
+            f"--train holds out {count} of {len(truth)} rows, {len(known)} have a clean version; at least 2 have to be "
+            "held out, and one with a clean version left: take more rows (--rows), or set pool.heldout.max_share"
+        )
+    heldout = known[heldout_rows([truth.pool[int(row)].source for row in known], count, recipe.pool_seed)]
+    return truth.take(np.setdiff1d(np.arange(len(truth)), heldout)), truth.take(heldout)
 
-    Raises PoolError where no response token is noise, or where rows have to be held out and too few have a clean
-    version.
+
+def open_laboratory(
+    recipe: Recipe, truth: TruthPool, heldout: TruthPool | None = None, *, observer: Observer, store: Store
+) -> Laboratory:
+    """The rows in tokens; no model is loaded. ``heldout``: rows whose clean version is known, on which trained models
+    are compared (``hold_out``); None where nothing is trained. ``store``: the run folder, whose lock the caller holds;
+    rows set aside are listed there.
+
+    Raises PoolError where no response token is noise, or a held-out row has no clean version.
     """
-    measured, heldout = _split(truth, recipe) if with_training else (truth, truth.take([]))
-    clean = Pool(tuple(row for row in heldout.clean if row is not None))
+    clean = Pool(() if heldout is None else clean_versions(heldout))
     listing = store.root / "rejected.jsonl"
-    data = tokenize_run_data(recipe, measured.pool, clean, listing=listing)
+    data = tokenize_run_data(recipe, truth.pool, clean, listing=listing)
     if data.rejected:
         write_rejected(data.rejected, listing)
         observer.note(f"rows set aside, with their reasons: {listing}")
     opened = open_run_on(data, store, observer)
-    laboratory = Laboratory(opened, measured, pairs_of(heldout if with_training else measured))
+    laboratory = Laboratory(opened, truth, pairs_of(truth if heldout is None else heldout))
     if not laboratory.labels.is_noise.values.any():
-        spans = f"{len(measured.spans):,} spans" if measured.spans else "no span"
+        spans = f"{len(truth.spans):,} spans" if truth.spans else "no span"
         raise PoolError(
-            f"{recipe.pool.sources[0].place}: no response token is noise ({spans} in {len(measured):,} rows), so there "
+            f"{recipe.pool.sources[0].place}: no response token is noise ({spans} in {len(truth):,} rows), so there "
             "is nothing to find; take more rows with noise, or plant some with --plant"
         )
     return laboratory
@@ -120,17 +135,23 @@ def measure_preferences(laboratory: Laboratory, models: Mapping[str, Model]) -> 
 
     The change is taken from the model ``full_tokens``, where that is among them.
     """
+    return compare_preferences(measure_margins(laboratory, models))
+
+
+def measure_margins(laboratory: Laboratory, models: Mapping[str, Model]) -> dict[str, np.ndarray]:
+    """``pair_margins`` of each model over the pairs of which no version is cut, by name; empty where fewer than two
+    are left."""
     context = laboratory.context
     pairs = tokenize_pairs(context, laboratory.pairs)
     if len(pairs.whole) < 2:
-        return []
+        return {}
     is_heldout = len(context.heldout) > 0
 
     def margins(model: Model) -> np.ndarray:
         scored = None if is_heldout else context.losses(model).take(laboratory.pairs.rows[pairs.whole])
         return margins_of(context, model, pairs, scored)
 
-    return compare_preferences({name: margins(model) for name, model in models.items()})
+    return {name: margins(model) for name, model in models.items()}
 
 
 def untrained_models(laboratory: Laboratory) -> dict[str, Model]:
@@ -140,13 +161,15 @@ def untrained_models(laboratory: Laboratory) -> dict[str, Model]:
     return {"base": context.base} | ({} if reference is None else {"reference": reference})
 
 
-def train_effects(laboratory: Laboratory) -> tuple[list[Measured], dict[str, Model]]:
-    """What training with and without the noise does on clean held-out rows: the recipe's strategies, the oracle, and
-    a random mask of the oracle's share. The models are the trained ones, by name."""
-    is_noise = laboratory.labels.is_noise
+def train_effects(laboratory: Laboratory) -> tuple[list[Measured], list[StrategyResult]]:
+    """What training with and without the noise does on clean held-out rows: the recipe's strategies, the oracle, a
+    random mask of the oracle's share, and where the clean version of every row is known, ``corrected`` rows."""
+    is_noise, truth = laboratory.labels.is_noise, laboratory.truth
     further = {"oracle": oracle(is_noise), "random_mask": random_mask(is_noise)}
+    if all(row is not None for row in truth.clean):
+        further["corrected"] = corrected(Pool(clean_versions(truth)))
     results, measured, _ = take_strategies(laboratory.context, further)
-    return measured, {result.strategy: result.model for result in results}
+    return measured, results
 
 
 def _drawn(sources: tuple[str, ...], recipe: Recipe) -> np.ndarray:
@@ -154,17 +177,3 @@ def _drawn(sources: tuple[str, ...], recipe: Recipe) -> np.ndarray:
     if count is None or count >= len(sources):
         return np.arange(len(sources))
     return heldout_rows(sources, count, recipe.pool_seed)
-
-
-def _split(truth: TruthPool, recipe: Recipe) -> tuple[TruthPool, TruthPool]:
-    """Rows to train on and held-out rows, which have a clean version."""
-    settings = recipe.pool.heldout
-    known = np.array([row for row, clean in enumerate(truth.clean) if clean is not None], dtype=np.int64)
-    count = min(settings.rows, int(settings.max_share * len(truth)))
-    if count < 2 or count >= len(known):
-        raise PoolError(
-            f"--train holds out {count} of {len(truth)} rows, {len(known)} have a clean version; at least 2 have to be "
-            "held out, and one with a clean version left: take more rows (--rows), or set pool.heldout.max_share"
-        )
-    heldout = known[heldout_rows([truth.pool[int(row)].source for row in known], count, recipe.pool_seed)]
-    return truth.take(np.setdiff1d(np.arange(len(truth)), heldout)), truth.take(heldout)

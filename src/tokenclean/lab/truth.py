@@ -44,6 +44,18 @@ class TruthPool:
         return TruthPool(self.pool.take(rows), tuple(spans), tuple(self.clean[int(row)] for row in rows))
 
 
+def clean_versions(truth: TruthPool) -> tuple[Conversation, ...]:
+    """Each row without its noise. Raises PoolError for a row of which nobody knows it."""
+    rows = tuple(row for row in truth.clean if row is not None)
+    if len(rows) < len(truth):
+        unknown = truth.pool[truth.clean.index(None)].id
+        raise PoolError(
+            f"{len(truth) - len(rows):,} of {len(truth):,} rows have no clean version, the first is {unknown}; add the "
+            "key clean, or leave these rows out"
+        )
+    return rows
+
+
 def truth_of_planted(clean: Pool, planted: PlantedPool) -> TruthPool:
     """The truth about noise that ``plant`` put into the pool ``clean``."""
     return TruthPool(planted.pool, planted.spans, clean.conversations)
