@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import machine
 from tokenclean.cli.console import quiet_libraries
-from tokenclean.evaluation.evaluate import Evaluation, PackedLM, evaluate
+from tokenclean.evaluation.harness import Evaluation, PackedLM, evaluate
 from tokenclean.evaluation.task_data import LoadedBenchmark, load_benchmarks
 from tokenclean.models.loading.convert import smollm2_folder
 from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer

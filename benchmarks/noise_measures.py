@@ -25,7 +25,7 @@ from tokenclean.pool import Conversation, Pool
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe, recipe_from
 from tokenclean.scoring import paired_difference
-from tokenclean.scoring.heldout import mean_loss
+from tokenclean.scoring.paired_difference import mean_loss
 from tokenclean.selection import label_noise
 from tokenclean.store import Store
 from tokenclean.theory import CorollaryCheck

@@ -11,7 +11,7 @@ import torch
 
 from benchmark_data import write_lines
 from tokenclean.errors import EvaluationError
-from tokenclean.evaluation.evaluate import PackedLM, evaluate
+from tokenclean.evaluation.harness import PackedLM, evaluate
 from tokenclean.evaluation.task_data import LoadedBenchmark, load_benchmarks
 from tokenclean.recipe import TokensSettings
 from tokenclean.recipe.settings import EvaluationSettings

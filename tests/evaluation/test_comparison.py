@@ -14,7 +14,7 @@ from scipy import stats
 
 from tokenclean.evaluation.comparison import compare, holm
 from tokenclean.evaluation.intervals import TaskValues, critical, limits, resampled_deviations, spread_of
-from tokenclean.evaluation.item_scores import ItemScores
+from tokenclean.evaluation.paired_scores import ItemScores
 
 
 def scores_of(**strategies: np.ndarray) -> ItemScores:

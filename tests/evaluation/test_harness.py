@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tokenclean.errors import EvaluationError
-from tokenclean.evaluation.evaluate import PackedLM, evaluate, item_scores
+from tokenclean.evaluation.harness import PackedLM, evaluate, item_scores
 from tokenclean.evaluation.task_data import LoadedBenchmark, load_benchmarks
 from tokenclean.evaluation.tasks import BENCHMARKS, benchmark_named
 from tokenclean.recipe.settings import EvaluationSettings

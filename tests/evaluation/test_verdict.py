@@ -7,7 +7,7 @@ import pytest
 
 from tokenclean.evaluation.comparison import AgainstControl, Comparison, Difference, Score, compare
 from tokenclean.evaluation.intervals import Spread
-from tokenclean.evaluation.item_scores import ItemScores
+from tokenclean.evaluation.paired_scores import ItemScores
 from tokenclean.evaluation.significance import half_width, needed, points, verdict
 
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from tokenclean.evaluation.comparison import Comparison, compare
-from tokenclean.evaluation.item_scores import ItemScores
+from tokenclean.evaluation.paired_scores import ItemScores
 from tokenclean.experiment.comparing.table_1 import beside_paper, table_1, table_1_values
 from tokenclean.report.tables import Cell
 

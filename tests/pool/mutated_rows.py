@@ -12,8 +12,8 @@ from typing import Any
 
 from tokenclean.pool import Conversation, Pool
 from tokenclean.pool.formats.field_types import holds_nothing
+from tokenclean.pool.formats.known_formats import SYSTEM_KEYS
 from tokenclean.pool.formats.known_names import COMMON_KEYS, ROW_KEYS, ROW_WEIGHT_KEYS
-from tokenclean.pool.formats.parsers import SYSTEM_KEYS
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "required": ["a"]}}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": [2.5, None]}}}

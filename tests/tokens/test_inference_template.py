@@ -13,8 +13,8 @@ from tokenclean.errors import TemplateError
 from tokenclean.pool import Conversation, Turn
 from tokenclean.pool.conversation import ToolCall
 from tokenclean.tokens import render, tokenize_pool
-from tokenclean.tokens.chat_template.chat import Chat
 from tokenclean.tokens.inference_template import end_token_ids, give_template
+from tokenclean.tokens.tokenizer_template.chat import Chat
 
 TEXT = st.text(st.sampled_from("ab é🙂한\u0301\u00a0\n\t <|>/s{}%'\"\\"), max_size=12)
 VALUES = st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | TEXT, lambda inner: st.lists(inner, max_size=2))

@@ -17,11 +17,11 @@ from small_tokenizers import byte_level
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, ToolCall, Turn
 from tokenclean.tokens import render
-from tokenclean.tokens.chat_template.chat import DEFAULT_DATE, Chat, open_chat
-from tokenclean.tokens.chat_template.locate import NOTE_ENDLESS, NOTE_TAGS
-from tokenclean.tokens.chat_template.marks import thought_in
 from tokenclean.tokens.rendered_text import Rendered
-from tokenclean.tokens.rendering import check_template
+from tokenclean.tokens.templates import check_template
+from tokenclean.tokens.tokenizer_template.chat import DEFAULT_DATE, Chat, open_chat
+from tokenclean.tokens.tokenizer_template.locate import NOTE_ENDLESS, NOTE_TAGS
+from tokenclean.tokens.tokenizer_template.marks import thought_in
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "templates.md"
 TOOLS = '[{"type": "function", "function": {"name": "weather", "parameters": {}}}]'

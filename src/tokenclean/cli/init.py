@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Option
 
 from tokenclean.cli.console import say
-from tokenclean.cli.recipe_from_data import RecipeRequest, takes_recipe
+from tokenclean.cli.recipe_options import RecipeRequest, takes_recipe
 from tokenclean.errors import RecipeError
 from tokenclean.recipe import is_recipe, short_yaml
 

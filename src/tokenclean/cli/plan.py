@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Option
 
 from tokenclean.cli.console import note, out, quiet_libraries, say
-from tokenclean.cli.recipe_from_data import RecipeRequest, takes_recipe
+from tokenclean.cli.recipe_options import RecipeRequest, takes_recipe
 
 
 @takes_recipe

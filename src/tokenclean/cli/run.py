@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tokenclean.cli.console import note, quiet_libraries, say, say_tables
 from tokenclean.cli.distributed import sharing
-from tokenclean.cli.recipe_from_data import RecipeRequest, takes_recipe
+from tokenclean.cli.recipe_options import RecipeRequest, takes_recipe
 from tokenclean.observer import Observer
 from tokenclean.recipe import Recipe, short_yaml
 

@@ -20,7 +20,7 @@ from tokenclean.lab.truth import read_truth
 from tokenclean.pool.conversation import Conversation, Turn
 from tokenclean.pool.sources import read_source
 from tokenclean.recipe import SourceSettings, TokensSettings
-from tokenclean.tokens.rendering import render
+from tokenclean.tokens.templates import render
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

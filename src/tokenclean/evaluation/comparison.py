@@ -50,7 +50,7 @@ from tokenclean.evaluation.intervals import (
     resampled_deviations,
     spread_of,
 )
-from tokenclean.evaluation.item_scores import ItemScores
+from tokenclean.evaluation.paired_scores import ItemScores
 
 FEWEST_DIFFERING = 6
 """Items that must differ before a difference can be real: with m of them a sign test's p is at least 2^(1−m)."""

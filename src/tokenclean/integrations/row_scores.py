@@ -13,7 +13,7 @@ from tokenclean.models.loading.load import check_two_models, load_model, load_to
 from tokenclean.models.loading.tokenizer_identity import check_same_tokenizer, sample_texts
 from tokenclean.pool import Conversation, Pool
 from tokenclean.pool.formats import RowError
-from tokenclean.pool.formats.registry import parse_row
+from tokenclean.pool.formats.row_parser import parse_row
 from tokenclean.scoring.scorer import Scorer
 from tokenclean.tokens import tokenize_pool
 

@@ -2,7 +2,7 @@
 
 from tokenclean.pool.contamination import Contamination
 from tokenclean.pool.conversation import Conversation, LabelledTokens, Pool, RejectedRow, ToolCall, Turn
-from tokenclean.pool.formats.registry import write_row
+from tokenclean.pool.formats.row_parser import write_row
 from tokenclean.pool.intake import (
     Intake,
     LeftOutThoughts,

@@ -16,8 +16,8 @@ from tokenclean.scoring.stored_losses import hash_tokens, refuse_missing
 from tokenclean.store import STAGE_VERSIONS, Stage, Store, fingerprint
 from tokenclean.token_table import TokenTable, read_table, write_table
 from tokenclean.tokens import TokenizedPool, tokenize_pool
-from tokenclean.tokens.chat_template.chat import reads_clock
 from tokenclean.tokens.encoding import fast_backend
+from tokenclean.tokens.tokenizer_template.chat import reads_clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

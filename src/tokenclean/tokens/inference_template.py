@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, Turn
-from tokenclean.tokens.rendering import check_template, render
+from tokenclean.tokens.templates import check_template, render
 from tokenclean.tokens.tokenize import tokenize_pool
 from tokenclean.tokens.tulu import TULU_JINJA
 

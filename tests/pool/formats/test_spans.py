@@ -9,7 +9,7 @@ from parsing import parse_row
 
 from tokenclean.pool import Conversation, Turn
 from tokenclean.pool.formats import RowError
-from tokenclean.pool.formats.registry import write_row
+from tokenclean.pool.formats.row_parser import write_row
 
 MESSAGES = [
     {"role": "system", "content": "Be brief."},

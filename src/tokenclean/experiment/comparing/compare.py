@@ -20,11 +20,10 @@ from tokenclean.cleaning.open_run import OpenRun
 from tokenclean.errors import RecipeError, RunError
 from tokenclean.evaluation.comparison import Comparison, Difference
 from tokenclean.evaluation.comparison import compare as compare_scores
-from tokenclean.evaluation.item_scores import ItemScores
+from tokenclean.evaluation.paired_scores import ItemScores
 from tokenclean.evaluation.significance import points, verdict
 from tokenclean.evaluation.task_data import LoadedBenchmark, load_benchmarks
 from tokenclean.evaluation.tasks import benchmark_named
-from tokenclean.experiment.comparing.benchmarks import BenchmarkScores, benchmark_scores, gather_scores, identities
 from tokenclean.experiment.comparing.judge_losses import (
     heldout_table,
     judged_tokens,
@@ -34,6 +33,7 @@ from tokenclean.experiment.comparing.judge_losses import (
 )
 from tokenclean.experiment.comparing.sample_answers import answers, answers_markdown, heldout_prompts
 from tokenclean.experiment.comparing.table_1 import AVERAGE, beside_paper, table_1, table_1_values
+from tokenclean.experiment.comparing.task_scores import BenchmarkScores, benchmark_scores, gather_scores, identities
 from tokenclean.experiment.preferences import ModelPreference, compare_preferences, margins_of_models, preference_table
 from tokenclean.experiment.run_files import TABLES
 from tokenclean.experiment.verdict import preference_sentence

@@ -22,8 +22,8 @@ from tokenclean.errors import EvaluationError, RecipeError, TokencleanError, nee
 from tokenclean.evaluation.comparison import Comparison
 from tokenclean.evaluation.comparison import compare as compare_scores
 from tokenclean.evaluation.task_data import load_benchmarks
-from tokenclean.experiment.comparing.benchmarks import BenchmarkScores, benchmark_scores, gather_scores, identities
 from tokenclean.experiment.comparing.table_1 import table_1, table_1_values
+from tokenclean.experiment.comparing.task_scores import BenchmarkScores, benchmark_scores, gather_scores, identities
 from tokenclean.experiment.result_files import kept_share
 from tokenclean.experiment.run_files import CELLS, TABLES
 from tokenclean.recipe import Recipe

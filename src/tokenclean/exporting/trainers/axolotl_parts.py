@@ -11,7 +11,7 @@ from tokenclean.exporting.trainers.writer import Written, choose_chats, describe
 from tokenclean.exporting.weight_range import limit_weights
 from tokenclean.exporting.weighted_texts import WeightedTexts
 from tokenclean.pool.conversation import Conversation, Turn
-from tokenclean.pool.formats.registry import write_row
+from tokenclean.pool.formats.row_parser import write_row
 from tokenclean.pool.intake import write_lines
 from tokenclean.tokens.tulu import TULU_JINJA
 

@@ -10,7 +10,7 @@ import numpy as np
 from tokenclean.exporting.dataset_card import Card
 from tokenclean.exporting.trainers.writer import Written, describe_changes
 from tokenclean.exporting.weighted_texts import WeightedTexts
-from tokenclean.pool.formats.registry import write_row
+from tokenclean.pool.formats.row_parser import write_row
 from tokenclean.pool.formats.spans import KEY, write_spans
 from tokenclean.pool.intake import write_lines
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from tokenclean.errors import ModelError
-from tokenclean.hub import why_unreachable
+from tokenclean.hub_reachable import why_unreachable
 from tokenclean.redaction import redact
 
 

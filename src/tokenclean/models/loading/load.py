@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenclean.errors import MissingExtraError, ModelError
-from tokenclean.hub import why_unreachable
+from tokenclean.hub_reachable import why_unreachable
 from tokenclean.models.loading.hub_models import HubOptions, find_file, hub_options, not_loadable, read_json
 from tokenclean.models.loading.safety import (
     ADAPTER_CONFIG,

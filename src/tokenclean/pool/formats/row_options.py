@@ -29,7 +29,7 @@ class RowOptions:
     """How the rows of a source are read.
 
     ``format``: a name in FORMATS, or ``auto`` to choose by the row's keys (``detect_format``). ``columns``: our key
-    -> the row's column; ``roles``: the row's role name -> ours (see ``parsers``). ``ignored``: keys, and types of
+    -> the row's column; ``roles``: the row's role name -> ours (see ``known_formats``). ``ignored``: keys, and types of
     content parts, that are left unread on purpose. ``preferences``: ``refuse``, or ``chosen`` to train the chosen
     answer of preference rows and rows labelled true. ``python_literals``: where a list or an object is expected, a text
     may hold it in Python's spelling. ``repair_thoughts``: an answer with ``</think>`` alone gets the opening tag.

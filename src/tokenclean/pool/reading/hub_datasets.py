@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenclean.errors import MissingExtraError, PoolError
-from tokenclean.hub import why_unreachable
+from tokenclean.hub_reachable import why_unreachable
 from tokenclean.pool.reading.record import Record
 from tokenclean.pool.reading.tables import BATCH_ROWS, read_batch
 from tokenclean.pool.reading.text_files import choose_split

@@ -12,7 +12,7 @@ import numpy as np
 from tokenclean.tokens.audit.audit_row import Answer, AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
 from tokenclean.tokens.inference_template import SAMPLE
-from tokenclean.tokens.rendering import render
+from tokenclean.tokens.templates import render
 from tokenclean.tokens.turn_markers import FAMILIES, Header, choose_family, find_headers, next_end
 
 _SELECTED_SHARE = 0.2  # of rows with gaps: too many for an accident, so tokens were selected

@@ -24,7 +24,7 @@ from tokenclean.recipe import SourceSettings
 from tokenclean.tokens.audit.audit_row import UNTRAINED, Answer, AuditRow
 from tokenclean.tokens.audit.vocabulary import Vocabulary
 from tokenclean.tokens.rendered_text import Rendered
-from tokenclean.tokens.rendering import render
+from tokenclean.tokens.templates import render
 from tokenclean.tokens.tokenize import TokenizedPool, batches, tokenize_pool
 from tokenclean.tokens.turn_markers import find_headers
 

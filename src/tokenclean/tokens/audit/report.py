@@ -22,8 +22,8 @@ from tokenclean.tokens.audit.dataset_facts import Facts
 from tokenclean.tokens.audit.findings import Example, RowResult, Unjudged, make_example, show_text
 from tokenclean.tokens.audit.reading import RowReader
 from tokenclean.tokens.audit.vocabulary import Vocabulary
-from tokenclean.tokens.chat_template.chat import DEFAULT_DATE
-from tokenclean.tokens.rendering import check_template
+from tokenclean.tokens.templates import check_template
+from tokenclean.tokens.tokenizer_template.chat import DEFAULT_DATE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,7 +11,7 @@ import numpy as np
 from tokenclean.errors import TemplateError
 from tokenclean.tokens.encoding import backend_of
 from tokenclean.tokens.inference_template import end_token_ids
-from tokenclean.tokens.rendering import check_template
+from tokenclean.tokens.templates import check_template
 from tokenclean.tokens.turn_markers import KNOWN_ENDS, KNOWN_OPENERS
 
 if TYPE_CHECKING:

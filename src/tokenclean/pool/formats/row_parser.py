@@ -1,4 +1,4 @@
-"""One row parsed: its format found, its keys accounted for (``parsers`` describes the formats); and one written."""
+"""One row parsed: its format found, its keys accounted for (``known_formats`` has the formats); and one written."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 
 from tokenclean.pool.conversation import Conversation, Kind, LabelledTokens, Turn
 from tokenclean.pool.formats.field_types import Row, RowError, check_text, describe_keys, holds_nothing
+from tokenclean.pool.formats.known_formats import FORMATS, Parsed
 from tokenclean.pool.formats.known_names import COMMON_KEYS, REQUIRED_KEYS, ROW_KEYS, ROW_WEIGHT_KEYS
 from tokenclean.pool.formats.labelled_tokens import UNTRAINED
 from tokenclean.pool.formats.loss_weights import read_weight
-from tokenclean.pool.formats.parsers import FORMATS, Parsed
 from tokenclean.pool.formats.preferences import refuse_preferences, take_chosen
 from tokenclean.pool.formats.row_options import (
     RowContext,

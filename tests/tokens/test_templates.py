@@ -12,7 +12,7 @@ from tokenclean.pool import Conversation, Turn
 from tokenclean.pool.conversation import ToolCall
 from tokenclean.tokens import render
 from tokenclean.tokens.rendered_text import ContentSpan
-from tokenclean.tokens.rendering import check_template
+from tokenclean.tokens.templates import check_template
 
 TEXT = st.text(st.sampled_from("ab é🙂한\u0301\n\t <|>/s"), min_size=1, max_size=12)
 TURNS = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), TEXT), min_size=1, max_size=6)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import OpenRun
-from tokenclean.evaluation.item_scores import ItemScores
+from tokenclean.evaluation.paired_scores import ItemScores
 from tokenclean.evaluation.task_data import LoadedBenchmark
 
 QUESTIONS = "questions.parquet"
@@ -22,7 +22,7 @@ QUESTIONS = "questions.parquet"
 @dataclass(frozen=True)
 class BenchmarkScores:
     """A model on a benchmark. ``scores``: float64, a number an item; ``groups``: the part of each item, where there are
-    several; ``questions``: every answer (``evaluation.evaluate.SCHEMA``); ``manifest``: what was counted."""
+    several; ``questions``: every answer (``evaluation.harness.SCHEMA``); ``manifest``: what was counted."""
 
     scores: np.ndarray
     groups: np.ndarray | None
@@ -54,7 +54,7 @@ def identities(benchmarks: Sequence[LoadedBenchmark]) -> dict[str, list[str]]:
 
 def _scores(opened: OpenRun, model: Model, loaded: LoadedBenchmark) -> BenchmarkScores:
     """The model's answers to the benchmark's questions, found or made."""
-    from tokenclean.evaluation.evaluate import PackedLM, evaluate, harness_version, item_scores
+    from tokenclean.evaluation.harness import PackedLM, evaluate, harness_version, item_scores
 
     scoring, name = opened.context.recipe.scoring, loaded.benchmark.name
     inputs = {

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation
-from tokenclean.tokens.chat_template.chat import DEFAULT_DATE, Chat, check_chat_template, open_chat
-from tokenclean.tokens.chat_template.frames import find_frame
-from tokenclean.tokens.chat_template.locate import locate
-from tokenclean.tokens.chat_template.marks import KEY, mark_texts, thought_in
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
+from tokenclean.tokens.tokenizer_template.chat import DEFAULT_DATE, Chat, check_chat_template, open_chat
+from tokenclean.tokens.tokenizer_template.frames import find_frame
+from tokenclean.tokens.tokenizer_template.locate import locate
+from tokenclean.tokens.tokenizer_template.marks import KEY, mark_texts, thought_in
 from tokenclean.tokens.tulu import render_tulu
 from tokenclean.tokens.turn_markers import KNOWN_ENDS
 

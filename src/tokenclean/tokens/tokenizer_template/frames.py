@@ -20,8 +20,8 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from tokenclean.errors import TemplateError
-from tokenclean.tokens.chat_template.chat import template_texts
-from tokenclean.tokens.chat_template.marks import CONTENT, Mark, MarkedChat, Skeleton
+from tokenclean.tokens.tokenizer_template.chat import template_texts
+from tokenclean.tokens.tokenizer_template.marks import CONTENT, Mark, MarkedChat, Skeleton
 from tokenclean.tokens.turn_markers import KNOWN_ENDS
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 from tokenclean.errors import TemplateError
-from tokenclean.tokens.chat_template.chat import Chat
-from tokenclean.tokens.chat_template.frames import Frame
-from tokenclean.tokens.chat_template.marks import CONTENT, KEY, THOUGHT_TAGS, VALUE, Mark, MarkedChat
+from tokenclean.tokens.tokenizer_template.chat import Chat
+from tokenclean.tokens.tokenizer_template.frames import Frame
+from tokenclean.tokens.tokenizer_template.marks import CONTENT, KEY, THOUGHT_TAGS, VALUE, Mark, MarkedChat
 
 
 def check_frame(marked: MarkedChat, frame: Frame) -> frozenset[int]:

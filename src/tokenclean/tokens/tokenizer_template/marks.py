@@ -15,8 +15,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 from tokenclean.pool.conversation import ToolCall, Turn
-from tokenclean.tokens.chat_template.chat import Chat
 from tokenclean.tokens.rendered_text import Span, leading_blanks
+from tokenclean.tokens.tokenizer_template.chat import Chat
 
 CONTENT, REASONING, THOUGHT, KEY, VALUE = "crtkv"
 """Kinds of marks: a turn's content, its reasoning field, a thought inside its content, a call's argument."""

@@ -8,11 +8,11 @@ from functools import cached_property
 from itertools import pairwise
 
 from tokenclean.errors import TemplateError
-from tokenclean.tokens.chat_template.chat import Chat
-from tokenclean.tokens.chat_template.checks import check_frame, rewritten_answer
-from tokenclean.tokens.chat_template.frames import Frame, find_frame, unlocated
-from tokenclean.tokens.chat_template.marks import CONTENT, THOUGHT, Failure, Mark, MarkedChat, Skeleton, mark_texts
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered, Span, leading_blanks
+from tokenclean.tokens.tokenizer_template.chat import Chat
+from tokenclean.tokens.tokenizer_template.checks import check_frame, rewritten_answer
+from tokenclean.tokens.tokenizer_template.frames import Frame, find_frame, unlocated
+from tokenclean.tokens.tokenizer_template.marks import CONTENT, THOUGHT, Failure, Mark, MarkedChat, Skeleton, mark_texts
 
 NOTE_TAGS = "the template rewrites the tags or blanks around a thought in an answer's content"
 NOTE_ENDLESS = "the template writes no end token behind an answer"

@@ -10,11 +10,11 @@ from small_tokenizers import EOS, adding, byte_level
 from tokenclean.errors import TemplateError
 from tokenclean.pool.conversation import Conversation, ToolCall, Turn
 from tokenclean.tokens import render, tokenize_pool
-from tokenclean.tokens.chat_template.chat import DEFAULT_DATE, Chat, reads_clock
-from tokenclean.tokens.chat_template.locate import NOTE_TAGS
 from tokenclean.tokens.inference_template import end_token_ids
 from tokenclean.tokens.rendered_text import Rendered
-from tokenclean.tokens.rendering import NOTE_MOVED, NOTE_RENDERED, check_template
+from tokenclean.tokens.templates import NOTE_MOVED, NOTE_RENDERED, check_template
+from tokenclean.tokens.tokenizer_template.chat import DEFAULT_DATE, Chat, reads_clock
+from tokenclean.tokens.tokenizer_template.locate import NOTE_TAGS
 
 CALL = ToolCall("weather", '{"city": "Rome"}')
 
