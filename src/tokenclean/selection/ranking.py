@@ -1,4 +1,7 @@
-"""The threshold of Eq. 4: which response tokens keep their label, given their scores."""
+"""The threshold of Eq. 4: which response tokens keep their label, given their scores.
+
+``streamed_ranking`` follows the same rule for ties over scores that need not fit in memory.
+"""
 
 from __future__ import annotations
 
