@@ -25,7 +25,7 @@ def test_two_processes_take_one_process_s_step(
     make_model, tokenizer, own_step, weighted_rows, accumulated, tmp_path: Path
 ):
     """The weights of the two are far from equal, so a mean of their own weighted means would differ."""
-    # Without row 2, which has no weight: seven rows would be made eight by repeating one.
+    # Eight rows, without row 2, which has no weight: accelerate would fill the batches of nine by repeating some.
     ids, weights = (
         Ragged.from_rows([row for number, row in enumerate(column) if number != 2], column.values.dtype)
         for column in weighted_rows
