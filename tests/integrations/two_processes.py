@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from trainer_step import STEP, run_step
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import SFTConfig
+from trl.trainer.sft_config import SFTConfig
 
 from tokenclean.integrations.trl import WeightedSFTTrainer
 
