@@ -1,6 +1,7 @@
 """Make the pictures of docs/how-to/review-walkthrough.md from a run, by reviewing it in headless Chromium.
 
-    tokenclean run demo_pool.jsonl --model demo --rows 60 --strategy fixed_model --proportion 0.85 --allow-weak-reference
+    tokenclean run demo_pool.jsonl --model demo --rows 60 --strategy fixed_model --proportion 0.85 \\
+        --allow-weak-reference
     python docs/screenshots.py runs/demo_pool review.jsonl
 
 ``demo_pool.jsonl`` is a copy of the shipped pool, src/tokenclean/data/demo_pool.jsonl. The decisions are made up: every
