@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig
 from transformers import MistralForCausalLM as Mistral
 
@@ -88,6 +89,27 @@ def test_the_losses_are_a_cpus(precision, most, model, tokens):
     assert np.abs(found - expected).max() < most
     if precision == "exact":
         assert Scorer(there, longest_row=120)._causal_lm.is_packed
+
+
+def test_in_a_pair_rounding_cancels_in_the_score(model, tokens):
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.mul_(0.1)
+
+    def score(place: str, precision: str) -> np.ndarray:
+        pair = Scorer(copy.deepcopy(adapted).to(place), precision=precision, pack_tokens=256, longest_row=120)
+        assert pair.pairs is (precision == "safe")
+        base, own = (columns["loss"].values for columns in pair.score_pair(tokens))
+        return (base - own)[tokens.is_response.values]
+
+    exact = score("cpu", "exact")
+    there = adapted.cuda()
+    own = losses(there, tokens, "safe")
+    with there.disable_adapter():
+        apart = losses(there, tokens, "safe") - own
+    assert np.abs(score("cuda", "safe") - exact).mean() < 0.5 * np.abs(apart - exact).mean()
 
 
 def test_compiled_layers_give_the_same_losses(tokens):

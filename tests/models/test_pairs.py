@@ -78,10 +78,10 @@ def test_a_pair_has_two_equal_halves():
         linear(numbers(3, 8), pack(numbers(5, 8), as_bf16=False), 5, None, is_pair=True)
 
 
-def llama() -> LlamaForCausalLM:
+def llama(**options) -> LlamaForCausalLM:
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=97, num_hidden_layers=2, **sizes)).eval()
+    return LlamaForCausalLM(LlamaConfig(vocab_size=97, num_hidden_layers=2, **sizes, **options)).eval()
 
 
 def losses(model, policy: str, *, in_pairs: bool = False) -> torch.Tensor:
@@ -107,7 +107,6 @@ def test_what_rounding_does_to_the_base_cancels_in_the_score(targets):
     assert (base - own - score).abs().mean() < 0.5 * (apart - score).abs().mean()
 
 
-@needs_kernels
 @pytest.mark.parametrize(
     "options",
     [{"use_dora": True}, {"bias": "lora_only"}, {"modules_to_save": ["lm_head"]}, {"target_modules": ["lm_head"]}],
@@ -117,7 +116,6 @@ def test_other_adapters_are_no_pair(options):
     assert not can_pair(get_peft_model(llama(), LoraConfig(**ADAPTER | options)))
 
 
-@needs_kernels
 def test_plain_loras_are_a_pair_until_they_are_merged():
     assert not can_pair(llama())
     adapted = get_peft_model(llama(), LoraConfig(**ADAPTER))
@@ -126,10 +124,71 @@ def test_plain_loras_are_a_pair_until_they_are_merged():
     assert not can_pair(adapted)
 
 
-def test_a_block_without_kernels_refuses_pairs():
+@pytest.mark.parametrize("policy", ["exact", "safe"])
+def test_with_gradient_there_are_no_pairs(policy):
     adapted = get_peft_model(llama(), LoraConfig(**ADAPTER))
-    with pytest.raises(ValueError, match="CPU kernels"), CausalLM(adapted).precision("safe", in_pairs=True):
-        pass  # with gradient
+    with pytest.raises(ValueError, match="without gradient"), CausalLM(adapted).precision(policy, in_pairs=True):
+        pass
+
+
+# --- by torch's own products, as on a GPU --------------------------------------------------------------------------
+
+
+def losses_by_torch(model, *, in_pairs: bool = False) -> torch.Tensor:
+    causal_lm, names = CausalLM(model), ("loss", "entropy", "is_top1")
+    ids = torch.randint(0, 97, (700,), generator=torch.Generator().manual_seed(1))  # a head's chunk is shorter
+    positions = torch.tensor([*range(1, 300), *range(301, 700)])
+    with torch.no_grad(), causal_lm.precision("safe", with_kernels=False, in_pairs=in_pairs):
+        found = causal_lm.measures(ids, [300, 400], positions, names)
+    return torch.stack([found[name] for name in names]).double()
+
+
+def round_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch's products be those of a GPU under ``medium``: inputs rounded to ten bits, sums in float32."""
+
+    def cut(tensor: torch.Tensor) -> torch.Tensor:
+        return (tensor.detach().contiguous().view(torch.int32) + 0x1000 & ~0x1FFF).view(torch.float32)
+
+    def product(x, weight, bias=None):
+        found = cut(x) @ cut(weight).T
+        return found if bias is None else found + bias
+
+    monkeypatch.setattr("torch.nn.functional.linear", product)
+    monkeypatch.setattr("tokenclean.models.precision.linear", product)
+    monkeypatch.setattr("tokenclean.models.head.linear", product)
+
+
+@pytest.mark.parametrize("options", [{}, {"attention_bias": True, "mlp_bias": True}], ids=str)
+def test_without_rounding_a_pair_gives_the_losses_of_both(options):
+    adapted = get_peft_model(llama(**options), LoraConfig(**ADAPTER))
+    base, own = losses_by_torch(adapted, in_pairs=True).chunk(2, dim=1)
+    torch.testing.assert_close(base[:2], losses_by_torch(llama(**options))[:2], atol=2e-5, rtol=0)
+    torch.testing.assert_close(own[:2], losses_by_torch(adapted)[:2], atol=2e-5, rtol=0)
+    assert torch.equal(base[2], losses_by_torch(llama(**options))[2])
+
+
+def test_rounding_to_tf32_cancels_in_the_score(monkeypatch):
+    adapted = get_peft_model(llama(), LoraConfig(**ADAPTER))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.mul_(0.2)
+    score = in_double(llama()) - in_double(adapted)
+    adapted.float()
+    round_to_tf32(monkeypatch)
+    base, own = losses_by_torch(adapted, in_pairs=True)[0].chunk(2)
+    apart = losses_by_torch(llama())[0] - losses_by_torch(adapted)[0]
+    assert (apart - score).abs().mean() > 1e-6
+    assert (base - own - score).abs().mean() < 0.5 * (apart - score).abs().mean()
+
+
+def in_double(model) -> torch.Tensor:
+    """The losses of ``losses_by_torch`` by the model's plain float64 forward."""
+    ids = torch.randint(0, 97, (700,), generator=torch.Generator().manual_seed(1))
+    parts = ids.split([300, 400])
+    with torch.no_grad():
+        logits = [model.double()(input_ids=part[None]).logits[0, :-1] for part in parts]
+    return cross_entropy(torch.cat(logits), torch.cat([part[1:] for part in parts]), reduction="none")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +212,8 @@ def test_an_adapter_is_scored_beside_its_base_where_it_leaves_it_as_it_is(writte
     (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     source = ModelSource(str(base), str(adapter))
     assert scores_in_pairs("safe", "cpu", ModelSource(str(base)), source) is is_plain
-    for others in (("exact", "cpu", ModelSource(str(base))), ("safe", "cuda", ModelSource(str(base)))):
+    assert scores_in_pairs("safe", "cuda:0", ModelSource(str(base)), source) is is_plain
+    for others in (("exact", "cpu", ModelSource(str(base))), ("fast", "cuda", ModelSource(str(base)))):
         assert not scores_in_pairs(*others, source)
     assert not scores_in_pairs("safe", "cpu", ModelSource(str(tmp_path)), source)
     assert not scores_in_pairs("safe", "cpu", ModelSource(str(base)), ModelSource(str(base)))

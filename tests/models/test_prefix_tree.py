@@ -33,7 +33,7 @@ def test_every_beginning_stands_once_and_before_what_follows_it(sequences):
     assert all(len(node.tokens) for node in tree.nodes)
 
 
-@given(sequences_of_few_tokens, st.integers(1, 12), st.integers(1, 6))
+@given(sequences_of_few_tokens, st.integers(1, 12), st.none() | st.integers(1, 6))
 def test_packs_hold_every_node_once_and_know_what_comes_before(sequences, budget, group_tokens):
     """What a query may see, by the pack's account, is what stands before it in its sequence."""
     tree = plan_prefix_tree(sequences)
@@ -41,6 +41,7 @@ def test_packs_hold_every_node_once_and_know_what_comes_before(sequences, budget
     reported: dict[tuple[int, int], list[int]] = {}  # (node, offset) -> the tokens it sees
     for pack in plan_prefix_packs(tree, budget, group_tokens):
         assert len(pack.ids) <= budget or len(pack.starts) == 1
+        assert group_tokens is not None or len(pack.attending) == 1
         owners = {
             pack.starts[number] + offset: (number, offset)
             for number in pack.starts
@@ -51,8 +52,8 @@ def test_packs_hold_every_node_once_and_know_what_comes_before(sequences, budget
             seen = [tree.nodes[number].tokens for number in call.kept] + [pack.ids[a:b] for a, b in call.inside]
             keys = np.concatenate(seen)
             assert len(keys) == len(call.keys)
-            for place, (branch, position) in zip(range(*call.inside[-1]), call.queries.tolist(), strict=True):
-                visible = ((call.keys[:, 0] == -1) | (call.keys[:, 0] == branch)) & (call.keys[:, 1] <= position)
+            for place, (node, position) in zip(range(*call.inside[-1]), call.queries.tolist(), strict=True):
+                visible = call.sees[node][call.keys[:, 0]] & (call.keys[:, 1] <= position)
                 order = np.argsort(call.keys[visible, 1])
                 reported[owners[place]] = keys[visible][order].tolist()
                 assert pack.positions[place] == position

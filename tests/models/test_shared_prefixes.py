@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,10 +37,13 @@ def models():
 @given(
     sequences=st.lists(st.lists(st.integers(3, 6), min_size=2, max_size=30), min_size=1, max_size=8),
     budget=st.integers(1, 60),
+    in_one_call=st.booleans(),
 )
-def test_losses_in_a_tree_are_those_of_whole_sequences(name, model, sequences, budget):
+def test_losses_in_a_tree_are_those_of_whole_sequences(name, model, sequences, budget, in_one_call):
+    """With a call of attention for siblings, and as on a GPU with one for a whole pack."""
     causal_lm = _causal_lm(model)
-    with evaluating(model), torch.no_grad(), causal_lm.precision("exact"):
+    groups = patch.dict("tokenclean.models.shared_prefixes._GROUP_TOKENS", clear=in_one_call)
+    with groups, evaluating(model), torch.no_grad(), causal_lm.precision("exact"):
         found, _ = measures_in_tree(
             causal_lm, [(tuple(sequence), 1) for sequence in sequences], ("loss", "is_top1"), budget=budget
         )

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from tokenclean.errors import ModelError
 from tokenclean.models.kernels import cpu as cpu_kernels
-from tokenclean.models.precision import matmul
+from tokenclean.models.precision import matmul, paired_linear
 
 CHUNK_POSITIONS = 256
 
@@ -63,17 +63,26 @@ class Head:
         """The measures ``names`` (of MEASURES), each float32 of shape (P,); without gradient.
 
         ``copy``: a copy of the weight that is faster: packed by ``kernels.cpu.pack`` on a CPU, in bf16 on a GPU.
-        ``in_pairs``, with a packed copy: ``hidden_P_H`` has 2 P rows (see ``models.pairs``), each measure shape (2 P,).
+        ``in_pairs``: ``hidden_P_H`` has 2 P rows (see ``models.pairs``), each measure shape (2 P,).
         """
         if copy is not None and copy.device.type == "cpu":
             options = self.bias, self.scale, self.softcap, "entropy" in names, in_pairs
             found = cpu_kernels.measures(hidden_P_H, copy, targets_P, len(self.weight), *options)
             return {name: found[MEASURES.index(name)] for name in names}
+        if in_pairs:
+            return self._paired_measures(hidden_P_H, targets_P, names)
         chunks = zip(hidden_P_H.split(CHUNK_POSITIONS), targets_P.split(CHUNK_POSITIONS), strict=True)
-        parts = [measures_of_logits(self._logits(hidden, copy), targets, names) for hidden, targets in chunks]
-        if not parts:
-            return {name: hidden_P_H.new_zeros(0, dtype=torch.float32) for name in names}
-        return {name: torch.cat([part[name] for part in parts]) for name in names}
+        return _joined([measures_of_logits(self._logits(hidden, copy), targets, names) for hidden, targets in chunks])
+
+    def _paired_measures(self, hidden: torch.Tensor, targets: torch.Tensor, names: Sequence[str]) -> Measures:
+        """As ``measures`` in pairs, by torch's product."""
+        base, own = hidden.chunk(2)
+        found: tuple[list[Measures], list[Measures]] = ([], [])
+        for chunk in zip(*(side.split(CHUNK_POSITIONS) for side in (base, own, targets)), strict=True):
+            logits = self._scaled(paired_linear(torch.cat(chunk[:2]), self.weight, self.bias).float())
+            for parts, side in zip(found, logits.chunk(2), strict=True):
+                parts.append(measures_of_logits(side, chunk[2], names))
+        return _joined([*found[0], *found[1]])
 
     def _chunk_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return measures_of_logits(self._logits(hidden), targets, ("loss",))["loss"]
@@ -106,6 +115,9 @@ class Head:
         else:
             logits = matmul(hidden.float(), copy.T)
             logits = logits if self.bias is None else logits.add_(self.bias)
+        return self._scaled(logits)
+
+    def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:
@@ -145,6 +157,10 @@ def measures_of_logits(logits_P_V: torch.Tensor, targets_P: torch.Tensor, names:
     if "is_top1" in names:
         found["is_top1"] = (at_target >= logits_P_V.amax(dim=-1)).float()
     return {name: found[name] for name in names}
+
+
+def _joined(parts: Sequence[Measures]) -> Measures:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def head_of(model: PreTrainedModel) -> Head:

@@ -1,9 +1,10 @@
 """A base and an adapter on it in one pass, so that rounding cancels in the difference of their losses.
 
-Under ``safe`` products round their inputs to bf16. The error of a loss is as large as many scores, and differs between
-two models that are computed apart. In a pair every layer gets the base's rows and then the
-adapter's; the adapter's product is the base's plus that of the difference of their inputs, which is small. The base's
-losses are those of an uncompiled pass of its own, bit for bit; a pair takes less than two such passes.
+Under ``safe`` products round their inputs, on a CPU to bf16, on a GPU to TF32. The error of a loss is as large as many
+scores, and differs between two models that are computed apart. In a pair every layer gets the base's rows and then the
+adapter's; the adapter's product is the base's plus that of the difference of their inputs, which is small. In the CPU
+kernels the base's losses are those of an uncompiled pass of its own, bit for bit, and a pair takes less than two such
+passes.
 """
 
 from __future__ import annotations
@@ -15,21 +16,20 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from tokenclean.models.model_parts import body_of
-from tokenclean.models.precision import patched_forward, uses_kernels
+from tokenclean.models.precision import patched_forward
 
 if TYPE_CHECKING:
     from peft.tuners.lora import Linear
 
 
 def can_pair(model: torch.nn.Module) -> bool:
-    """Whether ``model`` differs from its base by plain LoRAs on linear layers of its body alone, and runs in the
-    kernels."""
+    """Whether ``model`` differs from its base by plain LoRAs on linear layers of its body alone."""
     from peft import PeftModel
     from peft.tuners.lora import Linear
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    if not isinstance(model, PeftModel) or not uses_kernels(body_of(model)):
+    if not isinstance(model, PeftModel):
         return False
     adapted = [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
     if any(getattr(config, "bias", "none") != "none" for config in model.peft_config.values()):  # the base's own biases

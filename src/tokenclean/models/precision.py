@@ -13,7 +13,7 @@ attention's products. Without them ``safe`` permits bf16 inside products (torch'
 the processor gains from it, and the head stays float32. A CPU without bf16 instructions would take far longer for bf16
 than for float32: there all policies compute in float32, and the record kept with the losses says so. On a GPU ``fast``
 gives float32 queries, keys and values to bf16 attention kernels. Adapters stay unmerged under every policy. A score
-under ``safe`` on a CPU is of a pair (``models.pairs``), in which rounding cancels.
+under ``safe`` is of a pair (``models.pairs``), in which rounding cancels.
 """
 
 from __future__ import annotations
@@ -52,26 +52,29 @@ def precision_policy(
     a trained weight is rounded again each time and gets its gradient in float32. No copy outlives its block: fused
     optimizers and ``.data`` (PEFT's merging) change a weight without a trace.
 
-    ``in_pairs``: the block's rows are a base's and then an adapter's (see ``models.pairs``), in the kernels.
+    ``in_pairs``: the block's rows are a base's and then an adapter's (see ``models.pairs``).
 
     Yields a function that brings all copies up to date. Call it before compiled code runs, which does not check.
-    Raises ValueError for an unknown policy, and for pairs where there are no kernels.
+    Raises ValueError for an unknown policy, and for pairs with gradient or where products round their outputs too.
     """
     check_precision(precision)
     has_kernels = with_kernels and not torch.is_grad_enabled() and uses_kernels(body)
-    if in_pairs and not has_kernels:
-        raise ValueError("pairs of a base and an adapter need the CPU kernels, and a block without gradient")
-    layers: dict[str, torch.nn.Linear] = {}
-    if has_kernels or (precision == "fast" and _torch_multiplies_bf16(body)):
-        layers = {path: m for path, m in body.named_modules() if type(m) is torch.nn.Linear}
-    copies = [weight_copy(lambda layer=layer: layer.weight, precision, packed=has_kernels) for layer in layers.values()]
-    forwards = [
-        # The products of an adapter itself are of its own rows alone.
-        _packed_forward(layer, copy, is_pair=in_pairs and ".lora_" not in path)
-        if has_kernels
-        else _bf16_forward(layer, copy)
-        for (path, layer), copy in zip(layers.items(), copies, strict=True)
-    ]
+    in_bf16 = not has_kernels and precision == "fast" and _torch_multiplies_bf16(body)
+    if in_pairs and (in_bf16 or torch.is_grad_enabled()):
+        raise ValueError("pairs of a base and an adapter need a block without gradient, under exact or safe")
+    layers = {path: m for path, m in body.named_modules() if type(m) is torch.nn.Linear}
+    # The products of an adapter itself are of its own rows alone.
+    pairs = {path for path in layers if in_pairs and ".lora_" not in path}
+    copies: list[CopyOfWeight] = []
+    if has_kernels or in_bf16:
+        copies = [weight_copy(lambda layer=m: layer.weight, precision, packed=has_kernels) for m in layers.values()]
+        forwards = [
+            _packed_forward(layer, copy, is_pair=path in pairs) if has_kernels else _bf16_forward(layer, copy)
+            for (path, layer), copy in zip(layers.items(), copies, strict=True)
+        ]
+    else:
+        layers = {path: layers[path] for path in pairs}
+        forwards = [_paired_forward(layer) for layer in layers.values()]
 
     def refresh() -> None:
         for copy in copies:
@@ -143,6 +146,25 @@ def _packed_forward(
         return packed_linear(x, packed(), layer.out_features, layer.bias, is_pair)
 
     return forward
+
+
+def _paired_forward(layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return paired_linear(x, layer.weight, layer.bias)
+
+    return forward
+
+
+def paired_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """``x`` (…, 2 P, K), a base's rows and then as many of an adapter's, by torch's product: (…, 2 P, N).
+
+    The adapter's are the base's products plus those of the difference of both rows, whose rounding is as small as it.
+    """
+    base, own = x.chunk(2, dim=-2)
+    output = linear(torch.cat([base, own - base], dim=-2), weight)
+    of_base, difference = output.chunk(2, dim=-2)
+    difference.add_(of_base)
+    return output if bias is None else output.add_(bias)
 
 
 def _bf16_forward(layer: torch.nn.Linear, copy: CopyOfWeight) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -93,15 +93,16 @@ def _common(a: np.ndarray, b: np.ndarray) -> int:
 class Attending:
     """Neighbouring tokens of a pack that attend together.
 
-    ``kept``: nodes of earlier packs whose keys come first, from the root down; ``inside``: (start, stop) in the pack of
-    the keys after them, the queries' own last. ``queries``, ``keys``: (branch, position) of each, int64 (·, 2): a query
-    sees the keys of its own branch and of branch −1 up to its position.
+    ``kept``: nodes of earlier packs whose keys come first; ``inside``: (start, stop) in the pack of the keys after
+    them, the queries' own last. ``queries``, ``keys``: (number of its node, position) of each, int64 (Q, 2) and (K, 2).
+    ``sees``: bool, which nodes of keys a node of queries sees, itself and those above; up to the query's position.
     """
 
     kept: tuple[int, ...]
     inside: tuple[tuple[int, int], ...]
     queries: np.ndarray
     keys: np.ndarray
+    sees: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,10 @@ class PrefixPack:
     drop: tuple[int, ...]
 
 
-def plan_prefix_packs(tree: PrefixTree, budget: int, group_tokens: int = 256) -> list[PrefixPack]:
+def plan_prefix_packs(tree: PrefixTree, budget: int, group_tokens: int | None = 256) -> list[PrefixPack]:
     """Neighbouring nodes in packs of at most ``budget`` tokens (one node alone may have more).
 
-    Siblings without children share a call of attention of up to ``group_tokens`` queries.
+    Siblings without children share a call of attention of up to ``group_tokens`` queries; with None all of a pack.
     """
     groups: list[list[int]] = []
     filled = 0
@@ -139,26 +140,37 @@ def plan_prefix_packs(tree: PrefixTree, budget: int, group_tokens: int = 256) ->
     return [_pack(tree, place, group, last_use, group_tokens) for place, group in enumerate(groups)]
 
 
-def _pack(tree: PrefixTree, place: int, group: list[int], last_use: dict[int, int], group_tokens: int) -> PrefixPack:
+def _pack(
+    tree: PrefixTree, place: int, group: list[int], last_use: dict[int, int], group_tokens: int | None
+) -> PrefixPack:
     stops = np.cumsum([len(tree.nodes[number].tokens) for number in group]).tolist()
     spans = dict(zip(group, zip([0, *stops[:-1]], stops, strict=True), strict=True))
-    attending = []
-    for run in _runs(tree, group, last_use, group_tokens):
-        above = tree.path(run[0])[:-1]
-        kept = tuple(number for number in above if number not in spans)
-        own = spans[run[0]][0], spans[run[-1]][1]
-        inside = (*(spans[number] for number in above if number in spans), own)
-        queries = np.concatenate([_positions(tree.nodes[number], branch) for branch, number in enumerate(run)])
-        depth = tree.nodes[run[0]].depth
-        shared = np.stack([np.full(depth, -1), np.arange(depth)], axis=1)
-        attending.append(Attending(kept, inside, queries, np.concatenate([shared, queries])))
+    runs = [group] if group_tokens is None else _runs(tree, group, last_use, group_tokens)
     return PrefixPack(
         ids=np.concatenate([tree.nodes[number].tokens for number in group]),
         positions=np.concatenate([_positions(tree.nodes[number], 0)[:, 1] for number in group]),
         starts={number: start for number, (start, _) in spans.items()},
-        attending=tuple(attending),
+        attending=tuple(_attending(tree, run, spans) for run in runs),
         keep={number: spans[number] for number in group if last_use.get(number, place) > place},
         drop=tuple(number for number, last in last_use.items() if last == place and number not in spans),
+    )
+
+
+def _attending(tree: PrefixTree, run: list[int], spans: dict[int, tuple[int, int]]) -> Attending:
+    """``run``: neighbouring nodes of a pack; ``spans``: (start, stop) of each node of the pack."""
+    paths = [tree.path(number) for number in run]
+    above = sorted(set().union(*paths).difference(run))
+    kept, shared = ([n for n in above if (n in spans) is is_inside] for is_inside in (False, True))
+    seen = {number: index for index, number in enumerate([*kept, *shared, *run])}
+    sees = np.zeros((len(run), len(seen)), dtype=np.bool_)
+    for own, path in zip(sees, paths, strict=True):
+        own[[seen[number] for number in path]] = True
+    return Attending(
+        kept=tuple(kept),
+        inside=(*(spans[number] for number in shared), (spans[run[0]][0], spans[run[-1]][1])),
+        queries=np.concatenate([_positions(tree.nodes[number], index) for index, number in enumerate(run)]),
+        keys=np.concatenate([_positions(tree.nodes[number], index) for number, index in seen.items()]),
+        sees=sees,
     )
 
 
@@ -178,7 +190,7 @@ def _runs(tree: PrefixTree, group: list[int], parents: Container[int], group_tok
     return runs
 
 
-def _positions(node: Node, branch: int) -> np.ndarray:
-    """(branch, position) of each token, int64 (n, 2)."""
+def _positions(node: Node, index: int) -> np.ndarray:
+    """(index, position) of each token, int64 (n, 2)."""
     positions = np.arange(node.depth, node.depth + len(node.tokens))
-    return np.stack([np.full(len(positions), branch), positions], axis=1)
+    return np.stack([np.full(len(positions), index), positions], axis=1)

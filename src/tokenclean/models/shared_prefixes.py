@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 NAME = "tokenclean_prefixes"
 
+_GROUP_TOKENS = {"cpu": 256}
+"""Queries that attend in one call: on a CPU few, which see most of the keys; on a GPU, which would wait for the
+processor between many small calls, all of a pack."""
+
 _PROBE_BRANCHES = ((20, 0, 12), (20, 5, 9), (31, 3, 33), (31, 0, 1))
 """Sequences that branch off the first one: how many of its tokens, then (from, to) of it again."""
 
@@ -62,7 +66,7 @@ def measures_in_tree(
     order = np.argsort(nodes_P, kind="stable")
     kept: _Kept = {}
     done, device = 0, causal_lm.device
-    for pack in plan_prefix_packs(tree, budget):
+    for pack in plan_prefix_packs(tree, budget, _GROUP_TOKENS.get(device.type)):
         bounds = np.searchsorted(nodes_P[order], [min(pack.starts), max(pack.starts) + 1])
         here = order[bounds[0] : bounds[1]]
         rows = np.array([pack.starts[node] for node in nodes_P[here]], dtype=np.int64) + offsets_P[here]
@@ -153,7 +157,7 @@ def prefix_attention(
             if query.device.type != "cpu" and query.shape[1] != key.shape[1]:
                 keys, values = repeat_key_heads(query, keys, values)
             if (number, features.window) not in _pass.visible:
-                _pass.visible[number, features.window] = _visible(call, features.window).to(query.device)
+                _pass.visible[number, features.window] = _visible(call, features.window, query.device)
             visible = _pass.visible[number, features.window]
             outputs.append(attend_visible(query[:, :, slice(*call.inside[-1])], keys, values, visible, features))
     for node, (start, stop) in _pass.pack.keep.items():
@@ -161,12 +165,11 @@ def prefix_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _visible(call: Attending, window: int | None) -> Tensor:
+def _visible(call: Attending, window: int | None, device: torch.device) -> Tensor:
     """Which keys each query sees: bool (queries, keys)."""
-    queries, keys = torch.from_numpy(call.queries), torch.from_numpy(call.keys)
+    queries, keys, sees = (torch.from_numpy(array).to(device) for array in (call.queries, call.keys, call.sees))
     distance = queries[:, None, 1] - keys[None, :, 1]
-    is_own = (keys[None, :, 0] < 0) | (keys[None, :, 0] == queries[:, None, 0])
-    visible = is_own & (distance >= 0)
+    visible = sees[queries[:, 0]][:, keys[:, 0]] & (distance >= 0)
     return visible if window is None else visible & (distance < window)
 
 

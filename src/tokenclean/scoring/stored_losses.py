@@ -171,15 +171,16 @@ def _file_of(column: str, *, is_base: bool = False) -> str:
 def scores_in_pairs(
     precision: str, device: str, base: ModelSource, model: ModelSource, *, is_adapter: bool = False
 ) -> bool:
-    """Whether base and model are scored in pairs: under ``safe``, an adapter on that very base, on a CPU whose products
-    round to bf16. That takes the time of two passes, also where losses of the base alone are stored.
+    """Whether base and model are scored in pairs: under ``safe``, an adapter on that very base, where products round:
+    on a GPU, or on a CPU with bf16. That takes the time of two passes, also where losses of the base alone are stored.
 
     ``is_adapter``: a plan's model, which is not there yet, will be one.
     """
     from tokenclean.models.kernels.cpu import has_bf16_kernels
     from tokenclean.models.loading.load import has_plain_lora
 
-    if precision != "safe" or not device.startswith("cpu") or not has_bf16_kernels():
+    rounds = has_bf16_kernels() if device.startswith("cpu") else device.startswith("cuda")
+    if precision != "safe" or not rounds:
         return False
     if replace(model, adapter=None).absolute != base.absolute:
         return False

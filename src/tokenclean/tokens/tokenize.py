@@ -18,10 +18,11 @@ from tokenclean.ragged import Ragged
 from tokenclean.recipe import TokensSettings
 from tokenclean.token_table import TokenTable
 from tokenclean.tokens.encoding import encode, exact_offset_backend
+from tokenclean.tokens.labelled_row import LabelledRow, empty_row
 from tokenclean.tokens.rendered_text import ContentSpan, Rendered
 from tokenclean.tokens.templates import check_template, render
 from tokenclean.tokens.tokenizer_template.chat import DEFAULT_DATE, reads_clock
-from tokenclean.tokens.training_targets import LabelledRow, empty_row, label_text, label_tokens, train_last_turn
+from tokenclean.tokens.training_targets import label_text, label_tokens, train_last_turn
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

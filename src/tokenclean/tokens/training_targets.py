@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from tokenclean.pool.conversation import Conversation, LabelledTokens, Turn
 from tokenclean.recipe import TokensSettings
-from tokenclean.tokens.rendered_text import ContentSpan, Rendered
+from tokenclean.tokens.labelled_row import LabelledRow, empty_row
+from tokenclean.tokens.rendered_text import Rendered
+from tokenclean.tokens.truncation import cut_row
 from tokenclean.tokens.weight_spans import place_tokens, weights_in_spans
-
-
-@dataclass(frozen=True)
-class LabelledRow:
-    """One conversation in tokens, L of them.
-
-    ``input_ids``: int64 (L,). ``is_response``: bool (L,), never True at position 0, which has no loss. ``spans``: int32
-    (L, 2), the characters of each token. ``reason``: why there is no target, empty if there is one. ``weight``:
-    float32 (L,), loss weight of each target, above 0 and at most 1, of a token to unlearn, which is no target, below 0
-    and at least −1, and 0 elsewhere; None if all targets weigh 1 and no token is unlearned.
-    """
-
-    input_ids: np.ndarray
-    is_response: np.ndarray
-    spans: np.ndarray
-    contents: tuple[ContentSpan, ...] = ()
-    is_truncated: bool = False
-    reason: str = ""
-    weight: np.ndarray | None = None
-
-
-def empty_row(reason: str) -> LabelledRow:
-    """A row without tokens."""
-    return LabelledRow(np.empty(0, np.int64), np.empty(0, np.bool_), np.empty((0, 2), np.int32), reason=reason)
 
 
 def train_last_turn(conversation: Conversation) -> Conversation:
@@ -59,7 +37,7 @@ def label_text(
     if weight is not None:
         weight[~labels] = 0
         labels = weight > 0
-    return _cut(LabelledRow(input_ids, labels, spans, rendered.contents, weight=weight), settings.max_length)
+    return cut_row(LabelledRow(input_ids, labels, spans, rendered.contents, weight=weight), settings.max_length)
 
 
 def _unplaced_span(rendered: Rendered, turns: Sequence[Turn]) -> str:
@@ -114,7 +92,7 @@ def label_tokens(tokens: LabelledTokens, largest_id: int, settings: TokensSettin
         labels[:start] = False
         weight = None if weight is None else np.where(np.arange(len(weight)) < start, np.float32(0), weight)
     no_text = np.zeros((len(input_ids), 2), np.int32)
-    return _cut(LabelledRow(input_ids, labels, no_text, weight=weight), settings.max_length)
+    return cut_row(LabelledRow(input_ids, labels, no_text, weight=weight), settings.max_length)
 
 
 def _last_run(labels: np.ndarray) -> int:
@@ -130,20 +108,3 @@ def _inside(spans: np.ndarray, targets: Iterable[tuple[int, int]]) -> np.ndarray
     for first, last in targets:
         labels |= (start >= first) & (end <= last) & (end > start)
     return labels
-
-
-def _cut(row: LabelledRow, max_length: int) -> LabelledRow:
-    is_truncated = len(row.input_ids) > max_length
-    labels = row.is_response[:max_length].copy()
-    labels[:1] = False
-    weight, is_trained = None, labels
-    if row.weight is not None:
-        is_trained = labels | (row.weight[:max_length] < 0)
-        is_trained[:1] = False
-        weight = np.where(is_trained, row.weight[:max_length], 0).astype(np.float32)
-    reason = ""
-    if not is_trained.any():
-        reason = f"no target is left after the cut at {max_length} tokens" if is_truncated else "no target"
-    return LabelledRow(
-        row.input_ids[:max_length], labels, row.spans[:max_length], row.contents, is_truncated, reason, weight
-    )

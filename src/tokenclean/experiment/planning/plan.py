@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -14,7 +13,9 @@ import numpy as np
 
 from tokenclean.cleaning.run_data import RunData
 from tokenclean.experiment.planning.dry_run import Recorded, RecordedPass, RecordedTraining, dry_run
+from tokenclean.experiment.planning.flop import ModelSize, model_size, scoring_flop, training_flop
 from tokenclean.experiment.planning.hardware import Hardware
+from tokenclean.experiment.planning.measured_speed import Speed, measure_speed
 from tokenclean.experiment.planning.memory import (
     model_shape,
     model_without_content,
@@ -27,27 +28,11 @@ from tokenclean.models.loading.load import load_config
 from tokenclean.recipe import CleaningSettings, Recipe, find_strategy
 from tokenclean.report.tables import Table
 
-USEFUL_SHARE = 0.45
-"""Share of the measured matrix-product speed that a pass makes useful; the estimate's only constant."""
-
-
 _SUMMED = {
     "held-out": "score held-out rows, {} models",
     "sample": "score samples for the reference checks, {} passes",
 }
 """Passes that are one line for all models."""
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """``body``: parameters of the layers; ``head``: of the output layer; ``total``: stored (tied weights once);
-    ``lora``: trained by the recipe's LoRA; ``attention``: layers × hidden size."""
-
-    body: int
-    head: int
-    total: int
-    lora: int
-    attention: int
 
 
 @dataclass(frozen=True)
@@ -84,31 +69,34 @@ class Plan:
 def plan(recipe: Recipe, *, flop_per_second: float | None = None, on: Sequence[Hardware] = ()) -> Plan:
     """Read pool, tokenizer and configuration, and run the strategies dry.
 
-    ``flop_per_second``: measured here by default. ``on``: other hardware to plan for.
+    ``flop_per_second``: useful ones, of passes and trainings; measured here by default. ``on``: other hardware to plan
+    for.
     """
     device_type = resolve_device(recipe.model.device).partition(":")[0]
     data, recorded = dry_run(recipe, device_type)
     config = load_config(data.base_source)
-    size = model_size(config, recipe)
+    size = model_size(config, recipe.training)
 
     def steps_on(device_type: str) -> list[Step]:
         return _steps(recorded, recipe, size, _Memory(config, recipe, device_type, size.lora))
 
     steps = steps_on(device_type)
-    speed = (flop_per_second or measure_speed(recipe)) * USEFUL_SHARE
+    speed = Speed(flop_per_second, flop_per_second) if flop_per_second else measure_speed(config, recipe, recorded)
     own = process_bytes() if device_type == "cpu" else 0
     memory = own + max(step.memory_bytes for step in steps)
-    flop = sum(step.flop for step in steps)
+    flop, seconds = sum(step.flop for step in steps), sum(_seconds(step, speed) for step in steps)
     elsewhere = _elsewhere(recipe, steps_on("cuda"), on) if on else None
+    where = "given" if flop_per_second else "measured here on a few layers of this shape"
     summary = (
         *_pool_lines(recipe, data),
         f"model: {size.total:,} parameters, {size.lora:,} trained"
         if recipe.training.method == "lora"
         else f"model: {size.total:,} parameters, all trained",
-        f"in all {flop / 1e15:.2f} PFLOP; peak memory about {memory / 2**30:.1f} GiB; about {_minutes(flop / speed)} "
-        f"at {speed / 1e9:,.0f} useful GFLOP/s (matrix products measured here, {USEFUL_SHARE:.0%} of them)",
+        f"in all {flop / 1e15:.2f} PFLOP; peak memory about {memory / 2**30:.1f} GiB; about {_minutes(seconds)} "
+        f"at {speed.scoring / 1e9:,.0f} useful GFLOP/s in passes and {speed.training / 1e9:,.0f} in trainings "
+        f"({where})",
     )
-    return Plan(summary, tuple(steps), memory, flop / speed, _steps_table(steps, own, speed), elsewhere)
+    return Plan(summary, tuple(steps), memory, seconds, _steps_table(steps, own, speed), elsewhere)
 
 
 def _pool_lines(recipe: Recipe, data: RunData) -> tuple[str, ...]:
@@ -129,8 +117,12 @@ def _share_lines(cleaning: CleaningSettings) -> tuple[str, ...]:
     return (f"{kept}; splits: {cleaning.splits} ({cleaning.split_kind})",)
 
 
-def _steps_table(steps: Sequence[Step], own: int, speed: float) -> Table:
-    """``own``: the process's own memory in bytes; ``speed``: useful FLOP/s."""
+def _seconds(step: Step, speed: Speed) -> float:
+    return step.flop / (speed.training if step.optimizer_steps else speed.scoring)
+
+
+def _steps_table(steps: Sequence[Step], own: int, speed: Speed) -> Table:
+    """``own``: the process's own memory in bytes."""
     rows = tuple(
         (
             s.name,
@@ -140,7 +132,7 @@ def _steps_table(steps: Sequence[Step], own: int, speed: float) -> Table:
             f"{s.batch_size}" if s.batch_size else "–",
             f"{(own + s.memory_bytes) / 2**30:,.1f}",
             f"{s.flop / 1e12:,.1f}",
-            _minutes(s.flop / speed),
+            _minutes(_seconds(s, speed)),
         )
         for s in steps
     )
@@ -160,48 +152,6 @@ def _elsewhere(recipe: Recipe, steps: Sequence[Step], on: Sequence[Hardware]) ->
         rows.append((str(hardware), _minutes(seconds), f"{seconds / 3600 * hardware.count:,.1f}", gigabytes, fits))
     title = "On other hardware (data sheets' rates; useful shares of them measured on an H200, see docs/benchmarks.md)"
     return Table(title, ("GPUs", "time", "GPU hours", "peak memory", ""), tuple(rows))
-
-
-def model_size(config: Any, recipe: Recipe) -> ModelSize:
-    """Count parameters on the meta device, where no weight takes memory."""
-    import torch
-
-    model = model_without_content(config)
-    layer = model.get_output_embeddings()
-    embedding = model.get_input_embeddings().weight
-    head = layer.weight.numel()
-    total = sum(p.numel() for p in model.parameters())
-    is_tied = layer.weight is embedding
-    body = total - embedding.numel() - (0 if is_tied else head)
-    targets = recipe.training.lora.target_modules
-    lora = sum(
-        recipe.training.lora.rank * (m.in_features + m.out_features)
-        for name, m in model.named_modules()
-        if isinstance(m, torch.nn.Linear)
-        and m is not layer
-        and (targets == "all-linear" or name.split(".")[-1] in targets)
-    )
-    text = config.get_text_config()
-    return ModelSize(body, head, total, lora, text.num_hidden_layers * text.hidden_size)
-
-
-def measure_speed(recipe: Recipe, seconds: float = 0.5) -> float:
-    """FLOP/s of a linear layer as scoring computes it under the recipe's policy on its device."""
-    import torch
-
-    from tokenclean.models.precision import precision_policy
-
-    device = resolve_device(recipe.model.device)
-    layer = torch.nn.Linear(1024, 1024, bias=False, device=device)
-    x = torch.randn(1024, 1024, device=device)
-    with torch.no_grad(), precision_policy(layer, recipe.scoring.precision):
-        layer(x).sum().item()
-        started, count = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds:
-            product = layer(x)
-            count += 1
-        product.sum().item()  # pyright: ignore[reportPossiblyUnboundVariable]  # waits for a GPU
-        return count * 2 * 1024**3 / (time.perf_counter() - started)
 
 
 class _Memory:
@@ -254,33 +204,23 @@ def _scoring_step(name: str, passes: Sequence[RecordedPass], size: ModelSize, me
         name,
         sum(len(p.lengths) for p in passes),
         sum(int(p.lengths.sum()) for p in passes),
-        sum(_forward(size, p.lengths, p.responses) for p in passes),
+        sum(scoring_flop(size, p.lengths, p.responses) for p in passes),
         memory_bytes=max(memory.scoring(p.lengths) for p in passes),
     )
 
 
 def _training_step(training: RecordedTraining, recipe: Recipe, size: ModelSize, memory: _Memory) -> Step:
     settings, lengths = recipe.training, training.lengths
-    backward = 1.0 if settings.method == "lora" else 2.0
-    flop = _forward(size, lengths, training.selected) * (1 + backward) + 2 * size.head * float(training.selected.sum())
-    if settings.method == "lora":
-        flop += 6 * size.lora * float(lengths.sum())
     return Step(
         f"train {training.name}",
         len(lengths),
         int(lengths.sum()) * settings.epochs,
-        flop * settings.epochs,
+        training_flop(size, settings, lengths, training.selected) * settings.epochs,
         training.steps.steps,
         training.steps.effective_steps,
         training.steps.batch_size,
         memory.training(lengths, training.steps.batch_size, training.adapters),
     )
-
-
-def _forward(size: ModelSize, lengths: np.ndarray, responses: np.ndarray) -> float:
-    """2 FLOP a parameter and token, the head on response tokens only, causal attention 2·layers·hidden·L² a row."""
-    attention = 2.0 * size.attention * float(np.square(lengths.astype(np.float64)).sum())
-    return 2.0 * size.body * float(lengths.sum()) + 2.0 * size.head * float(responses.sum()) + attention
 
 
 def _minutes(seconds: float) -> str:
