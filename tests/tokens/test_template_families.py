@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from families import FAMILIES, tokenizer_of
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from small_tokenizers import byte_level
@@ -280,6 +280,7 @@ def without_tags(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=60, deadline=None)
 @given(turns=conversations())
+@example(turns=(user("Why?"), answer("<think>So</think> it says </think> here")))
 def test_a_text_is_written_reported_or_the_row_is_refused(family, turns):
     tools = TOOLS if any(turn.tool_calls for turn in turns) else ""
     try:
@@ -291,7 +292,8 @@ def test_a_text_is_written_reported_or_the_row_is_refused(family, turns):
 
 
 def check_the_prompt(family: str, rendered: Rendered, turns: tuple[Turn, ...], tools: str) -> None:
-    """The last answer begins where a server's prompt for it ends, up to a space."""
+    """The last answer begins where a server's prompt for it ends, up to a space; or, where it is not clear which tag
+    closes its thought, where its own text does, which may repeat the prompt's opening tag."""
     asked = Chat(Conversation("id", "s", turns[:-1], tools=tools), tokenizer_of(family))
     try:
         prompt = asked.apply(asked.messages, has_prompt=True)
@@ -299,7 +301,10 @@ def check_the_prompt(family: str, rendered: Rendered, turns: tuple[Turn, ...], t
         asked = replace(asked, has_text_arguments=True)
         prompt = asked.apply(asked.messages, has_prompt=True)
     if turns[-1].is_trained and rendered.text.startswith(prompt):
-        assert rendered.targets[-1][0] == len(prompt.rstrip(" "))
+        start, content = rendered.targets[-1][0], turns[-1].content.strip()
+        is_unclear = content.startswith("<think>") and content.count("</think>") > 1
+        is_own_text = is_unclear and rendered.text.startswith(content, start)
+        assert start == len(prompt.rstrip(" ")) or is_own_text
 
 
 @pytest.mark.slow
