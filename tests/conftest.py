@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +19,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 CHROMIUM = os.environ.get("TOKENCLEAN_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def pytest_collection_finish() -> None:
+    """Objects of imported libraries stay: without them a collection takes a hundredth, and runs collect often."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
