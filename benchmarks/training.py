@@ -4,6 +4,7 @@ Naive: float32 (beside it bf16 weights, where the device multiplies bf16), batch
 gradients added up, full float32 logits, unselected tokens labelled −100; PEFT's LoRA with its own dropout. Ours: the
 product's step, packed, with the head on selected tokens alone. Both make one optimizer step of the same rows, and with
 dropout off both must give the same loss and gradient norm. ``--trl`` adds TRL's SFTTrainer with its quickest settings.
+On a GPU ours is also measured with the norm and the gated product of liger-kernel, where it is installed.
 
     python -m benchmarks.training [--pool FILE] [--rows 48] [--selected 0.45] [--repeats 5] [--trl] [--markdown]
                                   [--json FILE]
@@ -23,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
+from transformers.integrations.liger import apply_liger_kernel
 
 from benchmarks import machine
 from benchmarks.scoring_ways import (
@@ -53,7 +55,7 @@ TOLERANCE = 1e-3
 @dataclass(frozen=True)
 class Way:
     """A way to take a step. ``precision``: of our step; None is the naive way, or TRL's where ``trl`` names its
-    batches."""
+    batches. ``with_liger``: our step with Liger's kernels."""
 
     name: str
     precision: str | None = None
@@ -61,6 +63,7 @@ class Way:
     shares_dropout: bool = True
     trl: Literal["padded", "packed", "liger"] | None = None
     as_bf16: bool = False
+    with_liger: bool = False
 
     def settings(self, arguments: argparse.Namespace) -> TrainingSettings:
         return TrainingSettings.model_validate(
@@ -97,6 +100,10 @@ class Way:
             forward = lambda: naive_loss(wrapped, tokens, weights)  # noqa: E731
         else:
             step = TrainingStep(wrapped, settings, longest_row=int(tokens.input_ids.lengths.max()))
+            if self.with_liger:
+                # Its rotary embedding is left out: it would replace that of every model in this process.
+                kernels = ("rope", "cross_entropy", "fused_linear_cross_entropy")
+                apply_liger_kernel(wrapped, dict.fromkeys(kernels, False))
             forward = lambda: step(tokens.input_ids, weights, range(len(tokens)))  # noqa: E731
 
         def work() -> tuple[float, float]:
@@ -148,7 +155,8 @@ def planned_ways(device: str, precisions: list[str], *, with_trl: bool = False) 
         naive += trl_ways(device)
     ours, last = [Way(precision, precision) for precision in precisions], precisions[-1]
     if device.startswith("cuda"):
-        return [*naive, *ours]
+        liger = [Way(f"{last}, Liger's norm and gate", last, with_liger=True)] if find_spec("liger_kernel") else []
+        return [*naive, *ours, *liger]
     return [
         *naive,
         *ours,

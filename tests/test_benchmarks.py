@@ -662,6 +662,7 @@ class TestQuick:
         assert ["new", "–", "2.00", ""] in lines
 
 
+@pytest.mark.slow
 class TestPipeline:
     def test_naive_and_the_run_come_to_the_same_model(self, tiny_model_folder, tmp_path):
         """Held-out losses differ by no more than what the dropout does."""

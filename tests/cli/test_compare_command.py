@@ -123,15 +123,18 @@ def test_what_is_wrong_with_a_comparison(recipe, arguments, message):
     assert message in " ".join(result.stderr.split())
 
 
-def test_a_plot_that_cannot_be_drawn_is_told_before_anything_is_trained(recipe, tmp_path):
-    for over, file, message in (
+@pytest.mark.parametrize(
+    ("over", "file", "message"),
+    [
         ("cleaning.level=global,source", "f.png", "expected one axis, of numbers"),
         ("cleaning.proportion=0.5", "f.doc", "expected a file ending in .png, .svg, .pdf"),
-    ):
-        result = tokenclean("sweep", recipe, "--over", over, "--plot", tmp_path / file)
-        assert result.returncode == 2
-        assert message in " ".join(result.stderr.split())
-        assert "training" not in result.stderr
+    ],
+)
+def test_a_plot_that_cannot_be_drawn_is_told_before_anything_is_trained(command, recipe, tmp_path, over, file, message):
+    said = command("sweep", recipe, "--over", over, "--plot", tmp_path / file)
+    assert said.code == 2
+    assert message in " ".join(said.err.split())
+    assert "training" not in said.err
 
 
 @pytest.mark.slow

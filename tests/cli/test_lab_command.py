@@ -95,10 +95,17 @@ def test_wrong_options(tmp_path: Path, options: tuple[str, ...], words: tuple[st
     refused(tokenclean("lab", file, "--model", "m", "--output", tmp_path, *options), 2, *words)
 
 
-def test_rows_without_truth_and_without_noise(tmp_path: Path, tiny_model_folder: Path) -> None:
-    options = ("--model", tiny_model_folder, "--output", tmp_path)
-    file = write(tmp_path, {"prompt": "a", "response": "b"})
-    refused(tokenclean("lab", file, *options), 2, "no row states where its noise is", "--plant")
-    file = write(tmp_path, *ROWS[12:])
-    refused(tokenclean("lab", file, *options), 2, "no response token is noise (no span in 12 rows)")
-    refused(tokenclean("lab", tmp_path / "none.jsonl", *options), 2, "none.jsonl")
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"prompt": "a", "response": "b"}], ("no row states where its noise is", "--plant")),
+        (ROWS[12:], ("no response token is noise (no span in 12 rows)",)),
+        (None, ("none.jsonl",)),
+    ],
+    ids=["no truth", "no noise", "no file"],
+)
+def test_rows_without_truth_and_without_noise(command, tmp_path: Path, tiny_model_folder: Path, rows, words) -> None:
+    file = tmp_path / "none.jsonl" if rows is None else write(tmp_path, *rows)
+    said = command("lab", file, "--model", tiny_model_folder, "--output", tmp_path)
+    assert said.code == 2
+    assert all(word in " ".join(said.err.split()) for word in words), said.err

@@ -96,6 +96,7 @@ def test_the_noise_rates_are_told_stored_and_one_a_row(online):
     assert any(BOILERPLATE[:30] in passage["text"] for passage in document["repetition"]["passages"])
 
 
+@pytest.mark.slow
 def test_repetition_may_go_with_the_mixture_alone(noisy_pool, tiny_model_folder, tmp_path):
     cleaning = {"strategy": "noise_mixture", "noise_mixture": {"with_repetition": True}}
     controls = {"controls": ["full_tokens", "rho"]}

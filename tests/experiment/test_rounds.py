@@ -268,7 +268,7 @@ def spoil_training(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(trainings, "train", spoiled)
 
 
-@pytest.mark.parametrize("worse", [1, 2, 3])
+@pytest.mark.parametrize("worse", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_a_round_that_raises_the_held_out_loss_is_rolled_back(pool, tiny_model_folder, tmp_path, monkeypatch, worse):
     spoil_training(monkeypatch, worse)
     notes: list[str] = []

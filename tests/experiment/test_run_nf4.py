@@ -31,7 +31,7 @@ def nf4_recipe(pool: Path, model: Path, output: Path, quantization: str = "nf4",
     )
 
 
-@pytest.mark.parametrize("adapters", ["fresh", "one"])
+@pytest.mark.parametrize("adapters", ["fresh", pytest.param("one", marks=pytest.mark.slow)])
 def test_rounds_are_trained_on_the_4_bit_base_and_scored_on_the_base_as_it_is(
     adapters, small_pool, tiny_model_folder, tmp_path, monkeypatch
 ):

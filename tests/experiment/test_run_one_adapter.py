@@ -200,6 +200,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_killed_inside_a_later_round_ends_bit_equal(finished, small_pool, tiny_model_folder, tmp_path):
     _, undisturbed = finished
     recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, training={"checkpoint_minutes": 0})
@@ -239,7 +240,7 @@ def ruin_training(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(trainings, "train", ruined)
 
 
-@pytest.mark.parametrize("worse", [1, 3])
+@pytest.mark.parametrize("worse", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_round_that_raises_the_held_out_loss_is_rolled_back(
     small_pool, tiny_model_folder, tmp_path, monkeypatch, worse
 ):

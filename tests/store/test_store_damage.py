@@ -57,6 +57,7 @@ def edits(value: Any) -> Iterator[Any]:
         yield None
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_seen(stage):
     for path in (stage / "losses.txt", stage / MANIFEST):
         content = path.read_bytes()
