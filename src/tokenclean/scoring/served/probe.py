@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tokenclean.errors import ModelError, TokenizerMismatchError
 from tokenclean.recipe import ServedModel
 from tokenclean.scoring.served.forms import FORMS, Form, models_address
-from tokenclean.servers.client import Refusal, ServerClient
+from tokenclean.servers.client import ABOUT_ONE_ROW, Refusal, ServerClient
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,14 +29,13 @@ class ServerForm:
     """``form``: how the server is asked. ``max_tokens``: the longest text and answer it takes, None where unknown."""
 
     form: Form
-    url: str
     max_tokens: int | None = None
 
-    def check_length(self, tokens: int) -> None:
+    def check_length(self, served: ServedModel, tokens: int) -> None:
         """Raise ModelError where a row of so many tokens, and the one that is generated, is too long."""
-        if self.max_tokens is not None and tokens + 1 > self.max_tokens:
+        if served.align == "ids" and self.max_tokens is not None and tokens + 1 > self.max_tokens:
             raise ModelError(
-                f"{self.url}: takes {self.max_tokens:,} tokens, but a row has {tokens:,}, and one more is generated; "
+                f"{served}: takes {self.max_tokens:,} tokens, but a row has {tokens:,}, and one more is generated; "
                 "start the server with a greater maximal length, or lower tokens.max_length"
             )
 
@@ -68,9 +67,11 @@ async def find_form(
         if not fault and form.name == "sglang" and not listed:  # its requests do not name the model
             fault = f"{models_address(served.url)} does not list the model"
         if not fault:
+            found = ServerForm(form, listed.get(served.model))
+            found.check_length(served, max(map(len, rows)))
             if by_ids:
                 await _check_tokenizer(client, served, form, backend, rows)
-            return ServerForm(form, served.url, listed.get(served.model))
+            return found
         faults.append(f"{form.name}: {fault}")
     wanted = "ids" if by_ids else "texts"
     advice = "; align: characters sends text and needs no ids" if by_ids else ""
@@ -107,7 +108,9 @@ async def _check_tokenizer(
             form.address(served.url), form.body(served.model, text, True), form.read, "the ids of a text's tokens"
         )
         if isinstance(returned, Refusal):
-            raise client.refused(returned, served.model)
+            if returned.status not in ABOUT_ONE_ROW:
+                raise client.refused(returned, served.model)
+            raise returned.error(f"asked for the ids of the text {text[:60]!r}, by which tokenizers are compared")
         theirs = returned.ids.tolist()
         added = len(theirs) - len(ids)
         # The first of all ids may be unknown.

@@ -124,8 +124,7 @@ class ServedScorer:
                 )
                 if self.served.align == "characters":
                     self._note(_SPECIAL)
-            if self.served.align == "ids":
-                self._form.check_length(max(len(question.ids) for question in questions))
+            self._form.check_length(self.served, max(len(question.ids) for question in questions))
 
             async def work(number: int) -> None:
                 nonlocal done
