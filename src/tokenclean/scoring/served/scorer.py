@@ -16,6 +16,7 @@ from tokenclean.models.packing import trimmed_lengths
 from tokenclean.observer import Progress
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import ServedModel
+from tokenclean.scoring.scorer import SERVED_PRECISION
 from tokenclean.scoring.served.alignment import place_tokens, spread, token_boundaries
 from tokenclean.scoring.served.forms import ReturnedTokens
 from tokenclean.scoring.served.probe import ServerForm, find_form
@@ -102,7 +103,7 @@ class ServedScorer:
 
     def _policy(self, forms: set[str]) -> dict[str, object]:
         return {
-            "precision": "served",
+            "precision": SERVED_PRECISION,
             "api": " and ".join(sorted(forms)),
             "model": self.served.model,
             "url": self.served.url,
