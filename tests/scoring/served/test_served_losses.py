@@ -126,13 +126,14 @@ def test_the_loss_of_a_text_is_kept_under_another_tokenizer(
     server = serve("vllm", folder=coarse_model_folder)
     scorer = scorer_of(server, align="characters", concurrency=1)
     losses, _ = scorer.score(tokens, tmp_path)
-    tokenizer = load_tokenizer(str(tiny_model_folder))
+    tokenizer, compared = load_tokenizer(str(tiny_model_folder)), 0
     for row in range(len(tokens)):
         ids, labels = tokens.input_ids[row].tolist(), tokens.is_response[row]
         last = int(np.flatnonzero(labels)[-1]) + 1
         first = int(np.flatnonzero(labels)[0])
         if not labels[first:last].all():
             continue
+        compared += 1
         text, prompt = tokenizer.decode(ids[:last]), tokenizer.decode(ids[:first])
         found = server.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         spans, theirs = found["offset_mapping"], server.logprobs(found["input_ids"])
@@ -141,6 +142,7 @@ def test_the_loss_of_a_text_is_kept_under_another_tokenizer(
         for (start, end), logprob in zip(spans, theirs, strict=True):
             of_character[start:end] = -(logprob or 0.0) / max(end - start, 1)
         assert np.nansum(losses[row]) == pytest.approx(of_character[len(prompt) :].sum(), abs=1e-3)
+    assert compared >= 4
 
 
 @pytest.mark.parametrize("form", FORMS)

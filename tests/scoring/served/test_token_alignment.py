@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tokenclean.scoring.served.alignment import place_tokens, spread, token_boundaries
@@ -66,6 +66,7 @@ def test_tokens_are_where_their_texts_are(text, cuts):
 
 
 @given(text=st.text(alphabet="ab é日🙂<", min_size=1, max_size=20), cuts=st.sets(st.integers(1, 40)))
+@example(text="é🙂é", cuts={1, 3, 6})  # the first tokens are not text, and the next one is text at two places
 def test_tokens_that_split_characters_keep_the_sum(text, cuts):
     """As a byte-level tokenizer splits them: what is no whole character is decoded to a sign for that."""
     content = text.encode()

@@ -9,7 +9,9 @@ of the server, nothing is known of which character was surprising.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +31,7 @@ _BLANK = "\u2581"
 _LONGEST_UNKNOWN = 64
 """Characters of a token whose text the server does not give, at most."""
 
+_TRIES_PER_TOKEN = 50
 _SHOWN_CHARACTERS = 40
 
 
@@ -75,63 +78,117 @@ def place_tokens(text: str, returned: ReturnedTokens) -> tuple[np.ndarray, np.nd
     the server gives none, are a piece together, up to the next token. A first token without a log-probability that is
     no text (BOS) is no piece. Raises ValueError saying what does not fit.
     """
-    texts = [piece if piece is not None and _is_whole(piece) else None for piece in returned.texts]
-    patterns = [_pattern_of(piece) for piece in returned.texts]
     losses = -returned.logprobs
     if not len(losses):
         raise ValueError("it returns no token")
     heads, behind_head = range(1), 0
     if np.isnan(losses[0]):
-        behind_head = 1
-        if texts[0] is None:  # BOS, or text of this length
+        behind_head, first = 1, returned.texts[0]
+        if first is None or not _is_whole(first):  # BOS, or text of this length
             heads = range(min(len(text), _LONGEST_UNKNOWN) + 1)
-        elif (end := _end_of(text, 0, texts[0])) is not None:
+        elif (end := _end_of(text, 0, first)) is not None:
             heads = range(end, end + 1)
-    misfit = ValueError("it returns no token")
+    units = _units_of(returned.texts[behind_head:], losses[behind_head:])
+    furthest = heads[0], ""
     for head in heads:
-        try:
-            ends, sums = _place_from(text, head, texts[behind_head:], patterns[behind_head:], losses[behind_head:])
-        except ValueError as error:
-            misfit = error if head == heads[0] else misfit
+        ends, misfit = _search(text, head, units)
+        if ends is not None:
+            head_ends = [head] if head else []
+            placed, sums = _pieces_of(head, ends, units)
+            return np.array([*head_ends, *placed], float), np.array([*([np.nan] * len(head_ends)), *sums], float)
+        furthest = max(furthest, misfit)
+    place, piece = furthest
+    rest = text[place : place + _SHOWN_CHARACTERS]
+    raise ValueError(
+        f"at character {place:,} of {len(text):,} the text goes on with {rest!r}, its tokens with {piece!r}"
+    )
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A token whose text is known (``piece``), or a run of others, which stand for what ``pattern`` matches, at most
+    ``longest`` characters. ``loss``: their sum."""
+
+    piece: str
+    loss: float
+    pattern: re.Pattern[str] | None = None
+    longest: int = 0
+
+
+def _units_of(texts: Sequence[str | None], losses: np.ndarray) -> list[_Unit]:
+    units = []
+    numbered = enumerate(texts)
+    for is_known, run in groupby(numbered, key=lambda item: item[1] is not None and _is_whole(item[1])):
+        members = list(run)
+        if is_known:
+            units += [_Unit(piece or "", float(losses[number])) for number, piece in members]
             continue
-        before = ([head], [np.nan]) if head else ([], [])
-        return np.array([*before[0], *ends], dtype=np.float64), np.array([*before[1], *sums], dtype=np.float64)
-    raise misfit
+        pattern = "".join(_pattern_of(piece) for _, piece in members)
+        longest = sum(len(piece) if piece else _LONGEST_UNKNOWN for _, piece in members)
+        loss = float(losses[[number for number, _ in members]].sum())
+        units.append(_Unit("", loss, re.compile(pattern, re.DOTALL), longest))
+    return units
 
 
-def _place_from(
-    text: str, place: int, texts: Sequence[str | None], patterns: Sequence[str], losses: np.ndarray
-) -> tuple[list[int], list[float]]:
-    """Ends and losses of the pieces from ``place`` on. Raises ValueError where they do not make up the text."""
-    ends: list[int] = []
+def _search(text: str, place: int, units: Sequence[_Unit]) -> tuple[list[int] | None, tuple[int, str]]:
+    """Where each unit ends so that together they are the text from ``place`` on, the first such places; None where
+    there are none, with the furthest place reached and the token that did not fit there.
+
+    How many characters a run stands for is found by trying: only what follows shows which length is right.
+    """
+
+    def ends_of(number: int, start: int) -> Iterator[int]:
+        unit = units[number]
+        if unit.pattern is None:
+            end = _end_of(text, start, unit.piece)
+            yield from () if end is None else (end,)
+            return
+        follows = units[number + 1].piece if number + 1 < len(units) else None
+        for end in range(start, min(len(text), start + unit.longest) + 1):
+            fits = end == len(text) if follows is None else _end_of(text, end, follows) is not None
+            if fits and unit.pattern.fullmatch(text, start, end):
+                yield end
+
+    if not units:
+        return ([] if place == len(text) else None), (place, "")
+    chosen: list[int] = []
+    untried = [ends_of(0, place)]
+    furthest = place, units[0].piece
+    for _ in range(_TRIES_PER_TOKEN * len(units)):
+        end = next(untried[-1], None)
+        if end is not None:
+            chosen.append(end)
+            if len(chosen) < len(units):
+                furthest = max(furthest, (end, units[len(chosen)].piece))
+                untried.append(ends_of(len(chosen), end))
+                continue
+            if end == len(text):
+                return chosen, furthest
+            furthest = max(furthest, (end, ""))
+        else:
+            untried.pop()
+        if not untried:
+            break
+        if chosen:
+            chosen.pop()
+    return None, furthest
+
+
+def _pieces_of(place: int, ends: Sequence[int], units: Sequence[_Unit]) -> tuple[list[int], list[float]]:
+    """Ends and losses of the units that have characters; the loss of one without goes to the next, the last one's to
+    the one before."""
+    placed: list[int] = []
     sums: list[float] = []
-    carried, first = 0.0, 0  # loss of tokens without characters; the first token that is not placed
-    while first < len(texts):
-        next_known = first
-        while next_known < len(texts) and texts[next_known] is None:
-            next_known += 1
-        known = texts[next_known] if next_known < len(texts) else None
-        if next_known > first:
-            behind = r"\Z" if known is None else f"(?={'|'.join(map(re.escape, _forms_of(known)))})"
-            found = re.compile("".join(patterns[first:next_known]) + behind, re.DOTALL).match(text, place)
-            if found is None:
-                raise ValueError(_misfit(text, place, known or ""))
-            carried += float(losses[first:next_known].sum())
-            if found.end() > place:
-                ends.append(found.end())
-                sums.append(carried)
-                place, carried = found.end(), 0.0
-        if known is not None:
-            end = _end_of(text, place, known)
-            if end is None:
-                raise ValueError(_misfit(text, place, known))
-            ends.append(end)
-            sums.append(float(losses[next_known]) + carried)
+    carried = 0.0
+    for end, unit in zip(ends, units, strict=True):
+        carried += unit.loss
+        if end > place:
+            placed.append(end)
+            sums.append(carried)
             place, carried = end, 0.0
-        first = next_known + 1
-    if place < len(text):
-        raise ValueError(_misfit(text, place, ""))
-    return ends, sums
+    if sums:
+        sums[-1] += carried
+    return placed, sums
 
 
 def _is_whole(piece: str) -> bool:
@@ -159,8 +216,3 @@ def _forms_of(piece: str) -> tuple[str, ...]:
 def _end_of(text: str, place: int, piece: str) -> int | None:
     """Where a token that begins at ``place`` ends; None where the text goes on otherwise."""
     return next((place + len(form) for form in _forms_of(piece) if form and text.startswith(form, place)), None)
-
-
-def _misfit(text: str, place: int, piece: str) -> str:
-    rest = text[place : place + _SHOWN_CHARACTERS]
-    return f"at character {place:,} of {len(text):,} the text goes on with {rest!r}, its tokens with {piece!r}"
