@@ -19,7 +19,7 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
 
-from tokenclean.recipe import PRESETS, STRATEGIES, Recipe
+from tokenclean.recipe import PRESETS, STRATEGIES, Recipe, ServedModel
 from tokenclean.recipe.base_settings import Limits, Names, Section
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ def keys(path: str = "") -> str:
             _one_line(field.description or ""),
         )
         for key, field in section.model_fields.items()
-        if _section_of(field) is None
+        if _section_of(field) is None or _is_text_too(field)
     ]
     below = [
         f"[`{_joined(path, key)}`](#{_anchor(_joined(path, key))})"
@@ -165,9 +165,9 @@ def all_keys(section: type[Section] = Recipe, path: str = "") -> Iterator[tuple[
     """Every key of a recipe that holds a value, with its field; those of a list's items without an index."""
     for key, field in section.model_fields.items():
         inner = _section_of(field)
-        if inner is None:
+        if inner is None or _is_text_too(field):
             yield _joined(path, key), field
-        else:
+        if inner is not None:
             yield from all_keys(inner, _joined(path, key))
 
 
@@ -289,7 +289,7 @@ def _kind(kind: Any) -> str:
         return names[kind]
     if isinstance(kind, type) and issubclass(kind, Section):
         like = next(path for path in all_sections() if section_at(path) is kind)
-        return f"path, or keys as of `{like}`"
+        return f"keys as of `{like}`" if kind is ServedModel else f"path, or keys as of `{like}`"
     return str(kind)
 
 
@@ -299,6 +299,11 @@ def _section_of(field: FieldInfo) -> type[Section] | None:
         if isinstance(kind, type) and issubclass(kind, Section):
             return kind
     return None
+
+
+def _is_text_too(field: FieldInfo) -> bool:
+    """Whether a text may stand in place of the section that the field holds."""
+    return str in get_args(field.annotation)
 
 
 def _default_of(field: FieldInfo) -> str:

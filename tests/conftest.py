@@ -151,6 +151,27 @@ def other_model_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
+def coarse_model_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with as many tokens of another tokenizer, trained on other texts: a reference that is not of the
+    base's family."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from tokenclean.experiment.demo import pool_path
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=590, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(pool_path().read_text(encoding="utf-8").splitlines()[300:], trainer)
+    backend.add_special_tokens([AddedToken("</s>", normalized=False)])
+    folder = Path(shutil.copytree(tiny_model_folder, tmp_path_factory.mktemp("models") / "coarse"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty rows of the shipped pool, as a file of its own."""
     from tokenclean.experiment.demo import pool_path

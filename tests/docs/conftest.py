@@ -12,6 +12,8 @@ import pytest
 from page_blocks import ROOT, blocks
 from page_shell import PageShell, environment
 
+from model_server import NAME, ModelServer
+
 sys.path.insert(0, str(ROOT / "tests" / "ds2"))
 sys.path.insert(0, str(ROOT / "tests" / "downstream"))
 from rating_server import RatingServer, Reply
@@ -47,8 +49,15 @@ def embedding_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture
+def model_server(other_model_folder: Path) -> Iterator[str]:
+    """Address of a server of a model with the tokenizer of the tiny one."""
+    with ModelServer(other_model_folder, "vllm").serving() as server:
+        yield server.url
+
+
+@pytest.fixture
 def page_shell(
-    small_pool: Path, tiny_model_folder: Path, embedding_folder: Path, rater: str, tmp_path: Path
+    small_pool: Path, tiny_model_folder: Path, embedding_folder: Path, rater: str, model_server: str, tmp_path: Path
 ) -> PageShell:
     """The shell in a folder with ``my.jsonl``, ``trusted.jsonl`` and the recipes."""
     shutil.copy(small_pool, tmp_path / "my.jsonl")
@@ -60,6 +69,8 @@ def page_shell(
         "HuggingFaceTB/SmolLM2-135M": str(tiny_model_folder),
         "BAAI/bge-large-en-v1.5": str(embedding_folder),
         "https://api.openai.com/v1": rater,
+        "http://localhost:8000/v1": model_server,
+        "meta-llama/Llama-3.1-70B-Instruct": NAME,
     }
     return PageShell(tmp_path, names, environment(tmp_path))
 

@@ -67,7 +67,7 @@ def results_of(run: Path) -> Path:
 
 def test_every_page_is_tested():
     tested = {"trl", "axolotl", "llamafactory", "hub", "ratings", "many-gpus", "own-strategy", "trusted-rows", "spans"}
-    tested |= {*FILES, "lab"}
+    tested |= {*FILES, "lab", "served-reference"}
     # Their commands wait for a person, a package or minutes: tests/cli/test_review_command.py, tests/integrations/
     # and tests/downstream/prove_trainers.py run them.
     tested |= {"review", "pipelines", "weighted-training", "trainers"}
@@ -174,6 +174,15 @@ def test_trusted_rows(run_page: RunPage, tmp_path: Path):
     recipe = yaml.safe_load((results / "recipe.yaml").read_text(encoding="utf-8"))
     assert recipe["cleaning"]["trusted"]["path"] == "trusted.jsonl"
     assert "trusted" in set(read_table(results / "fixed_model" / "kept.parquet").sources)
+
+
+def test_served_reference(run_page: RunPage, tmp_path: Path):
+    printed = succeeded(run_page("how-to/served-reference.md"))
+    assert "served reference big-model" in printed
+    results = results_of(tmp_path / "runs" / "served")
+    kept = read_table(results / "fixed_model" / "kept.parquet")
+    assert kept.metadata["models"]["reference"]["served"]["api"] == "vllm"
+    assert "reference_loss" in read_table(tmp_path / "scores.parquet").columns
 
 
 def test_lab(run_page: RunPage, tmp_path: Path):

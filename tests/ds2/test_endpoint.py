@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 from rating_server import GOOD, RatingServer, Reply, Request, conversations
 
-from tokenclean.ds2.answer_cache import ANSWERS, open_cache, read_answers
-from tokenclean.ds2.endpoint import Endpoint, pause_of, rate_by_endpoint
+from tokenclean.ds2.endpoint import Endpoint, rate_by_endpoint
 from tokenclean.ds2.questions import RatingRun, estimate_cost, known_rating, prepare_questions
-from tokenclean.ds2.rater_settings import Sampling, ServerSettings
+from tokenclean.ds2.rater_settings import RaterServerSettings, Sampling
 from tokenclean.ds2.ratings import write_ratings
 from tokenclean.errors import ModelError, RecipeError, RunError, RunFolderError, TokencleanError
+from tokenclean.servers.answer_cache import ANSWERS, open_cache, read_answers
+from tokenclean.servers.client import pause_of
 
 KEY = "sk-test-0123456789-abcdef"
 VARIABLE = "RATER_KEY"
@@ -31,7 +32,7 @@ QUICK = {"key_variable": VARIABLE, "concurrency": 4, "timeout": 5, "tries": 4}
 
 
 def quick(url: str, **settings) -> Endpoint:
-    return Endpoint(url, ServerSettings(**QUICK | settings), first_wait_seconds=0.01, longest_wait_seconds=0.02)
+    return Endpoint(url, RaterServerSettings(**QUICK | settings), first_wait_seconds=0.01, longest_wait_seconds=0.02)
 
 
 @pytest.fixture(autouse=True)
@@ -296,19 +297,21 @@ def test_another_model_or_sampling_is_asked_anew(serve, tmp_path):
 RATE_FOREVER = """
 import sys
 from rating_server import conversations
-from tokenclean.ds2.answer_cache import open_cache
+from tokenclean.servers.answer_cache import open_cache
 from tokenclean.ds2.endpoint import Endpoint, rate_by_endpoint
 from tokenclean.ds2.questions import prepare_questions
-from tokenclean.ds2.rater_settings import ServerSettings
+from tokenclean.ds2.rater_settings import RaterServerSettings
 with open_cache(sys.argv[2]) as cache:
     questions = prepare_questions(conversations(20), "some-model")
-    rate_by_endpoint(questions, Endpoint(sys.argv[1], ServerSettings(key_variable="RATER_KEY", concurrency=2)), cache)
+    settings = RaterServerSettings(key_variable="RATER_KEY", concurrency=2)
+    rate_by_endpoint(questions, Endpoint(sys.argv[1], settings), cache)
 """
 
 
 def test_a_killed_rating_goes_on_with_what_is_missing(serve, tmp_path):
     server = serve(lambda request: Reply(delay_seconds=0.02 if request.number <= 10 else 60.0))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    folders = [*map(str, Path(__file__).parents[:2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     process = subprocess.Popen([sys.executable, "-c", RATE_FOREVER, server.url, str(tmp_path)], env=environment)
     deadline = time.monotonic() + 60
     while len(server.requests) < 12:
@@ -386,7 +389,7 @@ def test_what_is_no_key_is_refused_without_being_shown(serve, tmp_path, monkeypa
 )
 def test_wrong_settings_are_named_and_secrets_are_not(url, variable, words):
     with pytest.raises(RecipeError, match=words) as error:
-        Endpoint(url, ServerSettings(key_variable=variable))
+        Endpoint(url, RaterServerSettings(key_variable=variable))
     assert "secret" not in str(error.value)
 
 
@@ -394,7 +397,7 @@ def test_settings_have_bounds():
     with pytest.raises(ValueError, match="4 validation errors"):
         Sampling(temperature=-1, top_p=0, top_k=0, max_tokens=0)
     with pytest.raises(ValueError, match="4 validation errors"):
-        ServerSettings(concurrency=0, tries=0, requests_per_minute=0, timeout=0)
+        RaterServerSettings(concurrency=0, tries=0, requests_per_minute=0, timeout=0)
 
 
 def test_the_address_may_be_given_whole():

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from rating_server import GOOD, conversations
 
-from tokenclean.ds2.answer_cache import AnswerCache, open_cache
 from tokenclean.ds2.local_rater import LocalRater, chat_frame, load_local_rater, rate_in_batches
 from tokenclean.ds2.questions import RatingRun, prepare_questions
 from tokenclean.ds2.rater_settings import Sampling
 from tokenclean.errors import ModelError
 from tokenclean.models.loading.load import resolve_source
+from tokenclean.servers.answer_cache import AnswerCache, open_cache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenclean.errors import ModelError
 from tokenclean.models.loading.load import ModelSource
+from tokenclean.recipe import ServedModel
 
 
 @dataclass(frozen=True)
@@ -14,10 +16,11 @@ class Model:
     """``name``: as shown in tables. ``key``: hash of everything it was made from. ``weights``: hash of the weights
     themselves, since training on a GPU need not give the same weights twice; empty for a model that was not trained
     here. ``training``: what its training reported (steps, losses, tokens); None for a model that was not trained here.
+    A served model has losses and nothing else.
     """
 
     name: str
-    source: ModelSource
+    source: ModelSource | ServedModel
     key: str
     weights: str = ""
     training: Mapping[str, object] | None = None
@@ -25,7 +28,18 @@ class Model:
     @property
     def folder(self) -> Path:
         """The folder of the adapter, or of the whole model."""
-        return Path(self.source.adapter or self.source.base)
+        source = self.weights_source
+        return Path(source.adapter or source.base)
+
+    @property
+    def weights_source(self) -> ModelSource:
+        """The source of weights that can be loaded here. Raises ModelError for a served model."""
+        if isinstance(self.source, ServedModel):
+            raise ModelError(
+                f"the model {self.name} is behind a server ({self.source}), which gives losses only; name a model that "
+                "can be loaded here"
+            )
+        return self.source
 
     @property
     def identity(self) -> list[str]:

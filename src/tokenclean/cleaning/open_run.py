@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.passes import ModelPasses
@@ -17,23 +17,26 @@ from tokenclean.observer import Observer
 from tokenclean.pool import Pool
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.recipe import Recipe
+from tokenclean.scoring.served.scorer import ServedScorer
 from tokenclean.store import Store
 
 
 @dataclass(frozen=True)
 class OpenRun:
     """``context``: for strategies; the rest for what is computed and written around them. ``device``: a torch device.
-    ``models``: those in memory."""
+    ``models``: those in memory. ``servers``: scorers of served models."""
 
     context: RunContext
     stages: Stages
     observer: Observer
     device: str
     models: ModelCache
+    servers: dict[str, ServedScorer] = field(default_factory=dict)
 
     def for_strategy(self) -> OpenRun:
         """The same run for one more strategy: ``stages.used`` then names what that strategy would compute alone."""
-        return _assemble(self.context.data, self.stages.for_strategy(), self.observer, self.device, self.models)
+        stages = self.stages.for_strategy()
+        return _assemble(self.context.data, stages, self.observer, self.device, self.models, self.servers)
 
 
 def open_run(
@@ -73,10 +76,17 @@ def open_run_on(
     if recipe.training.quantization == "nf4":
         bitsandbytes_functions()  # if it is missing, say so before hours of scoring
     device = resolve_device(recipe.model.device, local_rank=processes.local_rank if processes.count > 1 else None)
-    return _assemble(data, Stages(store, processes), observer or Observer(), device, ModelCache(device))
+    return _assemble(data, Stages(store, processes), observer or Observer(), device, ModelCache(device), {})
 
 
-def _assemble(data: RunData, stages: Stages, observer: Observer, device: str, models: ModelCache) -> OpenRun:
-    passes = ModelPasses(data.recipe.scoring, stages, observer, device, models)
+def _assemble(
+    data: RunData,
+    stages: Stages,
+    observer: Observer,
+    device: str,
+    models: ModelCache,
+    servers: dict[str, ServedScorer],
+) -> OpenRun:
+    passes = ModelPasses(data.recipe.scoring, stages, observer, device, models, data.tokenizer, servers)
     trainings = ModelTrainings(data.recipe, data.base_source, stages, observer, device, models)
-    return OpenRun(RunContext(data, passes, trainings, observer.note), stages, observer, device, models)
+    return OpenRun(RunContext(data, passes, trainings, observer.note), stages, observer, device, models, servers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.run_stages import Compute, Stages
@@ -12,18 +12,23 @@ from tokenclean.models.loading.load import ModelSource, source_fingerprint
 from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
 from tokenclean.ragged import Ragged
-from tokenclean.recipe import ScoringSettings
-from tokenclean.scoring.scorer import check_same_policy
-from tokenclean.scoring.stored_losses import ScoringPolicy, scores_in_pairs, sharded_losses
-from tokenclean.store import Stage
+from tokenclean.recipe import ScoringSettings, ServedModel
+from tokenclean.scoring.scorer import check_same_policy, merge_policies
+from tokenclean.scoring.served.scorer import ServedScorer
+from tokenclean.scoring.served.shards import ServedShards
+from tokenclean.scoring.stored_losses import ScoringPolicy, losses_of_shards, scores_in_pairs, sharded_losses
+from tokenclean.store import Stage, fingerprint
 from tokenclean.tokens import TokenizedPool
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Passes(Protocol):
     """What gives a run its models' losses; a plan has one that only records what would be computed."""
 
-    def model(self, name: str, source: ModelSource) -> Model:
-        """A model that was not trained in this run, with its hash."""
+    def model(self, name: str, source: ModelSource | ServedModel) -> Model:
+        """A model that was not trained in this run, with its hash; of a served one the hash of its address and name."""
         ...
 
     def losses(self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings | None = None) -> Ragged:
@@ -36,13 +41,18 @@ class Passes(Protocol):
         exact (``scoring.stored_losses.scores_in_pairs``)."""
         ...
 
+    def served_policy(self, model: Model) -> Mapping[str, object] | None:
+        """How the losses of a served model were computed so far; None for a model that is loaded here."""
+        ...
+
 
 @dataclass(frozen=True)
 class ModelPasses:
     """Passes of real models over rows, kept as stages.
 
-    ``device``: a torch device. ``policies``: how the losses of each set of rows were computed so far, which must be the
-    same for all models.
+    ``device``: a torch device. ``tokenizer``: the base's. ``policies``: how the losses of each set of rows were
+    computed so far, which must be the same for all models that are loaded here. ``servers``: scorers of served models
+    by their hash, shared by all that run on the same models.
     """
 
     settings: ScoringSettings
@@ -50,20 +60,51 @@ class ModelPasses:
     observer: Observer
     device: str
     models: ModelCache
+    tokenizer: PreTrainedTokenizerBase
+    servers: dict[str, ServedScorer] = field(default_factory=dict)
     policies: dict[tuple[object, ...], Mapping[str, object]] = field(default_factory=dict)
+    served_policies: dict[str, list[Mapping[str, object]]] = field(default_factory=dict)
 
-    def model(self, name: str, source: ModelSource) -> Model:
-        return Model(name, source, source_fingerprint(source))
+    def model(self, name: str, source: ModelSource | ServedModel) -> Model:
+        is_served = isinstance(source, ServedModel)
+        return Model(name, source, fingerprint(source.identity) if is_served else source_fingerprint(source))
 
     def losses(self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings | None = None) -> Ragged:
+        if isinstance(model.source, ServedModel):
+            return self._served_losses(model, model.source, tokens, what)
         [losses] = self._losses(model, tokens, what, settings or self.settings)
         return losses
 
     def pair(self, base: Model, model: Model, tokens: TokenizedPool, what: str) -> tuple[Ragged, Ragged]:
-        if not scores_in_pairs(self.settings.precision, self.device, base.source, model.source):
+        sources = base.source, model.source
+        if not scores_in_pairs(self.settings.precision, self.device, *sources):
             return self.losses(base, tokens, what), self.losses(model, tokens, what)
         of_base, losses = self._losses(model, tokens, what, self.settings, base)
         return of_base, losses
+
+    def served_policy(self, model: Model) -> Mapping[str, object] | None:
+        found = self.served_policies.get(model.key)
+        return None if found is None else merge_policies(found)
+
+    def _served_losses(self, model: Model, served: ServedModel, tokens: TokenizedPool, what: str) -> Ragged:
+        """Losses of a served model; their precision is the server's, so the recipe's scoring settings are no inputs."""
+        if model.key not in self.servers:
+            self.servers[model.key] = ServedScorer(served, self.tokenizer, self.observer.note)
+
+        def stage(inputs: Mapping[str, object], compute: Compute) -> Stage:
+            stage = self.stages.stage("losses", inputs, compute)
+            self.served_policies.setdefault(model.key, []).append(stage.manifest["results"]["policy"])
+            return stage
+
+        shards = ServedShards(stage, self.servers[model.key], {"model": model.identity}, self.stages.store.root)
+        [losses] = losses_of_shards(
+            shards,
+            tokens,
+            what=f"{what} under {model.name}",
+            progress=self.observer.progress(f"score {what} with {model.name}", "token"),
+            processes=self.stages.processes,
+        )
+        return losses
 
     def _losses(
         self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings, base: Model | None = None
@@ -71,7 +112,7 @@ class ModelPasses:
         names = f"{base.name} and {model.name}" if base else model.name
         return sharded_losses(
             self._stage,
-            lambda: self.models.using(model.source),
+            lambda: self.models.using(model.weights_source),
             tokens,
             self._weights(model),
             ScoringPolicy(settings.precision, settings.pack_tokens),

@@ -93,7 +93,7 @@ class ModelTrainings:
             self.observer.note(f"training {job.name} on {tokens:,} tokens of {len(job.tokens):,} rows{resumes}")
             self.models.clear()  # the training needs their memory
             trained = train(
-                job.start.source,
+                job.start.weights_source,
                 job.tokens.input_ids,
                 job.weights,
                 settings,

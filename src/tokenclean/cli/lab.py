@@ -15,7 +15,7 @@ from tokenclean.cli.intake import print_intake
 from tokenclean.cli.options import IntakeOptions, SetOption
 from tokenclean.cli.settings_options import FromSettings, takes_settings
 from tokenclean.errors import RecipeError
-from tokenclean.recipe import ModelSettings, Recipe, recipe_from
+from tokenclean.recipe import Recipe, recipe_from
 from tokenclean.recipe.for_data import run_name
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def lab(
     as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
     set_: SetOption = None,
     *,
-    reference: Annotated[str | None, FromSettings(ModelSettings, "reference")],
+    reference: Annotated[str | None, Option(help="Trained reference model, whose score is a detector too.")] = None,
     output: Annotated[Mapping[str, object], FromSettings(Recipe, "output")],
     intake: IntakeOptions,
 ) -> None:

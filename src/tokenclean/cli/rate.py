@@ -13,7 +13,7 @@ from tokenclean.cli.console import note, progress, quiet_libraries, say
 from tokenclean.cli.intake import print_intake, sources_of
 from tokenclean.cli.options import DeviceOption, IntakeOptions, PoolArgument, RejectedShareOption, TrustOption
 from tokenclean.cli.settings_options import FromSettings, takes_settings
-from tokenclean.ds2.rater_settings import Sampling, ServerSettings
+from tokenclean.ds2.rater_settings import RaterServerSettings, Sampling
 from tokenclean.errors import RecipeError
 from tokenclean.recipe.base_settings import Section
 
@@ -77,7 +77,7 @@ def rate(
     rating: Annotated[RatingSettings, FromSettings(RatingSettings)],
     device: DeviceOption,
     trust_remote_code: TrustOption,
-    server: Annotated[ServerSettings, FromSettings(ServerSettings, panel="The server")],
+    server: Annotated[RaterServerSettings, FromSettings(RaterServerSettings, panel="The server")],
     answers: Annotated[SamplingSettings, FromSettings(SamplingSettings, panel="Sampling of answers")],
     max_rejected_share: RejectedShareOption,
     intake: IntakeOptions,
@@ -91,11 +91,11 @@ def rate(
     Example: tokenclean rate my.jsonl --model gpt-4o-mini --endpoint https://api.openai.com/v1 --price-in 0.15
     --price-out 0.6 -o ratings.parquet
     """
-    from tokenclean.ds2.answer_cache import read_answers
     from tokenclean.ds2.endpoint import Endpoint
     from tokenclean.ds2.questions import estimate_cost, prepare_questions
     from tokenclean.ds2.rating_prompt import first_characters
     from tokenclean.ds2.ratings import write_ratings
+    from tokenclean.servers.answer_cache import read_answers
 
     if local == (endpoint is not None):
         raise RecipeError("name either --endpoint URL (a server) or --local (a model loaded here)", "options")
@@ -136,8 +136,8 @@ def _read_pool(sources: Sequence[SourceSettings], output: Path, max_rejected_sha
 def _ask_server(
     questions: Questions, server: Endpoint, cache: Path, attempts: int
 ) -> tuple[RatingRun, dict[str, object]]:
-    from tokenclean.ds2.answer_cache import open_cache
     from tokenclean.ds2.endpoint import rate_by_endpoint
+    from tokenclean.servers.answer_cache import open_cache
 
     with open_cache(cache) as answers:
         run = rate_by_endpoint(questions, server, answers, attempts=attempts, progress=progress("rating", "row"))
@@ -153,10 +153,10 @@ def _ask_here(
     sampling: Sampling,
     rating: RatingSettings,
 ) -> tuple[RatingRun, dict[str, object]]:
-    from tokenclean.ds2.answer_cache import open_cache
     from tokenclean.ds2.local_rater import load_local_rater, rate_in_batches
     from tokenclean.models.device import resolve_device
     from tokenclean.models.loading.load import resolve_source
+    from tokenclean.servers.answer_cache import open_cache
 
     quiet_libraries()
     rater = load_local_rater(resolve_source(model, trusted=trusted), sampling, device=resolve_device(device))

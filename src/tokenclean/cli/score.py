@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from pydantic import ValidationError
 from typer import Option
 
 from tokenclean.cli.console import note, progress, quiet_libraries, say
@@ -24,16 +25,24 @@ from tokenclean.cli.options import (
 from tokenclean.cli.settings_options import FromSettings, takes_settings
 from tokenclean.errors import RecipeError
 from tokenclean.observer import Observer
-from tokenclean.recipe import ScoringSettings
+from tokenclean.recipe import ScoringSettings, ServedModel
+from tokenclean.recipe.error_messages import explain_all
+from tokenclean.recipe.settings import NEEDS_EXACT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tokenclean.models.loading.load import ModelSource
+    from tokenclean.processes import Processes
     from tokenclean.recipe import SourceSettings
     from tokenclean.scoring.pool_pass import PassOutcome
+    from tokenclean.scoring.stored_losses import ScoringPolicy
 
 _COMPARED_ROWS = 200
+_SERVER_OPTIONS = (
+    *("api", "align", "token_budget"),
+    *("key_variable", "concurrency", "requests_per_minute", "timeout", "tries"),
+)
 
 
 @takes_settings
@@ -41,7 +50,15 @@ def score(
     pool: PoolArgument,
     base: BaseOption,
     output: Annotated[Path, Option("--output", "-o", help="The table to write.")] = Path("scores.parquet"),
-    reference: Annotated[str | None, Option(help="Reference model; without it only base losses are computed.")] = None,
+    reference: Annotated[
+        str | None,
+        Option(
+            help="Reference model; without it only base losses are computed. With --reference-url its name on a server."
+        ),
+    ] = None,
+    reference_url: Annotated[
+        str | None, Option(metavar="URL", help="Server that computes the reference's losses: http://host:8000/v1.")
+    ] = None,
     columns: Annotated[
         list[str] | None,
         Option(
@@ -60,6 +77,7 @@ def score(
     *,
     tokens: TokensOptions,
     scoring: Annotated[ScoringSettings, FromSettings(ScoringSettings, "precision", "pack_tokens")],
+    served: Annotated[Mapping[str, object], FromSettings(ServedModel, *_SERVER_OPTIONS, panel="A served reference")],
     device: DeviceOption,
     trust_remote_code: TrustOption,
     max_rejected_share: RejectedShareOption,
@@ -72,7 +90,7 @@ def score(
 
     The pool may be larger than memory. Tokens and losses are written shard by shard beside the table; a stopped
     command, given again, continues from there. Started by torchrun or accelerate launch, the processes share the
-    shards.
+    shards. With --reference-url the reference's losses come from a server, the base's are computed here.
 
     Example: tokenclean score my.jsonl --base HuggingFaceTB/SmolLM2-135M --reference runs/warm-up -o scores.parquet
     """
@@ -83,6 +101,7 @@ def score(
 
     processes = Processes.from_environment()
     policy = ScoringPolicy(scoring.precision, scoring.pack_tokens, _further_columns(columns), compile)
+    server = _served_reference(reference, reference_url, served, policy)
     sources = tuple(sources_of(pool, intake))
     listing = output.with_suffix(".rejected.jsonl")
     with sharing(processes):
@@ -95,14 +114,13 @@ def score(
 
         quiet_libraries()
         device = resolve_device(device, local_rank=processes.local_rank if processes.count > 1 else None)
-        names = {"base": base} if reference is None else {"base": base, "reference": reference}
-        models = {name: resolve_source(model, trusted=trust_remote_code) for name, model in names.items()}
-        tokenizer = load_tokenizer(models["base"])
-        if reference is not None and processes.is_first:
-            _check_reference(models["reference"], tokenizer, sources, tokens.template)
-        observer = Observer(note, progress)
-        if not processes.is_first:
-            observer = Observer(lambda text: note(f"rank {processes.rank}: {text}"))
+        base_source = resolve_source(base, trusted=trust_remote_code)
+        models: dict[str, ModelSource | ServedModel] = {"base": base_source}
+        tokenizer = load_tokenizer(base_source)
+        if reference is not None:
+            models["reference"] = server or resolve_source(reference, trusted=trust_remote_code)
+            if processes.is_first:
+                _check_reference(models["reference"], tokenizer, sources, tokens.template)
         outcome = score_pool(
             PoolToScore(sources, survey, listing, shard_characters, max_rejected_share),
             models,
@@ -112,10 +130,41 @@ def score(
             policy=policy,
             device=device,
             processes=processes,
-            observer=observer,
+            observer=_observer(processes),
         )
     if outcome is not None:
         _print(outcome, output, listing)
+
+
+def _observer(processes: Processes) -> Observer:
+    if processes.is_first:
+        return Observer(note, progress)
+    return Observer(lambda text: note(f"rank {processes.rank}: {text}"))
+
+
+def _served_reference(
+    name: str | None, url: str | None, given: Mapping[str, object], policy: ScoringPolicy
+) -> ServedModel | None:
+    """The reference behind a server, None without ``--reference-url``. Raises RecipeError for what does not fit."""
+    if url is None:
+        if given:
+            names = ", ".join(f"--{key.replace('_', '-')}" for key in given)
+            raise RecipeError(f"{names}: for a served reference only; give --reference-url", "options")
+        return None
+    problems = []
+    if name is None:
+        problems.append("--reference-url: give the model's name on the server with --reference")
+    if policy.precision != "exact":
+        problems.append(f"--precision: {NEEDS_EXACT}; give --precision exact")
+    if policy.columns:
+        problems.append("--columns: a server gives losses only")
+    try:
+        served = ServedModel.model_validate({"url": url, "model": name or "?", **given})
+    except ValidationError as error:
+        raise RecipeError([*problems, *explain_all(error, ServedModel)], "options") from error
+    if problems:
+        raise RecipeError(problems, "options")
+    return served
 
 
 def _further_columns(given: list[str] | None) -> tuple[str, ...]:
@@ -129,9 +178,15 @@ def _further_columns(given: list[str] | None) -> tuple[str, ...]:
 
 
 def _check_reference(
-    source: ModelSource, tokenizer: PreTrainedTokenizerBase, sources: Sequence[SourceSettings], template: str
+    source: ModelSource | ServedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[SourceSettings],
+    template: str,
 ) -> None:
-    """Raise TokenizerMismatchError unless the reference has the base's tokenizer, also on texts of the first rows."""
+    """Raise TokenizerMismatchError unless the reference has the base's tokenizer, also on texts of the first rows. A
+    served one is checked when its server is first asked."""
+    if isinstance(source, ServedModel):
+        return
     from tokenclean.models.loading.load import load_tokenizer
     from tokenclean.models.loading.tokenizer_identity import check_same_tokenizer, sample_texts
     from tokenclean.pool import Conversation, Pool, stream_sources

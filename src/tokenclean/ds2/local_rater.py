@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tokenclean.ds2.answer_cache import AnswerCache
 from tokenclean.ds2.questions import ATTEMPTS, Questions, RatingRun, known_rating, prepare_questions
 from tokenclean.ds2.rater_settings import Sampling
 from tokenclean.ds2.rating_prompt import MAX_TOKENS, Rating, first_tokens, rating_prompt
@@ -14,6 +13,7 @@ from tokenclean.ds2.ratings import ratings_of
 from tokenclean.errors import ModelError
 from tokenclean.observer import Progress
 from tokenclean.pool import Conversation, Turn
+from tokenclean.servers.answer_cache import AnswerCache
 from tokenclean.store import fingerprint
 
 if TYPE_CHECKING:

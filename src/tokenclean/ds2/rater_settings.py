@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from tokenclean.recipe.base_settings import Section
+from tokenclean.recipe.server_settings import ServerSettings
 
 
 class Sampling(Section):
@@ -25,19 +26,9 @@ class Sampling(Section):
     """Seed of the sampling; by default 0 with --local. Not every server takes it."""
 
 
-class ServerSettings(Section):
-    """How a server is asked. Between tries the wait doubles, and is at least as long as the server asks for."""
+class RaterServerSettings(ServerSettings):
+    """How a rater's server is asked. Between tries the wait doubles, and is at least as long as the server asks for."""
 
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the API key."""
-    concurrency: int = Field(default=8, ge=1)
-    """Requests open at a time."""
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    """Send no more than this; the server's own limits are kept anyway."""
-    timeout: float = Field(default=60, gt=0)
-    """Seconds to wait for an answer."""
-    tries: int = Field(default=6, ge=1)
-    """Tries of a request that fails (429, 5xx, no connection)."""
     mark_refused: bool = False
     """Leave rows that the server refuses (400, 413, 422) unrated."""
     tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"

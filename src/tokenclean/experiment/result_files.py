@@ -18,7 +18,7 @@ from tokenclean.experiment.preferences import ModelPreference
 from tokenclean.experiment.run_files import LATEST, TABLES, MeasuredModel
 from tokenclean.exporting import write_cleaned
 from tokenclean.pool import write_rejected, write_removed
-from tokenclean.recipe import Recipe
+from tokenclean.recipe import Recipe, ServedModel
 from tokenclean.report.tables import Table
 from tokenclean.scoring import PairedDifference
 from tokenclean.selection import lowest_kept
@@ -151,10 +151,7 @@ def _metadata(context: RunContext, result: StrategyResult) -> dict[str, object]:
         "max_length": recipe.tokens.max_length,
         "targets": recipe.tokens.targets,
         "precision": recipe.scoring.precision,
-        "models": {
-            name: {"name": _name_of(model), "revision": model.source.revision, "fingerprint": model.key}
-            for name, model in models.items()
-        },
+        "models": {name: _described(context, model) for name, model in models.items()},
         "selection": {
             "proportion": recipe.cleaning.proportion,
             "level": level,
@@ -185,9 +182,18 @@ def _licenses(context: RunContext) -> dict[str, str | None]:
     return {source: "; ".join(sorted(licenses)) or None for source, licenses in found.items()}
 
 
-def _name_of(model: Model) -> str:
-    """The model's source; for one that this run trained its base and its name, since its folder means nothing."""
-    return str(model.source) if model.training is None else f"{model.source.base} + {model.name}"
+def _described(context: RunContext, model: Model) -> dict[str, object]:
+    """Name, revision and hash of a model; of a served one how its losses were computed.
+
+    The name is the model's source; for one that this run trained its base and its own name, since its folder means
+    nothing.
+    """
+    source = model.source
+    if isinstance(source, ServedModel):
+        served = context.passes.served_policy(model)
+        return {"name": source.model, "revision": None, "fingerprint": model.key, "served": served}
+    name = str(source) if model.training is None else f"{source.base} + {model.name}"
+    return {"name": name, "revision": source.revision, "fingerprint": model.key}
 
 
 def _result_document(
@@ -226,6 +232,7 @@ def _result_document(
                 "score_deviation_nats": c.score_deviation,
                 "score_error_nats": c.score_error,
                 "faults": c.faults,
+                "served": context.passes.served_policy(c.model),
             }
             for o in results
             for c in o.checks

@@ -180,13 +180,15 @@ def public_name(name: str) -> str:
 
 
 def without_folders(recipe: str) -> str:
-    """The recipe's YAML with every local path cut to its last part."""
+    """The recipe's YAML with every local path cut to its last part, and without the addresses of servers."""
 
     def cut(value: object) -> object:
         if isinstance(value, dict):
             # A source's `path` is local by definition, be it relative or not.
             return {
-                k: PurePosixPath(v).name if k == "path" and isinstance(v, str) else cut(v) for k, v in value.items()
+                k: PurePosixPath(v).name if k == "path" and isinstance(v, str) else cut(v)
+                for k, v in value.items()
+                if k != "url"
             }
         if isinstance(value, list):
             return [cut(inner) for inner in value]

@@ -10,6 +10,7 @@ from tokenclean.recipe.pool_settings import (
 )
 from tokenclean.recipe.reading import PRESETS, load_recipe, recipe_from, source_from, training_from
 from tokenclean.recipe.ready_sources import READY_SOURCES
+from tokenclean.recipe.server_settings import ServedModel
 from tokenclean.recipe.settings import (
     CleaningSettings,
     LoraSettings,
@@ -37,6 +38,7 @@ __all__ = [
     "RatingsSettings",
     "Recipe",
     "ScoringSettings",
+    "ServedModel",
     "SourceSettings",
     "Strategy",
     "Template",

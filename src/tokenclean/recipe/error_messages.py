@@ -11,17 +11,19 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 
-def explain_all(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """Every fault of the ``root`` section's values, in words."""
+def explain_all(error: ValidationError, root: type[BaseModel], above: str = "") -> list[str]:
+    """Every fault of the ``root`` section's values, in words. ``above``: the path of the section in the recipe."""
     faults = error.errors()
     # Pydantic also calls a tuple too short when its items are at fault, which says nothing.
     blamed = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
-    return [_explain(fault, root) for fault in faults if fault["type"] != "too_short" or fault["loc"] not in blamed]
+    return [
+        _explain(fault, root, above) for fault in faults if fault["type"] != "too_short" or fault["loc"] not in blamed
+    ]
 
 
-def _explain(fault: ErrorDetails, root: type[BaseModel]) -> str:
+def _explain(fault: ErrorDetails, root: type[BaseModel], above: str) -> str:
     location = [str(part) for part in fault["loc"]]
-    where = ".".join(location) or "recipe"
+    where = ".".join([*filter(None, [above]), *location]) or "recipe"
     found, message = fault["input"], fault["msg"].removeprefix("Value error, ")
     match fault["type"]:
         case "extra_forbidden":
@@ -35,7 +37,8 @@ def _explain(fault: ErrorDetails, root: type[BaseModel]) -> str:
             allowed = [a.strip(" '") for a in str(fault.get("ctx", {})["expected"]).replace(" or ", ",").split(",")]
             return f"{where}: expected one of {', '.join(allowed)}, found {found!r}{did_you_mean(str(found), allowed)}"
         case "value_error":
-            return f"{where}: {message}" if location else message
+            is_named = not location or message.startswith(f"{where}.")  # the message names the key itself
+            return message if is_named else f"{where}: {message}"
     return f"{where}: {message[:1].lower()}{message[1:]}, found {found!r}"
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date as Date
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from tokenclean.recipe.base_settings import Limits, Section
+from tokenclean.recipe.error_messages import explain_all
 from tokenclean.recipe.pool_settings import PoolSettings, TrustedRows
+from tokenclean.recipe.server_settings import ServedModel
 from tokenclean.recipe.strategies import STRATEGIES, find_strategy
 
 _UNICODE_BREAKS = {"\x85", "\u2028", "\u2029"}
@@ -24,6 +27,11 @@ def _check_strategy(name: str) -> str:
 StrategyName = Annotated[str, AfterValidator(_check_strategy)]
 Template = Literal["tulu", "tokenizer"]
 Precision = Literal["exact", "safe", "fast"]
+
+NEEDS_EXACT = (
+    "a served reference is rounded as its server does, which does not cancel against rounding here, so the base has to "
+    "be scored in float32"
+)
 
 
 class TokensSettings(Section):
@@ -50,14 +58,38 @@ class ModelSettings(Section):
 
     base: str = Field(min_length=1)
     """Base model θ_0: Hub id, folder, GGUF file, or PEFT adapter folder."""
-    reference: str | None = None
-    """Trained reference model θ' for ``rho`` and ``fixed_model``; by default the warm-up trains one."""
+    reference: str | ServedModel | None = None
+    """Trained reference model θ' for ``rho`` and ``fixed_model``, named like the base, or behind a server; by default
+    the warm-up trains one."""
     revision: str | None = None
     """Branch, tag or commit of a base from the Hub."""
     trust_remote_code: tuple[str, ...] = ()
     """Models that may run code from their own repository (no other may)."""
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:1``, …, or ``auto``: the first GPU, or the CPU where there is none."""
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _check_local(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            raise ValueError(
+                "a base is trained here, so its weights have to be here: expected a Hub id, folder, GGUF file or "
+                "adapter; only model.reference may be behind a server"
+            )
+        return value
+
+    @field_validator("reference", mode="before")
+    @classmethod
+    def _read_served(cls, value: object) -> object:
+        """A union's own faults would name every form that was tried."""
+        if value is None or isinstance(value, str | ServedModel):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected a model's name or path, or the keys url and model of a server, found {value!r}")
+        try:
+            return ServedModel.model_validate(value)
+        except ValidationError as error:
+            raise ValueError("; ".join(explain_all(error, ServedModel, "model.reference"))) from error
 
 
 class NoiseMixtureSettings(Section):
@@ -318,6 +350,8 @@ class Recipe(Section):
             raise ValueError(
                 "cleaning.trusted: its rows warm up a reference, but model.reference names one; leave one of them out"
             )
+        if isinstance(self.model.reference, ServedModel) and self.scoring.precision != "exact":
+            raise ValueError(f"scoring.precision: {NEEDS_EXACT}; set scoring.precision=exact")
         if self.cleaning.adapters == "one" and self.training.method == "full":
             raise ValueError(
                 "cleaning.adapters: one trains one LoRA through all rounds, but training.method: full has none; use "

@@ -32,13 +32,22 @@ from tokenclean.pool import (
     stream_sources,
 )
 from tokenclean.processes import SINGLE_PROCESS, Processes
-from tokenclean.recipe import SourceSettings, TokensSettings
+from tokenclean.recipe import ServedModel, SourceSettings, TokensSettings
 from tokenclean.scoring.prefetch import read_ahead
 from tokenclean.scoring.scored_table import TableCounts, write_scored_table
 from tokenclean.scoring.scorer import check_same_policy
-from tokenclean.scoring.stored_losses import LossShard, LossShards, ScoringPolicy, progress_of_part, scores_in_pairs
+from tokenclean.scoring.served.scorer import ServedScorer
+from tokenclean.scoring.served.shards import ServedShards
+from tokenclean.scoring.stored_losses import (
+    LossShard,
+    LossShards,
+    ScoringPolicy,
+    ShardLosses,
+    progress_of_part,
+    scores_in_pairs,
+)
 from tokenclean.scoring.stored_tokens import PlannedShard, TokenShard, TokenShards
-from tokenclean.store import STAGE_VERSIONS, Store
+from tokenclean.store import STAGE_VERSIONS, Store, fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,7 +82,7 @@ class PassOutcome:
 
 def score_pool(
     pool: PoolToScore,
-    models: Mapping[str, ModelSource],
+    models: Mapping[str, ModelSource | ServedModel],
     tokenizer: PreTrainedTokenizerBase,
     output: Path,
     *,
@@ -85,9 +94,9 @@ def score_pool(
 ) -> PassOutcome | None:
     """Write the losses of a whole pool, and its scores, as one table, in memory that does not grow with the pool.
 
-    ``models``: ``base`` and optionally ``reference``. ``tokenizer``: the base's. The stages are in ``<output>.shards``;
-    finished ones are not computed again. Among several ``processes`` each scores its share of the shards; the first
-    then writes the table, and the others get None.
+    ``models``: ``base`` and optionally ``reference``, which may be served. ``tokenizer``: the base's. The stages are in
+    ``<output>.shards``; finished ones are not computed again. Among several ``processes`` each scores its share of the
+    shards; the first then writes the table, and the others get None.
 
     Raises PoolError where more than ``pool.max_rejected_share`` of the rows cannot be used, PolicyMismatchError where
     base and reference losses were not computed in the same way, RunFolderError where another run holds the folder or
@@ -101,26 +110,33 @@ def score_pool(
             (0,) * 5 if pool.survey is None else pool.survey.counts
         )
         survey = pool.survey or PoolSurvey(rows, rejected, shards, characters, weighted)
-        fingerprints = {name: source_fingerprint(source) for name, source in models.items()}
+        fingerprints = {
+            name: fingerprint(source.identity) if isinstance(source, ServedModel) else source_fingerprint(source)
+            for name, source in models.items()
+        }
         if "reference" in models:
             check_two_models(fingerprints["base"], fingerprints["reference"])
         cache = ModelCache(device)
-        weights = {
-            name: {"model": [content, ""], "device": device.partition(":")[0]} for name, content in fingerprints.items()
-        }
         in_pairs = "reference" in models and scores_in_pairs(policy.precision, device, *models.values())
-        losses = {
-            name: LossShards(
-                partial(store.stage, "losses", STAGE_VERSIONS["losses"]),
+        make_stage = partial(store.stage, "losses", STAGE_VERSIONS["losses"])
+
+        def losses_under(name: str, source: ModelSource | ServedModel) -> ShardLosses:
+            identity = {"model": [fingerprints[name], ""]}
+            if isinstance(source, ServedModel):
+                return ServedShards(make_stage, ServedScorer(source, tokenizer, observer.note), identity, store.root)
+            of_device = {"device": device.partition(":")[0]}
+            return LossShards(
+                make_stage,
                 partial(cache.using, source),
-                weights[name],
+                {**identity, **of_device},
                 policy,
                 longest_row=tokenization.max_length,
                 expected_tokens=survey.expected_tokens,
-                base=weights["base"] if in_pairs else None,
+                base={"model": [fingerprints["base"], ""], **of_device} if in_pairs else None,
             )
-            for name, source in models.items()
-            if not in_pairs or name == "reference"
+
+        losses = {
+            name: losses_under(name, source) for name, source in models.items() if not in_pairs or name == "reference"
         }
         one_pass = _Pass(pool, survey, TokenShards(tokenizer, tokenization, store), losses, processes, observer)
         one_pass.score()
@@ -135,12 +151,17 @@ def score_pool(
             "precision": policy.precision,
             "pack_tokens": policy.pack_tokens,
             "models": {
-                name: {"name": str(source), "revision": source.revision, "fingerprint": fingerprints[name]}
-                for name, source in models.items()
+                name: {**_name_of(source), "fingerprint": fingerprints[name]} for name, source in models.items()
             },
         }
         table = write_scored_table(one_pass.scored(), policy.columns, metadata, output, has_weights=survey.weighted > 0)
         return PassOutcome(table, made, found, intake, store.root)
+
+
+def _name_of(source: ModelSource | ServedModel) -> dict[str, object]:
+    if isinstance(source, ServedModel):
+        return {"name": source.model, "revision": None}
+    return {"name": str(source), "revision": source.revision}
 
 
 @dataclass
@@ -153,7 +174,7 @@ class _Pass:
     pool: PoolToScore
     survey: PoolSurvey
     tokens: TokenShards
-    losses: Mapping[str, LossShards]
+    losses: Mapping[str, ShardLosses]
     processes: Processes
     observer: Observer
     plan: list[PlannedShard] = field(default_factory=list)
@@ -190,7 +211,7 @@ class _Pass:
             unusable.add(self.tokens.find(plan))
         return unusable.write()
 
-    def _score_with(self, name: str, losses: LossShards) -> None:
+    def _score_with(self, name: str, losses: ShardLosses) -> None:
         total, made_before = self.survey.characters, self.made
         show = self.observer.progress(f"score with {name}", "character")
         with read_ahead(self._token_shards) as shards:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenclean.ragged import Ragged
-from tokenclean.scoring.scorer import check_same_policy, merge_policies
+from tokenclean.scoring.scorer import SERVED_PRECISION, check_same_policy, merge_policies
 from tokenclean.scoring.stored_losses import LossShard
 from tokenclean.scoring.stored_tokens import TokenShard
 from tokenclean.token_table import open_table
@@ -37,12 +37,13 @@ def write_scored_table(
     ``shards``: each with its losses under ``base`` and optionally ``reference``. The columns are input_ids,
     is_response, ``loss_weight`` where the pool ``has_weights``, base_loss, then reference_loss and score = base_loss −
     reference_loss, then the ``further`` ones of each model. ``policy``, how the losses were computed, is added to the
-    metadata. Raises PolicyMismatchError where the losses of the two models were not computed in the same way,
-    RunFolderError where the file cannot be written.
+    metadata, and ``served_policy`` of a server's. Raises PolicyMismatchError where the losses of the two models were
+    not computed in the same way, RunFolderError where the file cannot be written.
     """
     rows = response_tokens = 0
     sums: dict[str, float] = {}
     policies: list[Mapping[str, object]] = []
+    served: list[Mapping[str, object]] = []
     with open_table(output, metadata) as writer:
         for shard, losses in shards:
             table = shard.table()
@@ -57,8 +58,11 @@ def write_scored_table(
             response_tokens += int(np.count_nonzero(table["is_response"].values))
             for name, column in scores.items():
                 sums[name] = sums.get(name, 0.0) + float(np.nansum(column.values, dtype=np.float64))
-            policies += [found.policy for found in losses.values() if found.policy not in policies]
+            for policy in (found.policy for found in losses.values()):
+                known = served if policy["precision"] == SERVED_PRECISION else policies
+                known += [policy] if policy not in known else []
         writer.metadata = {**metadata, "policy": merge_policies(policies)}
+        writer.metadata |= {"served_policy": merge_policies(served)} if served else {}
     means = {name: total / response_tokens if response_tokens else float("nan") for name, total in sums.items()}
     return TableCounts(rows, response_tokens, means)
 

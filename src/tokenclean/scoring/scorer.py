@@ -13,6 +13,7 @@ from tokenclean.models.device import trim_heap
 from tokenclean.models.packing import plan_packs, trimmed_lengths
 from tokenclean.observer import Progress
 from tokenclean.ragged import Ragged
+from tokenclean.recipe.settings import NEEDS_EXACT
 from tokenclean.tokens.tokenize import TokenizedPool
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 PACK_TOKENS = 4096
 _TRIMMED_PACKS = 16
+
+SERVED_PRECISION = "served"
+"""In place of a precision policy's name in the policy of losses that a server computed."""
 
 FURTHER_COLUMNS = ("entropy", "is_top1", "probability")
 """Columns beside the loss: entropy of the model's next-token distribution (float32, nats), whether no other token is
@@ -231,8 +235,16 @@ def check_same_policy(base: Mapping[str, object], reference: Mapping[str, object
     """Raise PolicyMismatchError unless base and reference losses were computed in the same way.
 
     ``base``, ``reference``: their ``Scorer.policy`` (precision, pack_tokens, kernel). Two policies change losses by as
-    much as many scores are large.
+    much as many scores are large. Nothing is known of how a served reference is computed, so it goes with a base in
+    float32 and with no other.
     """
+    if reference.get("precision") == SERVED_PRECISION:
+        if base.get("precision") != "exact":
+            raise PolicyMismatchError(
+                f"the reference is served, the base was scored with precision {base.get('precision')}: {NEEDS_EXACT}; "
+                "use precision exact"
+            )
+        return
     for key in sorted(base.keys() | reference.keys()):
         mine, theirs = (policy.get(key, "nothing recorded") for policy in (base, reference))
         if mine != theirs:

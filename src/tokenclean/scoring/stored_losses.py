@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from tokenclean.models.packing import trimmed_lengths
 from tokenclean.observer import Progress
 from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
+from tokenclean.recipe import ServedModel
 from tokenclean.scoring.scorer import PACK_TOKENS, Scorer
 from tokenclean.store import Stage, array_hash
 from tokenclean.token_table import read_column, write_column
@@ -66,7 +67,32 @@ class LossShard:
 
     def column(self, name: str) -> Ragged:
         """``loss``, or one of the further columns. Raises TableError where the file cannot be read."""
-        return read_column(name, self.stage.path / _file_of(name, is_base=self.is_base))
+        return read_column(name, self.stage.path / file_of(name, is_base=self.is_base))
+
+
+class ShardLosses(Protocol):
+    """What gives the losses of a pool's shards: a model that is loaded here (``LossShards``), or one behind a server.
+
+    ``in_pairs``: each stage holds the losses of a base too.
+    """
+
+    in_pairs: bool
+
+    def make(
+        self, tokens_hash: str, tokens: Callable[[], TokenizedPool], what: str, progress: Progress | None = None
+    ) -> LossShard:
+        """Find the losses of the shard with this ``hash_tokens``, or compute them from its ``tokens()``.
+
+        ``what``: a few words for the manifest."""
+        ...
+
+    def find(self, tokens_hash: str, what: str) -> LossShard:
+        """The losses of a shard that was computed before. Raises RunFolderError where they are gone or damaged."""
+        ...
+
+    def unload(self) -> None:
+        """Drop what takes memory."""
+        ...
 
 
 class LossShards:
@@ -117,10 +143,8 @@ class LossShards:
                 policy = scorer.pair_policy if self.in_pairs else scorer.policy
             for is_base, scored in ((False, columns), (True, of_base)):
                 for name, column in scored.items():
-                    write_column(column, name, folder / _file_of(name, is_base=is_base))
-            known = columns["loss"].values[np.isfinite(columns["loss"].values)]
-            mean = float(known.mean(dtype=np.float64)) if len(known) else None
-            return {"what": what, "mean_loss_nats": mean, "tokens": len(known), "policy": policy}
+                    write_column(column, name, folder / file_of(name, is_base=is_base))
+            return described_losses(what, columns["loss"], policy)
 
         return LossShard(self._make_stage({"tokens": tokens_hash, **self._inputs}, compute))
 
@@ -137,6 +161,13 @@ class LossShards:
         if self._scorer is None or self._scorer.model is not model:
             self._scorer = Scorer(model, **self._scorer_options)
         return self._scorer
+
+
+def described_losses(what: str, losses: Ragged, policy: Mapping[str, object]) -> dict[str, object]:
+    """What the manifest of a shard's losses says."""
+    known = losses.values[np.isfinite(losses.values)]
+    mean = float(known.mean(dtype=np.float64)) if len(known) else None
+    return {"what": what, "mean_loss_nats": mean, "tokens": len(known), "policy": dict(policy)}
 
 
 def hash_tokens(tokens: TokenizedPool) -> str:
@@ -163,13 +194,19 @@ def progress_of_part(progress: Progress, start: int, span: int, total: int) -> P
     return lambda done, of: progress(min(start + span * done // max(of, 1), total - 1), total)
 
 
-def _file_of(column: str, *, is_base: bool = False) -> str:
+def file_of(column: str, *, is_base: bool = False) -> str:
+    """The file in a stage that holds this column."""
     file = "losses.parquet" if column == "loss" else f"{column}.parquet"
     return f"base_{file}" if is_base else file
 
 
 def scores_in_pairs(
-    precision: str, device: str, base: ModelSource, model: ModelSource, *, is_adapter: bool = False
+    precision: str,
+    device: str,
+    base: ModelSource | ServedModel,
+    model: ModelSource | ServedModel,
+    *,
+    is_adapter: bool = False,
 ) -> bool:
     """Whether base and model are scored in pairs: under ``safe``, an adapter on that very base, where products round:
     on a GPU, or on a CPU with bf16. That takes the time of two passes, also where losses of the base alone are stored.
@@ -179,6 +216,8 @@ def scores_in_pairs(
     from tokenclean.models.kernels.cpu import has_bf16_kernels
     from tokenclean.models.loading.load import has_plain_lora
 
+    if isinstance(base, ServedModel) or isinstance(model, ServedModel):
+        return False
     rounds = has_bf16_kernels() if device.startswith("cpu") else device.startswith("cuda")
     if precision != "safe" or not rounds:
         return False
@@ -218,9 +257,25 @@ def sharded_losses(
     share of the shards, and all get all losses. ``make_stage``, ``using``, ``model``, ``policy`` and ``base`` are those
     of ``LossShards``, ``what`` is a few words for the manifests.
     """
-    offsets, total = tokens.input_ids.offsets, len(tokens.input_ids.values)
+    total = len(tokens.input_ids.values)
     longest_row = int(trimmed_lengths(tokens.is_response.values, tokens.is_response.offsets).max(initial=0))
     losses = LossShards(make_stage, using, model, policy, longest_row=longest_row, expected_tokens=total, base=base)
+    return losses_of_shards(
+        losses, tokens, what=what, shard_tokens=shard_tokens, progress=progress, processes=processes
+    )
+
+
+def losses_of_shards(
+    losses: ShardLosses,
+    tokens: TokenizedPool,
+    *,
+    what: str,
+    shard_tokens: int = SHARD_TOKENS,
+    progress: Progress | None = None,
+    processes: Processes = SINGLE_PROCESS,
+) -> list[Ragged]:
+    """``sharded_losses`` of any source of losses."""
+    offsets, total = tokens.input_ids.offsets, len(tokens.input_ids.values)
     shards = plan_shards(tokens, shard_tokens)
     # Indices into the flat values where each shard begins and ends.
     bounds = [(int(offsets[rows[0]]), int(offsets[rows[-1] + 1])) for rows in shards]

@@ -11,7 +11,7 @@ from tokenclean.store.files import (
     fingerprint,
     write_json,
 )
-from tokenclean.store.layout import CHECKPOINTS, DAMAGED, RESULTS, STAGES
+from tokenclean.store.layout import CHECKPOINTS, DAMAGED, RESULTS, SERVED, SHORT_KEY, STAGES
 from tokenclean.store.manifest import MANIFEST, Manifest, read_manifest, seal_folder
 from tokenclean.store.stages import Stage, Store
 from tokenclean.store.versions import STAGE_VERSIONS
@@ -21,6 +21,8 @@ __all__ = [
     "DAMAGED",
     "MANIFEST",
     "RESULTS",
+    "SERVED",
+    "SHORT_KEY",
     "STAGES",
     "STAGE_VERSIONS",
     "Manifest",

@@ -9,6 +9,9 @@ STAGES, RESULTS, DAMAGED = "stages", "results", "damaged"
 CHECKPOINTS = "checkpoints"
 """Folder with the states of trainings that are not finished."""
 
+SERVED = "served"
+"""Folder with the answers of servers for shards whose losses are not complete."""
+
 SHORT_KEY = 12
 """Characters of a stage's key that its folder's name holds."""
 

@@ -58,7 +58,7 @@ def answers(opened: OpenRun, model: Model, prompts: Sequence[Prompt]) -> list[st
         tokenizer, texts = opened.context.data.tokenizer, []
         end = tokenizer.eos_token_id
         greedy = GenerationConfig(do_sample=False, max_new_tokens=most, eos_token_id=end, pad_token_id=end)
-        with opened.models.using(model.source) as module, torch.no_grad():
+        with opened.models.using(model.weights_source) as module, torch.no_grad():
             generate: Any = module.generate
             for prompt in prompts:
                 ids = torch.tensor([prompt.ids], device=opened.device)

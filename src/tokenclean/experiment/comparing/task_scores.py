@@ -70,7 +70,7 @@ def _scores(opened: OpenRun, model: Model, loaded: LoadedBenchmark) -> Benchmark
 
     def make(folder: Path) -> dict[str, object]:
         opened.observer.note(f"{loaded.benchmark.title} with {model.name}: {sum(loaded.items.values()):,} questions")
-        with opened.models.using(model.source) as module:
+        with opened.models.using(model.weights_source) as module:
             lm = PackedLM(
                 module,
                 opened.context.data.tokenizer,

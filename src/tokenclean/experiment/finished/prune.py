@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenclean.errors import RunFolderError
 from tokenclean.experiment.finished.finished_run import results_of
-from tokenclean.store import CHECKPOINTS, DAMAGED, STAGES, Store
+from tokenclean.store import CHECKPOINTS, DAMAGED, SERVED, STAGES, Store
 
 _RESULTS_AMONG_STAGES = ("comparison-", "sweep-")
 """Stages that a report reads."""
@@ -48,7 +48,7 @@ def _unneeded(run: Path) -> Iterator[Path]:
     for folder in sorted((run / STAGES).iterdir()):
         if folder.is_dir() and not folder.name.startswith(_RESULTS_AMONG_STAGES):
             yield folder
-    yield from (run / name for name in (CHECKPOINTS, DAMAGED) if (run / name).is_dir())
+    yield from (run / name for name in (CHECKPOINTS, SERVED, DAMAGED) if (run / name).is_dir())
 
 
 def _freed_bytes(folder: Path) -> int:

@@ -12,7 +12,19 @@ from pathlib import Path
 from stat import S_ISREG
 
 from tokenclean.report.tables import Table, size_text
-from tokenclean.store import CHECKPOINTS, DAMAGED, MANIFEST, RESULTS, STAGE_VERSIONS, STAGES, StageState, Store, judge
+from tokenclean.servers.answer_cache import read_answers
+from tokenclean.store import (
+    CHECKPOINTS,
+    DAMAGED,
+    MANIFEST,
+    RESULTS,
+    SERVED,
+    STAGE_VERSIONS,
+    STAGES,
+    StageState,
+    Store,
+    judge,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,12 @@ def describe_run(run: Path) -> RunStatus:
     states = Counter(row[-1] for row in rows)
     counted = ", ".join(f"{count} {state}" for state, count in states.items())
     held = f"{counted}, {size_text(_held_bytes(found))} on disk" if found else "no stage yet"
-    notes = (*explained, *_saved(run, is_running=holder is not None), *_advice(run, states, holder is not None))
+    notes = (
+        *explained,
+        *_saved(run, is_running=holder is not None),
+        *_answered(run, is_running=holder is not None),
+        *_advice(run, states, holder is not None),
+    )
     return RunStatus(f"{run}: {held}; {_running(holder)}", table, notes)
 
 
@@ -80,6 +97,14 @@ def _saved(run: Path, *, is_running: bool) -> list[str]:
         then = "" if is_running else "; the same command continues from it"
         lines.append(f"training {state.what}: state saved at step {step}, {_age(state.saved)} ago{then}")
     return lines
+
+
+def _answered(run: Path, *, is_running: bool) -> list[str]:
+    """A line where a server has answered rows of losses that are not complete."""
+    folders = sorted((run / SERVED).glob("*")) if (run / SERVED).is_dir() else []
+    rows = sum(len(read_answers(folder)) for folder in folders)
+    then = "" if is_running else "; the same command asks for the others"
+    return [f"served reference: answers to {rows:,} rows kept{then}"] if rows else []
 
 
 def _advice(run: Path, states: Mapping[str, int], is_running: bool) -> list[str]:

@@ -17,9 +17,10 @@ from tokenclean.cleaning.run_data import RunData, read_run_data
 from tokenclean.cleaning.trainings import TrainingJob
 from tokenclean.experiment.run import Further, take_strategies
 from tokenclean.models.loading.load import ModelSource
+from tokenclean.models.packing import trimmed_lengths
 from tokenclean.pool import Pool
 from tokenclean.ragged import Ragged
-from tokenclean.recipe import Recipe, ScoringSettings
+from tokenclean.recipe import Recipe, ScoringSettings, ServedModel
 from tokenclean.scoring.stored_losses import scores_in_pairs
 from tokenclean.store import array_hash, fingerprint
 from tokenclean.tokens import TokenizedPool
@@ -32,13 +33,15 @@ _RATINGS = 6
 @dataclass(frozen=True)
 class RecordedPass:
     """Rows to be scored: ``what`` they are, under which model, and the tokens and response tokens of each (N,). Where
-    ``model`` names a pair, each row stands there twice."""
+    ``model`` names a pair, each row stands there twice. ``served``: the model behind a server that is asked for them;
+    its rows are those with a response token, up to their last one."""
 
     what: str
     model: str
     lengths: np.ndarray
     responses: np.ndarray
     settings: ScoringSettings
+    served: ServedModel | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class DryModels:
     _passes: set[str] = field(default_factory=set)
     _adapters: dict[str, int] = field(default_factory=dict)
 
-    def model(self, name: str, source: ModelSource) -> Model:
+    def model(self, name: str, source: ModelSource | ServedModel) -> Model:
         """As of ``cleaning.passes.Passes``; the weights are not read."""
         return Model(name, source, fingerprint([name, str(source)]))
 
@@ -77,7 +80,11 @@ class DryModels:
         rows = array_hash(tokens.input_ids.values, labels.offsets, labels.values)
         settings = settings or self.recipe.scoring
         if self._is_new([model.key, rows, settings.model_dump(mode="json")]):
-            self.recorded.append(RecordedPass(what, model.name, tokens.input_ids.lengths, labels.row_sums(), settings))
+            lengths, responses, served = tokens.input_ids.lengths, labels.row_sums(), None
+            if isinstance(model.source, ServedModel):
+                sent = trimmed_lengths(labels.values, labels.offsets)
+                lengths, responses, served = sent[sent > 0], responses[sent > 0], model.source
+            self.recorded.append(RecordedPass(what, model.name, lengths, responses, settings, served))
         return self._draw(model, tokens, rows)
 
     def pair(self, base: Model, model: Model, tokens: TokenizedPool, what: str) -> tuple[Ragged, Ragged]:
@@ -92,6 +99,9 @@ class DryModels:
             lengths, responses = (np.tile(counts, 2) for counts in (tokens.input_ids.lengths, labels.row_sums()))
             self.recorded.append(RecordedPass(what, f"{base.name} and {model.name}", lengths, responses, settings))
         return self._draw(base, tokens, rows), self._draw(model, tokens, rows)
+
+    def served_policy(self, model: Model) -> None:
+        """As of ``cleaning.passes.Passes``: nothing is asked."""
 
     def _is_new(self, parts: list[object]) -> bool:
         key = fingerprint(parts)

@@ -49,7 +49,7 @@ def measure_speed(config: PreTrainedConfig, recipe: Recipe, recorded: Sequence[R
     """
     few = _with_layers(config, _LAYERS)
     share = few.get_text_config().num_hidden_layers / config.get_text_config().num_hidden_layers
-    passes = [item for item in recorded if isinstance(item, RecordedPass)]
+    passes = [item for item in recorded if isinstance(item, RecordedPass) and item.served is None]
     trainings = [item for item in recorded if isinstance(item, RecordedTraining)]
     scoring = _scoring_speed(few, recipe, max(passes, key=lambda item: int(item.lengths.sum())), share)
     if not trainings:

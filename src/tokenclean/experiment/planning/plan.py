@@ -38,7 +38,8 @@ _SUMMED = {
 @dataclass(frozen=True)
 class Step:
     """One pass of the run: ``flop`` floating-point operations; ``optimizer_steps`` and ``rate_steps`` (learning rate
-    above 0) for a training, else 0. ``memory_bytes``: at its peak, beside the process's own."""
+    above 0) for a training, else 0. ``memory_bytes``: at its peak, beside the process's own. ``is_served``: a server
+    computes it, asked once for each row; neither its FLOP nor its time are known here."""
 
     name: str
     rows: int
@@ -48,6 +49,7 @@ class Step:
     rate_steps: int = 0
     batch_size: int = 0
     memory_bytes: int = 0
+    is_served: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None, on: Sequence[H
         f"in all {flop / 1e15:.2f} PFLOP; peak memory about {memory / 2**30:.1f} GiB; about {_minutes(seconds)} "
         f"at {speed.scoring / 1e9:,.0f} useful GFLOP/s in passes and {speed.training / 1e9:,.0f} in trainings "
         f"({where})",
+        *_served_lines(recipe, steps),
     )
     return Plan(summary, tuple(steps), memory, seconds, _steps_table(steps, own, speed), elsewhere)
 
@@ -107,6 +110,18 @@ def _pool_lines(recipe: Recipe, data: RunData) -> tuple[str, ...]:
         *data.intake.lines(),
         *(data.review.lines() if data.review else ()),
         *_share_lines(recipe.cleaning),
+    )
+
+
+def _served_lines(recipe: Recipe, steps: Sequence[Step]) -> tuple[str, ...]:
+    """What a served reference is asked."""
+    served = [step for step in steps if step.is_served]
+    if not served:
+        return ()
+    requests, tokens = sum(step.rows for step in served), sum(step.tokens for step in served)
+    return (
+        f"served reference {recipe.model.reference}: {requests:,} requests with {tokens:,} prompt tokens of the base's "
+        "tokenizer, and a few that try the server; their time is not in the estimate",
     )
 
 
@@ -130,9 +145,9 @@ def _steps_table(steps: Sequence[Step], own: int, speed: Speed) -> Table:
             f"{s.tokens:,}",
             f"{s.optimizer_steps}" if s.optimizer_steps else "–",
             f"{s.batch_size}" if s.batch_size else "–",
-            f"{(own + s.memory_bytes) / 2**30:,.1f}",
-            f"{s.flop / 1e12:,.1f}",
-            _minutes(_seconds(s, speed)),
+            "–" if s.is_served else f"{(own + s.memory_bytes) / 2**30:,.1f}",
+            "–" if s.is_served else f"{s.flop / 1e12:,.1f}",
+            "server" if s.is_served else _minutes(_seconds(s, speed)),
         )
         for s in steps
     )
@@ -187,8 +202,11 @@ def _steps(recorded: Sequence[Recorded], recipe: Recipe, size: ModelSize, memory
         steps += [_training_step(item, recipe, size, memory) for item in items if isinstance(item, RecordedTraining)]
     for what, name in _SUMMED.items():
         passes = [item for item in recorded if isinstance(item, RecordedPass) and item.what == what]
-        if passes:
-            steps.append(_scoring_step(name.format(len(passes)), passes, size, memory))
+        here, served = [p for p in passes if p.served is None], [p for p in passes if p.served is not None]
+        if here:
+            steps.append(_scoring_step(name.format(len(here)), here, size, memory))
+        if served:
+            steps.append(_scoring_step(f"score {what} under {served[0].model}", served, size, memory))
     return steps
 
 
@@ -200,10 +218,13 @@ def _group(item: Recorded) -> tuple[str, str]:
 
 
 def _scoring_step(name: str, passes: Sequence[RecordedPass], size: ModelSize, memory: _Memory) -> Step:
+    rows, tokens = sum(len(p.lengths) for p in passes), sum(int(p.lengths.sum()) for p in passes)
+    if passes[0].served is not None:
+        return Step(f"{name}, served", rows, tokens, 0.0, is_served=True)
     return Step(
         name,
-        sum(len(p.lengths) for p in passes),
-        sum(int(p.lengths.sum()) for p in passes),
+        rows,
+        tokens,
         sum(scoring_flop(size, p.lengths, p.responses) for p in passes),
         memory_bytes=max(memory.scoring(p.lengths) for p in passes),
     )

@@ -1,4 +1,4 @@
-"""Every answer of a rater on disk as soon as it arrives, so that a stopped rating continues and asks nothing twice."""
+"""Every answer of a server or rater on disk as soon as it arrives, so that what was stopped asks nothing twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 ANSWERS = "answers.jsonl"
 
 Answers = dict[tuple[str, int], str]
-"""Text of each answer by the hash of its question (rater, prompt, sampling) and its attempt, from 1."""
+"""Text of each answer by the hash of its question (model, prompt, sampling) and its attempt, from 1."""
 
 _HEADER = b'{"holds": "answers of raters", "version": 1}\n'
 

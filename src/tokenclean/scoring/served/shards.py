@@ -1,0 +1,50 @@
+"""Losses of a pool's shards under a served model, each shard a stage; answers are kept until theirs is complete."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tokenclean.observer import Progress
+from tokenclean.scoring.served.scorer import ServedScorer
+from tokenclean.scoring.stored_losses import LossShard, MakeStage, described_losses, file_of, refuse_missing
+from tokenclean.store import SERVED, SHORT_KEY, fingerprint
+from tokenclean.token_table import write_column
+from tokenclean.tokens import TokenizedPool
+
+
+class ServedShards:
+    """As ``stored_losses.ShardLosses``. ``model``: inputs of the stages that identify the served model. ``root``: the
+    run folder, which holds answers of unfinished shards in ``served/``."""
+
+    in_pairs = False
+
+    def __init__(self, make_stage: MakeStage, scorer: ServedScorer, model: Mapping[str, object], root: Path) -> None:
+        self._make_stage, self._scorer, self._model, self._root = make_stage, scorer, model, root
+
+    def make(
+        self, tokens_hash: str, tokens: Callable[[], TokenizedPool], what: str, progress: Progress | None = None
+    ) -> LossShard:
+        """Find the losses of the shard with this ``hash_tokens``, or ask the server for those of its ``tokens()``.
+
+        ``what``: a few words for the manifest. Raises as ``ServedScorer.score`` and ``Store.stage`` do.
+        """
+        inputs = {"tokens": tokens_hash, **self._model}
+        answers = self._root / SERVED / fingerprint(inputs)[:SHORT_KEY]
+
+        def compute(folder: Path) -> Mapping[str, object]:
+            losses, policy = self._scorer.score(tokens(), answers, progress)
+            write_column(losses, "loss", folder / file_of("loss"))
+            return described_losses(what, losses, policy)
+
+        shard = LossShard(self._make_stage(inputs, compute))
+        shutil.rmtree(answers, ignore_errors=True)
+        return shard
+
+    def find(self, tokens_hash: str, what: str) -> LossShard:
+        """The losses of a shard that was asked for before. Raises RunFolderError where they are gone or damaged."""
+        return LossShard(self._make_stage({"tokens": tokens_hash, **self._model}, refuse_missing(what)))
+
+    def unload(self) -> None:
+        """Nothing is held."""
