@@ -22,10 +22,11 @@ from tokenclean.store import Store
 
 @dataclass(frozen=True)
 class OpenRun:
-    """``context``: for strategies; the rest for what is computed and written around them. ``device``: a torch device.
-    ``models``: those in memory."""
+    """``context``: for strategies; the rest for what is computed and written around them. ``passes``: the context's,
+    which give further columns too. ``device``: a torch device. ``models``: those in memory."""
 
     context: RunContext
+    passes: ModelPasses
     stages: Stages
     observer: Observer
     device: str
@@ -79,4 +80,4 @@ def open_run_on(
 def _assemble(data: RunData, stages: Stages, observer: Observer, device: str, models: ModelCache) -> OpenRun:
     passes = ModelPasses(data.recipe.scoring, stages, observer, device, models)
     trainings = ModelTrainings(data.recipe, data.base_source, stages, observer, device, models)
-    return OpenRun(RunContext(data, passes, trainings, observer.note), stages, observer, device, models)
+    return OpenRun(RunContext(data, passes, trainings, observer.note), passes, stages, observer, device, models)

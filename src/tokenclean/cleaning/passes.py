@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from tokenclean.observer import Observer
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import ScoringSettings
 from tokenclean.scoring.scorer import check_same_policy
-from tokenclean.scoring.stored_losses import ScoringPolicy, scores_in_pairs, sharded_losses
+from tokenclean.scoring.stored_losses import ScoringPolicy, scores_in_pairs, sharded_columns
 from tokenclean.store import Stage
 from tokenclean.tokens import TokenizedPool
 
@@ -56,25 +56,36 @@ class ModelPasses:
         return Model(name, source, source_fingerprint(source))
 
     def losses(self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings | None = None) -> Ragged:
-        [losses] = self._losses(model, tokens, what, settings or self.settings)
-        return losses
+        [columns] = self._columns(model, tokens, what, settings or self.settings)
+        return columns["loss"]
+
+    def columns(self, model: Model, tokens: TokenizedPool, what: str, further: Sequence[str] = ()) -> dict[str, Ragged]:
+        """As ``losses``: the column ``loss`` and those in ``further`` (of ``scoring.scorer.FURTHER_COLUMNS``)."""
+        [columns] = self._columns(model, tokens, what, self.settings, further=further)
+        return columns
 
     def pair(self, base: Model, model: Model, tokens: TokenizedPool, what: str) -> tuple[Ragged, Ragged]:
         if not scores_in_pairs(self.settings.precision, self.device, base.source, model.source):
             return self.losses(base, tokens, what), self.losses(model, tokens, what)
-        of_base, losses = self._losses(model, tokens, what, self.settings, base)
-        return of_base, losses
+        of_base, of_model = self._columns(model, tokens, what, self.settings, base)
+        return of_base["loss"], of_model["loss"]
 
-    def _losses(
-        self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings, base: Model | None = None
-    ) -> list[Ragged]:
+    def _columns(
+        self,
+        model: Model,
+        tokens: TokenizedPool,
+        what: str,
+        settings: ScoringSettings,
+        base: Model | None = None,
+        further: Sequence[str] = (),
+    ) -> list[dict[str, Ragged]]:
         names = f"{base.name} and {model.name}" if base else model.name
-        return sharded_losses(
+        return sharded_columns(
             self._stage,
             lambda: self.models.using(model.source),
             tokens,
             self._weights(model),
-            ScoringPolicy(settings.precision, settings.pack_tokens),
+            ScoringPolicy(settings.precision, settings.pack_tokens, tuple(further)),
             what=f"{what} under {names}",
             progress=self.observer.progress(f"score {what} with {names}", "token"),
             processes=self.stages.processes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer import Argument, Option
@@ -38,6 +38,18 @@ def lab(
     train: Annotated[
         bool, Option("--train", help="Train with and without the noise too, and compare on held-out rows.")
     ] = False,
+    prompt_passes: Annotated[
+        bool,
+        Option(
+            "--prompt-passes/--no-prompt-passes",
+            help="Score the answers without their prompts and after four foreign ones too, five further passes, for "
+            "mismatch, pmi and t_shirt.",
+        ),
+    ] = True,
+    fill: Annotated[
+        Literal["sentence", "clause", "off"],
+        Option(help="Measure detectors of single tokens a second time, with each onset carried to the end of this."),
+    ] = "sentence",
     page: Annotated[Path | None, Option(metavar="FILE", help="Write the tables as a page.")] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
     set_: SetOption = None,
@@ -73,6 +85,7 @@ def lab(
             train_effects,
             untrained_models,
         )
+        from tokenclean.experiment.laboratory_columns import score_columns
         from tokenclean.experiment.laboratory_tables import Findings, lab_document, lab_page, lead
         from tokenclean.observer import Observer
         from tokenclean.report.report_page import write_report
@@ -82,11 +95,12 @@ def lab(
         observer = Observer(note, progress)
         truth, heldout = hold_out(truth, recipe) if train else (truth, None)
         laboratory = open_laboratory(recipe, truth, heldout, observer=observer, store=store)
-        detectors = measure_detectors(laboratory)
+        scored = score_columns(laboratory, with_prompt_passes=prompt_passes)
+        detectors = measure_detectors(scored.columns, laboratory.labels, None if fill == "off" else fill)
         measured, results = train_effects(laboratory) if train else ((), ())
         models = {result.strategy: result.model for result in results}
         preferences = measure_preferences(laboratory, untrained_models(laboratory) | models)
-        findings = Findings(laboratory, detectors, preferences, measured)
+        findings = Findings(laboratory, scored.passes, detectors, preferences, measured)
     if as_json:
         typer.echo(json.dumps({"data": pool, "model": model, **lab_document(findings)}, indent=2))
     else:

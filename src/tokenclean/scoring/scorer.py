@@ -26,9 +26,10 @@ logger = logging.getLogger(__name__)
 PACK_TOKENS = 4096
 _TRIMMED_PACKS = 16
 
-FURTHER_COLUMNS = ("entropy", "is_top1", "probability")
+FURTHER_COLUMNS = ("entropy", "is_top1", "probability", "collision")
 """Columns beside the loss: entropy of the model's next-token distribution (float32, nats), whether no other token is
-likelier (bool), probability of the token, e^−loss (float32)."""
+likelier (bool), probability of the token, e^−loss (float32), and collision, the sum of the squared probabilities of all
+tokens (float32, 0 < collision <= 1): how sure the model is, of whatever token."""
 
 COMPILE = ("auto", "on", "off")
 
