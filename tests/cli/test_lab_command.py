@@ -45,11 +45,15 @@ def test_rows_that_state_their_noise(tmp_path: Path, tiny_model_folder: Path, ot
 
     again = tokenclean(*command, "--json")
     assert again.returncode == 0, again.stderr
-    assert "score D0" not in again.stderr  # all losses are found
+    assert "score " not in again.stderr  # all losses are found
     found = json.loads(again.stdout)
     assert (found["rows"], found["rows_with_noise"], found["rows_set_aside"]) == (24, 12, 1)
     assert found["noise_rate"] == pytest.approx(found["noise_tokens"] / found["response_tokens"])
-    assert set(found["detectors"]) >= {"base_loss", "noise_mixture", "repetition", "fixed_model", "rho"}
+    assert set(found["detectors"]) >= {"base_loss", "noise_mixture", "repetition", "fixed_model", "rho", "t_shirt"}
+    assert "mismatch" not in found["detectors"]  # all rows have the same prompt
+    assert "24 of 24 rows not judged" in again.stderr
+    assert "conflict + fill" in found["detectors"]
+    assert [one["rows"] for one in found["passes"]] == [24, 48, 24]
     assert 0 <= found["detectors"]["base_loss"]["onset"]["auroc"] <= 1
     assert found["detectors"]["base_loss"]["precision"] is None
     assert found["preference"]["base"]["preference"]["margin"]["items"] == 12
@@ -63,12 +67,15 @@ def test_planted_noise_and_training(tmp_path: Path, small_pool: Path, tiny_model
     options = [part for setting in settings for part in ("--set", setting)]
     said = tokenclean(
         *("lab", small_pool, "--model", tiny_model_folder, *kinds, "--rows", 40, "--train", "--json"),
+        *("--no-prompt-passes", "--fill", "off"),
         *("--output", tmp_path, *options),
     )
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)
     assert found["rows"] == 32
     assert set(found["spans"]) == {"numbers", "boilerplate"}
+    assert [one["what"] for one in found["passes"]] == ["rows"]
+    assert not any("fill" in name or name in ("mismatch", "pmi") for name in found["detectors"])
     names = {"base", "full_tokens", "noise_mixture", "oracle", "random_mask", "corrected"}
     assert {line["name"] for line in found["heldout_loss"]} == names
     assert set(found["preference"]) == names
@@ -88,6 +95,7 @@ def test_planted_noise_and_training(tmp_path: Path, small_pool: Path, tiny_model
         (("--plant", "corrupted:2", "--plant", "loops:x"), ("2 problems", "'corrupted:2'", "'loops:x'")),
         (("--plant", "loops:0.1", "--plant", "loops:0.2"), ("each kind once", "'loops:0.2'")),
         (("--set", "seeds=1"), ("did you mean",)),
+        (("--fill", "paragraph"), ("'sentence', 'clause', 'off'",)),
     ],
 )
 def test_wrong_options(tmp_path: Path, options: tuple[str, ...], words: tuple[str, ...]) -> None:

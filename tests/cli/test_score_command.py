@@ -161,10 +161,11 @@ def test_ranks_without_a_launcher_are_refused(command, small_pool, tmp_path, mon
 
 def test_what_is_said_at_the_end_is_what_the_table_holds(arguments, command, small_pool, tmp_path):
     output = tmp_path / "s.parquet"
-    said = command(*arguments(output), "--columns", "probability,entropy", "--columns", "is_top1")
+    said = command(*arguments(output), "--columns", "probability,collision,entropy", "--columns", "is_top1")
     assert said.code == 0, said.err
     table = read_table(output)
-    further = [f"{model}_{name}" for model in ("base", "reference") for name in ("entropy", "is_top1", "probability")]
+    names = ("entropy", "is_top1", "probability", "collision")
+    further = [f"{model}_{name}" for model in ("base", "reference") for name in names]
     losses = ["base_loss", "reference_loss", "score"]
     assert [*table.columns] == ["input_ids", "is_response", *losses, *further]
     stages = len(losses_in(tmp_path / "s.shards"))
@@ -182,7 +183,7 @@ def test_what_is_said_at_the_end_is_what_the_table_holds(arguments, command, sma
 def test_an_unknown_column_is_refused_with_the_list_before_anything_is_read(command, tmp_path):
     said = command("score", tmp_path / "none.jsonl", "--base", "./none", "--columns", "entropy,logits")
     assert said.code == 2
-    expected = "error: options: --columns: found 'logits', expected names of entropy, is_top1, probability\n"
+    expected = "error: options: --columns: found 'logits', expected names of entropy, is_top1, probability, collision\n"
     assert said.err == expected
 
 

@@ -12,13 +12,26 @@ import pytest
 from tokenclean import load_pool
 from tokenclean.errors import PoolError
 from tokenclean.experiment.known_noise import corrected
-from tokenclean.experiment.laboratory import Laboratory, hold_out, measure_margins, open_laboratory, train_effects
+from tokenclean.experiment.laboratory import (
+    Laboratory,
+    hold_out,
+    measure_detectors,
+    measure_margins,
+    open_laboratory,
+    train_effects,
+)
+from tokenclean.experiment.laboratory_columns import find_passages, score_columns
 from tokenclean.lab import NoiseSettings, plant
+from tokenclean.lab.edits import sentence_spans, word_spans
+from tokenclean.lab.passages import FUNCTION_WORDS
 from tokenclean.lab.truth import TruthPool, truth_of_planted
+from tokenclean.models.loading.load import load_model
 from tokenclean.observer import Observer
 from tokenclean.pool import Pool
 from tokenclean.recipe import Recipe, recipe_from
+from tokenclean.scoring.scorer import Scorer
 from tokenclean.store import Store
+from tokenclean.tokens.other_prompts import foreign_prompts, prompts_of, replace_prompts
 
 
 def recipe_of(pool: Path, model: Path, output: Path) -> Recipe:
@@ -82,6 +95,90 @@ def test_corrected_rows_train_as_full_tokens_of_the_clean_pool(
         assert again.model.identity == model.identity
         with pytest.raises(ValueError, match="a corrected row for each of 32 rows, got 31"):
             corrected(Pool(conversations[1:]))(other.context)
+
+
+@pytest.fixture(scope="module")
+def untrained(
+    truth: TruthPool, small_pool: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Laboratory]:
+    """Eleven rows of one source and one of another."""
+    recipe = recipe_of(small_pool, tiny_model_folder, tmp_path_factory.mktemp("runs"))
+    store = Store(recipe.folder)
+    part = truth.take(range(12))
+    rows = tuple(replace(row, source="one" if number < 11 else "other") for number, row in enumerate(part.pool))
+    with store.lock():
+        yield open_laboratory(recipe, replace(part, pool=Pool(rows)), observer=Observer(), store=store)
+
+
+def test_the_columns_are_those_of_rows_scored_alone(untrained: Laboratory, tiny_model_folder: Path):
+    scored = score_columns(untrained, with_prompt_passes=True)
+    columns, tokens = scored.columns, untrained.context.tokens
+    scorer = Scorer(load_model(str(tiny_model_folder)), columns=("entropy", "collision"))
+
+    def after(prompt: np.ndarray, row: int) -> dict[str, np.ndarray]:
+        [own] = prompts_of(tokens.take([row]))
+        assert own is not None
+        found = scorer.score(replace_prompts(tokens.take([row]), [prompt]))
+        return {name: column.values[-(tokens.input_ids.lengths[row] - len(own)) :] for name, column in found.items()}
+
+    foreign = foreign_prompts(tokens, 4, untrained.context.recipe.tokens.max_length)
+    assert columns.foreign_losses is not None
+    for row, (prompt, others) in enumerate(zip(prompts_of(tokens), foreign, strict=True)):
+        assert prompt is not None
+        assert (others is None) == (row == 11)
+        expected = {f"foreign {n}": after(other, row)["loss"] for n, other in enumerate(others or ())}
+        expected |= after(prompt, row) | {"without": after(prompt[-1:], row)["loss"]}
+        got = {f"foreign {n}": column for n, column in enumerate(columns.foreign_losses)}
+        got |= {"loss": columns.base_loss, "without": columns.unconditional_loss}
+        got |= {"entropy": columns.entropy, "collision": columns.collision}
+        for name, values in expected.items():
+            np.testing.assert_allclose(got[name][row][len(prompt) :], values, atol=2e-3, err_msg=name)
+            assert np.isnan(got[name][row][: len(prompt)]).all()
+    whats = ["rows", "answers without prompt", *(f"answers after foreign prompt {n}" for n in range(1, 5))]
+    assert [one.what for one in scored.passes] == whats
+    prompts = sum(len(prompt) for prompt in prompts_of(tokens) if prompt is not None)
+    total = len(tokens.input_ids.values)
+    assert [one.tokens for one in scored.passes[:2]] == [total, total - prompts + len(tokens)]
+    assert [one.rows for one in scored.passes] == [12, 12, 11, 11, 11, 11]
+    assert all(np.isnan(column[11]).all() for column in columns.foreign_losses)
+    names = set(measure_detectors(columns, untrained.labels, "clause"))
+    assert names >= {"conflict", "conflict + fill", "mismatch", "mismatch_by_sentence", "ent", "pmi", "t_shirt"}
+    assert not any(name.startswith(("mismatch", "base_loss", "repetition")) and "fill" in name for name in names)
+
+
+def test_without_prompt_passes_only_the_rows_are_scored(untrained: Laboratory):
+    scored = score_columns(untrained, with_prompt_passes=False)
+    assert [one.what for one in scored.passes] == ["rows"]
+    names = set(measure_detectors(scored.columns, untrained.labels))
+    assert {"conflict", "ent", "eaft", "stm"} <= names
+    assert names.isdisjoint({"mismatch", "mismatch_by_sentence", "pmi", "t_shirt", "conflict + fill"})
+
+
+def test_passages_are_those_of_the_text(untrained: Laboratory):
+    tokens, pool = untrained.context.tokens, untrained.context.data.pool
+    passages, decode = find_passages(tokens, pool), untrained.context.data.tokenizer.decode
+    sentences = 0
+    for row, conversation in enumerate(pool):
+        ids, numbers = tokens.input_ids[row], passages.sentence[row]
+        expected = [
+            turn.content[start:end]
+            for turn in conversation.turns
+            if turn.role == "assistant"
+            for start, end in sentence_spans(turn.content)
+        ]
+        found = [decode(ids[numbers == number]).strip() for number in np.unique(numbers[numbers >= 0])]
+        assert found == expected
+        sentences += len(expected)
+        begins = np.flatnonzero(passages.begins_content_word[row])
+        texts = [decode(ids[place : place + 12]) for place in begins]
+        words = [text[slice(*word_spans(text)[0])].lower() for text in texts]
+        assert words
+        assert FUNCTION_WORDS.isdisjoint(words)
+        assert (passages.sentence[row][passages.begins_content_word[row]] >= 0).all()
+        clauses = passages.clause[row][numbers >= 0]
+        assert (np.diff(clauses) >= 0).all()
+        assert (clauses >= 0).all()
+    assert passages.sentence.values.max() + 1 == sentences < passages.clause.values.max() + 1
 
 
 def test_without_a_clean_version_of_every_row_nothing_is_corrected(

@@ -95,6 +95,7 @@ def test_measures_are_those_of_the_full_logits(vocabulary, scale, softcap, has_b
     torch.testing.assert_close(found[0].double(), cross_entropy(logits, targets, reduction="none"), atol=2e-5, rtol=0)
     torch.testing.assert_close(found[1].double(), -(log_shares.exp() * log_shares).sum(-1), atol=2e-5, rtol=0)
     assert torch.equal(found[2] == 1, logits.argmax(-1) == targets)
+    torch.testing.assert_close(found[3].double(), log_shares.exp().square().sum(-1), atol=0, rtol=1e-5)
 
 
 @needs_kernels
@@ -107,6 +108,7 @@ def test_huge_logits_and_certain_ones_stay_finite_and_nan_shows():
     assert found[0, 2] == pytest.approx(float(torch.tensor(70.0).log()), abs=1e-6)
     assert found[1].tolist()[:3] == pytest.approx([0, 0, float(torch.tensor(70.0).log())], abs=1e-5)
     assert found[2].tolist()[:3] == [1, 0, 1]
+    assert found[3].tolist()[:3] == pytest.approx([1, 1, 1 / 70], abs=1e-6)
     assert found[0, 3].isnan()
 
 

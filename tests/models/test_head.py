@@ -50,6 +50,29 @@ def test_losses_and_gradients_are_those_of_the_full_logits_whatever_the_chunks(
         torch.testing.assert_close(gradient, want, atol=2e-5, rtol=1e-4)
 
 
+@CASES
+@pytest.mark.parametrize("names", [("collision",), ("collision", "entropy", "loss", "is_top1")], ids=str)
+def test_measures_are_those_of_the_full_logits_in_float64(scale, softcap, has_bias, names, monkeypatch):
+    monkeypatch.setattr(head_module, "CHUNK_POSITIONS", 7)
+    head = built(scale, softcap, has_bias, is_trained=False)
+    hidden, targets, _ = drawn(24)
+    logits = linear(hidden.double(), head.weight.double(), None if head.bias is None else head.bias.double()) * scale
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    shares = logits.softmax(-1)
+    expected = {
+        "loss": cross_entropy(logits, targets, reduction="none"),
+        "entropy": -(shares * shares.log()).sum(-1),
+        "is_top1": (logits.argmax(-1) == targets).double(),
+        "collision": (shares * shares).sum(-1),
+    }
+    with torch.no_grad():
+        found = head.measures(hidden, targets, names)
+    assert list(found) == list(names)
+    for name in names:
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name].double(), expected[name], atol=1e-5, rtol=1e-5)
+
+
 def test_a_frozen_head_multiplies_twice_a_chunk_and_a_trained_one_three_times(monkeypatch):
     products = []
     real = head_module.linear

@@ -70,6 +70,7 @@ def test_measures_of_a_pair(rows, vocabulary, scale, softcap, has_bias, as_bf16)
     entropies = -(log_shares.exp() * log_shares).sum(-1)
     torch.testing.assert_close(found[1, rows:].double(), entropies, atol=2e-5, rtol=0)
     assert torch.equal(found[2, rows:] == 1, logits.argmax(-1) == targets)
+    torch.testing.assert_close(found[3, rows:].double(), log_shares.exp().square().sum(-1), atol=0, rtol=1e-4)
 
 
 @needs_kernels
@@ -135,7 +136,7 @@ def test_with_gradient_there_are_no_pairs(policy):
 
 
 def losses_by_torch(model, *, in_pairs: bool = False) -> torch.Tensor:
-    causal_lm, names = CausalLM(model), ("loss", "entropy", "is_top1")
+    causal_lm, names = CausalLM(model), ("loss", "entropy", "is_top1", "collision")
     ids = torch.randint(0, 97, (700,), generator=torch.Generator().manual_seed(1))  # a head's chunk is shorter
     positions = torch.tensor([*range(1, 300), *range(301, 700)])
     with torch.no_grad(), causal_lm.precision("safe", with_kernels=False, in_pairs=in_pairs):
@@ -165,6 +166,8 @@ def test_without_rounding_a_pair_gives_the_losses_of_both(options):
     torch.testing.assert_close(base[:2], losses_by_torch(llama(**options))[:2], atol=2e-5, rtol=0)
     torch.testing.assert_close(own[:2], losses_by_torch(adapted)[:2], atol=2e-5, rtol=0)
     assert torch.equal(base[2], losses_by_torch(llama(**options))[2])
+    for side, model in ((base, llama(**options)), (own, adapted)):
+        torch.testing.assert_close(side[3], losses_by_torch(model)[3], atol=0, rtol=1e-4)
 
 
 def test_rounding_to_tf32_cancels_in_the_score(monkeypatch):

@@ -21,7 +21,7 @@ from tokenclean.processes import Processes
 from tokenclean.recipe import TokensSettings, source_from
 from tokenclean.scoring import pool_pass, stored_losses, stored_tokens
 from tokenclean.scoring.pool_pass import PassOutcome, PoolToScore, score_pool
-from tokenclean.scoring.scorer import Scorer
+from tokenclean.scoring.scorer import FURTHER_COLUMNS, Scorer
 from tokenclean.scoring.stored_losses import ScoringPolicy
 from tokenclean.scoring.stored_tokens import TokenShards, tokenizer_fingerprint
 from tokenclean.store import Store
@@ -120,7 +120,7 @@ def no_model(monkeypatch):
 
 
 def test_every_shard_has_the_losses_of_its_rows_alone(passes):
-    outcome = passes.run(policy=ScoringPolicy("exact", 512, ("entropy", "is_top1", "probability")))
+    outcome = passes.run(policy=ScoringPolicy("exact", 512, FURTHER_COLUMNS))
     table = read_table(passes.folder / "s.parquet")
     pool = load_pool(passes.pool)
     assert table.ids == tuple(row.id for row in pool)
@@ -128,7 +128,7 @@ def test_every_shard_has_the_losses_of_its_rows_alone(passes):
     assert len(shards) > 3
     columns: dict[str, list[np.ndarray]] = {}
     for model, name in ((passes.base, "base"), (passes.reference, "reference")):
-        scorer = Scorer(load_model(str(model)), pack_tokens=512, columns=("entropy", "is_top1", "probability"))
+        scorer = Scorer(load_model(str(model)), pack_tokens=512, columns=FURTHER_COLUMNS)
         for shard in shards:
             for column, values in scorer.score(tokenize_pool(shard, passes.tokenizer)).items():
                 columns.setdefault(f"{name}_{column}", []).append(values.values)
@@ -136,8 +136,8 @@ def test_every_shard_has_the_losses_of_its_rows_alone(passes):
     expected["score"] = expected["base_loss"] - expected["reference_loss"]
     assert [*table.columns] == [
         *("input_ids", "is_response", "base_loss", "reference_loss", "score"),
-        *("base_entropy", "base_is_top1", "base_probability"),
-        *("reference_entropy", "reference_is_top1", "reference_probability"),
+        *("base_entropy", "base_is_top1", "base_probability", "base_collision"),
+        *("reference_entropy", "reference_is_top1", "reference_probability", "reference_collision"),
     ]
     for name, values in expected.items():
         assert table[name].values.dtype == values.dtype, name

@@ -17,7 +17,7 @@ from tokenclean.models.kernels.cpu import missing_kernels
 from tokenclean.pool.conversation import Conversation, Turn
 from tokenclean.ragged import Ragged
 from tokenclean.scoring import token_losses
-from tokenclean.scoring.scorer import Scorer, flat_pack
+from tokenclean.scoring.scorer import FURTHER_COLUMNS, Scorer, flat_pack
 from tokenclean.tokens.tokenize import TokenizedPool, tokenize_pool
 
 VOCABULARY = 97
@@ -107,6 +107,31 @@ def test_the_losses_are_those_of_the_definition(model, lengths, pack_tokens, sha
     assert np.array_equal(np.isfinite(losses.values), tokens.is_response.values)
     assert np.isnan(losses.values[~tokens.is_response.values]).all()
     assert furthest(losses, plain_losses(model, tokens)) < 1e-4
+
+
+@pytest.mark.parametrize("precision", ["exact", "safe"])
+def test_the_further_columns_are_those_of_the_full_distribution_in_float64(model, precision):
+    tokens = random_pool(7, LENGTHS)
+    found = Scorer(model, precision=precision, pack_tokens=100, columns=FURTHER_COLUMNS).score(tokens)
+    double = LlamaForCausalLM(model.config).double()
+    double.load_state_dict(model.state_dict())
+    expected: dict[str, list[float]] = {name: [] for name in FURTHER_COLUMNS}
+    for ids, labels in zip(tokens.input_ids, tokens.is_response, strict=True):
+        if not labels.any():
+            continue
+        with torch.no_grad():
+            shares = double(input_ids=torch.from_numpy(ids)[None], use_cache=False).logits[0, :-1].softmax(-1)
+        for share, target, label in zip(shares, ids[1:], labels[1:], strict=True):
+            if label:
+                expected["entropy"].append(float(-(share * share.log()).sum()))
+                expected["is_top1"].append(bool(share[target] == share.max()))
+                expected["probability"].append(float(share[target]))
+                expected["collision"].append(float((share * share).sum()))
+    response = tokens.is_response.values
+    for name, values in expected.items():
+        assert found[name].values.dtype == (np.bool_ if name == "is_top1" else np.float32)
+        np.testing.assert_allclose(found[name].values[response], values, rtol=1e-4)
+    assert np.isnan(found["collision"].values[~response]).all()
 
 
 @pytest.mark.parametrize("is_lora", [False, True])

@@ -21,7 +21,7 @@ from tokenclean.pool import load_pool
 from tokenclean.ragged import Ragged, offsets_of
 from tokenclean.scoring import stored_losses, token_losses
 from tokenclean.scoring.scorer import Scorer
-from tokenclean.scoring.stored_losses import ScoringPolicy, plan_shards, sharded_losses
+from tokenclean.scoring.stored_losses import ScoringPolicy, plan_shards, sharded_columns
 from tokenclean.store import Stage, Store, array_hash
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 
@@ -98,7 +98,7 @@ class Pass:
             self.inputs.append(inputs)
             return stage
 
-        return sharded_losses(
+        columns = sharded_columns(
             make_stage,
             self.using,
             self.tokens,
@@ -109,6 +109,7 @@ class Pass:
             progress=lambda done, total: self.reported.append((done, total)),
             base=base,
         )
+        return [of_model["loss"] for of_model in columns]
 
 
 @pytest.fixture

@@ -23,10 +23,12 @@ from tokenclean.store import Store
 
 @dataclass(frozen=True)
 class OpenRun:
-    """``context``: for strategies; the rest for what is computed and written around them. ``device``: a torch device.
-    ``models``: those in memory. ``servers``: scorers of served models."""
+    """``context``: for strategies; the rest for what is computed and written around them. ``passes``: the context's,
+    which give further columns too. ``device``: a torch device. ``models``: those in memory. ``servers``: scorers of
+    served models."""
 
     context: RunContext
+    passes: ModelPasses
     stages: Stages
     observer: Observer
     device: str
@@ -89,4 +91,5 @@ def _assemble(
 ) -> OpenRun:
     passes = ModelPasses(data.recipe.scoring, stages, observer, device, models, data.tokenizer, servers)
     trainings = ModelTrainings(data.recipe, data.base_source, stages, observer, device, models)
-    return OpenRun(RunContext(data, passes, trainings, observer.note), stages, observer, device, models, servers)
+    context = RunContext(data, passes, trainings, observer.note)
+    return OpenRun(context, passes, stages, observer, device, models, servers)

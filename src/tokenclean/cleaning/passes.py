@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.run_stages import Compute, Stages
+from tokenclean.errors import ModelError
 from tokenclean.models.loading.load import ModelSource, source_fingerprint
 from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
@@ -16,7 +17,7 @@ from tokenclean.recipe import ScoringSettings, ServedModel
 from tokenclean.scoring.scorer import check_same_policy, merge_policies
 from tokenclean.scoring.served.scorer import ServedScorer
 from tokenclean.scoring.served.shards import ServedShards
-from tokenclean.scoring.stored_losses import ScoringPolicy, losses_of_shards, scores_in_pairs, sharded_losses
+from tokenclean.scoring.stored_losses import ScoringPolicy, columns_of_shards, scores_in_pairs, sharded_columns
 from tokenclean.store import Stage, fingerprint
 from tokenclean.tokens import TokenizedPool
 
@@ -72,15 +73,30 @@ class ModelPasses:
     def losses(self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings | None = None) -> Ragged:
         if isinstance(model.source, ServedModel):
             return self._served_losses(model, model.source, tokens, what)
-        [losses] = self._losses(model, tokens, what, settings or self.settings)
-        return losses
+        [columns] = self._columns(model, tokens, what, settings or self.settings)
+        return columns["loss"]
+
+    def columns(self, model: Model, tokens: TokenizedPool, what: str, further: Sequence[str] = ()) -> dict[str, Ragged]:
+        """As ``losses``: the column ``loss`` and those in ``further`` (of ``scoring.scorer.FURTHER_COLUMNS``).
+
+        Raises ModelError for further columns of a served model, whose server gives losses alone.
+        """
+        if isinstance(model.source, ServedModel):
+            if further:
+                raise ModelError(
+                    f"{model.name}: a served model gives the losses of given tokens, not {', '.join(further)}; give a "
+                    "model that is loaded here"
+                )
+            return {"loss": self._served_losses(model, model.source, tokens, what)}
+        [columns] = self._columns(model, tokens, what, self.settings, further=further)
+        return columns
 
     def pair(self, base: Model, model: Model, tokens: TokenizedPool, what: str) -> tuple[Ragged, Ragged]:
         sources = base.source, model.source
         if not scores_in_pairs(self.settings.precision, self.device, *sources):
             return self.losses(base, tokens, what), self.losses(model, tokens, what)
-        of_base, losses = self._losses(model, tokens, what, self.settings, base)
-        return of_base, losses
+        of_base, of_model = self._columns(model, tokens, what, self.settings, base)
+        return of_base["loss"], of_model["loss"]
 
     def served_policy(self, model: Model) -> Mapping[str, object] | None:
         found = self.served_policies.get(model.key)
@@ -97,25 +113,31 @@ class ModelPasses:
             return stage
 
         shards = ServedShards(stage, self.servers[model.key], {"model": model.identity}, self.stages.store.root)
-        [losses] = losses_of_shards(
+        [columns] = columns_of_shards(
             shards,
             tokens,
             what=f"{what} under {model.name}",
             progress=self.observer.progress(f"score {what} with {model.name}", "token"),
             processes=self.stages.processes,
         )
-        return losses
+        return columns["loss"]
 
-    def _losses(
-        self, model: Model, tokens: TokenizedPool, what: str, settings: ScoringSettings, base: Model | None = None
-    ) -> list[Ragged]:
+    def _columns(
+        self,
+        model: Model,
+        tokens: TokenizedPool,
+        what: str,
+        settings: ScoringSettings,
+        base: Model | None = None,
+        further: Sequence[str] = (),
+    ) -> list[dict[str, Ragged]]:
         names = f"{base.name} and {model.name}" if base else model.name
-        return sharded_losses(
+        return sharded_columns(
             self._stage,
             lambda: self.models.using(model.weights_source),
             tokens,
             self._weights(model),
-            ScoringPolicy(settings.precision, settings.pack_tokens),
+            ScoringPolicy(settings.precision, settings.pack_tokens, tuple(further)),
             what=f"{what} under {names}",
             progress=self.observer.progress(f"score {what} with {names}", "token"),
             processes=self.stages.processes,

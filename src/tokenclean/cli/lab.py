@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer import Argument, Option
@@ -19,6 +19,7 @@ from tokenclean.recipe import Recipe, recipe_from
 from tokenclean.recipe.for_data import run_name
 
 if TYPE_CHECKING:
+    from tokenclean.experiment.laboratory_tables import Findings
     from tokenclean.lab import NoiseSettings
 
 
@@ -38,6 +39,18 @@ def lab(
     train: Annotated[
         bool, Option("--train", help="Train with and without the noise too, and compare on held-out rows.")
     ] = False,
+    prompt_passes: Annotated[
+        bool,
+        Option(
+            "--prompt-passes/--no-prompt-passes",
+            help="Score the answers without their prompts and after four foreign ones too, five further passes, for "
+            "mismatch, pmi and t_shirt.",
+        ),
+    ] = True,
+    fill: Annotated[
+        Literal["sentence", "clause", "off"],
+        Option(help="Measure detectors of single tokens a second time, with each onset carried to the end of this."),
+    ] = "sentence",
     page: Annotated[Path | None, Option(metavar="FILE", help="Write the tables as a page.")] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
     set_: SetOption = None,
@@ -60,6 +73,31 @@ def lab(
         pool, {"model.base": model, "model.reference": reference, "pool.max_rows": rows}, set_, output, intake
     )
 
+    findings = _findings(recipe, kinds, train=train, prompt_passes=prompt_passes, fill=None if fill == "off" else fill)
+    from tokenclean.experiment.laboratory_tables import lab_document, lab_page, lead
+    from tokenclean.report.report_page import write_report
+
+    if as_json:
+        typer.echo(json.dumps({"data": pool, "model": model, **lab_document(findings)}, indent=2))
+    else:
+        print_intake(findings.laboratory.context.data.intake)
+        say(f"{pool}: {lead(findings)}")
+        out.print()
+        say_tables(findings.tables.values())
+    if page is not None:
+        write_report(lab_page(findings, f"Noise in {run_name(pool)}"), page)
+        note(f"page: {page}")
+
+
+def _findings(
+    recipe: Recipe,
+    kinds: Mapping[str, NoiseSettings],
+    *,
+    train: bool,
+    prompt_passes: bool,
+    fill: Literal["sentence", "clause"] | None,
+) -> Findings:
+    """Everything measured, in the recipe's run folder."""
     from tokenclean.store import Store
 
     store = Store(recipe.folder, note=note)
@@ -73,30 +111,21 @@ def lab(
             train_effects,
             untrained_models,
         )
-        from tokenclean.experiment.laboratory_tables import Findings, lab_document, lab_page, lead
+        from tokenclean.experiment.laboratory_columns import score_columns
+        from tokenclean.experiment.laboratory_tables import Findings
         from tokenclean.observer import Observer
-        from tokenclean.report.report_page import write_report
 
         quiet_libraries()
         truth = read_lab_pool(recipe, kinds)
         observer = Observer(note, progress)
         truth, heldout = hold_out(truth, recipe) if train else (truth, None)
         laboratory = open_laboratory(recipe, truth, heldout, observer=observer, store=store)
-        detectors = measure_detectors(laboratory)
+        scored = score_columns(laboratory, with_prompt_passes=prompt_passes)
+        detectors = measure_detectors(scored.columns, laboratory.labels, fill)
         measured, results = train_effects(laboratory) if train else ((), ())
         models = {result.strategy: result.model for result in results}
         preferences = measure_preferences(laboratory, untrained_models(laboratory) | models)
-        findings = Findings(laboratory, detectors, preferences, measured)
-    if as_json:
-        typer.echo(json.dumps({"data": pool, "model": model, **lab_document(findings)}, indent=2))
-    else:
-        print_intake(laboratory.context.data.intake)
-        say(f"{pool}: {lead(findings)}")
-        out.print()
-        say_tables(findings.tables.values())
-    if page is not None:
-        write_report(lab_page(findings, f"Noise in {run_name(pool)}"), page)
-        note(f"page: {page}")
+        return Findings(laboratory, scored.passes, detectors, preferences, measured)
 
 
 def _planted(given: Sequence[str]) -> dict[str, NoiseSettings]:

@@ -63,8 +63,8 @@ def score(
         list[str] | None,
         Option(
             metavar="NAMES",
-            help="Further columns of each model: entropy, is_top1, probability (of each response token); repeatable, "
-            "or with commas.",
+            help="Further columns of each model, for each response token: entropy, is_top1, probability, collision; "
+            "repeatable, or with commas.",
         ),
     ] = None,
     compile: Annotated[

@@ -21,12 +21,13 @@ from tokenclean.experiment.result_files import Measured
 from tokenclean.experiment.run import take_strategies
 from tokenclean.lab import DETECTORS, NoiseSettings, plant
 from tokenclean.lab.detection_quality import DetectionQuality, TruthLabels, measure_detection
-from tokenclean.lab.detectors import Columns
+from tokenclean.lab.detectors import Columns, FillUnit, fill
 from tokenclean.lab.pairs import Pairs, pairs_of
 from tokenclean.lab.truth import TruthPool, clean_versions, read_truth, truth_of_planted
 from tokenclean.observer import Observer
 from tokenclean.pool import Pool, load_sources, write_rejected
 from tokenclean.pool.splits import heldout_rows
+from tokenclean.ragged import Ragged
 from tokenclean.recipe import Recipe
 from tokenclean.store import Store
 from tokenclean.tokens import first_tokens_touching
@@ -52,6 +53,15 @@ class Laboratory:
         tokens, spans = self.context.tokens, self.truth.spans
         onset = first_tokens_touching(tokens, places_of(spans))
         return TruthLabels(tokens.is_response, noise_tokens(tokens, spans), onset)
+
+    @cached_property
+    def base_columns(self) -> dict[str, Ragged]:
+        """Loss, entropy and collision of the rows under the base, from one pass."""
+        return self.opened.passes.columns(self.context.base, self.context.tokens, "rows", ("entropy", "collision"))
+
+    def losses(self, model: Model) -> Ragged:
+        """Losses of the rows."""
+        return self.base_columns["loss"] if model is self.context.base else self.context.losses(model)
 
 
 def read_lab_pool(recipe: Recipe, planted: Mapping[str, NoiseSettings]) -> TruthPool:
@@ -109,25 +119,20 @@ def open_laboratory(
     return laboratory
 
 
-def measure_detectors(laboratory: Laboratory) -> dict[str, DetectionQuality]:
-    """The quality of every detector whose columns are there, by name."""
-    context, labels = laboratory.context, laboratory.labels
-    score = None
-    if (reference := context.given_reference) is not None:
-        base_loss, reference_loss = context.pair_losses(context.base, reference)
-        score = base_loss - reference_loss
-    ids = context.tokens.input_ids
-    columns = Columns(
-        ids,
-        context.tokens.is_response,
-        context.losses(context.base),
-        score,
-        context.tokens.sources,
-        context.recipe.cleaning,
-        max(len(context.data.tokenizer), int(ids.values.max(initial=0)) + 1),
-    )
-    found = ((name, detector(columns)) for name, detector in DETECTORS.items())
-    return {name: measure_detection(detection, labels) for name, detection in found if detection is not None}
+def measure_detectors(
+    columns: Columns, labels: TruthLabels, fill_unit: FillUnit | None = None
+) -> dict[str, DetectionQuality]:
+    """The quality of every detector whose columns are there, by name. With a ``fill_unit`` every detector that flags
+    single tokens is measured a second time, as ``NAME + fill``, with its onsets carried to the end of that unit."""
+    found: dict[str, DetectionQuality] = {}
+    for name, detector in DETECTORS.items():
+        if (detection := detector(columns)) is None:
+            continue
+        found[name] = measure_detection(detection, labels)
+        filled = None if fill_unit is None else fill(detection, columns, fill_unit)
+        if filled is not None:
+            found[f"{name} + fill"] = measure_detection(filled, labels)
+    return found
 
 
 def measure_preferences(laboratory: Laboratory, models: Mapping[str, Model]) -> list[ModelPreference]:
@@ -148,7 +153,7 @@ def measure_margins(laboratory: Laboratory, models: Mapping[str, Model]) -> dict
     is_heldout = len(context.heldout) > 0
 
     def margins(model: Model) -> np.ndarray:
-        scored = None if is_heldout else context.losses(model).take(laboratory.pairs.rows[pairs.whole])
+        scored = None if is_heldout else laboratory.losses(model).take(laboratory.pairs.rows[pairs.whole])
         return margins_of(context, model, pairs, scored)
 
     return {name: margins(model) for name, model in models.items()}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from tokenclean.experiment.laboratory import Laboratory
+from tokenclean.experiment.laboratory_columns import LabPass
 from tokenclean.experiment.preferences import ModelPreference, preference_table
 from tokenclean.experiment.result_files import Measured
 from tokenclean.experiment.run import loss_table
@@ -18,10 +19,11 @@ from tokenclean.report.tables import Table, share_text
 
 @dataclass(frozen=True)
 class Findings:
-    """``detectors``: by name. ``preferences``: one a model. ``measured``: models on held-out rows, empty where nothing
-    was trained."""
+    """``passes``: those that gave the detectors' columns. ``detectors``: by name. ``preferences``: one a model.
+    ``measured``: models on held-out rows, empty where nothing was trained."""
 
     laboratory: Laboratory
+    passes: Sequence[LabPass]
     detectors: Mapping[str, DetectionQuality]
     preferences: Sequence[ModelPreference]
     measured: Sequence[Measured] = ()
@@ -63,7 +65,7 @@ def detector_table(findings: Findings) -> Table:
 
 
 def lead(findings: Findings) -> str:
-    """How much noise there is, in one or two sentences."""
+    """How much noise there is and what was scored to find it, in a few sentences."""
     truth, labels = findings.laboratory.truth, findings.laboratory.labels
     kinds = Counter(span.kind for span in truth.spans)
     rows = len({span.row for span in truth.spans})
@@ -74,6 +76,8 @@ def lead(findings: Findings) -> str:
         f"{int(labels.is_response.values.sum()):,} response tokens are noise ({share_text(labels.rate)}), in "
         f"{len(truth.spans):,} spans ({shown})."
     )
+    tokens = sum(one.tokens for one in findings.passes)
+    text += f" {len(findings.passes)} passes over {tokens:,} tokens ({_passes_text(findings.passes)})."
     cut = int(findings.laboratory.context.tokens.is_truncated.sum())
     return text + (f" {cut:,} rows are cut at tokens.max_length; noise behind the cut is not counted." if cut else "")
 
@@ -89,6 +93,7 @@ def lab_document(findings: Findings) -> dict[str, object]:
         "response_tokens": int(labels.is_response.values.sum()),
         "noise_tokens": int(labels.is_noise.values.sum()),
         "noise_rate": labels.rate,
+        "passes": [asdict(one) for one in findings.passes],
         "detectors": {name: _without_nan(asdict(found)) for name, found in findings.detectors.items()},
         "preference": {p.name: _without_nan(asdict(p)) for p in findings.preferences},
         "heldout_loss": [_without_nan(dict(m.to_json())) for m in findings.measured],
@@ -100,6 +105,10 @@ def lab_page(findings: Findings, title: str) -> Report:
     tables = findings.tables
     sections = [Section(name, table.title, (TableBlock(name, table),)) for name, table in tables.items()]
     return Report(title, (lead(findings),), tuple(sections))
+
+
+def _passes_text(passes: Sequence[LabPass]) -> str:
+    return "; ".join(f"{one.what}: {one.tokens:,}" for one in passes)
 
 
 def _without_nan(value: object) -> object:

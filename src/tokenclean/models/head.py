@@ -23,8 +23,9 @@ from tokenclean.models.precision import matmul, paired_linear
 
 CHUNK_POSITIONS = 256
 
-MEASURES = ("loss", "entropy", "is_top1")
-"""−log p(target) and the entropy of p, both in nats; 1.0 where no other token is likelier than the target, else 0.0."""
+MEASURES = ("loss", "entropy", "is_top1", "collision")
+"""−log p(target) and the entropy of p, both in nats; 1.0 where no other token is likelier than the target, else 0.0;
+the sum of p² over the vocabulary, the probability that two draws from p collide."""
 
 Measures = dict[str, torch.Tensor]
 
@@ -66,7 +67,7 @@ class Head:
         ``in_pairs``: ``hidden_P_H`` has 2 P rows (see ``models.pairs``), each measure shape (2 P,).
         """
         if copy is not None and copy.device.type == "cpu":
-            options = self.bias, self.scale, self.softcap, "entropy" in names, in_pairs
+            options = self.bias, self.scale, self.softcap, not {"entropy", "collision"}.isdisjoint(names), in_pairs
             found = cpu_kernels.measures(hidden_P_H, copy, targets_P, len(self.weight), *options)
             return {name: found[MEASURES.index(name)] for name in names}
         if in_pairs:
@@ -151,8 +152,9 @@ def measures_of_logits(logits_P_V: torch.Tensor, targets_P: torch.Tensor, names:
     at_target = logits_P_V.gather(1, targets_P[:, None]).squeeze(1)
     log_total = torch.logsumexp(logits_P_V, dim=-1)
     found = {"loss": log_total - at_target}
-    if "entropy" in names:
+    if not {"entropy", "collision"}.isdisjoint(names):
         shares = torch.softmax(logits_P_V, dim=-1)
+        found["collision"] = torch.linalg.vector_norm(shares, dim=-1).square()
         found["entropy"] = log_total - (shares.mul_(logits_P_V)).sum(dim=-1)
     if "is_top1" in names:
         found["is_top1"] = (at_target >= logits_P_V.amax(dim=-1)).float()

@@ -30,9 +30,10 @@ _TRIMMED_PACKS = 16
 SERVED_PRECISION = "served"
 """In place of a precision policy's name in the policy of losses that a server computed."""
 
-FURTHER_COLUMNS = ("entropy", "is_top1", "probability")
+FURTHER_COLUMNS = ("entropy", "is_top1", "probability", "collision")
 """Columns beside the loss: entropy of the model's next-token distribution (float32, nats), whether no other token is
-likelier (bool), probability of the token, e^−loss (float32)."""
+likelier (bool), probability of the token, e^−loss (float32), and collision, the sum of the squared probabilities of all
+tokens (float32, 0 < collision <= 1): how sure the model is, of whatever token."""
 
 COMPILE = ("auto", "on", "off")
 

@@ -2,13 +2,13 @@
 
 A shard is a run of consecutive rows. Its packs are planned from its own rows, so its losses depend on nothing else, and
 a shard that was computed once is found again, whichever run or command asks for it; a stopped pass loses no more than
-its open shard. Who asks decides how a pool is cut: ``sharded_losses`` does so for a pool in memory, ``pool_pass`` for
+its open shard. Who asks decides how a pool is cut: ``sharded_columns`` does so for a pool in memory, ``pool_pass`` for
 one that is larger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -238,7 +238,7 @@ def plan_shards(tokens: TokenizedPool, shard_tokens: int = SHARD_TOKENS) -> list
     return shards
 
 
-def sharded_losses(
+def sharded_columns(
     make_stage: MakeStage,
     using: Callable[[], AbstractContextManager[torch.nn.Module]],
     tokens: TokenizedPool,
@@ -250,31 +250,33 @@ def sharded_losses(
     progress: Progress | None = None,
     processes: Processes = SINGLE_PROCESS,
     base: Mapping[str, object] | None = None,
-) -> list[Ragged]:
-    """Losses of the whole pool, float32 nats, NaN off the response; finished shards are not computed again.
+) -> list[dict[str, Ragged]]:
+    """``loss`` of the whole pool and the policy's further columns (see ``Scorer.score``); finished shards are not
+    computed again.
 
-    One column, or with a ``base`` two: the base's and the adapter's. Among several ``processes`` each computes its
-    share of the shards, and all get all losses. ``make_stage``, ``using``, ``model``, ``policy`` and ``base`` are those
-    of ``LossShards``, ``what`` is a few words for the manifests.
+    Of one model, or with a ``base`` of two: the base and the adapter. Among several ``processes`` each computes its
+    share of the shards, and all get all columns. ``make_stage``, ``using``, ``model``, ``policy`` and ``base`` are
+    those of ``LossShards``, ``what`` is a few words for the manifests.
     """
     total = len(tokens.input_ids.values)
     longest_row = int(trimmed_lengths(tokens.is_response.values, tokens.is_response.offsets).max(initial=0))
     losses = LossShards(make_stage, using, model, policy, longest_row=longest_row, expected_tokens=total, base=base)
-    return losses_of_shards(
-        losses, tokens, what=what, shard_tokens=shard_tokens, progress=progress, processes=processes
+    return columns_of_shards(
+        losses, tokens, policy.columns, what=what, shard_tokens=shard_tokens, progress=progress, processes=processes
     )
 
 
-def losses_of_shards(
+def columns_of_shards(
     losses: ShardLosses,
     tokens: TokenizedPool,
+    further: Sequence[str] = (),
     *,
     what: str,
     shard_tokens: int = SHARD_TOKENS,
     progress: Progress | None = None,
     processes: Processes = SINGLE_PROCESS,
-) -> list[Ragged]:
-    """``sharded_losses`` of any source of losses."""
+) -> list[dict[str, Ragged]]:
+    """``sharded_columns`` of any source of losses; ``further``: columns beside the loss."""
     offsets, total = tokens.input_ids.offsets, len(tokens.input_ids.values)
     shards = plan_shards(tokens, shard_tokens)
     # Indices into the flat values where each shard begins and ends.
@@ -288,11 +290,13 @@ def losses_of_shards(
 
     own = {number: make(number) for number in range(len(shards)) if processes.owns(number)}
     processes.barrier()  # from here on the shards of the other processes are found, not computed
-    values = np.full((2 if losses.in_pairs else 1, total), np.nan, dtype=np.float32)
-    for number, (first, last) in enumerate(bounds):
-        shard = own.get(number) or make(number)
-        for column, part in zip(values, (shard.of_base, shard) if losses.in_pairs else (shard,), strict=True):
-            column[first:last] = part.column("loss").values
+    scored = [own.get(number) or make(number) for number in range(len(shards))]
+    models = [[shard.of_base for shard in scored], scored] if losses.in_pairs else [scored]
     if progress is not None and any(not shard.stage.was_reused for shard in own.values()):
         progress(total, total)
-    return [Ragged(column, offsets) for column in values]
+    empty = np.empty(0, dtype=np.float32)
+
+    def column(name: str, parts: list[LossShard]) -> Ragged:
+        return Ragged(np.concatenate([part.column(name).values for part in parts]) if parts else empty, offsets)
+
+    return [{name: column(name, parts) for name in ("loss", *further)} for parts in models]

@@ -109,16 +109,17 @@ def measures(
     bias: Tensor | None = None,
     scale: float = 1.0,
     softcap: float | None = None,
-    with_entropy: bool = True,
+    with_further: bool = True,
     is_pair: bool = False,
 ) -> Tensor:
-    """Loss, entropy (nats), whether the target is likeliest (1.0, 0.0): float32 (3, P). Logits exist only in tiles.
+    """Loss, entropy (nats), whether the target is likeliest (1.0, 0.0), collision Σ p²: float32 (4, P). Logits exist
+    only in tiles. ``with_further``: without it entropy and collision hold anything, and it goes faster.
 
     ``is_pair``: ``hidden_P_H`` has 2 P rows, as those of ``linear``, and the result 2 P columns.
     """
     hidden_P_H, targets_P = hidden_P_H.contiguous(), targets_P.contiguous()
     return torch.ops.tokenclean.measures(
-        hidden_P_H, packed, targets_P, vocabulary, bias, scale, softcap or 0.0, with_entropy, is_pair
+        hidden_P_H, packed, targets_P, vocabulary, bias, scale, softcap or 0.0, with_further, is_pair
     )
 
 

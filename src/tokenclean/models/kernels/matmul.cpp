@@ -59,13 +59,14 @@ void linear_into(const Tensor& x, const Tensor& packed, const float* bias, bool 
   });
 }
 
-// Running log-sum-exp of one row of logits, with what entropy needs: total = Σ e^(l - peak), moment = Σ e^(l - peak)(l - peak).
+// Running log-sum-exp of one row of logits, with what entropy and collision need: total = Σ e^(l - peak),
+// moment = Σ e^(l - peak)(l - peak), squares = Σ e^(2 (l - peak)).
 struct Running {
   float peak = -std::numeric_limits<float>::infinity();
-  double total = 0, moment = 0;
+  double total = 0, moment = 0, squares = 0;
   float target = 0;
 
-  void add(float* logits, int64_t width, bool with_moment) {
+  void add(float* logits, int64_t width, bool with_further) {
     const int64_t padded = ceil_div(width, Vec::size()) * Vec::size();
     for (int64_t c = width; c < padded; ++c) logits[c] = std::numeric_limits<float>::lowest();
     Vec high = Vec::loadu(logits);
@@ -75,18 +76,24 @@ struct Running {
       const double shift = total > 0 ? static_cast<double>(peak) - found : 0.0, factor = std::exp(shift);
       moment = (moment + total * shift) * factor;
       total *= factor;
+      squares *= factor * factor;
       peak = found;
     }
     const Vec top(peak);
-    Vec sum(0), weighted(0);
+    Vec sum(0), weighted(0), squared(0);
     for (int64_t c = 0; c < padded; c += Vec::size()) {
       const Vec distance = Vec::loadu(logits + c) - top, share = distance.exp();
       sum = sum + share;
-      if (with_moment) weighted = weighted + share * distance;
+      if (with_further) {
+        weighted = weighted + share * distance;
+        squared = squared + share * share;
+      }
     }
     const auto add_up = [](Vec& a, Vec& b) { return a + b; };
     total += at::vec::vec_reduce_all<float>(add_up, sum);
-    if (with_moment) moment += at::vec::vec_reduce_all<float>(add_up, weighted);
+    if (!with_further) return;
+    moment += at::vec::vec_reduce_all<float>(add_up, weighted);
+    squares += at::vec::vec_reduce_all<float>(add_up, squared);
   }
 };
 
@@ -109,13 +116,14 @@ struct Finish {
 
 template <typename T>
 void measure_into(const Tensor& hidden, const Tensor& packed, const Tensor& targets, int64_t vocabulary,
-                  const Finish& finish, bool with_entropy, bool is_pair, Tensor& out) {
+                  const Finish& finish, bool with_further, bool is_pair, Tensor& out) {
   const Panels<T> panels(packed);
   const int64_t models = is_pair ? 2 : 1;
   const int64_t rows = hidden.size(0) / models, features = hidden.size(1), count = packed.size(0);
   const float* from = hidden.const_data_ptr<float>();
   const int64_t* target = targets.const_data_ptr<int64_t>();
   float *loss = out.data_ptr<float>(), *entropy = loss + models * rows, *is_top1 = entropy + models * rows;
+  float* collision = is_top1 + models * rows;
   constexpr int64_t together = kRows * kHeadBlocks, ld = kHeadPanels * kPanel;
   at::parallel_for(0, ceil_div(rows, together), 1, [&](int64_t begin, int64_t end) {
     std::vector<Block<T>> buffers(models * kHeadBlocks, Block<T>(panels.depth));
@@ -149,7 +157,7 @@ void measure_into(const Tensor& hidden, const Tensor& packed, const Tensor& targ
             finish.apply(logits, left, width);
             const int64_t place = target[first + r] - left;
             if (place >= 0 && place < width) sums.target = logits[place];
-            sums.add(logits, width, with_entropy);
+            sums.add(logits, width, with_further);
           }
       }
       for (int64_t model = 0; model < models; ++model)
@@ -160,6 +168,7 @@ void measure_into(const Tensor& hidden, const Tensor& packed, const Tensor& targ
           loss[place] = static_cast<float>(log_total + (static_cast<double>(sums.peak) - sums.target));
           entropy[place] = static_cast<float>(log_total - sums.moment / sums.total);
           is_top1[place] = sums.target >= sums.peak ? 1.0f : 0.0f;
+          collision[place] = static_cast<float>(sums.squares / (sums.total * sums.total));
         }
     }
     release<T>();
@@ -193,19 +202,20 @@ Tensor linear(const Tensor& x, const Tensor& packed, int64_t columns, const std:
   return out;
 }
 
-// Rows loss, entropy and is_top1 (1.0 or 0.0) of softcap(scale · (hidden · weight + bias)); no softcap where it is 0.
+// Rows loss, entropy, is_top1 (1.0 or 0.0) and collision of softcap(scale · (hidden · weight + bias)); no softcap where
+// it is 0. Entropy and collision mean nothing unless with_further is set.
 Tensor measures(const Tensor& hidden, const Tensor& packed, const Tensor& targets, int64_t vocabulary,
-                const std::optional<Tensor>& bias, double scale, double softcap, bool with_entropy, bool is_pair) {
+                const std::optional<Tensor>& bias, double scale, double softcap, bool with_further, bool is_pair) {
   check_input(hidden, packed, is_pair);
   TORCH_CHECK(ceil_div(vocabulary, kPanel) == packed.size(0), "the packed weight has no vocabulary of ", vocabulary);
   TORCH_CHECK(targets.scalar_type() == at::kLong && targets.is_contiguous() && targets.numel() == hidden.size(0) / (is_pair ? 2 : 1),
               "expected one int64 target a row");
-  Tensor out = at::empty({3, hidden.size(0)}, hidden.options());
+  Tensor out = at::empty({4, hidden.size(0)}, hidden.options());
   const Finish finish{data_or_null(bias, vocabulary), static_cast<float>(scale), static_cast<float>(softcap)};
   if (packed.scalar_type() == at::kFloat)
-    measure_into<float>(hidden, packed, targets, vocabulary, finish, with_entropy, is_pair, out);
+    measure_into<float>(hidden, packed, targets, vocabulary, finish, with_further, is_pair, out);
   else
-    measure_into<BFloat16>(hidden, packed, targets, vocabulary, finish, with_entropy, is_pair, out);
+    measure_into<BFloat16>(hidden, packed, targets, vocabulary, finish, with_further, is_pair, out);
   return out;
 }
 
@@ -216,7 +226,7 @@ TORCH_LIBRARY(tokenclean, library) {
   library.def("linear(Tensor x, Tensor packed, int columns, Tensor? bias, bool is_pair) -> Tensor");
   library.def(
       "measures(Tensor hidden, Tensor packed, Tensor targets, int vocabulary, Tensor? bias, float scale, "
-      "float softcap, bool with_entropy, bool is_pair) -> Tensor");
+      "float softcap, bool with_further, bool is_pair) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(tokenclean, CPU, library) {
