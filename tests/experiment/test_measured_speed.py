@@ -28,6 +28,7 @@ CONFIGS = {
     "windowed and full layers": Gemma3TextConfig(**SHAPE, head_dim=8, sliding_window=16),
     "a window": MistralConfig(**SHAPE, sliding_window=16),
     "biases": Qwen2Config(**SHAPE),
+    "a large vocabulary": LlamaConfig(**{**SHAPE, "vocab_size": 70_000, "pad_token_id": 69_999}),
 }
 
 
@@ -91,5 +92,5 @@ def test_parameters_are_those_of_the_model(name):
     model = AutoModelForCausalLM.from_config(config)
     size = model_size(config, TrainingSettings())
     assert size.total == sum(p.numel() for p in model.parameters())
-    assert size.head == 128 * 32
+    assert size.head == config.vocab_size * 32
     assert size.body == sum(p.numel() for p in model.model.layers.parameters()) + 32  # and the last norm

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _LAYERS = 2
+_VOCABULARY = 1 << 16
+"""Ids at most: the head of a larger vocabulary takes gigabytes and has little to do."""
 _REPEATS = 3
 _MOST_FLOP = {"cpu": 1e11}
 _MOST_FLOP_ELSEWHERE = 1e14
@@ -101,7 +103,7 @@ def _training_speed(config: PreTrainedConfig, recipe: Recipe, largest: RecordedT
 
 
 def _with_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
-    """The configuration with its first layers alone."""
+    """The configuration with its first layers alone, and a vocabulary of bounded size."""
     few = copy.deepcopy(config)
     text = few.get_text_config()
     layers = text.num_hidden_layers
@@ -109,6 +111,8 @@ def _with_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
         if isinstance(value, list) and len(value) == layers:  # such as layer_types, an entry a layer
             setattr(text, name, value[:count])
     text.num_hidden_layers = min(layers, count)
+    if text.vocab_size > _VOCABULARY:
+        text.vocab_size, text.pad_token_id = _VOCABULARY, None  # an embedding refuses a padding id beyond its rows
     return few
 
 
