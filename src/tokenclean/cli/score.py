@@ -44,29 +44,33 @@ _SERVER_OPTIONS = (
     *("key_variable", "concurrency", "requests_per_minute", "timeout", "tries"),
 )
 
+ReferenceOption = Annotated[
+    str | None,
+    Option(
+        help="Reference model; without it only base losses are computed. With --reference-url its name on a server."
+    ),
+]
+ReferenceUrlOption = Annotated[
+    str | None, Option(metavar="URL", help="Server that computes the reference's losses: http://host:8000/v1.")
+]
+ColumnsOption = Annotated[
+    list[str] | None,
+    Option(
+        metavar="NAMES",
+        help="Further columns of each model, for each response token: entropy, is_top1, probability, collision; "
+        "repeatable, or with commas.",
+    ),
+]
+
 
 @takes_settings
 def score(
     pool: PoolArgument,
     base: BaseOption,
     output: Annotated[Path, Option("--output", "-o", help="The table to write.")] = Path("scores.parquet"),
-    reference: Annotated[
-        str | None,
-        Option(
-            help="Reference model; without it only base losses are computed. With --reference-url its name on a server."
-        ),
-    ] = None,
-    reference_url: Annotated[
-        str | None, Option(metavar="URL", help="Server that computes the reference's losses: http://host:8000/v1.")
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        Option(
-            metavar="NAMES",
-            help="Further columns of each model, for each response token: entropy, is_top1, probability, collision; "
-            "repeatable, or with commas.",
-        ),
-    ] = None,
+    reference: ReferenceOption = None,
+    reference_url: ReferenceUrlOption = None,
+    columns: ColumnsOption = None,
     compile: Annotated[
         Literal["auto", "on", "off"],
         Option(help="Compile the layers; auto does so where the pool is large enough for it to pay."),
