@@ -65,7 +65,7 @@ def through_pieces(tokens: TokenizedPool, losses: Ragged, ours: Tokenizer, their
     for row in range(len(tokens)):
         text, mine = token_boundaries(ours, tokens.input_ids[row].tolist())
         _, other = token_boundaries(theirs, theirs.encode(text, add_special_tokens=False).ids)
-        # Prompts have no losses here, so pieces begin anew where the response does.
+        # Prompt tokens have no loss here, so pieces start over at the first response token.
         labels = tokens.is_response[row]
         edges = mine[1:-1][labels[1:] != labels[:-1]]
         common = np.intersect1d(mine, np.union1d(other, np.concatenate([[0.0, mine[-1]], edges])))

@@ -1,4 +1,4 @@
-"""A local HTTP server that misbehaves as it is told, and remembers what it was asked."""
+"""A local HTTP server that fails on request, and records what it was asked."""
 
 from __future__ import annotations
 

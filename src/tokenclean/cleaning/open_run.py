@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.passes import ModelPasses
@@ -24,8 +24,7 @@ from tokenclean.store import Store
 @dataclass(frozen=True)
 class OpenRun:
     """``context``: for strategies; the rest for what is computed and written around them. ``passes``: the context's,
-    which give further columns too. ``device``: a torch device. ``models``: those in memory. ``servers``: scorers of
-    served models."""
+    which give further columns too. ``device``: a torch device. ``models``: those in memory."""
 
     context: RunContext
     passes: ModelPasses
@@ -33,12 +32,11 @@ class OpenRun:
     observer: Observer
     device: str
     models: ModelCache
-    servers: dict[str, ServedScorer] = field(default_factory=dict)
 
     def for_strategy(self) -> OpenRun:
         """The same run for one more strategy: ``stages.used`` then names what that strategy would compute alone."""
         stages = self.stages.for_strategy()
-        return _assemble(self.context.data, stages, self.observer, self.device, self.models, self.servers)
+        return _assemble(self.context.data, stages, self.observer, self.device, self.models, self.passes.servers)
 
 
 def open_run(
@@ -92,4 +90,4 @@ def _assemble(
     passes = ModelPasses(data.recipe.scoring, stages, observer, device, models, data.tokenizer, servers)
     trainings = ModelTrainings(data.recipe, data.base_source, stages, observer, device, models)
     context = RunContext(data, passes, trainings, observer.note)
-    return OpenRun(context, passes, stages, observer, device, models, servers)
+    return OpenRun(context, passes, stages, observer, device, models)

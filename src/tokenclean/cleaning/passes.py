@@ -92,8 +92,7 @@ class ModelPasses:
         return columns
 
     def pair(self, base: Model, model: Model, tokens: TokenizedPool, what: str) -> tuple[Ragged, Ragged]:
-        sources = base.source, model.source
-        if not scores_in_pairs(self.settings.precision, self.device, *sources):
+        if not scores_in_pairs(self.settings.precision, self.device, base.source, model.source):
             return self.losses(base, tokens, what), self.losses(model, tokens, what)
         of_base, of_model = self._columns(model, tokens, what, self.settings, base)
         return of_base["loss"], of_model["loss"]

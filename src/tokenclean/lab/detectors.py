@@ -119,7 +119,7 @@ def noise_mixture(columns: Columns) -> Detection:
 
 
 def excess(columns: Columns) -> Detection | None:
-    """S2 − p: how much surer the model is, of whatever token, than of this one (see ``conflict``)."""
+    """S2 − p: large where the model is confident in a different token (see ``conflict``)."""
     found = _excess(columns)
     return None if found is None else Detection(columns.is_response.with_values(found))
 
@@ -128,8 +128,8 @@ def conflict(columns: Columns) -> Detection | None:
     """The noise mixture's posterior where the model is sure of another token, S2 − p > 0.25, and 0 elsewhere; flags as
     ``noise_mixture``.
 
-    S2 = Σ_v p_v², the column ``collision``. A label drawn from the model's distribution has E[p] = S2, so S2 − p is on
-    average 0, whatever the entropy: rare names and open choices stay far below the line.
+    S2 = Σ_v p_v², the column ``collision``. A label drawn from the model's distribution has E[p] = S2, so S2 − p
+    averages 0 at any entropy: rare names and open choices stay well below the threshold.
     """
     if (above := _excess(columns)) is None:
         return None
@@ -227,7 +227,7 @@ DETECTORS: dict[str, Detector] = {
 def fill(detection: Detection, columns: Columns, unit: FillUnit) -> Detection | None:
     """The detection with each onset carried to the end of its sentence or clause (``passages.fill_passages``).
 
-    The rate is estimated anew from the carried scores, or where they are no probabilities from the flags. None where
+    The rate is estimated again: from the carried scores if they are probabilities, else from the flags. None where
     the detection draws no line or judges passages already, and where the columns have no ``passages``.
     """
     if detection.flagged is None or detection.judges_passages or columns.passages is None:

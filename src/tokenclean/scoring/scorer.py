@@ -33,7 +33,7 @@ SERVED_PRECISION = "served"
 FURTHER_COLUMNS = ("entropy", "is_top1", "probability", "collision")
 """Columns beside the loss: entropy of the model's next-token distribution (float32, nats), whether no other token is
 likelier (bool), probability of the token, e^−loss (float32), and collision, the sum of the squared probabilities of all
-tokens (float32, 0 < collision <= 1): how sure the model is, of whatever token."""
+tokens (float32, 0 < collision <= 1): how concentrated the model's distribution is."""
 
 COMPILE = ("auto", "on", "off")
 

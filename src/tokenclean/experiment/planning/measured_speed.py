@@ -48,6 +48,9 @@ def measure_speed(config: PreTrainedConfig, recipe: Recipe, recorded: Sequence[R
     The model has two layers of the configuration's shape, with random weights, and losses at so few tokens that the
     head has the share of the whole that it has in the full model. Loading, the start of a pass, and what
     ``torch.compile`` saves in a long one are not in it.
+
+    Raises as the training would where the model takes no LoRA, and whatever its own code raises where two layers of it
+    cannot be made or run.
     """
     few = _with_layers(config, _LAYERS)
     share = few.get_text_config().num_hidden_layers / config.get_text_config().num_hidden_layers

@@ -178,7 +178,7 @@ class ServedScorer:
         if len(returned) != len(question.ids):
             raise ModelError(
                 f"{self.served}: row {question.name} has {len(question.ids):,} tokens, the server returned "
-                f"{len(returned):,}: it adds or cuts tokens, so its log-probabilities cannot be told apart by place"
+                f"{len(returned):,}: it adds or cuts tokens, so its log-probabilities cannot be matched by position"
             )
         differ = (returned.ids != question.ids) & (np.arange(len(returned)) > 0)  # no form has the first one's id
         differ[0] = returned.ids[0] not in (question.ids[0], -1)
