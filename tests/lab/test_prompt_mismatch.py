@@ -111,14 +111,15 @@ def test_of_clean_rows_next_to_none_is_mismatched(seed, count):
     assert found.noise.values.max() <= 0.5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.1, 0.3, 0.6]))
 def test_the_share_of_mismatched_rows_is_found(seed, share):
-    count = 400
+    count = 800
     mismatched = int(share * count)
     own, foreign, labels, row = simulated(seed, count, mismatched)
     found = find_mismatches(own, foreign, labels, row)
-    assert found.share == pytest.approx(share, abs=0.12)
+    # Half of the uniform p-values lie above λ, a binomial count: √(share / count) is the estimate's standard deviation.
+    assert found.share == pytest.approx(share, abs=5 * math.sqrt(share / count))
     is_mismatched = row.values < mismatched
     assert found.noise.values[is_mismatched].mean() > found.noise.values[~is_mismatched].mean() + 0.3
     assert found.noise.values[~is_mismatched].mean() < 0.1
