@@ -16,9 +16,9 @@ demo: .venv/installed-run
 # A worker a core with one thread each: small models gain nothing from threads, which wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
 
-# Every feature once.
+# Every feature once, and fewer examples of each property.
 test: .venv/installed-dev
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" --hypothesis-profile=quick
 
 # With fuzzing, kills, simulations, sweeps of shapes and long runs of real models.
 test-all: .venv/installed-dev

@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 hypothesis.settings.register_profile("side by side", deadline=None)  # other workers take their share of the machine
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=25)  # of `make test`; 100 in `make test-all`
 hypothesis.settings.load_profile("side by side")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

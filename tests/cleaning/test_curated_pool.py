@@ -12,7 +12,7 @@ import pytest
 
 from tokenclean.cleaning import run_strategy
 from tokenclean.cleaning.open_run import open_run
-from tokenclean.ds2 import curated_pool
+from tokenclean.ds2 import curated_pool, transition_matrix
 from tokenclean.ds2.selection import select_best
 from tokenclean.errors import RecipeError
 from tokenclean.experiment.curate import curate
@@ -30,7 +30,9 @@ DS2_ROWS = 12
 
 @pytest.fixture
 def embedded(monkeypatch) -> list[int]:
-    """In place of a real model: two clusters by the length of the text. Gives how many texts each call embedded."""
+    """In place of a real model: two clusters by the length of the text. Gives how many texts each call embedded.
+
+    The transition matrix is fitted in fewer steps; that it is right is tested where it is made."""
     calls: list[int] = []
 
     def embed(texts, model, **options):
@@ -43,6 +45,7 @@ def embedded(monkeypatch) -> list[int]:
 
     monkeypatch.setattr(curated_pool, "embed", embed)
     monkeypatch.setattr(curated_pool, "embedding_model", lambda name: name)
+    monkeypatch.setattr(transition_matrix, "STEPS", 150)
     return calls
 
 
