@@ -54,6 +54,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     | {"num_key_value_heads": 8, "vocab_size": 128_256, "tie_word_embeddings": True},
     "8b": {"hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32}
     | {"num_key_value_heads": 8, "vocab_size": 128_256, "tie_word_embeddings": False},
+    "70b": {"hidden_size": 8192, "intermediate_size": 28_672, "num_hidden_layers": 80, "num_attention_heads": 64}
+    | {"num_key_value_heads": 8, "vocab_size": 128_256, "tie_word_embeddings": False},
 }
 """Llamas for ``--random-model``, in the sizes of Llama 3."""
 

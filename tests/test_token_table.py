@@ -84,6 +84,18 @@ def test_on_disk(table, tmp_path):
     assert json.loads(file.schema_arrow.metadata[b"tokenclean"]) == table.metadata
 
 
+def test_losses_have_no_dictionary_of_their_values_and_ids_have(table, tmp_path):
+    write_table(table, tmp_path / "t.parquet")
+    group = pq.ParquetFile(tmp_path / "t.parquet").metadata.row_group(0)
+    with_dictionary = {
+        column.path_in_schema.partition(".")[0]: column.has_dictionary_page
+        for column in map(group.column, range(group.num_columns))
+    }
+    assert not with_dictionary["base_loss"]
+    assert with_dictionary["input_ids"]
+    assert with_dictionary["source"]
+
+
 def test_round_trip_of_no_rows(tmp_path):
     table = TokenTable((), (), {"input_ids": ragged([], np.int64), "is_response": ragged([], bool)})
     write_table(table, tmp_path / "a.parquet")

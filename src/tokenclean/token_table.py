@@ -120,7 +120,7 @@ class TableWriter:
         stored = _to_arrow(part)
         if self._file is None:
             schema = stored.schema.with_metadata({_METADATA_KEY: _encoded(self.metadata)})
-            self._file = pq.ParquetWriter(self._temporary, schema, compression="zstd")
+            self._file = pq.ParquetWriter(self._temporary, schema, **_write_options(schema))
         else:
             self._check_columns(self._file.schema, stored.schema)
         self._file.write_table(stored.select(self._file.schema.names), row_group_size=max(1, len(part)))
@@ -306,8 +306,23 @@ def write_column(column: Ragged, name: str, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    table = pa.table({name: column.to_arrow()})
     with atomic_path(path) as temporary:
-        pq.write_table(pa.table({name: column.to_arrow()}), temporary, compression="zstd")
+        pq.write_table(table, temporary, **_write_options(table.schema))
+
+
+def _write_options(schema: pa.Schema) -> dict[str, Any]:
+    """zstd, and a dictionary of the values for columns whose values repeat, which pyarrow wants by their paths. One of
+    losses or scores, which hardly do, would take more than half as much again as the values."""
+    import pyarrow as pa
+
+    def path(field: pa.Field) -> str | None:
+        is_list = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
+        value = field.type.value_type if is_list else field.type
+        return None if pa.types.is_floating(value) else f"{field.name}.list.element" if is_list else field.name
+
+    repeated = [found for found in map(path, schema) if found is not None]
+    return {"compression": "zstd", "use_dictionary": repeated}
 
 
 def read_column(name: str, path: Path) -> Ragged:

@@ -35,3 +35,15 @@ def test_a_plan_lays_the_run_out_for_gpus(small_pool, tiny_model_folder, tmp_pat
     assert without.steps == there.steps
     assert [row[0] for row in there.elsewhere.rows] == ["8 × L40S", "1 × H100"]
     assert all(row[-1] == "fits" for row in there.elsewhere.rows)
+
+
+def test_what_a_plan_stores_is_losses_and_adapters(small_pool, tiny_model_folder, tmp_path):
+    there = plan(recipe_of(small_pool, tiny_model_folder, tmp_path))
+    passes = [step for step in there.steps if not step.optimizer_steps]
+    trainings = [step for step in there.steps if step.optimizer_steps]
+    assert passes
+    assert trainings
+    assert all(0 < step.stored_bytes <= 4 * step.tokens for step in passes)
+    lora = {step.stored_bytes for step in trainings}
+    assert len(lora) == 1
+    assert lora.pop() % 4 == 0

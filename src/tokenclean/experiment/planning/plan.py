@@ -28,6 +28,12 @@ from tokenclean.models.loading.load import load_config
 from tokenclean.recipe import CleaningSettings, Recipe, find_strategy
 from tokenclean.report.tables import Table
 
+_LOSS_BYTES = 4
+"""Of a stored loss, a response token: a float32, which hardly compresses (``benchmarks.scale`` measures 3.7)."""
+
+_TOKEN_BYTES = 8
+"""Of a token id, as a process or a worker gets it."""
+
 _SUMMED = {
     "held-out": "score held-out rows, {} models",
     "sample": "score samples for the reference checks, {} passes",
@@ -38,8 +44,9 @@ _SUMMED = {
 @dataclass(frozen=True)
 class Step:
     """One pass of the run: ``flop`` floating-point operations; ``optimizer_steps`` and ``rate_steps`` (learning rate
-    above 0) for a training, else 0. ``memory_bytes``: at its peak, beside the process's own. ``is_served``: a server
-    computes it, asked once for each row; neither its FLOP nor its time are known here."""
+    above 0) for a training, else 0. ``memory_bytes``: at its peak, beside the process's own. ``stored_bytes``: that it
+    leaves in the run folder. ``is_served``: a server computes it, asked once for each row; neither its FLOP nor its
+    time are known here."""
 
     name: str
     rows: int
@@ -49,6 +56,7 @@ class Step:
     rate_steps: int = 0
     batch_size: int = 0
     memory_bytes: int = 0
+    stored_bytes: int = 0
     is_served: bool = False
 
 
@@ -87,7 +95,7 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None, on: Sequence[H
     own = process_bytes() if device_type == "cpu" else 0
     memory = own + max(step.memory_bytes for step in steps)
     flop, seconds = sum(step.flop for step in steps), sum(_seconds(step, speed) for step in steps)
-    elsewhere = _elsewhere(recipe, steps_on("cuda"), on) if on else None
+    elsewhere = _elsewhere(recipe, steps_on("cuda"), on, 2 * size.total) if on else None
     where = "given" if flop_per_second else "measured here on a few layers of this shape"
     summary = (
         *_pool_lines(recipe, data),
@@ -154,19 +162,23 @@ def _steps_table(steps: Sequence[Step], own: int, speed: Speed) -> Table:
     return Table("Passes of the run", ("pass", "rows", "tokens", "steps", "batch", "GiB", "TFLOP", "time"), rows)
 
 
-def _elsewhere(recipe: Recipe, steps: Sequence[Step], on: Sequence[Hardware]) -> Table:
-    """Time, GPU hours and memory of the run on each hardware."""
+def _elsewhere(recipe: Recipe, steps: Sequence[Step], on: Sequence[Hardware], weights: int) -> Table:
+    """Time, GPU hours, memory, disk and network of the run on each hardware. ``weights``: the base's bytes in bf16,
+    which every GPU loads."""
     training = sum(step.flop for step in steps if step.optimizer_steps)
     scoring = sum(step.flop for step in steps) - training
     memory = max(step.memory_bytes for step in steps)
+    stored, tokens = sum(step.stored_bytes for step in steps), sum(step.tokens for step in steps)
     rows = []
     for hardware in on:
         seconds = hardware.seconds(scoring, training, recipe.scoring.precision, recipe.training.precision)
         gigabytes = f"{memory / 1e9:,.0f} of {hardware.gpu.memory_gb:,.0f} GB"
         fits = "fits" if memory < hardware.gpu.memory_gb * 1e9 else "does not fit: smaller packs, or nf4"
-        rows.append((str(hardware), _minutes(seconds), f"{seconds / 3600 * hardware.count:,.1f}", gigabytes, fits))
+        hours, sent = seconds / 3600 * hardware.count, weights * hardware.count + _TOKEN_BYTES * tokens + stored
+        disk, network = (f"{size / 1e9:,.1f} GB" for size in (stored, sent))
+        rows.append((str(hardware), _minutes(seconds), f"{hours:,.1f}", disk, network, gigabytes, fits))
     title = "On other hardware (data sheets' rates; useful shares of them measured on an H200, see docs/benchmarks.md)"
-    return Table(title, ("GPUs", "time", "GPU hours", "peak memory", ""), tuple(rows))
+    return Table(title, ("GPUs", "time", "GPU hours", "disk", "network", "peak memory", ""), tuple(rows))
 
 
 class _Memory:
@@ -227,6 +239,7 @@ def _scoring_step(name: str, passes: Sequence[RecordedPass], size: ModelSize, me
         tokens,
         sum(scoring_flop(size, p.lengths, p.responses) for p in passes),
         memory_bytes=max(memory.scoring(p.lengths) for p in passes),
+        stored_bytes=_LOSS_BYTES * sum(int(p.responses.sum()) for p in passes),
     )
 
 
@@ -241,6 +254,7 @@ def _training_step(training: RecordedTraining, recipe: Recipe, size: ModelSize, 
         training.steps.effective_steps,
         training.steps.batch_size,
         memory.training(lengths, training.steps.batch_size, training.adapters),
+        4 * (size.lora if settings.method == "lora" else size.total),
     )
 
 
