@@ -13,10 +13,9 @@ from page_blocks import ROOT, blocks
 from page_shell import PageShell, environment
 
 from model_server import NAME, ModelServer
-
-sys.path.insert(0, str(ROOT / "tests" / "ds2"))
-sys.path.insert(0, str(ROOT / "tests" / "downstream"))
 from rating_server import RatingServer, Reply
+
+sys.path.insert(0, str(ROOT / "tests" / "downstream"))
 
 
 @pytest.fixture

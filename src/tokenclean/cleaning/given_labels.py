@@ -25,7 +25,9 @@ def given(context: RunContext) -> StrategyResult:
     Each row of the file (Parquet, JSON lines, and the other files of a pool) has ``id`` or ``original_id``, and one of
     ``KINDS``, the same in all rows: ``score``, a number a token, of which the top ``cleaning.proportion`` is kept;
     ``weight``, a number a token, or ``spans`` of ``{message, start, end, weight}``, which say what is trained, spans
-    with weight 1 outside of them. Numbers count at response tokens alone. Trusted rows need not be in the file, and
+    with weight 1 outside of them; of a row with spans and ``dropped: true`` nothing is trained, thoughts and tool calls
+    included, which no span names. Other keys of rows and spans are not read. Numbers count at response tokens alone.
+    Trusted rows need not be in the file, and
     rows that are held out or filtered may be.
 
     Raises TableError for a file that cannot be read so: counted and with the first ones, for ids that are in no row of
@@ -44,6 +46,8 @@ def given(context: RunContext) -> StrategyResult:
     else:
         spans = [_spans(path, matched.get(row)) for row in range(len(context.tokens))]
         weights = weights_of_spans(context.tokens, spans, full)
+        is_dropped = np.array([_is_dropped(path, matched.get(row)) for row in range(len(context.tokens))], dtype=bool)
+        weights = weights.with_values(np.where(is_dropped[weights.row_of_value()], 0, weights.values))
     model = context.train("given", context.base, weights)
     kept = weights.map_values(lambda values: values > 0)
     return StrategyResult("given", model, kept, rounds=(model,), weights=fractions_of(weights))
@@ -151,6 +155,13 @@ def _spans(path: Path, found: tuple[int, Mapping[str, object]] | None) -> tuple[
     if not isinstance(spans, list):
         raise TableError(f"{path}:{line}: spans: expected a list, found {type(spans).__name__}")
     return tuple(_span(path, line, span) for span in spans)
+
+
+def _is_dropped(path: Path, found: tuple[int, Mapping[str, object]] | None) -> bool:
+    value = None if found is None else found[1].get("dropped")
+    if found is not None and value is not None and not isinstance(value, bool):
+        raise TableError(f"{path}:{found[0]}: dropped: expected true or false, found {value!r:.40}")
+    return value is True
 
 
 def _span(path: Path, line: int, span: object) -> WeightSpan:
