@@ -91,6 +91,23 @@ def test_spans_count_in_characters_and_other_rows_of_the_pool_may_be_there(recip
     assert [item.name for item in dry_run(recipe, "cpu")[1] if not isinstance(item, RecordedPass)] == ["given"]
 
 
+def test_a_dropped_row_is_not_trained_and_other_keys_are_not_read(recipe, context):
+    rows = rows_of(context, "spans", lambda *_: [])
+    first = context.tokens.contents[1][0]
+    span = {"message": first.turn, "start": 0, "end": 1, "weight": 1, "reason": "fine"}
+    rows[0] |= {"dropped": True, "state": "dropped"}
+    rows[1] |= {"dropped": False, "spans": [span], "named": [7]}
+    write(recipe, rows)
+    result = run_strategy(context, "given")
+    assert result.kept is not None
+    assert not result.kept[0].any()
+    behind = len(result.kept[0])
+    np.testing.assert_array_equal(result.kept.values[behind:], context.tokens.is_response.values[behind:])
+    write(recipe, [{**rows[0], "dropped": 1}, *rows[1:]])
+    with pytest.raises(TableError, match=r":1: dropped: expected true or false, found 1"):
+        run_strategy(context, "given")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

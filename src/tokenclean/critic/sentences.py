@@ -23,9 +23,7 @@ _BLOCK = re.compile(
 )
 _SAYS_SOMETHING = re.compile(r"\w")
 _LETTER = re.compile(r"[^\W\d_]")
-_ENDS_WITH_ABBREVIATION = re.compile(
-    r"(?:^|[\s(])(?:[^\W\d_]|e\.g|i\.e|cf|vs|approx|Dr|Mr|Mrs|Ms|Prof|St|Fig|No|Jr|Sr)\.$"
-)
+_ENDS_WITH_ABBREVIATION = re.compile(r"(?:^|[\s(])(?:[A-Z]|e\.g|i\.e|cf|vs|approx|Dr|Mr|Mrs|Ms|Prof|St|Fig|Jr|Sr)\.$")
 _FULL_WIDTH_END = re.compile(r"[。！？]+[”’」』）]*")
 
 

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -195,7 +196,7 @@ def check_table(result: CheckResult) -> Table:
         ("false alarms: good sentences that are masked", result.false_alarms),
     ]
     cells = tuple((name, *_cells(share)) for name, share in rows)
-    title = f"The critic on {result.rows:,} rows with known faults ({result.source})"
+    title = f"The critic on {result.rows:,} rows with known faults ({Path(result.source).name})"
     note = "95 % intervals take the sentences of a row as one draw (Korn and Graubard)."
     if result.source == PLANTED:
         note += " Faults that the rows had before count as good sentences, so that the true precision may be higher."
