@@ -128,9 +128,9 @@ def test_it_is_checked_on_what_people_decided(pool, server, tmp_path):
     asked = (pool, "--model", "m", "--endpoint", server.url, "--checked", tmp_path / "review.jsonl")
     said = run(*asked, "--least-precision", 1, folder=tmp_path)
     assert said.returncode == 0, said.stderr
-    assert re.search(r"masked sentences that are bad +100\.0% .* 2 of 2", said.stdout)
-    assert re.search(r"bad sentences that are masked +100\.0% .* 2 of 2", said.stdout)
-    assert re.search(r"good sentences that are masked +0\.0% .* 0 of 2", said.stdout)
+    assert re.search(r"precision: bad of the masked +100\.0% .* 2 of 2", said.stdout)
+    assert re.search(r"recall: masked of the bad +100\.0% .* 2 of 2", said.stdout)
+    assert re.search(r"false alarms: masked of the good +0\.0% .* 0 of 2", said.stdout)
     assert "kappa 1.00" in said.stdout
     assert len(server.requests) == 60  # the rows of the check are rows of the pool, and are not asked about again
     (tmp_path / "none.jsonl").write_text("", encoding="utf-8")

@@ -108,6 +108,16 @@ def test_a_dropped_row_is_not_trained_and_other_keys_are_not_read(recipe, contex
         run_strategy(context, "given")
 
 
+def test_rows_that_max_rows_leaves_out_may_be_in_the_file(recipe, context):
+    rows = rows_of(context, "spans", lambda *_: []) + [{"id": id, "spans": []} for id in context.heldout.ids]
+    write(recipe, rows)
+    few = open_run(recipe.model_copy(update={"pool": recipe.pool.model_copy(update={"max_rows": 30})})).context
+    assert run_strategy(few, "given").kept is not None
+    write(recipe, [row for row in rows if row["id"] != few.tokens.ids[0]])
+    with pytest.raises(TableError, match="1 ids of training rows are not in the file"):
+        run_strategy(few, "given")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

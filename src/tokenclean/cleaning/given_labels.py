@@ -27,11 +27,10 @@ def given(context: RunContext) -> StrategyResult:
     ``weight``, a number a token, or ``spans`` of ``{message, start, end, weight}``, which say what is trained, spans
     with weight 1 outside of them; of a row with spans and ``dropped: true`` nothing is trained, thoughts and tool calls
     included, which no span names. Other keys of rows and spans are not read. Numbers count at response tokens alone.
-    Trusted rows need not be in the file, and
-    rows that are held out or filtered may be.
+    Trusted rows need not be in the file, and rows that are held out or filtered may be.
 
-    Raises TableError for a file that cannot be read so: counted and with the first ones, for ids that are in no row of
-    the pool, and for training rows that are not in the file.
+    Raises TableError for a file that cannot be read so: counted and with the first ones, for training rows that are not
+    in the file, and for ids that are in no row of the pool, unless ``pool.max_rows`` cuts the pool.
     """
     path = Path(context.recipe.cleaning.given or "").expanduser()
     records = _read(path)
@@ -109,6 +108,8 @@ def _match(path: Path, records: Iterable[tuple[int, Mapping[str, object]]], cont
         found[of_row[0]] = (line, row)
     trusted = set(context.data.trusted.tolist())
     missing = [id for row, id in enumerate(context.tokens.ids) if row not in found and row not in trusted]
+    if context.recipe.pool.max_rows is not None:
+        unknown = []  # they may be in the rows that it leaves out
     for ids, fault in ((unknown, "are in no row of the pool"), (missing, "of training rows are not in the file")):
         if ids:
             raise TableError(f"{path}: {len(ids):,} ids {fault}: {', '.join(map(repr, ids[:_NAMED]))}{_more(ids)}")

@@ -190,10 +190,10 @@ def check_result(check: CheckRows, shown: Sequence[int], readings: Sequence[Read
 def check_table(result: CheckResult) -> Table:
     """The figures, each with its interval."""
     rows = [
-        ("precision: masked sentences that are bad", result.precision),
-        ("recall: bad sentences that are masked", result.recall),
+        ("precision: bad of the masked", result.precision),
+        ("recall: masked of the bad", result.recall),
         *((f"    {kind}", share) for kind, share in result.by_kind.items()),
-        ("false alarms: good sentences that are masked", result.false_alarms),
+        ("false alarms: masked of the good", result.false_alarms),
     ]
     cells = tuple((name, *_cells(share)) for name, share in rows)
     title = f"The critic on {result.rows:,} rows with known faults ({Path(result.source).name})"
