@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypeVar
 
 from pydantic import Field
 from typer import Option
@@ -42,6 +42,9 @@ T = TypeVar("T")
 
 class AskSettings(Section):
     """What is asked about, and how often."""
+
+    local_tokens: ClassVar[int] = 2048
+    """Where samples are cut for a model loaded here."""
 
     max_rows: int | None = Field(default=None, ge=1)
     """Ask about only this many rows, the first ones."""
@@ -169,7 +172,13 @@ def open_asker(
     from tokenclean.models.loading.load import resolve_source
 
     quiet_libraries()
-    loaded = load_local_model(resolve_source(model, trusted=trusted), drawn, task, device=resolve_device(device))
+    loaded = load_local_model(
+        resolve_source(model, trusted=trusted),
+        drawn,
+        task,
+        most_tokens=settings.local_tokens,
+        device=resolve_device(device),
+    )
     return Asker(loaded.asked, loaded, cache, settings)
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from typer import Option
@@ -30,7 +30,6 @@ from tokenclean.cli.options import (
     IntakeOptions,
     PoolArgument,
     RejectedShareOption,
-    SeedOption,
     TrustOption,
 )
 from tokenclean.cli.settings_options import FromSettings, takes_settings
@@ -46,6 +45,15 @@ if TYPE_CHECKING:
 _NAMED_ROWS = 5  # unreadable rows that are named on the screen; the file has all
 
 
+class CriticSettings(AskSettings):
+    """What is read, and how often a model is asked. A row is shown once, and its sentences once more."""
+
+    local_tokens: ClassVar[int] = 8192
+
+    max_characters: int = Field(default=32_768, ge=100)
+    """Show at most this many characters of a row and the list of its sentences (with --local 8,192 tokens)."""
+
+
 class CriticSampling(SamplingSettings):
     """How answers are drawn."""
 
@@ -55,6 +63,8 @@ class CriticSampling(SamplingSettings):
     """Sample from the likeliest tokens with this total probability."""
     max_tokens: int = Field(default=1024, ge=1)
     """Maximal length of an answer in tokens; a model that thinks needs more."""
+    seed: int | None = Field(default=None, ge=0)
+    """Seed of the sampling, the orders and the planted noise; without it 0, and a server is sent none."""
 
 
 @takes_settings
@@ -78,8 +88,7 @@ def critic(
         Option(min=0, max=1, help="Stop before the pool is read where the check finds a lower precision."),
     ] = None,
     *,
-    asking: Annotated[AskSettings, FromSettings(AskSettings)],
-    seed: SeedOption,
+    asking: Annotated[CriticSettings, FromSettings(CriticSettings)],
     device: DeviceOption,
     trust_remote_code: TrustOption,
     server: Annotated[EndpointSettings, FromSettings(EndpointSettings, panel="The server")],
@@ -117,11 +126,11 @@ def critic(
         trusted=trust_remote_code,
     )
     rows = read_asked_pool(sources_of(pool, intake), output, max_rejected_share)
-    shorten = asker.model.shorten
-    shown = [shown_of(row, shorten) for row in rows[: asking.max_rows]]
+    shown = [shown_of(row, asker.model.shorten) for row in rows[: asking.max_rows]]
     readable = [row for row in shown if row.shown]
+    seed = asker.model.sampling.seed or 0
     check = _check_rows([row.conversation for row in readable], checked, check_rows, seed)
-    shown_of_check = [] if check is None else [shown_of(row, shorten) for row in check.conversations]
+    shown_of_check = [] if check is None else [shown_of(row, asker.model.shorten) for row in check.conversations]
     of_check = critic_questions(shown_of_check, asker.model, seed)
     of_pool = critic_questions(readable, asker.model, seed)
     if not asker.may_ask([of_check, of_pool], len(readable), yes=yes):
@@ -136,7 +145,7 @@ def critic(
     judged = _judge(shown, outcome.answers)
     judged += [unread_row(ShownRow(row, sentences_of(row), 0), "not_asked") for row in rows[len(shown) :]]
     write_critic(output, judged)
-    _write_facts(output, asker, result, seed)
+    _write_facts(output, asker, result)
     _print(judged, output)
     asker.print_outcome(outcome)
 
@@ -191,12 +200,11 @@ def _judge(rows: Sequence[ShownRow], readings: Sequence[Reading | None]) -> list
     return judged
 
 
-def _write_facts(output: Path, asker: Asker, result: CheckResult | None, seed: int) -> None:
+def _write_facts(output: Path, asker: Asker, result: CheckResult | None) -> None:
     from tokenclean.store import write_json
 
     check = None if result is None else result.to_json()
-    facts = {"model": asker.model.name, **asker.facts(), "seed": seed, "check": check}
-    write_json(output.with_suffix(".facts.json"), facts)
+    write_json(output.with_suffix(".facts.json"), {"model": asker.model.name, **asker.facts(), "check": check})
 
 
 def _print(rows: Sequence[CriticRow], output: Path) -> None:

@@ -17,7 +17,7 @@ from tokenclean.critic.sentences import Sentence, sentences_of
 from tokenclean.errors import PoolError
 from tokenclean.evaluation.intervals import ShareInterval, share_interval
 from tokenclean.lab.edits import NoiseSettings
-from tokenclean.lab.plant import plant
+from tokenclean.lab.plant import NoiseSpan, plant
 from tokenclean.pool import Conversation, Pool
 from tokenclean.report.tables import Table
 from tokenclean.review.agreement import cohens_kappa
@@ -28,11 +28,8 @@ from tokenclean.review.review_file import ReviewFile
 PLANTED = "planted"
 """The source of truth that was planted."""
 
-PLANTED_KINDS = ("corrupted", "numbers", "names", "other_language", "swapped", "off_topic", "loops")
-"""The kinds of planted noise that somebody who reads only this row can see."""
-
-_ROW_SHARE = 0.1
-"""Share of the rows that each kind is planted into: with all kinds about half of the rows stay as they are."""
+PLANTED_KINDS = ("names", "numbers", "corrupted", "other_language", "swapped", "off_topic", "loops")
+"""The kinds of planted noise that somebody who reads only this row can see; those that few rows can take first."""
 
 _RARE = 0.05
 """The share of bad sentences for which the precision is given beside that of the check."""
@@ -55,7 +52,7 @@ class CheckRows:
 
 
 def planted_rows(rows: Sequence[Conversation], count: int, seed: int) -> CheckRows:
-    """``count`` of the rows, drawn by ``seed``, with noise of ``PLANTED_KINDS`` in about half of them.
+    """``count`` of the rows, drawn by ``seed``, with noise of ``PLANTED_KINDS`` in about half of them, one kind a row.
 
     A sentence is bad where noise changed a letter or digit of it; all others count as good, so that noise which the
     rows had before makes the measured precision too low. Raises PoolError for fewer than two rows.
@@ -65,24 +62,22 @@ def planted_rows(rows: Sequence[Conversation], count: int, seed: int) -> CheckRo
             f"the check plants sentences of other rows, which needs 2 rows with text at least, found {len(rows)}; give "
             "a larger pool, --checked FILE, or --check-rows 0 for no check"
         )
-    drawn = np.random.default_rng(seed).permutation(len(rows))[:count]
-    clean = Pool(tuple(rows[row] for row in sorted(drawn.tolist())))
-    share = max(_ROW_SHARE, 1 / len(clean))
-    planted = plant(clean, {kind: NoiseSettings(row_share=share) for kind in PLANTED_KINDS}, seed=seed)
-    noise: defaultdict[tuple[int, int], list[tuple[int, int, str]]] = defaultdict(list)
-    for span in planted.spans:
-        noise[span.row, span.turn].append((span.start, span.end, span.kind))
-    truth = []
-    for row, conversation in enumerate(planted.pool):
-        kinds = []
-        for sentence in sentences_of(conversation):
-            content = conversation.turns[sentence.message].content
-            of_turn = noise[row, sentence.message]
-            kinds.append(
-                next((kind for start, end, kind in of_turn if _shares_word(sentence, start, end, content)), "")
-            )
-        truth.append(tuple(kinds))
-    return CheckRows(planted.pool.conversations, tuple(truth), PLANTED)
+    drawn = sorted(np.random.default_rng(seed).permutation(len(rows))[:count].tolist())
+    left = Pool(tuple(rows[row] for row in drawn))
+    of_kind = max(1, round(len(drawn) / 2 / len(PLANTED_KINDS)))
+    noisy: dict[str, tuple[Conversation, Truth]] = {}
+    for kind in PLANTED_KINDS:
+        if len(left) < 2:
+            break
+        settings = NoiseSettings(row_share=min(1.0, (of_kind + 0.5) / len(left)))  # half a row against rounding
+        planted = plant(left, {kind: settings}, seed=seed)
+        changed = {span.row for span in planted.spans}
+        for row in changed:
+            spans = [span for span in planted.spans if span.row == row]
+            noisy[left[row].id] = planted.pool[row], _planted_truth(planted.pool[row], spans)
+        left = left.take([row for row in range(len(left)) if row not in changed])
+    checked = [noisy.get(rows[row].id) or (rows[row], _planted_truth(rows[row], ())) for row in drawn]
+    return CheckRows(tuple(row for row, _ in checked), tuple(truth for _, truth in checked), PLANTED)
 
 
 def reviewed_rows(rows: Sequence[Conversation], file: ReviewFile) -> CheckRows:
@@ -246,8 +241,17 @@ def _cells(share: ShareInterval) -> tuple[str, str, str]:
     return f"{share.share:.1%}", f"{share.low:.1%} to {share.high:.1%}", f"{share.hits:,} of {share.total:,}"
 
 
-def _shares_word(sentence: Sentence, start: int, end: int, content: str) -> bool:
-    first, last = max(sentence.start, start), min(sentence.end, end)
+def _planted_truth(conversation: Conversation, spans: Sequence[NoiseSpan]) -> Truth:
+    kinds = []
+    for sentence in sentences_of(conversation):
+        content = conversation.turns[sentence.message].content
+        own = [span for span in spans if span.turn == sentence.message]
+        kinds.append(next((span.kind for span in own if _shares_word(sentence, span, content)), ""))
+    return tuple(kinds)
+
+
+def _shares_word(sentence: Sentence, span: NoiseSpan, content: str) -> bool:
+    first, last = max(sentence.start, span.start), min(sentence.end, span.end)
     return first < last and _WORD.search(content, first, last) is not None
 
 
