@@ -16,8 +16,10 @@ import pytest
 import yaml
 
 from tokenclean.errors import PoolError
+from tokenclean.experiment.finished.open_review import open_run_review
 from tokenclean.experiment.finished.run_texts import read_texts
 from tokenclean.pool import load_pool
+from tokenclean.report.viewer.ranked_table import Sample
 from tokenclean.review.decisions import PhraseDecision, Signature, SpanDecision, to_line
 from tokenclean.review.review_file import append_decisions
 from tokenclean.token_table import read_table
@@ -181,9 +183,12 @@ def test_a_later_run_takes_decisions_as_truth(finished_run, small_pool, tmp_path
     assert set((tmp_path / "runs" / "small" / "stages").iterdir()) > first
 
 
-def test_the_server_answers_and_ends_with_ctrl_c(reviewed, small_pool):
+def test_the_server_answers_and_ends_with_ctrl_c(reviewed, small_pool, tmp_path):
     pytest.importorskip("uvicorn")
-    words = [sys.executable, "-m", "tokenclean", "review", str(reviewed), "--name", "Ann"]
+    row = load_pool(small_pool)[0]
+    critic_file = tmp_path / "critic.jsonl"
+    critic_file.write_text(json.dumps({"id": row.id, "named": []}) + "\n", encoding="utf-8")
+    words = [sys.executable, "-m", "tokenclean", "review", str(reviewed), "--name", "Ann", "--critic", str(critic_file)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -207,3 +212,32 @@ def test_the_server_answers_and_ends_with_ctrl_c(reviewed, small_pool):
             process.kill()
     assert "Traceback" not in errors
     assert process.returncode in (0, 130, -signal.SIGINT)
+
+
+def test_what_a_critic_named_is_suggested_first(reviewed, small_pool, tmp_path):
+    ids = read_table(results_of(reviewed) / "fixed_model" / "kept.parquet").ids
+    texts = {row.id: row for row in load_pool(small_pool)}
+
+    def line(id: str, times: int, reason: str) -> str:
+        message = next(n for n, turn in enumerate(texts[id].turns) if turn.role == "assistant")
+        named = {"message": message, "start": 0, "end": 5, "times": times, "reason": reason}
+        return json.dumps({"id": id, "named": [named], "spans": []}) + "\n"
+
+    path = tmp_path / "critic.jsonl"
+    path.write_text(line(ids[1], 1, "") + line(ids[2], 2, "not true"), encoding="utf-8")
+    opened = open_run_review(reviewed, None, print, path)
+    assert [span.reason for span in opened.critic] == ["critic: not true", "critic"]
+    rows = {one.reason: one.row for one in opened.suggestions() if one.reason.startswith("critic")}
+    assert rows == {"critic: not true": 2, "critic": 1}
+    first = opened.suggestions()[0]
+    assert (first.row, first.reason) == (2, "critic: not true")
+    _, data = opened.page(None, Sample(), who="Ann")
+    assert "critic: not true" in str(data["reasons"])
+    gone = {"id": "gone:1:0", "named": [{"message": 1, "start": 0, "end": 5, "times": 2, "reason": ""}]}
+    path.write_text(json.dumps(gone) + "\n" + line(ids[2], 2, "not true"), encoding="utf-8")
+    notes: list[str] = []
+    assert len(open_run_review(reviewed, None, notes.append, path).critic) == 1
+    assert "1 of 2 rows with a named sentence are not in this run" in notes[-1]
+    path.write_text(json.dumps(gone) + "\n", encoding="utf-8")
+    with pytest.raises(PoolError, match="none of the 1 rows in which the critic named a sentence is in this run"):
+        open_run_review(reviewed, None, print, path)

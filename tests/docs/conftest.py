@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,17 +14,21 @@ from page_blocks import ROOT, blocks
 from page_shell import PageShell, environment
 
 from model_server import NAME, ModelServer
-
-sys.path.insert(0, str(ROOT / "tests" / "ds2"))
-sys.path.insert(0, str(ROOT / "tests" / "downstream"))
 from rating_server import RatingServer, Reply
+
+sys.path.insert(0, str(ROOT / "tests" / "downstream"))
 
 
 @pytest.fixture
 def rater(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Address of a server that rates each conversation by its length."""
+    """Address of a server that rates each conversation by its length, and as a critic names its longest sentence."""
 
     def reply(request) -> Reply:
+        _, *listed = request.text.split("The sentences of its answers:")
+        if listed:
+            sentences = re.findall(r"^(\d+)\. (.*)$", listed[0], re.MULTILINE)
+            number, _ = max(sentences, key=lambda sentence: (len(sentence[1]), sentence[1]))
+            return Reply(f'{{"wrong": [{{"number": {number}, "reason": "long"}}]}}')
         overall = 1 + len(request.text) % 10
         return Reply(f'{{"rarity": 3, "complexity": 4, "informativeness": 5, "overall": {overall}}}')
 

@@ -67,7 +67,7 @@ def results_of(run: Path) -> Path:
 
 def test_every_page_is_tested():
     tested = {"trl", "axolotl", "llamafactory", "hub", "ratings", "many-gpus", "own-strategy", "trusted-rows", "spans"}
-    tested |= {*FILES, "lab", "served-reference"}
+    tested |= {*FILES, "lab", "served-reference", "critic"}
     # Their commands wait for a person, a package or minutes: tests/cli/test_review_command.py, tests/integrations/
     # and tests/downstream/prove_trainers.py run them.
     tested |= {"review", "pipelines", "weighted-training", "trainers"}
@@ -154,6 +154,20 @@ def test_ratings(run_page: RunPage, tmp_path: Path):
     run = tmp_path / "runs" / "rated"
     assert list(run.rglob("curation/rows.parquet"))
     assert (results_of(run) / "self_evolving" / "kept.parquet").is_file()
+
+
+def test_critic(run_page: RunPage, tmp_path: Path):
+    printed = succeeded(run_page("how-to/critic.md"))
+    assert "The critic on 40 rows with known faults (planted)" in printed
+    assert "Verdict: " in printed
+    rows = [json.loads(line) for line in (tmp_path / "critic.jsonl").read_text(encoding="utf-8").splitlines()]
+    masked = {row["id"]: row for row in rows if row["spans"] and not row["dropped"]}
+    assert masked
+    kept = read_table(results_of(tmp_path / "runs" / "my") / "given" / "kept.parquet")
+    trained = [kept["is_kept"][row].sum() < kept["is_response"][row].sum() for row in range(len(kept))]
+    expected = [bool(row["spans"]) for id in kept.ids for row in rows if row["id"] == id]
+    assert trained == expected
+    assert any(trained)
 
 
 def test_many_gpus(run_page: RunPage, tmp_path: Path):

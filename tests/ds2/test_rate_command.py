@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import typer
-from rating_server import RatingServer, Reply
 from typer.testing import CliRunner
 
+from rating_server import RatingServer, Reply
 from tokenclean.cli.rate import rate
 from tokenclean.ds2.ratings import load_ratings
 from tokenclean.errors import RecipeError
@@ -59,7 +59,7 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_with_a_price_nothing_is_sent_before_yes(command, pool, server, tmp_path):
     asked = (pool, "--model", "m", "--endpoint", server.url, "--max-rows", 10, "--price-in", 1000, "--price-out", 5000)
     said = command(*asked)
-    assert "10 rows, 0 of them answered before" in said
+    assert "10 rows, 10 questions, 0 of them answered before" in said
     assert "10 requests, at most 30 where answers are unreadable (3 attempts)" in said
     assert "at most 1,280 answer tokens" in said
     assert "at the prices given" in said
@@ -73,7 +73,7 @@ def test_with_a_price_nothing_is_sent_before_yes(command, pool, server, tmp_path
     assert "1,000 prompt tokens and 100 answer tokens, 1.50 at the prices given" in said
     again = command(*asked)  # nothing left to pay for
     assert "10 of them answered before" in again
-    assert "0 answers came in, 10 rows needed none" in again
+    assert "0 answers came in, 10 questions needed none" in again
     assert len(server.requests) == 10
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenclean.ds2.rating_prompt import Rating, first_characters, first_tokens, parse_answer, rating_prompt
+from tokenclean.asking.prompts import first_characters, first_tokens
+from tokenclean.ds2.rating_prompt import Rating, parse_answer, rating_prompt
 from tokenclean.errors import TemplateError
 from tokenclean.pool import Conversation, LabelledTokens, ToolCall, Turn
 
@@ -132,5 +133,5 @@ def test_a_sample_cannot_pretend_to_end():
 def test_a_row_of_token_ids_cannot_be_rated():
     tokens = LabelledTokens(np.array([1, 2]), np.array([False, True]))
     row = Conversation("pool:4:0", "pool", (), kind="tokens", file="pool.jsonl", line=4, tokens=tokens)
-    with pytest.raises(TemplateError, match=r"pool\.jsonl:4: .*no rater can read"):
+    with pytest.raises(TemplateError, match=r"pool\.jsonl:4: .*no model can read"):
         rating_prompt(row, first_characters())

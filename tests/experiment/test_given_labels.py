@@ -91,6 +91,33 @@ def test_spans_count_in_characters_and_other_rows_of_the_pool_may_be_there(recip
     assert [item.name for item in dry_run(recipe, "cpu")[1] if not isinstance(item, RecordedPass)] == ["given"]
 
 
+def test_a_dropped_row_is_not_trained_and_other_keys_are_not_read(recipe, context):
+    rows = rows_of(context, "spans", lambda *_: [])
+    first = context.tokens.contents[1][0]
+    span = {"message": first.turn, "start": 0, "end": 1, "weight": 1, "reason": "fine"}
+    rows[0] |= {"dropped": True, "state": "dropped"}
+    rows[1] |= {"dropped": False, "spans": [span], "named": [7]}
+    write(recipe, rows)
+    result = run_strategy(context, "given")
+    assert result.kept is not None
+    assert not result.kept[0].any()
+    behind = len(result.kept[0])
+    np.testing.assert_array_equal(result.kept.values[behind:], context.tokens.is_response.values[behind:])
+    write(recipe, [{**rows[0], "dropped": 1}, *rows[1:]])
+    with pytest.raises(TableError, match=r":1: dropped: expected true or false, found 1"):
+        run_strategy(context, "given")
+
+
+def test_rows_that_max_rows_leaves_out_may_be_in_the_file(recipe, context):
+    rows = rows_of(context, "spans", lambda *_: []) + [{"id": id, "spans": []} for id in context.heldout.ids]
+    write(recipe, rows)
+    few = open_run(recipe.model_copy(update={"pool": recipe.pool.model_copy(update={"max_rows": 30})})).context
+    assert run_strategy(few, "given").kept is not None
+    write(recipe, [row for row in rows if row["id"] != few.tokens.ids[0]])
+    with pytest.raises(TableError, match="1 ids of training rows are not in the file"):
+        run_strategy(few, "given")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -10,7 +10,7 @@ from tokenclean.ragged import Ragged
 from tokenclean.report.viewer.ranked_table import Sample
 from tokenclean.report.viewer.review_data import rows_to_review
 from tokenclean.review.detection import measure_detection
-from tokenclean.review.queue import Suggestion, suggest
+from tokenclean.review.queue import CriticSpan, Suggestion, suggest
 from tokenclean.review.token_places import NO_PLACE, TokenPlaces
 from tokenclean.token_table import TokenTable
 
@@ -90,6 +90,23 @@ def test_the_three_lists_take_turns():
     ]
     everything = table_of(["..xxxxxxxxxx"] * 3)  # is no opinion
     assert spans(suggest(own, places_of(own), {"full_tokens": everything}, {}, 9)) == [(1, 8, 12, "dropped")]
+
+
+def test_what_a_critic_named_comes_first_with_its_reasons():
+    table = table_of(["..xxxxxx----", "..xxxxxxxxxx", "..xxxxxxxxxx"])
+    places = places_of(table)
+    critic = [
+        CriticSpan("c", 1, 3, 5, "critic: false"),
+        CriticSpan("a", 1, 2, 4, "critic"),
+        CriticSpan("a", 0, 2, 4, "another message"),
+        CriticSpan("a", 1, 0, 2, "its prompt, which has no place"),
+        CriticSpan("gone", 1, 2, 4, "another row"),
+        *(CriticSpan("b", 1, start, start + 1, "many") for start in range(2, 12)),
+    ]
+    found = spans(suggest(table, places, {}, {}, 100, critic))
+    assert found[:3] == [(2, 3, 5, "critic: false"), (0, 2, 4, "critic"), (0, 8, 12, "dropped")]
+    assert [one[1] for one in found[3:]] == [2, 3, 4, 5, 6]
+    assert spans(suggest(table, places, {}, {}, 1, critic)) == [(2, 3, 5, "critic: false")]
 
 
 def test_rows_with_suggestions_are_shown_first():

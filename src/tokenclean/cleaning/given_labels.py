@@ -25,11 +25,12 @@ def given(context: RunContext) -> StrategyResult:
     Each row of the file (Parquet, JSON lines, and the other files of a pool) has ``id`` or ``original_id``, and one of
     ``KINDS``, the same in all rows: ``score``, a number a token, of which the top ``cleaning.proportion`` is kept;
     ``weight``, a number a token, or ``spans`` of ``{message, start, end, weight}``, which say what is trained, spans
-    with weight 1 outside of them. Numbers count at response tokens alone. Trusted rows need not be in the file, and
-    rows that are held out or filtered may be.
+    with weight 1 outside of them; of a row with spans and ``dropped: true`` nothing is trained, thoughts and tool calls
+    included, which no span names. Other keys of rows and spans are not read. Numbers count at response tokens alone.
+    Trusted rows need not be in the file, and rows that are held out or filtered may be.
 
-    Raises TableError for a file that cannot be read so: counted and with the first ones, for ids that are in no row of
-    the pool, and for training rows that are not in the file.
+    Raises TableError for a file that cannot be read so: counted and with the first ones, for training rows that are not
+    in the file, and for ids that are in no row of the pool, unless ``pool.max_rows`` cuts the pool.
     """
     path = Path(context.recipe.cleaning.given or "").expanduser()
     records = _read(path)
@@ -44,6 +45,8 @@ def given(context: RunContext) -> StrategyResult:
     else:
         spans = [_spans(path, matched.get(row)) for row in range(len(context.tokens))]
         weights = weights_of_spans(context.tokens, spans, full)
+        is_dropped = np.array([_is_dropped(path, matched.get(row)) for row in range(len(context.tokens))], dtype=bool)
+        weights = weights.with_values(np.where(is_dropped[weights.row_of_value()], 0, weights.values))
     model = context.train("given", context.base, weights)
     kept = weights.map_values(lambda values: values > 0)
     return StrategyResult("given", model, kept, rounds=(model,), weights=fractions_of(weights))
@@ -105,6 +108,8 @@ def _match(path: Path, records: Iterable[tuple[int, Mapping[str, object]]], cont
         found[of_row[0]] = (line, row)
     trusted = set(context.data.trusted.tolist())
     missing = [id for row, id in enumerate(context.tokens.ids) if row not in found and row not in trusted]
+    if context.recipe.pool.max_rows is not None:
+        unknown = []  # they may be in the rows that it leaves out
     for ids, fault in ((unknown, "are in no row of the pool"), (missing, "of training rows are not in the file")):
         if ids:
             raise TableError(f"{path}: {len(ids):,} ids {fault}: {', '.join(map(repr, ids[:_NAMED]))}{_more(ids)}")
@@ -151,6 +156,13 @@ def _spans(path: Path, found: tuple[int, Mapping[str, object]] | None) -> tuple[
     if not isinstance(spans, list):
         raise TableError(f"{path}:{line}: spans: expected a list, found {type(spans).__name__}")
     return tuple(_span(path, line, span) for span in spans)
+
+
+def _is_dropped(path: Path, found: tuple[int, Mapping[str, object]] | None) -> bool:
+    value = None if found is None else found[1].get("dropped")
+    if found is not None and value is not None and not isinstance(value, bool):
+        raise TableError(f"{path}:{found[0]}: dropped: expected true or false, found {value!r:.40}")
+    return value is True
 
 
 def _span(path: Path, line: int, span: object) -> WeightSpan:

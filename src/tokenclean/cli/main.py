@@ -22,7 +22,7 @@ from tokenclean.models.device import limit_compiled_products
 # The command `look` is the function `look` of `tokenclean.cli.look`, and so on.
 COMMANDS = {
     "Start here": ("look", "run", "demo", "init"),
-    "Data": ("audit", "inspect", "pool", "rate", "curate"),
+    "Data": ("audit", "inspect", "pool", "rate", "curate", "critic"),
     "Experiments": ("plan", "compare", "sweep", "lab"),
     "Single steps": ("score", "select", "train"),
     "Results": ("view", "review", "report", "status", "export", "merge", "prune", "theory"),

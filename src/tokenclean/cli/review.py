@@ -25,6 +25,10 @@ def review(
     file: Annotated[
         Path | None, Option(help="The file of decisions; by default review.jsonl in the run folder.")
     ] = None,
+    critic: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Suggest what `tokenclean critic` named in this file, with its reasons."),
+    ] = None,
     max_conversations: Annotated[int, Option(min=1, help="Conversations to show.")] = 2_000,
     max_tokens: Annotated[int, Option(min=1, help="Tokens to show.")] = 400_000,
     port: Annotated[int, Option(min=0, max=65_535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
@@ -51,7 +55,7 @@ def review(
     with needs_extra("uvicorn", "review", "tokenclean review"):
         import starlette  # noqa: F401  # before the run is read
         import uvicorn  # noqa: F401
-    opened = open_run_review(run, strategy, note)
+    opened = open_run_review(run, strategy, note, critic)
     _serve(opened, path, name or getpass.getuser(), max_conversations, max_tokens, port)
 
 

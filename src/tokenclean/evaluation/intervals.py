@@ -238,3 +238,49 @@ def column_of(spread: Spread, column: int) -> Spread:
     """One of the K columns, K = 1."""
     arrays = {name: values[column : column + 1] for name, values in vars(spread).items() if name != "seed_count"}
     return replace(spread, **arrays)
+
+
+@dataclass(frozen=True)
+class ShareInterval:
+    """``hits`` of ``total``, their ``share``, and its 95 % interval [``low``, ``high``]; the last three NaN for a
+    ``total`` of 0."""
+
+    hits: int
+    total: int
+    share: float
+    low: float
+    high: float
+
+
+def share_interval(hits: np.ndarray, totals: np.ndarray) -> ShareInterval:
+    """The share Σ hits / Σ totals of things that come in groups (sentences of rows), after Korn and Graubard (Survey
+    Methodology 24, 1998, pp. 193–201): Clopper and Pearson's interval of the effective sample size.
+
+    ``hits``, ``totals``: integers, shape (m,), one a group, 0 <= hits <= totals. With p the share, n the number of
+    things and v the variance of p from the groups' residuals h − p t, m / (m − 1) · Σ (h − p t)² / n², the effective
+    size is p (1 − p) / v · (t_{n−1} / t_{m−1})², at most n. Where the groups do not differ at all (p = 0 or 1), v says
+    nothing: each group counts as one thing then, and so does all of a single group. Raises ValueError for other
+    arrays.
+    """
+    from scipy.special import betaincinv, stdtrit
+
+    hits, totals = np.asarray(hits, dtype=np.float64), np.asarray(totals, dtype=np.float64)
+    if hits.ndim != 1 or hits.shape != totals.shape or (hits < 0).any() or (hits > totals).any():
+        raise ValueError(f"expected 0 <= hits <= totals of one shape (m,), found {hits.shape} and {totals.shape}")
+    hits, totals = hits[totals > 0], totals[totals > 0]
+    groups, count = len(totals), float(totals.sum())
+    if not groups:
+        return ShareInterval(0, 0, math.nan, math.nan, math.nan)
+    share = float(hits.sum()) / count
+    size = float(groups)
+    variance = 0.0
+    if groups > 1:
+        variance = groups / (groups - 1) * float(np.square(hits - share * totals).sum()) / count**2
+    if variance > 0 and 0 < share < 1:
+        tail = (1 + LEVEL) / 2
+        factor = float(stdtrit(count - 1, tail) / stdtrit(groups - 1, tail))
+        size = min(count, share * (1 - share) / variance * factor**2)
+    found, tail = size * share, (1 - LEVEL) / 2
+    low = float(betaincinv(found, size - found + 1, tail)) if share > 0 else 0.0
+    high = float(betaincinv(found + 1, size - found, 1 - tail)) if share < 1 else 1.0
+    return ShareInterval(int(hits.sum()), int(count), share, low, high)

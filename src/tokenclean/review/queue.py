@@ -18,6 +18,17 @@ _A_ROW = 5  # passages of one row in each list
 
 
 @dataclass(frozen=True)
+class CriticSpan:
+    """Characters [start, end) of message ``message`` of the row with the id ``id``, and what is said against them."""
+
+    id: str
+    message: int
+    start: int
+    end: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Suggestion:
     """Tokens [first, behind) of row ``row`` (number in the table), all in one message, and why they are suggested."""
 
@@ -33,16 +44,23 @@ def suggest(
     others: Mapping[str, TokenTable],
     noise: Mapping[str, float],
     most: int,
+    critic: Sequence[CriticSpan] = (),
 ) -> list[Suggestion]:
     """At most ``most`` spans, those of one conversation together and in its order, the most doubtful one's first.
 
-    Three lists take turns: answers by the noise rate that the table's strategy estimated (``noise``: row id -> rate),
-    highest first; passages that the table drops, lowest sum of scores first, or longest first without scores (where
-    there are no labels, the tenth of the tokens with the lowest scores); and passages on which this table and those of
-    ``others``, of the same rows, disagree, longest first. Of either passages a conversation has five at most, and two
-    with no more than two tokens between them are one. Tokens without a place are never suggested.
+    Four lists take turns: spans that a critic named (``critic``), in its order; answers by the noise rate that the
+    table's strategy estimated (``noise``: row id -> rate), highest first; passages that the table drops, lowest sum of
+    scores first, or longest first without scores (where there are no labels, the tenth of the tokens with the lowest
+    scores); and passages on which this table and those of ``others``, of the same rows, disagree, longest first. Of the
+    spans and of either passages a conversation has five at most, and two passages with no more than two tokens between
+    them are one. Tokens without a place are never suggested.
     """
-    lists = [_by_noise(table, places, noise, most), _dropped(table, places), _disputed(table, places, others)]
+    lists = [
+        _named(table, places, critic),
+        _by_noise(table, places, noise, most),
+        _dropped(table, places),
+        _disputed(table, places, others),
+    ]
     taken = [one for together in zip_longest(*lists) for one in together if one is not None]
     distinct: dict[tuple[int, int, int], Suggestion] = {}
     for one in taken:
@@ -52,6 +70,19 @@ def suggest(
     for one in chosen:
         turn.setdefault(one.row, len(turn))
     return sorted(chosen, key=lambda one: (turn[one.row], one.first, one.behind))
+
+
+def _named(table: TokenTable, places: TokenPlaces, critic: Sequence[CriticSpan]) -> list[Suggestion]:
+    """The tokens that share a character with a span."""
+    row_of = {name: row for row, name in enumerate(table.ids)}
+    found = []
+    for span in critic:
+        if (row := row_of.get(span.id)) is None:
+            continue
+        is_in = (places.message[row] == span.message) & (places.start[row] < span.end) & (places.end[row] > span.start)
+        if len(tokens := np.flatnonzero(is_in)):
+            found.append(Suggestion(row, int(tokens[0]), int(tokens[-1]) + 1, span.reason))
+    return _first_of_rows(found)
 
 
 def _by_noise(table: TokenTable, places: TokenPlaces, noise: Mapping[str, float], most: int) -> list[Suggestion]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tokenclean.critic.critic_file import read_named
+from tokenclean.errors import PoolError
 from tokenclean.experiment.finished.finished_run import find_table, results_of
 from tokenclean.experiment.finished.run_texts import RunTexts, read_texts
 from tokenclean.experiment.finished.viewer_tables import noise_of, tokenizer_of
@@ -20,7 +22,7 @@ from tokenclean.report.viewer.page_data import View, ViewedTable, open_view
 from tokenclean.report.viewer.ranked_table import Sample
 from tokenclean.report.viewer.review_data import ReviewPart, review_data, rows_to_review
 from tokenclean.review.phrases import PhraseGroup, passage_groups, repeated_phrases
-from tokenclean.review.queue import Suggestion, suggest
+from tokenclean.review.queue import CriticSpan, Suggestion, suggest
 from tokenclean.review.review_file import REVIEW, ReviewFile, read_review
 from tokenclean.review.reviewed_pool import ReviewedPool, review_pool
 from tokenclean.review.token_places import TokenPlaces, token_places
@@ -33,11 +35,13 @@ _SUGGESTIONS = 1_000
 
 @dataclass(frozen=True)
 class RunReview:
-    """``path``: a strategy's table, ``table``: its rows that ``texts`` found, in the same order."""
+    """``path``: a strategy's table, ``table``: its rows that ``texts`` found, in the same order. ``critic``: spans that
+    a critic named, the most doubtful first."""
 
     path: Path
     table: TokenTable
     texts: RunTexts
+    critic: tuple[CriticSpan, ...] = ()
 
     @property
     def conversations(self) -> Sequence[Conversation]:
@@ -65,7 +69,7 @@ class RunReview:
 
     def suggestions(self) -> list[Suggestion]:
         """What to look at first, at most 1,000 spans."""
-        return suggest(self.table, self.places, self._with_opinion(), self.noise, _SUGGESTIONS)
+        return suggest(self.table, self.places, self._with_opinion(), self.noise, _SUGGESTIONS, self.critic)
 
     def reviewed(self, file: ReviewFile) -> ReviewedPool:
         """The decisions of a file on the rows."""
@@ -107,13 +111,37 @@ def _has_opinion(strategy: str) -> bool:
     return record is None or (record.trains == "tokens" and record.level != "random")
 
 
-def open_run_review(run: Path, strategy: str | None, note: Callable[[str], None]) -> RunReview:
+def open_run_review(
+    run: Path, strategy: str | None, note: Callable[[str], None], critic: Path | None = None
+) -> RunReview:
     """The results of a run folder (of its last run), or a results folder, for review. ``strategy``: whose labels are
-    shown, by default the recipe's own. Raises as ``find_table`` and ``read_texts``."""
+    shown, by default the recipe's own. ``critic``: a file of `tokenclean critic`, whose named sentences are suggested.
+    Raises as ``find_table``, ``read_texts`` and ``read_named``; PoolError for a critic's file of other rows."""
     path = find_table(run, strategy)
     table = read_table(path)
     texts = read_texts(path.parent.parent, table, note)
-    return RunReview(path, table.take(texts.rows), texts)
+    opened = RunReview(path, table.take(texts.rows), texts)
+    return opened if critic is None else replace(opened, critic=_spans_of_critic(critic, opened.table, note))
+
+
+def _spans_of_critic(path: Path, table: TokenTable, note: Callable[[str], None]) -> tuple[CriticSpan, ...]:
+    """What a critic named in more of its readings comes first."""
+    named = read_named(path)
+    here = set(table.ids)
+    missing = [name for name in named if name not in here]
+    if named and len(missing) == len(named):
+        raise PoolError(
+            f"{path}: none of the {len(named):,} rows in which the critic named a sentence is in this run, the first "
+            f"is {missing[0]!r}; give the file that was made of the run's pool"
+        )
+    if missing:
+        note(f"{path}: {len(missing):,} of {len(named):,} rows with a named sentence are not in this run")
+    spans = [(name, span) for name, of_row in named.items() if name in here for span in of_row]
+    spans.sort(key=lambda one: -one[1].times)
+    return tuple(
+        CriticSpan(name, span.message, span.start, span.end, f"critic: {span.reason}" if span.reason else "critic")
+        for name, span in spans
+    )
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,16 @@
-"""Ratings from a local transformers model, which is asked the same questions in batches."""
+"""Answers from a local transformers model, which is asked the same questions in batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from tokenclean.ds2.questions import ATTEMPTS, Questions, RatingRun, known_rating, prepare_questions
-from tokenclean.ds2.rater_settings import Sampling
-from tokenclean.ds2.rating_prompt import MAX_TOKENS, Rating, first_tokens, rating_prompt
-from tokenclean.ds2.ratings import ratings_of
+from tokenclean.asking.prompts import MAX_TOKENS, first_tokens
+from tokenclean.asking.questions import ATTEMPTS, AskedModel, Outcome, Questions
+from tokenclean.asking.settings import Sampling
 from tokenclean.errors import ModelError
 from tokenclean.observer import Progress
-from tokenclean.pool import Conversation, Turn
 from tokenclean.servers.answer_cache import AnswerCache
 from tokenclean.store import fingerprint
 
@@ -22,15 +20,17 @@ if TYPE_CHECKING:
     from tokenclean.models.loading.load import ModelSource
 
 _MARK = "\ue000message\ue001"  # in a private area of Unicode
-_FEWEST_TOKENS = 64  # a rater that sees less of a sample has nothing to judge
+_FEWEST_TOKENS = 64  # a model that sees less of a sample has nothing to judge
 
 AnswerPrompts = Callable[[Sequence[str], int], list[str]]
 """Answers to prompts, sampled with a seed."""
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class LocalRater:
-    """A model that rates. ``name``: as the user gave it. ``identity``: hash of its weights. ``room_tokens``: where
+class LocalModel:
+    """A model that is asked. ``name``: as the user gave it. ``identity``: hash of its weights. ``room_tokens``: where
     samples are cut, so that prompt and answer stay within the model's context."""
 
     name: str
@@ -40,15 +40,15 @@ class LocalRater:
     model: PreTrainedModel = field(repr=False)
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
 
-    def questions(self, conversations: Sequence[Conversation]) -> Questions:
-        """The questions to ask this model, with samples cut at ``room_tokens``."""
-        return prepare_questions(
-            conversations,
+    @property
+    def asked(self) -> AskedModel:
+        """How this model is asked, with samples cut at ``room_tokens``."""
+        return AskedModel(
             self.name,
-            sampling=self.sampling,
-            shorten=first_tokens(self.tokenizer, self.room_tokens),
-            count_tokens=lambda text: len(_ids(self.tokenizer, text, is_plain=True)),
-            identity=self.identity,
+            self.sampling,
+            first_tokens(self.tokenizer, self.room_tokens),
+            lambda text: len(_ids(self.tokenizer, text, is_plain=True)),
+            self.identity,
         )
 
     def answer(self, prompts: Sequence[str], seed: int) -> list[str]:
@@ -89,11 +89,14 @@ class LocalRater:
         return GenerationConfig(do_sample=True, **drawn, **fixed)
 
 
-def load_local_rater(source: ModelSource, sampling: Sampling, *, device: str = "cpu") -> LocalRater:
-    """Load a model to rate with; in bf16 on a GPU, as is usual for such models.
+def load_local_model(
+    source: ModelSource, sampling: Sampling, task: str, *, most_tokens: int = MAX_TOKENS, device: str = "cpu"
+) -> LocalModel:
+    """Load a model to ask; in bf16 on a GPU, as is usual for such models.
 
-    Without a seed in ``sampling`` it is 0. Raises ModelError where the model cannot be loaded or its context has no
-    room for a sample.
+    ``task``: a prompt without a sample; samples are cut at ``most_tokens``, or earlier so that the prompt and the
+    answer stay within the model's context. Without a seed in ``sampling`` it is 0. Raises ModelError where the model
+    cannot be loaded or its context has no room for a sample.
     """
     import torch
 
@@ -106,19 +109,18 @@ def load_local_rater(source: ModelSource, sampling: Sampling, *, device: str = "
         model = model.to(torch.bfloat16)  # on the CPU first, so that the GPU never holds float32
     model = model.to(device)
     context = getattr(lm_of(model).config, "max_position_embeddings", None)
-    room = MAX_TOKENS
+    room = most_tokens
     if context is not None:
-        empty = rating_prompt(Conversation("", "", (Turn("user", ""), Turn("assistant", ""))), lambda text: text).text
-        task = sum(len(_ids(tokenizer, text)) for text in (*chat_frame(tokenizer), empty))
+        taken = sum(len(_ids(tokenizer, text)) for text in (*chat_frame(tokenizer), task))
         # The last term leaves space for the note that says where a sample is cut.
-        room = min(MAX_TOKENS, context - task - sampling.max_tokens - _FEWEST_TOKENS // 2)
+        room = min(most_tokens, context - taken - sampling.max_tokens - _FEWEST_TOKENS // 2)
         if room < _FEWEST_TOKENS:
             raise ModelError(
-                f"{source}: its context of {context:,} tokens leaves none for a sample beside the task ({task}) and "
-                f"the answer ({sampling.max_tokens}); rate with another model"
+                f"{source}: its context of {context:,} tokens leaves none for a sample beside the task ({taken}) and "
+                f"the answer ({sampling.max_tokens}); use another model"
             )
     seeded = sampling if sampling.seed is not None else sampling.model_copy(update={"seed": 0})
-    return LocalRater(str(source), source_fingerprint(source), seeded, room, model, tokenizer)
+    return LocalModel(str(source), source_fingerprint(source), seeded, room, model, tokenizer)
 
 
 def chat_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
@@ -132,52 +134,50 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     try:
         text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except (jinja2.TemplateError, ValueError, TypeError, LookupError) as error:
-        raise ModelError(f"the rater's chat template does not accept a user's message: {error}") from error
+        raise ModelError(f"the model's chat template does not accept a user's message: {error}") from error
     if text.count(_MARK) != 1:
-        raise ModelError("the rater's chat template drops, repeats or rewrites a user's message; use another model")
+        raise ModelError("the model's chat template drops, repeats or rewrites a user's message; use another model")
     before, _, after = text.partition(_MARK)
     return before, after
 
 
-def rate_in_batches(
-    questions: Questions,
+def ask_in_batches(
+    questions: Questions[T],
     answer: AnswerPrompts,
     cache: AnswerCache,
     *,
     attempts: int = ATTEMPTS,
     batch_size: int = 8,
     progress: Progress | None = None,
-) -> RatingRun:
+) -> Outcome[T]:
     """Ask what the cache does not answer, batch by batch; each batch's answers are added to it.
 
-    Every question is asked once, then those without a readable answer again, up to ``attempts`` times; a row whose
-    answers cannot be read has no rating. Which questions share a batch, and its seed, depend on the questions alone: a
-    run that was stopped ends with the ratings it would have had otherwise. ``progress`` counts questions asked, from 0
-    in every attempt.
+    Every question is asked once, then those without a readable answer again, up to ``attempts`` times. Which questions
+    share a batch, and its seed, depend on the questions alone: a run that was stopped ends with the answers it would
+    have had otherwise. ``progress`` counts questions asked, from 0 in every attempt.
     """
 
-    def known(row: int, attempts: int) -> tuple[Rating | None, int]:
-        return known_rating(cache.answers, questions.items[row], attempts)
+    def known(number: int, attempts: int) -> tuple[T | None, int]:
+        return questions.known(number, cache.answers, attempts)
 
-    asked, rows = 0, range(len(questions))
-    found = sum(rating is not None or used == attempts for rating, used in (known(row, attempts) for row in rows))
-    by_length = sorted(rows, key=lambda row: (questions.items[row].prompt_tokens, row))
+    asked, numbers = 0, range(len(questions))
+    found = sum(answer is not None or used == attempts for answer, used in (known(n, attempts) for n in numbers))
+    by_length = sorted(numbers, key=lambda number: (questions.items[number].prompt_tokens, number))
     for attempt in range(1, attempts + 1):
-        open_rows = [row for row in by_length if known(row, attempt - 1)[0] is None]
-        for start in range(0, len(open_rows), batch_size):
-            batch = open_rows[start : start + batch_size]
-            missing = [row for row in batch if (questions.items[row].key, attempt) not in cache.answers]
+        still_open = [number for number in by_length if known(number, attempt - 1)[0] is None]
+        for start in range(0, len(still_open), batch_size):
+            batch = still_open[start : start + batch_size]
+            missing = [number for number in batch if (questions.items[number].key, attempt) not in cache.answers]
             if missing:  # the whole batch is sampled again, so that its answers are those of an unbroken run
-                seed = fingerprint([questions.items[batch[0]].key, questions.sampling.seed, attempt])
-                texts = answer([questions.prompt(row).text for row in batch], int(seed[:8], 16))
-                for row, text in zip(batch, texts, strict=True):
-                    if row in missing:
-                        cache.add(questions.items[row].key, attempt, text, row=questions.conversations[row].id)
+                seed = fingerprint([questions.items[batch[0]].key, questions.model.sampling.seed, attempt])
+                texts = answer([questions.prompt(number).text for number in batch], int(seed[:8], 16))
+                for number, text in zip(batch, texts, strict=True):
+                    if number in missing:
+                        cache.add(questions.items[number].key, attempt, text, row=questions.conversations[number].id)
             asked += len(missing)
             if progress is not None:
-                progress(start + len(batch), len(open_rows))
-    ratings = ratings_of(questions.ids, questions.rater, [known(row, attempts)[0] for row in rows])
-    return RatingRun(ratings, asked, found)
+                progress(start + len(batch), len(still_open))
+    return Outcome(tuple(known(number, attempts)[0] for number in numbers), asked, found)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, is_plain: bool = False) -> list[int]:

@@ -8,9 +8,12 @@ from typing import Any
 
 from local_server import LocalServer, Request
 from local_server import Reply as LocalReply
+from tokenclean.asking.questions import AskedModel, Questions
+from tokenclean.asking.settings import Sampling
+from tokenclean.ds2.rating_prompt import Rating, rating_questions
 from tokenclean.pool import Conversation, Turn
 
-__all__ = ["GOOD", "RatingServer", "Reply", "Request", "completion", "conversations"]
+__all__ = ["GOOD", "RatingServer", "Reply", "Request", "completion", "conversations", "questions_about"]
 
 GOOD = '{"rarity": 3, "complexity": 4, "informativeness": 5, "overall": 7}'
 
@@ -44,3 +47,8 @@ def conversations(count: int) -> list[Conversation]:
     return [
         Conversation(f"pool:{n + 1}:{n:012x}", "pool", t, file="pool.jsonl", line=n + 1) for n, t in enumerate(turns)
     ]
+
+
+def questions_about(count: int, model: str = "some-model", sampling: Sampling | None = None) -> Questions[Rating]:
+    """What a rater is asked about so many rows."""
+    return rating_questions(conversations(count), AskedModel(model, sampling or Sampling()))

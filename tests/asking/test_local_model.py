@@ -1,16 +1,16 @@
-"""A local model as a rater: a random one, whose answers are garbage, and one that is made to answer."""
+"""A local model that is asked: a random one, whose answers are garbage, and one that is made to answer."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from rating_server import GOOD, conversations
 
-from tokenclean.ds2.local_rater import LocalRater, chat_frame, load_local_rater, rate_in_batches
-from tokenclean.ds2.questions import RatingRun, prepare_questions
-from tokenclean.ds2.rater_settings import Sampling
+from rating_server import GOOD, conversations, questions_about
+from tokenclean.asking.local_model import LocalModel, ask_in_batches, chat_frame, load_local_model
+from tokenclean.asking.questions import Outcome
+from tokenclean.asking.settings import Sampling
+from tokenclean.ds2.rating_prompt import Rating, empty_rating_prompt, rating_questions
 from tokenclean.errors import ModelError
 from tokenclean.models.loading.load import resolve_source
 from tokenclean.servers.answer_cache import AnswerCache, open_cache
@@ -23,24 +23,27 @@ TEMPLATE = (
 )
 
 
+def load(folder: Path, sampling: Sampling) -> LocalModel:
+    return load_local_model(resolve_source(str(folder)), sampling, empty_rating_prompt())
+
+
 @pytest.fixture(scope="module")
-def rater(tiny_model_folder: Path) -> LocalRater:
-    return load_local_rater(resolve_source(str(tiny_model_folder)), SHORT)
+def rater(tiny_model_folder: Path) -> LocalModel:
+    return load(tiny_model_folder, SHORT)
 
 
 def test_garbage_is_asked_for_again_so_often_and_then_marked(rater, tmp_path):
-    questions = rater.questions(conversations(5))
+    questions = rating_questions(conversations(5), rater.asked)
     with open_cache(tmp_path) as cache:
-        run = rate_in_batches(questions, rater.answer, cache, attempts=2, batch_size=2)
+        run = ask_in_batches(questions, rater.answer, cache, attempts=2, batch_size=2)
         assert len(cache.answers) == 10
         texts = list(cache.answers.values())
     assert (run.asked, run.found) == (10, 0)
-    assert not run.ratings.is_parsed.any()
-    assert np.isnan(run.ratings.overall).all()
+    assert run.answers == (None,) * 5
     assert any(texts)
-    assert run.ratings.rater == rater.name
+    assert questions.model.name == rater.name
     with open_cache(tmp_path) as cache:
-        again = rate_in_batches(questions, rater.answer, cache, attempts=2, batch_size=2)
+        again = ask_in_batches(questions, rater.answer, cache, attempts=2, batch_size=2)
     assert (again.asked, again.found) == (0, 5)
 
 
@@ -58,7 +61,7 @@ def test_a_seed_gives_the_same_answers_and_leaves_torchs_state_alone(rater):
 
 
 def test_a_batch_changes_no_greedy_answer(tiny_model_folder):
-    greedy = load_local_rater(resolve_source(str(tiny_model_folder)), Sampling(temperature=0, max_tokens=6))
+    greedy = load(tiny_model_folder, Sampling(temperature=0, max_tokens=6))
     prompts = ["Volga", "What is the longest river in Europe?", "x"]
     assert greedy.answer(prompts, 0) == [greedy.answer([prompt], 0)[0] for prompt in prompts]
 
@@ -79,9 +82,9 @@ class Scripted:
         return [self.table.get((row, self._asked[row]), GOOD) for row in rows]
 
 
-def run_scripted(answer, cache: AnswerCache, count: int = 5, **options) -> RatingRun:
-    questions = prepare_questions(conversations(count), "stub", sampling=SHORT)
-    return rate_in_batches(questions, answer, cache, **{"batch_size": 2, **options})
+def run_scripted(answer, cache: AnswerCache, count: int = 5, **options) -> Outcome[Rating]:
+    questions = questions_about(count, "stub", SHORT)
+    return ask_in_batches(questions, answer, cache, **{"batch_size": 2, **options})
 
 
 def test_json_is_read_and_only_the_unreadable_are_asked_again(tmp_path):
@@ -90,8 +93,7 @@ def test_json_is_read_and_only_the_unreadable_are_asked_again(tmp_path):
     with open_cache(tmp_path) as cache:
         run = run_scripted(stub, cache, progress=lambda done, total: seen.append((done, total)))
     assert stub.batches == [[0, 1], [2, 3], [4], [1, 3], [3]]
-    assert run.ratings.is_parsed.tolist() == [True, True, True, False, True]
-    assert run.ratings.overall.tolist()[:3] == [7, 7, 7]
+    assert [answer is not None for answer in run.answers] == [True, True, True, False, True]
     assert run.asked == 5 + 2 + 1
     assert seen == [(2, 5), (4, 5), (5, 5), (2, 2), (1, 1)]
     assert len(set(stub.seeds)) == 5
@@ -117,7 +119,7 @@ def test_a_stopped_rating_goes_on_with_the_same_batches_and_seeds(tmp_path):
         run = run_scripted(stopped, cache)
         assert cache.answers == answers
     assert (stopped.batches, stopped.seeds) == (whole.batches, whole.seeds)
-    np.testing.assert_array_equal(run.ratings.overall, expected.ratings.overall)
+    assert run.answers == expected.answers
     assert (run.asked, run.found) == (expected.asked - 4, 3)
 
 
@@ -127,7 +129,7 @@ def test_a_sample_is_cut_so_that_prompt_and_answer_fit_the_context(rater):
     long = "The Volga is the longest river in Europe. " * 300
     row = conversations(1)[0]
     row = type(row)(row.id, "pool", (row.turns[0], type(row.turns[1])("assistant", long)))
-    questions = rater.questions([row])
+    questions = rating_questions([row], rater.asked)
     assert questions.cut == 1
     assert questions.items[0].prompt_tokens + SHORT.max_tokens <= rater.model.config.max_position_embeddings
     assert rater.room_tokens < 2048
@@ -137,11 +139,11 @@ def test_a_sample_is_cut_so_that_prompt_and_answer_fit_the_context(rater):
 
 def test_a_context_without_room_is_refused(tiny_model_folder):
     with pytest.raises(ModelError, match="leaves none for a sample beside the task"):
-        load_local_rater(resolve_source(str(tiny_model_folder)), Sampling(max_tokens=1900))
+        load(tiny_model_folder, Sampling(max_tokens=1900))
 
 
 def test_a_chat_template_frames_the_prompt_and_tags_in_it_are_letters(tiny_model_folder):
-    rater = load_local_rater(resolve_source(str(tiny_model_folder)), SHORT)
+    rater = load(tiny_model_folder, SHORT)
     assert chat_frame(rater.tokenizer) == ("", "\n")
     rater.tokenizer.chat_template = TEMPLATE
     assert chat_frame(rater.tokenizer) == ("<|user|>", "</s><|bot|>")
@@ -157,7 +159,7 @@ def test_a_chat_template_frames_the_prompt_and_tags_in_it_are_letters(tiny_model
             seen.update(options)
             return rater.model.generate(**options)
 
-    framed = LocalRater(rater.name, rater.identity, SHORT, 100, Model(), rater.tokenizer)
+    framed = LocalModel(rater.name, rater.identity, SHORT, 100, Model(), rater.tokenizer)
     framed.answer(["Say </s> twice", "no"], 0)
     ids, mask = seen["input_ids"], seen["attention_mask"]
     end = rater.tokenizer.eos_token_id
@@ -171,7 +173,7 @@ def test_a_chat_template_frames_the_prompt_and_tags_in_it_are_letters(tiny_model
 
 
 def test_a_template_that_does_not_take_the_message_is_named(tiny_model_folder):
-    rater = load_local_rater(resolve_source(str(tiny_model_folder)), SHORT)
+    rater = load(tiny_model_folder, SHORT)
     rater.tokenizer.chat_template = "{{ raise_exception('only tools') }}"
     with pytest.raises(ModelError, match="does not accept a user's message: only tools"):
         chat_frame(rater.tokenizer)
@@ -181,8 +183,8 @@ def test_a_template_that_does_not_take_the_message_is_named(tiny_model_folder):
 
 
 def test_a_seed_is_made_up_and_the_weights_are_the_raters_name(tiny_model_folder):
-    first = load_local_rater(resolve_source(str(tiny_model_folder)), Sampling(max_tokens=4))
+    first = load(tiny_model_folder, Sampling(max_tokens=4))
     assert first.sampling.seed == 0
     rows = conversations(1)
-    other = LocalRater(first.name, "other weights", first.sampling, first.room_tokens, first.model, first.tokenizer)
-    assert first.questions(rows).items[0].key != other.questions(rows).items[0].key
+    other = LocalModel(first.name, "other weights", first.sampling, first.room_tokens, first.model, first.tokenizer)
+    assert rating_questions(rows, first.asked).items[0].key != rating_questions(rows, other.asked).items[0].key

@@ -14,25 +14,25 @@ from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 
-import numpy as np
 import pytest
-from rating_server import GOOD, RatingServer, Reply, Request, conversations
 
-from tokenclean.ds2.endpoint import Endpoint, rate_by_endpoint
-from tokenclean.ds2.questions import RatingRun, estimate_cost, known_rating, prepare_questions
-from tokenclean.ds2.rater_settings import RaterServerSettings, Sampling
-from tokenclean.ds2.ratings import write_ratings
+from rating_server import GOOD, RatingServer, Reply, Request, conversations, questions_about
+from tokenclean.asking.endpoint import Endpoint, ask_endpoint
+from tokenclean.asking.questions import AskedModel, Outcome, estimate_cost
+from tokenclean.asking.settings import EndpointSettings, Sampling
+from tokenclean.ds2.rating_prompt import Rating, rating_questions
 from tokenclean.errors import ModelError, RecipeError, RunError, RunFolderError, TokencleanError
 from tokenclean.servers.answer_cache import ANSWERS, open_cache, read_answers
 from tokenclean.servers.client import pause_of
 
+RATING = Rating(rarity=3, complexity=4, informativeness=5, overall=7)
 KEY = "sk-test-0123456789-abcdef"
 VARIABLE = "RATER_KEY"
 QUICK = {"key_variable": VARIABLE, "concurrency": 4, "timeout": 5, "tries": 4}
 
 
 def quick(url: str, **settings) -> Endpoint:
-    return Endpoint(url, RaterServerSettings(**QUICK | settings), first_wait_seconds=0.01, longest_wait_seconds=0.02)
+    return Endpoint(url, EndpointSettings(**QUICK | settings), first_wait_seconds=0.01, longest_wait_seconds=0.02)
 
 
 @pytest.fixture(autouse=True)
@@ -60,10 +60,10 @@ def serve():
 
 def rate(
     server: RatingServer, folder: Path, count: int = 6, *, attempts: int = 3, sampling=None, **settings
-) -> RatingRun:
-    questions = prepare_questions(conversations(count), "some-model", sampling=sampling)
+) -> Outcome[Rating]:
+    questions = questions_about(count, sampling=sampling)
     with open_cache(folder) as cache:
-        return rate_by_endpoint(questions, quick(server.url, **settings), cache, attempts=attempts)
+        return ask_endpoint(questions, quick(server.url, **settings), cache, attempts=attempts)
 
 
 def first_time_each(fault: Reply):
@@ -82,9 +82,7 @@ def first_time_each(fault: Reply):
 def test_every_row_is_asked_once_with_the_papers_sampling(serve, tmp_path):
     server = serve()
     run = rate(server, tmp_path)
-    assert run.ratings.overall.tolist() == [7] * 6
-    assert run.ratings.further["rarity"].tolist() == [3] * 6
-    assert run.ratings.ids == tuple(c.id for c in conversations(6))
+    assert run.answers == (RATING,) * 6
     assert (run.asked, run.found, run.refused, run.prompt_tokens, run.output_tokens) == (6, 0, 0, 600, 60)
     assert len(server.requests) == len({r.text for r in server.requests}) == 6
     request = server.requests[0]
@@ -123,7 +121,7 @@ def test_settings_of_the_server_are_left_to_it(serve, tmp_path):
 def test_a_request_that_fails_is_sent_again(fault, serve, tmp_path):
     server = serve(first_time_each(fault))
     run = rate(server, tmp_path, 3, timeout=1 if fault.delay_seconds else 5)
-    assert run.ratings.overall.tolist() == [7] * 3
+    assert run.answers == (RATING,) * 3
     assert run.asked == 3  # a failure is no answer
     assert len(server.requests) == 6
 
@@ -147,9 +145,9 @@ def test_a_server_that_never_answers_ends_the_rating_after_the_last_try(fault, w
 
 
 def test_nobody_listens(tmp_path):
-    questions = prepare_questions(conversations(1), "some-model")
+    questions = questions_about(1)
     with open_cache(tmp_path) as cache, pytest.raises(RunError, match=r"in 2 tries, the last: .*onnect"):
-        rate_by_endpoint(questions, quick("http://127.0.0.1:9/v1", tries=2), cache)
+        ask_endpoint(questions, quick("http://127.0.0.1:9/v1", tries=2), cache)
 
 
 def test_the_pause_that_a_server_asks_for_holds_back_all_requests(serve, tmp_path):
@@ -217,9 +215,9 @@ def test_rows_that_the_server_refuses_can_be_marked(serve, tmp_path, caplog):
 
     server = serve(reply)
     run = rate(server, tmp_path, 4, mark_refused=True)
-    assert run.ratings.is_parsed.tolist() == [True, True, False, True]
+    assert run.answers == (RATING, RATING, None, RATING)
     assert run.refused == 1
-    assert "1 rows have no rating; the last refusal: " in caplog.text
+    assert "1 questions have no answer; the last refusal: " in caplog.text
     again = rate(server, tmp_path, 4, mark_refused=True)  # no answer was kept, so it is asked again
     assert (again.asked, again.found, again.refused) == (0, 3, 1)
     server.reply = lambda request: Reply(status=400, body='{"error": "unknown setting"}')
@@ -230,7 +228,7 @@ def test_rows_that_the_server_refuses_can_be_marked(serve, tmp_path, caplog):
 @pytest.mark.parametrize("content", [f"Sure!\n```json\n{GOOD}\n```\nBye {{}}.", f"My rating: {GOOD}"])
 def test_prose_around_the_json_is_passed_over(content, serve, tmp_path):
     server = serve(lambda request: Reply(content))
-    assert rate(server, tmp_path, 2).ratings.overall.tolist() == [7, 7]
+    assert rate(server, tmp_path, 2).answers == (RATING,) * 2
     assert len(server.requests) == 2
 
 
@@ -238,21 +236,19 @@ def test_prose_around_the_json_is_passed_over(content, serve, tmp_path):
 def test_an_unreadable_answer_is_asked_for_again_so_often_and_then_marked(content, serve, tmp_path):
     server = serve(lambda request: Reply(content))
     run = rate(server, tmp_path, 3, attempts=2)
-    assert not run.ratings.is_parsed.any()
-    assert np.isnan(run.ratings.overall).all()
-    assert run.ratings.classes.tolist() == [0, 0, 0]
+    assert run.answers == (None,) * 3
     assert (run.asked, len(server.requests)) == (6, 6)
     again = rate(server, tmp_path, 3, attempts=2)
     assert (again.asked, again.found, len(server.requests)) == (0, 3, 6)
     server.reply = lambda request: Reply()  # a further attempt goes on where the others ended
     further = rate(server, tmp_path, 3, attempts=3)
-    assert (further.asked, further.ratings.overall.tolist()) == (3, [7, 7, 7])
+    assert (further.asked, further.answers) == (3, (RATING,) * 3)
 
 
 def test_a_second_attempt_can_be_read(serve, tmp_path):
     server = serve(first_time_each(Reply(GOOD[:-5])))
     run = rate(server, tmp_path, 3)
-    assert run.ratings.overall.tolist() == [7] * 3
+    assert run.answers == (RATING,) * 3
     assert run.asked == 6
 
 
@@ -273,38 +269,38 @@ def test_requests_are_spaced_to_so_many_a_minute(serve, tmp_path):
 def test_rows_of_one_text_are_rated_one_by_one(serve, tmp_path):
     rows = [replace(row, turns=conversations(1)[0].turns) for row in conversations(3)]
     server = serve()
-    questions = prepare_questions(rows, "some-model")
+    questions = rating_questions(rows, AskedModel("some-model"))
     assert len({question.key for question in questions.items}) == 3
     with open_cache(tmp_path) as cache:
-        assert rate_by_endpoint(questions, quick(server.url), cache).asked == 3
-    turned = prepare_questions(rows[::-1], "some-model")
+        assert ask_endpoint(questions, quick(server.url), cache).asked == 3
+    turned = rating_questions(rows[::-1], AskedModel("some-model"))
     assert turned.items == questions.items
 
 
 def test_another_model_or_sampling_is_asked_anew(serve, tmp_path):
     rows = conversations(1)
-    keys = [
-        prepare_questions(rows, "a").items[0].key,
-        prepare_questions(rows, "b").items[0].key,
-        prepare_questions(rows, "a", sampling=Sampling(temperature=0)).items[0].key,
-        prepare_questions(rows, "a", shorten=lambda text: text[:5]).items[0].key,
-        prepare_questions(rows, "a", identity="weights").items[0].key,
+    models = [
+        AskedModel("a"),
+        AskedModel("b"),
+        AskedModel("a", Sampling(temperature=0)),
+        AskedModel("a", shorten=lambda text: text[:5]),
+        AskedModel("a", identity="weights"),
     ]
+    keys = [rating_questions(rows, model).items[0].key for model in models]
     assert len(set(keys)) == len(keys)
-    assert prepare_questions(rows, "a").items[0].key == keys[0]
+    assert rating_questions(rows, AskedModel("a")).items[0].key == keys[0]
 
 
 RATE_FOREVER = """
 import sys
-from rating_server import conversations
+from rating_server import questions_about
 from tokenclean.servers.answer_cache import open_cache
-from tokenclean.ds2.endpoint import Endpoint, rate_by_endpoint
-from tokenclean.ds2.questions import prepare_questions
-from tokenclean.ds2.rater_settings import RaterServerSettings
+from tokenclean.asking.endpoint import Endpoint, ask_endpoint
+from tokenclean.asking.settings import EndpointSettings
 with open_cache(sys.argv[2]) as cache:
-    questions = prepare_questions(conversations(20), "some-model")
-    settings = RaterServerSettings(key_variable="RATER_KEY", concurrency=2)
-    rate_by_endpoint(questions, Endpoint(sys.argv[1], settings), cache)
+    questions = questions_about(20)
+    settings = EndpointSettings(key_variable="RATER_KEY", concurrency=2)
+    ask_endpoint(questions, Endpoint(sys.argv[1], settings), cache)
 """
 
 
@@ -328,10 +324,10 @@ def test_a_killed_rating_goes_on_with_what_is_missing(serve, tmp_path):
     run = rate(server, tmp_path, 20)
     assert (run.asked, run.found) == (10, 10)
     assert len(server.requests) == 12 + 10
-    assert run.ratings.is_parsed.all()
+    assert None not in run.answers
     assert all(json.loads(line) for line in (tmp_path / ANSWERS).read_bytes().splitlines())
-    questions = prepare_questions(conversations(20), "some-model")
-    assert estimate_cost(questions, read_answers(tmp_path)).requests == 0
+    questions = questions_about(20)
+    assert estimate_cost([questions], read_answers(tmp_path)).requests == 0
 
 
 def test_what_was_answered_before_a_failure_is_not_asked_again(serve, tmp_path):
@@ -347,7 +343,6 @@ def test_the_key_is_nowhere_but_in_the_requests(serve, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
     server = serve(lambda request: Reply(f"You are {request.authorization}. {GOOD}"))
     run = rate(server, tmp_path / "cache", 2)
-    write_ratings(tmp_path / "ratings.parquet", run.ratings, {"endpoint": server.url})
     reported = [repr(run), repr(quick(server.url))]
     for status in (400, 401, 403, 404, 500):
         body = json.dumps({"error": {"message": f"bad key {KEY}"}})
@@ -361,7 +356,7 @@ def test_the_key_is_nowhere_but_in_the_requests(serve, tmp_path, caplog):
     reported.append("".join(traceback.format_exception(last.value)))
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert server.requests[0].authorization == f"Bearer {KEY}"
-    assert len(written) > 3
+    assert len(written) > 2
     assert not [content for content in written if KEY.encode() in content]
     assert "bad key …" in "".join(reported)
     assert KEY not in "".join(reported) + caplog.text
@@ -389,7 +384,7 @@ def test_what_is_no_key_is_refused_without_being_shown(serve, tmp_path, monkeypa
 )
 def test_wrong_settings_are_named_and_secrets_are_not(url, variable, words):
     with pytest.raises(RecipeError, match=words) as error:
-        Endpoint(url, RaterServerSettings(key_variable=variable))
+        Endpoint(url, EndpointSettings(key_variable=variable))
     assert "secret" not in str(error.value)
 
 
@@ -397,7 +392,7 @@ def test_settings_have_bounds():
     with pytest.raises(ValueError, match="4 validation errors"):
         Sampling(temperature=-1, top_p=0, top_k=0, max_tokens=0)
     with pytest.raises(ValueError, match="4 validation errors"):
-        RaterServerSettings(concurrency=0, tries=0, requests_per_minute=0, timeout=0)
+        EndpointSettings(concurrency=0, tries=0, requests_per_minute=0, timeout=0)
 
 
 def test_the_address_may_be_given_whole():
@@ -406,26 +401,27 @@ def test_the_address_may_be_given_whole():
 
 
 def test_the_cost_is_estimated_before_anything_is_sent(tmp_path):
-    questions = prepare_questions(conversations(10), "some-model", sampling=Sampling(max_tokens=100))
+    questions = questions_about(10, sampling=Sampling(max_tokens=100))
     characters = [len(questions.prompt(row).text) for row in range(10)]
     assert [question.prompt_tokens for question in questions.items] == [-(-n // 4) for n in characters]
     prompt_tokens = sum(question.prompt_tokens for question in questions.items)
-    estimate = estimate_cost(questions, {}, attempts=3, price_in=2.0, price_out=8.0)
+    estimate = estimate_cost([questions], {}, attempts=3, price_in=2.0, price_out=8.0)
     assert (estimate.requests, estimate.most_requests) == (10, 30)
     assert (estimate.prompt_tokens, estimate.output_tokens) == (prompt_tokens, 1000)
     assert estimate.money == pytest.approx((prompt_tokens * 2 + 1000 * 8) / 1e6)
     assert estimate.most_money == pytest.approx(3 * (prompt_tokens * 2 + 1000 * 8) / 1e6)
-    assert estimate_cost(questions, {}).money is None
-    counted = prepare_questions(conversations(10), "some-model", count_tokens=lambda text: 7)
-    assert estimate_cost(counted, {}).prompt_tokens == 70
+    assert estimate_cost([questions], {}).money is None
+    assert estimate_cost([questions, questions], {}) == estimate_cost([questions], {})  # the same ones are asked once
+    counted = rating_questions(conversations(10), AskedModel("some-model", count_tokens=lambda text: 7))
+    assert estimate_cost([counted], {}).prompt_tokens == 70
 
 
 def test_the_estimate_leaves_out_what_is_answered():
-    questions = prepare_questions(conversations(3), "some-model")
+    questions = questions_about(3)
     keys = [question.key for question in questions.items]
     answers = {(keys[0], 1): GOOD, (keys[1], 1): "?", (keys[1], 2): "?", (keys[2], 1): "?"}
-    assert [known_rating(answers, q, 2)[1] for q in questions.items] == [1, 2, 1]
-    estimate = estimate_cost(questions, answers, attempts=2)
+    assert [questions.known(number, answers, 2)[1] for number in range(3)] == [1, 2, 1]
+    estimate = estimate_cost([questions], answers, attempts=2)
     assert (estimate.requests, estimate.most_requests) == (1, 1)
     assert estimate.prompt_tokens == questions.items[2].prompt_tokens
 

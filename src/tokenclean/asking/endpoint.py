@@ -1,4 +1,4 @@
-"""Ratings from an OpenAI-compatible server of chat completions."""
+"""Answers from an OpenAI-compatible server of chat completions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import asyncio
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from tokenclean.ds2.questions import ATTEMPTS, Questions, RatingRun, known_rating
-from tokenclean.ds2.rater_settings import RaterServerSettings
-from tokenclean.ds2.rating_prompt import Rating, parse_answer
-from tokenclean.ds2.ratings import ratings_of
+from tokenclean.asking.questions import ATTEMPTS, Outcome, Questions
+from tokenclean.asking.settings import EndpointSettings
 from tokenclean.errors import ModelError, RecipeError
 from tokenclean.observer import Progress
 from tokenclean.recipe.server_settings import server_problems
@@ -21,6 +19,8 @@ from tokenclean.servers.client import ABOUT_ONE_ROW, Refusal, ServerClient
 logger = logging.getLogger(__name__)
 
 _PATH = "/chat/completions"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Endpoint:
     """
 
     url: str
-    settings: RaterServerSettings = field(default_factory=RaterServerSettings)
+    settings: EndpointSettings = field(default_factory=EndpointSettings)
     first_wait_seconds: float = 1.0
     longest_wait_seconds: float = 60.0
 
@@ -49,34 +49,34 @@ class Endpoint:
         return base if base.endswith(_PATH) else base + _PATH
 
 
-def rate_by_endpoint(
-    questions: Questions,
+def ask_endpoint(
+    questions: Questions[T],
     endpoint: Endpoint,
     cache: AnswerCache,
     *,
     attempts: int = ATTEMPTS,
     progress: Progress | None = None,
-) -> RatingRun:
+) -> Outcome[T]:
     """Ask what the cache does not answer; each answer is added to it at once.
 
-    A question is asked up to ``attempts`` times, answers in the cache included, until one can be read; its row has no
-    rating if none can. The key is read from the environment here and goes nowhere but into the requests.
+    A question is asked up to ``attempts`` times, answers in the cache included, until one can be read. The key is read
+    from the environment here and goes nowhere but into the requests.
 
     Raises ModelError where the server refuses (401, 404 and the like) and RunError where it does not answer. The
     answers until then are in the cache, so the same call continues from there.
     """
-    return asyncio.run(_Rater(questions, endpoint, cache, attempts, progress).run())
+    return asyncio.run(_Asking(questions, endpoint, cache, attempts, progress).run())
 
 
 _Answer = tuple[str, dict[str, int]]
 """Its text, and how many ``prompt_tokens`` and ``output_tokens`` the server counted."""
 
 
-class _Rater:
+class _Asking(Generic[T]):
     """One run of questions."""
 
     def __init__(
-        self, questions: Questions, endpoint: Endpoint, cache: AnswerCache, attempts: int, progress: Progress | None
+        self, questions: Questions[T], endpoint: Endpoint, cache: AnswerCache, attempts: int, progress: Progress | None
     ) -> None:
         self._questions, self._endpoint, self._settings, self._cache = questions, endpoint, endpoint.settings, cache
         self._attempts, self._progress = attempts, progress
@@ -89,13 +89,13 @@ class _Rater:
             longest_wait_seconds=endpoint.longest_wait_seconds,
         )
 
-    async def run(self) -> RatingRun:
+    async def run(self) -> Outcome[T]:
         count, done = len(self._questions), 0
-        ratings: list[Rating | None] = [None] * count
+        answers: list[T | None] = [None] * count
 
-        async def work(row: int) -> None:
+        async def work(number: int) -> None:
             nonlocal done
-            ratings[row] = await self._rate(row)
+            answers[number] = await self._ask(number)
             done += 1
             if self._progress is not None:
                 self._progress(done, count)
@@ -105,42 +105,45 @@ class _Rater:
         if self._last_refusal is not None:
             if not self._counts["asked"] and not self._counts["found"]:  # the request itself is wrong, not a row
                 raise self._last_refusal
-            logger.warning("%d rows have no rating; the last refusal: %s", self._counts["refused"], self._last_refusal)
-        return RatingRun(ratings_of(self._questions.ids, self._questions.rater, ratings), **self._counts)
+            logger.warning(
+                "%d questions have no answer; the last refusal: %s", self._counts["refused"], self._last_refusal
+            )
+        return Outcome(tuple(answers), **self._counts)
 
-    async def _rate(self, row: int) -> Rating | None:
-        question = self._questions.items[row]
-        rating, used = known_rating(self._cache.answers, question, self._attempts)
-        self._counts["found"] += rating is not None or used == self._attempts
-        while rating is None and used < self._attempts:
-            answer = await self._client.post(self._endpoint.address, self._body(row), _read_answer, "a chat completion")
-            if isinstance(answer, Refusal):
-                self._refuse(row, answer)
+    async def _ask(self, number: int) -> T | None:
+        questions = self._questions
+        answer, used = questions.known(number, self._cache.answers, self._attempts)
+        self._counts["found"] += answer is not None or used == self._attempts
+        while answer is None and used < self._attempts:
+            body = self._body(number)
+            received = await self._client.post(self._endpoint.address, body, _read_answer, "a chat completion")
+            if isinstance(received, Refusal):
+                self._refuse(number, received)
                 self._counts["refused"] += 1
                 return None
-            (text, tokens), used = answer, used + 1
+            (text, tokens), used = received, used + 1
             text = self._client.hide(text)
-            self._cache.add(question.key, used, text, row=self._questions.conversations[row].id, **tokens)
+            self._cache.add(questions.items[number].key, used, text, row=questions.conversations[number].id, **tokens)
             self._counts.update(asked=1, **tokens)
-            rating = parse_answer(text)
-        return rating
+            answer = questions.read(number, text)
+        return answer
 
-    def _body(self, row: int) -> dict[str, object]:
-        sampling = self._questions.sampling
+    def _body(self, number: int) -> dict[str, object]:
+        sampling = self._questions.model.sampling
         given = sampling.model_dump(exclude={"max_tokens"}, exclude_none=True)
-        messages = [{"role": "user", "content": self._questions.prompt(row).text}]
+        messages = [{"role": "user", "content": self._questions.prompt(number).text}]
         limit = {self._settings.tokens_parameter: sampling.max_tokens}
-        return {"model": self._questions.rater, "messages": messages, **given, **limit}
+        return {"model": self._questions.model.name, "messages": messages, **given, **limit}
 
-    def _refuse(self, row: int, refusal: Refusal) -> None:
+    def _refuse(self, number: int, refusal: Refusal) -> None:
         """Remember the refusal of a row that is to be marked. Raises any other as ModelError."""
         if refusal.status not in ABOUT_ONE_ROW:
-            raise self._client.refused(refusal, self._questions.rater)
-        conversation = self._questions.conversations[row]
+            raise self._client.refused(refusal, self._questions.model.name)
+        conversation = self._questions.conversations[number]
         error = refusal.error(
             f"asked about {conversation.file}:{conversation.line} ({conversation.id}). If the sampling settings "
             "are the cause, change them; if it is this row, shorten it, remove it from the pool, or have such rows "
-            "marked as unrated (mark_refused)"
+            "left out and marked (mark_refused)"
         )
         if not self._settings.mark_refused:
             raise error

@@ -1,4 +1,4 @@
-"""How a rater is asked: the sampling of its answers, and the settings of a server. The command line has them too."""
+"""How a model is asked: the sampling of its answers, and the settings of a server. The command line has them too."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Sampling(Section):
     """Seed of the sampling; by default 0 with --local. Not every server takes it."""
 
 
-class RaterServerSettings(ServerSettings):
-    """How a rater's server is asked. Between tries the wait doubles, and is at least as long as the server asks for."""
+class EndpointSettings(ServerSettings):
+    """How a server is asked. Between tries the wait doubles, and is at least as long as the server asks for."""
 
     mark_refused: bool = False
-    """Leave rows that the server refuses (400, 413, 422) unrated."""
+    """Go on without the rows that the server refuses (400, 413, 422), and mark them."""
     tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """The server's name for the limit of an answer."""
