@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tokenclean.cleaning.choice import Choice
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.reference_check import ReferenceCheck
 from tokenclean.cleaning.round_records import Round
@@ -24,6 +25,7 @@ class StrategyResult:
     trained, the final one last. ``round_records``: what each round of self-evolving cleaning did, a rolled-back one
     too; empty for the other strategies. ``weights``: float32, of the kept tokens, where they are not all 1. ``noise``:
     what a noise mixture found. ``level``: where its strategy ranks tokens, if not where ``cleaning.level`` says.
+    ``choice``: what the run decided by itself, where it did.
     """
 
     strategy: str
@@ -37,6 +39,7 @@ class StrategyResult:
     weights: Ragged | None = None
     noise: NoiseRates | None = None
     level: str | None = None
+    choice: Choice | None = None
 
 
 def weights_of(kept: Ragged) -> Ragged:

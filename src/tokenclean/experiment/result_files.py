@@ -171,6 +171,14 @@ def _review(context: RunContext) -> dict[str, object]:
     return {} if review is None else {"review": review.to_json()}
 
 
+def _choices(context: RunContext, results: Sequence[StrategyResult]) -> dict[str, object]:
+    """What the run decided by itself, and by which rows, where it did."""
+    choices = {o.strategy: o.choice.to_json() for o in results if o.choice is not None}
+    if not choices:
+        return {}
+    return {"choices": choices, "choosing_rows": list(context.data.choosing.ids) if context.data.choosing else []}
+
+
 def _licenses(context: RunContext) -> dict[str, str | None]:
     """Source name -> the licences that the recipe states for the places its rows came from; None for none."""
     stated = {s.place: s.license for s in context.recipe.pool.sources}
@@ -222,6 +230,7 @@ def _result_document(
         },
         "intake": context.data.intake.to_json(),
         **_review(context),
+        **_choices(context, results),
         "measured": [m.to_json() for m in measured],
         "training": {m.name: dict(m.training) for o in results for m in _models_of(o) if m.training},
         "references": [

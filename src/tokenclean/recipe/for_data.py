@@ -16,8 +16,8 @@ from tokenclean.recipe.reading import PRESETS, recipe_from
 from tokenclean.recipe.settings import CleaningSettings, Recipe
 from tokenclean.recipe.strategies import find_strategy
 
-DEFAULT_STRATEGY: Final = "noise_mixture"
-"""Weighs tokens by an estimated noise rate, so that it leaves data without noise alone."""
+DEFAULT_STRATEGY: Final = "auto"
+"""Takes what its trials show to be better than full tokens, so that it leaves data without noise alone."""
 
 PLACEHOLDER_MODEL: Final = "HuggingFaceTB/SmolLM2-135M"
 LARGE_MODEL_PARAMETERS: Final = 1_000_000_000

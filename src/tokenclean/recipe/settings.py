@@ -366,6 +366,11 @@ class Recipe(Section):
         return tuple(dict.fromkeys((*(name for name in STRATEGIES if name in wanted), *wanted)))
 
     @property
+    def chooses(self) -> bool:
+        """Whether the run itself chooses something by rows that are then not reported on."""
+        return "auto" in self.strategies
+
+    @property
     def pool_seed(self) -> int:
         """Seed that draws the rows used and the held-out ones."""
         return self.seed if self.pool.seed is None else self.pool.seed
