@@ -32,7 +32,7 @@ def test_the_whole_run_stays_within_the_budget_wherever_trials_are_done(size, tr
 
 
 def test_the_cost_by_hand():
-    """Full tokens 900 in 2 epochs; noise pass 300; 3 passes over 90 to choose by: 90. A trial token: 2 · 3 trainings."""
+    """Full tokens 900 in 2 epochs; noise pass 300; 3 passes over 90 rows' tokens: 90. A trial token: 2 · 3."""
     cost = run_cost(RunSize(900, 2, 90, 60), 3)
     assert (cost.fixed, cost.per_token) == pytest.approx((1800 + 300 + 90, 6))
     assert trial_tokens(RunSize(900, 2, 90, 60), 3) == (4500 - 2190) // 6

@@ -41,7 +41,14 @@ def verdict_of(
     if choice["chosen"] == "full_tokens":
         advice = f"use its model: tokenclean merge {folder}; --strategy noise_mixture compares cleaning with it"
         return Verdict(choice["sentence"], advice)
-    return Verdict(f"{choice['sentence']} {found.sentence}", found.advice)
+    sentence = f"{choice['sentence']} {found.sentence}"
+    model = next(m for m in measured if m["name"] == strategy)
+    if (of_full := model["against_full"]) is not None and of_full["low"] > 0:
+        advice = (
+            "go by the rows that are like the text you want: the rows it chose by call it better, these call it worse"
+        )
+        return Verdict(sentence, advice)
+    return Verdict(sentence, found.advice)
 
 
 def _verdict_of(

@@ -88,7 +88,8 @@ def _lines(section: Section, unchanged: Section, path: str, commented: bool) -> 
                 comment = f"{indent}# "
                 text = field.description.replace("``", "`")
                 if key in _RANKING and isinstance(section, CleaningSettings):
-                    is_used = find_strategy(section.strategy).ranks
+                    tries_ranking = section.strategy == "auto" and section.trusted is not None
+                    is_used = find_strategy(section.strategy).ranks or tries_ranking
                     text += "" if is_used else f" Of no effect with {section.strategy}."
                 yield from textwrap.wrap(text, 100, initial_indent=comment, subsequent_indent=comment)
             only_set = isinstance(value, Section | tuple)
