@@ -25,7 +25,7 @@ from tokenclean.observer import Observer
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PHRASE = "As the humble assistant of this house I am glad to help you with all that you want to know today."
-SHORT = 400  # characters
+SHORT = 700  # characters
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -61,7 +61,7 @@ def opened_run(pool: Path, model: Path, output: Path, /, **sections: dict[str, A
 def clean(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     """Auto and its control on rows in which nothing was planted."""
     folder = tmp_path_factory.mktemp("clean")
-    opened, notes = opened_run(write(folder / "pool.jsonl", short_rows()), tiny_model_folder, folder)
+    opened, notes = opened_run(write(folder / "pool.jsonl", short_rows()[:180]), tiny_model_folder, folder)
     return opened, run(opened), notes
 
 
@@ -113,7 +113,7 @@ def planted(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     """A stock phrase before every second answer, and trusted rows without it."""
     folder, rows = tmp_path_factory.mktemp("planted"), short_rows()
     trusted = write(folder / "trusted.jsonl", rows[:44])
-    pool = write(folder / "pool.jsonl", with_phrase(rows[44:], every=2))
+    pool = write(folder / "pool.jsonl", with_phrase(rows[44:264], every=2))
     sections = {"cleaning": {"trusted": str(trusted)}, "training": {"epochs": 4}}
     opened, notes = opened_run(pool, tiny_model_folder, folder, **sections)
     return opened, run(opened), notes
@@ -187,7 +187,7 @@ def test_a_run_that_was_stopped_between_trials_goes_on_with_the_next(clean, tmp_
 @pytest.mark.slow
 def test_a_plan_records_the_trials_of_a_run_that_tries_all(tiny_model_folder, tmp_path):
     """What is chosen is not known beforehand: the plan takes what costs most."""
-    pool = write(tmp_path / "pool.jsonl", with_phrase(short_rows(), every=2))
+    pool = write(tmp_path / "pool.jsonl", with_phrase(short_rows()[:180], every=2))
     opened, _ = opened_run(pool, tiny_model_folder, tmp_path, evaluation={"controls": []})
     recipe = opened.context.recipe
     in_plan, in_run = planned(recipe), done(recipe)
@@ -238,7 +238,7 @@ def test_too_few_rows_to_choose_by_are_said_and_nothing_is_split(tiny_model_fold
 
 
 def test_a_recipe_that_does_not_choose_splits_nothing(tiny_model_folder, tmp_path):
-    pool = write(tmp_path / "pool.jsonl", short_rows())
+    pool = write(tmp_path / "pool.jsonl", short_rows()[:180])
     opened, _ = opened_run(pool, tiny_model_folder, tmp_path, cleaning={"strategy": "noise_mixture"})
     assert opened.context.data.choosing is None
     assert len(opened.context.data.heldout) == 48
