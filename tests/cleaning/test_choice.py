@@ -95,15 +95,15 @@ def test_the_decision_says_what_was_chosen_by_which_rows_and_how_clear_it_was():
     choice = decide(MADE, trials, level)
     assert choice.chosen == "better"
     assert choice.sentence == (
-        "auto trained on better: it was better than full tokens by 0.1000 nats a token (97.5% interval -0.1000 to "
+        "auto chose better: it was better than full tokens by 0.1000 nats a token (97.5% interval -0.1000 to "
         "-0.1000) in trials on 30 of 90 rows, by 4 held-out conversations that are not reported on."
     )
     none = decide(MADE, trials[1:], level)
     assert none.chosen == FULL_TOKENS
-    assert none.sentence.startswith("auto trained on full tokens: nothing was clearly better in trials on 30 of 90")
+    assert none.sentence.startswith("auto chose full tokens: nothing was clearly better in trials on 30 of 90")
 
 
 def test_a_choice_is_json_without_nan():
     document = Choice("full_tokens", "so", trials=(Trial("a", math.nan, math.nan, math.nan),)).to_json()
     assert document["trials"] == [{"name": "a", "difference": None, "low": None, "high": None}]
-    assert document["sentence"] == "auto trained on full tokens: so."
+    assert document["sentence"] == "auto chose full tokens: so."

@@ -130,7 +130,7 @@ def test_trusted_rows_show_that_a_stock_phrase_is_better_dropped(planted):
     assert np.array_equal(own.kept.values, context.tokens.is_response.values & ~repeated)
     assert own.model.training["selected_tokens"] == own.kept.values.sum()
     assert any(note.startswith("auto: trial of fixed_model") for note in notes)
-    assert "auto trained on repetition: it was better than full tokens" in str(result.verdict)
+    assert "auto chose repetition: it was better than full tokens" in str(result.verdict)
 
 
 @pytest.mark.slow

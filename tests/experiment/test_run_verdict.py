@@ -86,14 +86,14 @@ def test_a_strategy_that_trains_nothing_has_none():
 
 
 def chosen(name: str) -> Any:
-    return {"chosen": name, "sentence": f"auto trained on {name}: it was so."}
+    return {"chosen": name, "sentence": f"auto chose {name}: it was so."}
 
 
 def test_what_a_run_chose_comes_first():
     full = {**model("auto", base=BETTER, full=interval(0, 0), kept=1.0)}
     found = verdict_of([full], "auto", heldout_rows=60, folder="runs/my", choice=chosen("full_tokens"))
     assert str(found).startswith(
-        "auto trained on full_tokens: it was so. Next: use its model: tokenclean merge runs/my"
+        "auto chose full_tokens: it was so. Next: use its model: tokenclean merge runs/my"
     )
     better = verdict_of(
         [model("auto", base=BETTER, full=BETTER)],
@@ -103,7 +103,7 @@ def test_what_a_run_chose_comes_first():
         choice=chosen("repetition"),
     )
     assert str(better).startswith(
-        "auto trained on repetition: it was so. Cleaning helped: auto is better than full tokens"
+        "auto chose repetition: it was so. Cleaning helped: auto is better than full tokens"
     )
     worse = verdict_of(
         [model("auto", base=BETTER, full=WORSE)], "auto", heldout_rows=60, folder="runs/my", choice=chosen("repetition")

@@ -21,6 +21,7 @@ from tokenclean.cleaning.noise_removal import noise_rates, remove_noise, train_w
 from tokenclean.cleaning.reference_check import error_sample_rows
 from tokenclean.cleaning.strategy_result import StrategyResult, weights_of
 from tokenclean.cleaning.trial_budget import BUDGET, RunSize, draw_rows, run_cost, trial_tokens
+from tokenclean.errors import RecipeError
 from tokenclean.pool.recipe_pool import LEAST_CHOOSING_ROWS
 from tokenclean.ragged import Ragged
 from tokenclean.selection import select_tokens
@@ -65,6 +66,8 @@ def auto(context: RunContext) -> StrategyResult:
 def choose_strategy(context: RunContext) -> Choice:
     """What ``auto`` trains on all rows: ``full_tokens``, or the name of a candidate."""
     data = context.data
+    if not context.recipe.chooses:
+        raise RecipeError(["auto needs rows to choose by, so a recipe has to name it, as strategy or control"], "auto")
     if data.choosing is None:
         rows = len(data.trusted) or len(data.heldout)
         kind = "trusted" if len(data.trusted) else "held-out"

@@ -63,7 +63,7 @@ class Choice:
     @property
     def sentence(self) -> str:
         """What was chosen and why, with a full stop."""
-        return f"auto trained on {'full tokens' if self.chosen == FULL_TOKENS else self.chosen}: {self.reason}."
+        return f"auto chose {'full tokens' if self.chosen == FULL_TOKENS else self.chosen}: {self.reason}."
 
     def to_json(self) -> dict[str, Any]:
         """As in ``result.json``; a trial without finite losses has None there."""

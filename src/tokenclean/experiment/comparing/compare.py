@@ -97,9 +97,7 @@ def compare(
     runs: dict[int, _Run] = {}
     loaded: list[LoadedBenchmark] = []
     for seed in seeds:
-        of_seed = recipe.model_copy(
-            update={"seed": seed, "pool": recipe.pool.model_copy(update={"seed": recipe.pool_seed})}
-        )
+        of_seed = _recipe_of_seed(recipe, strategies, seed)
         run = runs[seed] = _Run(open_seed(of_seed))
         run.models[BASE] = run.opened.context.base
         if not loaded:
@@ -131,6 +129,15 @@ def compare(
         run.margins = margins_of_models(run.opened.context, {name: run.models[name] for name in lines})
         run.opened.models.clear()
     return _result(recipe, runs, lines, loaded, control, failed)
+
+
+def _recipe_of_seed(recipe: Recipe, strategies: Sequence[str], seed: int) -> Recipe:
+    """The recipe on the same rows under another seed, with the strategies compared as its own: where ``auto`` is among
+    them, it needs rows to choose by."""
+    pool = recipe.pool.model_copy(update={"seed": recipe.pool_seed})
+    cleaning = recipe.cleaning.model_copy(update={"strategy": [*strategies, recipe.cleaning.strategy][0]})
+    evaluation = recipe.evaluation.model_copy(update={"controls": tuple(strategies)})
+    return recipe.model_copy(update={"seed": seed, "pool": pool, "cleaning": cleaning, "evaluation": evaluation})
 
 
 def _check(recipe: Recipe, strategies: Sequence[str], seeds: Sequence[int], control: str) -> None:
