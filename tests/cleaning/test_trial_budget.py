@@ -16,7 +16,7 @@ def sizes(draw: st.DrawFn) -> RunSize:
     training = draw(st.integers(100, 10**7))
     part = st.integers(0, training)
     warmup, ranked = draw(part), draw(part)
-    further = (warmup, draw(st.integers(0, warmup)), ranked, draw(st.integers(0, min(ranked, 2048))))
+    further = (draw(part), warmup, draw(st.integers(0, warmup)), ranked, draw(st.integers(0, min(ranked, 2048))))
     return RunSize(training, draw(st.integers(1, 4)), draw(part), draw(part), *(further if ranked else ()))
 
 
@@ -33,11 +33,11 @@ def test_the_whole_run_stays_within_the_budget_wherever_trials_are_done(size, tr
 
 def test_the_cost_by_hand():
     """Full tokens 900 in 2 epochs; noise pass 300; 3 passes over 90 rows' tokens: 90. A trial token: 2 · 3."""
-    cost = run_cost(RunSize(900, 2, 90, 60), 3)
+    cost = run_cost(RunSize(900, 2, 90, 900), 3)
     assert (cost.fixed, cost.per_token) == pytest.approx((1800 + 300 + 90, 6))
-    assert trial_tokens(RunSize(900, 2, 90, 60), 3) == (4500 - 2190) // 6
+    assert trial_tokens(RunSize(900, 2, 90, 900), 3) == (4500 - 2190) // 6
     # a reference: two warm-ups of 30 and 15 in 2 epochs, 870 rows' tokens under two models, its check
-    with_reference = run_cost(RunSize(900, 2, 90, 60, 30, 15, 870, 12), 3)
+    with_reference = run_cost(RunSize(900, 2, 90, 900, 60, 30, 15, 870, 12), 3)
     assert with_reference.fixed == pytest.approx(cost.fixed + 90 + (2 * 870 + 60 + 2 * 12) / 3)
     assert with_reference.per_token == pytest.approx(6 + 2 / 3)
 

@@ -12,7 +12,7 @@ import pytest
 from test_dry_run import done, planned
 from test_runs import recipe_of
 
-from tokenclean.cleaning.automatic import choose_strategy
+from tokenclean.cleaning.automatic import choose_proportion, choose_strategy
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import OpenRun, open_run
 from tokenclean.cleaning.trainings import TrainingJob, Trainings
@@ -21,6 +21,8 @@ from tokenclean.experiment.demo import pool_path
 from tokenclean.experiment.planning.dry_run import record_alone, training_cost
 from tokenclean.experiment.run import RunResult, run
 from tokenclean.observer import Observer
+from tokenclean.selection import kept_count
+from tokenclean.token_table import read_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -245,3 +247,77 @@ def test_a_recipe_that_does_not_choose_splits_nothing(tiny_model_folder, tmp_pat
     controls = {"controls": ["auto"]}
     beside, _ = opened_run(pool, tiny_model_folder, tmp_path, cleaning={"strategy": "random"}, evaluation=controls)
     assert len(beside.context.data.heldout) == len(beside.context.data.choosing) == 24
+
+
+@pytest.fixture(scope="module")
+def shares(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A proportion that is chosen, for fixed_model and the controls that rank."""
+    folder = tmp_path_factory.mktemp("shares")
+    cleaning = {"strategy": "fixed_model", "proportion": "auto", "splits": 5}
+    controls = {"controls": ["full_tokens", "random"]}
+    pool = write(folder / "pool.jsonl", short_rows()[:250])
+    opened, notes = opened_run(pool, tiny_model_folder, folder, cleaning=cleaning, evaluation=controls)
+    return opened, run(opened), notes
+
+
+def test_a_proportion_is_chosen_once_by_the_same_rule(shares):
+    opened, result, notes = shares
+    choice, data = result.own.choice, opened.context.data
+    clear = [trial for trial in choice.trials if trial.is_clear]
+    best = min(clear, key=lambda trial: trial.difference).name if clear else "full_tokens"
+    assert [trial.name for trial in choice.trials] == ["proportion 0.85", "proportion 0.6"]
+    assert choice.chosen == best
+    assert choice.proportion == {"full_tokens": 1.0, "proportion 0.85": 0.85, "proportion 0.6": 0.6}[best]
+    assert len(data.choosing) == len(data.heldout) == 24
+    total = int(data.tokens.is_response.values.sum())
+    for name in ("fixed_model", "random"):
+        kept = next(o.kept for o in result.results if o.strategy == name)
+        assert kept.values.sum() == kept_count(total, choice.proportion)
+    assert notes.count(choice.sentence) == 1
+    assert [table.title for table in result.tables].count("Trials of auto") == 1
+    assert str(result.verdict).startswith(choice.sentence)
+    table = read_table(result.folder / "fixed_model" / "kept.parquet")
+    assert table.metadata["selection"]["proportion"] == choice.proportion
+
+
+def test_no_trial_of_a_proportion_trains_on_the_rows_of_the_warm_up(shares):
+    opened, _, _ = shares
+    context = opened.context
+    watched = WatchedTrainings(context.trainings)
+    choose_proportion(replace(context, trainings=watched, choices={}))
+    warmup = {context.tokens.ids[row] for row in context.data.splits[0]}
+    trials = [set(job.tokens.ids) for job in watched.jobs if job.name.startswith("trial-")]
+    assert len(trials) == 3
+    assert not any(rows & warmup for rows in trials)
+    assert {job.name for job in watched.jobs} == {"warm-up", "trial-full_tokens", "trial-0.85", "trial-0.6"}
+
+
+@pytest.mark.parametrize("strategy", ["fixed_model", "rho", "self_evolving"])
+@pytest.mark.parametrize(("trusted", "epochs"), [(0, 1), (0, 2), (30, 1), (44, 1)])
+def test_the_plan_of_a_chosen_proportion_stays_within_the_budget(
+    tiny_model_folder, tmp_path, strategy, trusted, epochs
+):
+    some = short_rows()
+    pool = write(tmp_path / "pool.jsonl", some[44:300])
+    cleaning: dict[str, Any] = {"strategy": strategy, "proportion": "auto", "splits": 5}
+    if trusted:
+        cleaning["trusted"] = str(write(tmp_path / "trusted.jsonl", some[:trusted]))
+    opened, _ = opened_run(pool, tiny_model_folder, tmp_path, cleaning=cleaning, training={"epochs": epochs})
+    data = opened.context.data
+    recorded = record_alone(data, strategy, "cpu")
+    full = training_cost(record_alone(data, "full_tokens", "cpu"), data.recipe)
+    assert training_cost(recorded, data.recipe) <= BUDGET * full
+    assert any("trial-" in str(item) for item in recorded) == (trusted != 30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fixed_model", "self_evolving"])
+def test_a_plan_of_a_chosen_proportion_records_what_the_run_does(tiny_model_folder, tmp_path, strategy):
+    """How many tokens are kept changes no pass and no row of a training here: every row keeps some."""
+    pool = write(tmp_path / "pool.jsonl", short_rows()[:250])
+    cleaning = {"strategy": strategy, "proportion": "auto"}
+    opened, _ = opened_run(pool, tiny_model_folder, tmp_path, cleaning=cleaning, evaluation={"controls": []})
+    recipe = opened.context.recipe
+    recorded = planned(recipe)
+    assert recorded == done(recipe)
+    assert len([item for item in recorded if item[0] == "train" and item[1].startswith("trial-")]) == 3

@@ -92,9 +92,7 @@ def chosen(name: str) -> Any:
 def test_what_a_run_chose_comes_first():
     full = {**model("auto", base=BETTER, full=interval(0, 0), kept=1.0)}
     found = verdict_of([full], "auto", heldout_rows=60, folder="runs/my", choice=chosen("full_tokens"))
-    assert str(found).startswith(
-        "auto chose full_tokens: it was so. Next: use its model: tokenclean merge runs/my"
-    )
+    assert str(found).startswith("auto chose full_tokens: it was so. Next: use its model: tokenclean merge runs/my")
     better = verdict_of(
         [model("auto", base=BETTER, full=BETTER)],
         "auto",
@@ -102,9 +100,7 @@ def test_what_a_run_chose_comes_first():
         folder="runs/my",
         choice=chosen("repetition"),
     )
-    assert str(better).startswith(
-        "auto chose repetition: it was so. Cleaning helped: auto is better than full tokens"
-    )
+    assert str(better).startswith("auto chose repetition: it was so. Cleaning helped: auto is better than full tokens")
     worse = verdict_of(
         [model("auto", base=BETTER, full=WORSE)], "auto", heldout_rows=60, folder="runs/my", choice=chosen("repetition")
     )

@@ -1,13 +1,14 @@
 """``auto``: a run that decides for its user what to train on, by trials on a share of the rows.
 
-What the base's losses and the texts show proposes candidates, full tokens always among them. Each is trained on the
+``strategy: auto`` chooses a strategy, ``proportion: auto`` the share of tokens that a ranking strategy keeps. Full
+tokens are always among the candidates. Each is trained on the
 same rows, and compared with full tokens on rows that no trial is trained on: trusted rows, where there are any, else a
 half of the held-out ones, on which nothing is reported then. Only what is clearly better there is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,10 +25,15 @@ from tokenclean.cleaning.trial_budget import BUDGET, RunSize, draw_rows, run_cos
 from tokenclean.errors import RecipeError
 from tokenclean.pool.recipe_pool import LEAST_CHOOSING_ROWS
 from tokenclean.ragged import Ragged
+from tokenclean.recipe import find_strategy
 from tokenclean.selection import select_tokens
+from tokenclean.selection.ranking import Level
 
 MOST_TRIALS = 4
 """Full tokens and three candidates."""
+
+PROPORTIONS = (0.85, 0.6)
+"""Shares of the tokens that are tried beside all of them, those of most promise first."""
 
 _LEAST_TRIAL_ROWS = 20  # a training on fewer rows says nothing about one on the whole pool
 _FIXED_MODEL = "fixed_model"
@@ -65,39 +71,111 @@ def auto(context: RunContext) -> StrategyResult:
 
 def choose_strategy(context: RunContext) -> Choice:
     """What ``auto`` trains on all rows: ``full_tokens``, or the name of a candidate."""
-    data = context.data
     if not context.recipe.chooses:
         raise RecipeError(["auto needs rows to choose by, so a recipe has to name it, as strategy or control"], "auto")
-    if data.choosing is None:
-        rows = len(data.trusted) or len(data.heldout)
-        kind = "trusted" if len(data.trusted) else "held-out"
-        needed = LEAST_CHOOSING_ROWS if len(data.trusted) else 2 * LEAST_CHOOSING_ROWS
-        return Choice(FULL_TOKENS, f"{rows:,} {kind} rows are too few to choose by, which takes {needed}")
+    if context.data.choosing is None:
+        return _without_rows(context)
     candidates = find_candidates(context)
-    size = run_size(context, has_reference=_FIXED_MODEL in candidates.names)
-    made = Choice(
-        FULL_TOKENS,
-        f"{candidates.found}, so there is nothing to try",
-        training_rows=len(data.tokens),
-        choosing_rows=len(data.choosing),
-        chosen_by="trusted" if len(data.trusted) else "held-out",
-        noise=candidates.noise,
-    )
+    made = replace(_untried(context), noise=candidates.noise, reason=f"{candidates.found}, so there is nothing to try")
+    size = run_size(context, checks=int(_FIXED_MODEL in candidates.names))
+    size = replace(size, noise=size.training)
     if not candidates.names:
-        return made
-    names, rows = plan_trials(context, candidates.names, size)
-    if len(rows) < _LEAST_TRIAL_ROWS:
+        return replace(made, cost=run_cost(size, 0).fixed / (size.training * size.epochs))
+    rows = np.setdiff1d(np.arange(len(context.tokens)), context.data.trusted)
+
+    def try_one(name: str, rows: np.ndarray) -> Model:
+        return try_candidate(context, name, rows)
+
+    context.note(f"auto: {candidates.found}")
+    return hold_trials(context, made, candidates.names, rows, size, try_one)
+
+
+def choose_proportion(context: RunContext) -> Choice:
+    """The share of tokens that ``cleaning.strategy`` keeps where ``cleaning.proportion`` is ``auto``; all where no
+    smaller one is clearly better.
+
+    Tokens are ranked at the strategy's own level by one reference, that of ``fixed_model``: ``model.reference``, a
+    warm-up on the trusted rows by which nothing is chosen, or the warm-up on D̃_0, whose rows are then in no trial.
+    """
+    data, record = context.data, find_strategy(context.recipe.cleaning.strategy)
+    has_reference = context.given_reference is not None or not len(data.trusted) or len(data.reference_rows) > 0
+    if data.choosing is None or not has_reference:
+        return replace(_without_rows(context, halved=True), proportion=1.0)
+    rounds = len(data.splits) - 1 if record.trains_references else 1
+    is_warmed_up = context.given_reference is None and not len(data.trusted)
+    untried = data.splits[0] if is_warmed_up else data.trusted
+    rows = np.setdiff1d(np.arange(len(context.tokens)), untried)
+    level = record.level or context.recipe.cleaning.level
+    names = {f"proportion {share:g}": share for share in PROPORTIONS}
+
+    def try_one(name: str, rows: np.ndarray) -> Model:
+        if name == FULL_TOKENS:
+            return try_candidate(context, name, rows)
+        kept = _select_by_reference(context, rows, names[name], level)
+        return train_without_noise(context, f"trial-{names[name]:g}", context.base, kept, rows).model
+
+    settings = context.recipe.cleaning
+    size = run_size(context, checks=rounds)
+    if "noise_mixture" in settings.also and settings.noise_mixture.mode == "offline":
+        size = replace(size, noise=size.training)
+    choice = hold_trials(context, _untried(context), tuple(names), rows, size, try_one)
+    return replace(choice, proportion=names.get(choice.chosen, 1.0))
+
+
+def with_chosen_proportion(context: RunContext) -> tuple[RunContext, Choice | None]:
+    """The context with the number that was chosen where ``cleaning.proportion`` is ``auto``, else as it is. It is
+    chosen once: the controls that rank tokens take it too."""
+    if context.recipe.cleaning.proportion != "auto":
+        return context, None
+    if "proportion" not in context.choices:
+        context.choices["proportion"] = choice = choose_proportion(context)
+        context.note(choice.sentence)
+    choice = context.choices["proportion"]
+    return replace(context, data=context.data.with_cleaning(proportion=choice.proportion)), choice
+
+
+def _without_rows(context: RunContext, *, halved: bool = False) -> Choice:
+    """Full tokens, since too few rows could decide. ``halved``: where trusted rows warm up a reference too."""
+    data = context.data
+    rows, kind = (len(data.trusted), "trusted") if len(data.trusted) else (len(data.heldout), "held-out")
+    needed = LEAST_CHOOSING_ROWS if kind == "trusted" and not halved else 2 * LEAST_CHOOSING_ROWS
+    return Choice(FULL_TOKENS, f"{rows:,} {kind} rows are too few to choose by, which takes {needed}")
+
+
+def _untried(context: RunContext) -> Choice:
+    """Full tokens, before anything is tried."""
+    data = context.data
+    choosing = 0 if data.choosing is None else len(data.choosing)
+    kind = "trusted" if len(data.trusted) else "held-out"
+    return Choice(FULL_TOKENS, "", training_rows=len(data.tokens), choosing_rows=choosing, chosen_by=kind)
+
+
+def hold_trials(
+    context: RunContext,
+    made: Choice,
+    candidates: Sequence[str],
+    rows: np.ndarray,
+    size: RunSize,
+    try_one: Callable[[str, np.ndarray], Model],
+) -> Choice:
+    """Train full tokens and the candidates on a share of ``rows`` each, and decide.
+
+    ``made``: the choice so far; ``try_one``: trains a candidate, or ``full_tokens``, on the rows given.
+    """
+    names, rows = plan_trials(context, candidates, rows, size)
+    training, choosing = context.tokens, context.data.choosing
+    if choosing is None or len(rows) < _LEAST_TRIAL_ROWS:
         reason = f"{BUDGET:g} times the cost of full tokens leaves {len(rows)} rows for a trial, fewer than"
         return replace(made, reason=f"{reason} {_LEAST_TRIAL_ROWS}")
-    cost = run_cost(size, len(names)).total(int(data.tokens.input_ids.lengths[rows].sum()))
+    cost = run_cost(size, len(names)).total(int(training.input_ids.lengths[rows].sum()))
     made = replace(made, trial_rows=len(rows), cost=cost / (size.training * size.epochs))
     context.note(
-        f"auto: {candidates.found}; tries {', '.join(names)} on {len(rows):,} of {len(data.tokens):,} rows "
-        f"({len(rows) / len(data.tokens):.0%}); all in all at most {made.cost:.2f} times the cost of full tokens"
+        f"auto: tries {', '.join(names)} on {len(rows):,} of {len(training):,} rows ({len(rows) / len(training):.0%}); "
+        f"all in all at most {made.cost:.2f} times the cost of full tokens"
     )
-    models = {name: try_candidate(context, name, rows) for name in names}
+    models = {name: try_one(name, rows) for name in names}
     losses = {name: context.choosing_losses(model) for name, model in models.items()}
-    tried, level = compare_trials(losses, data.choosing.is_response)
+    tried, level = compare_trials(losses, choosing.is_response)
     for trial in tried:
         context.note(f"auto: trial of {trial} against full tokens ({level:.1%} interval)")
     if context.is_dry:
@@ -136,17 +214,17 @@ def find_candidates(context: RunContext) -> Candidates:
     return Candidates(tuple(names[: MOST_TRIALS - 1]), rate, found)
 
 
-def plan_trials(context: RunContext, candidates: Sequence[str], size: RunSize) -> tuple[tuple[str, ...], np.ndarray]:
-    """The trials, full tokens first, and the training rows of each: as many candidates as leave enough rows, the last
-    ones being left out, and at least one."""
-    data, lengths = context.data, context.tokens.input_ids.lengths
-    untrusted = np.setdiff1d(np.arange(len(lengths)), data.trusted)
+def plan_trials(
+    context: RunContext, candidates: Sequence[str], rows: np.ndarray, size: RunSize
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """The trials, full tokens first, and which of ``rows`` each trains on: as many candidates as leave enough rows, the
+    last ones being left out, and at least one."""
     names = (FULL_TOKENS, *candidates)
     while True:
         most = trial_tokens(size, len(names))
-        rows = draw_rows(untrusted, lengths, data.tokens.sources, most, context.recipe.seed)
-        if len(rows) >= _LEAST_TRIAL_ROWS or len(names) == 2:
-            return names, rows
+        drawn = draw_rows(rows, context.tokens.input_ids.lengths, context.tokens.sources, most, context.recipe.seed)
+        if len(drawn) >= _LEAST_TRIAL_ROWS or len(names) == 2:
+            return names, drawn
         names = names[:-1]
 
 
@@ -156,46 +234,50 @@ def try_candidate(context: RunContext, name: str, rows: np.ndarray) -> Model:
     if name == FULL_TOKENS:
         return context.train(trial, context.base, weights_of(labels), rows)
     if name == _FIXED_MODEL:
-        return train_without_noise(context, trial, context.base, _select_by_reference(context, rows), rows).model
+        settings = context.recipe.cleaning
+        kept = _select_by_reference(context, rows, settings.kept_proportion, settings.level)
+        return train_without_noise(context, trial, context.base, kept, rows).model
     methods = {*_METHODS[name], *context.recipe.cleaning.also}
     return train_without_noise(context, trial, context.base, labels, rows, methods=methods).model
 
 
-def _select_by_reference(context: RunContext, rows: np.ndarray) -> Ragged:
-    """What ``fixed_model`` keeps of ``rows``, bool over all training rows; the reference has not seen the rows by which
-    is chosen."""
-    settings, tokens = context.recipe.cleaning, context.tokens
+def _select_by_reference(context: RunContext, rows: np.ndarray, proportion: float, level: Level) -> Ragged:
+    """What is kept of ``rows`` by a fixed reference that has seen neither them nor the rows by which is chosen; bool
+    over all training rows."""
+    tokens, data = context.tokens, context.data
     reference = context.given_reference
-    if reference is None:
-        full = weights_of(tokens.is_response)
-        reference = context.train("trial-reference", context.base, full, context.data.reference_rows)
-    base_loss, reference_loss = context.split_losses(context.base, reference, rows, "trial rows")
+    if reference is None and len(data.trusted):
+        reference = context.train("trial-reference", context.base, weights_of(tokens.is_response), data.reference_rows)
+    base_loss, reference_loss = context.split_losses(context.base, reference or context.warmup, rows, "trial rows")
     selected = select_tokens(
         base_loss - reference_loss,
         tokens.is_response.take(rows),
-        proportion=settings.proportion,
-        level=settings.level,
+        proportion=proportion,
+        level=level,
         sources=[tokens.sources[row] for row in rows],
     )
     kept = np.zeros(len(tokens.is_response.values), dtype=bool)
-    kept[context.data.indices(rows)] = selected.values
+    kept[data.indices(rows)] = selected.values
     return tokens.is_response.with_values(kept)
 
 
-def run_size(context: RunContext, *, has_reference: bool) -> RunSize:
-    """The tokens of which the cost of the run is counted."""
+def run_size(context: RunContext, *, checks: int) -> RunSize:
+    """The tokens of which the cost of the run is counted. ``checks``: of references, 0 for a run without one."""
     data, lengths = context.data, context.tokens.input_ids.lengths
     choosing = 0 if data.choosing is None else len(data.choosing.input_ids.values)
-    size = RunSize(int(lengths.sum()), context.recipe.training.epochs, choosing, len(data.heldout.input_ids.values))
-    if not has_reference:
+    size = RunSize(int(lengths.sum()), context.recipe.training.epochs, choosing)
+    if not checks:
         return size
-    unseen = lengths[np.concatenate(data.splits[1:])]
+    unseen = data.splits[1:] if checks > 1 else [np.concatenate(data.splits[1:])]
+    samples = (lengths[rows][: error_sample_rows(lengths[rows])] for rows in unseen)
+    is_given = context.given_reference is not None
     return replace(
         size,
-        warmup=0 if context.given_reference else int(lengths[data.splits[0]].sum()),
-        trial_warmup=0 if context.given_reference else int(lengths[data.reference_rows].sum()),
+        heldout=checks * len(data.heldout.input_ids.values),
+        warmup=0 if is_given else int(lengths[data.splits[0]].sum()),
+        trial_warmup=0 if is_given else int(lengths[data.reference_rows].sum()),
         ranked=int(lengths.sum() - lengths[data.trusted].sum()),
-        sample=int(unseen[: error_sample_rows(unseen)].sum()),
+        sample=sum(int(sample.sum()) for sample in samples),
     )
 
 

@@ -46,7 +46,8 @@ class Choice:
 
     ``trial_rows`` of ``training_rows`` were trained on in each trial; ``choosing_rows``: conversations that decided,
     ``chosen_by``: which they are. ``noise``: estimated share of the pool's response tokens; None where that was not
-    estimated. ``cost``: the most that the whole run costs, over one training on full tokens.
+    estimated. ``cost``: the most that the whole run costs, over one training on full tokens. ``proportion``: share of
+    tokens to keep, where that was chosen.
     """
 
     chosen: str
@@ -59,6 +60,7 @@ class Choice:
     chosen_by: str = ""
     noise: float | None = None
     cost: float | None = None
+    proportion: float | None = None
 
     @property
     def sentence(self) -> str:

@@ -7,12 +7,13 @@ recorded.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from tokenclean.cleaning import references
+from tokenclean.cleaning.choice import Choice
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.noise_estimates import PoolNoise
 from tokenclean.cleaning.passes import Passes
@@ -30,13 +31,14 @@ from tokenclean.training.step_plan import SchedulePart
 class RunContext:
     """Rows, passes and trainings of one run. Models that several strategies need are cached properties, so each is
     computed when it is first asked for. ``note``: shows a line of text to the user. ``is_dry``: losses are made up, for
-    a plan, so what is chosen by them has to be what costs most."""
+    a plan, so what is chosen by them has to be what costs most. ``choices``: what was chosen once for all."""
 
     data: RunData
     passes: Passes
     trainings: Trainings
     note: Callable[[str], None]
     is_dry: bool = False
+    choices: dict[str, Choice] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe:

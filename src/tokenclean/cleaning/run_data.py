@@ -119,7 +119,7 @@ class RunData:
         kept = select_tokens(
             scores,
             labels.with_values(labels.values & ~is_trusted),
-            proportion=self.recipe.cleaning.proportion,
+            proportion=self.recipe.cleaning.kept_proportion,
             level=level,
             sources=self.tokens.sources,
             seed=self.recipe.seed,

@@ -12,6 +12,7 @@ from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.reference_check import ReferenceCheck
 from tokenclean.cleaning.round_records import Round
 from tokenclean.ragged import Ragged
+from tokenclean.recipe import Recipe
 from tokenclean.selection import NoiseRates
 
 
@@ -40,6 +41,12 @@ class StrategyResult:
     noise: NoiseRates | None = None
     level: str | None = None
     choice: Choice | None = None
+
+
+def proportion_of(recipe: Recipe, result: StrategyResult) -> float:
+    """The share of tokens that a ranking strategy kept: what it chose where ``cleaning.proportion`` is ``auto``."""
+    chosen = None if result.choice is None else result.choice.proportion
+    return recipe.cleaning.kept_proportion if chosen is None else chosen
 
 
 def weights_of(kept: Ragged) -> Ragged:

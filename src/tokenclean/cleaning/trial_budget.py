@@ -21,17 +21,19 @@ PASS_COST = 1 / 3
 
 @dataclass(frozen=True)
 class RunSize:
-    """Tokens of a run's rows, prompts included. ``training``: all training rows; ``choosing``, ``heldout``: the rows to
-    choose by and to report on.
+    """Tokens of a run's rows, prompts included. ``training``: all training rows; ``choosing``: the rows to choose by;
+    ``noise``: those scored to estimate the noise.
 
-    Of a reference, all 0 without one: ``warmup``: the rows that warm up the final one, ``trial_warmup``: that of the
-    trial; ``ranked``: the rows that it scores, beside the base; ``sample``: those of its check.
+    Of references, all 0 without one: ``warmup``: the rows that warm up the final one, ``trial_warmup``: that of the
+    trial; ``ranked``: the rows that they score, beside the base; ``heldout``, ``sample``: those of their checks, each
+    as often as there are checks.
     """
 
     training: int
     epochs: int
     choosing: int
-    heldout: int
+    noise: int = 0
+    heldout: int = 0
     warmup: int = 0
     trial_warmup: int = 0
     ranked: int = 0
@@ -53,7 +55,7 @@ class Cost:
 def run_cost(size: RunSize, trials: int) -> Cost:
     """The most that a run with so many trials costs: the pass that estimates the noise, the trials and their passes
     over the rows to choose by, and the final training, with a reference where there is one to try."""
-    fixed = size.training * (size.epochs + PASS_COST) + trials * size.choosing * PASS_COST
+    fixed = size.training * size.epochs + (size.noise + trials * size.choosing) * PASS_COST
     per_token = float(trials * size.epochs)
     if size.ranked:
         fixed += (size.warmup + size.trial_warmup) * size.epochs

@@ -13,7 +13,7 @@ from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.noise_removal import fractions_of
 from tokenclean.cleaning.open_run import OpenRun
-from tokenclean.cleaning.strategy_result import weights_of
+from tokenclean.cleaning.strategy_result import proportion_of, weights_of
 from tokenclean.experiment.preferences import ModelPreference
 from tokenclean.experiment.run_files import LATEST, TABLES, MeasuredModel
 from tokenclean.exporting import write_cleaned
@@ -153,7 +153,7 @@ def _metadata(context: RunContext, result: StrategyResult) -> dict[str, object]:
         "precision": recipe.scoring.precision,
         "models": {name: _described(context, model) for name, model in models.items()},
         "selection": {
-            "proportion": recipe.cleaning.proportion,
+            "proportion": proportion_of(recipe, result),
             "level": level,
             "threshold": lowest_kept(result.scores, result.kept),
         }

@@ -121,7 +121,11 @@ def _tables(
     preferences = [m.preference for m in measured if m.preference is not None]
     tables = [loss_table(measured, context), preference_table(preferences) if preferences else None]
     tables += [rounds and rounds_table(rounds), noise_table(context, results)]
-    tables += [choice_table(result.choice) for result in results if result.choice is not None and result.choice.trials]
+    tables += [
+        choice_table(choice)
+        for choice in dict.fromkeys(result.choice for result in results)
+        if choice and choice.trials
+    ]
     kept = {result.strategy: result.kept for result in results if result.kept is not None}
     drops_any = any(labels.values.sum() < context.tokens.is_response.values.sum() for labels in kept.values())
     if len(kept) > 1 and drops_any:

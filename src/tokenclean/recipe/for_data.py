@@ -11,9 +11,10 @@ from typing import Final
 import yaml
 
 from tokenclean.recipe.base_settings import Section
+from tokenclean.recipe.cleaning_settings import CleaningSettings
 from tokenclean.recipe.pool_settings import HUB_PREFIX
 from tokenclean.recipe.reading import PRESETS, recipe_from
-from tokenclean.recipe.settings import CleaningSettings, Recipe
+from tokenclean.recipe.settings import Recipe
 from tokenclean.recipe.strategies import find_strategy
 
 DEFAULT_STRATEGY: Final = "auto"

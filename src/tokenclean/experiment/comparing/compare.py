@@ -142,6 +142,8 @@ def _recipe_of_seed(recipe: Recipe, strategies: Sequence[str], seed: int) -> Rec
 
 def _check(recipe: Recipe, strategies: Sequence[str], seeds: Sequence[int], control: str) -> None:
     problems = []
+    if recipe.cleaning.proportion == "auto":
+        problems.append("cleaning.proportion: a comparison needs one number for all seeds; take what a run has chosen")
     for name in strategies:
         try:
             if find_strategy(name).needs_ratings and recipe.pool.curation is None:
@@ -176,7 +178,7 @@ def _result(
         preference_table(preferences, control_name, len(runs)) if preferences else None,
         trends_table(items) if {WARM_UP, SELF_EVOLVING} <= set(lines) else None,
         source_gains_table(losses, first.context.heldout.sources, BASE),
-        beside_paper(comparison, recipe.model.base, recipe.cleaning.proportion),
+        beside_paper(comparison, recipe.model.base, recipe.cleaning.kept_proportion),
     )
     tables = (
         table_1(comparison),

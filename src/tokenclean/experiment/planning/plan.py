@@ -125,11 +125,10 @@ def _pool_lines(recipe: Recipe, data: RunData) -> tuple[str, ...]:
 
 def _choice_lines(data: RunData, device_type: str) -> tuple[str, ...]:
     """What ``auto`` costs beside ordinary training, where the run takes it."""
-    if "auto" not in data.recipe.strategies:
+    if not data.recipe.chooses:
         return ()
-    chooses, full = (
-        training_cost(record_alone(data, name, device_type), data.recipe) for name in ("auto", "full_tokens")
-    )
+    own = "auto" if "auto" in data.recipe.strategies else data.recipe.cleaning.strategy
+    chooses, full = (training_cost(record_alone(data, name, device_type), data.recipe) for name in (own, "full_tokens"))
     unknown = (
         " if it tries all that it may: what it tries is known once the noise is estimated" if data.choosing else ""
     )
@@ -151,7 +150,8 @@ def _served_lines(recipe: Recipe, steps: Sequence[Step]) -> tuple[str, ...]:
 def _share_lines(cleaning: CleaningSettings) -> tuple[str, ...]:
     if not find_strategy(cleaning.strategy).ranks:
         return ()
-    kept = f"kept: {cleaning.proportion:.0%} of the response tokens"
+    share = "what trials choose" if cleaning.proportion == "auto" else f"{cleaning.proportion:.0%}"
+    kept = f"kept: {share} of the response tokens"
     return (f"{kept}; splits: {cleaning.splits} ({cleaning.split_kind})",)
 
 
