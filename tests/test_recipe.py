@@ -82,7 +82,7 @@ def test_the_recipes_beside_the_source_load(name):
     assert recipe.training == preset.training
     assert recipe.cleaning == preset.cleaning
     if name == "paper":
-        without_ratings_and_ours = {"ds2", "noise_mixture", "repetition", "given"}
+        without_ratings_and_ours = {"ds2", "noise_mixture", "repetition", "given", "auto"}
         assert set(recipe.strategies) == set(STRATEGIES) - without_ratings_and_ours
     else:  # with the control that the table of rounds needs
         assert recipe.strategies == ("none", "full_tokens", "full_tokens_from_warmup", "self_evolving")
@@ -285,9 +285,9 @@ def test_every_fault_is_reported_at_once():
         "pool.sources.0.pth: unknown key; did you mean path?",
         "model: missing; set it in the file or with --set model=…",
         "cleaning.strategy: expected one of none, ds2, full_tokens, full_tokens_from_warmup, random, rho, fixed_model, "
-        "self_evolving, noise_mixture, repetition, given, or module:function of your own, found 'self-evolving'; "
+        "self_evolving, noise_mixture, repetition, given, auto, or module:function of your own, found 'self-evolving'; "
         "did you mean self_evolving?",
-        "cleaning.proportion: input should be less than or equal to 1, found 1.5",
+        "cleaning.proportion: expected a number greater than 0 and at most 1, or auto, found 1.5",
         "training.batch_size: input should be greater than or equal to 1, found 0",
         "training.schedule: expected one of linear, cosine, constant_with_warmup, found 'liner'; did you mean linear?",
         "training.epoch: unknown key; did you mean epochs?",
@@ -487,3 +487,26 @@ def test_every_value_is_spelled_out():
     for name, value in written.items():
         if isinstance(value, dict):
             assert list(value) == list(type(getattr(with_overrides(), name)).model_fields)
+
+
+def test_a_proportion_that_is_chosen_needs_a_strategy_that_ranks():
+    values = {"pool": {"sources": [{"path": "a.jsonl"}]}, "model": {"base": "org/base"}}
+
+    def recipe(**cleaning: object) -> Recipe:
+        return recipe_from({**values, "cleaning": {"proportion": "auto", **cleaning}})
+
+    chosen = recipe(strategy="fixed_model")
+    assert chosen.chooses
+    assert recipe_from(yaml.safe_load(chosen.to_yaml())) == chosen
+    with pytest.raises(ValueError, match="name a number here"):
+        _ = chosen.cleaning.kept_proportion
+    for strategy in ("full_tokens", "noise_mixture", "random", "auto"):
+        with pytest.raises(RecipeError, match=rf"cleaning\.proportion: auto tries .* which {strategy} does not"):
+            recipe(strategy=strategy)
+    with pytest.raises(RecipeError, match="does not go with the strategy auto"):
+        recipe_from(
+            {**values, "cleaning": {"strategy": "rho", "proportion": "auto"}, "evaluation": {"controls": ["auto"]}}
+        )
+    assert not recipe_from(values).chooses
+    assert recipe_from({**values, "cleaning": {"strategy": "auto"}}).chooses
+    assert recipe_from({**values, "evaluation": {"controls": ["auto"]}}).chooses

@@ -13,7 +13,7 @@ from tokenclean.recipe.for_data import run_name
 
 def test_the_preset_goes_by_the_size_of_model_and_pool():
     small = recipe_from(data_values(["my.jsonl"]))
-    assert (small.name, small.cleaning.strategy, small.evaluation.controls) == ("my", "noise_mixture", ("full_tokens",))
+    assert (small.name, small.cleaning.strategy, small.evaluation.controls) == ("my", "auto", ("full_tokens",))
     assert small.training.learning_rate == 1e-3
     large = recipe_from(data_values(["my.jsonl"], parameters=LARGE_MODEL_PARAMETERS, rows=50_000))
     assert (large.training.learning_rate, large.training.batch_size) == (1e-4, 48)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_an_installed_package_offers_a_function_or_a_record(own_module, monkeypa
     assert find_strategy("loud") == Strategy("loud", "loud", f"{own_module}:shout")
     assert find_strategy("quiet").title == "Quiet cleaning"
     assert recipe_with(strategy="quiet").strategies == ("quiet",)
-    with pytest.raises(ValueError, match="repetition, given, loud, quiet, or module:function"):
+    with pytest.raises(ValueError, match="repetition, given, auto, loud, quiet, or module:function"):
         find_strategy("neither")
 
 
@@ -77,7 +78,7 @@ def test_what_is_wrong_with_a_function_is_said(own_module):
     with pytest.raises(RecipeError, match=f"cannot import {own_module}:whisper .*PYTHONPATH"):
         run_strategy(None, f"{own_module}:whisper")
     with pytest.raises(RecipeError, match="returned str, expected a StrategyResult, or scores"):
-        run_strategy(None, f"{own_module}:shout")
+        run_strategy(SimpleNamespace(recipe=recipe_with()), f"{own_module}:shout")
 
 
 def test_an_entry_point_that_cannot_be_imported_is_reported_by_the_recipe(monkeypatch):

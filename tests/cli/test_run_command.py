@@ -23,21 +23,21 @@ def test_a_run_on_a_data_file(command, here, small_pool, tiny_model_folder):
     said = command("run", small_pool, "--model", tiny_model_folder, *SMALL)
     assert said.code == 0, said.err
     lines = said.out.splitlines()
-    assert lines[0].startswith("Cleaning ")
-    assert "95 % interval" in lines[0]
+    assert lines[0].startswith("auto chose full tokens: 8 held-out rows are too few to choose by, which takes 40.")
     assert " Next: " in lines[0]
-    table = [line for line in lines if line.split()[:1] in (["base"], ["full_tokens"], ["noise_mixture"])]
-    assert [line.split()[0] for line in table] == ["base", "full_tokens", "noise_mixture"]
+    table = [line for line in lines if line.split()[:1] in (["base"], ["full_tokens"], ["auto"])]
+    assert [line.split()[0] for line in table] == ["base", "full_tokens", "auto"]
+    assert "+0.0000" in table[2]
     paths = lines[lines.index(next(line for line in lines if line.startswith("results "))) :]
     assert len(paths) <= 6
     [results] = (here / "runs" / "small" / "results").iterdir()
     assert str(results.relative_to(here)) in paths[0]
-    assert (results / "noise_mixture" / "model" / "adapter_model.safetensors").is_file()
+    assert (results / "auto" / "model" / "adapter_model.safetensors").is_file()
 
     recipe = here / "runs" / "small" / "recipe.yaml"
     assert "# Share of response tokens to keep" in recipe.read_text(encoding="utf-8")
     assert load_recipe(recipe) == recipe_from(yaml.safe_load((results / "recipe.yaml").read_text(encoding="utf-8")))
-    assert "strategy: noise_mixture" in said.err
+    assert "strategy: auto" in said.err
     assert f"{recipe.relative_to(here)}" in said.err
 
     again = command("run", recipe)
@@ -84,7 +84,7 @@ def test_trusted_rows(command, here, small_pool, tiny_model_folder):
 def test_a_plan_of_a_data_file(command, here, small_pool, tiny_model_folder):
     said = command("plan", small_pool, "--model", tiny_model_folder, *SMALL)
     assert said.code == 0, said.err
-    assert "train noise_mixture" in said.out
+    assert "auto: 1.00 times the cost of a run on full tokens" in said.out
     assert "kept:" not in said.out
     assert not (here / "runs").exists()
 
@@ -94,7 +94,7 @@ def test_init_writes_a_recipe_that_runs(command, here, small_pool, tiny_model_fo
     assert said.code == 0, said.err
     assert said.out.splitlines()[-1] == "next: tokenclean run small.yaml"
     assert load_recipe("small.yaml").pool.max_rows == 40
-    assert "Of no effect with noise_mixture." in Path("small.yaml").read_text(encoding="utf-8")
+    assert "Of no effect with auto." in Path("small.yaml").read_text(encoding="utf-8")
     assert command("plan", "small.yaml").code == 0
     twice = command("init", small_pool)
     assert twice.code == 2

@@ -173,7 +173,7 @@ def test_critic(run_page: RunPage, tmp_path: Path):
 def test_many_gpus(run_page: RunPage, tmp_path: Path):
     """As two processes over gloo."""
     succeeded(run_page("how-to/many-gpus.md"))
-    assert (results_of(tmp_path / "runs" / "my") / "noise_mixture" / "model").is_dir()
+    assert (results_of(tmp_path / "runs" / "my") / "auto" / "model").is_dir()
 
 
 def test_own_strategy(run_page: RunPage, tmp_path: Path):

@@ -83,3 +83,26 @@ def test_without_full_tokens_the_base_is_the_control_and_the_missing_one_is_name
 def test_a_strategy_that_trains_nothing_has_none():
     assert verdict_of([model("base")], "none", heldout_rows=60, folder="runs/my") is None
     assert verdict_of([], None, heldout_rows=60, folder="runs/my") is None
+
+
+def chosen(name: str) -> Any:
+    return {"chosen": name, "sentence": f"auto chose {name}: it was so."}
+
+
+def test_what_a_run_chose_comes_first():
+    full = {**model("auto", base=BETTER, full=interval(0, 0), kept=1.0)}
+    found = verdict_of([full], "auto", heldout_rows=60, folder="runs/my", choice=chosen("full_tokens"))
+    assert str(found).startswith("auto chose full_tokens: it was so. Next: use its model: tokenclean merge runs/my")
+    better = verdict_of(
+        [model("auto", base=BETTER, full=BETTER)],
+        "auto",
+        heldout_rows=60,
+        folder="runs/my",
+        choice=chosen("repetition"),
+    )
+    assert str(better).startswith("auto chose repetition: it was so. Cleaning helped: auto is better than full tokens")
+    worse = verdict_of(
+        [model("auto", base=BETTER, full=WORSE)], "auto", heldout_rows=60, folder="runs/my", choice=chosen("repetition")
+    )
+    assert "Cleaning hurt" in worse.sentence
+    assert "the rows it chose by call it better" in worse.advice

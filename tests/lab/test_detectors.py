@@ -18,7 +18,7 @@ from tokenclean.lab.detectors import Columns, Detection, fill
 from tokenclean.lab.passages import Passages
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import STRATEGIES
-from tokenclean.recipe.settings import CleaningSettings, RepetitionSettings
+from tokenclean.recipe.cleaning_settings import CleaningSettings, RepetitionSettings
 from tokenclean.selection import surprisal_table, token_posterior
 
 NAN = math.nan

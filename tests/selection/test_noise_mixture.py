@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tokenclean.errors import NonFiniteError
 from tokenclean.ragged import Ragged
-from tokenclean.recipe.settings import NoiseMixtureSettings
+from tokenclean.recipe.cleaning_settings import NoiseMixtureSettings
 from tokenclean.selection import (
     NoiseRates,
     noise_mixture,

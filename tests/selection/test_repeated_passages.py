@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenclean.ragged import Ragged
-from tokenclean.recipe.settings import RepetitionSettings
+from tokenclean.recipe.cleaning_settings import RepetitionSettings
 from tokenclean.selection.repeated_passages import Passage, Repetition, find_repetition
 
 # A few ids make n-grams meet; the large ones would collide in a key that is too narrow.

@@ -12,7 +12,7 @@ from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.frozen_linear import FrozenLinear
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import LoraSettings, TrainingSettings
-from tokenclean.recipe.settings import NoiseMixtureSettings
+from tokenclean.recipe.cleaning_settings import NoiseMixtureSettings
 from tokenclean.selection import surprisal_table
 from tokenclean.training.adapters import add_fresh_lora
 from tokenclean.training.batch_packs import batch_packs

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from tokenclean.cleaning.automatic import with_chosen_proportion
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.noise_removal import keep_best
 from tokenclean.cleaning.strategy_result import StrategyResult
@@ -15,14 +16,18 @@ def run_strategy(context: RunContext, strategy: str | Strategy) -> StrategyResul
 
     Its function returns a ``StrategyResult``, or only scores: float, one a token aligned with ``context.tokens``, NaN
     for a token without one. Then the top ``cleaning.proportion`` of them is kept, ranked where the record's ``level``,
-    else ``cleaning.level``, says, and the base is trained on it. Raises RecipeError for a strategy that cannot be
-    imported or returns something else.
+    else ``cleaning.level``, says, and the base is trained on it. Where ``cleaning.proportion`` is ``auto``, a strategy
+    that ranks gets a context whose recipe has the number that was chosen. Raises RecipeError for a strategy that cannot
+    be imported or returns something else.
     """
     try:
         record = find_strategy(strategy) if isinstance(strategy, str) else strategy
         function = record.load()
     except ValueError as error:
         raise RecipeError([str(error)], "cleaning.strategy") from error
+    choice = None
+    if record.ranks:
+        context, choice = with_chosen_proportion(context)
     result = function(context)
     if isinstance(result, Ragged):
         result = keep_best(context, record.name, result, record.level)
@@ -32,7 +37,9 @@ def run_strategy(context: RunContext, strategy: str | Strategy) -> StrategyResul
             "cleaning.strategy",
         )
     kept = None if result.kept is None else context.data.fix_labels(result.kept)
-    return replace(result, strategy=record.name, level=record.level, kept=kept)
+    return replace(
+        result, strategy=record.name, level=record.level, kept=kept, choice=result.choice if choice is None else choice
+    )
 
 
 __all__ = ["RunContext", "StrategyResult", "run_strategy"]

@@ -7,12 +7,13 @@ recorded.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from tokenclean.cleaning import references
+from tokenclean.cleaning.choice import Choice
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.noise_estimates import PoolNoise
 from tokenclean.cleaning.passes import Passes
@@ -29,12 +30,15 @@ from tokenclean.training.step_plan import SchedulePart
 @dataclass(frozen=True)
 class RunContext:
     """Rows, passes and trainings of one run. Models that several strategies need are cached properties, so each is
-    computed when it is first asked for. ``note``: shows a line of text to the user."""
+    computed when it is first asked for. ``note``: shows a line of text to the user. ``is_dry``: losses are made up, for
+    a plan, so what is chosen by them has to be what costs most. ``choices``: what was chosen once for all."""
 
     data: RunData
     passes: Passes
     trainings: Trainings
     note: Callable[[str], None]
+    is_dry: bool = False
+    choices: dict[str, Choice] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe:
@@ -143,6 +147,12 @@ class RunContext:
     def heldout_losses(self, model: Model) -> Ragged:
         """Losses of the held-out rows."""
         return self.passes.losses(model, self.heldout, "held-out")
+
+    def choosing_losses(self, model: Model) -> Ragged:
+        """Losses of the rows to choose by. Raises ValueError where the run has none (``RunData.choosing``)."""
+        if self.data.choosing is None:
+            raise ValueError("this run has no rows to choose by; see RunData.choosing")
+        return self.passes.losses(model, self.data.choosing, "choosing")
 
     def against(self, model: Model, baseline: Model) -> PairedDifference:
         """Held-out loss of one model against another's."""

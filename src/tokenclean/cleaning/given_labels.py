@@ -86,7 +86,8 @@ def _match(path: Path, records: Iterable[tuple[int, Mapping[str, object]]], cont
     """The file's rows by training row."""
     rows = _rows_by_id(context.tokens.ids, context.tokens.original_ids)
     removed = context.data.pool.removed
-    others = {*context.heldout.ids, *context.heldout.original_ids, *(row.id for row in removed)}
+    heldout = [context.heldout] if context.data.choosing is None else [context.heldout, context.data.choosing]
+    others = {*(id for tokens in heldout for id in (*tokens.ids, *tokens.original_ids)), *(row.id for row in removed)}
     others |= {row.original_id for row in removed}
     found: dict[int, tuple[int, Mapping[str, object]]] = {}
     unknown: list[str] = []

@@ -43,15 +43,16 @@ def noise_mixture(context: RunContext) -> StrategyResult:
     ``noise_mixture.with_repetition`` drops repeated passages too, in this strategy alone.
     """
     with_repetition = context.recipe.cleaning.noise_mixture.with_repetition
-    return _alone(context, "noise_mixture", *(("repetition",) if with_repetition else ()))
+    return remove_noise(context, "noise_mixture", *(("repetition",) if with_repetition else ()))
 
 
 def repetition(context: RunContext) -> StrategyResult:
     """Every response token but those of passages that many rows share (``cleaning.repetition``)."""
-    return _alone(context, "repetition")
+    return remove_noise(context, "repetition")
 
 
-def _alone(context: RunContext, name: str, *further: str) -> StrategyResult:
+def remove_noise(context: RunContext, name: str, *further: str) -> StrategyResult:
+    """Every response token, cleaned by the method ``name``, those of ``further`` and of ``cleaning.also``."""
     methods = {name, *further, *context.recipe.cleaning.also}
     trained = train_without_noise(context, name, context.base, context.tokens.is_response, methods=methods)
     return result_of(context, name, trained)
@@ -119,9 +120,12 @@ def fractions_of(weights: Ragged) -> Ragged | None:
 
 
 def noise_found(context: RunContext, kept: Ragged, row_rates: np.ndarray | None) -> NoiseRates | None:
+    """``noise_rates``; None without a mixture."""
+    return None if row_rates is None else noise_rates(context, kept, row_rates)
+
+
+def noise_rates(context: RunContext, kept: Ragged, row_rates: np.ndarray) -> NoiseRates:
     """The rows' rates with those of the pool and its sources, in which each row counts by its kept tokens."""
-    if row_rates is None:
-        return None
     tokens = np.where(np.isnan(row_rates), 0, kept.row_sums())
     noise = np.where(np.isnan(row_rates), 0.0, row_rates) * tokens
     names = np.array(context.tokens.sources)

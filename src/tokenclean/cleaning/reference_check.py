@@ -91,12 +91,17 @@ def check_reference(context: RunContext, reference: Model, scores: Ragged, rows:
 def score_error(context: RunContext, reference: Model, scores: Ragged, rows: np.ndarray) -> float:
     """Mean |error| of the ``scores`` of ``rows`` in nats, against float32 with one conversation a pass, on the first
     rows: an eighth of the tokens, from 256 to 1,024; at least float32's own rounding of a loss."""
-    ends = np.cumsum(context.tokens.input_ids.lengths[rows])
-    least, most = _ERROR_SAMPLE_TOKENS
-    count = 1 + int(np.searchsorted(ends, np.clip(ends[-1] * _ERROR_SAMPLE_SHARE, least, most)))
-    sample = context.tokens.take(rows[:count])
+    sample = context.tokens.take(rows[: error_sample_rows(context.tokens.input_ids.lengths[rows])])
     one_by_one = ScoringSettings(precision="exact", pack_tokens=1)
     exact = [context.passes.losses(model, sample, "sample", one_by_one) for model in (context.base, reference)]
     difference = scores.take(np.arange(len(sample))).values - (exact[0] - exact[1]).values
     rounding = float(np.finfo(np.float32).eps * np.nanmean(exact[0].values))
     return max(float(np.nanmean(np.abs(difference))), rounding)
+
+
+def error_sample_rows(lengths: np.ndarray) -> int:
+    """How many of the first rows ``score_error`` scores. ``lengths``: tokens of each row, (N,)."""
+    ends = np.cumsum(lengths)
+    least, most = _ERROR_SAMPLE_TOKENS
+    count = 1 + int(np.searchsorted(ends, np.clip(ends[-1] * _ERROR_SAMPLE_SHARE, least, most)))
+    return min(count, len(lengths))

@@ -17,9 +17,11 @@ from tokenclean.lab.pairs import Pairs, read_pairs
 from tokenclean.models.loading.load import ModelSource, load_tokenizer, resolve_source
 from tokenclean.pool import Intake, Mixture, Pool, RejectedRow, load_sources
 from tokenclean.pool.recipe_pool import (
+    LEAST_CHOOSING_ROWS,
     check_rendered,
     leave_out_trusted,
     open_mixture,
+    split_choosing,
     split_heldout,
     split_rows,
     take_rows,
@@ -56,7 +58,9 @@ class RunData:
     """``tokens``: the training rows, of ``pool``; ``heldout``: rows on which models are compared and that nothing is
     trained on, of ``heldout_pool``. ``intake``: what became of all rows that were read. ``rated``: the pool's ratings;
     None where the recipe names none. ``trusted_ids``: the training rows of ``cleaning.trusted``. ``review``: what
-    people decided on the training rows (``pool.review``). ``pairs``: those of ``evaluation.pairs``."""
+    people decided on the training rows (``pool.review``). ``pairs``: those of ``evaluation.pairs``. ``choosing``: rows
+    by which the run chooses (``Recipe.chooses``), on which nothing is reported: trusted rows, else a part of the
+    held-out ones, which is then no part of ``heldout``; None where nothing is chosen, or they would be too few."""
 
     recipe: Recipe
     base_source: ModelSource
@@ -70,6 +74,7 @@ class RunData:
     trusted_ids: frozenset[str] = frozenset()
     review: ReviewedPool | None = None
     pairs: Pairs | None = None
+    choosing: TokenizedPool | None = None
 
     @property
     def rejected(self) -> tuple[RejectedRow, ...]:
@@ -95,6 +100,17 @@ class RunData:
         """The trusted training rows, ascending; empty without ``cleaning.trusted``."""
         return np.array([row for row, id in enumerate(self.tokens.ids) if id in self.trusted_ids], dtype=np.int64)
 
+    @cached_property
+    def reference_rows(self) -> np.ndarray:
+        """The trusted rows that warm up the reference of a trial, ascending: those by which nothing is chosen."""
+        choosing = frozenset(() if self.choosing is None else self.choosing.ids)
+        return np.array([row for row in self.trusted if self.tokens.ids[row] not in choosing], dtype=np.int64)
+
+    def with_cleaning(self, **values: object) -> RunData:
+        """The same rows under a recipe with other ``values`` in its section ``cleaning``."""
+        cleaning = self.recipe.cleaning.model_copy(update=values)
+        return replace(self, recipe=self.recipe.model_copy(update={"cleaning": cleaning}))
+
     def select(self, scores: Ragged | None, level: Level) -> Ragged:
         """The top ``cleaning.proportion`` of the response tokens, ranked as ``select_tokens`` does. Trusted rows are
         kept whole, and only the others are ranked."""
@@ -103,7 +119,7 @@ class RunData:
         kept = select_tokens(
             scores,
             labels.with_values(labels.values & ~is_trusted),
-            proportion=self.recipe.cleaning.proportion,
+            proportion=self.recipe.cleaning.kept_proportion,
             level=level,
             sources=self.tokens.sources,
             seed=self.recipe.seed,
@@ -180,7 +196,9 @@ def read_run_data(
     training, heldout = split_heldout(take_rows(pool, recipe), recipe)
     data = tokenize_run_data(recipe, training, heldout, trusted, mixture=mixture, rated=rated, listing=listing)
     if recipe.evaluation.pairs is not None:
-        data = replace(data, pairs=read_pairs(recipe.evaluation.pairs, data.pool.conversations, note))
+        reported = frozenset(data.heldout.ids)  # by the others something is chosen
+        used = (*data.pool, *(row for row in heldout if row.id not in reported))
+        data = replace(data, pairs=read_pairs(recipe.evaluation.pairs, used, note))
     return data
 
 
@@ -210,16 +228,39 @@ def tokenize_run_data(
     tokens, heldout = (tokenize_pool(p, tokenizer, **recipe.tokens.model_dump()) for p in (pool, heldout_pool))
     mixture = mixture or Mixture(pool, (), Intake.of((*pool, *heldout_pool, *pool.rejected)))
     intake = check_rendered(mixture, recipe, tokens.rendered_rows, heldout.rendered_rows, listing=listing)
+    review = _read_review(recipe, tokens, pool, heldout)
+    choosing = None
+    if recipe.chooses and trusted is None:
+        heldout_pool, heldout, choosing = _split_heldout(heldout_pool, heldout, recipe.pool_seed)
     for name, part in (("training", tokens), ("held-out", heldout)):
         if (len(part) or name == "training") and not part.is_response.values.any():
             reasons = "; ".join(str(row) for row in part.unusable[:3])
             raise PoolError(f"no {name} row has a response token to train on. {reasons}")
     trusted_ids = frozenset(row.id for row in trusted or ())
-    review = _read_review(recipe, tokens, pool, heldout)
     data = RunData(recipe, source, tokenizer, pool, heldout_pool, tokens, heldout, intake, rated, trusted_ids, review)
+    data = replace(data, choosing=_choosing_trusted(data) if recipe.chooses and trusted is not None else choosing)
     if trusted is not None and not tokens.is_response.take(data.trusted).values.any():
         raise PoolError("no trusted row has a response token to train on; give other rows in cleaning.trusted")
     return data
+
+
+def _split_heldout(pool: Pool, tokens: TokenizedPool, seed: int) -> tuple[Pool, TokenizedPool, TokenizedPool | None]:
+    """Held-out rows to report on, and the rows to choose by; None where they are too few to be split."""
+    usable = np.flatnonzero(tokens.is_response.row_sums())
+    choosing, _ = split_choosing(usable, tokens.sources, seed)
+    if not len(choosing):
+        return pool, tokens, None
+    rest = np.setdiff1d(np.arange(len(tokens)), choosing)
+    return pool.take(rest), tokens.take(rest), tokens.take(choosing)
+
+
+def _choosing_trusted(data: RunData) -> TokenizedPool | None:
+    """Half of the trusted rows, so that the other half can warm up a reference that has not seen them; all where they
+    are too few for that, None where even all are too few."""
+    usable = data.trusted[data.tokens.is_response.row_sums()[data.trusted] > 0]
+    choosing, rest = split_choosing(usable, data.tokens.sources, data.recipe.pool_seed)
+    rows = choosing if len(choosing) else rest
+    return data.tokens.take(rows) if len(rows) >= LEAST_CHOOSING_ROWS else None
 
 
 def _read_review(recipe: Recipe, tokens: TokenizedPool, pool: Pool, heldout: TokenizedPool) -> ReviewedPool | None:

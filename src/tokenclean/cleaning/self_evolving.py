@@ -44,7 +44,7 @@ def self_evolving(context: RunContext) -> StrategyResult:
         split_kept = select_tokens(
             split_scores,
             labels.take(rows),
-            proportion=settings.proportion,
+            proportion=settings.kept_proportion,
             level=settings.level,
             sources=[context.tokens.sources[r] for r in rows],
         )

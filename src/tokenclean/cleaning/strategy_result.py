@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tokenclean.cleaning.choice import Choice
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.reference_check import ReferenceCheck
 from tokenclean.cleaning.round_records import Round
 from tokenclean.ragged import Ragged
+from tokenclean.recipe import Recipe
 from tokenclean.selection import NoiseRates
 
 
@@ -24,6 +26,7 @@ class StrategyResult:
     trained, the final one last. ``round_records``: what each round of self-evolving cleaning did, a rolled-back one
     too; empty for the other strategies. ``weights``: float32, of the kept tokens, where they are not all 1. ``noise``:
     what a noise mixture found. ``level``: where its strategy ranks tokens, if not where ``cleaning.level`` says.
+    ``choice``: what the run decided by itself, where it did.
     """
 
     strategy: str
@@ -37,6 +40,13 @@ class StrategyResult:
     weights: Ragged | None = None
     noise: NoiseRates | None = None
     level: str | None = None
+    choice: Choice | None = None
+
+
+def proportion_of(recipe: Recipe, result: StrategyResult) -> float:
+    """The share of tokens that a ranking strategy kept: what it chose where ``cleaning.proportion`` is ``auto``."""
+    chosen = None if result.choice is None else result.choice.proportion
+    return recipe.cleaning.kept_proportion if chosen is None else chosen
 
 
 def weights_of(kept: Ragged) -> Ragged:

@@ -66,7 +66,7 @@ CleaningOptions = Annotated[
         panel=_PANEL,
         shown_defaults={
             "strategy": f"{DEFAULT_STRATEGY} for data",
-            "proportion": f"{CleaningSettings().proportion}; {DEFAULT_STRATEGY} keeps all",
+            "proportion": f"{CleaningSettings().proportion}; for strategies that rank",
         },
     ),
 ]

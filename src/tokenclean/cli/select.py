@@ -10,6 +10,7 @@ from typer import Argument, Option
 from tokenclean.cli.console import say
 from tokenclean.cli.options import SeedOption
 from tokenclean.cli.settings_options import FromSettings, takes_settings
+from tokenclean.errors import RecipeError
 from tokenclean.recipe import CleaningSettings
 
 
@@ -29,9 +30,13 @@ def select(
 
     Example: tokenclean select scores.parquet --proportion 0.6 -o kept.parquet
     """
+    if cleaning.proportion == "auto":
+        raise RecipeError(
+            "--proportion: expected a number; auto is chosen by a run's trials, which need models", "select"
+        )
     from tokenclean.selection.select_table import select_table
 
-    kept = select_table(table, output, proportion=cleaning.proportion, level=level, seed=seed)
+    kept = select_table(table, output, proportion=cleaning.kept_proportion, level=level, seed=seed)
     say(
         f"{output}: {kept.kept_tokens.total():,} of {kept.response_tokens.total():,} response tokens kept, "
         f"{kept.emptied_rows:,} conversations left empty"

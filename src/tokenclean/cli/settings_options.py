@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
 from types import MappingProxyType
-from typing import get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 import typer
 from annotated_types import Ge, Le, Lt
@@ -130,7 +130,8 @@ def _parameter(name: str, field: str, settings: FromSettings) -> inspect.Paramet
         show_default=settings.shown_defaults.get(field, True),
         rich_help_panel=settings.panel,
     )
-    kind = list[str] if is_list else info.annotation
+    has_words = any(get_origin(kind) is Literal for kind in get_args(info.annotation))  # or a number, say
+    kind = list[str] if is_list else str if has_words else info.annotation
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind)
 
 

@@ -13,7 +13,7 @@ from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.noise_removal import fractions_of
 from tokenclean.cleaning.open_run import OpenRun
-from tokenclean.cleaning.strategy_result import weights_of
+from tokenclean.cleaning.strategy_result import proportion_of, weights_of
 from tokenclean.experiment.preferences import ModelPreference
 from tokenclean.experiment.run_files import LATEST, TABLES, MeasuredModel
 from tokenclean.exporting import write_cleaned
@@ -153,7 +153,7 @@ def _metadata(context: RunContext, result: StrategyResult) -> dict[str, object]:
         "precision": recipe.scoring.precision,
         "models": {name: _described(context, model) for name, model in models.items()},
         "selection": {
-            "proportion": recipe.cleaning.proportion,
+            "proportion": proportion_of(recipe, result),
             "level": level,
             "threshold": lowest_kept(result.scores, result.kept),
         }
@@ -169,6 +169,14 @@ def _review(context: RunContext) -> dict[str, object]:
     """What people decided on the training rows, where the recipe names their decisions."""
     review = context.data.review
     return {} if review is None else {"review": review.to_json()}
+
+
+def _choices(context: RunContext, results: Sequence[StrategyResult]) -> dict[str, object]:
+    """What the run decided by itself, and by which rows, where it did."""
+    choices = {o.strategy: o.choice.to_json() for o in results if o.choice is not None}
+    if not choices:
+        return {}
+    return {"choices": choices, "choosing_rows": list(context.data.choosing.ids) if context.data.choosing else []}
 
 
 def _licenses(context: RunContext) -> dict[str, str | None]:
@@ -222,6 +230,7 @@ def _result_document(
         },
         "intake": context.data.intake.to_json(),
         **_review(context),
+        **_choices(context, results),
         "measured": [m.to_json() for m in measured],
         "training": {m.name: dict(m.training) for o in results for m in _models_of(o) if m.training},
         "references": [

@@ -9,6 +9,7 @@ from tokenclean.cleaning import StrategyResult
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.round_records import HeldoutLoss, Round, first_selection, heldout_loss
+from tokenclean.cleaning.strategy_result import proportion_of
 from tokenclean.recipe import STRATEGIES
 from tokenclean.report.tables import Table, share_text
 from tokenclean.selection import jaccard, select_tokens
@@ -42,9 +43,10 @@ class RoundByRound:
 
 def measure_rounds(context: RunContext, results: Sequence[StrategyResult]) -> RoundByRound | None:
     """The rounds of self-evolving cleaning and what they are compared with; None where it did not run."""
-    records = next((result.round_records for result in results if result.round_records), None)
-    if records is None:
+    evolved = next((result for result in results if result.round_records), None)
+    if evolved is None:
         return None
+    records = evolved.round_records
     is_kept_first = first_selection(context, records[1].selection)
     lines = [RoundLine("base", None, heldout_loss(context, context.base, is_kept_first))]
     lines += [RoundLine(r.model.name, r.selection.kept_share, r.heldout, r) for r in records]
@@ -53,12 +55,16 @@ def measure_rounds(context: RunContext, results: Sequence[StrategyResult]) -> Ro
             lines.append(RoundLine(result.strategy, 1.0, heldout_loss(context, result.model, is_kept_first)))
     kept = int(is_kept_first.values.sum())
     dropped = int(context.heldout.is_response.values.sum()) - kept
-    return RoundByRound(tuple(lines), kept, dropped, _agreement(context, [record.model for record in records]))
+    return RoundByRound(
+        tuple(lines),
+        kept,
+        dropped,
+        _agreement(context, [record.model for record in records], proportion_of(context.recipe, evolved)),
+    )
 
 
-def _agreement(context: RunContext, models: Sequence[Model]) -> tuple[tuple[float, ...], ...]:
+def _agreement(context: RunContext, models: Sequence[Model], proportion: float) -> tuple[tuple[float, ...], ...]:
     base, labels = context.heldout_losses(context.base), context.heldout.is_response
-    proportion = context.recipe.cleaning.proportion
     kept = [select_tokens(base - context.heldout_losses(m), labels, proportion=proportion) for m in models]
     return tuple(tuple(jaccard(one, other) for other in kept) for one in kept)
 

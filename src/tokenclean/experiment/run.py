@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -11,15 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from tokenclean.cleaning import RunContext, StrategyResult, run_strategy
+from tokenclean.cleaning.choice import Choice
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import OpenRun
+from tokenclean.cleaning.run_data import RunData
 from tokenclean.ds2.curated_pool import CuratedPool
 from tokenclean.experiment.curate import curation_document
 from tokenclean.experiment.noise_tables import noise_document, noise_table
 from tokenclean.experiment.preferences import compare_preferences, margins_of_models, preference_table
 from tokenclean.experiment.result_files import Measured, kept_share, write_results
 from tokenclean.experiment.round_tables import RoundByRound, measure_rounds, rounds_document, rounds_table
-from tokenclean.experiment.run_files import CURATION, NOISE
+from tokenclean.experiment.run_files import CURATION, NOISE, ChoiceMade
 from tokenclean.experiment.verdict import Verdict, verdict_of
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import find_strategy
@@ -83,6 +86,7 @@ def run(opened: OpenRun, further: Further | None = None, finish: Finish | None =
             own.strategy,
             heldout_rows=len(context.heldout),
             folder=str(context.recipe.folder),
+            choice=own.choice and ChoiceMade(chosen=own.choice.chosen, sentence=own.choice.sentence),
         )
         return RunResult(
             folder,
@@ -117,6 +121,11 @@ def _tables(
     preferences = [m.preference for m in measured if m.preference is not None]
     tables = [loss_table(measured, context), preference_table(preferences) if preferences else None]
     tables += [rounds and rounds_table(rounds), noise_table(context, results)]
+    tables += [
+        choice_table(choice)
+        for choice in dict.fromkeys(result.choice for result in results)
+        if choice and choice.trials
+    ]
     kept = {result.strategy: result.kept for result in results if result.kept is not None}
     drops_any = any(labels.values.sum() < context.tokens.is_response.values.sum() for labels in kept.values())
     if len(kept) > 1 and drops_any:
@@ -137,7 +146,7 @@ def measure(context: RunContext, results: list[StrategyResult]) -> list[Measured
     def add(name: str, model: Model, kept_share: float | None, weak: str, reference: str = "") -> None:
         seen.add(model.key)
         against_base = context.against(model, context.base) if model.key != context.base.key else None
-        against_full = context.against(model, full) if full is not None and model.key != full.key else None
+        against_full = context.against(model, full) if full is not None and name != "full_tokens" else None
         loss = against_base.loss if against_base else float(np.nanmean(context.heldout_losses(model).values))
         lines.append(Measured(name, kept_share, loss, against_base, against_full, weak, reference))
 
@@ -203,16 +212,41 @@ def short_table(measured: Sequence[Measured], own: str) -> Table:
     )
 
 
+def choice_table(choice: Choice) -> Table:
+    """The trials by which a run chose."""
+    rows = tuple(
+        (trial.name, "–", "–", "no finite loss")
+        if math.isnan(trial.difference)
+        else (
+            trial.name,
+            f"{trial.difference:+.4f}",
+            f"{trial.low:+.4f} to {trial.high:+.4f}",
+            "better" if trial.is_clear else "not clearly better",
+        )
+        for trial in choice.trials
+    )
+    interval = "interval" if choice.level is None else f"{choice.level:.1%} interval"
+    return Table("Trials of auto", ("trial", "minus full tokens", interval, "is"), rows, choice.sentence, (0, 3))
+
+
 def overlap_table(kept: Mapping[str, Ragged]) -> Table:
     """Pairwise Jaccard of the strategies' kept sets."""
     return jaccard_table(list(kept), [[jaccard(a, b) for b in kept.values()] for a in kept.values()])
+
+
+def choosing_text(data: RunData) -> str:
+    """How many rows the run chooses by, after its held-out rows; empty where it chooses nothing."""
+    if data.choosing is None:
+        return ""
+    return f", {len(data.choosing):,} {'trusted' if len(data.trusted) else 'more'} to choose by"
 
 
 def _note_pool(context: RunContext) -> None:
     tokens = context.tokens
     context.note(
         f"pool: {len(tokens):,} training rows, {len(tokens.input_ids.values):,} tokens, "
-        f"{int(tokens.is_response.values.sum()):,} of them response; {len(context.heldout):,} held-out rows; "
+        f"{int(tokens.is_response.values.sum()):,} of them response; {len(context.heldout):,} held-out rows"
+        f"{choosing_text(context.data)}; "
         f"{context.data.intake.set_aside:,} rows set aside, "
         f"{int(tokens.is_cut.sum()):,} cut at {context.recipe.tokens.max_length} tokens"
     )

@@ -71,11 +71,19 @@ class MeasuredModel(TypedDict):
     preference_against_full: NotRequired[Mean | None]
 
 
+class ChoiceMade(TypedDict):
+    """What of a run's choice a verdict needs: what was chosen, and a sentence that says why."""
+
+    chosen: str
+    sentence: str
+
+
 class Result(TypedDict, total=False):
-    """What a report reads of ``result.json``."""
+    """What a report reads of ``result.json``. ``choices``: by strategy, of those that choose for the user."""
 
     measured: list[MeasuredModel]
     heldout_rows: list[str]
+    choices: Mapping[str, ChoiceMade]
     counts: Mapping[str, int]
     rounds: Rounds | None
     stages: Mapping[str, list[str]]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokenclean.evaluation.intervals import Interval
-from tokenclean.experiment.run_files import Difference, MeasuredModel
+from tokenclean.experiment.run_files import ChoiceMade, Difference, MeasuredModel
 
 _NOTHING_DROPPED = 0.995
 
@@ -23,12 +23,38 @@ class Verdict:
 
 
 def verdict_of(
-    measured: Sequence[MeasuredModel], strategy: str | None, *, heldout_rows: int, folder: str
+    measured: Sequence[MeasuredModel],
+    strategy: str | None,
+    *,
+    heldout_rows: int,
+    folder: str,
+    choice: ChoiceMade | None = None,
 ) -> Verdict | None:
     """The verdict on a run's own strategy, against full tokens, else against the base; None if it was not measured.
 
     ``measured``: the run's models on ``heldout_rows`` held-out conversations. ``folder``: the run folder, for commands.
+    ``choice``: what the strategy chose for the user, where it does.
     """
+    found = _verdict_of(measured, strategy, heldout_rows=heldout_rows, folder=folder)
+    if found is None or choice is None:
+        return found
+    if choice["chosen"] == "full_tokens":
+        advice = f"use its model: tokenclean merge {folder}; --strategy noise_mixture compares cleaning with it"
+        return Verdict(choice["sentence"], advice)
+    sentence = f"{choice['sentence']} {found.sentence}"
+    model = next(m for m in measured if m["name"] == strategy)
+    if (of_full := model["against_full"]) is not None and of_full["low"] > 0:
+        advice = (
+            "go by the rows that are like the text you want: the rows it chose by call it better, these call it worse"
+        )
+        return Verdict(sentence, advice)
+    return Verdict(sentence, found.advice)
+
+
+def _verdict_of(
+    measured: Sequence[MeasuredModel], strategy: str | None, *, heldout_rows: int, folder: str
+) -> Verdict | None:
+    """The verdict by the measures alone."""
     model = next((m for m in measured if m["name"] == strategy), None)
     if model is None or strategy is None:
         return None

@@ -13,7 +13,7 @@ import numpy as np
 from tokenclean.lab.passages import Passages, fill_passages
 from tokenclean.lab.prompt_mismatch import find_mismatches
 from tokenclean.ragged import Ragged
-from tokenclean.recipe.settings import CleaningSettings
+from tokenclean.recipe.cleaning_settings import CleaningSettings
 from tokenclean.selection import NoiseEstimate, find_repetition, select_tokens, surprisal_table, token_posterior
 from tokenclean.selection.ranking import Level
 
@@ -66,7 +66,7 @@ class Columns:
     def dropped(self, scores: Ragged, level: Level) -> Ragged:
         """Response tokens that a strategy drops which keeps the top ``cleaning.proportion`` by these scores; bool."""
         kept = select_tokens(
-            scores, self.is_response, proportion=self.settings.proportion, level=level, sources=self.sources
+            scores, self.is_response, proportion=self.settings.kept_proportion, level=level, sources=self.sources
         )
         return kept.with_values(self.is_response.values & ~kept.values)
 

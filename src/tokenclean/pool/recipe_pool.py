@@ -99,6 +99,23 @@ def split_heldout(pool: Pool, recipe: Recipe) -> tuple[Pool, Pool]:
     return pool.take(rest), pool.take(heldout)
 
 
+LEAST_CHOOSING_ROWS = 20
+"""Fewer rows than this decide nothing: their interval is wider than what cleaning gains."""
+
+
+def split_choosing(rows: np.ndarray, sources: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """``rows`` in two halves, those to choose by and the rest, stratified by source; the rest has the odd row.
+
+    ``rows``: row numbers, int64 (N,), ascending; ``sources``: of all rows. Both halves ascend. The first is empty where
+    it would have fewer than ``LEAST_CHOOSING_ROWS``.
+    """
+    count = len(rows) // 2
+    if count < LEAST_CHOOSING_ROWS:
+        return rows[:0], rows
+    chosen = heldout_rows(np.array(sources)[rows].tolist(), count, seed)
+    return rows[chosen], np.delete(rows, chosen)
+
+
 def split_rows(sources: tuple[str, ...], recipe: Recipe, first: np.ndarray | None = None) -> list[np.ndarray]:
     """Row numbers of each split; ``first``: those of D̃_0 where they are chosen already, the rest being split.
 

@@ -11,13 +11,14 @@ from typing import Final
 import yaml
 
 from tokenclean.recipe.base_settings import Section
+from tokenclean.recipe.cleaning_settings import CleaningSettings
 from tokenclean.recipe.pool_settings import HUB_PREFIX
 from tokenclean.recipe.reading import PRESETS, recipe_from
-from tokenclean.recipe.settings import CleaningSettings, Recipe
+from tokenclean.recipe.settings import Recipe
 from tokenclean.recipe.strategies import find_strategy
 
-DEFAULT_STRATEGY: Final = "noise_mixture"
-"""Weighs tokens by an estimated noise rate, so that it leaves data without noise alone."""
+DEFAULT_STRATEGY: Final = "auto"
+"""Takes what its trials show to be better than full tokens, so that it leaves data without noise alone."""
 
 PLACEHOLDER_MODEL: Final = "HuggingFaceTB/SmolLM2-135M"
 LARGE_MODEL_PARAMETERS: Final = 1_000_000_000
@@ -88,7 +89,8 @@ def _lines(section: Section, unchanged: Section, path: str, commented: bool) -> 
                 comment = f"{indent}# "
                 text = field.description.replace("``", "`")
                 if key in _RANKING and isinstance(section, CleaningSettings):
-                    is_used = find_strategy(section.strategy).ranks
+                    tries_ranking = section.strategy == "auto" and section.trusted is not None
+                    is_used = find_strategy(section.strategy).ranks or tries_ranking
                     text += "" if is_used else f" Of no effect with {section.strategy}."
                 yield from textwrap.wrap(text, 100, initial_indent=comment, subsequent_indent=comment)
             only_set = isinstance(value, Section | tuple)

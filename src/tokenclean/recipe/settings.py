@@ -5,26 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date as Date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tokenclean.recipe.base_settings import Limits, Section
+from tokenclean.recipe.cleaning_settings import CleaningSettings, StrategyName
 from tokenclean.recipe.error_messages import explain_all
-from tokenclean.recipe.pool_settings import PoolSettings, TrustedRows
+from tokenclean.recipe.pool_settings import PoolSettings
 from tokenclean.recipe.server_settings import ServedModel
 from tokenclean.recipe.strategies import STRATEGIES, find_strategy
 
 _UNICODE_BREAKS = {"\x85", "\u2028", "\u2029"}
 
 
-def _check_strategy(name: str) -> str:
-    find_strategy(name)
-    return name
-
-
-StrategyName = Annotated[str, AfterValidator(_check_strategy)]
 Template = Literal["tulu", "tokenizer"]
 Precision = Literal["exact", "safe", "fast"]
 
@@ -90,77 +85,6 @@ class ModelSettings(Section):
             return ServedModel.model_validate(value)
         except ValidationError as error:
             raise ValueError("; ".join(explain_all(error, ServedModel, "model.reference"))) from error
-
-
-class NoiseMixtureSettings(Section):
-    """A token comes from the model's distribution or is noise from the pool's unigram distribution; each row's noise
-    rate is fitted by EM."""
-
-    mode: Literal["online", "offline"] = "online"
-    """Weigh tokens during training, by its own losses, or before it, by the losses of ``model.reference`` or the
-    base."""
-    with_repetition: bool = False
-    """Let the strategy ``noise_mixture`` drop repeated passages too."""
-    mean: float = Field(default=0.005, gt=0, lt=1)
-    """Noise rate expected of a row (the mean of its prior)."""
-    strength: float = Field(default=20, gt=0)
-    """Number of tokens that this expectation counts as."""
-    start: float = Field(default=0.1, gt=0, lt=1)
-    """Noise rate from which EM starts."""
-    iterations: int = Field(default=30, ge=1)
-    """Iterations of EM."""
-
-
-class RepetitionSettings(Section):
-    """Response tokens inside an n-gram that many rows share are dropped."""
-
-    n: int = Field(default=6, ge=1)
-    """Length of the n-grams in tokens."""
-    row_share: float = Field(default=0.03, ge=0, le=1)
-    """An n-gram is repeated if at least this share of the rows with response tokens contains it."""
-    minimum_rows: int = Field(default=3, ge=1)
-    """An n-gram in fewer rows than this is never repeated."""
-
-
-class CleaningSettings(Section):
-    """Which response tokens are kept."""
-
-    strategy: StrategyName = "self_evolving"
-    """How tokens are chosen: a strategy of tokenclean or of an installed package by name, or module:function."""
-    proportion: float = Field(default=0.6, gt=0, le=1)
-    """Share of response tokens to keep: k of Eq. 4."""
-    level: Literal["global", "source"] = "global"
-    """Rank the tokens of ``fixed_model`` and ``self_evolving`` over the whole pool, or within each source."""
-    splits: int = Field(default=5, ge=2)
-    """Number of splits D̃_0 … D̃_T of the pool; D̃_0 warms up the reference."""
-    split_kind: Literal["stratified", "contiguous"] = "stratified"
-    """Draw each split with the same share of every source, or cut the pool in its order, as the paper does."""
-    warmup: Literal["split", "ds2"] = "split"
-    """Warm up the reference on a split like the others, or on the ``ds2_rows`` best-rated rows, which become D̃_0."""
-    trusted: TrustedRows | None = None
-    """File of conversations that somebody has checked, 50 to 200 of them: they become D̃_0, on which the reference is
-    warmed up, and are kept whole. A source like those of ``pool.sources``, or just its path."""
-    given: str | None = None
-    """File of the scores or weights that the strategy ``given`` takes, by the ids of the rows."""
-    ds2_rows: int = Field(default=10_000, ge=1)
-    """Number of best-rated training rows that the strategy ``ds2`` trains on."""
-    sample_weights: Literal["none", "rating"] = "none"
-    """Weigh every token of a row by the row's curated label + 1, scaled to a mean of 1 over the training rows."""
-    score_against: Literal["base", "previous"] = "base"
-    """Score against θ_0 (the text of §4.3.2) or against θ_{t−1} (the listing of Algorithm 1)."""
-    adapters: Literal["fresh", "one"] = "fresh"
-    """Let each round of ``self_evolving`` train a fresh LoRA on top of the earlier ones, with its own optimizer and
-    learning-rate schedule, or train one LoRA through all rounds, with one optimizer and one schedule."""
-    stop_when: Literal["never", "held_out_loss_rises"] = "never"
-    """Let ``self_evolving`` go through all splits, or stop at the first model that is worse on the held-out rows than
-    the best before it, and return that best one."""
-    allow_weak_reference: bool = False
-    """Continue when a reference is not better than the base."""
-    also: tuple[Literal["noise_mixture", "repetition"], ...] = ()
-    """Further strategies whose dropped tokens ``rho``, ``fixed_model``, ``self_evolving``, ``noise_mixture`` or
-    ``repetition`` drop too."""
-    noise_mixture: NoiseMixtureSettings = NoiseMixtureSettings()
-    repetition: RepetitionSettings = RepetitionSettings()
 
 
 class ScoringSettings(Section):
@@ -350,6 +274,11 @@ class Recipe(Section):
             raise ValueError(
                 "cleaning.trusted: its rows warm up a reference, but model.reference names one; leave one of them out"
             )
+        if self.cleaning.proportion == "auto" and "auto" in self.strategies:
+            raise ValueError(
+                "cleaning.proportion: auto is for a strategy that ranks and does not go with the strategy auto; "
+                "give a number, or leave the strategy auto out"
+            )
         if isinstance(self.model.reference, ServedModel) and self.scoring.precision != "exact":
             raise ValueError(f"scoring.precision: {NEEDS_EXACT}; set scoring.precision=exact")
         if self.cleaning.adapters == "one" and self.training.method == "full":
@@ -364,6 +293,11 @@ class Recipe(Section):
         """The strategy and its controls, each once, in the order in which they are run: ours first."""
         wanted = dict.fromkeys((self.cleaning.strategy, *self.evaluation.controls))
         return tuple(dict.fromkeys((*(name for name in STRATEGIES if name in wanted), *wanted)))
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the run itself chooses something by rows that are then not reported on."""
+        return "auto" in (self.cleaning.proportion, *self.strategies)
 
     @property
     def pool_seed(self) -> int:

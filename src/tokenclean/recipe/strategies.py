@@ -114,6 +114,13 @@ STRATEGIES: dict[str, Strategy] = {
             ranks=False,
             does="keeps what a file of another tool's scores or weights says",
         ),
+        Strategy(
+            "auto",
+            "auto",
+            f"{_OURS}.automatic:auto",
+            ranks=False,
+            does="tries strategies on a share of the rows, and takes what was clearly better there than full tokens",
+        ),
     )
 }
 """The strategies that tokenclean brings, in the order in which a run takes them."""

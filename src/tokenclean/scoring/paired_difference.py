@@ -14,9 +14,9 @@ from tokenclean.ragged import Ragged
 class PairedDifference:
     """Mean loss of a model against another on the same held-out response tokens.
 
-    ``loss``, ``baseline_loss``: nats a token. ``difference`` = loss − baseline_loss, with its 95 % interval
-    [``low``, ``high``]; below 0 the model is better. ``rows``/``tokens``: how many conversations and response tokens
-    were compared.
+    ``loss``, ``baseline_loss``: nats a token. ``difference`` = loss − baseline_loss, with its interval [``low``,
+    ``high``], of 95 % unless another was asked for; below 0 the model is better. ``rows``/``tokens``: how many
+    conversations and response tokens were compared.
     """
 
     loss: float
@@ -46,8 +46,8 @@ def mean_loss(losses: Ragged) -> float:
     return float(values.mean(dtype=np.float64))
 
 
-def paired_difference(losses: Ragged, baseline: Ragged) -> PairedDifference:
-    """Token-mean difference with a 95 % interval whose independent units are conversations, not tokens.
+def paired_difference(losses: Ragged, baseline: Ragged, level: float = 0.95) -> PairedDifference:
+    """Token-mean difference with an interval, of confidence ``level``, whose independent units are conversations.
 
     The difference is a ratio D = Σ d_i / Σ n_i over conversations (d_i: summed difference, n_i: response tokens).
     Its standard error is the linearised one, sqrt(N/(N−1) Σ (d_i − D n_i)²) / Σ n_i, with a t quantile of N−1
@@ -68,7 +68,7 @@ def paired_difference(losses: Ragged, baseline: Ragged) -> PairedDifference:
         raise ValueError(f"an interval needs at least 2 held-out conversations, got {rows}")
     mean = sums.sum() / total
     error = math.sqrt(rows / (rows - 1) * float(np.square(sums - mean * counts).sum())) / total
-    half = float(stdtrit(rows - 1, 0.975)) * error
+    half = float(stdtrit(rows - 1, (1 + level) / 2)) * error
     return PairedDifference(
         loss=mean_loss(losses),
         baseline_loss=mean_loss(baseline),

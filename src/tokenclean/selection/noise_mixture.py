@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenclean.ragged import Ragged, offsets_of
-from tokenclean.recipe.settings import NoiseMixtureSettings
+from tokenclean.recipe.cleaning_settings import NoiseMixtureSettings
 from tokenclean.selection.response_tokens import check_ids, finite_values, on_response, response_indices
 
 # Response tokens fitted together: rows are independent, and a block's arrays should stay in the processor's cache.

@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 
 from tokenclean.ragged import Ragged
-from tokenclean.recipe.settings import RepetitionSettings
+from tokenclean.recipe.cleaning_settings import RepetitionSettings
 from tokenclean.selection.response_tokens import check_ids, on_response, response_indices
 
 

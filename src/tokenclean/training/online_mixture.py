@@ -13,7 +13,7 @@ import torch
 
 from tokenclean.processes import Processes
 from tokenclean.ragged import Ragged
-from tokenclean.recipe.settings import NoiseMixtureSettings
+from tokenclean.recipe.cleaning_settings import NoiseMixtureSettings
 from tokenclean.selection.noise_mixture import DEFAULT_PRIOR
 from tokenclean.training.batch_packs import Pack
 

@@ -97,9 +97,7 @@ def compare(
     runs: dict[int, _Run] = {}
     loaded: list[LoadedBenchmark] = []
     for seed in seeds:
-        of_seed = recipe.model_copy(
-            update={"seed": seed, "pool": recipe.pool.model_copy(update={"seed": recipe.pool_seed})}
-        )
+        of_seed = _recipe_of_seed(recipe, strategies, seed)
         run = runs[seed] = _Run(open_seed(of_seed))
         run.models[BASE] = run.opened.context.base
         if not loaded:
@@ -133,8 +131,19 @@ def compare(
     return _result(recipe, runs, lines, loaded, control, failed)
 
 
+def _recipe_of_seed(recipe: Recipe, strategies: Sequence[str], seed: int) -> Recipe:
+    """The recipe on the same rows under another seed, with the strategies compared as its own: where ``auto`` is among
+    them, it needs rows to choose by."""
+    pool = recipe.pool.model_copy(update={"seed": recipe.pool_seed})
+    cleaning = recipe.cleaning.model_copy(update={"strategy": [*strategies, recipe.cleaning.strategy][0]})
+    evaluation = recipe.evaluation.model_copy(update={"controls": tuple(strategies)})
+    return recipe.model_copy(update={"seed": seed, "pool": pool, "cleaning": cleaning, "evaluation": evaluation})
+
+
 def _check(recipe: Recipe, strategies: Sequence[str], seeds: Sequence[int], control: str) -> None:
     problems = []
+    if recipe.cleaning.proportion == "auto":
+        problems.append("cleaning.proportion: a comparison needs one number for all seeds; take what a run has chosen")
     for name in strategies:
         try:
             if find_strategy(name).needs_ratings and recipe.pool.curation is None:
@@ -169,7 +178,7 @@ def _result(
         preference_table(preferences, control_name, len(runs)) if preferences else None,
         trends_table(items) if {WARM_UP, SELF_EVOLVING} <= set(lines) else None,
         source_gains_table(losses, first.context.heldout.sources, BASE),
-        beside_paper(comparison, recipe.model.base, recipe.cleaning.proportion),
+        beside_paper(comparison, recipe.model.base, recipe.cleaning.kept_proportion),
     )
     tables = (
         table_1(comparison),

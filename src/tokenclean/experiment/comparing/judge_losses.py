@@ -53,7 +53,7 @@ def judged_tokens(context: RunContext) -> Ragged:
         judged = context.heldout_losses(context.trainings.train(job))
         is_other = half_of_row[labels.row_of_value()] != half
         scores[is_other] = (base.values - judged.values)[is_other]
-    return select_tokens(labels.with_values(scores), labels, proportion=context.recipe.cleaning.proportion)
+    return select_tokens(labels.with_values(scores), labels, proportion=context.recipe.cleaning.kept_proportion)
 
 
 def mean_over_seeds(runs: Sequence[Ragged]) -> Ragged:

@@ -6,7 +6,7 @@ training lowers the mean (so that no strategy stops early), and weak references 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from tokenclean.cleaning import RunContext
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.run_data import RunData, read_run_data
 from tokenclean.cleaning.trainings import TrainingJob
+from tokenclean.cleaning.trial_budget import PASS_COST
 from tokenclean.experiment.run import Further, take_strategies
 from tokenclean.models.loading.load import ModelSource
 from tokenclean.models.packing import trimmed_lengths
@@ -168,8 +169,22 @@ def dry_run(recipe: Recipe, device_type: str) -> tuple[RunData, list[Recorded]]:
 
 def record(data: RunData, device_type: str, further: Further | None = None) -> list[Recorded]:
     """Every pass and training that a run on these rows takes. ``further``: strategies beside the recipe's."""
-    cleaning = data.recipe.cleaning.model_copy(update={"allow_weak_reference": True})
-    data = replace(data, recipe=data.recipe.model_copy(update={"cleaning": cleaning}))
+    data = data.with_cleaning(allow_weak_reference=True)
     models = DryModels(data.recipe, device_type)
-    take_strategies(RunContext(data, models, models, note=lambda text: None), further or {})
+    take_strategies(RunContext(data, models, models, note=lambda text: None, is_dry=True), further or {})
     return models.recorded
+
+
+def record_alone(data: RunData, strategy: str, device_type: str) -> list[Recorded]:
+    """Every pass and training that a run on these rows takes with one strategy and no control."""
+    evaluation = data.recipe.evaluation.model_copy(update={"controls": ()})
+    alone = data.with_cleaning(strategy=strategy)
+    return record(replace(alone, recipe=alone.recipe.model_copy(update={"evaluation": evaluation})), device_type)
+
+
+def training_cost(recorded: Sequence[Recorded], recipe: Recipe) -> float:
+    """Cost in tokens trained for one epoch, those of a pass counting a third (``cleaning.trial_budget``)."""
+    return sum(
+        float(item.lengths.sum()) * (PASS_COST if isinstance(item, RecordedPass) else recipe.training.epochs)
+        for item in recorded
+    )

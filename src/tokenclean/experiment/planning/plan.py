@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from tokenclean.cleaning.run_data import RunData
-from tokenclean.experiment.planning.dry_run import Recorded, RecordedPass, RecordedTraining, dry_run
+from tokenclean.experiment.planning.dry_run import (
+    Recorded,
+    RecordedPass,
+    RecordedTraining,
+    dry_run,
+    record_alone,
+    training_cost,
+)
 from tokenclean.experiment.planning.flop import ModelSize, model_size, scoring_flop, training_flop
 from tokenclean.experiment.planning.hardware import Hardware
 from tokenclean.experiment.planning.measured_speed import Speed, measure_speed
@@ -23,6 +30,7 @@ from tokenclean.experiment.planning.memory import (
     scoring_memory,
     training_memory,
 )
+from tokenclean.experiment.run import choosing_text
 from tokenclean.models.device import resolve_device
 from tokenclean.models.loading.load import load_config
 from tokenclean.recipe import CleaningSettings, Recipe, find_strategy
@@ -35,6 +43,7 @@ _TOKEN_BYTES = 8
 """Of a token id, as a process or a worker gets it."""
 
 _SUMMED = {
+    "choosing": "score rows to choose by, {} models",
     "held-out": "score held-out rows, {} models",
     "sample": "score samples for the reference checks, {} passes",
 }
@@ -105,6 +114,7 @@ def plan(recipe: Recipe, *, flop_per_second: float | None = None, on: Sequence[H
         f"in all {flop / 1e15:.2f} PFLOP; peak memory about {memory / 2**30:.1f} GiB; about {_minutes(seconds)} "
         f"at {speed.scoring / 1e9:,.0f} useful GFLOP/s in passes and {speed.training / 1e9:,.0f} in trainings "
         f"({where})",
+        *_choice_lines(data, device_type),
         *_served_lines(recipe, steps),
     )
     return Plan(summary, tuple(steps), memory, seconds, _steps_table(steps, own, speed), elsewhere)
@@ -114,11 +124,23 @@ def _pool_lines(recipe: Recipe, data: RunData) -> tuple[str, ...]:
     response = int(data.tokens.is_response.values.sum())
     return (
         f"pool: {len(data.tokens):,} training rows, {len(data.tokens.input_ids.values):,} tokens, {response:,} of them "
-        f"response; {len(data.heldout):,} held-out rows, {data.intake.set_aside:,} rows set aside",
+        f"response; {len(data.heldout):,} held-out rows{choosing_text(data)}, {data.intake.set_aside:,} rows set aside",
         *data.intake.lines(),
         *(data.review.lines() if data.review else ()),
         *_share_lines(recipe.cleaning),
     )
+
+
+def _choice_lines(data: RunData, device_type: str) -> tuple[str, ...]:
+    """What ``auto`` costs beside ordinary training, where the run takes it."""
+    if not data.recipe.chooses:
+        return ()
+    own = "auto" if "auto" in data.recipe.strategies else data.recipe.cleaning.strategy
+    chooses, full = (training_cost(record_alone(data, name, device_type), data.recipe) for name in (own, "full_tokens"))
+    unknown = (
+        " if it tries all that it may: what it tries is known once the noise is estimated" if data.choosing else ""
+    )
+    return (f"auto: {chooses / full:.2f} times the cost of a run on full tokens{unknown}",)
 
 
 def _served_lines(recipe: Recipe, steps: Sequence[Step]) -> tuple[str, ...]:
@@ -136,7 +158,8 @@ def _served_lines(recipe: Recipe, steps: Sequence[Step]) -> tuple[str, ...]:
 def _share_lines(cleaning: CleaningSettings) -> tuple[str, ...]:
     if not find_strategy(cleaning.strategy).ranks:
         return ()
-    kept = f"kept: {cleaning.proportion:.0%} of the response tokens"
+    share = "what trials choose" if cleaning.proportion == "auto" else f"{cleaning.proportion:.0%}"
+    kept = f"kept: {share} of the response tokens"
     return (f"{kept}; splits: {cleaning.splits} ({cleaning.split_kind})",)
 
 

@@ -85,7 +85,8 @@ def _strategy_with_examples(run: FinishedRun, names: Sequence[str]) -> str | Non
 def _lead(run: FinishedRun) -> list[str]:
     """The verdict on the recipe's own strategy, if it was measured."""
     heldout_rows = len(run.result.get("heldout_rows", ()))
-    verdict = verdict_of(run.measured, run.strategy, heldout_rows=heldout_rows, folder=str(run.place))
+    choice = run.result.get("choices", {}).get(run.strategy or "")
+    verdict = verdict_of(run.measured, run.strategy, heldout_rows=heldout_rows, folder=str(run.place), choice=choice)
     return [] if verdict is None else [labelled(run, str(verdict))]
 
 

@@ -77,7 +77,7 @@ def _facts(run: FinishedRun) -> dict[str, str]:
         "reference": str(recipe.get("model", {}).get("reference") or ""),
         "strategy": str(cleaning.get("strategy", "")),
         "measured": ", ".join(model["name"].strip() for model in run.measured),
-        "kept proportion k": f"{cleaning['proportion']:g}" if _ranks(cleaning) else "",
+        "kept proportion k": f"{cleaning['proportion']}" if _ranks(cleaning) else "",
         "level": str(cleaning.get("level", "")),
         "seed": str(recipe.get("seed", "")),
         "learning rate": f"{training['learning_rate']:g}" if "learning_rate" in training else "",
