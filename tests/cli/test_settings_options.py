@@ -82,7 +82,7 @@ def test_most_options_are_generated():
     for command, _, _ in options():
         counted[command] += 1
     assert counted["train"] == 18
-    assert counted["score"] == 28
+    assert counted["score"] == 32
     assert counted["status"] == counted["theory"] == counted["export"] == 0
 
 
