@@ -25,23 +25,36 @@ def executing(settings: ExecutorSettings, note: Callable[[str], None]) -> Iterat
     Raises RecipeError for Ray among several processes, and as ``RayExecutor`` does.
     """
     from tokenclean.processes import Processes
-    from tokenclean.scoring.executors import LOCAL, TorchrunExecutor
 
     processes = Processes.from_environment()
-    if settings.is_ray:
-        if processes.count > 1:
-            raise RecipeError(
-                f"--on {settings.kind}: Ray starts processes by itself, but {processes.count} were started; give the "
-                "command without torchrun and accelerate launch",
-                "options",
-            )
-        from tokenclean.scoring.executors.ray_executor import RayExecutor
-
-        with RayExecutor(settings, note) as executor:
+    if processes.count == 1:
+        with executing_alone(settings, note) as executor:
             yield executor
         return
+    if settings.is_ray:
+        raise RecipeError(
+            f"--on {settings.kind}: Ray starts processes by itself, but {processes.count} were started; give the "
+            "command without torchrun and accelerate launch",
+            "options",
+        )
+    from tokenclean.scoring.executors import TorchrunExecutor
+
     with sharing(processes):
-        yield LOCAL if processes.count == 1 else TorchrunExecutor(processes)
+        yield TorchrunExecutor(processes)
+
+
+@contextmanager
+def executing_alone(settings: ExecutorSettings, note: Callable[[str], None]) -> Iterator[Executor]:
+    """The executor of a command that several processes cannot share. Raises as ``RayExecutor`` does."""
+    if not settings.is_ray:
+        from tokenclean.scoring.executors import LOCAL
+
+        yield LOCAL
+        return
+    from tokenclean.scoring.executors.ray_executor import RayExecutor
+
+    with RayExecutor(settings, note) as executor:
+        yield executor
 
 
 @contextmanager
