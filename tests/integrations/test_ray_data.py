@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +74,7 @@ def test_ray_data_maps_batches_with_it(rows, expected, tiny_model_folder, other_
     pytest.importorskip("ray.data", reason="needs ray[data]")
     monkeypatch.setenv("PYTHONPATH", str(Path(tokenclean.__file__).parents[1]))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    assert "RAY_ADDRESS" not in os.environ
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
     try:
         numbered = [{**row, "number": number} for number, row in enumerate(rows)]
         scored = ray.data.from_arrow(pa.Table.from_pylist(numbered)).map_batches(

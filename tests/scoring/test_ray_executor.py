@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +17,9 @@ from pool_passes import CHARACTERS, Passes
 import tokenclean
 from tokenclean.errors import RankError
 from tokenclean.pool import Conversation, load_pool, shard_stream
-from tokenclean.recipe import ExecutorSettings
+from tokenclean.recipe import ExecutorSettings, Recipe, recipe_from
+from tokenclean.store import file_hash
+from tokenclean.token_table import read_table
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 
@@ -26,6 +31,7 @@ from tokenclean.scoring.executors.ray_executor import RayExecutor  # noqa: E402
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 STORE_BYTES = 80 << 20
+LONGEST_SECONDS = 120
 # Ends its process at a token that stands for the first byte of a skull.
 DEADLY_CODE = """
 import os
@@ -180,3 +186,82 @@ def test_a_poisoned_row_ends_the_pass_after_some_tries_and_is_named(passes, on_r
     assert sum("its Ray actor ended" in text for text in passes.notes) == TRIES - 1
     kept = len(passes.stages("losses"))
     assert 0 < kept < len(shards)
+
+
+def test_a_head_that_dies_leaves_a_folder_that_one_process_finishes(small_pool, tiny_model_folder, tmp_path):
+    options = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(tokenclean.__file__).parents[1])
+
+    def command(name: str, *more: str) -> list[str]:
+        arguments = [str(small_pool), "--base", str(tiny_model_folder), "--precision", "exact", "--device", "cpu"]
+        sized = ["--shard-characters", "300", "-o", str(tmp_path / f"{name}.parquet")]
+        return [sys.executable, "-m", "tokenclean", "score", *arguments, *sized, *more]
+
+    subprocess.run(command("whole"), env=environment, capture_output=True, check=True)
+    shards = len(losses_in(tmp_path / "whole.shards"))
+    cluster = Cluster(initialize_head=True, head_node_args=options)
+    try:
+        cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+        # By default a driver waits for a minute for the head to come back.
+        on_ray = {**environment, "RAY_ADDRESS": cluster.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "2"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command("s", "--on", "ray"), env=on_ray, text=True, **pipes)
+        while len(losses_in(tmp_path / "s.shards")) < 3:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.002)
+        cluster.remove_node(cluster.head_node, allow_graceful=False)
+        said = process.communicate(timeout=LONGEST_SECONDS)
+        assert process.returncode != 0
+        assert said[0] == ""
+    finally:
+        cluster.shutdown()
+    kept = len(losses_in(tmp_path / "s.shards"))
+    assert 3 <= kept < shards
+    assert not (tmp_path / "s.parquet").exists()
+    resumed = subprocess.run(command("s"), env=environment, capture_output=True, text=True, check=True)
+    assert f"{shards - kept} shards computed, {kept} found" in resumed.stdout
+    assert (tmp_path / "s.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def losses_in(folder: Path) -> list[Path]:
+    """The finished stages of losses."""
+    return list(folder.glob("stages/losses-*/manifest.json"))
+
+
+def test_a_run_on_ray_makes_the_stages_and_results_of_a_run_here(
+    cluster, nodes, small_pool, tiny_model_folder, other_model_folder, tmp_path, monkeypatch
+):
+    from tokenclean.cleaning.open_run import open_run
+    from tokenclean.experiment.run import run
+
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+
+    def recipe(output: str, **executor: object) -> Recipe:
+        return recipe_from(
+            {
+                "output": str(tmp_path / output),
+                "pool": {"sources": [{"path": str(small_pool)}], "max_rows": 30, "heldout": {"rows": 5}},
+                "model": {"base": str(tiny_model_folder), "reference": str(other_model_folder)},
+                "scoring": {"precision": "exact"},
+                "cleaning": {"strategy": "fixed_model", "allow_weak_reference": True},
+                "training": {"batch_size": 8, "lora": {"rank": 2}},
+                "executor": executor,
+            }
+        )
+
+    on_ray, here = recipe("ray", kind="ray", actors=2), recipe("here")
+    with RayExecutor(on_ray.executor, print) as executor:
+        first = run(open_run(on_ray, executor=executor))
+    second = run(open_run(recipe("ray")))
+    assert (second.stages_made, second.folder) == (0, first.folder)
+    alone = run(open_run(here))
+
+    def losses(output: str) -> dict[str, str]:
+        return {path.parent.name: file_hash(path) for path in (tmp_path / output).glob("run/stages/losses-*/*.parquet")}
+
+    assert losses("ray") == losses("here")
+    tables = [read_table(result.folder / "fixed_model" / "kept.parquet") for result in (first, alone)]
+    assert tables[0].ids == tables[1].ids
+    for name, column in tables[0].columns.items():
+        assert column.values.tobytes() == tables[1][name].values.tobytes(), name
