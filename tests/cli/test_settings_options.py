@@ -82,7 +82,7 @@ def test_most_options_are_generated():
     for command, _, _ in options():
         counted[command] += 1
     assert counted["train"] == 18
-    assert counted["score"] == 28
+    assert counted["score"] == 32
     assert counted["status"] == counted["theory"] == counted["export"] == 0
 
 
@@ -123,7 +123,7 @@ class Settings(Section):
     """A whole number."""
     share: float = Field(default=0.5, gt=0, lt=1)
     """A share."""
-    kind: Literal["a", "b"] = "a"
+    form: Literal["a", "b"] = "a"
     """A kind."""
     names: tuple[str, ...] = ()
     """Names."""
@@ -136,7 +136,7 @@ def call():
 
     @takes_settings
     def command(
-        section: Annotated[Settings, FromSettings(Settings, "number", "share", "kind")],
+        section: Annotated[Settings, FromSettings(Settings, "number", "share", "form")],
         names: Annotated[tuple[str, ...], FromSettings(Settings, "names")],
     ) -> None:
         got.update(section=section, names=names)
@@ -157,15 +157,15 @@ def test_a_section_holds_what_was_given_and_knows_it(call):
     got = call()
     assert (got["section"], got["names"]) == (Settings(), ())
     assert got["section"].model_fields_set == set()
-    got = call("--number", "4", "--kind", "b", "--names", "x", "--names", "y")
-    assert got["section"] == Settings(number=4, kind="b")
-    assert got["section"].model_fields_set == {"number", "kind"}
+    got = call("--number", "4", "--form", "b", "--names", "x", "--names", "y")
+    assert got["section"] == Settings(number=4, form="b")
+    assert got["section"].model_fields_set == {"number", "form"}
     assert got["names"] == ("x", "y")
 
 
 def test_values_out_of_bounds_are_refused_by_the_option_s_name(call):
     assert "--number" in call("--number", "10")["refused"]
-    assert "--kind" in call("--kind", "c")["refused"]
+    assert "--form" in call("--form", "c")["refused"]
     with pytest.raises(RecipeError, match=r"options: --share: input should be less than 1, found 1\.0"):
         call("--share", "1")
 

@@ -71,6 +71,7 @@ def test_every_page_is_tested():
     # Their commands wait for a person, a package or minutes: tests/cli/test_review_command.py, tests/integrations/
     # and tests/downstream/prove_trainers.py run them.
     tested |= {"review", "pipelines", "weighted-training", "trainers"}
+    tested.add("ray")  # tests/scoring/test_ray_executor.py, tests/integrations/test_ray_data.py
     tested.add("review-walkthrough")  # tests/docs/test_walkthrough.py
     assert {path.stem for path in (DOCS / "how-to").iterdir()} == tested
 

@@ -4,109 +4,30 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pool_passes import CHARACTERS, POLICY, ROWS, TULU, save_reference
 
 from tokenclean.errors import PolicyMismatchError, PoolError, RunFolderError
 from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.loading import model_cache as resident
-from tokenclean.models.loading.load import load_model, load_tokenizer, resolve_source
+from tokenclean.models.loading.load import load_model, resolve_source
 from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
 from tokenclean.pool import count_characters, load_pool, shard_stream, survey_pool
 from tokenclean.processes import Processes
 from tokenclean.recipe import TokensSettings, source_from
-from tokenclean.scoring import pool_pass, stored_losses, stored_tokens
-from tokenclean.scoring.pool_pass import PassOutcome, PoolToScore, score_pool
+from tokenclean.scoring import model_losses, pool_pass, stored_tokens
+from tokenclean.scoring.executors import TorchrunExecutor
+from tokenclean.scoring.model_losses import ScoringPolicy
+from tokenclean.scoring.pool_pass import PoolToScore, score_pool
 from tokenclean.scoring.scorer import FURTHER_COLUMNS, Scorer
-from tokenclean.scoring.stored_losses import ScoringPolicy
 from tokenclean.scoring.stored_tokens import TokenShards, tokenizer_fingerprint
 from tokenclean.store import Store
 from tokenclean.token_table import iter_table, read_metadata, read_table
 from tokenclean.tokens import tokenize_pool
-
-CHARACTERS = 900
-ROWS = 16
-POLICY = ScoringPolicy("exact", 512)
-TULU = TokensSettings()
-
-
-def save_reference(base: Path, folder: Path, **config) -> Path:
-    """A random adapter on the base."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(1)
-    lora = LoraConfig(**{"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **config})
-    model = get_peft_model(load_model(str(base)), lora)  # pyright: ignore[reportArgumentType]
-    model.save_pretrained(str(folder))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_reference(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_reference(tiny_model_folder, tmp_path_factory.mktemp("models") / "reference", init_lora_weights=False)
-
-
-class Passes:
-    """Passes over one pool into one folder, and what they said."""
-
-    def __init__(self, pool: Path, folder: Path, base: Path, reference: Path | None) -> None:
-        self.pool, self.folder, self.base, self.reference = pool, folder, base, reference
-        self.tokenizer = load_tokenizer(str(base))
-        self.notes: list[str] = []
-        self.reported: list[tuple[int, int]] = []
-
-    def run(
-        self,
-        name: str = "s",
-        *,
-        models: tuple[str, ...] = ("base", "reference"),
-        policy: ScoringPolicy = POLICY,
-        tokenization: TokensSettings = TULU,
-        max_rejected_share: float = 0.05,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> PassOutcome:
-        sources = (source_from({"path": str(self.pool)}),)
-        listing = self.folder / f"{name}.rejected.jsonl"
-        survey = survey_pool(sources, CHARACTERS, listing, max_rejected_share)
-        outcome = score_pool(
-            PoolToScore(sources, survey, listing, CHARACTERS, max_rejected_share),
-            {name: resolve_source(str(getattr(self, name))) for name in models},
-            self.tokenizer,
-            self.folder / f"{name}.parquet",
-            tokenization=tokenization,
-            policy=policy,
-            observer=Observer(self.notes.append, lambda label, unit: progress or self._tell),
-        )
-        assert outcome is not None
-        return outcome
-
-    def _tell(self, done: int, total: int) -> None:
-        self.reported.append((done, total))
-
-    def table(self, name: str = "s") -> bytes:
-        return (self.folder / f"{name}.parquet").read_bytes()
-
-    def stages(self, kind: str, name: str = "s") -> list[Path]:
-        return sorted((self.folder / f"{name}.shards" / "stages").glob(f"{kind}-*"))
-
-
-@pytest.fixture(scope="session")
-def short_pool(small_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shortest rows of the small pool."""
-    lines = sorted(small_pool.read_text(encoding="utf-8").splitlines(), key=len)[:ROWS]
-    path = tmp_path_factory.mktemp("pools") / "short.jsonl"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def passes(short_pool: Path, tmp_path: Path, tiny_model_folder: Path, tiny_reference: Path) -> Passes:
-    return Passes(short_pool, tmp_path, tiny_model_folder, tiny_reference)
 
 
 @pytest.fixture
@@ -241,7 +162,7 @@ def loads(monkeypatch) -> tuple[list, list]:
         return Scorer(*arguments, **options)
 
     monkeypatch.setattr(resident, "load_model", load)
-    monkeypatch.setattr(stored_losses, "Scorer", scorer)
+    monkeypatch.setattr(model_losses, "Scorer", scorer)
     return loaded, scorers
 
 
@@ -408,7 +329,7 @@ def test_the_ranks_together_make_what_one_makes(passes, monkeypatch):
             passes.folder / "s.parquet",
             tokenization=TokensSettings(),
             policy=POLICY,
-            processes=Processes(rank, 2, rank),
+            executor=TorchrunExecutor(Processes(rank, 2, rank)),
             observer=Observer(),
         )
         assert (outcome is None) == (rank == 1)

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 from tokenclean.models.kernels.cpu import has_bf16_kernels
-from tokenclean.models.loading.load import load_model, load_tokenizer
+from tokenclean.models.loading.load import ModelSource, load_model, load_tokenizer
 from tokenclean.pool import load_pool
 from tokenclean.ragged import Ragged, offsets_of
-from tokenclean.scoring import stored_losses, token_losses
+from tokenclean.scoring import model_losses, token_losses
+from tokenclean.scoring.model_losses import ScoringPolicy
 from tokenclean.scoring.scorer import Scorer
-from tokenclean.scoring.stored_losses import ScoringPolicy, plan_shards, sharded_columns
+from tokenclean.scoring.stored_losses import plan_shards, sharded_columns
 from tokenclean.store import Stage, Store, array_hash
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 
@@ -70,7 +71,7 @@ class Pass:
         return load_model(str(self.folder))
 
     @contextmanager
-    def using(self) -> Iterator[torch.nn.Module]:
+    def using(self, source: ModelSource) -> Iterator[torch.nn.Module]:
         self.entered += 1
         try:
             yield self.model
@@ -101,6 +102,7 @@ class Pass:
         columns = sharded_columns(
             make_stage,
             self.using,
+            ModelSource(str(self.folder)),
             self.tokens,
             {"model": identity},
             ScoringPolicy(**{"precision": "exact", "pack_tokens": 512, **options}),
@@ -157,7 +159,7 @@ def test_one_scorer_made_for_the_longest_row_serves_all_shards_and_its_policy_is
             super().__init__(model, **options)
             made.append(options)
 
-    monkeypatch.setattr(stored_losses, "Scorer", CountedScorer)
+    monkeypatch.setattr(model_losses, "Scorer", CountedScorer)
     one_pass.run(precision="safe")
     longest = max(np.flatnonzero(labels).max(initial=-1) + 1 for labels in tokens.is_response)
     reported = {"longest_row": longest, "expected_tokens": len(tokens.input_ids.values)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.passes import ModelPasses
@@ -15,16 +15,15 @@ from tokenclean.models.frozen_linear import bitsandbytes_functions
 from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
 from tokenclean.pool import Pool
-from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.recipe import Recipe
-from tokenclean.scoring.served.scorer import ServedScorer
+from tokenclean.scoring.executors import LOCAL, Executor
 from tokenclean.store import Store
 
 
 @dataclass(frozen=True)
 class OpenRun:
     """``context``: for strategies; the rest for what is computed and written around them. ``passes``: the context's,
-    which give further columns too. ``device``: a torch device. ``models``: those in memory."""
+    which give further columns too. ``device``: the torch device of this process. ``models``: those in its memory."""
 
     context: RunContext
     passes: ModelPasses
@@ -36,21 +35,24 @@ class OpenRun:
     def for_strategy(self) -> OpenRun:
         """The same run for one more strategy: ``stages.used`` then names what that strategy would compute alone."""
         stages = self.stages.for_strategy()
-        return _assemble(self.context.data, stages, self.observer, self.device, self.models, self.passes.servers)
+        passes = replace(self.passes, stages=stages, policies={}, served_policies={})
+        return _assemble(self.context.data, passes, self.device)
 
 
 def open_run(
     recipe: Recipe,
     observer: Observer | None = None,
     store: Store | None = None,
-    processes: Processes = SINGLE_PROCESS,
+    executor: Executor = LOCAL,
 ) -> OpenRun:
     """Read the recipe's pool and open its run folder; no model is loaded.
 
-    ``store``: the recipe's run folder, where the caller holds its lock already. Raises as ``read_run_data``.
+    ``store``: the recipe's run folder, where the caller holds its lock already. ``executor``: where passes are
+    computed. Raises as ``read_run_data``.
     """
     observer = observer or Observer()
     store = store or Store(recipe.folder, note=observer.note)
+    processes = executor.processes
 
     def rate(pool: Pool) -> CuratedPool:
         if not processes.is_first:  # the first process computes the ratings, the others then find them
@@ -65,29 +67,30 @@ def open_run(
         observer.note(
             f"chat template: {recipe.tokens.template}; the model has one of its own (--set tokens.template=tokenizer)"
         )
-    return open_run_on(data, store, observer, processes)
+    return open_run_on(data, store, observer, executor)
 
 
-def open_run_on(
-    data: RunData, store: Store, observer: Observer | None = None, processes: Processes = SINGLE_PROCESS
-) -> OpenRun:
+def open_run_on(data: RunData, store: Store, observer: Observer | None = None, executor: Executor = LOCAL) -> OpenRun:
     """A run on rows that are there already."""
     recipe = data.recipe
     if recipe.training.quantization == "nf4":
         bitsandbytes_functions()  # if it is missing, say so before hours of scoring
+    processes = executor.processes
     device = resolve_device(recipe.model.device, local_rank=processes.local_rank if processes.count > 1 else None)
-    return _assemble(data, Stages(store, processes), observer or Observer(), device, ModelCache(device), {})
+    passes = ModelPasses(
+        recipe.scoring,
+        Stages(store, processes),
+        observer or Observer(),
+        executor.device(recipe.model.device),
+        ModelCache(device),
+        data.tokenizer,
+        executor,
+    )
+    return _assemble(data, passes, device)
 
 
-def _assemble(
-    data: RunData,
-    stages: Stages,
-    observer: Observer,
-    device: str,
-    models: ModelCache,
-    servers: dict[str, ServedScorer],
-) -> OpenRun:
-    passes = ModelPasses(data.recipe.scoring, stages, observer, device, models, data.tokenizer, servers)
+def _assemble(data: RunData, passes: ModelPasses, device: str) -> OpenRun:
+    stages, observer, models = passes.stages, passes.observer, passes.models
     trainings = ModelTrainings(data.recipe, data.base_source, stages, observer, device, models)
     context = RunContext(data, passes, trainings, observer.note)
     return OpenRun(context, passes, stages, observer, device, models)

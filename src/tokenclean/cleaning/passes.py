@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from tokenclean.cleaning.model import Model
-from tokenclean.cleaning.run_stages import Compute, Stages
+from tokenclean.cleaning.run_stages import Stages
 from tokenclean.errors import ModelError
 from tokenclean.models.loading.load import ModelSource, source_fingerprint
 from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import ScoringSettings, ServedModel
+from tokenclean.scoring.executors import LOCAL, Executor
+from tokenclean.scoring.model_losses import ScoringPolicy
 from tokenclean.scoring.scorer import check_same_policy, merge_policies
 from tokenclean.scoring.served.scorer import ServedScorer
 from tokenclean.scoring.served.shards import ServedShards
-from tokenclean.scoring.stored_losses import ScoringPolicy, columns_of_shards, scores_in_pairs, sharded_columns
-from tokenclean.store import Stage, fingerprint
+from tokenclean.scoring.stored_losses import columns_of_shards, scores_in_pairs, sharded_columns
+from tokenclean.store import Make, Stage, fingerprint
 from tokenclean.tokens import TokenizedPool
 
 if TYPE_CHECKING:
@@ -51,9 +53,9 @@ class Passes(Protocol):
 class ModelPasses:
     """Passes of real models over rows, kept as stages.
 
-    ``device``: a torch device. ``tokenizer``: the base's. ``policies``: how the losses of each set of rows were
-    computed so far, which must be the same for all models that are loaded here. ``servers``: scorers of served models
-    by their hash, shared by all that run on the same models.
+    ``device``: the torch device of passes. ``tokenizer``: the base's. ``executor``: where shards are computed.
+    ``policies``: how the losses of each set of rows were computed so far, which must be the same for all models that
+    are loaded here. ``servers``: scorers of served models by their hash, shared by all that run on the same models.
     """
 
     settings: ScoringSettings
@@ -62,6 +64,7 @@ class ModelPasses:
     device: str
     models: ModelCache
     tokenizer: PreTrainedTokenizerBase
+    executor: Executor = LOCAL
     servers: dict[str, ServedScorer] = field(default_factory=dict)
     policies: dict[tuple[object, ...], Mapping[str, object]] = field(default_factory=dict)
     served_policies: dict[str, list[Mapping[str, object]]] = field(default_factory=dict)
@@ -106,7 +109,7 @@ class ModelPasses:
         if model.key not in self.servers:
             self.servers[model.key] = ServedScorer(served, self.tokenizer, self.observer.note)
 
-        def stage(inputs: Mapping[str, object], compute: Compute) -> Stage:
+        def stage(inputs: Mapping[str, object], compute: Make) -> Stage:
             stage = self.stages.stage("losses", inputs, compute)
             self.served_policies.setdefault(model.key, []).append(stage.manifest["results"]["policy"])
             return stage
@@ -117,7 +120,7 @@ class ModelPasses:
             tokens,
             what=f"{what} under {model.name}",
             progress=self.observer.progress(f"score {what} with {model.name}", "token"),
-            processes=self.stages.processes,
+            executor=self.executor,
         )
         return columns["loss"]
 
@@ -133,20 +136,21 @@ class ModelPasses:
         names = f"{base.name} and {model.name}" if base else model.name
         return sharded_columns(
             self._stage,
-            lambda: self.models.using(model.weights_source),
+            self.models.using,
+            model.weights_source,
             tokens,
             self._weights(model),
             ScoringPolicy(settings.precision, settings.pack_tokens, tuple(further)),
             what=f"{what} under {names}",
             progress=self.observer.progress(f"score {what} with {names}", "token"),
-            processes=self.stages.processes,
+            executor=self.executor,
             base=self._weights(base) if base else None,
         )
 
     def _weights(self, model: Model) -> Mapping[str, object]:
         return {"model": model.identity, "device": self.device.partition(":")[0]}
 
-    def _stage(self, inputs: Mapping[str, object], compute: Compute) -> Stage:
+    def _stage(self, inputs: Mapping[str, object], compute: Make) -> Stage:
         """The stage of one shard. Raises PolicyMismatchError where its losses were computed in another way than another
         model's on the same tokens (say, in a run that moved to another machine midway)."""
         stage = self.stages.stage("losses", inputs, compute)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tokenclean.errors import RunFolderError
 from tokenclean.processes import SINGLE_PROCESS, Processes
-from tokenclean.store import STAGE_VERSIONS, Stage, Store
+from tokenclean.store import STAGE_VERSIONS, MadeElsewhere, Make, Stage, Store
 
 _SHARED_DISK_SECONDS = 120
-
-Compute = Callable[[Path], Mapping[str, object]]
-"""Writes a stage's files into a folder and returns the results for its manifest."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Stages:
         """Names of the stages that an earlier run computed, sorted."""
         return sorted(self._found)
 
-    def stage(self, name: str, inputs: Mapping[str, object], compute: Compute, within: str = "stages") -> Stage:
+    def stage(self, name: str, inputs: Mapping[str, object], compute: Make, within: str = "stages") -> Stage:
         """The stage ``name`` in its present version, found or computed. Raises as ``Store.stage``."""
         stage = self.store.stage(name, STAGE_VERSIONS[name], inputs, compute, within=within)
         self.used.add(stage.path.name)
@@ -51,7 +48,7 @@ class Stages:
             self._found.add(stage.path.name)
         return stage
 
-    def stage_of_all(self, name: str, inputs: Mapping[str, object], compute: Compute) -> Stage:
+    def stage_of_all(self, name: str, inputs: Mapping[str, object], compute: Make) -> Stage:
         """The stage ``name``, found, or computed by all processes together; the first one's folder is kept."""
         processes = self.processes
         if processes.count == 1:
@@ -63,7 +60,7 @@ class Stages:
             processes.barrier()
             return self._stage_of_first(name, inputs)
 
-        def compute_with_all(folder: Path) -> Mapping[str, object]:
+        def compute_with_all(folder: Path) -> Mapping[str, object] | MadeElsewhere | None:
             processes.gather(True)
             return compute(folder)
 

@@ -7,7 +7,8 @@ from typing import Annotated
 from typer import Option
 
 from tokenclean.cli.completion import complete_strategies, complete_strategy
-from tokenclean.cli.console import locked_folder, out, say, say_tables
+from tokenclean.cli.console import locked_folder, note, out, say, say_tables
+from tokenclean.cli.distributed import executing_alone
 from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
 from tokenclean.cli.settings_options import takes_settings
 from tokenclean.errors import RecipeError
@@ -56,7 +57,7 @@ def compare(
     names = [name.strip() for name in strategies.split(",") if name.strip()]
     if not names:
         names = list(dict.fromkeys(("full_tokens", *loaded.strategies)))
-    with locked_folder(loaded.folder) as (store, observer):
+    with executing_alone(loaded.executor, note) as executor, locked_folder(loaded.folder) as (store, observer):
         from tokenclean.cleaning.open_run import open_run
         from tokenclean.experiment.comparing.compare import compare as run_comparison
 
@@ -64,7 +65,7 @@ def compare(
             loaded,
             names,
             numbers,
-            lambda of_seed: open_run(of_seed, observer, store),
+            lambda of_seed: open_run(of_seed, observer, store, executor),
             control=control,
             references=references,
         )

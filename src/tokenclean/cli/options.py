@@ -9,10 +9,11 @@ from typer import Argument, Option
 
 from tokenclean.cli.completion import complete_override, complete_recipe, complete_strategy
 from tokenclean.cli.settings_options import FromSettings
-from tokenclean.recipe import ModelSettings, PoolSettings, Recipe, SourceSettings, TokensSettings
+from tokenclean.recipe import ExecutorSettings, ModelSettings, PoolSettings, Recipe, SourceSettings, TokensSettings
 
 _READING = "Reading the data"
 _TOKENS = "From text to tokens"
+EXECUTOR_PANEL = "Where losses are computed"
 
 RecipeArgument = Annotated[
     str,
@@ -63,4 +64,5 @@ AuditTokensOptions = Annotated[
 BaseOption = Annotated[str, FromSettings(ModelSettings, "base")]
 DeviceOption = Annotated[str, FromSettings(ModelSettings, "device")]
 TrustOption = Annotated[tuple[str, ...], FromSettings(ModelSettings, "trust_remote_code")]
+ExecutorOptions = Annotated[ExecutorSettings, FromSettings(ExecutorSettings, panel=EXECUTOR_PANEL)]
 SeedOption = Annotated[int, FromSettings(Recipe, "seed")]

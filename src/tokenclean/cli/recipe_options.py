@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated
@@ -87,6 +87,10 @@ class RecipeRequest:
         """Whether a base model is given."""
         return any(override.startswith("model.base=") for override in self.overrides)
 
+    def with_section(self, section: str, given: Mapping[str, object]) -> RecipeRequest:
+        """The same with overrides of one more section, before those of ``--set``."""
+        return replace(self, overrides=(*overrides_of(section, given), *self.overrides))
+
     def recipe(self) -> tuple[Recipe, str | None]:
         """The recipe, and the preset that it was made on; None where it is the user's own. Raises RecipeError."""
         if any(map(is_recipe, self.data)):
@@ -139,9 +143,14 @@ def _request(
     intake: IntakeOptions,
 ) -> RecipeRequest:
     given = {"model.base": model, "pool.max_rows": rows, "cleaning.trusted": trusted, **output}
-    given |= {f"cleaning.{name}": value for name, value in cleaning.items()}
     options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    options += overrides_of("cleaning", cleaning)
     return RecipeRequest(data, (*options, *(set_ or ())), intake)
+
+
+def overrides_of(section: str, given: Mapping[str, object]) -> list[str]:
+    """Overrides of a recipe's section that say the same as its options."""
+    return [f"{section}.{name}={json.dumps(value)}" for name, value in given.items()]
 
 
 def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from itertools import chain, count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from tokenclean.cli.console import note, quiet_libraries, say, say_tables
-from tokenclean.cli.distributed import sharing
+from tokenclean.cli.distributed import executing
+from tokenclean.cli.options import EXECUTOR_PANEL
 from tokenclean.cli.recipe_options import RecipeRequest, takes_recipe
+from tokenclean.cli.settings_options import FromSettings
 from tokenclean.observer import Observer
-from tokenclean.recipe import Recipe, short_yaml
+from tokenclean.recipe import ExecutorSettings, Recipe, short_yaml
 
 if TYPE_CHECKING:
     from tokenclean.experiment.run import RunResult
@@ -20,25 +23,25 @@ if TYPE_CHECKING:
 @takes_recipe
 def run(
     request: RecipeRequest,
+    executor: Annotated[Mapping[str, object], FromSettings(ExecutorSettings, panel=EXECUTOR_PANEL)],
 ) -> None:
     """Clean your data, fine-tune on it, and say whether that was better than training on all of it.
 
     Finished stages stay in the run folder (output/name): the same command given again computes nothing twice, and
     another strategy shares tokens, base losses and warm-up. Started by torchrun or accelerate launch, the processes
-    share every pass and every training.
+    share every pass and every training; with --on ray the actors of a Ray cluster share the passes.
 
     Examples: tokenclean run my.jsonl --model HuggingFaceTB/SmolLM2-135M
 
     tokenclean run recipes/quick.yaml --set training.epochs=2
     """
     started = time.monotonic()
-    recipe, preset = request.recipe()
+    recipe, preset = request.with_section("executor", executor).recipe()
 
-    from tokenclean.processes import Processes
     from tokenclean.store import Store
 
-    processes = Processes.from_environment()
-    with sharing(processes):
+    with executing(recipe.executor, note) as chosen:
+        processes = chosen.processes
         store = Store(recipe.folder, note=note if processes.is_first else _say_nothing)
         # The lock first, so that a second run is refused before torch is loaded and a large pool read.
         with store.lock() if processes.is_first else nullcontext():
@@ -53,7 +56,7 @@ def run(
             quiet_libraries()
             with RunProgress() as shown:
                 observer = shown.observer if processes.is_first else Observer(_say_nothing)
-                opened = open_run(recipe, observer, store, processes)
+                opened = open_run(recipe, observer, store, chosen)
                 if processes.is_first:
                     shown.plan(planned_work(opened))
                 result = run_experiment(opened)

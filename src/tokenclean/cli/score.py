@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from typer import Option
 
 from tokenclean.cli.console import note, progress, quiet_libraries, say
-from tokenclean.cli.distributed import sharing
+from tokenclean.cli.distributed import executing
 from tokenclean.cli.intake import print_intake, sources_of
 from tokenclean.cli.options import (
     BaseOption,
     DeviceOption,
+    ExecutorOptions,
     IntakeOptions,
     PoolArgument,
     RejectedShareOption,
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from tokenclean.models.loading.load import ModelSource
     from tokenclean.processes import Processes
     from tokenclean.recipe import SourceSettings
+    from tokenclean.scoring.model_losses import ScoringPolicy
     from tokenclean.scoring.pool_pass import PassOutcome
-    from tokenclean.scoring.stored_losses import ScoringPolicy
 
 _COMPARED_ROWS = 200
 _SERVER_OPTIONS = (
@@ -82,6 +83,7 @@ def score(
     tokens: TokensOptions,
     scoring: Annotated[ScoringSettings, FromSettings(ScoringSettings, "precision", "pack_tokens")],
     served: Annotated[Mapping[str, object], FromSettings(ServedModel, *_SERVER_OPTIONS, panel="A served reference")],
+    executor: ExecutorOptions,
     device: DeviceOption,
     trust_remote_code: TrustOption,
     max_rejected_share: RejectedShareOption,
@@ -94,30 +96,28 @@ def score(
 
     The pool may be larger than memory. Tokens and losses are written shard by shard beside the table; a stopped
     command, given again, continues from there. Started by torchrun or accelerate launch, the processes share the
-    shards. With --reference-url the reference's losses come from a server, the base's are computed here.
+    shards; with --on ray the actors of a Ray cluster do. With --reference-url the reference's losses come from a
+    server, the base's are computed here.
 
     Example: tokenclean score my.jsonl --base HuggingFaceTB/SmolLM2-135M --reference runs/warm-up -o scores.parquet
     """
     from tokenclean.pool import survey_pool
-    from tokenclean.processes import Processes
+    from tokenclean.scoring.model_losses import ScoringPolicy
     from tokenclean.scoring.pool_pass import PoolToScore, score_pool
-    from tokenclean.scoring.stored_losses import ScoringPolicy
 
-    processes = Processes.from_environment()
     policy = ScoringPolicy(scoring.precision, scoring.pack_tokens, _further_columns(columns), compile)
     server = _served_reference(reference, reference_url, served, policy)
     sources = tuple(sources_of(pool, intake))
     listing = output.with_suffix(".rejected.jsonl")
-    with sharing(processes):
-        survey = None
+    with executing(executor, note) as chosen:
+        processes, survey = chosen.processes, None
         if processes.is_first:  # before the seconds that torch takes to load
             survey = survey_pool(sources, shard_characters, listing, max_rejected_share)
 
-        from tokenclean.models.device import resolve_device
         from tokenclean.models.loading.load import load_tokenizer, resolve_source
 
         quiet_libraries()
-        device = resolve_device(device, local_rank=processes.local_rank if processes.count > 1 else None)
+        device = chosen.device(device)
         base_source = resolve_source(base, trusted=trust_remote_code)
         models: dict[str, ModelSource | ServedModel] = {"base": base_source}
         tokenizer = load_tokenizer(base_source)
@@ -133,7 +133,7 @@ def score(
             tokenization=tokens,
             policy=policy,
             device=device,
-            processes=processes,
+            executor=chosen,
             observer=_observer(processes),
         )
     if outcome is not None:

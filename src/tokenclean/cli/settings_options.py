@@ -24,7 +24,7 @@ from tokenclean.recipe.base_settings import Section
 from tokenclean.recipe.error_messages import explain_all
 
 # Where an option is not called like its field, and what its help shows in place of its type.
-_NAMES = {"columns": ("--column",), "roles": ("--role",), "proportion": ("--proportion", "-k")}
+_NAMES = {"kind": ("--on",), "columns": ("--column",), "roles": ("--role",), "proportion": ("--proportion", "-k")}
 _METAVARS = {
     "columns": "OURS=THEIRS",
     "roles": "NAME=ROLE",
@@ -33,6 +33,7 @@ _METAVARS = {
     "encoding": "NAME",
     "ignore": "KEY",
     "key_variable": "NAME",
+    "kind": "local|ray|ray://HOST",
     "trust_remote_code": "MODEL",
 }
 _PAIRS = {"columns": "instruction=question", "roles": "customer=user"}

@@ -9,7 +9,8 @@ import typer
 from typer import Option
 
 from tokenclean.cli.completion import complete_override
-from tokenclean.cli.console import fail, locked_folder, say, say_tables
+from tokenclean.cli.console import fail, locked_folder, note, say, say_tables
+from tokenclean.cli.distributed import executing_alone
 from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
 from tokenclean.cli.settings_options import takes_settings
 from tokenclean.errors import RecipeError
@@ -54,18 +55,19 @@ def sweep(
             recipes[settings] = load_recipe(recipe, [*(set_ or ()), *settings], intake)
         except RecipeError as error:
             recipes[settings] = error
-    folders = {loaded.folder for loaded in recipes.values() if isinstance(loaded, Recipe)}
+    good = [loaded for loaded in recipes.values() if isinstance(loaded, Recipe)]
+    folders = {loaded.folder for loaded in good}
     if len(folders) > 1:
         raise RecipeError("--over: name and output cannot be swept, since all cells share a run folder", "sweep")
     if not folders:
         raise next(error for error in recipes.values() if isinstance(error, RecipeError))
 
-    with locked_folder(folders.pop()) as (store, observer):
+    with executing_alone(good[0].executor, note) as executor, locked_folder(folders.pop()) as (store, observer):
         from tokenclean.cleaning.open_run import open_run
         from tokenclean.experiment.comparing.sweep import plot_sweep
         from tokenclean.experiment.comparing.sweep import sweep as run_sweep
 
-        result = run_sweep(recipes, lambda of_cell: open_run(of_cell, observer, store))
+        result = run_sweep(recipes, lambda of_cell: open_run(of_cell, observer, store, executor))
     say_tables(result.tables)
     has_figures = any(not cell.failure for cell in result.cells)
     if plot is not None and has_figures:

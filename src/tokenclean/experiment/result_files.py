@@ -80,7 +80,7 @@ def write_results(
     context = opened.context
     tokens = context.tokens
     inputs = {
-        "recipe": context.recipe.model_dump(mode="json"),
+        "recipe": context.recipe.result_inputs(),
         "tokens": array_hash(tokens.input_ids.values, tokens.is_response.values),
         "models": {m.name: m.identity for o in results for m in _models_of(o)},
         "kept": {o.strategy: array_hash(o.kept.values) for o in results if o.kept is not None},

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+class RowTokens(dict[str, np.ndarray]):
+    """A row's per-token columns, each of its number of tokens: ``input_ids`` (int64), ``is_response`` (bool),
+    ``base_loss``, and with a reference ``reference_loss`` and ``score`` (float32, nats, NaN off the response)."""
+
+    def mean(self, column: str) -> float:
+        """The mean of a column over the row's response tokens."""
+        return float(self[column][self["is_response"]].mean(dtype=np.float64))
+
+
 @dataclass(frozen=True)
 class RowScorer:
     """Scores rows; models are loaded with the first rows.
@@ -46,24 +55,35 @@ class RowScorer:
 
         None for a row that cannot be read or rendered, or has no response token.
         """
+        return [None if row is None else row.mean(self.wanted) for row in self.score_tokens(rows)]
+
+    @property
+    def wanted(self) -> str:
+        """The column that a row's score is the mean of."""
+        return "base_loss" if self.reference is None else "score"
+
+    def score_tokens(self, rows: Sequence[Mapping[str, object]]) -> list[RowTokens | None]:
+        """The tokens of each row, with their losses; None as of ``score``."""
         conversations = [_conversation(row, number) for number, row in enumerate(rows)]
-        scores: list[float | None] = [None] * len(rows)
+        scored: list[RowTokens | None] = [None] * len(rows)
         for targets in ("response", "all"):  # plain text has no answer to tell apart
             chosen = [c for c in conversations if c is not None and (c.kind == "text") == (targets == "all")]
             if chosen:
-                for conversation, score in zip(chosen, self._means(chosen, targets), strict=True):
-                    scores[conversation.line] = score
-        return scores
+                for conversation, tokens in zip(chosen, self._tokens(chosen, targets), strict=True):
+                    scored[conversation.line] = tokens if tokens["is_response"].any() else None
+        return scored
 
-    def _means(self, conversations: Sequence[Conversation], targets: str) -> list[float | None]:
+    def _tokens(self, conversations: Sequence[Conversation], targets: str) -> list[RowTokens]:
         tokens = tokenize_pool(
             conversations, self._tokenizer, template=self.template, max_length=self.max_length, targets=targets
         )
-        base, *reference = (scorer.score(tokens)["loss"] for scorer in self._scorers)
-        values = base - reference[0] if reference else base
-        sums = values.map_values(np.nan_to_num).row_sums()  # NaN off the response
-        counts = tokens.is_response.row_sums()
-        return [total / count if count else None for total, count in zip(sums.tolist(), counts.tolist(), strict=True)]
+        names = ("base_loss", "reference_loss")
+        losses = [scorer.score(tokens)["loss"] for scorer in self._scorers]
+        columns = {"input_ids": tokens.input_ids, "is_response": tokens.is_response}
+        columns |= dict(zip(names, losses, strict=False))
+        if self.reference is not None:
+            columns["score"] = losses[0] - losses[1]
+        return [RowTokens(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:

@@ -1,5 +1,6 @@
 """The recipe: a whole experiment as one frozen object."""
 
+from tokenclean.recipe.executor_settings import ExecutorSettings
 from tokenclean.recipe.for_data import DEFAULT_STRATEGY, LARGE_MODEL_PARAMETERS, data_values, is_recipe, short_yaml
 from tokenclean.recipe.pool_settings import (
     CurationSettings,
@@ -31,6 +32,7 @@ __all__ = [
     "STRATEGIES",
     "CleaningSettings",
     "CurationSettings",
+    "ExecutorSettings",
     "FiltersSettings",
     "LoraSettings",
     "ModelSettings",

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from tokenclean.recipe.base_settings import Limits, Section
 from tokenclean.recipe.cleaning_settings import CleaningSettings, StrategyName
 from tokenclean.recipe.error_messages import explain_all
+from tokenclean.recipe.executor_settings import ExecutorSettings
 from tokenclean.recipe.pool_settings import PoolSettings
 from tokenclean.recipe.server_settings import ServedModel
 from tokenclean.recipe.strategies import STRATEGIES, find_strategy
@@ -231,6 +232,13 @@ class Recipe(Section):
     scoring: ScoringSettings = ScoringSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    executor: ExecutorSettings = ExecutorSettings()
+
+    @field_validator("executor", mode="before")
+    @classmethod
+    def _read_executor(cls, value: object) -> object:
+        """``executor: ray`` is short for ``executor: {kind: ray}``."""
+        return {"kind": value} if isinstance(value, str) else value
 
     @field_validator("output")
     @classmethod
@@ -308,6 +316,10 @@ class Recipe(Section):
     def folder(self) -> Path:
         """The run folder."""
         return Path(self.output) / self.name
+
+    def result_inputs(self) -> dict[str, object]:
+        """The values that results may depend on, for their stages' inputs: all but where losses are computed."""
+        return self.model_dump(mode="json", exclude={"executor"})
 
     def to_yaml(self) -> str:
         """The recipe with every value written out, except the defaults of a source."""

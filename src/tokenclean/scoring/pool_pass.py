@@ -31,8 +31,9 @@ from tokenclean.pool import (
     shard_stream,
     stream_sources,
 )
-from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.recipe import ServedModel, SourceSettings, TokensSettings
+from tokenclean.scoring.executors import LOCAL, Executor, PassShard
+from tokenclean.scoring.model_losses import ScoringPolicy
 from tokenclean.scoring.prefetch import read_ahead
 from tokenclean.scoring.scored_table import TableCounts, write_scored_table
 from tokenclean.scoring.scorer import check_same_policy
@@ -41,9 +42,8 @@ from tokenclean.scoring.served.shards import ServedShards
 from tokenclean.scoring.stored_losses import (
     LossShard,
     LossShards,
-    ScoringPolicy,
     ShardLosses,
-    progress_of_part,
+    require_losses,
     scores_in_pairs,
 )
 from tokenclean.scoring.stored_tokens import PlannedShard, TokenShard, TokenShards
@@ -89,20 +89,22 @@ def score_pool(
     tokenization: TokensSettings,
     policy: ScoringPolicy,
     device: str = "cpu",
-    processes: Processes = SINGLE_PROCESS,
+    executor: Executor = LOCAL,
     observer: Observer,
 ) -> PassOutcome | None:
     """Write the losses of a whole pool, and its scores, as one table, in memory that does not grow with the pool.
 
     ``models``: ``base`` and optionally ``reference``, which may be served. ``tokenizer``: the base's. The stages are in
-    ``<output>.shards``; finished ones are not computed again. Among several ``processes`` each scores its share of the
-    shards; the first then writes the table, and the others get None.
+    ``<output>.shards``; finished ones are not computed again. ``executor``: where shards are computed, on the kind of
+    ``device`` that it gave. Of several processes each scores its share; the first then writes the table, and the others
+    get None.
 
     Raises PoolError where more than ``pool.max_rejected_share`` of the rows cannot be used, PolicyMismatchError where
     base and reference losses were not computed in the same way, RunFolderError where another run holds the folder or
     the disk cannot be written, RankError where another process has ended; and as ``tokenize_pool`` and ``Scorer.score``
     do.
     """
+    processes = executor.processes
     store = Store(output.with_suffix(".shards"), note=observer.note)
     with store.lock() if processes.is_first else nullcontext():
         # This is a meeting too: once past it, every process knows that rank 0 holds the lock and has cleared leftovers.
@@ -127,7 +129,8 @@ def score_pool(
             of_device = {"device": device.partition(":")[0]}
             return LossShards(
                 make_stage,
-                partial(cache.using, source),
+                cache.using,
+                source,
                 {**identity, **of_device},
                 policy,
                 longest_row=tokenization.max_length,
@@ -138,7 +141,7 @@ def score_pool(
         losses = {
             name: losses_under(name, source) for name, source in models.items() if not in_pairs or name == "reference"
         }
-        one_pass = _Pass(pool, survey, TokenShards(tokenizer, tokenization, store), losses, processes, observer)
+        one_pass = _Pass(pool, survey, TokenShards(tokenizer, tokenization, store), losses, executor, observer)
         one_pass.score()
         cache.clear()
         made, found = processes.all_reduce_sum([one_pass.made, one_pass.found])
@@ -175,7 +178,7 @@ class _Pass:
     survey: PoolSurvey
     tokens: TokenShards
     losses: Mapping[str, ShardLosses]
-    processes: Processes
+    executor: Executor
     observer: Observer
     plan: list[PlannedShard] = field(default_factory=list)
     made: int = 0
@@ -191,7 +194,7 @@ class _Pass:
         """Every shard of the pool with its losses, whichever process computed them; for the first process."""
         for plan in self.plan:
             shard = self.tokens.find(plan)
-            found = {name: self._find(shard, name) for name in self.losses}
+            found = {name: self._find(shard.tokens_hash, plan.number, name) for name in self.losses}
             if "base" not in found:  # scored in pairs
                 found = {"base": found["reference"].of_base, **found}
             yield shard, found
@@ -214,20 +217,23 @@ class _Pass:
     def _score_with(self, name: str, losses: ShardLosses) -> None:
         total, made_before = self.survey.characters, self.made
         show = self.observer.progress(f"score with {name}", "character")
+
+        def described(shard: TokenShard) -> PassShard:
+            plan = shard.plan
+            what = f"shard {plan.number + 1} of {self.survey.shards} under {name}"
+            return PassShard(plan.number, shard.tokens_hash, shard.tokens, what, plan.before, plan.characters)
+
         with read_ahead(self._token_shards) as shards:
-            for shard in shards:
-                what = f"shard {shard.plan.number + 1} of {self.survey.shards} under {name}"
-                report = progress_of_part(show, shard.plan.before, shard.plan.characters, total)
-                scored = losses.make(shard.tokens_hash, shard.tokens, what, report)
+            for shard, scored in self.executor.compute(losses, map(described, shards), show, total):
                 self.made += not scored.stage.was_reused
                 self.found += scored.stage.was_reused
                 if name != "base" and "base" in self.losses:  # now and not in the end, when all of the time is spent
-                    check_same_policy(self._find(shard, "base").policy, scored.policy)
+                    check_same_policy(self._find(shard.tokens_hash, shard.number, "base").policy, scored.policy)
         if self.made > made_before:
             show(total, total)
 
-    def _find(self, shard: TokenShard, name: str) -> LossShard:
-        return self.losses[name].find(shard.tokens_hash, f"shard {shard.plan.number + 1} under {name}")
+    def _find(self, tokens_hash: str, number: int, name: str) -> LossShard:
+        return require_losses(self.losses[name], tokens_hash, f"shard {number + 1} under {name}")
 
     def _token_shards(self, check: Callable[[], None]) -> Iterator[TokenShard]:
         """This process's shards, tokenized; ``check`` may end it at any row. The first process plans all shards.
@@ -235,14 +241,14 @@ class _Pass:
         Raises PoolError as soon as too many of this process's own rows have no target.
         """
         self.plan.clear()
-        unusable, before = _Unusable(self.pool, self.survey), 0
+        unusable, before, processes = _Unusable(self.pool, self.survey), 0, self.executor.processes
         rows = _usable(stream_sources(self.pool.sources, is_first_reading=False), check)
         for number, shard_rows in enumerate(shard_stream(rows, self.pool.shard_characters)):
             plan = self.tokens.plan(number, before, shard_rows)
             before += plan.characters
-            if self.processes.is_first:
+            if processes.is_first:
                 self.plan.append(plan)
-            if self.processes.owns(number):
+            if processes.owns(number):
                 shard = self.tokens.make(plan, _usable(shard_rows, check))
                 unusable.add(shard)
                 yield shard

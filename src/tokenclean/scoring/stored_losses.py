@@ -9,8 +9,7 @@ one that is larger.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,33 +18,21 @@ import numpy as np
 from tokenclean.errors import RunFolderError
 from tokenclean.models.packing import trimmed_lengths
 from tokenclean.observer import Progress
-from tokenclean.processes import SINGLE_PROCESS, Processes
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import ServedModel
-from tokenclean.scoring.scorer import PACK_TOKENS, Scorer
-from tokenclean.store import Stage, array_hash
-from tokenclean.token_table import read_column, write_column
+from tokenclean.scoring.executors import LOCAL, Executor, PassShard
+from tokenclean.scoring.model_losses import ModelLosses, ModelWork, ScoringPolicy, Using, file_of
+from tokenclean.store import Make, Stage, array_hash
+from tokenclean.token_table import read_column
 from tokenclean.tokens import TokenizedPool
 
 if TYPE_CHECKING:
-    import torch
-
     from tokenclean.models.loading.load import ModelSource
 
 SHARD_TOKENS = 1 << 18
 
-MakeStage = Callable[[Mapping[str, object], Callable[[Path], Mapping[str, object]]], Stage]
+MakeStage = Callable[[Mapping[str, object], Make], Stage]
 """Finds the stage of the given inputs, or makes it with the given function."""
-
-
-@dataclass(frozen=True)
-class ScoringPolicy:
-    """``precision``, ``pack_tokens`` and ``compile`` of ``Scorer``, and the further ``columns`` wanted of it."""
-
-    precision: str = "safe"
-    pack_tokens: int = PACK_TOKENS
-    columns: tuple[str, ...] = ()
-    compile: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -71,12 +58,14 @@ class LossShard:
 
 
 class ShardLosses(Protocol):
-    """What gives the losses of a pool's shards: a model that is loaded here (``LossShards``), or one behind a server.
+    """What gives the losses of a pool's shards: a model that is loaded (``LossShards``), or one behind a server.
 
-    ``in_pairs``: each stage holds the losses of a base too.
+    ``in_pairs``: each stage holds the losses of a base too. ``work``: what another machine computes a shard from; None
+    where shards are computed by this process only.
     """
 
     in_pairs: bool
+    work: ModelWork | None
 
     def make(
         self, tokens_hash: str, tokens: Callable[[], TokenizedPool], what: str, progress: Progress | None = None
@@ -86,8 +75,8 @@ class ShardLosses(Protocol):
         ``what``: a few words for the manifest."""
         ...
 
-    def find(self, tokens_hash: str, what: str) -> LossShard:
-        """The losses of a shard that was computed before. Raises RunFolderError where they are gone or damaged."""
+    def store(self, tokens_hash: str, make: Make) -> LossShard:
+        """Find the losses of the shard with this ``hash_tokens``, or store what ``make`` writes into their folder."""
         ...
 
     def unload(self) -> None:
@@ -98,17 +87,18 @@ class ShardLosses(Protocol):
 class LossShards:
     """Losses of a pool's shards under one model.
 
-    ``using``: gives a block with the model (``ModelCache.using``), entered for each shard that is computed, so two
-    models on one base can take turns. ``model``: inputs of the stages that identify its weights and the kind of its
-    device. ``longest_row`` and ``expected_tokens``: those of the whole pool, not of the shards still missing, since a
-    resumed pass must choose the kernels that it began with. ``base``: the same inputs of the base of this model, an
-    adapter: both are then scored in pairs (``models.pairs``), and each stage holds the losses of both.
+    ``using``: gives a block with the model of a ``source`` (``ModelCache.using``), entered for each shard that is
+    computed, so two models on one base can take turns. ``model``: inputs of the stages that identify its weights and
+    the kind of its device. ``longest_row`` and ``expected_tokens``: see ``ModelWork``. ``base``: the same inputs of the
+    base of this model, an adapter: both are then scored in pairs (``models.pairs``), and each stage holds the losses of
+    both.
     """
 
     def __init__(
         self,
         make_stage: MakeStage,
-        using: Callable[[], AbstractContextManager[torch.nn.Module]],
+        using: Using,
+        source: ModelSource,
         model: Mapping[str, object],
         policy: ScoringPolicy,
         *,
@@ -116,14 +106,14 @@ class LossShards:
         expected_tokens: int,
         base: Mapping[str, object] | None = None,
     ) -> None:
-        self._make_stage, self._using, self.in_pairs = make_stage, using, base is not None
+        self._make_stage, self.in_pairs = make_stage, base is not None
         self._inputs = {**model, "precision": policy.precision, "pack_tokens": policy.pack_tokens}
         if policy.columns:
             self._inputs["columns"] = sorted(policy.columns)
         if base is not None:
             self._inputs["base"] = base["model"]
-        self._scorer_options = {**asdict(policy), "longest_row": longest_row, "expected_tokens": expected_tokens}
-        self._scorer: Scorer | None = None
+        self.work: ModelWork | None = ModelWork(source, policy, longest_row, expected_tokens, self.in_pairs)
+        self._losses = ModelLosses(using, self.work)
 
     def make(
         self, tokens_hash: str, tokens: Callable[[], TokenizedPool], what: str, progress: Progress | None = None
@@ -132,42 +122,17 @@ class LossShards:
 
         ``what``: a few words for the manifest. Raises as ``Scorer.score`` and ``Store.stage`` do.
         """
+        return self.store(tokens_hash, lambda folder: self._losses.write(folder, tokens(), what, progress))
 
-        def compute(folder: Path) -> Mapping[str, object]:
-            with self._using() as model:
-                scorer = self._scorer_of(model)
-                if self.in_pairs:
-                    of_base, columns = scorer.score_pair(tokens(), progress)
-                else:
-                    of_base, columns = {}, scorer.score(tokens(), progress)
-                policy = scorer.pair_policy if self.in_pairs else scorer.policy
-            for is_base, scored in ((False, columns), (True, of_base)):
-                for name, column in scored.items():
-                    write_column(column, name, folder / file_of(name, is_base=is_base))
-            return described_losses(what, columns["loss"], policy)
+    def store(self, tokens_hash: str, make: Make) -> LossShard:
+        """Find the losses of the shard with this ``hash_tokens``, or store what ``make`` writes into their folder.
 
-        return LossShard(self._make_stage({"tokens": tokens_hash, **self._inputs}, compute))
-
-    def find(self, tokens_hash: str, what: str) -> LossShard:
-        """The losses of a shard that was computed before. Raises RunFolderError where they are gone or damaged."""
-        return LossShard(self._make_stage({"tokens": tokens_hash, **self._inputs}, refuse_missing(what)))
+        Raises as ``Store.stage`` does."""
+        return LossShard(self._make_stage({"tokens": tokens_hash, **self._inputs}, make))
 
     def unload(self) -> None:
         """Drop the reference to the model, so that its memory can be freed."""
-        self._scorer = None
-
-    def _scorer_of(self, model: torch.nn.Module) -> Scorer:
-        """One scorer serves all shards, until the model comes as another object, which means that it was reloaded."""
-        if self._scorer is None or self._scorer.model is not model:
-            self._scorer = Scorer(model, **self._scorer_options)
-        return self._scorer
-
-
-def described_losses(what: str, losses: Ragged, policy: Mapping[str, object]) -> dict[str, object]:
-    """What the manifest of a shard's losses says."""
-    known = losses.values[np.isfinite(losses.values)]
-    mean = float(known.mean(dtype=np.float64)) if len(known) else None
-    return {"what": what, "mean_loss_nats": mean, "tokens": len(known), "policy": dict(policy)}
+        self._losses.unload()
 
 
 def hash_tokens(tokens: TokenizedPool) -> str:
@@ -175,7 +140,28 @@ def hash_tokens(tokens: TokenizedPool) -> str:
     return array_hash(tokens.input_ids.values, tokens.input_ids.offsets, tokens.is_response.values)
 
 
-def refuse_missing(what: str) -> Callable[[Path], Mapping[str, object]]:
+def require_losses(losses: ShardLosses, tokens_hash: str, what: str) -> LossShard:
+    """The losses of a shard that was computed before. Raises RunFolderError where they are gone or damaged."""
+    return losses.store(tokens_hash, refuse_missing(what))
+
+
+def find_losses(losses: ShardLosses, tokens_hash: str) -> LossShard | None:
+    """The losses of a shard, None where they are still to be computed."""
+
+    def refuse(folder: Path) -> Mapping[str, object]:
+        raise _OpenError
+
+    try:
+        return losses.store(tokens_hash, refuse)
+    except _OpenError:
+        return None
+
+
+class _OpenError(Exception):
+    """A shard's losses are not there yet."""
+
+
+def refuse_missing(what: str) -> Make:
     """In place of the function that makes a stage, where it has to exist already: raises RunFolderError."""
 
     def refuse(folder: Path) -> Mapping[str, object]:
@@ -184,20 +170,6 @@ def refuse_missing(what: str) -> Callable[[Path], Mapping[str, object]]:
         )
 
     return refuse
-
-
-def progress_of_part(progress: Progress, start: int, span: int, total: int) -> Progress:
-    """Progress of a part that covers ``span`` of ``total`` from ``start``, in units of the whole.
-
-    It never reaches ``total``: the end is reported once, after the last part, computed or found.
-    """
-    return lambda done, of: progress(min(start + span * done // max(of, 1), total - 1), total)
-
-
-def file_of(column: str, *, is_base: bool = False) -> str:
-    """The file in a stage that holds this column."""
-    file = "losses.parquet" if column == "loss" else f"{column}.parquet"
-    return f"base_{file}" if is_base else file
 
 
 def scores_in_pairs(
@@ -240,7 +212,8 @@ def plan_shards(tokens: TokenizedPool, shard_tokens: int = SHARD_TOKENS) -> list
 
 def sharded_columns(
     make_stage: MakeStage,
-    using: Callable[[], AbstractContextManager[torch.nn.Module]],
+    using: Using,
+    source: ModelSource,
     tokens: TokenizedPool,
     model: Mapping[str, object],
     policy: ScoringPolicy,
@@ -248,21 +221,23 @@ def sharded_columns(
     what: str,
     shard_tokens: int = SHARD_TOKENS,
     progress: Progress | None = None,
-    processes: Processes = SINGLE_PROCESS,
+    executor: Executor = LOCAL,
     base: Mapping[str, object] | None = None,
 ) -> list[dict[str, Ragged]]:
     """``loss`` of the whole pool and the policy's further columns (see ``Scorer.score``); finished shards are not
     computed again.
 
-    Of one model, or with a ``base`` of two: the base and the adapter. Among several ``processes`` each computes its
-    share of the shards, and all get all columns. ``make_stage``, ``using``, ``model``, ``policy`` and ``base`` are
-    those of ``LossShards``, ``what`` is a few words for the manifests.
+    Of one model, or with a ``base`` of two: the base and the adapter. ``executor``: where shards are computed; of
+    several processes each computes its share, and all get all columns. ``make_stage``, ``using``, ``source``,
+    ``model``, ``policy`` and ``base`` are those of ``LossShards``, ``what`` is a few words for the manifests.
     """
     total = len(tokens.input_ids.values)
     longest_row = int(trimmed_lengths(tokens.is_response.values, tokens.is_response.offsets).max(initial=0))
-    losses = LossShards(make_stage, using, model, policy, longest_row=longest_row, expected_tokens=total, base=base)
+    losses = LossShards(
+        make_stage, using, source, model, policy, longest_row=longest_row, expected_tokens=total, base=base
+    )
     return columns_of_shards(
-        losses, tokens, policy.columns, what=what, shard_tokens=shard_tokens, progress=progress, processes=processes
+        losses, tokens, policy.columns, what=what, shard_tokens=shard_tokens, progress=progress, executor=executor
     )
 
 
@@ -274,25 +249,26 @@ def columns_of_shards(
     what: str,
     shard_tokens: int = SHARD_TOKENS,
     progress: Progress | None = None,
-    processes: Processes = SINGLE_PROCESS,
+    executor: Executor = LOCAL,
 ) -> list[dict[str, Ragged]]:
     """``sharded_columns`` of any source of losses; ``further``: columns beside the loss."""
     offsets, total = tokens.input_ids.offsets, len(tokens.input_ids.values)
-    shards = plan_shards(tokens, shard_tokens)
-    # Indices into the flat values where each shard begins and ends.
-    bounds = [(int(offsets[rows[0]]), int(offsets[rows[-1] + 1])) for rows in shards]
+    shards, processes = plan_shards(tokens, shard_tokens), executor.processes
 
-    def make(number: int) -> LossShard:
-        shard, (first, last) = tokens.take(shards[number]), bounds[number]
+    def shard_of(number: int) -> PassShard:
+        rows = shards[number]
+        shard = tokens.take(rows)
+        # Indices into the flat values where the shard begins and ends.
+        first, last = int(offsets[rows[0]]), int(offsets[rows[-1] + 1])
         part = f"{what}, {number + 1} of {len(shards)}" if len(shards) > 1 else what
-        report = None if progress is None else progress_of_part(progress, first, last - first, total)
-        return losses.make(hash_tokens(shard), lambda: shard, part, report)
+        return PassShard(number, hash_tokens(shard), lambda: shard, part, first, last - first)
 
-    own = {number: make(number) for number in range(len(shards)) if processes.owns(number)}
+    own = (shard_of(number) for number in range(len(shards)) if processes.owns(number))
+    computed = {shard.number: scored for shard, scored in executor.compute(losses, own, progress, total)}
     processes.barrier()  # from here on the shards of the other processes are found, not computed
-    scored = [own.get(number) or make(number) for number in range(len(shards))]
+    scored = [computed.get(number) or _make(losses, shard_of(number)) for number in range(len(shards))]
     models = [[shard.of_base for shard in scored], scored] if losses.in_pairs else [scored]
-    if progress is not None and any(not shard.stage.was_reused for shard in own.values()):
+    if progress is not None and any(not shard.stage.was_reused for shard in computed.values()):
         progress(total, total)
     empty = np.empty(0, dtype=np.float32)
 
@@ -300,3 +276,7 @@ def columns_of_shards(
         return Ragged(np.concatenate([part.column(name).values for part in parts]) if parts else empty, offsets)
 
     return [{name: column(name, parts) for name in ("loss", *further)} for parts in models]
+
+
+def _make(losses: ShardLosses, shard: PassShard) -> LossShard:
+    return losses.make(shard.tokens_hash, shard.tokens, shard.what)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ import numpy as np
 from tokenclean.pool import Conversation, LeftOutThoughts, RenderedRows, count_characters, read_rejected, write_rejected
 from tokenclean.recipe import TokensSettings
 from tokenclean.scoring.stored_losses import hash_tokens, refuse_missing
-from tokenclean.store import STAGE_VERSIONS, Stage, Store, fingerprint
+from tokenclean.store import STAGE_VERSIONS, Make, Stage, Store, fingerprint
 from tokenclean.token_table import TokenTable, read_table, write_table
 from tokenclean.tokens import TokenizedPool, tokenize_pool
 from tokenclean.tokens.encoding import fast_backend
@@ -134,7 +134,7 @@ class TokenShards:
         """The tokens of a shard that was tokenized before. Raises RunFolderError where they are gone or damaged."""
         return self._stage(plan, refuse_missing(f"tokens of shard {plan.number + 1}"))
 
-    def _stage(self, plan: PlannedShard, make: Callable[[Path], Mapping[str, object]]) -> TokenShard:
+    def _stage(self, plan: PlannedShard, make: Make) -> TokenShard:
         stage = self._store.stage("tokens", STAGE_VERSIONS["tokens"], plan.inputs, make)
         return TokenShard(plan, stage, self._tokenization)
 

@@ -13,7 +13,7 @@ from tokenclean.store.files import (
 )
 from tokenclean.store.layout import CHECKPOINTS, DAMAGED, RESULTS, SERVED, SHORT_KEY, STAGES
 from tokenclean.store.manifest import MANIFEST, Manifest, read_manifest, seal_folder
-from tokenclean.store.stages import Stage, Store
+from tokenclean.store.stages import MadeElsewhere, Make, Stage, Store, describe_origin
 from tokenclean.store.versions import STAGE_VERSIONS
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "SHORT_KEY",
     "STAGES",
     "STAGE_VERSIONS",
+    "MadeElsewhere",
+    "Make",
     "Manifest",
     "Stage",
     "StageState",
@@ -33,6 +35,7 @@ __all__ = [
     "atomic_folder",
     "atomic_path",
     "check_stage",
+    "describe_origin",
     "disk_refusal",
     "explained_refusals",
     "file_hash",

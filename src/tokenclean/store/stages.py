@@ -42,6 +42,22 @@ class Stage:
     was_reused: bool
 
 
+@dataclass(frozen=True)
+class MadeElsewhere:
+    """Returned by a ``make`` that wrote files which another process computed.
+
+    ``results``: as ``make`` returns them. ``origin``: what the manifest says of that process in place of this one
+    (``describe_origin``).
+    """
+
+    results: Mapping[str, object]
+    origin: Mapping[str, object]
+
+
+Make = Callable[[Path], Mapping[str, object] | MadeElsewhere | None]
+"""Writes a stage's files into a folder and returns the results for its manifest."""
+
+
 class Store:
     """The stages of one run folder (see the module's text). ``note(text)`` gets what is found damaged or is cleared."""
 
@@ -58,7 +74,7 @@ class Store:
         name: str,
         version: int,
         inputs: Mapping[str, object],
-        make: Callable[[Path], Mapping[str, object] | None],
+        make: Make,
         within: str = STAGES,
     ) -> Stage:
         """Find the stage's result, or call ``make(folder)`` to write it; what ``make`` returns goes into the manifest,
@@ -83,18 +99,15 @@ class Store:
             with self._writing(final):
                 temporary.mkdir(parents=True)
             started, clock = time.time(), time.monotonic()
-            results = self._call(make, temporary, final)
+            made = self._call(make, temporary, final)
             manifest = {
                 "stage": name,
                 "version": version,
                 "key": key,
                 "inputs": inputs,
-                "results": results,
+                "results": dict(made.results if isinstance(made, MadeElsewhere) else made or {}),
                 "depends_on": self._stages_named_in(inputs),
-                "started": _utc(started),
-                "finished": _utc(time.time()),
-                "seconds": round(time.monotonic() - clock, 3),
-                **describe_software(),
+                **(made.origin if isinstance(made, MadeElsewhere) else describe_origin(started, clock)),
             }
             with self._writing(final):
                 seal_folder(temporary, manifest)
@@ -156,11 +169,9 @@ class Store:
         named = re.findall(r'(?<!\\)"([0-9a-f]{64})"(?!:)', json.dumps(inputs))
         return sorted({key for key in named if key[:SHORT_KEY] in present})
 
-    def _call(
-        self, make: Callable[[Path], Mapping[str, object] | None], temporary: Path, final: Path
-    ) -> dict[str, object]:
+    def _call(self, make: Make, temporary: Path, final: Path) -> Mapping[str, object] | MadeElsewhere | None:
         try:
-            return dict(make(temporary) or {})
+            return make(temporary)
         except Exception as error:
             reason = disk_refusal(error, place=final.name)
             if reason is None and _names_file_of(self.root, error):
@@ -186,6 +197,17 @@ def _names_file_of(root: Path, error: Exception) -> bool:
     if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes | os.PathLike):
         return False
     return Path(os.fsdecode(error.filename)).absolute().is_relative_to(root.absolute())
+
+
+def describe_origin(started: float, clock: float) -> dict[str, object]:
+    """When, how long and by which software this process made a stage; begun at the time ``started`` (seconds since
+    1970), when the monotonic clock stood at ``clock``."""
+    return {
+        "started": _utc(started),
+        "finished": _utc(time.time()),
+        "seconds": round(time.monotonic() - clock, 3),
+        **describe_software(),
+    }
 
 
 def _utc(seconds: float) -> str:

@@ -21,7 +21,7 @@ from tokenclean.recipe import ServedModel
 from tokenclean.scoring import token_losses
 from tokenclean.scoring.served.scorer import ServedScorer
 from tokenclean.scoring.served.shards import ServedShards
-from tokenclean.scoring.stored_losses import hash_tokens
+from tokenclean.scoring.stored_losses import hash_tokens, require_losses
 from tokenclean.servers.answer_cache import read_answers
 from tokenclean.store import SERVED, Store
 from tokenclean.tokens import TokenizedPool, tokenize_pool
@@ -336,5 +336,5 @@ def test_shards_are_stages_and_their_answers_go(serve, scorer_of, tokens, exact,
     assert list((store.root / SERVED).iterdir()) == []
     asked = len(server.requests)
     assert shards().make(hash_tokens(tokens), lambda: tokens, "rows").stage.was_reused
-    assert shards().find(hash_tokens(tokens), "rows").stage.key == shard.stage.key
+    assert require_losses(shards(), hash_tokens(tokens), "rows").stage.key == shard.stage.key
     assert len(server.requests) == asked

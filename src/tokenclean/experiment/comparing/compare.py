@@ -191,7 +191,7 @@ def _result(
     models = next(iter(runs.values())).models
     given = {STRATEGY_NAMES.get(line, line): answers(first, models[line], prompts) for line in lines}
     inputs = {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.result_inputs(),
         "seeds": list(runs),
         "control": control,
         "models": {line: [run.models[line].identity for run in runs.values()] for line in lines},

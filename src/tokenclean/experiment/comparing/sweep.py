@@ -146,7 +146,7 @@ def sweep(
     tables = [cells_table(cells, comparison)] + ([] if comparison is None else [table_1(comparison)])
     inputs = {
         "cells": {", ".join(c.settings): c.model.identity if c.model else c.failure for c in cells},
-        "recipe": good[0].model_dump(mode="json"),
+        "recipe": good[0].result_inputs(),
         "benchmarks": identities(loaded),
     }
 

@@ -26,7 +26,7 @@ def planned_work(opened: OpenRun, further: Further | None = None) -> list[Work]:
     cannot run dry. ``further``: strategies beside the recipe's.
     """
     try:
-        recorded = record(opened.context.data, opened.device.partition(":")[0], further or {})
+        recorded = record(opened.context.data, opened.passes.device.partition(":")[0], further or {})
     except Exception as error:  # of anybody's code; if it is ours, the run itself fails with it
         opened.context.note(f"no overall progress, since a strategy fails in a dry run: {error}")
         return []

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tokenclean.observer import Progress
+from tokenclean.scoring.model_losses import ModelWork, described_losses, file_of
 from tokenclean.scoring.served.scorer import ServedScorer
-from tokenclean.scoring.stored_losses import LossShard, MakeStage, described_losses, file_of, refuse_missing
-from tokenclean.store import SERVED, SHORT_KEY, fingerprint
+from tokenclean.scoring.stored_losses import LossShard, MakeStage
+from tokenclean.store import SERVED, SHORT_KEY, Make, fingerprint
 from tokenclean.token_table import write_column
 from tokenclean.tokens import TokenizedPool
 
@@ -19,6 +20,7 @@ class ServedShards:
     run folder, which holds answers of unfinished shards in ``served/``."""
 
     in_pairs = False
+    work: ModelWork | None = None  # one process asks the server, within the rate that it allows
 
     def __init__(self, make_stage: MakeStage, scorer: ServedScorer, model: Mapping[str, object], root: Path) -> None:
         self._make_stage, self._scorer, self._model, self._root = make_stage, scorer, model, root
@@ -42,9 +44,9 @@ class ServedShards:
         shutil.rmtree(answers, ignore_errors=True)
         return shard
 
-    def find(self, tokens_hash: str, what: str) -> LossShard:
-        """The losses of a shard that was asked for before. Raises RunFolderError where they are gone or damaged."""
-        return LossShard(self._make_stage({"tokens": tokens_hash, **self._model}, refuse_missing(what)))
+    def store(self, tokens_hash: str, make: Make) -> LossShard:
+        """As of ``stored_losses.ShardLosses``. Raises as ``Store.stage`` does."""
+        return LossShard(self._make_stage({"tokens": tokens_hash, **self._model}, make))
 
     def unload(self) -> None:
         """Nothing is held."""

@@ -1,0 +1,210 @@
+"""The actors of one pass: shards are given to those that are free, and taken back from those that die."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray  # pyright: ignore[reportMissingImports]
+from ray.exceptions import RayActorError, RayError, RayTaskError  # pyright: ignore[reportMissingImports]
+
+from tokenclean.errors import RankError
+from tokenclean.models.loading.load import source_fingerprint
+from tokenclean.recipe import ExecutorSettings
+from tokenclean.scoring.executors.executor import PassShard
+from tokenclean.scoring.executors.ray_worker import SentShard, ShardWorker, installed_packages
+from tokenclean.scoring.model_losses import ModelWork
+
+TRIES = 3
+"""A shard is given up after this many actors have died over it, a pass after this many that could not even start."""
+
+_POLL_SECONDS = 1.0
+_PATIENCE_SECONDS = 30.0
+
+
+@dataclass
+class _Job:
+    """A shard, and why actors died that computed it."""
+
+    shard: PassShard
+    deaths: list[str] = field(default_factory=list)
+
+
+class Actors:
+    """Actors that compute the shards of one pass.
+
+    At most ``limit`` shards are accepted at a time, as many as there are actors at most. Actors are started when there
+    is a shard for them; a dead one is replaced. ``note(text)`` gets what the user should know.
+    """
+
+    def __init__(self, settings: ExecutorSettings, work: ModelWork, device: str, note: Callable[[str], None]) -> None:
+        self._settings, self._note = settings, note
+        work = replace(work, source=work.source.absolute)  # a node has another current folder
+        self._arguments = (work, source_fingerprint(work.source), device, settings.num_cpus)
+        # An actor is restarted by us, not by Ray, which would give it the same shard without end.
+        options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "max_restarts": 0}
+        self._actor_class: Any = ray.remote(**options, max_task_retries=0)(ShardWorker)
+        self._packages = installed_packages()
+        self.limit = settings.actors or self._most_actors()
+        self._starting: dict[Any, Any] = {}  # actors by the reference that tells that they have started
+        self._free: deque[Any] = deque()
+        self._working: dict[Any, tuple[Any, _Job]] = {}  # actors and their shards by the reference to the result
+        self._waiting: deque[_Job] = deque()
+        self._failed_starts: list[str] = []
+        self._warned: set[str] = set()
+        self._idle_since: float | None = None
+
+    def end(self) -> None:
+        """Kill the actors, also those that still compute."""
+        for actor in (*self._starting.values(), *self._free, *(actor for actor, _ in self._working.values())):
+            _kill(actor)
+
+    @property
+    def open(self) -> int:
+        """Shards that were given and have not come back."""
+        return len(self._waiting) + len(self._working)
+
+    def give(self, shard: PassShard) -> None:
+        """Have a shard computed. To be called while fewer than ``limit`` are open."""
+        self._waiting.append(_Job(shard))
+        self._assign()
+
+    def take(self, timeout: float = _POLL_SECONDS) -> Iterator[tuple[PassShard, SentShard]]:
+        """The shards that have been computed, once there is one, or after ``timeout`` seconds.
+
+        Raises RankError for a shard over which TRIES actors died and where the cluster is gone; an actor's own errors
+        as they are.
+        """
+        references = [*self._starting, *self._working]
+        try:
+            done, _ = ray.wait(references, num_returns=len(references), timeout=0) if references else ([], [])
+            if references and not done and timeout:
+                done, _ = ray.wait(references, num_returns=1, timeout=timeout)
+        except (RayError, ConnectionError) as error:
+            raise _cluster_gone(error) from error
+        for reference in done:
+            if reference in self._starting:
+                self._started(reference)
+            elif (sent := self._finished(reference)) is not None:
+                yield sent
+        self._assign()
+        self._say_if_stuck()
+
+    def _assign(self) -> None:
+        """Give waiting shards to free actors, and start actors for the rest."""
+        while self._waiting and self._free:
+            actor, job = self._free.popleft(), self._waiting.popleft()
+            reference = actor.compute.remote(job.shard.tokens(), job.shard.what)
+            self._working[reference] = actor, job
+        while len(self._starting) < len(self._waiting) and self._count < self.limit:
+            actor = self._actor_class.remote(*self._arguments)
+            self._starting[actor.start.remote(self._packages)] = actor
+
+    @property
+    def _count(self) -> int:
+        return len(self._starting) + len(self._free) + len(self._working)
+
+    def _started(self, reference: Any) -> None:
+        actor = self._starting.pop(reference)
+        try:
+            _result(reference)
+        except RayActorError as error:
+            _kill(actor)
+            self._failed_starts.append(_reason(error))
+            if len(self._failed_starts) >= TRIES:
+                raise RankError(
+                    f"{TRIES} Ray actors ended before they computed anything; last: {self._failed_starts[-1]}. Is "
+                    "tokenclean installed on the nodes, in the same version, and is there enough memory?"
+                ) from error
+        else:
+            self._free.append(actor)
+
+    def _finished(self, reference: Any) -> tuple[PassShard, SentShard] | None:
+        """The result of a shard; None where its actor has died, and the shard waits for another."""
+        actor, job = self._working.pop(reference)
+        try:
+            sent = _result(reference)
+        except RayActorError as error:
+            _kill(actor)  # one that only seems dead must not go on computing
+            job.deaths.append(_reason(error))
+            if len(job.deaths) >= TRIES:
+                raise RankError(_poisoned(job)) from error
+            self._note(f"{job.shard.what}: its Ray actor ended ({job.deaths[-1]}); another one computes it")
+            self._waiting.appendleft(job)
+            return None
+        self._free.append(actor)
+        self._failed_starts.clear()
+        for text in sent.warnings:
+            if text not in self._warned:
+                self._warned.add(text)
+                self._note(text)
+        return job.shard, sent
+
+    def _say_if_stuck(self) -> None:
+        """Say what is waited for, once, where no actor can be started for a while."""
+        is_idle = bool(self._starting) and not self._working
+        self._idle_since = (self._idle_since or time.monotonic()) if is_idle else None
+        if self._idle_since is not None and time.monotonic() > self._idle_since + _PATIENCE_SECONDS:
+            wanted = f"{self._settings.num_cpus} CPUs and {self._settings.num_gpus:g} GPUs"
+            text = f"no Ray actor has started in {_PATIENCE_SECONDS:.0f} seconds; waiting for a node with {wanted} free"
+            if text not in self._warned:
+                self._warned.add(text)
+                self._note(text)
+
+    def _most_actors(self) -> int:
+        """As many actors as the cluster has room for when nothing else runs on it."""
+        has = ray.cluster_resources()
+        room = has.get("CPU", 0) / self._settings.num_cpus
+        if self._settings.num_gpus:
+            room = min(room, has.get("GPU", 0) / self._settings.num_gpus)
+        return max(1, int(room))
+
+
+def _result(reference: Any) -> Any:
+    """What an actor returned. Raises RayActorError where it has died, its own error as it is."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, Exception) and not isinstance(cause, RayTaskError):
+            raise cause from None
+        raise RankError(f"a Ray actor failed: {str(error).strip().splitlines()[-1]}") from error
+    except RayActorError:
+        raise
+    except (RayError, ConnectionError) as error:
+        # Such as the loss of a node between the end of a task and the transfer of its result.
+        raise RayActorError(error_msg=str(error)) from error
+
+
+def _poisoned(job: _Job) -> str:
+    tokens = job.shard.tokens()
+    rows = f"rows {tokens.ids[0]} to {tokens.ids[-1]} ({len(tokens)} rows)" if len(tokens) else "no rows"
+    return (
+        f"{job.shard.what}: {len(job.deaths)} Ray actors ended while they computed {rows}; last: {job.deaths[-1]}. "
+        "Look among them for a row that takes more memory than an actor has, or give smaller --pack-tokens; finished "
+        "shards are kept"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Why an actor died, in one line: Ray's texts have many."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    known = next((line for line in lines if line.startswith("The actor is dead because")), lines[0] if lines else "")
+    return known.removeprefix("The actor is dead because ").partition(". Some common causes")[0].partition(". ")[0]
+
+
+def _kill(actor: Any) -> None:
+    with suppress(RayError, ConnectionError, ValueError):  # it has ended, or the cluster has
+        ray.kill(actor)
+
+
+def _cluster_gone(error: Exception) -> RankError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return RankError(
+        f"the Ray cluster cannot be reached any more ({reason}); finished shards are kept: give the command again once "
+        "a cluster is there, or without --on"
+    )
