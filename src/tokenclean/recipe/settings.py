@@ -157,8 +157,8 @@ class CleaningSettings(Section):
     allow_weak_reference: bool = False
     """Continue when a reference is not better than the base."""
     also: tuple[Literal["noise_mixture", "repetition"], ...] = ()
-    """Further strategies whose dropped tokens ``rho``, ``fixed_model``, ``self_evolving``, ``noise_mixture`` or
-    ``repetition`` drop too."""
+    """Further strategies whose dropped tokens ``rho``, ``fixed_model``, ``self_evolving``, ``influence``,
+    ``noise_mixture`` or ``repetition`` drop too."""
     noise_mixture: NoiseMixtureSettings = NoiseMixtureSettings()
     repetition: RepetitionSettings = RepetitionSettings()
 
@@ -329,6 +329,16 @@ class Recipe(Section):
         if self.cleaning.trusted is not None and any(wanted.values()):
             names = " and ".join(name for name, is_asked in wanted.items() if is_asked)
             raise ValueError(f"cleaning.trusted: its rows have no ratings, which {names} needs; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_trusted(self) -> Recipe:
+        asking = [name for name in self.strategies if find_strategy(name).needs_trusted]
+        if asking and self.cleaning.trusted is None:
+            raise ValueError(
+                f"cleaning.trusted: the strategy {' and '.join(asking)} takes a gradient step on checked rows; name "
+                "the file of 50 to 200 of them there"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,0 +1,120 @@
+"""One-step influence of trusted rows: what a single gradient step on them makes likelier is kept.
+
+s(t) = ℓ_θ(t) − ℓ_θ′(t), nats, with θ′ = θ − η·∇ (mean loss of the trusted rows): the paper's score with a reference
+that took one plain step, which to first order is η times the product of the token's gradient and theirs (LESS, arXiv
+2402.04333; IF-Guide, 2506.01790). Steps of the same length that say nothing give the score's null distribution, so
+what is dropped has a known rate of false alarms, and none is dropped where no more is found than chance gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.noise_removal import result_of, train_without_noise
+from tokenclean.cleaning.strategy_result import StrategyResult
+from tokenclean.cleaning.token_passages import find_passages
+from tokenclean.cleaning.trainings import TrainingJob
+from tokenclean.ragged import Ragged
+from tokenclean.selection.null_sums import QUANTILE, JudgedGroups, SumNull, fit_null, judge_groups
+from tokenclean.tokens import TokenizedPool
+
+NULLS = 8
+"""Steps that say nothing."""
+
+NULL_TOKENS = 4000
+"""Response tokens, at least, on which the null is measured."""
+
+_NOTED_SENTENCES, _NOTED_CHARACTERS = 5, 100
+
+
+@dataclass(frozen=True, eq=False)
+class Influence:
+    """Columns are aligned with the pool's tokens. ``base_loss``, ``step_loss``: float32 nats, under θ and θ′, NaN where
+    nothing is judged. ``judged``: the sentences. ``is_low``: bool, the tokens of sentences below the null's cut; none
+    where there are no more of them than chance gives."""
+
+    base_loss: Ragged
+    step_loss: Ragged
+    null: SumNull
+    judged: JudgedGroups
+
+    @property
+    def is_low(self) -> Ragged:
+        below = self.judged.is_below
+        return below if self.judged.is_more_than_chance else below.with_values(np.zeros_like(below.values))
+
+    def __str__(self) -> str:
+        null, judged = self.null, self.judged
+        if not null.is_known:
+            return (
+                f"influence: keeps everything: the null has {null.sums:,} sums of sentences, and its {QUANTILE:.0%} "
+                f"quantile needs {1 / QUANTILE:.0f} that differ"
+            )
+        tokens = judged.is_below.values.sum() / max(1, np.isfinite(judged.standardized.values).sum())
+        found = (
+            f"{judged.below:,} of {judged.groups:,} sentences ({tokens:.1%} of their tokens) are below the null's "
+            f"{QUANTILE:.0%} quantile, which predicts {judged.expected:.1f} of them"
+        )
+        if not judged.is_more_than_chance:
+            return f"influence: keeps everything: {found}; no more than chance gives"
+        return f"influence: {found}; dropped"
+
+
+def influence(context: RunContext) -> StrategyResult:
+    """Every response token but those of sentences that a gradient step on the trusted rows makes less likely than a
+    step that says nothing would (``cleaning.trusted``).
+
+    A sentence's s is summed, in standard deviations of the null for so many tokens; dropped is what is below the null's
+    1 % quantile, unless no more sentences are below it than chance gives. Tokens outside of sentences, such as end
+    tokens, are kept.
+    """
+    found = measure_influence(context, context.tokens.take(context.data.trusted))
+    _note_lowest(context, found)
+    labels = context.tokens.is_response
+    kept = labels.with_values(labels.values & ~found.is_low.values)
+    trained = train_without_noise(context, "influence", context.base, kept)
+    losses = {"base_loss": found.base_loss, "reference_loss": found.step_loss}
+    return replace(result_of(context, "influence", trained), scores=found.base_loss - found.step_loss, losses=losses)
+
+
+def measure_influence(context: RunContext, trusted: TokenizedPool) -> Influence:
+    """Judge the sentences of all training rows but trusted ones by a step on the rows ``trusted``. Notes what is
+    found."""
+    full = trusted.is_response.map_values(lambda labels: labels.astype(np.float32))
+    models = context.trainings.one_step(TrainingJob("influence", context.base, trusted, full), NULLS)
+    if models.reached:
+        context.note(f"influence: {models.reached}")
+    rows = np.setdiff1d(np.arange(len(context.tokens)), context.data.trusted)
+    sample = null_sample(context.tokens.is_response, rows, context.recipe.seed)
+    sentence = find_passages(context.tokens, context.data.pool).sentence
+    nulls = []
+    for model in models.nulls:
+        of_base, of_null = context.split_losses(context.base, model, sample, "null sample")
+        nulls.append(of_base - of_null)
+    null = fit_null(nulls, sentence.take(sample))
+    base_loss, step_loss = context.pair_losses(context.base, models.step)
+    found = Influence(base_loss, step_loss, null, judge_groups(base_loss - step_loss, sentence, null))
+    context.note(str(found))
+    return found
+
+
+def null_sample(is_response: Ragged, rows: np.ndarray, seed: int) -> np.ndarray:
+    """The rows on which the null is measured: drawn at random until they have ``NULL_TOKENS`` response tokens, or all;
+    int64, ascending."""
+    drawn = np.random.default_rng(seed).permutation(rows)
+    tokens = np.cumsum(is_response.row_sums()[drawn])
+    return np.sort(drawn[: int(np.searchsorted(tokens, NULL_TOKENS)) + 1])
+
+
+def _note_lowest(context: RunContext, found: Influence) -> None:
+    """Show the sentences that are dropped with the lowest sums."""
+    is_low = found.is_low.values
+    values, indices = np.unique(found.judged.standardized.values[is_low], return_inverse=True)
+    places = np.flatnonzero(is_low)
+    for number, value in enumerate(values[:_NOTED_SENTENCES]):
+        ids = context.tokens.input_ids.values[places[indices == number]].tolist()
+        text = " ".join(str(context.data.tokenizer.decode(ids)).split())
+        context.note(f"  {value:.1f} deviations: {text[:_NOTED_CHARACTERS]}")
