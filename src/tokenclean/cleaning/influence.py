@@ -14,7 +14,7 @@ import numpy as np
 
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.noise_removal import result_of, train_without_noise
-from tokenclean.cleaning.strategy_result import StrategyResult
+from tokenclean.cleaning.strategy_result import StrategyResult, weights_of
 from tokenclean.cleaning.token_passages import find_passages
 from tokenclean.cleaning.trainings import TrainingJob
 from tokenclean.ragged import Ragged
@@ -33,18 +33,13 @@ _NOTED_SENTENCES, _NOTED_CHARACTERS = 5, 100
 @dataclass(frozen=True, eq=False)
 class Influence:
     """Columns are aligned with the pool's tokens. ``base_loss``, ``step_loss``: float32 nats, under θ and θ′, NaN where
-    nothing is judged. ``judged``: the sentences. ``is_low``: bool, the tokens of sentences below the null's cut; none
-    where there are no more of them than chance gives."""
+    nothing is judged. ``judged``: the sentences against ``null``, which was measured on the rows ``null_rows``."""
 
     base_loss: Ragged
     step_loss: Ragged
     null: SumNull
     judged: JudgedGroups
-
-    @property
-    def is_low(self) -> Ragged:
-        below = self.judged.is_below
-        return below if self.judged.is_more_than_chance else below.with_values(np.zeros_like(below.values))
+    null_rows: np.ndarray
 
     def __str__(self) -> str:
         null, judged = self.null, self.judged
@@ -74,17 +69,17 @@ def influence(context: RunContext) -> StrategyResult:
     found = measure_influence(context, context.tokens.take(context.data.trusted))
     _note_lowest(context, found)
     labels = context.tokens.is_response
-    kept = labels.with_values(labels.values & ~found.is_low.values)
+    kept = labels.with_values(labels.values & ~found.judged.is_found.values)
     trained = train_without_noise(context, "influence", context.base, kept)
     losses = {"base_loss": found.base_loss, "reference_loss": found.step_loss}
-    return replace(result_of(context, "influence", trained), scores=found.base_loss - found.step_loss, losses=losses)
+    return replace(result_of(context, "influence", trained), losses=losses)
 
 
 def measure_influence(context: RunContext, trusted: TokenizedPool) -> Influence:
     """Judge the sentences of all training rows but trusted ones by a step on the rows ``trusted``. Notes what is
     found."""
-    full = trusted.is_response.map_values(lambda labels: labels.astype(np.float32))
-    models = context.trainings.one_step(TrainingJob("influence", context.base, trusted, full), NULLS)
+    job = TrainingJob("influence", context.base, trusted, weights_of(trusted.is_response))
+    models = context.trainings.one_step(job, NULLS)
     if models.reached:
         context.note(f"influence: {models.reached}")
     rows = np.setdiff1d(np.arange(len(context.tokens)), context.data.trusted)
@@ -96,7 +91,7 @@ def measure_influence(context: RunContext, trusted: TokenizedPool) -> Influence:
         nulls.append(of_base - of_null)
     null = fit_null(nulls, sentence.take(sample))
     base_loss, step_loss = context.pair_losses(context.base, models.step)
-    found = Influence(base_loss, step_loss, null, judge_groups(base_loss - step_loss, sentence, null))
+    found = Influence(base_loss, step_loss, null, judge_groups(base_loss - step_loss, sentence, null), sample)
     context.note(str(found))
     return found
 
@@ -111,9 +106,8 @@ def null_sample(is_response: Ragged, rows: np.ndarray, seed: int) -> np.ndarray:
 
 def _note_lowest(context: RunContext, found: Influence) -> None:
     """Show the sentences that are dropped with the lowest sums."""
-    is_low = found.is_low.values
-    values, indices = np.unique(found.judged.standardized.values[is_low], return_inverse=True)
-    places = np.flatnonzero(is_low)
+    places = np.flatnonzero(found.judged.is_found.values)
+    values, indices = np.unique(found.judged.standardized.values[places], return_inverse=True)
     for number, value in enumerate(values[:_NOTED_SENTENCES]):
         ids = context.tokens.input_ids.values[places[indices == number]].tolist()
         text = " ".join(str(context.data.tokenizer.decode(ids)).split())

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.influence import NULLS, measure_influence
 from tokenclean.cleaning.open_run import OpenRun
+from tokenclean.cleaning.strategy_result import weights_of
 from tokenclean.cleaning.token_passages import find_passages
+from tokenclean.cleaning.trainings import TrainingJob
 from tokenclean.experiment.laboratory import Laboratory
 from tokenclean.lab.detectors import Columns
 from tokenclean.lab.prompt_mismatch import FOREIGN_PROMPTS
+from tokenclean.pool import load_sources
 from tokenclean.ragged import Ragged
+from tokenclean.tokens import TokenizedPool, tokenize_pool
 from tokenclean.tokens.other_prompts import foreign_prompts, replace_prompts, without_prompts
 
 
@@ -35,16 +41,26 @@ class LabColumns:
 
 
 def score_columns(laboratory: Laboratory, *, with_prompt_passes: bool) -> LabColumns:
-    """The columns of the laboratory's rows: losses, entropy and collision of the base, losses of a given reference,
-    and with ``with_prompt_passes`` the base's losses without the prompt and under foreign prompts, five further passes.
+    """The columns of the laboratory's rows: losses, entropy and collision of the base; losses of a given reference, or
+    with ``cleaning.trusted`` of one warmed up on these rows, and the influence of a step on them; with
+    ``with_prompt_passes`` the base's losses without the prompt and under foreign prompts, five further passes.
 
     Rows for which there are too few foreign prompts are counted in a note.
     """
     opened, context, tokens = laboratory.opened, laboratory.context, laboratory.context.tokens
     passes = [LabPass("rows", len(tokens), len(tokens.input_ids.values))]
     measured = laboratory.base_columns
-    score = None
-    if (reference := context.given_reference) is not None:
+    score, judged, trusted = None, None, _trusted_rows(context)
+    reference = context.given_reference
+    if trusted is not None:
+        found = measure_influence(context, trusted)
+        judged = found.judged
+        passes.append(LabPass("rows, for the step on trusted rows", 2 * len(tokens), 2 * passes[0].tokens))
+        null_tokens = int(tokens.input_ids.lengths[found.null_rows].sum())
+        passes.append(LabPass("its null", 2 * NULLS * len(found.null_rows), 2 * NULLS * null_tokens))
+        job = TrainingJob("warm-up", context.base, trusted, weights_of(trusted.is_response))
+        reference = context.trainings.train(job)
+    if reference is not None:
         base_loss, reference_loss = context.pair_losses(context.base, reference)
         score = base_loss - reference_loss
         passes.append(LabPass("rows, for the score against the reference", 2 * len(tokens), 2 * passes[0].tokens))
@@ -68,8 +84,17 @@ def score_columns(laboratory: Laboratory, *, with_prompt_passes: bool) -> LabCol
         unconditional_loss=unconditional,
         foreign_losses=foreign,
         passages=find_passages(tokens, context.data.pool),
+        influence=judged,
     )
     return LabColumns(columns, tuple(passes))
+
+
+def _trusted_rows(context: RunContext) -> TokenizedPool | None:
+    """The rows of ``cleaning.trusted`` in tokens; None where the recipe names none."""
+    recipe = context.recipe
+    if recipe.cleaning.trusted is None:
+        return None
+    return tokenize_pool(load_sources([recipe.cleaning.trusted]), context.data.tokenizer, **recipe.tokens.model_dump())
 
 
 def _losses_after_foreign_prompts(opened: OpenRun, passes: list[LabPass]) -> tuple[Ragged, ...] | None:

@@ -62,6 +62,11 @@ class JudgedGroups:
         return QUANTILE * self.groups
 
     @property
+    def is_found(self) -> Ragged:
+        """``is_below`` where that is more than chance gives, else nowhere."""
+        return self.is_below if self.is_more_than_chance else self.is_below.map_values(np.zeros_like)
+
+    @property
     def is_more_than_chance(self) -> bool:
         """Whether the null would give as many groups below the cut with a probability under 5 % (binomial)."""
         from scipy.stats import binom
