@@ -159,7 +159,6 @@ class ModelTrainings:
                 nulls=nulls,
                 seed=self.recipe.seed,
                 device=self.device,
-                progress=self.observer.progress(f"steps of {job.name}", "step"),
                 row_names=job.tokens.ids,
                 processes=processes,
             )

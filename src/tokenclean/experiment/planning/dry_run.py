@@ -143,16 +143,16 @@ class DryModels:
         return np.zeros(len(job.tokens))
 
     def one_step(self, job: TrainingJob, nulls: int) -> StepModels:
-        """As of ``cleaning.trainings.Trainings``: a training of two passes over the rows for each gradient. The few
-        passes that find the step's length are not counted, since their number is not known."""
+        """As of ``cleaning.trainings.Trainings``: a training of two passes over the rows. The few passes that find
+        the step's length are not counted, since their number is not known."""
         key = fingerprint([job.inputs(self.recipe, self.device_type), "one step", nulls])
         names = [STEP, *(null_name(number) for number in range(nulls))]
         models = [Model(f"{job.name} {name}", job.start.source, fingerprint([key, name])) for name in names]
         if models[0].key not in self._steps:
-            passes, rows = 2 * len(names), len(job.tokens)
+            passes = 2
             counts = (job.tokens.input_ids.lengths, job.weights.map_values(lambda weights: weights != 0).row_sums())
             lengths, selected = (np.tile(count, passes) for count in counts)
-            steps = StepPlan(rows, passes, 0, SchedulePart(0, passes, passes))
+            steps = StepPlan(len(job.tokens), passes, 0, SchedulePart(0, passes, passes))
             self.recorded.append(RecordedTraining(job.name, lengths, selected, steps, 0))
             self._steps.update(model.key for model in models)
         return StepModels(models[0], tuple(models[1:]))
