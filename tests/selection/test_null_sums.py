@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,7 +51,19 @@ def test_the_moments_of_a_small_null_by_hand():
 def test_without_correlation_the_deviation_grows_with_the_root_of_the_length():
     null = SumNull(0.5, 2.0, 0.0, -2.0, 1000)
     sizes = np.array([1, 4, 100])
-    assert null.standardize(sizes * 0.5 + 2 * np.sqrt(sizes), sizes) == pytest.approx(np.ones(3))
+    assert null.standardize(sizes * 0.5 + 2 * np.sqrt(sizes), sizes, sizes) == pytest.approx(np.ones(3))
+
+
+def test_spreads_by_hand():
+    """Two groups of spreads (1, 2) and (1): scores 1, 4 and −3. Mean 2/4; residuals 1/2, 3 and −7/2; variance
+    (1/4 + 9 + 49/4) / 6; one pair of residuals 3/2, of spreads 2."""
+    null = fit_null([column([1, 4, -3])], groups([5, 5, 3]), column([1, 2, 1]))
+    variance = 21.5 / 6
+    assert (null.mean, null.deviation) == pytest.approx((0.5, math.sqrt(variance)))
+    assert null.correlation == pytest.approx(1.5 / (2 * variance))
+    judged = judge_groups(column([1, 4, -3]), groups([5, 5, 3]), replace(null, sums=100), column([1, 2, 1]))
+    first = 3.5 / math.sqrt(variance * ((1 - null.correlation) * 5 + null.correlation * 9))
+    np.testing.assert_allclose(judged.standardized.values, [first, first, -3.5 / math.sqrt(variance)])
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.3])
@@ -115,6 +128,18 @@ def test_a_null_that_is_not_known_finds_nothing(null):
     assert not null.is_known
     assert (judged.groups, judged.below, judged.is_more_than_chance) == (1, 0, False)
     assert np.isnan(judged.standardized.values).all()
+
+
+def test_sure_and_open_tokens_compare():
+    """Groups of tokens that spread by a tenth, and of others: a hundredth of either is below the cut."""
+    sizes = np.full(4000, 5)
+    spread = np.repeat(np.where(np.arange(4000) % 2, 0.1, 1.0), 5)
+    columns = [drawn(sizes, 0.2, seed) for seed in (0, 1)]
+    null_scores, fresh = (scores.with_values(scores.values * spread) for scores, _ in columns)
+    group, widths = columns[0][1], columns[0][0].with_values(spread)
+    judged = judge_groups(fresh, group, fit_null([null_scores], group, widths), widths)
+    for is_part in (spread == 1, spread < 1):
+        assert judged.is_below.values[is_part].mean() == pytest.approx(QUANTILE, abs=0.005)
 
 
 def test_faults_are_named():

@@ -2,8 +2,8 @@
 
 s(t) = ℓ_θ(t) − ℓ_θ′(t), nats, with θ′ = θ − η·∇ (mean loss of the trusted rows): the paper's score with a reference
 that took one plain step, which to first order is η times the product of the token's gradient and theirs (LESS, arXiv
-2402.04333; IF-Guide, 2506.01790). Steps of the same length that say nothing give the score's null distribution, so
-what is dropped has a known rate of false alarms, and none is dropped where no more is found than chance gives.
+2402.04333; IF-Guide, 2506.01790). Steps with random signs of the trusted rows are its sampling error, so the score's
+null distribution is known: what these rows would do to a sentence that they say nothing about.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from tokenclean.selection.null_sums import QUANTILE, JudgedGroups, SumNull, fit_
 from tokenclean.tokens import TokenizedPool
 
 NULLS = 8
-"""Steps that say nothing."""
+"""Steps with random signs of the trusted rows."""
 
 NULL_TOKENS = 4000
 """Response tokens, at least, on which the null is measured."""
+
+LEAST_SPREAD = 0.05
+"""No token counts as surer than this, so that rounding decides nothing."""
 
 _NOTED_SENTENCES, _NOTED_CHARACTERS = 5, 100
 
@@ -59,12 +62,12 @@ class Influence:
 
 
 def influence(context: RunContext) -> StrategyResult:
-    """Every response token but those of sentences that a gradient step on the trusted rows makes less likely than a
-    step that says nothing would (``cleaning.trusted``).
+    """Every response token but those of sentences that a gradient step on the trusted rows makes less likely, by more
+    than the sampling error of that step (``cleaning.trusted``).
 
-    A sentence's s is summed, in standard deviations of the null for so many tokens; dropped is what is below the null's
-    1 % quantile, unless no more sentences are below it than chance gives. Tokens outside of sentences, such as end
-    tokens, are kept.
+    A sentence's s is summed, in standard deviations of the null for its tokens; dropped is what is below the null's 1 %
+    quantile, unless no more sentences are below it than chance gives. Tokens outside of sentences, such as end tokens,
+    are kept.
     """
     found = measure_influence(context, context.tokens.take(context.data.trusted))
     _note_lowest(context, found)
@@ -86,14 +89,21 @@ def measure_influence(context: RunContext, trusted: TokenizedPool) -> Influence:
     sample = null_sample(context.tokens.is_response, rows, context.recipe.seed)
     sentence = find_passages(context.tokens, context.data.pool).sentence
     nulls = []
+    base_loss, step_loss = context.pair_losses(context.base, models.step)
+    spread = spread_of(base_loss)
     for model in models.nulls:
         of_base, of_null = context.split_losses(context.base, model, sample, "null sample")
         nulls.append(of_base - of_null)
-    null = fit_null(nulls, sentence.take(sample))
-    base_loss, step_loss = context.pair_losses(context.base, models.step)
-    found = Influence(base_loss, step_loss, null, judge_groups(base_loss - step_loss, sentence, null), sample)
+    null = fit_null(nulls, sentence.take(sample), spread.take(sample))
+    found = Influence(base_loss, step_loss, null, judge_groups(base_loss - step_loss, sentence, null, spread), sample)
     context.note(str(found))
     return found
+
+
+def spread_of(base_loss: Ragged) -> Ragged:
+    """1 − p of each token, at least ``LEAST_SPREAD``: the token's own part of the gradient of its loss with respect to
+    the logits is p − 1, so a sure token's loss hardly changes with any step. NaN where there is no loss."""
+    return base_loss.map_values(lambda loss: np.maximum(-np.expm1(-loss.astype(np.float64)), LEAST_SPREAD))
 
 
 def null_sample(is_response: Ragged, rows: np.ndarray, seed: int) -> np.ndarray:
@@ -109,6 +119,8 @@ def _note_lowest(context: RunContext, found: Influence) -> None:
     places = np.flatnonzero(found.judged.is_found.values)
     values, indices = np.unique(found.judged.standardized.values[places], return_inverse=True)
     for number, value in enumerate(values[:_NOTED_SENTENCES]):
-        ids = context.tokens.input_ids.values[places[indices == number]].tolist()
-        text = " ".join(str(context.data.tokenizer.decode(ids)).split())
+        alike = places[indices == number]  # the same sentence may stand in several rows
+        row, _ = context.tokens.input_ids.locate(int(alike[0]))
+        ids = context.tokens.input_ids.values[alike[alike < context.tokens.input_ids.offsets[row + 1]]]
+        text = " ".join(str(context.data.tokenizer.decode(ids.tolist())).split())
         context.note(f"  {value:.1f} deviations: {text[:_NOTED_CHARACTERS]}")

@@ -60,8 +60,8 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class StepModels:
-    """``step``: the start after one gradient step; ``nulls``: after steps as long that say nothing, each with the same
-    key and other weights. ``reached``: what the step reached, in words; empty in a plan."""
+    """``step``: the start after one gradient step; ``nulls``: after steps with random signs of the rows, each with the
+    same key and other weights. ``reached``: what the step reached, in words; empty in a plan."""
 
     step: Model
     nulls: tuple[Model, ...]
@@ -81,8 +81,8 @@ class Trainings(Protocol):
         ...
 
     def one_step(self, job: TrainingJob, nulls: int) -> StepModels:
-        """The start of the job after one plain gradient step on its tokens, and after ``nulls`` steps that say nothing
-        (``training.one_step``)."""
+        """The start of the job after one plain gradient step on its tokens, and after ``nulls`` steps with random signs
+        of the rows (``training.one_step``)."""
         ...
 
 
@@ -148,7 +148,7 @@ class ModelTrainings:
         settings, processes = self.recipe.training, self.stages.processes
 
         def compute(folder: Path) -> dict[str, object]:
-            self.observer.note(f"one gradient step on {len(job.tokens):,} rows, and {nulls} steps that say nothing")
+            self.observer.note(f"one gradient step on {len(job.tokens):,} rows, and {nulls} with random signs of them")
             self.models.clear()  # the step needs their memory
             done = write_one_step(
                 job.start.weights_source,

@@ -114,7 +114,7 @@ STRATEGIES: dict[str, Strategy] = {
             f"{_OURS}.influence:influence",
             ranks=False,
             needs_trusted=True,
-            does="drops the sentences that a gradient step on the trusted rows makes less likely than chance explains",
+            does="drops the sentences that a gradient step on the trusted rows makes less likely",
         ),
         Strategy(
             "given",

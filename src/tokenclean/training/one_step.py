@@ -1,4 +1,4 @@
-"""One plain gradient step on given rows, and steps of the same length that say nothing, each a LoRA on the base.
+"""One plain gradient step on given rows, and its sampling error, each as a LoRA on the base.
 
 A full gradient G of a layer would take the memory of the layer once more. A LoRA ΔW = s·B·A gives its best known part:
 with a random A and B = 0 the gradient of B is s·G·Aᵀ, whose column space nearly holds G's leading directions Q; with
@@ -47,7 +47,8 @@ _GROUPS = 16
 @dataclass(frozen=True)
 class OneStep:
     """``rate``: η of θ − η·∇, after ``halvings`` of the first one tried. ``loss``: mean over the rows' weighted tokens
-    in nats; ``drop``: by how much the step lowers it; ``predicted``: by how much the gradient says."""
+    in nats; ``drop``: by how much the step lowers it; ``predicted``: by how much the gradient says. ``null_length``:
+    mean Frobenius norm of the steps with random signs over the step's; NaN without any."""
 
     rows: int
     tokens: int
@@ -56,6 +57,7 @@ class OneStep:
     loss: float
     drop: float
     predicted: float
+    null_length: float
 
     def as_manifest(self) -> dict[str, object]:
         """For a stage's manifest."""
@@ -69,7 +71,8 @@ class OneStep:
     def __str__(self) -> str:
         return (
             f"η {self.rate:.3g} on {self.tokens:,} tokens of {self.rows:,} rows lowers their loss {self.loss:.4f} by "
-            f"{self.drop:.4f} nats, {self.drop / self.predicted:.0%} of what the gradient predicts"
+            f"{self.drop:.4f} nats, {self.drop / self.predicted:.0%} of what the gradient predicts; steps with "
+            f"random signs of the rows are {self.null_length:.2f} times as long"
         )
 
 
@@ -101,10 +104,6 @@ class Direction:
         """Frobenius norm."""
         return float(torch.linalg.vector_norm(self.rows))
 
-    def scaled_to(self, norm: float) -> Direction:
-        """The same direction at this Frobenius norm."""
-        return Direction(self.columns, self.rows * (norm / self.norm if self.norm else 0.0))
-
 
 def write_one_step(
     source: ModelSource,
@@ -124,10 +123,11 @@ def write_one_step(
     ``input_ids``: int64; ``weights``: float, aligned, 0 for a token that does not count; of ``settings`` the LoRA's
     rank and modules, the precision, the packs and the loss's normalisation are used. The rate η begins where the
     gradient predicts to lower the loss by a tenth, and is halved until the loss falls by ``FIRST_ORDER_SHARE`` of the
-    prediction. Writes the adapter ``STEP``, and ``nulls`` adapters ``null_name``: the gradient with random signs of
-    the rows (``sign_patterns``), in every layer as long (Frobenius norm) as the step. Such steps are made of what the
-    rows' gradients are made of, unlike isotropic ones, which change no loss as much. Adapters of ``source`` are summed
-    in. Among several ``processes`` all call this alike, and the first writes. ``row_names``: for errors.
+    prediction. Writes the adapter ``STEP``, and ``nulls`` adapters ``null_name``: steps at the same rate with random
+    signs of the rows (``sign_patterns``), in which nothing is left of what the rows agree on. So they are the step's
+    sampling error: as long as the step where the rows have nothing in common, shorter the more rows agree. Adapters of
+    ``source`` are summed in. Among several ``processes`` all call this alike, and the first writes. ``row_names``: for
+    errors.
 
     Raises TrainingError where no row has a weighted token, where a loss is not finite, or where no rate is found; else
     as ``fine_tune.train``.
@@ -148,10 +148,10 @@ def write_one_step(
     names = [str(row) for row in range(len(input_ids))] if row_names is None else row_names
     gradient = _Gradient(step, lora_pairs(model), input_ids, weights, rows, names)
     own, *random = gradient.directions(sign_patterns(nulls, len(rows), seed))
-    found = _place_first_order_step(gradient, own)
+    found = _place_first_order_step(gradient, own, random)
     save_rounds(model, folder / STEP, base=source.base, processes=processes)
     for number, null in enumerate(random):
-        gradient.place([d.scaled_to(o.norm) for d, o in zip(null, own, strict=True)], found.rate)
+        gradient.place(null, found.rate)
         save_rounds(model, folder / null_name(number), base=source.base, processes=processes)
     return found
 
@@ -261,9 +261,9 @@ def orthonormal(matrix: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(columns, (0, matrix.shape[1] - columns.shape[1]))
 
 
-def _place_first_order_step(gradient: _Gradient, directions: list[Direction]) -> OneStep:
+def _place_first_order_step(gradient: _Gradient, directions: list[Direction], random: list[list[Direction]]) -> OneStep:
     """Let the model take the step, at the first rate that is small enough."""
-    slope = sum(direction.norm**2 for direction in directions)
+    slope = _length(directions) ** 2
     gradient.place(directions, 0.0)
     loss = gradient.loss()
     rate = _FIRST_SHARE * loss / slope if slope else 0.0
@@ -272,12 +272,18 @@ def _place_first_order_step(gradient: _Gradient, directions: list[Direction]) ->
         drop = loss - gradient.loss()
         if drop >= FIRST_ORDER_SHARE * rate * slope:
             tokens = int(np.count_nonzero(gradient.weights.values))
-            return OneStep(len(gradient.rows), tokens, rate, halvings, loss, drop, rate * slope)
+            length = float(np.mean([_length(null) for null in random])) / math.sqrt(slope) if random else math.nan
+            return OneStep(len(gradient.rows), tokens, rate, halvings, loss, drop, rate * slope, length)
         rate /= 2
     raise TrainingError(
         f"no step lowers the loss of the {len(gradient.rows)} rows, {loss:.4f} nats, as their gradient (squared norm "
         f"{slope:.3g}) predicts; they may be learnt already, or training.precision is too coarse for them: use exact"
     )
+
+
+def _length(directions: list[Direction]) -> float:
+    """Frobenius norm over all layers."""
+    return math.sqrt(sum(direction.norm**2 for direction in directions))
 
 
 def _fill(parameter: torch.nn.Parameter, values: torch.Tensor | None) -> None:
