@@ -82,13 +82,13 @@ def test_the_recipes_beside_the_source_load(name):
     assert recipe.training == preset.training
     assert recipe.cleaning == preset.cleaning
     if name == "paper":
-        without_ratings_and_ours = {"ds2", "noise_mixture", "repetition", "given", "auto"}
+        without_ratings_and_ours = {"ds2", "noise_mixture", "repetition", "influence", "given", "auto"}
         assert set(recipe.strategies) == set(STRATEGIES) - without_ratings_and_ours
     else:  # with the control that the table of rounds needs
         assert recipe.strategies == ("none", "full_tokens", "full_tokens_from_warmup", "self_evolving")
 
 
-WITHOUT_RATINGS = [name for name in STRATEGIES if name not in ("ds2", "given")]
+WITHOUT_FILES = [name for name in STRATEGIES if name not in ("ds2", "influence", "given")]
 
 OTHER_MODELS = {
     "paper-llama-3.1-8b": "meta-llama/Llama-3.1-8B",
@@ -285,7 +285,8 @@ def test_every_fault_is_reported_at_once():
         "pool.sources.0.pth: unknown key; did you mean path?",
         "model: missing; set it in the file or with --set model=…",
         "cleaning.strategy: expected one of none, ds2, full_tokens, full_tokens_from_warmup, random, rho, fixed_model, "
-        "self_evolving, noise_mixture, repetition, given, auto, or module:function of your own, found 'self-evolving'; "
+        "self_evolving, noise_mixture, repetition, influence, given, auto, or module:function of your own, found "
+        "'self-evolving'; "
         "did you mean self_evolving?",
         "cleaning.proportion: expected a number greater than 0 and at most 1, or auto, found 1.5",
         "training.batch_size: input should be greater than or equal to 1, found 0",
@@ -458,7 +459,7 @@ RECIPES = st.fixed_dictionaries(
     optional={
         "name": st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,8}", fullmatch=True),
         "seed": st.integers(0, 2**32 - 1),
-        "cleaning": section(strategy=st.sampled_from(WITHOUT_RATINGS), proportion=SHARES, splits=st.integers(2, 9)),
+        "cleaning": section(strategy=st.sampled_from(WITHOUT_FILES), proportion=SHARES, splits=st.integers(2, 9)),
         "training": section(
             learning_rate=st.floats(0, exclude_min=True, allow_infinity=False),
             weight_decay=st.floats(0, allow_infinity=False),
@@ -468,7 +469,7 @@ RECIPES = st.fixed_dictionaries(
                 target_modules=st.just("all-linear") | st.lists(TEXT, min_size=1, max_size=3),
             ),
         ),
-        "evaluation": section(controls=st.lists(st.sampled_from(WITHOUT_RATINGS), max_size=4)),
+        "evaluation": section(controls=st.lists(st.sampled_from(WITHOUT_FILES), max_size=4)),
     },
 )
 

@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from test_runs import recipe_of
+from test_runs import WITHOUT_FILES, recipe_of
 
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.open_run import open_run
 from tokenclean.cleaning.passes import Passes
 from tokenclean.cleaning.trainings import Trainings
+from tokenclean.experiment.demo import pool_path
 from tokenclean.experiment.planning.dry_run import RecordedPass, dry_run
 from tokenclean.experiment.run import take_strategies
-from tokenclean.recipe import STRATEGIES, Recipe
+from tokenclean.recipe import Recipe
 from tokenclean.scoring.stored_losses import scores_in_pairs
 from tokenclean.store import array_hash
 
-WITHOUT_RATINGS = [name for name in STRATEGIES if name not in ("ds2", "given")]
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "one adapter": {"cleaning": {"adapters": "one"}},
     "against previous": {"cleaning": {"score_against": "previous"}},
@@ -46,7 +46,7 @@ class Watched:
 
     def losses(self, model, tokens, what, settings=None):
         rows = array_hash(tokens.input_ids.values, tokens.is_response.offsets, tokens.is_response.values)
-        key = (model.key, rows, settings or self.recipe.scoring)
+        key = (*model.identity, rows, settings or self.recipe.scoring)
         self.done.setdefault(key, ("score", what, model.name, tuple(tokens.input_ids.lengths), key[-1]))
         return self.passes.losses(model, tokens, what, settings)
 
@@ -57,7 +57,7 @@ class Watched:
         rows = array_hash(tokens.input_ids.values, tokens.is_response.offsets, tokens.is_response.values)
         twice = tuple(tokens.input_ids.lengths) * 2
         names = f"{base.name} and {model.name}"
-        self.done.setdefault((base.key, model.key, rows), ("score", what, names, twice, settings))
+        self.done.setdefault((*base.identity, *model.identity, rows), ("score", what, names, twice, settings))
         return self.passes.pair(base, model, tokens, what)
 
     def train(self, job):
@@ -68,6 +68,12 @@ class Watched:
 
     def noise_rates(self, job, model):
         return self.trainings.noise_rates(job, model)
+
+    def one_step(self, job, nulls):
+        models = self.trainings.one_step(job, nulls)
+        lengths = tuple(job.tokens.input_ids.lengths) * 2
+        self.done.setdefault((models.step.key,), ("train", job.name, lengths, 2))
+        return models
 
 
 def planned(recipe: Recipe) -> list[tuple]:
@@ -87,7 +93,7 @@ def done(recipe: Recipe) -> list[tuple]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WITHOUT_RATINGS)
+@pytest.mark.parametrize("name", WITHOUT_FILES)
 def test_each_strategy_alone(name, small_pool, tiny_model_folder, tmp_path):
     cleaning = {"strategy": name, "proportion": 0.9}
     recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, cleaning=cleaning, evaluation={"controls": []})
@@ -105,3 +111,16 @@ def test_all_strategies_with_every_option_that_changes_the_work(
         sections["model"] = {"reference": str(other_model_folder)}
     recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, **sections)
     assert planned(recipe) == done(recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", [{}, {"scoring": {"precision": "safe"}, "training": {"method": "full"}}])
+def test_influence_with_trusted_rows(section, small_pool, tiny_model_folder, tmp_path):
+    trusted = tmp_path / "trusted.jsonl"
+    trusted.write_text("".join(pool_path().read_text(encoding="utf-8").splitlines(keepends=True)[60:72]))
+    cleaning = {"strategy": "influence", "trusted": str(trusted)}
+    controls = {"controls": ["full_tokens", "fixed_model"]}
+    recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, cleaning=cleaning, evaluation=controls, **section)
+    found = planned(recipe)
+    assert found == done(recipe)
+    assert [item[1] for item in found].count("null sample") >= 8

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tokenclean import load_pool
+from tokenclean.cleaning.token_passages import find_passages
 from tokenclean.errors import PoolError
 from tokenclean.experiment.known_noise import corrected
 from tokenclean.experiment.laboratory import (
@@ -20,7 +21,7 @@ from tokenclean.experiment.laboratory import (
     open_laboratory,
     train_effects,
 )
-from tokenclean.experiment.laboratory_columns import find_passages, score_columns
+from tokenclean.experiment.laboratory_columns import score_columns
 from tokenclean.lab import NoiseSettings, plant
 from tokenclean.lab.edits import sentence_spans, word_spans
 from tokenclean.lab.passages import FUNCTION_WORDS

@@ -27,6 +27,9 @@ from tokenclean.selection import kept_count
 from tokenclean.store import check_stage
 from tokenclean.token_table import read_table
 
+WITHOUT_FILES = [name for name in STRATEGIES if name not in ("ds2", "influence", "given")]
+"""Strategies that need no file beside the pool."""
+
 
 def recipe_of(pool: Path, model: Path, output: Path, /, **sections: dict) -> Recipe:
     values = {
@@ -44,7 +47,7 @@ def recipe_of(pool: Path, model: Path, output: Path, /, **sections: dict) -> Rec
             "warmup_ratio": 0,
             "lora": {"rank": 4, "dropout": 0},
         },
-        "evaluation": {"controls": [name for name in STRATEGIES if name not in ("ds2", "given")]},
+        "evaluation": {"controls": WITHOUT_FILES},
     }
     for name, section in sections.items():
         values[name] = {**values[name], **section}
@@ -68,7 +71,7 @@ def test_every_strategy_keeps_what_it_should(finished):
     labels = opened.context.tokens.is_response
     kept = kept_sets(result)
     total, k = int(labels.values.sum()), 0.6
-    assert [o.strategy for o in result.results] == [name for name in STRATEGIES if name not in ("ds2", "given")]
+    assert [o.strategy for o in result.results] == WITHOUT_FILES
     assert kept["full_tokens"].sum() == total
     assert kept["random"].sum() == kept["fixed_model"].sum() == kept_count(total, k)
     assert kept["rho"].sum() == sum(kept_count(int(n), k) for n in labels.row_sums())

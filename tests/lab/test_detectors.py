@@ -20,6 +20,7 @@ from tokenclean.ragged import Ragged
 from tokenclean.recipe import STRATEGIES
 from tokenclean.recipe.cleaning_settings import CleaningSettings, RepetitionSettings
 from tokenclean.selection import surprisal_table, token_posterior
+from tokenclean.selection.null_sums import SumNull, judge_groups
 
 NAN = math.nan
 IDS = Ragged.from_rows([[9, 1, 2, 3, 4], [9, 1, 2, 3], [9, 1, 2, 3, 5, 6]])
@@ -91,6 +92,29 @@ def test_strategies_flag_what_they_drop():
     assert dropped is not None
     kept_scores = score.values[LABELS.values & ~dropped.values]
     assert score.values[dropped.values].max() <= kept_scores.min()
+
+
+def test_influence_judges_sentences_and_abstains_with_them():
+    """Every row is a sentence; sums −9 of four tokens, −7 of three, −13 of five."""
+    sentence = LABELS.with_values(np.where(LABELS.values, LABELS.row_of_value(), -1))
+
+    def influence(cut: float) -> Detection:
+        judged = judge_groups(LOSSES.map_values(np.negative), sentence, SumNull(0.0, 1.0, 0.0, cut, 1000))
+        detection = DETECTORS["influence"](replace(columns(), influence=judged))
+        assert detection is not None
+        return detection
+
+    detection = influence(-4.2)
+    for row, (total, tokens) in enumerate([(9, 4), (7, 3), (13, 5)]):
+        np.testing.assert_allclose(detection.scores[row][LABELS[row]], total / math.sqrt(tokens))
+    assert not detection.scores.values[~LABELS.values].any()
+    assert detection.flagged is not None
+    assert on_response(detection.flagged) == [[True] * 4, [False] * 3, [True] * 5]
+    assert detection.estimated_rate == 9 / 12
+    nothing = influence(-9)
+    assert nothing.flagged is not None
+    assert (nothing.flagged.values.any(), nothing.estimated_rate) == (False, 0.0)
+    assert DETECTORS["influence"](columns()) is None
 
 
 def labels_of(*rows: str) -> TruthLabels:
@@ -283,7 +307,7 @@ def test_detectors_whose_columns_were_not_computed_are_left_out():
     missing = {name for name, detector in DETECTORS.items() if detector(columns()) is None}
     assert missing == {
         *("excess", "conflict", "ent", "eaft"),
-        *("mismatch", "mismatch_by_sentence", "pmi", "t_shirt", "fixed_model", "rho"),
+        *("mismatch", "mismatch_by_sentence", "pmi", "t_shirt", "influence", "fixed_model", "rho"),
     }
 
 
@@ -361,7 +385,7 @@ def test_every_detector_gives_probabilities_where_it_says_so_and_no_order_of_row
     for name, detector in DETECTORS.items():
         detection, other = detector(given), detector(shuffled)
         if detection is None or other is None:
-            assert name in ("fixed_model", "rho")
+            assert name in ("influence", "fixed_model", "rho")
             continue
         for one, two in ((detection, other), (fill(detection, given, "clause"), fill(other, shuffled, "clause"))):
             if one is None or two is None:

@@ -22,6 +22,7 @@ from tokenclean.store import CHECKPOINTS, STAGE_VERSIONS, fingerprint, write_jso
 from tokenclean.tokens import TokenizedPool
 from tokenclean.training.checkpoint import last_checkpoint, step_of
 from tokenclean.training.fine_tune import train, training_inputs
+from tokenclean.training.one_step import STEP, OneStep, null_name, step_settings, write_one_step
 from tokenclean.training.online_mixture import OnlineMixture
 from tokenclean.training.step_plan import SchedulePart
 
@@ -57,6 +58,16 @@ class TrainingJob:
         )
 
 
+@dataclass(frozen=True)
+class StepModels:
+    """``step``: the start after one gradient step; ``nulls``: after steps with random signs of the rows, each with the
+    same key and other weights. ``reached``: what the step reached, in words; empty in a plan."""
+
+    step: Model
+    nulls: tuple[Model, ...]
+    reached: str = ""
+
+
 class Trainings(Protocol):
     """What gives a run its fine-tuned models; a plan has one that only records what would be trained."""
 
@@ -67,6 +78,11 @@ class Trainings(Protocol):
     def noise_rates(self, job: TrainingJob, model: Model) -> np.ndarray:
         """The noise rate that a training with a mixture last found of each of its rows, float64 (N,); NaN for a row
         that was not trained."""
+        ...
+
+    def one_step(self, job: TrainingJob, nulls: int) -> StepModels:
+        """The start of the job after one plain gradient step on its tokens, and after ``nulls`` steps with random signs
+        of the rows (``training.one_step``)."""
         ...
 
 
@@ -127,3 +143,36 @@ class ModelTrainings:
     def noise_rates(self, job: TrainingJob, model: Model) -> np.ndarray:
         rates = json.loads((model.folder / _NOISE_RATES).read_text(encoding="utf-8"))
         return np.array([np.nan if rate is None else rate for rate in rates], dtype=np.float64)
+
+    def one_step(self, job: TrainingJob, nulls: int) -> StepModels:
+        settings, processes = self.recipe.training, self.stages.processes
+
+        def compute(folder: Path) -> dict[str, object]:
+            self.observer.note(f"one gradient step on {len(job.tokens):,} rows, and {nulls} with random signs of them")
+            self.models.clear()  # the step needs their memory
+            done = write_one_step(
+                job.start.weights_source,
+                job.tokens.input_ids,
+                job.weights,
+                settings,
+                folder,
+                nulls=nulls,
+                seed=self.recipe.seed,
+                device=self.device,
+                row_names=job.tokens.ids,
+                processes=processes,
+            )
+            give_back_memory()
+            return {"what": job.name, **done.as_manifest()}
+
+        inputs = job.inputs(self.recipe, self.device.partition(":")[0])
+        inputs |= {"settings": step_settings(settings).model_dump(mode="json"), "nulls": nulls}
+        stage = self.stages.stage_of_all("one_step", inputs, compute)
+
+        def model(name: str) -> Model:
+            files = {file: entry for file, entry in stage.manifest["files"].items() if file.startswith(f"{name}/")}
+            source = replace(self.base_source, adapter=str(stage.path / name))
+            return Model(f"{job.name} {name}", source, stage.key, fingerprint(files))
+
+        reached = str(OneStep.of_manifest(stage.manifest["results"]))
+        return StepModels(model(STEP), tuple(model(null_name(number)) for number in range(nulls)), reached)

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tokenclean.cleaning.context import RunContext
+from tokenclean.cleaning.influence import NULLS, measure_influence
 from tokenclean.cleaning.open_run import OpenRun
+from tokenclean.cleaning.strategy_result import weights_of
+from tokenclean.cleaning.token_passages import find_passages
+from tokenclean.cleaning.trainings import TrainingJob
 from tokenclean.experiment.laboratory import Laboratory
 from tokenclean.lab.detectors import Columns
-from tokenclean.lab.edits import sentence_spans
-from tokenclean.lab.passages import Passages, clause_spans, content_word_starts
 from tokenclean.lab.prompt_mismatch import FOREIGN_PROMPTS
-from tokenclean.pool import Pool
+from tokenclean.pool import load_sources
 from tokenclean.ragged import Ragged
-from tokenclean.tokens import TokenizedPool
+from tokenclean.tokens import TokenizedPool, tokenize_pool
 from tokenclean.tokens.other_prompts import foreign_prompts, replace_prompts, without_prompts
 
 
@@ -38,16 +41,26 @@ class LabColumns:
 
 
 def score_columns(laboratory: Laboratory, *, with_prompt_passes: bool) -> LabColumns:
-    """The columns of the laboratory's rows: losses, entropy and collision of the base, losses of a given reference,
-    and with ``with_prompt_passes`` the base's losses without the prompt and under foreign prompts, five further passes.
+    """The columns of the laboratory's rows: losses, entropy and collision of the base; losses of a given reference, or
+    with ``cleaning.trusted`` of one warmed up on these rows, and the influence of a step on them; with
+    ``with_prompt_passes`` the base's losses without the prompt and under foreign prompts, five further passes.
 
     Rows for which there are too few foreign prompts are counted in a note.
     """
     opened, context, tokens = laboratory.opened, laboratory.context, laboratory.context.tokens
     passes = [LabPass("rows", len(tokens), len(tokens.input_ids.values))]
     measured = laboratory.base_columns
-    score = None
-    if (reference := context.given_reference) is not None:
+    score, judged, trusted = None, None, _trusted_rows(context)
+    reference = context.given_reference
+    if trusted is not None:
+        found = measure_influence(context, trusted)
+        judged = found.judged
+        passes.append(LabPass("rows, for the step on trusted rows", 2 * len(tokens), 2 * passes[0].tokens))
+        null_tokens = int(tokens.input_ids.lengths[found.null_rows].sum())
+        passes.append(LabPass("its null", 2 * NULLS * len(found.null_rows), 2 * NULLS * null_tokens))
+        job = TrainingJob("warm-up", context.base, trusted, weights_of(trusted.is_response))
+        reference = context.trainings.train(job)
+    if reference is not None:
         base_loss, reference_loss = context.pair_losses(context.base, reference)
         score = base_loss - reference_loss
         passes.append(LabPass("rows, for the score against the reference", 2 * len(tokens), 2 * passes[0].tokens))
@@ -71,37 +84,17 @@ def score_columns(laboratory: Laboratory, *, with_prompt_passes: bool) -> LabCol
         unconditional_loss=unconditional,
         foreign_losses=foreign,
         passages=find_passages(tokens, context.data.pool),
+        influence=judged,
     )
     return LabColumns(columns, tuple(passes))
 
 
-def find_passages(tokens: TokenizedPool, pool: Pool) -> Passages:
-    """Sentences, clauses and content words of the rows' answers, by the characters of their tokens. A token at the
-    border of two sentences belongs to the later one."""
-    shape = len(tokens.input_ids.values)
-    sentence, clause = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
-    begins = np.zeros(shape, dtype=bool)
-    sentences = clauses = 0
-    for row, conversation in enumerate(pool):
-        first, last = (int(place) for place in tokens.input_ids.offsets[row : row + 2])
-        starts, ends = tokens.char_start[row], tokens.char_end[row]
-        for content in tokens.contents[row]:
-            text = conversation.turns[content.turn].content
-            for start, end in sentence_spans(text):
-                _mark(sentence[first:last], starts, ends, content.characters(start, end), sentences)
-                sentences += 1
-            for start, end in clause_spans(text):
-                _mark(clause[first:last], starts, ends, content.characters(start, end), clauses)
-                clauses += 1
-            for start in content_word_starts(text):
-                _mark(begins[first:last], starts, ends, content.characters(start, start + 1), True)
-    return Passages(*(tokens.input_ids.with_values(values) for values in (sentence, clause, begins)))
-
-
-def _mark(column: np.ndarray, starts: np.ndarray, ends: np.ndarray, span: tuple[int, int], value: int) -> None:
-    """Set the tokens [starts, ends) that share a character with the span. Both rise, so these are a slice."""
-    if span[0] < span[1]:
-        column[np.searchsorted(ends, span[0], side="right") : np.searchsorted(starts, span[1], side="left")] = value
+def _trusted_rows(context: RunContext) -> TokenizedPool | None:
+    """The rows of ``cleaning.trusted`` in tokens; None where the recipe names none."""
+    recipe = context.recipe
+    if recipe.cleaning.trusted is None:
+        return None
+    return tokenize_pool(load_sources([recipe.cleaning.trusted]), context.data.tokenizer, **recipe.tokens.model_dump())
 
 
 def _losses_after_foreign_prompts(opened: OpenRun, passes: list[LabPass]) -> tuple[Ragged, ...] | None:

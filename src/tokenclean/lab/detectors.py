@@ -15,6 +15,7 @@ from tokenclean.lab.prompt_mismatch import find_mismatches
 from tokenclean.ragged import Ragged
 from tokenclean.recipe.cleaning_settings import CleaningSettings
 from tokenclean.selection import NoiseEstimate, find_repetition, select_tokens, surprisal_table, token_posterior
+from tokenclean.selection.null_sums import JudgedGroups
 from tokenclean.selection.ranking import Level
 
 CONFLICT_EXCESS = 0.25
@@ -35,8 +36,8 @@ class Columns:
     loss in nats. ``sources``: N names. ``settings``: the recipe's ``cleaning`` section. ``vocabulary``: number of token
     ids. ``entropy``, ``collision``: the base's further columns (``scoring.scorer.FURTHER_COLUMNS``).
     ``unconditional_loss``: the base's without the prompt. ``foreign_losses``: the base's under foreign prompts, one
-    column each, NaN in rows for which there are not enough. ``passages``: sentences and words. What was not computed
-    is None.
+    column each, NaN in rows for which there are not enough. ``passages``: sentences and words. ``influence``: sentences
+    by one-step influence of trusted rows. What was not computed is None.
     """
 
     input_ids: Ragged
@@ -51,6 +52,7 @@ class Columns:
     unconditional_loss: Ragged | None = None
     foreign_losses: tuple[Ragged, ...] | None = None
     passages: Passages | None = None
+    influence: JudgedGroups | None = None
 
     @cached_property
     def surprisal(self) -> Ragged:
@@ -147,6 +149,16 @@ def mismatch_by_sentence(columns: Columns) -> Detection | None:
     return None if columns.passages is None else _mismatch(columns, columns.passages.sentence)
 
 
+def influence(columns: Columns) -> Detection | None:
+    """−(sum of base loss − loss after a gradient step on trusted rows, over the sentence), in standard deviations of
+    its null, 0 outside of sentences; flags what the strategy ``influence`` drops."""
+    if (judged := columns.influence) is None:
+        return None
+    rate = float(judged.is_found.values[columns.is_response.values].mean())
+    scores = judged.standardized.map_values(lambda values: -np.nan_to_num(values, nan=0.0))
+    return Detection(scores, judged.is_found, rate, judges_passages=True)
+
+
 def repetition(columns: Columns) -> Detection:
     """1.0 inside a passage that many rows share, else 0.0; the rate is the share of these tokens."""
     found = find_repetition(columns.input_ids, columns.is_response, columns.settings.repetition).is_repeated
@@ -217,6 +229,7 @@ DETECTORS: dict[str, Detector] = {
         stm,
         pmi,
         t_shirt,
+        influence,
         fixed_model,
         rho,
     )

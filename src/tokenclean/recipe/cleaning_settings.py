@@ -98,8 +98,8 @@ class CleaningSettings(Section):
     allow_weak_reference: bool = False
     """Continue when a reference is not better than the base."""
     also: tuple[Literal["noise_mixture", "repetition"], ...] = ()
-    """Further strategies whose dropped tokens ``rho``, ``fixed_model``, ``self_evolving``, ``noise_mixture`` or
-    ``repetition`` drop too."""
+    """Further strategies whose dropped tokens ``rho``, ``fixed_model``, ``self_evolving``, ``influence``,
+    ``noise_mixture`` or ``repetition`` drop too."""
     noise_mixture: NoiseMixtureSettings = NoiseMixtureSettings()
     repetition: RepetitionSettings = RepetitionSettings()
 

@@ -264,6 +264,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_trusted(self) -> Recipe:
+        asking = [name for name in self.strategies if find_strategy(name).needs_trusted]
+        if asking and self.cleaning.trusted is None:
+            raise ValueError(
+                f"cleaning.trusted: the strategy {' and '.join(asking)} takes a gradient step on checked rows; name "
+                "the file of 50 to 200 of them there"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_given(self) -> Recipe:
         if ("given" in self.strategies) != (self.cleaning.given is not None):
             raise ValueError(

@@ -22,8 +22,8 @@ class Strategy:
     ``trains``: what its model is trained on: ``nothing``, ``all tokens`` (every response token), ``rows`` (every
     response token of the rows that it selects) or ``tokens`` (those that it selects). ``ranks``: whether it keeps the
     top ``cleaning.proportion``; ``level``: where it ranks, if not where ``cleaning.level`` says. ``needs_ratings``:
-    uses DS². ``trains_references``: trains references of its own, and has no use for a given one. ``does``: what it
-    does, after its name, where no score says it.
+    uses DS². ``needs_trusted``: uses the rows of ``cleaning.trusted``. ``trains_references``: trains references of its
+    own, and has no use for a given one. ``does``: what it does, after its name, where no score says it.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Strategy:
     ranks: bool = True
     level: Literal["random", "sample"] | None = None
     needs_ratings: bool = False
+    needs_trusted: bool = False
     trains_references: bool = False
     does: str = ""
 
@@ -106,6 +107,14 @@ STRATEGIES: dict[str, Strategy] = {
             f"{_OURS}.noise_removal:repetition",
             ranks=False,
             does="drops the passages that many rows share word for word",
+        ),
+        Strategy(
+            "influence",
+            "influence",
+            f"{_OURS}.influence:influence",
+            ranks=False,
+            needs_trusted=True,
+            does="drops the sentences that a gradient step on the trusted rows makes less likely",
         ),
         Strategy(
             "given",

@@ -4,6 +4,7 @@ STAGE_VERSIONS = {
     "tokens": 3,
     "losses": 2,
     "training": 4,
+    "one_step": 1,
     "embeddings": 1,
     "neighbours": 1,
     "curation": 1,

@@ -108,7 +108,7 @@ def train(
     data = _split_rows(input_ids, weights, names, settings.eval_rows, seed)
     plan = plan_steps(len(data.rows), settings, part)
     torch.manual_seed(seed)
-    base, adapted = _load(source, settings, part, device)
+    base, adapted = load_to_train(source, settings, part, device)
     model = base if adapted is None else adapted
     longest = int(input_ids.lengths.max(initial=0))
     step = TrainingStep(model, settings, device=device, longest_row=longest, mixture=mixture, processes=processes)
@@ -166,7 +166,7 @@ def _split_rows(input_ids: Ragged, weights: Ragged, names: Sequence[str], eval_r
     return TrainingData(input_ids, weights, np.delete(rows, chosen), rows[np.sort(chosen)], names)
 
 
-def _load(
+def load_to_train(
     source: ModelSource, settings: TrainingSettings, part: SchedulePart | None, device: str
 ) -> tuple[PreTrainedModel, PeftModel | None]:
     """The base in float32, and with LoRA the PEFT model around it."""

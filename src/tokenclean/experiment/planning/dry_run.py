@@ -14,7 +14,7 @@ import numpy as np
 from tokenclean.cleaning import RunContext
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.run_data import RunData, read_run_data
-from tokenclean.cleaning.trainings import TrainingJob
+from tokenclean.cleaning.trainings import StepModels, TrainingJob
 from tokenclean.cleaning.trial_budget import PASS_COST
 from tokenclean.experiment.run import Further, take_strategies
 from tokenclean.models.loading.load import ModelSource
@@ -25,7 +25,8 @@ from tokenclean.recipe import Recipe, ScoringSettings, ServedModel
 from tokenclean.scoring.stored_losses import scores_in_pairs
 from tokenclean.store import array_hash, fingerprint
 from tokenclean.tokens import TokenizedPool
-from tokenclean.training.step_plan import StepPlan, plan_steps
+from tokenclean.training.one_step import STEP, null_name
+from tokenclean.training.step_plan import SchedulePart, StepPlan, plan_steps
 
 _MEAN_LOSS, _GAIN = 10.0, 0.01
 _RATINGS = 6
@@ -70,6 +71,7 @@ class DryModels:
     _trained: dict[str, Model] = field(default_factory=dict)
     _passes: set[str] = field(default_factory=set)
     _adapters: dict[str, int] = field(default_factory=dict)
+    _steps: set[str] = field(default_factory=set)
 
     def model(self, name: str, source: ModelSource | ServedModel) -> Model:
         """As of ``cleaning.passes.Passes``; the weights are not read."""
@@ -91,7 +93,8 @@ class DryModels:
     def pair(self, base: Model, model: Model, tokens: TokenizedPool, what: str) -> tuple[Ragged, Ragged]:
         """As of ``cleaning.passes.Passes``: random losses."""
         settings, labels = self.recipe.scoring, tokens.is_response
-        is_adapter = model.key in self._trained and self.recipe.training.method == "lora"
+        is_lora = self.recipe.training.method == "lora"
+        is_adapter = model.key in self._steps or (model.key in self._trained and is_lora)
         sources = base.source, model.source
         if not scores_in_pairs(settings.precision, self.device_type, *sources, is_adapter=is_adapter):
             return self.losses(base, tokens, what), self.losses(model, tokens, what)
@@ -139,6 +142,21 @@ class DryModels:
     def noise_rates(self, job: TrainingJob, model: Model) -> np.ndarray:
         """As of ``cleaning.trainings.Trainings``: no noise."""
         return np.zeros(len(job.tokens))
+
+    def one_step(self, job: TrainingJob, nulls: int) -> StepModels:
+        """As of ``cleaning.trainings.Trainings``: a training of two passes over the rows. The few passes that find
+        the step's length are not counted, since their number is not known."""
+        key = fingerprint([job.inputs(self.recipe, self.device_type), "one step", nulls])
+        names = [STEP, *(null_name(number) for number in range(nulls))]
+        models = [Model(f"{job.name} {name}", job.start.source, fingerprint([key, name])) for name in names]
+        if models[0].key not in self._steps:
+            passes = 2
+            counts = (job.tokens.input_ids.lengths, job.weights.map_values(lambda weights: weights != 0).row_sums())
+            lengths, selected = (np.tile(count, passes) for count in counts)
+            steps = StepPlan(len(job.tokens), passes, 0, SchedulePart(0, passes, passes))
+            self.recorded.append(RecordedTraining(job.name, lengths, selected, steps, 0))
+            self._steps.update(model.key for model in models)
+        return StepModels(models[0], tuple(models[1:]))
 
 
 class RandomRatings:
