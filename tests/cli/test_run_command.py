@@ -25,7 +25,7 @@ def test_a_run_on_a_data_file(command, here, small_pool, tiny_model_folder):
     lines = said.out.splitlines()
     assert lines[0].startswith("auto chose full tokens: 8 held-out rows are too few to choose by, which takes 40.")
     assert " Next: " in lines[0]
-    table = [line for line in lines if line.split()[:1] in (["base"], ["full_tokens"], ["auto"])]
+    table = [line for line in lines[1:] if line.split()[:1] in (["base"], ["full_tokens"], ["auto"])]
     assert [line.split()[0] for line in table] == ["base", "full_tokens", "auto"]
     assert "+0.0000" in table[2]
     paths = lines[lines.index(next(line for line in lines if line.startswith("results "))) :]
