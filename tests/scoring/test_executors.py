@@ -55,9 +55,12 @@ def test_a_recipe_names_an_executor_by_itself_or_as_a_section():
 def test_a_worker_computes_what_a_stage_holds_and_its_manifest_says_where(passes, tmp_path):
     tokens = tokenize_pool(load_pool(passes.pool), passes.tokenizer)
     source = resolve_source(str(passes.base))
-    worker = ShardWorker(ModelWork(source, POLICY, 2048, 100), source_fingerprint(source), "cpu", 1)
+    worker = ShardWorker("cpu", 1)
     worker.start(installed_packages())
-    sent = worker.compute(tokens, "all rows")
+    model = ModelWork(source, POLICY, 2048, 100), source_fingerprint(source)
+    sent = worker.compute(model, tokens, "all rows")
+    worker.unload()
+    assert worker.compute(model, tokens, "all rows").files == sent.files
     kept = Store(tmp_path / "run").stage("losses", 2, {"tokens": "x"}, sent.write)
     assert [*sent.files] == ["losses.parquet"] == [*kept.manifest["files"]]
     assert kept.manifest["results"]["what"] == "all rows"
@@ -69,15 +72,13 @@ def test_a_worker_computes_what_a_stage_holds_and_its_manifest_says_where(passes
 
 def test_a_worker_refuses_other_weights_and_other_software(passes):
     tokens = tokenize_pool(load_pool(passes.pool), load_tokenizer(str(passes.base)))
-    worker = ShardWorker(ModelWork(resolve_source(str(passes.base)), POLICY, 2048, 100), "0" * 64, "cpu", 1)
+    worker, work = ShardWorker("cpu", 1), ModelWork(resolve_source(str(passes.base)), POLICY, 2048, 100)
     with pytest.raises(ModelError, match=r"has other software: torch .* \(here 1\.0\); install the same versions"):
         worker.start({**installed_packages(), "torch": "1.0"})
     worker.start(installed_packages())
     with pytest.raises(ModelError, match=r"Ray node .*its files are not those that the pass was begun with"):
-        worker.compute(tokens, "all rows")
+        worker.compute((work, "0" * 64), tokens, "all rows")
     absent = resolve_source(str(passes.base)).absolute
     gone = ModelWork(type(absent)("/nowhere/base"), POLICY, 2048, 100)
-    worker = ShardWorker(gone, "0" * 64, "cpu", 1)
-    worker.start(installed_packages())
     with pytest.raises(ModelError, match=r"Ray node .*/nowhere/base.*every node needs the model"):
-        worker.compute(tokens, "all rows")
+        worker.compute((gone, "0" * 64), tokens, "all rows")

@@ -1,4 +1,4 @@
-"""The actors of one pass: shards are given to those that are free, and taken back from those that die."""
+"""Actors of Ray: shards are given to those that are free, and taken back from those that die."""
 
 from __future__ import annotations
 
@@ -35,22 +35,23 @@ class _Job:
 
 
 class Actors:
-    """Actors that compute the shards of one pass.
+    """Actors that compute the shards of one pass after another; between passes they hold no model.
 
     At most ``limit`` shards are accepted at a time, as many as there are actors at most. Actors are started when there
     is a shard for them; a dead one is replaced. ``note(text)`` gets what the user should know.
     """
 
-    def __init__(self, settings: ExecutorSettings, work: ModelWork, device: str, note: Callable[[str], None]) -> None:
+    def __init__(self, settings: ExecutorSettings, device: str, note: Callable[[str], None]) -> None:
         self._settings, self._note = settings, note
-        work = replace(work, source=work.source.absolute)  # a node has another current folder
-        self._arguments = (work, source_fingerprint(work.source), device, settings.num_cpus)
+        self._arguments = (device, settings.num_cpus)
         # An actor is restarted by us, not by Ray, which would give it the same shard without end.
         options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "max_restarts": 0}
         self._actor_class: Any = ray.remote(**options, max_task_retries=0)(ShardWorker)
         self._packages = installed_packages()
-        self.limit = settings.actors or self._most_actors()
-        self._starting: dict[Any, Any] = {}  # actors by the reference that tells that they have started
+        self.limit = 0
+        self._model: tuple[ModelWork, str] | None = None
+        # Actors, and whether they are new, by the reference that tells that they live.
+        self._starting: dict[Any, tuple[Any, bool]] = {}
         self._free: deque[Any] = deque()
         self._working: dict[Any, tuple[Any, _Job]] = {}  # actors and their shards by the reference to the result
         self._waiting: deque[_Job] = deque()
@@ -58,9 +59,27 @@ class Actors:
         self._warned: set[str] = set()
         self._idle_since: float | None = None
 
+    def begin(self, work: ModelWork) -> None:
+        """Begin a pass."""
+        work = replace(work, source=work.source.absolute)  # a node has another current folder
+        self._model = work, source_fingerprint(work.source)
+        self.limit = self._settings.actors or self._most_actors()
+        self._check_free()
+
+    def end_pass(self) -> None:
+        """Kill the actors that still compute, and have the others drop their model."""
+        for actor, _ in self._working.values():
+            _kill(actor)
+        self._working.clear()
+        self._waiting.clear()
+        with suppress(RayError, ConnectionError):  # the error that ended the pass is the one to report
+            for actor in self._free:
+                actor.unload.remote()
+
     def end(self) -> None:
-        """Kill the actors, also those that still compute."""
-        for actor in (*self._starting.values(), *self._free, *(actor for actor, _ in self._working.values())):
+        """Kill all actors."""
+        self.end_pass()
+        for actor in (*self._free, *(actor for actor, _ in self._starting.values())):
             _kill(actor)
 
     @property
@@ -98,24 +117,31 @@ class Actors:
         """Give waiting shards to free actors, and start actors for the rest."""
         while self._waiting and self._free:
             actor, job = self._free.popleft(), self._waiting.popleft()
-            reference = actor.compute.remote(job.shard.tokens(), job.shard.what)
+            reference = actor.compute.remote(self._model, job.shard.tokens(), job.shard.what)
             self._working[reference] = actor, job
         while len(self._starting) < len(self._waiting) and self._count < self.limit:
             actor = self._actor_class.remote(*self._arguments)
-            self._starting[actor.start.remote(self._packages)] = actor
+            self._starting[actor.start.remote(self._packages)] = actor, True
+
+    def _check_free(self) -> None:
+        """Let the free actors say that they live before they are given a shard: the death of a node takes many, and one
+        shard must not be held against all of them."""
+        for actor in self._free:
+            self._starting[actor.start.remote(self._packages)] = actor, False
+        self._free.clear()
 
     @property
     def _count(self) -> int:
         return len(self._starting) + len(self._free) + len(self._working)
 
     def _started(self, reference: Any) -> None:
-        actor = self._starting.pop(reference)
+        actor, is_new = self._starting.pop(reference)
         try:
             _result(reference)
         except RayActorError as error:
             _kill(actor)
-            self._failed_starts.append(_reason(error))
-            if len(self._failed_starts) >= TRIES:
+            self._failed_starts += [_reason(error)] if is_new else []
+            if len(self._failed_starts) >= TRIES and not (self._free or self._working):
                 raise RankError(
                     f"{TRIES} Ray actors ended before they computed anything; last: {self._failed_starts[-1]}. Is "
                     "tokenclean installed on the nodes, in the same version, and is there enough memory?"
@@ -135,6 +161,7 @@ class Actors:
                 raise RankError(_poisoned(job)) from error
             self._note(f"{job.shard.what}: its Ray actor ended ({job.deaths[-1]}); another one computes it")
             self._waiting.appendleft(job)
+            self._check_free()
             return None
         self._free.append(actor)
         self._failed_starts.clear()

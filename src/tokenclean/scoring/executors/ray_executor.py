@@ -26,6 +26,7 @@ from tokenclean.scoring.stored_losses import LossShard, ShardLosses, find_losses
 if TYPE_CHECKING:
     from tokenclean.scoring.executors.ray_actors import Actors
     from tokenclean.scoring.executors.ray_worker import SentShard
+    from tokenclean.scoring.model_losses import ModelWork
 
 
 class RayExecutor:
@@ -41,6 +42,7 @@ class RayExecutor:
     def __init__(self, settings: ExecutorSettings, note: Callable[[str], None]) -> None:
         self._settings, self._note = settings, note
         self._owns_connection = False
+        self._actors: Actors | None = None
 
     def __enter__(self) -> RayExecutor:
         with needs_extra("ray", "ray", f"--on {self._settings.kind}"):
@@ -51,6 +53,9 @@ class RayExecutor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._actors is not None:
+            self._actors.end()
+            self._actors = None
         if self._owns_connection:
             import ray  # pyright: ignore[reportMissingImports]
 
@@ -91,7 +96,7 @@ class RayExecutor:
                     done += shard.span
                     yield shard, found
                     continue
-                actors = actors or self._start_actors(losses)
+                actors = actors or self._begin(losses.work)
                 actors.give(shard)
                 for finished in actors.take(timeout=0):
                     yield stored(*finished)
@@ -103,13 +108,16 @@ class RayExecutor:
                     yield stored(*finished)
         finally:
             if actors is not None:
-                actors.end()
+                actors.end_pass()
 
-    def _start_actors(self, losses: ShardLosses) -> Actors:
+    def _begin(self, work: ModelWork) -> Actors:
+        """The actors, ready for a pass; they are started with the first shard that is to be computed."""
         from tokenclean.scoring.executors.ray_actors import Actors
 
-        assert losses.work is not None
-        return Actors(self._settings, losses.work, self.device("auto"), self._note)
+        if self._actors is None:
+            self._actors = Actors(self._settings, self.device("auto"), self._note)
+        self._actors.begin(work)
+        return self._actors
 
     def _connect(self) -> None:
         import ray  # pyright: ignore[reportMissingImports]

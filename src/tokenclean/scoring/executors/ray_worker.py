@@ -47,18 +47,19 @@ class SentShard:
 
 
 class ShardWorker:
-    """Computes shards under one model. ``work``: what from; ``fingerprint``: of the model where the pass was begun;
-    ``threads``: of this process."""
+    """Computes shards under one model at a time. ``threads``: of this process."""
 
-    def __init__(self, work: ModelWork, fingerprint: str, device: str, threads: int) -> None:
-        self._work, self._fingerprint, self._device, self._threads = work, fingerprint, device, threads
+    def __init__(self, device: str, threads: int) -> None:
+        self._device, self._threads = device, threads
         self._node = platform.node()
+        self._cache = ModelCache(device)
+        self._model: tuple[ModelWork, str] | None = None
         self._losses: ModelLosses | None = None
         self._warnings = _Warnings()
 
     def start(self, packages: Mapping[str, object]) -> None:
-        """Prepare for the first shard. Raises ModelError where this node has other ``packages``, which change bits, or
-        another model under the same name."""
+        """Prepare for shards; nothing if that is done. Raises ModelError where this node has other ``packages``, which
+        change bits."""
         from tokenclean.models.device import resolve_device
 
         own = installed_packages()
@@ -72,19 +73,29 @@ class ShardWorker:
         torch.set_num_threads(self._threads)
         logging.getLogger("tokenclean").addHandler(self._warnings)
         resolve_device(self._device)
-        self._losses = ModelLosses(self._using_checked(ModelCache(self._device)), self._work)
 
-    def compute(self, tokens: TokenizedPool, what: str) -> SentShard:
-        """The losses of a shard, as the files of their stage. Raises as ``ModelLosses.write`` does."""
-        assert self._losses is not None, "start comes first"
+    def compute(self, model: tuple[ModelWork, str], tokens: TokenizedPool, what: str) -> SentShard:
+        """The losses of a shard, as the files of their stage; the model is loaded if the last shard had another.
+
+        ``model``: what the losses are computed from, and the model's fingerprint where the pass was begun. Raises
+        ModelError where it is another here, and as ``ModelLosses.write`` does.
+        """
+        if self._losses is None or model != self._model:
+            work, fingerprint = self._model = model
+            self._losses = ModelLosses(self._using_checked(fingerprint), work)
         with tempfile.TemporaryDirectory() as folder:
             started, clock = time.time(), time.monotonic()
             results = self._losses.write(Path(folder), tokens, what)
             files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
             return SentShard(files, results, describe_origin(started, clock), self._warnings.take())
 
-    def _using_checked(self, cache: ModelCache) -> Using:
-        """``cache.using`` of a model that is the one that the pass was begun with; errors name the node."""
+    def unload(self) -> None:
+        """Give back the model's memory until the next pass."""
+        self._model = self._losses = None
+        self._cache.clear()
+
+    def _using_checked(self, fingerprint: str) -> Using:
+        """``ModelCache.using`` of the model with this fingerprint; errors name the node."""
         checked = False
 
         @contextmanager
@@ -92,12 +103,12 @@ class ShardWorker:
             nonlocal checked
             with ExitStack() as block:
                 try:
-                    if not checked and (found := source_fingerprint(source)) != self._fingerprint:
+                    if not checked and (found := source_fingerprint(source)) != fingerprint:
                         raise ModelError(
                             f"{source}: its files are not those that the pass was begun with (fingerprint "
-                            f"{found[:12]}, expected {self._fingerprint[:12]}); copy the same model to all nodes"
+                            f"{found[:12]}, expected {fingerprint[:12]}); copy the same model to all nodes"
                         )
-                    model = block.enter_context(cache.using(source))
+                    model = block.enter_context(self._cache.using(source))
                 except (ModelError, MissingExtraError, OSError) as error:
                     raise ModelError(
                         f"Ray node {self._node}: {error}; every node needs the model: a Hub id, or a folder under the "
