@@ -92,6 +92,7 @@ def strategies() -> str:
             word
             for word, is_so in (
                 ("ratings", strategy.needs_ratings),
+                ("trusted rows", strategy.needs_trusted),
                 ("trains its own references", strategy.trains_references),
             )
             if is_so

@@ -188,7 +188,9 @@ def test_trusted_rows(run_page: RunPage, tmp_path: Path):
     results = results_of(tmp_path / "runs" / "my")
     recipe = yaml.safe_load((results / "recipe.yaml").read_text(encoding="utf-8"))
     assert recipe["cleaning"]["trusted"]["path"] == "trusted.jsonl"
-    assert "trusted" in set(read_table(results / "fixed_model" / "kept.parquet").sources)
+    assert "trusted" in set(read_table(results / "influence" / "kept.parquet").sources)
+    (by_warmup,) = (tmp_path / "runs" / "my" / "results").glob("*/fixed_model/kept.parquet")
+    assert "trusted" in set(read_table(by_warmup).sources)
 
 
 def test_served_reference(run_page: RunPage, tmp_path: Path):

@@ -155,6 +155,37 @@ def test_without_prompt_passes_only_the_rows_are_scored(untrained: Laboratory):
     assert names.isdisjoint({"mismatch", "mismatch_by_sentence", "pmi", "t_shirt", "conflict + fill"})
 
 
+def test_trusted_rows_give_their_influence_and_a_reference(small_pool: Path, tiny_model_folder: Path, tmp_path: Path):
+    checked = tmp_path / "checked.jsonl"
+    lines = small_pool.read_text(encoding="utf-8").splitlines(keepends=True)
+    checked.write_text("".join(lines[40:56]), encoding="utf-8")
+    values = recipe_of(small_pool, tiny_model_folder, tmp_path).model_dump(mode="json")
+    values["cleaning"]["trusted"] = str(checked)
+    recipe = recipe_from(values)
+    clean = load_pool(small_pool).take(range(20))
+    planted = truth_of_planted(clean, plant(clean, {"corrupted": NoiseSettings(row_share=0.5)}, seed=1))
+    store, notes = Store(recipe.folder), []
+    with store.lock():
+        laboratory = open_laboratory(recipe, planted, observer=Observer(note=notes.append), store=store)
+        scored = score_columns(laboratory, with_prompt_passes=False)
+    columns, tokens = scored.columns, laboratory.context.tokens
+    assert len(tokens) == 20  # the trusted rows are not among them
+    assert columns.influence is not None
+    assert columns.passages is not None
+    is_judged = (columns.passages.sentence.values >= 0) & tokens.is_response.values
+    assert np.array_equal(np.isfinite(columns.influence.standardized.values), is_judged)
+    assert {"influence", "fixed_model", "rho"} <= set(measure_detectors(columns, laboratory.labels))
+    total = len(tokens.input_ids.values)
+    assert [(one.what, one.tokens) for one in scored.passes] == [
+        ("rows", total),
+        ("rows, for the step on trusted rows", 2 * total),
+        ("its null", 16 * total),
+        ("rows, for the score against the reference", 2 * total),
+    ]
+    assert any("of 16 rows lowers their loss" in note for note in notes)
+    assert any(note.startswith("influence: ") and "below the null's 1% quantile" in note for note in notes)
+
+
 def test_passages_are_those_of_the_text(untrained: Laboratory):
     tokens, pool = untrained.context.tokens, untrained.context.data.pool
     passages, decode = find_passages(tokens, pool), untrained.context.data.tokenizer.decode

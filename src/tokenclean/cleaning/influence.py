@@ -19,6 +19,7 @@ from tokenclean.cleaning.token_passages import find_passages
 from tokenclean.cleaning.trainings import TrainingJob
 from tokenclean.ragged import Ragged
 from tokenclean.selection.null_sums import QUANTILE, JudgedGroups, SumNull, fit_null, judge_groups
+from tokenclean.token_table import multiply_weights
 from tokenclean.tokens import TokenizedPool
 
 NULLS = 8
@@ -81,7 +82,10 @@ def influence(context: RunContext) -> StrategyResult:
 def measure_influence(context: RunContext, trusted: TokenizedPool) -> Influence:
     """Judge the sentences of all training rows but trusted ones by a step on the rows ``trusted``. Notes what is
     found."""
-    job = TrainingJob("influence", context.base, trusted, weights_of(trusted.is_response))
+    weights = weights_of(trusted.is_response)
+    if trusted.weight is not None:
+        weights = multiply_weights(weights, trusted.weight)
+    job = TrainingJob("influence", context.base, trusted, weights)
     models = context.trainings.one_step(job, NULLS)
     if models.reached:
         context.note(f"influence: {models.reached}")

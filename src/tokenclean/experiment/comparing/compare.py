@@ -146,8 +146,11 @@ def _check(recipe: Recipe, strategies: Sequence[str], seeds: Sequence[int], cont
         problems.append("cleaning.proportion: a comparison needs one number for all seeds; take what a run has chosen")
     for name in strategies:
         try:
-            if find_strategy(name).needs_ratings and recipe.pool.curation is None:
+            needs = find_strategy(name)
+            if needs.needs_ratings and recipe.pool.curation is None:
                 problems.append(f"--strategies: {name} needs the pool's ratings; name their file in pool.curation")
+            if needs.needs_trusted and recipe.cleaning.trusted is None:
+                problems.append(f"--strategies: {name} needs checked rows; name their file in cleaning.trusted")
         except ValueError as error:
             problems.append(f"--strategies: {error}")
     if control not in (BASE, *strategies):
