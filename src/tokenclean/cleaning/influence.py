@@ -85,7 +85,7 @@ def measure_influence(context: RunContext, trusted: TokenizedPool) -> Influence:
     weights = weights_of(trusted.is_response)
     if trusted.weight is not None:
         weights = multiply_weights(weights, trusted.weight)
-    job = TrainingJob("influence", context.base, trusted, weights)
+    job = TrainingJob("step on trusted rows", context.base, trusted, weights)
     models = context.trainings.one_step(job, NULLS)
     if models.reached:
         context.note(f"influence: {models.reached}")

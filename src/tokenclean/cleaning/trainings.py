@@ -148,7 +148,7 @@ class ModelTrainings:
         settings, processes = self.recipe.training, self.stages.processes
 
         def compute(folder: Path) -> dict[str, object]:
-            self.observer.note(f"one gradient step on {len(job.tokens):,} rows, and {nulls} with random signs of them")
+            self.observer.note(f"{job.name}: {len(job.tokens):,} rows, and {nulls} steps with random signs of them")
             self.models.clear()  # the step needs their memory
             done = write_one_step(
                 job.start.weights_source,
@@ -172,7 +172,7 @@ class ModelTrainings:
         def model(name: str) -> Model:
             files = {file: entry for file, entry in stage.manifest["files"].items() if file.startswith(f"{name}/")}
             source = replace(self.base_source, adapter=str(stage.path / name))
-            return Model(f"{job.name} {name}", source, stage.key, fingerprint(files))
+            return Model(job.name if name == STEP else f"{job.name}, {name}", source, stage.key, fingerprint(files))
 
         reached = str(OneStep.of_manifest(stage.manifest["results"]))
         return StepModels(model(STEP), tuple(model(null_name(number)) for number in range(nulls)), reached)

@@ -25,7 +25,7 @@ from tokenclean.recipe import Recipe, ScoringSettings, ServedModel
 from tokenclean.scoring.stored_losses import scores_in_pairs
 from tokenclean.store import array_hash, fingerprint
 from tokenclean.tokens import TokenizedPool
-from tokenclean.training.one_step import STEP, null_name
+from tokenclean.training.one_step import null_name
 from tokenclean.training.step_plan import SchedulePart, StepPlan, plan_steps
 
 _MEAN_LOSS, _GAIN = 10.0, 0.01
@@ -147,8 +147,8 @@ class DryModels:
         """As of ``cleaning.trainings.Trainings``: a training of two passes over the rows. The few passes that find
         the step's length are not counted, since their number is not known."""
         key = fingerprint([job.inputs(self.recipe, self.device_type), "one step", nulls])
-        names = [STEP, *(null_name(number) for number in range(nulls))]
-        models = [Model(f"{job.name} {name}", job.start.source, fingerprint([key, name])) for name in names]
+        names = [job.name, *(f"{job.name}, {null_name(number)}" for number in range(nulls))]
+        models = [Model(name, job.start.source, fingerprint([key, name])) for name in names]
         if models[0].key not in self._steps:
             passes = 2
             counts = (job.tokens.input_ids.lengths, job.weights.map_values(lambda weights: weights != 0).row_sums())
