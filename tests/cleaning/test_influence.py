@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ WORDS = (
     *("iron", "salt", "wool", "clay", "sand", "rope", "wood", "milk", "corn", "rice"),
     *("silk", "lead", "coal", "wine", "snow", "leaf", "bone", "shell", "glass", "stone"),
 )
+BLUE = "It is blue, blue, blue, blue, blue, blue."
 
 
 def write_rows(path: Path, answers: list[str], first: int = 0) -> Path:
@@ -37,8 +39,13 @@ def write_rows(path: Path, answers: list[str], first: int = 0) -> Path:
     return path
 
 
-def good(count: int) -> list[str]:
-    return [f"It is {WORDS[n % len(WORDS)]}." for n in range(count)]
+def answers(count: int, words: Sequence[str], seed: int = 0) -> list[str]:
+    """Answers of six words each, drawn at random."""
+    return [f"It is {', '.join(row)}." for row in np.random.default_rng(seed).choice(words, (count, 6)).tolist()]
+
+
+def good(count: int, seed: int = 0) -> list[str]:
+    return answers(count, WORDS, seed)
 
 
 def recipe_with(folder: Path, model: Path, pool: list[str], trusted: list[str] | None) -> Recipe:
@@ -59,14 +66,14 @@ def recipe_with(folder: Path, model: Path, pool: list[str], trusted: list[str] |
 
 
 def opened_with(folder: Path, model: Path, pool: list[str], notes: list[str]) -> OpenRun:
-    return open_run(recipe_with(folder, model, pool, good(40)), Observer(note=notes.append))
+    return open_run(recipe_with(folder, model, pool, good(40, seed=1)), Observer(note=notes.append))
 
 
 @pytest.fixture(scope="module")
 def taught_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model after a training in which half of the answers are blue, the others one of many words."""
+    """The tiny model after a training in which half of the words are blue, the others any of many."""
     folder = tmp_path_factory.mktemp("taught")
-    pool = load_pool(write_rows(folder / "rows.jsonl", [*good(40), *["It is blue."] * 40]))
+    pool = load_pool(write_rows(folder / "rows.jsonl", answers(120, [*WORDS, *["blue"] * len(WORDS)], seed=2)))
     tokens = tokenize_pool(pool, load_tokenizer(str(tiny_model_folder)))
     settings = TrainingSettings(
         method="full", learning_rate=1e-2, batch_size=20, epochs=12, max_grad_norm=1, precision="exact"
@@ -79,7 +86,7 @@ def taught_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.usefixtures("one_thread")
 def test_what_checked_rows_contradict_is_dropped_and_a_second_run_computes_nothing(tmp_path, taught_folder):
     notes: list[str] = []
-    pool = [*good(40), *["It is blue."] * 20]
+    pool = [*good(40), *[BLUE] * 20]
     opened = opened_with(tmp_path, taught_folder, pool, notes)
     context = opened.context
     result = run_strategy(context, "influence")
@@ -88,7 +95,7 @@ def test_what_checked_rows_contradict_is_dropped_and_a_second_run_computes_nothi
     texts = {row.id: row.turns[-1].content for row in context.data.pool}
     for row, id in enumerate(context.tokens.ids):
         of_row = kept[row][labels[row]]
-        if texts[id] == "It is blue.":  # its end token is in no sentence
+        if texts[id] == BLUE:  # its end token is in no sentence
             assert not of_row[:-1].any()
             assert of_row[-1]
         else:
@@ -105,7 +112,7 @@ def test_what_checked_rows_contradict_is_dropped_and_a_second_run_computes_nothi
     text = "\n".join(notes)
     assert "of what the gradient predicts" in text
     assert "below the null's 1% quantile, which predicts" in text
-    assert "deviations: It is blue." in text
+    assert f"deviations: {BLUE}" in text
 
     again = opened_with(tmp_path, taught_folder, pool, [])
     found = run_strategy(again.context, "influence").kept
@@ -128,7 +135,7 @@ def test_on_clean_rows_it_keeps_everything_and_says_so(tmp_path, taught_folder):
 @pytest.mark.usefixtures("one_thread")
 def test_too_few_sentences_for_a_null_are_kept(tmp_path, taught_folder):
     notes: list[str] = []
-    opened = opened_with(tmp_path, taught_folder, [*good(4), *["It is blue."] * 4], notes)
+    opened = opened_with(tmp_path, taught_folder, [*good(4), *[BLUE] * 4], notes)
     sentences = 8 - len(opened.context.heldout)
     result = run_strategy(opened.context, "influence")
     assert result.kept is not None

@@ -2,8 +2,8 @@
 
 s(t) = ℓ_θ(t) − ℓ_θ′(t), nats, with θ′ = θ − η·∇ (mean loss of the trusted rows): the paper's score with a reference
 that took one plain step, which to first order is η times the product of the token's gradient and theirs (LESS, arXiv
-2402.04333; IF-Guide, 2506.01790). Steps with random signs of the trusted rows are its sampling error, so the score's
-null distribution is known: what these rows would do to a sentence that they say nothing about.
+2402.04333; IF-Guide, 2506.01790). Steps as long with random signs of the trusted rows give the score's null, so what
+is dropped is further down than chance explains, and none is dropped where no more is found than chance gives.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Influence:
 
 def influence(context: RunContext) -> StrategyResult:
     """Every response token but those of sentences that a gradient step on the trusted rows makes less likely, by more
-    than the sampling error of that step (``cleaning.trusted``).
+    than steps as long with random signs of these rows do (``cleaning.trusted``).
 
     A sentence's s is summed, in standard deviations of the null for its tokens; dropped is what is below the null's 1 %
     quantile, unless no more sentences are below it than chance gives. Tokens outside of sentences, such as end tokens,

@@ -1,4 +1,4 @@
-"""One plain gradient step on given rows, and its sampling error, each as a LoRA on the base.
+"""One plain gradient step on given rows, and steps as long with random signs of the rows, each a LoRA on the base.
 
 A full gradient G of a layer would take the memory of the layer once more. A LoRA ΔW = s·B·A gives its best known part:
 with a random A and B = 0 the gradient of B is s·G·Aᵀ, whose column space nearly holds G's leading directions Q; with
@@ -48,7 +48,8 @@ _GROUPS = 16
 class OneStep:
     """``rate``: η of θ − η·∇, after ``halvings`` of the first one tried. ``loss``: mean over the rows' weighted tokens
     in nats; ``drop``: by how much the step lowers it; ``predicted``: by how much the gradient says. ``null_length``:
-    mean Frobenius norm of the steps with random signs over the step's; NaN without any."""
+    mean Frobenius norm of the gradients with random signs over the gradient's, 1 where the rows have nothing in
+    common; NaN without any."""
 
     rows: int
     tokens: int
@@ -71,8 +72,8 @@ class OneStep:
     def __str__(self) -> str:
         return (
             f"η {self.rate:.3g} on {self.tokens:,} tokens of {self.rows:,} rows lowers their loss {self.loss:.4f} by "
-            f"{self.drop:.4f} nats, {self.drop / self.predicted:.0%} of what the gradient predicts; steps with "
-            f"random signs of the rows are {self.null_length:.2f} times as long"
+            f"{self.drop:.4f} nats, {self.drop / self.predicted:.0%} of what the gradient predicts; with "
+            f"random signs of the rows the gradient is {self.null_length:.2f} times as long"
         )
 
 
@@ -104,6 +105,10 @@ class Direction:
         """Frobenius norm."""
         return float(torch.linalg.vector_norm(self.rows))
 
+    def scaled_to(self, norm: float) -> Direction:
+        """The same direction at this Frobenius norm; 0 stays 0."""
+        return Direction(self.columns, self.rows * (norm / self.norm if self.norm else 0.0))
+
 
 def write_one_step(
     source: ModelSource,
@@ -123,11 +128,11 @@ def write_one_step(
     ``input_ids``: int64; ``weights``: float, aligned, 0 for a token that does not count; of ``settings`` the LoRA's
     rank and modules, the precision, the packs and the loss's normalisation are used. The rate η begins where the
     gradient predicts to lower the loss by a tenth, and is halved until the loss falls by ``FIRST_ORDER_SHARE`` of the
-    prediction. Writes the adapter ``STEP``, and ``nulls`` adapters ``null_name``: steps at the same rate with random
-    signs of the rows (``sign_patterns``), in which nothing is left of what the rows agree on. So they are the step's
-    sampling error: as long as the step where the rows have nothing in common, shorter the more rows agree. Adapters of
-    ``source`` are summed in. Among several ``processes`` all call this alike, and the first writes. ``row_names``: for
-    errors.
+    prediction. Writes the adapter ``STEP``, and ``nulls`` adapters ``null_name``: the gradient with random signs of
+    the rows (``sign_patterns``), which leave nothing of what the rows agree on, in every layer as long (Frobenius norm)
+    as the step. So these are made of what gradients are made of; an isotropic step of this length would hardly change
+    a loss. Adapters of ``source`` are summed in. Among several ``processes`` all call this alike, and the first writes.
+    ``row_names``: for errors.
 
     Raises TrainingError where no row has a weighted token, where a loss is not finite, or where no rate is found; else
     as ``fine_tune.train``.
@@ -151,7 +156,7 @@ def write_one_step(
     found = _place_first_order_step(gradient, own, random)
     save_rounds(model, folder / STEP, base=source.base, processes=processes)
     for number, null in enumerate(random):
-        gradient.place(null, found.rate)
+        gradient.place([d.scaled_to(o.norm) for d, o in zip(null, own, strict=True)], found.rate)
         save_rounds(model, folder / null_name(number), base=source.base, processes=processes)
     return found
 
