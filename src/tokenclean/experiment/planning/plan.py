@@ -30,6 +30,7 @@ from tokenclean.report.tables import Table
 
 _SUMMED = {
     "held-out": "score held-out rows, {} models",
+    "null sample": "score a sample for the null of influence, {} passes",
     "sample": "score samples for the reference checks, {} passes",
 }
 """Passes that are one line for all models."""
@@ -39,7 +40,8 @@ _SUMMED = {
 class Step:
     """One pass of the run: ``flop`` floating-point operations; ``optimizer_steps`` and ``rate_steps`` (learning rate
     above 0) for a training, else 0. ``memory_bytes``: at its peak, beside the process's own. ``is_served``: a server
-    computes it, asked once for each row; neither its FLOP nor its time are known here."""
+    computes it, asked once for each row; neither its FLOP nor its time are known here. ``is_one_step``: two passes
+    for one gradient step, which no schedule has a part in."""
 
     name: str
     rows: int
@@ -50,6 +52,7 @@ class Step:
     batch_size: int = 0
     memory_bytes: int = 0
     is_served: bool = False
+    is_one_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -232,15 +235,17 @@ def _scoring_step(name: str, passes: Sequence[RecordedPass], size: ModelSize, me
 
 def _training_step(training: RecordedTraining, recipe: Recipe, size: ModelSize, memory: _Memory) -> Step:
     settings, lengths = recipe.training, training.lengths
+    epochs = 1 if training.is_one_step else settings.epochs
     return Step(
-        f"train {training.name}",
+        training.name if training.is_one_step else f"train {training.name}",
         len(lengths),
-        int(lengths.sum()) * settings.epochs,
-        training_flop(size, settings, lengths, training.selected) * settings.epochs,
+        int(lengths.sum()) * epochs,
+        training_flop(size, settings, lengths, training.selected) * epochs,
         training.steps.steps,
         training.steps.effective_steps,
         training.steps.batch_size,
         memory.training(lengths, training.steps.batch_size, training.adapters),
+        is_one_step=training.is_one_step,
     )
 
 
