@@ -129,4 +129,4 @@ def test_influence_with_trusted_rows(section, small_pool, tiny_model_folder, tmp
     (step,) = (step for step in steps if step.is_one_step)
     assert (step.name, step.rows, step.optimizer_steps) == ("step on trusted rows", 2 * 12, 2)
     (null,) = (step for step in steps if "null of influence" in step.name)
-    assert null.rows >= 8 * 40
+    assert null.rows >= 9 * 20
