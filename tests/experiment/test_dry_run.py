@@ -14,6 +14,7 @@ from tokenclean.cleaning.passes import Passes
 from tokenclean.cleaning.trainings import Trainings
 from tokenclean.experiment.demo import pool_path
 from tokenclean.experiment.planning.dry_run import RecordedPass, dry_run
+from tokenclean.experiment.planning.plan import plan
 from tokenclean.experiment.run import take_strategies
 from tokenclean.recipe import Recipe
 from tokenclean.scoring.stored_losses import scores_in_pairs
@@ -124,3 +125,8 @@ def test_influence_with_trusted_rows(section, small_pool, tiny_model_folder, tmp
     found = planned(recipe)
     assert found == done(recipe)
     assert [item[1] for item in found].count("null sample") >= 8
+    steps = plan(recipe, flop_per_second=1e9).steps
+    (step,) = (step for step in steps if step.is_one_step)
+    assert (step.name, step.rows, step.optimizer_steps) == ("step on trusted rows", 2 * 12, 2)
+    (null,) = (step for step in steps if "null of influence" in step.name)
+    assert null.rows >= 9 * 20

@@ -114,12 +114,13 @@ def test_it_is_as_long_as_the_first_order_reaches(base_folder, tmp_path):
 
 def test_a_null_is_the_gradient_with_the_signs_of_its_pattern(base_folder, tmp_path):
     found, lengths = step_on(base_folder, tmp_path, settings_of(), nulls=2), []
+    step = changes(tmp_path / "step")
     rows = np.flatnonzero(WEIGHTS.row_sums())  # row 3 has no weighted token
     for number, pattern in enumerate(sign_patterns(2, len(rows), 3)[1:]):
         signs = np.zeros(len(IDS))
         signs[rows] = pattern
         expected = gradients(base_folder, WEIGHTS.with_values(WEIGHTS.values * np.repeat(signs, WEIGHTS.lengths)))
-        step, made = changes(tmp_path / "step"), changes(tmp_path / f"null-{number + 1}")
+        made = changes(tmp_path / f"null-{number + 1}")
         for name, gradient in expected.items():
             assert made[name].norm() == pytest.approx(float(step[name].norm()), rel=1e-4)  # in every layer
             scaled = -gradient * step[name].norm() / gradient.norm()

@@ -36,7 +36,7 @@ def plan(
             out.print()
             out.print(table.to_rich())
     for step in planned.steps:
-        if step.optimizer_steps and step.rate_steps < 10:
+        if step.optimizer_steps and step.rate_steps < 10 and not step.is_one_step:
             say(
                 f"note: {step.name} takes {step.rate_steps} steps with a learning rate above 0; a reference needs at "
                 "least 10: set training.minimum_steps=10 or a smaller training.batch_size",

@@ -49,13 +49,15 @@ class RecordedPass:
 @dataclass(frozen=True)
 class RecordedTraining:
     """Rows to be trained on. ``lengths``, ``selected``: tokens, and tokens trained on, of each row (N,). ``steps``: the
-    training's optimizer steps. ``adapters``: LoRAs that the trained model has below its own."""
+    training's optimizer steps. ``adapters``: LoRAs that the trained model has below its own. ``is_one_step``: two
+    passes for one gradient step, each counted as a step, and no training."""
 
     name: str
     lengths: np.ndarray
     selected: np.ndarray
     steps: StepPlan
     adapters: int
+    is_one_step: bool = False
 
 
 Recorded = RecordedPass | RecordedTraining
@@ -154,7 +156,7 @@ class DryModels:
             counts = (job.tokens.input_ids.lengths, job.weights.map_values(lambda weights: weights != 0).row_sums())
             lengths, selected = (np.tile(count, passes) for count in counts)
             steps = StepPlan(len(job.tokens), passes, 0, SchedulePart(0, passes, passes))
-            self.recorded.append(RecordedTraining(job.name, lengths, selected, steps, 0))
+            self.recorded.append(RecordedTraining(job.name, lengths, selected, steps, 0, is_one_step=True))
             self._steps.update(model.key for model in models)
         return StepModels(models[0], tuple(models[1:]))
 

@@ -45,6 +45,7 @@ _TOKEN_BYTES = 8
 _SUMMED = {
     "choosing": "score rows to choose by, {} models",
     "held-out": "score held-out rows, {} models",
+    "null sample": "score a sample for the null of influence, {} passes",
     "sample": "score samples for the reference checks, {} passes",
 }
 """Passes that are one line for all models."""
@@ -55,7 +56,7 @@ class Step:
     """One pass of the run: ``flop`` floating-point operations; ``optimizer_steps`` and ``rate_steps`` (learning rate
     above 0) for a training, else 0. ``memory_bytes``: at its peak, beside the process's own. ``stored_bytes``: that it
     leaves in the run folder. ``is_served``: a server computes it, asked once for each row; neither its FLOP nor its
-    time are known here."""
+    time are known here. ``is_one_step``: two passes for one gradient step, which no schedule has a part in."""
 
     name: str
     rows: int
@@ -67,6 +68,7 @@ class Step:
     memory_bytes: int = 0
     stored_bytes: int = 0
     is_served: bool = False
+    is_one_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -268,16 +270,18 @@ def _scoring_step(name: str, passes: Sequence[RecordedPass], size: ModelSize, me
 
 def _training_step(training: RecordedTraining, recipe: Recipe, size: ModelSize, memory: _Memory) -> Step:
     settings, lengths = recipe.training, training.lengths
+    epochs = 1 if training.is_one_step else settings.epochs
     return Step(
-        f"train {training.name}",
+        training.name if training.is_one_step else f"train {training.name}",
         len(lengths),
-        int(lengths.sum()) * settings.epochs,
-        training_flop(size, settings, lengths, training.selected) * settings.epochs,
+        int(lengths.sum()) * epochs,
+        training_flop(size, settings, lengths, training.selected) * epochs,
         training.steps.steps,
         training.steps.effective_steps,
         training.steps.batch_size,
         memory.training(lengths, training.steps.batch_size, training.adapters),
         4 * (size.lora if settings.method == "lora" else size.total),
+        is_one_step=training.is_one_step,
     )
 
 
