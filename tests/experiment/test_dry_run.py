@@ -120,12 +120,16 @@ def test_influence_with_trusted_rows(section, small_pool, tiny_model_folder, tmp
     trusted = tmp_path / "trusted.jsonl"
     trusted.write_text("".join(pool_path().read_text(encoding="utf-8").splitlines(keepends=True)[60:72]))
     cleaning = {"strategy": "influence", "trusted": str(trusted)}
-    controls = {"controls": ["full_tokens", "fixed_model"]}
-    recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, cleaning=cleaning, evaluation=controls, **section)
+    evaluation = {"controls": ["fixed_model"]}  # a run that finds nothing would share the training of full tokens
+    recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, cleaning=cleaning, evaluation=evaluation, **section)
     found = planned(recipe)
     assert found == done(recipe)
     assert [item[1] for item in found].count("null sample") >= 8
-    steps = plan(recipe, flop_per_second=1e9).steps
+    beside = recipe.model_copy(
+        update={"evaluation": recipe.evaluation.model_copy(update={"controls": ("full_tokens",)})}
+    )
+    steps = plan(beside, flop_per_second=1e9).steps
+    assert {"train full_tokens", "train influence"} <= {step.name for step in steps}
     (step,) = (step for step in steps if step.is_one_step)
     assert (step.name, step.rows, step.optimizer_steps) == ("step on trusted rows", 2 * 12, 2)
     (null,) = (step for step in steps if "null of influence" in step.name)
