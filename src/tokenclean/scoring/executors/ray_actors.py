@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+import ray  # pyright: ignore[reportMissingImports]
+from ray.exceptions import RayActorError, RayError, RayTaskError  # pyright: ignore[reportMissingImports]
 
 from tokenclean.errors import RankError
 from tokenclean.models.loading.load import source_fingerprint

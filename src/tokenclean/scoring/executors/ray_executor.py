@@ -46,7 +46,7 @@ class RayExecutor:
 
     def __enter__(self) -> RayExecutor:
         with needs_extra("ray", "ray", f"--on {self._settings.kind}"):
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
         if not ray.is_initialized():
             self._connect()
             self._owns_connection = True
@@ -57,7 +57,7 @@ class RayExecutor:
             self._actors.end()
             self._actors = None
         if self._owns_connection:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
 
             ray.shutdown()
 
@@ -120,7 +120,7 @@ class RayExecutor:
         return self._actors
 
     def _connect(self) -> None:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that is started here reports to nobody
         address = None if self._settings.kind == RAY else self._settings.kind
@@ -141,7 +141,7 @@ class RayExecutor:
 def _silence() -> None:
     """Keep Ray's own messages about lost nodes and workers off the terminal; ours say what matters, and Ray's logs have
     the rest. Ray has no public switch for them."""
-    from ray._private import worker
+    from ray._private import worker  # pyright: ignore[reportMissingImports]
 
     worker._worker_logs_enabled = False
     logging.getLogger("ray").setLevel(logging.CRITICAL)
