@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,6 @@ from tokenclean.cleaning.open_run import open_run
 from tokenclean.experiment.run import run
 from tokenclean.observer import Observer
 from tokenclean.recipe import Recipe, data_values, recipe_from
-from tokenclean.store import write_json
 
 POOLS = {"alpaca": "sft/alpaca.jsonl", "dolly": "sft/dolly.jsonl", "gpteacher": "sft/gpteacher_roleplay.jsonl"}
 """Clean pools -> their file below the data folder."""
@@ -79,22 +77,18 @@ def measure_case(case: Case, data: Path, output: Path, model: str, overrides: tu
 def finish_cases(
     cases: Sequence[Case], data: Path, output: Path, model: str, overrides: tuple[str, ...]
 ) -> list[Document]:
-    """The document of each case, found or measured, each in a process of its own. Raises SystemExit for a finished case
-    of another model or other overrides."""
-    found = []
-    for number, case in enumerate(cases, start=1):
-        file = output / "cases" / f"{case.name}.json"
-        setting = {"model": model, "overrides": list(overrides)}
-        if not file.exists():
-            print(f"case {number} of {len(cases)}: {case.name}", file=sys.stderr, flush=True)
-            document = machine.in_fresh_process(measure_case, case, data, output / "runs", model, overrides)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, {**setting, **document})
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        if any(stored[key] != value for key, value in setting.items()):
-            raise SystemExit(f"{file}: was measured with {stored['model']} and other settings; give another --output")
-        found.append(stored)
-    return found
+    """The document of each case, found or measured. Raises SystemExit for a finished case of another model or other
+    overrides."""
+    return [
+        machine.found_or_measured(
+            output / "cases" / f"{case.name}.json",
+            {"model": model, "overrides": list(overrides), "case": {**asdict(case), "name": case.name}},
+            f"case {number} of {len(cases)}: {case.name}",
+            measure_case,
+            *(case, data, output / "runs", model, overrides),
+        )
+        for number, case in enumerate(cases, start=1)
+    ]
 
 
 def case_table(documents: Sequence[Document], *, markdown: bool) -> str:

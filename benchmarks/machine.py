@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import multiprocessing
 import os
 import platform
@@ -329,6 +330,26 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, markdown: boo
         [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))] for line in lines
     )
     return "\n".join("  ".join(line).rstrip() for line in aligned)
+
+
+def found_or_measured(
+    file: Path, expected: Mapping[str, Any], title: str, measure: Callable[..., Mapping[str, Any]], *arguments: Any
+) -> dict[str, Any]:
+    """The document in ``file``; where there is none, that of ``measure(*arguments)`` in a process of its own, since
+    memory grows with trainings, written there together with ``expected``, what identifies it. ``title``: says what is
+    measured.
+
+    Raises SystemExit for a file in which anything of ``expected`` differs.
+    """
+    if not file.exists():
+        print(title, file=sys.stderr, flush=True)
+        document = in_fresh_process(measure, *arguments)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {**document, **expected})
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    if any(stored.get(key) != value for key, value in expected.items()):
+        raise SystemExit(f"{file}: was measured with {stored.get('model')} and other settings; give another --output")
+    return stored
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

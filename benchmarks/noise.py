@@ -11,8 +11,6 @@ stopped resumes from its run folder. Without ``--cells``: the three quick ones.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -21,30 +19,23 @@ from benchmarks import machine
 from benchmarks.noise_measures import measure_cell
 from benchmarks.noise_sets import Cell, all_cells, quick_cells
 from benchmarks.noise_tables import curve_plots, curve_table, effect_table
-from tokenclean.store import write_json
 
 
 def finish_cells(
     cells: list[Cell], data: Path, output: Path, model: str, overrides: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """The document of each cell, found or measured, each in a process of its own, since memory grows with trainings.
-
-    Raises SystemExit for a finished cell of another model or other overrides.
-    """
-    found = []
-    for number, cell in enumerate(cells, start=1):
-        file = output / "cells" / f"{cell.name}.json"
-        setting = {"model": model, "overrides": list(overrides)}
-        if not file.exists():
-            print(f"cell {number} of {len(cells)}: {cell.name}", file=sys.stderr, flush=True)
-            document = machine.in_fresh_process(measure_cell, cell, data, output / "runs", model, overrides)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, {**setting, **document})
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        if stored["cell"] != document_of(cell) or any(stored[key] != value for key, value in setting.items()):
-            raise SystemExit(f"{file}: was measured with {stored['model']} and other settings; give another --output")
-        found.append(stored)
-    return found
+    """The document of each cell, found or measured. Raises SystemExit for a finished cell of another model or other
+    overrides."""
+    return [
+        machine.found_or_measured(
+            output / "cells" / f"{cell.name}.json",
+            {"model": model, "overrides": list(overrides), "cell": document_of(cell)},
+            f"cell {number} of {len(cells)}: {cell.name}",
+            measure_cell,
+            *(cell, data, output / "runs", model, overrides),
+        )
+        for number, cell in enumerate(cells, start=1)
+    ]
 
 
 def document_of(cell: Cell) -> dict[str, Any]:

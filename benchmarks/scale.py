@@ -64,8 +64,8 @@ def cost_of(size: ModelSize, response_tokens: int, row_tokens: int, response_sha
 
 
 def stored_bytes(row_tokens: int, response_share: float) -> float:
-    """Bytes a response token of one shard's losses, written as a run writes them. Losses are random: their bits hardly
-    compress, whatever they are."""
+    """Bytes a response token of one shard's losses, written as a run writes them. The losses are drawn at random, which
+    costs little: those of a model hardly compress either."""
     rows = max(1, SHARD_TOKENS // row_tokens)
     losses = np.full((rows, row_tokens), np.nan, dtype=np.float32)
     response = round(row_tokens * response_share)

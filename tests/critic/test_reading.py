@@ -120,7 +120,7 @@ def test_orders_are_permutations_that_differ_between_the_readings(row, count, se
 
 @given(st.data())
 def test_numbers_lead_back_to_the_sentences_that_bear_them(data):
-    """A model that names sentences by their text is understood, whatever the order."""
+    """A model that names sentences by their text is understood in any order."""
     words = data.draw(st.lists(st.text("xyz", min_size=2, max_size=6), min_size=1, max_size=12))
     bad = data.draw(st.sets(st.sampled_from(range(len(words)))))
     row = row_of(" ".join(f"{place}x {word}." for place, word in enumerate(words)))

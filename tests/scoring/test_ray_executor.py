@@ -1,4 +1,4 @@
-"""A pass by the actors of a Ray cluster: the same bits as in one process, whatever dies."""
+"""A pass by the actors of a Ray cluster: the same bits as in one process, even when nodes die."""
 
 from __future__ import annotations
 

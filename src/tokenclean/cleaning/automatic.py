@@ -1,9 +1,9 @@
 """``auto``: a run that decides for its user what to train on, by trials on a share of the rows.
 
 ``strategy: auto`` chooses a strategy, ``proportion: auto`` the share of tokens that a ranking strategy keeps. Full
-tokens are always among the candidates. Each is trained on the
-same rows, and compared with full tokens on rows that no trial is trained on: trusted rows, where there are any, else a
-half of the held-out ones, on which nothing is reported then. Only what is clearly better there is taken.
+tokens are always among the candidates. Each candidate is trained on the same rows and compared with full tokens on rows
+that no trial is trained on: trusted rows if there are any, else half of the held-out rows, which are then not reported
+on. Only a clearly better candidate is taken.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def auto(context: RunContext) -> StrategyResult:
 
     Candidates: ``noise_mixture`` where the estimated noise of the pool is above what is expected of clean text
     (``cleaning.noise_mixture.mean``), ``repetition`` where many rows share passages, both together, and
-    ``fixed_model`` where a reference can be had: by ``model.reference``, or by warming one up on trusted rows. The
+    ``fixed_model`` where there is a reference: ``model.reference``, or one warmed up on trusted rows. The
     share is what the budget leaves: the run costs at most 2.5 trainings on full tokens. In a dry run, where losses are
     made up, all candidates that may come are tried and the one that costs most is taken.
     """

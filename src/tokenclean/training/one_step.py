@@ -167,8 +167,8 @@ def null_name(number: int) -> str:
 
 
 def step_settings(settings: TrainingSettings) -> TrainingSettings:
-    """The settings under which a step is taken: LoRA without dropout, whatever the trainings are; not sharded, since
-    scoring, which follows, needs the whole model in each process too."""
+    """The settings under which a step is taken: LoRA without dropout, even if trainings are full or use it; not
+    sharded, since scoring, which follows, needs the whole model in each process too."""
     lora = settings.lora.model_copy(update={"dropout": 0.0})
     return settings.model_copy(update={"method": "lora", "lora": lora, "sharding": "none"})
 

@@ -49,8 +49,8 @@ def measure_speed(config: PreTrainedConfig, recipe: Recipe, recorded: Sequence[R
     head has the share of the whole that it has in the full model. Loading, the start of a pass, and what
     ``torch.compile`` saves in a long one are not in it.
 
-    Raises as the training would where the model takes no LoRA, and whatever its own code raises where two layers of it
-    cannot be made or run.
+    Raises as the training does for a model that takes no LoRA. An error in the model's own code, where two layers of it
+    cannot be built or run, is passed on.
     """
     few = _with_layers(config, _LAYERS)
     share = few.get_text_config().num_hidden_layers / config.get_text_config().num_hidden_layers

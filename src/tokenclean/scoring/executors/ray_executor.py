@@ -62,8 +62,9 @@ class RayExecutor:
             ray.shutdown()
 
     def device(self, name: str) -> str:
-        """``cuda`` where an actor has GPUs, else ``cpu``, whatever this machine has. Raises RecipeError where ``name``
-        says something else."""
+        """``cuda`` if actors have GPUs, else ``cpu``; this machine's own GPUs do not count.
+
+        Raises RecipeError where ``name`` says something else."""
         device = "cuda" if self._settings.num_gpus else "cpu"
         if name not in ("auto", device):
             raise RecipeError(
