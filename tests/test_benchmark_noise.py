@@ -192,6 +192,7 @@ def test_cells_are_those_registered():
 
 
 class TestCell:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "share", "further"),
         [("ru_en", 0.7, "chrF"), ("e2e", 0.5, "slot errors"), ("answers", 0.5, "accuracy"), ("halueval", 0.5, None)],

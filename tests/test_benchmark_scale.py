@@ -40,6 +40,7 @@ def test_the_llamas_have_their_known_sizes():
     assert sizes["70b"].total == pytest.approx(70.55e9, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path):
     file = tmp_path / "scale.json"
     command = [sys.executable, "-m", "benchmarks.scale", "--gpus", "8xH100", "--json", str(file)]

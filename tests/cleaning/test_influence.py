@@ -132,6 +132,7 @@ def test_on_clean_rows_it_keeps_everything_and_says_so(tmp_path, taught_folder):
     assert "no more than chance gives" in found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_too_few_sentences_for_a_null_are_kept(tmp_path, taught_folder):
     notes: list[str] = []

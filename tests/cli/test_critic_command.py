@@ -195,6 +195,7 @@ def test_a_killed_critic_goes_on_with_what_is_missing(pool, server, tmp_path):
     assert [row["state"] for row in written(tmp_path)].count("dropped") == 1
 
 
+@pytest.mark.slow
 def test_a_local_model_that_writes_garbage_masks_nothing(pool, tiny_model_folder, tmp_path):
     options = ("--local", "--max-rows", 3, "--max-tokens", 4, "--attempts", 1, "--device", "cpu", "--check-rows", 2)
     said = run(pool, "--model", tiny_model_folder, *options, folder=tmp_path)

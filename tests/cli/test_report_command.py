@@ -44,6 +44,7 @@ def test_runs_stand_side_by_side(command, run_folder, tmp_path):
     assert "one: fixed_model" in page
 
 
+@pytest.mark.slow
 def test_runs_of_any_name_have_files_of_their_own(command, run_folder, tmp_path):
     said = command(
         "report",
@@ -61,6 +62,7 @@ def test_runs_of_any_name_have_files_of_their_own(command, run_folder, tmp_path)
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.slow
 def test_folders_of_the_same_name_are_told_apart(command, finished_run, tmp_path):
     said = command("report", finished_run, results_of(finished_run), "-o", tmp_path / "a.html")
     assert said.code == 0

@@ -171,6 +171,7 @@ class WatchedTrainings:
         return self.trainings.noise_rates(job, model)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_between_trials_goes_on_with_the_next(clean, tmp_path):
     opened, result, _ = clean
     recipe = opened.context.recipe.model_copy(update={"output": str(tmp_path)})

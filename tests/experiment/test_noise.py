@@ -136,6 +136,7 @@ def test_offline_weights_are_the_posterior_under_the_base_and_reach_the_export(n
     assert [pytest.approx(row) for row in expected] == exported
 
 
+@pytest.mark.slow
 def test_a_mixture_on_top_of_a_selection(noisy_pool, tiny_model_folder, tmp_path):
     cleaning = {"strategy": "self_evolving", "also": ["noise_mixture"], "noise_mixture": {"mode": "offline"}}
     opened, _ = opened_run(noisy_pool, tiny_model_folder, tmp_path, cleaning=cleaning)

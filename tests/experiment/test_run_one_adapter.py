@@ -152,6 +152,7 @@ def test_the_control_takes_the_rest_of_the_same_schedule_from_the_same_start(fin
     np.testing.assert_array_equal(control.kept.values, opened.context.tokens.is_response.values)
 
 
+@pytest.mark.slow
 def test_with_everything_kept_self_evolving_and_the_control_are_one(small_pool, tiny_model_folder, tmp_path):
     opened = open_run(recipe_of(small_pool, tiny_model_folder, tmp_path, proportion=1.0))
     outcomes = [run_strategy(opened.context, name) for name in ("self_evolving", CONTROL)]
@@ -265,6 +266,7 @@ def test_a_base_that_is_an_adapter_is_refused_before_anything_is_trained(finishe
             opened(recipe)
 
 
+@pytest.mark.slow
 def test_with_noise_mixture_and_repetition_on_top_too(small_pool, tiny_model_folder, tmp_path):
     recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, also=["noise_mixture", "repetition"])
     outcome = run_strategy(open_run(recipe).context, "self_evolving")

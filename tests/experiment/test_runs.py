@@ -153,6 +153,7 @@ def fixed_model_recipe(pool: Path, model: Path, output: Path, **cleaning: float)
     return recipe_of(pool, model, output, cleaning=values, evaluation={"controls": []})
 
 
+@pytest.mark.slow
 def test_another_proportion_scores_no_token_of_the_pool_again(small_pool, tiny_model_folder, tmp_path):
     run(open_run(fixed_model_recipe(small_pool, tiny_model_folder, tmp_path)))
     again = open_run(fixed_model_recipe(small_pool, tiny_model_folder, tmp_path, proportion=0.3))
@@ -162,6 +163,7 @@ def test_another_proportion_scores_no_token_of_the_pool_again(small_pool, tiny_m
     assert len(again.stages.computed) == 3
 
 
+@pytest.mark.slow
 def test_a_retrained_model_with_other_weights_is_scored_anew(small_pool, tiny_model_folder, tmp_path, monkeypatch):
     """On a GPU the same training need not give the same weights; losses of the lost ones must not be taken for its."""
 
@@ -242,6 +244,7 @@ def test_held_out_rows_are_never_trained_on(finished):
     assert len(opened.context.tokens) + len(opened.context.heldout) == 60
 
 
+@pytest.mark.slow
 def test_score_against_previous_differs_from_the_second_round_on(small_pool, tiny_model_folder, tmp_path):
     kept = {}
     for against in ("base", "previous"):

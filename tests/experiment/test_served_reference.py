@@ -75,6 +75,7 @@ def test_a_served_reference_keeps_what_the_same_model_here_keeps(
     assert again.stages_made == 0
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_rows_that_are_missing(server, small_pool, tiny_model_folder, tmp_path):
     recipe = served_recipe(small_pool, tiny_model_folder, tmp_path, reference_at(server, concurrency=1))
     rows: list[Request] = []

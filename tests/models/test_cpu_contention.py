@@ -110,6 +110,7 @@ def test_a_process_beside_busy_ones_notices_them():
     assert done.stdout.strip() == "True", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [{"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "0"}, {"OMP_NUM_THREADS": "1"}])
 def test_who_has_chosen_how_threads_wait_is_left_alone(chosen):
     script = "from tokenclean.models.cpu_contention import watch_contention; print(watch_contention())"
