@@ -20,6 +20,7 @@ from tokenclean.evaluation.slot_errors import find_slot_errors
 from tokenclean.evaluation.text_overlap import chrf_scores
 from tokenclean.experiment.comparing.sample_answers import Prompt, answers, heldout_prompts
 from tokenclean.experiment.laboratory import Laboratory, measure_margins, open_laboratory, train_effects
+from tokenclean.lab.truth import TruthPool
 from tokenclean.observer import Observer
 from tokenclean.pool import Conversation, Pool
 from tokenclean.ragged import Ragged
@@ -34,9 +35,14 @@ from tokenclean.tokens import tokenize_pool, tokens_touching
 BASELINES = ("full_tokens", "random_mask")
 LOWER_IS_BETTER = ("loss", "slot errors")
 ANSWER_TOKENS = 64
+RESAMPLES = 4000
+"""Of the interval of a recovered share."""
 
 Document = dict[str, object]
 T = TypeVar("T")
+Masks = Callable[[Laboratory, TruthPool], Mapping[str, Ragged]]
+"""Tokens that are called noise (bool, aligned with the laboratory's rows) by the name of what calls them so. The second
+argument: held-out rows."""
 
 
 def measure_cell(
@@ -46,16 +52,19 @@ def measure_cell(
     model: str,
     overrides: tuple[str, ...] = (),
     note: Callable[[str], None] = print,
+    masks: Masks | None = None,
 ) -> Document:
     """Everything that the tables need of a cell, as a JSON value. Cells of one set share the run folder
-    ``output/SET``, and with it the passes of the base. ``overrides``: KEY=VALUE for the recipe."""
+    ``output/SET``, and with it the passes of the base. ``overrides``: KEY=VALUE for the recipe. ``masks``: gives the
+    tokens that further models are trained without, by name."""
     started = time.monotonic()
     training, heldout = read_rows(cell, data)
     recipe = recipe_of(cell, data, output, model, overrides)
     store = Store(recipe.folder, note=note)
     with store.lock():
         laboratory = open_laboratory(recipe, training, heldout, observer=Observer(note=note), store=store)
-        _, results = train_effects(laboratory)
+        flagged = masks(laboratory, heldout) if masks else {}
+        _, results = train_effects(laboratory, flagged)
         models = {"base": laboratory.context.base} | {result.strategy: result.model for result in results}
         effects = [line for measure in _measures(cell) for line in measure(laboratory, models)]
     noisy = {span.row for span in training.spans}
@@ -108,7 +117,8 @@ def _losses(laboratory: Laboratory, models: Mapping[str, Model]) -> list[Documen
         paired = paired_difference(of_model, of_baseline)
         return {"difference": paired.difference, "low": paired.low, "high": paired.high}
 
-    return _lines("loss", losses, mean_loss, difference, len(laboratory.context.heldout))
+    items = {name: of_model.map_values(np.nan_to_num).row_sums() for name, of_model in losses.items()}
+    return _lines("loss", losses, items, mean_loss, difference)
 
 
 def _preferences(laboratory: Laboratory, models: Mapping[str, Model]) -> list[Document]:
@@ -175,32 +185,49 @@ def _item_lines(measure: str, values: Mapping[str, np.ndarray]) -> list[Document
         interval = mean_interval(of_model - of_baseline)
         return {"difference": interval.mean, "low": interval.low, "high": interval.high}
 
-    items = len(next(iter(values.values()), ()))
-    return _lines(measure, values, lambda of_model: float(of_model.mean()), difference, items)
+    if not len(next(iter(values.values()), ())):
+        return []
+    return _lines(measure, values, values, lambda of_model: float(of_model.mean()), difference)
 
 
 def _lines(
     measure: str,
     values: Mapping[str, T],
+    items: Mapping[str, np.ndarray],
     mean: Callable[[T], float],
     difference: Callable[[T, T], Document],
-    items: int,
 ) -> list[Document]:
-    """Each model's value, and its difference to each of ``BASELINES`` with its 95 % interval."""
+    """Each model's value, its difference to each of ``BASELINES`` with its 95 % interval, and the share of the
+    oracle's gain that it recovers, of which ``items`` are what each item adds."""
     return [
         {
             "measure": measure,
             "condition": name,
             "value": mean(of_model),
-            "items": items,
+            "items": len(items[name]),
             "against": {
                 baseline: difference(of_model, values[baseline])
                 for baseline in BASELINES
                 if name not in ("base", baseline)
             },
+            "recovered": None if name == "base" else _recovered(items, name),
         }
         for name, of_model in values.items()
     ]
+
+
+def _recovered(items: Mapping[str, np.ndarray], name: str) -> Document:
+    """Σ (model − full tokens) / Σ (oracle − full tokens) over items, with its 95 % bootstrap interval over them. Ends
+    are None where resamples have an oracle without a gain, so that the share says nothing."""
+    full = items["full_tokens"]
+    gains = np.stack([items[name] - full, items["oracle"] - full])
+    of_model, of_oracle = gains.sum(axis=1)
+    draws = np.random.default_rng(0).integers(len(full), size=(RESAMPLES, len(full)))
+    resampled = gains[:, draws].sum(axis=2)
+    if not of_oracle or np.quantile(resampled[1] / of_oracle, 0.025) <= 0:
+        return {"share": None, "low": None, "high": None}
+    low, high = np.quantile(resampled[0] / resampled[1], [0.025, 0.975])
+    return {"share": float(of_model / of_oracle), "low": float(low), "high": float(high)}
 
 
 def _mask(laboratory: Laboratory, result: StrategyResult) -> Document:

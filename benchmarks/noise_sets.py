@@ -13,7 +13,7 @@ import numpy as np
 
 from tokenclean.evaluation.corrupted_answers import corrupt_answers
 from tokenclean.lab import NOISE_KINDS, NoiseSettings, NoiseSpan, plant
-from tokenclean.lab.truth import TruthPool, read_truth, truth_of_planted
+from tokenclean.lab.truth import TruthPool, clean_versions, read_truth, truth_of_planted
 from tokenclean.pool import Conversation, Pool, load_sources
 from tokenclean.recipe import source_from
 
@@ -106,6 +106,22 @@ def read_rows(cell: Cell, data: Path) -> tuple[TruthPool, TruthPool]:
     rows = _draw(np.zeros(len(clean), dtype=bool), cell.rows, None, cell.seed, cell)
     share = 0.0 if cell.set == ANSWERS else 0.5
     return spoil(clean.take(rows), cell.share or 0.0, cell.seed), spoil(heldout, share, 0)
+
+
+def trusted_rows(cell: Cell, data: Path, training: TruthPool, heldout: TruthPool, count: int) -> Pool:
+    """``count`` clean rows of the cell's set, drawn with its seed, that share no prompt with its rows.
+
+    Raises SystemExit where there are too few."""
+    if cell.set in FILES:
+        known, _ = _natural_rows(cell.set, data)
+        known = known.take(np.flatnonzero(np.array([row is not None for row in known.clean])))
+        clean = replace(known.pool, conversations=clean_versions(known))
+    else:
+        clean, _ = _clean_rows(cell.set, data)
+    clean = clean.take(_short_rows(clean, cell))
+    for used in (training, heldout):
+        clean = clean.take(_of_other_prompts(clean, used.pool))
+    return clean.take(_draw(np.zeros(len(clean), dtype=bool), count, None, cell.seed, cell))
 
 
 Spoil = Callable[[Pool, float, int], TruthPool]

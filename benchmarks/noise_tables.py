@@ -34,8 +34,8 @@ def effect_table(documents: Sequence[Document], *, markdown: bool) -> str:
             f"{line['measure']} ({line['items']})",
             NAMES.get(line["condition"], line["condition"]),
             f"{line['value']:.4f}",
-            _interval(line["against"].get("full_tokens")),
-            _interval(line["against"].get("random_mask")),
+            interval_text(line["against"].get("full_tokens")),
+            interval_text(line["against"].get("random_mask")),
         ]
         for document in documents
         for line in document["effects"]
@@ -57,7 +57,7 @@ def curve_table(documents: Sequence[Document], *, markdown: bool) -> str:
                 f"{document['noise_rate']:.1%}",
                 str(document["steps"]["full_tokens"]),
                 first,
-                _interval(oracle["against"]["full_tokens"]) if oracle else "–",
+                interval_text(oracle["against"]["full_tokens"]) if oracle else "–",
                 verdict(document),
                 *(f"{masks[mask]['eta_cleaned']:.1%}" for mask in ("oracle", "random_mask")),
                 *(f"{masks[mask]['eq6_margin']:+.4f}" for mask in ("oracle", "random_mask")),
@@ -150,7 +150,7 @@ def _gain(difference: Document, measure: str) -> tuple[float, float]:
     return (-high, -low) if measure in LOWER_IS_BETTER else (low, high)
 
 
-def _interval(difference: Document | None) -> str:
+def interval_text(difference: Document | None) -> str:
     if difference is None:
         return "–"
     return f"{difference['difference']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})"

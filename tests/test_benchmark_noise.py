@@ -16,8 +16,9 @@ from tokenclean.pool import Conversation, Turn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # where pytest is not started with `python -m`
-noise, sets, measures, tables = (
-    importlib.import_module(f"benchmarks.{name}") for name in ("noise", "noise_sets", "noise_measures", "noise_tables")
+noise, sets, measures, tables, search = (
+    importlib.import_module(f"benchmarks.{name}")
+    for name in ("noise", "noise_sets", "noise_measures", "noise_tables", "search")
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -325,6 +326,48 @@ class TestTables:
         assert plot.csv.splitlines()[2] == "halueval-500-e3-s0,100,0.2,3,0.0,-0.1,0.1"
         without = document(sets.Cell("ru_en", 100), line("loss", "oracle", 2.0, full_tokens=BAD, random_mask=BAD))
         assert "unclear" in tables.curve_table([without], markdown=False)
+
+
+class TestSearch:
+    def test_what_is_recovered(self):
+        """Items of 4 conversations; a loss, so gains are below 0."""
+        full = np.array([4.0, 3.0, 2.0, 5.0])
+        items = {"full_tokens": full, "oracle": full - [2, 1, 2, 1], "half": full - [1, 0.5, 1, 0.5], "worse": full + 1}
+        assert measures._recovered(items, "oracle") == {"share": 1.0, "low": 1.0, "high": 1.0}
+        assert measures._recovered(items, "half") == {"share": 0.5, "low": 0.5, "high": 0.5}
+        assert measures._recovered(items, "full_tokens")["share"] == 0.0
+        worse = measures._recovered(items, "worse")
+        assert worse["share"] == pytest.approx(-4 / 6)
+        assert -1 <= worse["low"] < worse["share"] < worse["high"] <= -0.5
+        without_gain = {**items, "oracle": full + [2, -2, 1, -1]}
+        assert measures._recovered(without_gain, "half") == {"share": None, "low": None, "high": None}
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["corrupted", "ru_en"])
+    def test_each_mask_is_trained_beside_the_oracles(self, data, tiny_model_folder, tmp_path, monkeypatch, name):
+        monkeypatch.setattr(search, "TRUSTED", 8)
+        cell = cell_of(name, rows=10, share=0.5)
+        methods = ("fixed_model_by_answer", "repetition", "ent")
+        overrides = (*SMALL, "cleaning.repetition.minimum_rows=100", "cleaning.proportion=0.5")
+        found = search.search_cell(cell, data, tmp_path, str(tiny_model_folder), overrides, methods)
+        training, heldout = sets.read_rows(cell, data)
+        trusted = [json.loads(line) for line in (tmp_path / f"trusted-{cell.name}.jsonl").read_text().splitlines()]
+        prompts = {row["messages"][0]["content"] for row in trusted}
+        assert len(trusted) == 8
+        assert not prompts & {row.turns[0].content for row in (*training.pool, *heldout.pool)}
+        assert {"fixed_model_by_answer", "ent"} <= set(found["masks"])
+        assert "repetition" not in found["masks"]  # it flags nothing
+        assert found["masks"]["ent"]["kept_share"] == pytest.approx(0.5, abs=0.01)
+        assert all(0 <= mask["eta_cleaned"] <= 1 for mask in found["masks"].values())
+        table = search.share_table([json.loads(json.dumps(found))], methods, markdown=True)
+        assert len(table.splitlines()) == 2 + 2 + len(methods)
+        assert "| repetition | 0.0% | – | preference | as full tokens |" in table
+
+    def test_an_unknown_method_is_named(self, data, tiny_model_folder, tmp_path, monkeypatch):
+        monkeypatch.setattr(search, "TRUSTED", 8)
+        cell = cell_of("corrupted", rows=10, share=0.5)
+        with pytest.raises(SystemExit, match="--methods: magic: expected some of .*noise_mixture"):
+            search.search_cell(cell, data, tmp_path, str(tiny_model_folder), SMALL, ("magic",))
 
 
 @pytest.mark.slow

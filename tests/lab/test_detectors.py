@@ -94,6 +94,24 @@ def test_strategies_flag_what_they_drop():
     assert score.values[dropped.values].max() <= kept_scores.min()
 
 
+def test_a_group_has_one_score_and_is_dropped_whole_before_the_next():
+    score = LOSSES - REFERENCE
+    by_row = LABELS.with_values(np.where(LABELS.values, LABELS.row_of_value(), -1))
+    for name in ("fixed_model_by_answer", "fixed_model_by_sentence"):
+        given = replace(columns(), score=score, passages=Passages(by_row, by_row, LABELS))
+        detection = DETECTORS[name](given)
+        assert detection is not None
+        assert detection.flagged is not None
+        for row in range(3):
+            of_row = score[row][LABELS[row]].astype(np.float64)
+            expected = -of_row.sum() / math.sqrt(len(of_row))
+            np.testing.assert_allclose(detection.scores[row][LABELS[row]], expected)
+        kept = LABELS.values & ~detection.flagged.values
+        assert detection.flagged.values.sum() == 3
+        assert detection.scores.values[detection.flagged.values].min() >= detection.scores.values[kept].max()
+        assert detection.judges_passages
+
+
 def test_influence_judges_sentences_and_abstains_with_them():
     """Every row is a sentence; sums −9 of four tokens, −7 of three, −13 of five."""
     sentence = LABELS.with_values(np.where(LABELS.values, LABELS.row_of_value(), -1))
@@ -307,7 +325,8 @@ def test_detectors_whose_columns_were_not_computed_are_left_out():
     missing = {name for name, detector in DETECTORS.items() if detector(columns()) is None}
     assert missing == {
         *("excess", "conflict", "ent", "eaft"),
-        *("mismatch", "mismatch_by_sentence", "pmi", "t_shirt", "influence", "fixed_model", "rho"),
+        *("mismatch", "mismatch_by_sentence", "pmi", "t_shirt", "influence"),
+        *("fixed_model", "fixed_model_by_sentence", "fixed_model_by_answer", "rho"),
     }
 
 
@@ -385,7 +404,7 @@ def test_every_detector_gives_probabilities_where_it_says_so_and_no_order_of_row
     for name, detector in DETECTORS.items():
         detection, other = detector(given), detector(shuffled)
         if detection is None or other is None:
-            assert name in ("influence", "fixed_model", "rho")
+            assert name in ("influence", "fixed_model", "fixed_model_by_sentence", "fixed_model_by_answer", "rho")
             continue
         for one, two in ((detection, other), (fill(detection, given, "clause"), fill(other, shuffled, "clause"))):
             if one is None or two is None:

@@ -30,10 +30,15 @@ def places_of(spans: Sequence[NoiseSpan]) -> list[tuple[int, int, int, int]]:
 
 def oracle(is_noise: Ragged) -> Callable[[RunContext], StrategyResult]:
     """A strategy that keeps exactly the clean tokens: what perfect cleaning would give."""
+    return masked("oracle", is_noise)
+
+
+def masked(name: str, flagged: Ragged) -> Callable[[RunContext], StrategyResult]:
+    """A strategy of this name that keeps every response token but the ``flagged`` ones (bool, aligned)."""
 
     def strategy(context: RunContext) -> StrategyResult:
         labels = context.tokens.is_response
-        return given_labels(context, "oracle", labels.with_values(labels.values & ~is_noise.values))
+        return given_labels(context, name, labels.with_values(labels.values & ~flagged.values))
 
     return strategy
 

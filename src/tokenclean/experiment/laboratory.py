@@ -15,13 +15,13 @@ from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.open_run import OpenRun, open_run_on
 from tokenclean.cleaning.run_data import tokenize_run_data
 from tokenclean.errors import PoolError
-from tokenclean.experiment.known_noise import corrected, noise_tokens, oracle, places_of, random_mask
+from tokenclean.experiment.known_noise import corrected, masked, noise_tokens, oracle, places_of, random_mask
 from tokenclean.experiment.preferences import ModelPreference, compare_preferences, margins_of, tokenize_pairs
 from tokenclean.experiment.result_files import Measured
 from tokenclean.experiment.run import take_strategies
 from tokenclean.lab import DETECTORS, NoiseSettings, plant
 from tokenclean.lab.detection_quality import DetectionQuality, TruthLabels, measure_detection
-from tokenclean.lab.detectors import Columns, FillUnit, fill
+from tokenclean.lab.detectors import Columns, Detection, FillUnit, fill
 from tokenclean.lab.pairs import Pairs, pairs_of
 from tokenclean.lab.truth import TruthPool, clean_versions, read_truth, truth_of_planted
 from tokenclean.observer import Observer
@@ -122,16 +122,21 @@ def open_laboratory(
 def measure_detectors(
     columns: Columns, labels: TruthLabels, fill_unit: FillUnit | None = None
 ) -> dict[str, DetectionQuality]:
-    """The quality of every detector whose columns are there, by name. With a ``fill_unit`` every detector that flags
-    single tokens is measured a second time, as ``NAME + fill``, with its onsets carried to the end of that unit."""
-    found: dict[str, DetectionQuality] = {}
+    """The quality of every detector of ``run_detectors``, by name."""
+    return {name: measure_detection(detection, labels) for name, detection in run_detectors(columns, fill_unit).items()}
+
+
+def run_detectors(columns: Columns, fill_unit: FillUnit | None = None) -> dict[str, Detection]:
+    """What every detector whose columns are there finds, by name. With a ``fill_unit`` every detector that flags
+    single tokens stands there a second time, as ``NAME + fill``, with its onsets carried to the end of that unit."""
+    found: dict[str, Detection] = {}
     for name, detector in DETECTORS.items():
         if (detection := detector(columns)) is None:
             continue
-        found[name] = measure_detection(detection, labels)
+        found[name] = detection
         filled = None if fill_unit is None else fill(detection, columns, fill_unit)
         if filled is not None:
-            found[f"{name} + fill"] = measure_detection(filled, labels)
+            found[f"{name} + fill"] = filled
     return found
 
 
@@ -166,13 +171,17 @@ def untrained_models(laboratory: Laboratory) -> dict[str, Model]:
     return {"base": context.base} | ({} if reference is None else {"reference": reference})
 
 
-def train_effects(laboratory: Laboratory) -> tuple[list[Measured], list[StrategyResult]]:
+def train_effects(
+    laboratory: Laboratory, flagged: Mapping[str, Ragged] | None = None
+) -> tuple[list[Measured], list[StrategyResult]]:
     """What training with and without the noise does on clean held-out rows: the recipe's strategies, the oracle, a
-    random mask of the oracle's share, and where the clean version of every row is known, ``corrected`` rows."""
+    random mask of the oracle's share, where the clean version of every row is known, ``corrected`` rows, and the masks
+    of ``flagged`` tokens (bool, aligned with the rows) by name."""
     is_noise, truth = laboratory.labels.is_noise, laboratory.truth
     further = {"oracle": oracle(is_noise), "random_mask": random_mask(is_noise)}
     if all(row is not None for row in truth.clean):
         further["corrected"] = corrected(Pool(clean_versions(truth)))
+    further |= {name: masked(name, tokens) for name, tokens in (flagged or {}).items()}
     results, measured, _ = take_strategies(laboratory.context, further)
     return measured, results
 

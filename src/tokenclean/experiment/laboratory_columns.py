@@ -40,9 +40,9 @@ class LabColumns:
     passes: tuple[LabPass, ...]
 
 
-def score_columns(laboratory: Laboratory, *, with_prompt_passes: bool) -> LabColumns:
+def score_columns(laboratory: Laboratory, *, with_prompt_passes: bool, with_influence: bool = True) -> LabColumns:
     """The columns of the laboratory's rows: losses, entropy and collision of the base; losses of a given reference, or
-    with ``cleaning.trusted`` of one warmed up on these rows, and the influence of a step on them; with
+    with ``cleaning.trusted`` of one warmed up on these rows, and ``with_influence`` that of a step on them; with
     ``with_prompt_passes`` the base's losses without the prompt and under foreign prompts, five further passes.
 
     Rows for which there are too few foreign prompts are counted in a note.
@@ -52,12 +52,13 @@ def score_columns(laboratory: Laboratory, *, with_prompt_passes: bool) -> LabCol
     measured = laboratory.base_columns
     score, judged, trusted = None, None, _trusted_rows(context)
     reference = context.given_reference
-    if trusted is not None:
+    if trusted is not None and with_influence:
         found = measure_influence(context, trusted)
         judged = found.judged
         passes.append(LabPass("rows, for the step on trusted rows", 2 * len(tokens), 2 * passes[0].tokens))
         null_tokens = int(tokens.input_ids.lengths[found.null_rows].sum())
         passes.append(LabPass("its null", 2 * NULLS * len(found.null_rows), 2 * NULLS * null_tokens))
+    if trusted is not None:
         job = TrainingJob("warm-up", context.base, trusted, weights_of(trusted.is_response))
         reference = context.trainings.train(job)
     if reference is not None:

@@ -15,6 +15,7 @@ from tokenclean.lab.prompt_mismatch import find_mismatches
 from tokenclean.ragged import Ragged
 from tokenclean.recipe.cleaning_settings import CleaningSettings
 from tokenclean.selection import NoiseEstimate, find_repetition, select_tokens, surprisal_table, token_posterior
+from tokenclean.selection.group_scores import group_scores
 from tokenclean.selection.null_sums import JudgedGroups
 from tokenclean.selection.ranking import Level
 
@@ -207,6 +208,16 @@ def fixed_model(columns: Columns) -> Detection | None:
     return _against_reference(columns, columns.settings.level)
 
 
+def fixed_model_by_sentence(columns: Columns) -> Detection | None:
+    """The same of each sentence (``group_scores``)."""
+    return None if columns.passages is None else _against_reference(columns, "global", columns.passages.sentence)
+
+
+def fixed_model_by_answer(columns: Columns) -> Detection | None:
+    """The same of each row's answers."""
+    return _against_reference(columns, "global", columns.is_response.with_values(columns.is_response.row_of_value()))
+
+
 def rho(columns: Columns) -> Detection | None:
     """Reference loss − base loss; flags what the strategy ``rho`` drops."""
     return _against_reference(columns, "sample")
@@ -231,6 +242,8 @@ DETECTORS: dict[str, Detector] = {
         t_shirt,
         influence,
         fixed_model,
+        fixed_model_by_sentence,
+        fixed_model_by_answer,
         rho,
     )
 }
@@ -279,10 +292,11 @@ def _probability(columns: Columns) -> np.ndarray:
     return np.exp(-columns.base_loss.values.astype(np.float64))
 
 
-def _against_reference(columns: Columns, level: Level) -> Detection | None:
+def _against_reference(columns: Columns, level: Level, group: Ragged | None = None) -> Detection | None:
     if columns.score is None:
         return None
-    return Detection(_negative(columns.score), columns.dropped(columns.score, level))
+    score = columns.score if group is None else group_scores(columns.score, group)
+    return Detection(_negative(score), columns.dropped(score, level), judges_passages=group is not None)
 
 
 def _negative(column: Ragged) -> Ragged:
