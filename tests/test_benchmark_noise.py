@@ -339,7 +339,7 @@ class TestSearch:
         worse = measures._recovered(items, "worse")
         assert worse["share"] == pytest.approx(-4 / 6)
         assert -1 <= worse["low"] < worse["share"] < worse["high"] <= -0.5
-        without_gain = {**items, "oracle": full + [2, -2, 1, -1]}
+        without_gain = {**items, "oracle": full + np.array([2, -2, 1, -1])}
         assert measures._recovered(without_gain, "half") == {"share": None, "low": None, "high": None}
 
     @pytest.mark.slow
@@ -366,7 +366,7 @@ class TestSearch:
     def test_an_unknown_method_is_named(self, data, tiny_model_folder, tmp_path, monkeypatch):
         monkeypatch.setattr(search, "TRUSTED", 8)
         cell = cell_of("corrupted", rows=10, share=0.5)
-        with pytest.raises(SystemExit, match="--methods: magic: expected some of .*noise_mixture"):
+        with pytest.raises(SystemExit, match=r"--methods: magic: expected some of .*noise_mixture"):
             search.search_cell(cell, data, tmp_path, str(tiny_model_folder), SMALL, ("magic",))
 
 
