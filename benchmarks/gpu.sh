@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Every figure that needs a GPU, in parts of at most eight minutes each on one GPU of the H200's class.
 #
-#   benchmarks/gpu.sh [PART ...]     tests scoring-1b scoring-8b training-8b trl prefixes noise; all by default, noise
-#                                    where NOISE_DATA is given
+#   benchmarks/gpu.sh [PART ...]     tests scoring-1b scoring-8b training-8b trl prefixes noise search; all by default,
+#                                    noise and search where NOISE_DATA is given
 #
 # OUT       folder for the figures (default: gpu-figures), one .md and one .json a part
 #           (a .md and a .log for each file of tests/gpu)
@@ -10,8 +10,8 @@
 # POOL      data file whose rows are measured (default: the shipped demo pool)
 # TOKENIZER folder of a tokenizer, for the part trl
 # DATA_DIR  folder of the benchmarks' data, for the part prefixes
-# NOISE_DATA, NOISE_CELLS, NOISE_MODEL  for the part noise: the folder of benchmarks.noise --data, its cells (default: those
-#           of 500 rows) and model. A cell that the limit stops goes on at the next call, with the same OUT.
+# NOISE_DATA, NOISE_CELLS, NOISE_MODEL  for the parts noise and search: the folder of benchmarks.noise --data, its cells
+#           (default: those of 500 rows) and model. A cell that the limit stops goes on at the next call, with the same OUT.
 # DEVICE=cpu tries the script itself, on tiny models; its figures mean nothing.
 set -u
 cd "$(dirname "$0")/.."
@@ -59,13 +59,13 @@ run() {
     trl) bench trl training "${TRL_MODEL[@]}" --trl --without-memory --rows "$STEP_ROWS" --precisions mixed --rank 64 ;;
     prefixes) part prefixes "$PYTHON" -m benchmarks.evaluation --device "$DEVICE" --data-dir "${DATA_DIR:-}" \
       "${PREFIXES[@]}" --markdown --json "$OUT/prefixes.json" --allow-busy ;;
-    noise) part noise "$PYTHON" -m benchmarks.noise --data "${NOISE_DATA:?}" --cells "${NOISE_CELLS:-*-500-*}" \
-      --model "${NOISE_MODEL:-demo}" --set "model.device=$DEVICE" --output "$OUT/noise" --markdown --json "$OUT/noise.json" ;;
+    noise | search) part "$1" "$PYTHON" -m "benchmarks.$1" --data "${NOISE_DATA:?}" --cells "${NOISE_CELLS:-*-500-*}" \
+      --model "${NOISE_MODEL:-demo}" --set "model.device=$DEVICE" --output "$OUT/$1" --markdown --json "$OUT/$1.json" ;;
     *) echo "no part $1; see the head of benchmarks/gpu.sh" >&2; exit 2 ;;
   esac
 }
 
-for name in "${@:-tests scoring-1b scoring-8b training-8b trl prefixes ${NOISE_DATA:+noise}}"; do
+for name in "${@:-tests scoring-1b scoring-8b training-8b trl prefixes ${NOISE_DATA:+noise search}}"; do
   for one in $name; do run "$one"; done
 done
 if [ ${#failed[@]} -gt 0 ]; then
