@@ -34,7 +34,7 @@ SEED = 2
 
 METHODS = (
     *("noise_mixture", "noise_mixture + fill", "conflict", "repetition", "influence"),
-    *("fixed_model", "fixed_model_by_sentence", "fixed_model_by_answer", "ent"),
+    *("fixed_model", "fixed_model_by_sentence", "fixed_model_by_row", "ent"),
 )
 """Detectors as ``lab`` names them."""
 

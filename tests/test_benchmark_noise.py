@@ -347,7 +347,7 @@ class TestSearch:
     def test_each_mask_is_trained_beside_the_oracles(self, data, tiny_model_folder, tmp_path, monkeypatch, name):
         monkeypatch.setattr(search, "TRUSTED", 8)
         cell = cell_of(name, rows=10, share=0.5)
-        methods = ("fixed_model_by_answer", "repetition", "ent")
+        methods = ("fixed_model_by_row", "repetition", "ent")
         overrides = (*SMALL, "cleaning.repetition.minimum_rows=100", "cleaning.proportion=0.5")
         found = search.search_cell(cell, data, tmp_path, str(tiny_model_folder), overrides, methods)
         training, heldout = sets.read_rows(cell, data)
@@ -355,7 +355,7 @@ class TestSearch:
         prompts = {row["messages"][0]["content"] for row in trusted}
         assert len(trusted) == 8
         assert not prompts & {row.turns[0].content for row in (*training.pool, *heldout.pool)}
-        assert {"fixed_model_by_answer", "ent"} <= set(found["masks"])
+        assert {"fixed_model_by_row", "ent"} <= set(found["masks"])
         assert "repetition" not in found["masks"]  # it flags nothing
         assert found["masks"]["ent"]["kept_share"] == pytest.approx(0.5, abs=0.01)
         assert all(0 <= mask["eta_cleaned"] <= 1 for mask in found["masks"].values())

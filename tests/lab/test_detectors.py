@@ -97,7 +97,7 @@ def test_strategies_flag_what_they_drop():
 def test_a_group_has_one_score_and_is_dropped_whole_before_the_next():
     score = LOSSES - REFERENCE
     by_row = LABELS.with_values(np.where(LABELS.values, LABELS.row_of_value(), -1))
-    for name in ("fixed_model_by_answer", "fixed_model_by_sentence"):
+    for name in ("fixed_model_by_row", "fixed_model_by_sentence"):
         given = replace(columns(), score=score, passages=Passages(by_row, by_row, LABELS))
         detection = DETECTORS[name](given)
         assert detection is not None
@@ -326,7 +326,7 @@ def test_detectors_whose_columns_were_not_computed_are_left_out():
     assert missing == {
         *("excess", "conflict", "ent", "eaft"),
         *("mismatch", "mismatch_by_sentence", "pmi", "t_shirt", "influence"),
-        *("fixed_model", "fixed_model_by_sentence", "fixed_model_by_answer", "rho"),
+        *("fixed_model", "fixed_model_by_sentence", "fixed_model_by_row", "rho"),
     }
 
 
@@ -404,7 +404,7 @@ def test_every_detector_gives_probabilities_where_it_says_so_and_no_order_of_row
     for name, detector in DETECTORS.items():
         detection, other = detector(given), detector(shuffled)
         if detection is None or other is None:
-            assert name in ("influence", "fixed_model", "fixed_model_by_sentence", "fixed_model_by_answer", "rho")
+            assert name in ("influence", "fixed_model", "fixed_model_by_sentence", "fixed_model_by_row", "rho")
             continue
         for one, two in ((detection, other), (fill(detection, given, "clause"), fill(other, shuffled, "clause"))):
             if one is None or two is None:

@@ -17,7 +17,9 @@ def test_by_hand():
     scores = Ragged(np.array([np.nan, 1.0, 3.0, 5.0, -2.0, np.nan], dtype=np.float32), np.array([0, 4, 6]))
     group = Ragged(np.array([0, 7, 7, -1, 2, 2]), np.array([0, 4, 6]))
     expected = [np.nan, 4 / math.sqrt(2), 4 / math.sqrt(2), 5.0, -2.0, np.nan]
-    np.testing.assert_allclose(group_scores(scores, group).values, expected)
+    found = group_scores(scores, group)
+    np.testing.assert_allclose(found.values, expected, rtol=1e-6)
+    assert found.values.dtype == np.float32
 
 
 @given(st.lists(st.tuples(st.one_of(st.just(math.nan), st.floats(-9, 9)), st.integers(-1, 4)), max_size=40))

@@ -250,7 +250,7 @@ def _select_by_reference(context: RunContext, rows: np.ndarray, proportion: floa
         reference = context.train("trial-reference", context.base, weights_of(tokens.is_response), data.reference_rows)
     base_loss, reference_loss = context.split_losses(context.base, reference or context.warmup, rows, "trial rows")
     selected = select_tokens(
-        base_loss - reference_loss,
+        data.ranked_scores(base_loss - reference_loss, rows),
         tokens.is_response.take(rows),
         proportion=proportion,
         level=level,

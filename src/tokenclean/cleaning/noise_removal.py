@@ -71,8 +71,10 @@ def result_of(context: RunContext, strategy: str, trained: Trained) -> StrategyR
 
 
 def keep_best(context: RunContext, name: str, scores: Ragged, level: Level | None = None) -> StrategyResult:
-    """Keep the top ``cleaning.proportion`` of the response tokens by ``scores`` (nats; NaN is never kept) and train the
-    base on them. ``level``: where tokens are ranked, by default as ``cleaning.level`` says."""
+    """Keep the top ``cleaning.proportion`` of the response tokens by ``scores`` (nats; NaN is never kept), or by those
+    of their ``cleaning.unit``, and train the base on them. ``level``: where tokens are ranked, by default as
+    ``cleaning.level`` says."""
+    scores = context.data.ranked_scores(scores)
     kept = context.data.select(scores, level or context.recipe.cleaning.level)
     trained = train_without_noise(context, name, context.base, kept)
     return replace(result_of(context, name, trained), scores=scores)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from tokenclean.cleaning.shared_schedule import check_base, schedule_parts
+from tokenclean.cleaning.token_passages import find_passages
 from tokenclean.ds2.selection import select_best
 from tokenclean.errors import PoolError, RecipeError
 from tokenclean.lab.pairs import Pairs, read_pairs
@@ -31,6 +32,7 @@ from tokenclean.recipe import Recipe
 from tokenclean.review.review_file import read_review
 from tokenclean.review.reviewed_pool import ReviewedPool, review_pool
 from tokenclean.selection import select_tokens
+from tokenclean.selection.group_scores import group_scores
 from tokenclean.selection.ranking import Level
 from tokenclean.token_table import multiply_weights
 from tokenclean.tokens import TokenizedPool, tokenize_pool
@@ -125,6 +127,20 @@ class RunData:
             seed=self.recipe.seed,
         )
         return kept.with_values(kept.values | (labels.values & is_trusted))
+
+    def ranked_scores(self, scores: Ragged, rows: np.ndarray | None = None) -> Ragged:
+        """The scores by which tokens are ranked: their own, or those of their ``cleaning.unit`` (``group_scores``).
+        ``rows``: the training rows to which they belong; all by default."""
+        if self.recipe.cleaning.unit == "token":
+            return scores
+        return group_scores(scores, self._unit if rows is None else self._unit.take(rows))
+
+    @cached_property
+    def _unit(self) -> Ragged:
+        """Number of each token's sentence, below 0 outside of sentences, or of its row; int64."""
+        if self.recipe.cleaning.unit == "sentence":
+            return find_passages(self.tokens, self.pool).sentence
+        return self.tokens.is_response.with_values(self.tokens.is_response.row_of_value())
 
     @cached_property
     def best_rated(self) -> np.ndarray:

@@ -41,6 +41,7 @@ def self_evolving(context: RunContext) -> StrategyResult:
         split_losses = context.split_losses(against, reference, rows, f"D{number}")
         split_scores = split_losses[0] - split_losses[1]
         checks.append(check_reference(context, reference, split_scores, rows))
+        split_scores = context.data.ranked_scores(split_scores, rows)
         split_kept = select_tokens(
             split_scores,
             labels.take(rows),

@@ -204,18 +204,21 @@ def t_shirt(columns: Columns) -> Detection | None:
 
 
 def fixed_model(columns: Columns) -> Detection | None:
-    """Reference loss − base loss; flags what the strategy ``fixed_model`` drops."""
+    """Reference loss − base loss; flags what the strategy ``fixed_model`` drops where it ranks single tokens."""
     return _against_reference(columns, columns.settings.level)
 
 
 def fixed_model_by_sentence(columns: Columns) -> Detection | None:
-    """The same of each sentence (``group_scores``)."""
-    return None if columns.passages is None else _against_reference(columns, "global", columns.passages.sentence)
+    """The same of each sentence, as with ``cleaning.unit: sentence`` (``group_scores``)."""
+    if columns.passages is None:
+        return None
+    return _against_reference(columns, columns.settings.level, columns.passages.sentence)
 
 
-def fixed_model_by_answer(columns: Columns) -> Detection | None:
-    """The same of each row's answers."""
-    return _against_reference(columns, "global", columns.is_response.with_values(columns.is_response.row_of_value()))
+def fixed_model_by_row(columns: Columns) -> Detection | None:
+    """The same of each row, as with ``cleaning.unit: row``."""
+    row = columns.is_response.with_values(columns.is_response.row_of_value())
+    return _against_reference(columns, columns.settings.level, row)
 
 
 def rho(columns: Columns) -> Detection | None:
@@ -243,7 +246,7 @@ DETECTORS: dict[str, Detector] = {
         influence,
         fixed_model,
         fixed_model_by_sentence,
-        fixed_model_by_answer,
+        fixed_model_by_row,
         rho,
     )
 }

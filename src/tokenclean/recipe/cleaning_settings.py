@@ -72,6 +72,9 @@ class CleaningSettings(Section):
     """Share of response tokens to keep: k of Eq. 4; ``auto`` finds it by trials."""
     level: Literal["global", "source"] = "global"
     """Rank the tokens of ``fixed_model`` and ``self_evolving`` over the whole pool, or within each source."""
+    unit: Literal["token", "sentence", "row"] = "token"
+    """Rank tokens by their own score, or all tokens of a sentence or a row by what they have together: the sum of their
+    scores over the square root of their number."""
     splits: int = Field(default=5, ge=2)
     """Number of splits D̃_0 … D̃_T of the pool; D̃_0 warms up the reference."""
     split_kind: Literal["stratified", "contiguous"] = "stratified"
@@ -117,5 +120,10 @@ class CleaningSettings(Section):
             raise ValueError(
                 f"cleaning.proportion: auto tries proportions of a strategy that ranks tokens by scores, which "
                 f"{self.strategy} does not; name one, such as fixed_model, or give a number"
+            )
+        if self.unit == "row" and record.level == "sample":
+            raise ValueError(
+                f"cleaning.unit: row gives all tokens of a row one score, but {self.strategy} ranks tokens within each "
+                "row; take sentence, or fixed_model"
             )
         return self
