@@ -13,6 +13,8 @@ MAIN = (
 )  # the warm-up is that of ds2
 RANKING = ("random", "rho", "fixed_model", "self_evolving")
 SWEPT = ("fixed_model", "self_evolving")
+SCORED = ("rho", "fixed_model")
+"""Those that score by one reference throughout, as in the paper's Table 3."""
 TASKS = {
     "knowledge": ("mmlu", "truthfulqa"),
     "reasoning": ("arc_challenge", "arc_easy", "hellaswag", "logiqa"),
@@ -65,8 +67,7 @@ def all_cells(scale: Scale) -> list[Cell]:
         cells += [Cell(model, strategy, seed) for seed in seeds[1:] for strategy in MAIN if strategy != "none"]
     for model, seeds in scale.seeds.items():
         first = Cell(model, "full_tokens", seeds[0], "references", reference=TRUSTED)
-        cells += [first, *(replace(first, strategy=strategy) for strategy in SWEPT)]
-        cells += [replace(first, strategy=strategy, reference=LARGER) for strategy in ("rho", "fixed_model")]
+        cells += [first, *(replace(first, strategy=s, reference=r) for r in (TRUSTED, LARGER) for s in SCORED)]
     for model, proportions in scale.proportions.items():
         seed = scale.seeds[model][0]
         cells += [Cell(model, strategy, seed, "proportions", k) for k in proportions for strategy in SWEPT]
@@ -85,7 +86,7 @@ def _main(model: str, scale: Scale) -> Iterator[Cell]:
 def _steps(cell: Cell) -> Iterator[Cell]:
     """The cell, after the steps that it finds."""
     if not cell.tasks:
-        if cell.strategy in ("rho", "auto") or (cell.strategy == "fixed_model" and cell.reference == TRUSTED):
+        if cell.strategy in ("rho", "auto"):
             yield replace(cell, step="trials" if cell.strategy == "auto" else "passes", table="steps")
         if cell.strategy in ("rho", "self_evolving", "auto") or cell.reference == TRUSTED:
             yield replace(cell, step="train", table="steps")

@@ -55,7 +55,7 @@ def measure(cell: Cell, setup: Setup) -> Document:
         if cell.step == "train":
             return {**_reports(checking, result), **_taken(clock, started)}
         if cell.tasks:
-            with clock.timed(f"benchmarks: {cell.tasks}"):
+            with clock.timed(cell.tasks):
                 found = benchmark_figures(cell, opened, result.model)
         else:
             found = heldout_figures(context, result) | _reports(checking, result)

@@ -95,7 +95,7 @@ def _judged(results: Results, claim: Claim) -> Iterator[tuple[str, str]]:
             difference = results.difference(one, other)
             word = judge(difference.low, difference.high, lower_is_better=True)
             text = interval(difference.difference, difference.low, difference.high)
-            yield word, f"{word} by {MODELS[model]}, seed {seed}: {text}"
+            yield word, f"{word} with {MODELS[model]}, seed {seed}: {text}"
 
 
 def benchmark_sentences(results: Results) -> Iterator[str]:

@@ -21,6 +21,7 @@ from evidence.cells import Cell, all_cells
 from evidence.pool import EMBEDDING
 from evidence.scales import SCALES
 from evidence.setup import Setup, chosen
+from tokenclean.errors import TokencleanError
 from tokenclean.store import write_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -29,16 +30,22 @@ PART_SECONDS = 480.0
 
 def finish(cells: Sequence[Cell], setup: Setup, results: Path) -> list[dict[str, Any]]:
     """The document of each cell, found or measured. Cells whose model is missing are named and left out. Raises
-    SystemExit for a finished cell of another pool, model or setting."""
+    SystemExit for a finished cell of another pool, model or setting, and at the end where cells failed, naming them."""
     write_pool(setup, results)
-    documents = []
+    documents, failed = [], []
     for number, cell in enumerate(cells, start=1):
         if (reason := setup.missing(cell)) is not None:
             print(f"skipped {cell.name}: {reason}", flush=True)
             continue
         title = f"cell {number} of {len(cells)}: {cell.name}"
         file = results / setup.scale.name / f"{cell.name}.json"
-        documents.append(machine.found_or_measured(file, setup.expected(cell), title, measure_cell, cell, setup))
+        try:
+            documents.append(machine.found_or_measured(file, setup.expected(cell), title, measure_cell, cell, setup))
+        except TokencleanError as error:
+            print(f"failed {cell.name}: {error}", flush=True)
+            failed.append(cell.name)
+    if failed:
+        raise SystemExit(f"{len(failed)} of {len(cells)} cells failed, for the reasons above: {', '.join(failed)}")
     return documents
 
 

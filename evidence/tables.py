@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evidence.cells import CURATED, LARGER, SWEPT, TRUSTED, Cell
+from evidence.cells import CURATED, LARGER, SCORED, SWEPT, TRUSTED, Cell
 from evidence.results_files import Results, command_of, machines_of
 from evidence.scales import MAIN_PROPORTION, SOURCES
 from evidence.words import MODELS, TITLES, interval, table
@@ -15,6 +16,10 @@ from tokenclean.scoring import PairedDifference
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_SPLIT = re.compile(r"^D\d+$")
+"""A split of the pool in the name of a pass."""
 
 
 def shown(difference: PairedDifference | None) -> str:
@@ -132,7 +137,7 @@ def references_table(results: Results) -> str:
     cells = results.of_table("references")
     rows = []
     for model, seeds in results.scale.seeds.items():
-        for strategy in ("rho", *SWEPT):
+        for strategy in SCORED:
             for reference in (CURATED, TRUSTED, LARGER):
                 cell = results.find(model, strategy, seeds[0], reference=reference)
                 if cell is None or (control := results.full_tokens(cell)) is None:
@@ -198,7 +203,8 @@ def cost_table(results: Results) -> str:
     kinds: dict[tuple[str, str], list[tuple[float, int]]] = {}
     for cell in results.cells:
         for stage in results.documents.get(cell.name, {}).get("stages", []):
-            kind = (MODELS[cell.model], f"{stage['kind']}: {stage['name']}")
+            name = _SPLIT.sub("the pool", stage["name"].partition(" under ")[0])
+            kind = (MODELS[cell.model], f"{stage['kind']}: {name}")
             kinds.setdefault(kind, []).append((stage["seconds"], stage["peak_bytes"]))
     rows = [
         [*kind, str(len(taken)), f"{sum(s for s, _ in taken):,.0f}", f"{max(b for _, b in taken) / 2**30:.2f}"]

@@ -131,6 +131,25 @@ def test_a_cell_without_its_model_is_named(output, data, tmp_path, capsys):
     assert "skipped smollm2-rho-k0.6-larger-s42: no larger model of the same tokenizer" in said
 
 
+def test_a_cell_that_fails_leaves_the_others(output, tmp_path, monkeypatch, capsys):
+    from tokenclean.errors import ModelError
+
+    def measured(function, cell, setup):
+        if cell.strategy == "none":
+            raise ModelError("no weights")
+        return {"seconds": 1.0}
+
+    monkeypatch.setattr(run.machine, "in_fresh_process", measured)
+    setup = run.setup_of(
+        run.read_arguments(["--divide", str(DIVIDE), "--output", str(output), "--results", str(tmp_path)])
+    )
+    two = importlib.import_module("evidence.cells").all_cells(setup.scale)[0:5:4]
+    with pytest.raises(SystemExit, match="1 of 2 cells failed, for the reasons above: smollm2-none-s42"):
+        run.finish(two, setup, tmp_path)
+    assert "failed smollm2-none-s42: no weights" in capsys.readouterr().out
+    assert set(documents(tmp_path)) == {"pool", "smollm2-full_tokens-s42"}
+
+
 @pytest.mark.parametrize("words", [["--divide", "5"], ["--set", "seed=1"]])
 def test_a_smoke_test_does_not_write_into_the_committed_results(words):
     with pytest.raises(SystemExit):

@@ -237,10 +237,11 @@ class TestFigures:
     def test_sentences_follow_the_intervals(self, measured):
         text = reading.reading(measured)
         assert (
-            "Fixed-model cleaning beats full tokens (§6.2): **does not hold here: the opposite does**. worse by" in text
+            "Fixed-model cleaning beats full tokens (§6.2): **does not hold here: the opposite does**. worse with"
+            in text
         )
-        assert "RHO beats full tokens (Table 1): **is not shown here**. no clear difference by" in text
-        assert "auto beats full tokens: **holds here**. better by SmolLM2-135M-Instruct, seed 42: −0.2500 (" in text
+        assert "RHO beats full tokens (Table 1): **is not shown here**. no clear difference with" in text
+        assert "auto beats full tokens: **holds here**. better with SmolLM2-135M-Instruct, seed 42: −0.2500 (" in text
         assert "Self-evolving cleaning beats full tokens (§6.2): **not measured yet**." in text
 
     def test_tables_name_what_is_missing(self, measured):
