@@ -95,7 +95,7 @@ def numbers_of(results: Any) -> list[float]:
     measured = [cell for cell in results.cells if "heldout" in results.documents.get(cell.name, {})]
     for one in measured:
         for other in measured:
-            if one != other and one.model == other.model:
+            if one != other and (one.model, one.seed) == (other.model, other.seed):
                 for source in (None, *scales.SOURCES):
                     found += numbers_in(vars(results.difference(one, other, source)))
                 if one.reference == other.reference and (change := results.preference_change(one, other)):
