@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pool_passes import ROWS, Passes, save_reference
+
+import tokenclean
+
+STORE_BYTES = 80 << 20
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,3 +35,31 @@ def short_pool(small_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture
 def passes(short_pool: Path, tmp_path: Path, tiny_model_folder: Path, tiny_reference: Path) -> Passes:
     return Passes(short_pool, tmp_path, tiny_model_folder, tiny_reference)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster with a head without CPUs; ``nodes`` adds those that compute. Its processes import the package under
+    test."""
+    pytest.importorskip("ray", reason="needs the extra ray")
+    from ray.cluster_utils import Cluster  # pyright: ignore[reportMissingImports]
+
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(Path(tokenclean.__file__).parents[1])
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    options = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+    started = Cluster(initialize_head=True, head_node_args=options)
+    try:
+        yield started
+    finally:
+        started.shutdown()
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+
+
+@pytest.fixture
+def nodes(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Two nodes of one CPU each, those of the last test if it has killed none; RAY_ADDRESS names the cluster."""
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    while len(cluster.worker_nodes) < 2:
+        cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    return list(cluster.worker_nodes)

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,19 +18,21 @@ import tokenclean
 from tokenclean.errors import RankError
 from tokenclean.pool import Conversation, load_pool, shard_stream
 from tokenclean.recipe import ExecutorSettings, Recipe, recipe_from
+from tokenclean.scoring import stored_tokens
 from tokenclean.store import file_hash
 from tokenclean.token_table import read_table
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 
+from ray._private import state  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from tokenclean.scoring.executors.ray_actors import TRIES  # noqa: E402
-from tokenclean.scoring.executors.ray_executor import RayExecutor  # noqa: E402
+from tokenclean.executors.ray_actors import TRIES  # noqa: E402
+from tokenclean.executors.ray_executor import RayExecutor  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
-STORE_BYTES = 80 << 20
+STORE_BYTES = 80 << 20  # of a node
 LONGEST_SECONDS = 120
 # Ends its process at a token that stands for the first byte of a skull.
 DEADLY_CODE = """
@@ -54,35 +56,9 @@ class DeadlyForCausalLM(LlamaForCausalLM):
 """
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A head without CPUs; a test adds the nodes that compute. Its processes import the package under test."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(Path(tokenclean.__file__).parents[1])
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    options = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES}
-    started = Cluster(initialize_head=True, head_node_args=options)
-    try:
-        yield started
-    finally:
-        started.shutdown()
-        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
-
-
 @pytest.fixture
-def nodes(cluster: Cluster) -> Iterator[list]:
-    """Two nodes of one CPU each."""
-    added = [cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES) for _ in range(2)]
-    yield added
-    for node in added:
-        if node in cluster.worker_nodes:
-            cluster.remove_node(node)
-
-
-@pytest.fixture
-def on_ray(cluster: Cluster, nodes: list, passes: Passes, monkeypatch: pytest.MonkeyPatch) -> Callable:
+def on_ray(nodes: list, passes: Passes) -> Callable:
     """A function that runs a pass on the cluster, with the options of ``Passes.run``."""
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
 
     def run(name: str = "s", **options):
         with RayExecutor(ExecutorSettings(kind="ray"), passes.notes.append) as executor:
@@ -104,13 +80,14 @@ def stop_after(count: int) -> Callable[[int, int], None]:
     return stop
 
 
-def test_a_pass_on_ray_stores_what_one_process_stores(passes, on_ray, capfd):
+def test_a_pass_on_ray_stores_what_one_process_stores(passes, on_ray, capfd, monkeypatch):
     whole = passes.run("whole")
     passes.reported.clear()
+    monkeypatch.delattr(stored_tokens, "tokenize_pool")  # of this process, which shall tokenize nothing
     outcome = on_ray()
     assert (outcome.made, outcome.found) == (whole.made, 0)
     assert passes.table() == passes.table("whole")
-    for stage in passes.stages("losses", "whole"):
+    for stage in (*passes.stages("tokens", "whole"), *passes.stages("losses", "whole")):
         here, there = (
             json.loads((folder / "manifest.json").read_text())
             for folder in (stage, passes.folder / "s.shards" / "stages" / stage.name)
@@ -136,17 +113,24 @@ def test_a_pass_begun_here_is_finished_on_ray_and_the_other_way_round(passes, on
         assert passes.table(name) == passes.table("whole")
 
 
-def test_a_killed_node_costs_its_open_shards_only(passes, on_ray, cluster, nodes, capfd):
+def test_a_killed_node_costs_its_open_shards_only(passes, nodes, cluster, capfd):
+    """A node at work is killed, up to three times until a shard was lost with it."""
     whole = passes.run("whole")
-    killed: list[int] = []
+    killed = []
 
-    def kill_at_first(done: int, total: int) -> None:
-        if not killed:
+    def kill_one_at_work(done: int, total: int) -> None:
+        if len(killed) == 3 or any("its Ray actor ended" in text for text in passes.notes):
+            return
+        at_work = {actor["Address"]["NodeID"] for actor in state.actors().values() if actor["State"] == "ALIVE"}
+        if at_work >= {node.node_id for node in cluster.worker_nodes}:
             killed.append(done)
-            cluster.remove_node(nodes[0], allow_graceful=False)
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
 
-    outcome = on_ray(progress=kill_at_first)
+    with RayExecutor(ExecutorSettings(kind="ray"), passes.notes.append) as executor:
+        outcome = passes.run("s", executor=executor, progress=kill_one_at_work)
     assert outcome.made == whole.made
+    assert killed
     assert any("its Ray actor ended" in text and "another one computes it" in text for text in passes.notes)
     assert passes.table() == passes.table("whole")
     assert "raylet" not in capfd.readouterr().out
@@ -230,12 +214,10 @@ def losses_in(folder: Path) -> list[Path]:
 
 
 def test_a_run_on_ray_makes_the_stages_and_results_of_a_run_here(
-    cluster, nodes, small_pool, tiny_model_folder, other_model_folder, tmp_path, monkeypatch
+    nodes, small_pool, tiny_model_folder, other_model_folder, tmp_path
 ):
     from tokenclean.cleaning.open_run import open_run
     from tokenclean.experiment.run import run
-
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
 
     def recipe(output: str, **executor: object) -> Recipe:
         return recipe_from(

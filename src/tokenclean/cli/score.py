@@ -114,10 +114,11 @@ def score(
         if processes.is_first:  # before the seconds that torch takes to load
             survey = survey_pool(sources, shard_characters, listing, max_rejected_share)
 
+        from tokenclean.models.device import device_for
         from tokenclean.models.loading.load import load_tokenizer, resolve_source
 
         quiet_libraries()
-        device = chosen.device(device)
+        device = device_for(chosen, device)
         base_source = resolve_source(base, trusted=trust_remote_code)
         models: dict[str, ModelSource | ServedModel] = {"base": base_source}
         tokenizer = load_tokenizer(base_source)
