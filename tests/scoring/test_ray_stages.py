@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tokenclean.asking.settings import Sampling
 from tokenclean.ds2 import embedding
 from tokenclean.ds2.rating_prompt import empty_rating_prompt, rating_questions
 from tokenclean.errors import ModelError
-from tokenclean.executors import LOCAL, Executor
+from tokenclean.executors import LOCAL, Executor, Item
 from tokenclean.models.loading.load import resolve_source
 from tokenclean.pool import Conversation, duplicates
 from tokenclean.pool.conversation import Turn
@@ -52,7 +53,14 @@ def embedding_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     folder = tmp_path_factory.mktemp("models") / "embedding"
     torch.manual_seed(0)
-    config = BertConfig(len(names), 16, 1, 2, 32, max_position_embeddings=64)
+    config = BertConfig(
+        vocab_size=len(names),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
     BertModel(config).save_pretrained(str(folder))
     options = {"pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 64}
     PreTrainedTokenizerFast(tokenizer_object=backend, **options).save_pretrained(str(folder))
@@ -81,13 +89,7 @@ def test_vectors_are_those_of_one_process(on_ray, embedding_folder, monkeypatch)
         pytest.raises(ModelError, match=r"Ray node .*has other weights here; copy the same to all nodes"),
         on_ray.open(embedding.EmbeddingWork(str(embedding_folder), "0" * 64, "cpu", None)) as compute,
     ):
-        list(compute(embedding_items()))
-
-
-def embedding_items():
-    from tokenclean.executors import Item
-
-    return [Item(0, 0, lambda: ["a"], "one text")]
+        list(compute([Item(0, 0, lambda: ["a"], "one text")]))
 
 
 @pytest.fixture
@@ -119,17 +121,19 @@ def test_ratings_begun_here_are_finished_on_ray_with_the_answers_of_one_process(
         assert (tmp_path / folder / ANSWERS).read_bytes() == (tmp_path / "whole" / ANSWERS).read_bytes()
 
 
-class KillingRows(list[Conversation]):
+class KillingRows(Sequence[Conversation]):
     """Rows that call a function when the block from row ``start`` is read."""
 
-    def __init__(self, rows, start: int, kill) -> None:
-        super().__init__(rows)
-        self._start, self._kill = start, kill
+    def __init__(self, rows: list[Conversation], start: int, kill: Callable[[], None]) -> None:
+        self._rows, self._start, self._kill = rows, start, kill
 
-    def __getitem__(self, key):
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Any) -> Any:
         if isinstance(key, slice) and key.start == self._start:
             self._kill()
-        return super().__getitem__(key)
+        return self._rows[key]
 
 
 def row_of(number: int, text: str) -> Conversation:

@@ -96,8 +96,8 @@ def score(
 
     The pool may be larger than memory. Tokens and losses are written shard by shard beside the table; a stopped
     command, given again, continues from there. Started by torchrun or accelerate launch, the processes share the
-    shards; with --on ray the actors of a Ray cluster do. With --reference-url the reference's losses come from a
-    server, the base's are computed here.
+    shards; with --on ray the actors of a Ray cluster tokenize and score them. With --reference-url the reference's
+    losses come from a server, the base's are computed here.
 
     Example: tokenclean score my.jsonl --base HuggingFaceTB/SmolLM2-135M --reference runs/warm-up -o scores.parquet
     """
