@@ -56,10 +56,33 @@ def cluster() -> Iterator[Any]:
         os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
 
+@pytest.fixture(scope="module")
+def ray_notes() -> list[str]:
+    """What the executor of ``ray_actors`` said since the test began, and in the first test when it connected."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def ray_actors(cluster: Any, ray_notes: list[str]) -> Iterator[Any]:
+    """An executor on the cluster for all tests of a file: an actor takes seconds to start, as torch does to load."""
+    from tokenclean.executors.ray_executor import RayExecutor
+    from tokenclean.recipe import ExecutorSettings
+
+    _add_nodes(cluster)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        with RayExecutor(ExecutorSettings(kind="ray"), ray_notes.append) as executor:
+            yield executor
+
+
 @pytest.fixture
-def nodes(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Two nodes of one CPU each, those of the last test if it has killed none; RAY_ADDRESS names the cluster."""
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+def on_ray(ray_actors: Any, cluster: Any, ray_notes: list[str]) -> Iterator[Any]:
+    """``ray_actors``, with two nodes of one CPU each."""
+    _add_nodes(cluster)
+    yield ray_actors
+    ray_notes.clear()
+
+
+def _add_nodes(cluster: Any) -> None:
     while len(cluster.worker_nodes) < 2:
         cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
-    return list(cluster.worker_nodes)

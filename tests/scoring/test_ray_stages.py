@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,12 @@ from tokenclean.executors import LOCAL, Executor, Item
 from tokenclean.models.loading.load import resolve_source
 from tokenclean.pool import Conversation, duplicates
 from tokenclean.pool.conversation import Turn
-from tokenclean.recipe import ExecutorSettings
 from tokenclean.servers.answer_cache import ANSWERS, open_cache
 
 pytest.importorskip("ray", reason="needs the extra ray")
 
-from tokenclean.executors.ray_executor import RayExecutor
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
-
-
-@pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def on_ray(nodes: list, notes: list[str]) -> Iterator[Executor]:
-    with RayExecutor(ExecutorSettings(kind="ray"), notes.append) as executor:
-        yield executor
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +127,7 @@ def row_of(number: int, text: str) -> Conversation:
     return Conversation(f"r{number}", "pool", (Turn("user", "Say it."), Turn("assistant", text)))
 
 
-def test_near_duplicates_are_those_of_one_process_though_a_node_dies(on_ray, cluster, nodes, monkeypatch):
+def test_near_duplicates_are_those_of_one_process_though_a_node_dies(on_ray, cluster, monkeypatch):
     monkeypatch.setattr(duplicates, "_BLOCK_ROWS", 20)
     chosen = random.Random(1)
     words = [[f"w{chosen.randint(0, 500)}" for _ in range(40)] for _ in range(60)]
@@ -152,7 +139,7 @@ def test_near_duplicates_are_those_of_one_process_though_a_node_dies(on_ray, clu
     assert len(here) == 60
 
     def kill() -> None:
-        cluster.remove_node(nodes[0], allow_graceful=False)
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
 
     # The fourth block is read when one was computed: some actors have started, and others are about to.
     assert duplicates.near_duplicates(KillingRows(rows, 60, kill), 0.7, on_ray) == here
