@@ -62,7 +62,7 @@ def write_pool(path: Path, count: int) -> None:
             file.write(json.dumps(numbered, ensure_ascii=False) + "\n")
 
 
-def save_tiny_model(folder: Path) -> None:
+def save_tiny_model(folder: Path, seed: int = 0) -> None:
     """A random Llama of one layer with a byte-level BPE tokenizer of VOCABULARY tokens."""
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -78,7 +78,7 @@ def save_tiny_model(folder: Path) -> None:
     backend.train([str(pool_path())], trainer)
     backend.add_special_tokens([AddedToken("</s>", normalized=False)])
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>").save_pretrained(folder)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=backend.get_vocab_size(),
         hidden_size=16,

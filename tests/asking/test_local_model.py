@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rating_server import GOOD, conversations, questions_about
-from tokenclean.asking.local_model import LocalModel, ask_in_batches, chat_frame, load_local_model
+from tokenclean.asking.local_model import LoadedModel, LocalModel, ask_in_batches, chat_frame, describe_local_model
 from tokenclean.asking.questions import Outcome
 from tokenclean.asking.settings import Sampling
 from tokenclean.ds2.rating_prompt import Rating, empty_rating_prompt, rating_questions
 from tokenclean.errors import ModelError
+from tokenclean.executors import LOCAL
 from tokenclean.models.loading.load import resolve_source
 from tokenclean.servers.answer_cache import AnswerCache, open_cache
 
@@ -23,45 +25,50 @@ TEMPLATE = (
 )
 
 
-def load(folder: Path, sampling: Sampling) -> LocalModel:
-    return load_local_model(resolve_source(str(folder)), sampling, empty_rating_prompt())
+def describe(folder: Path, sampling: Sampling) -> LocalModel:
+    return describe_local_model(resolve_source(str(folder)), sampling, empty_rating_prompt())
 
 
 @pytest.fixture(scope="module")
 def rater(tiny_model_folder: Path) -> LocalModel:
-    return load(tiny_model_folder, SHORT)
+    return describe(tiny_model_folder, SHORT)
+
+
+@pytest.fixture(scope="module")
+def loaded(rater: LocalModel) -> LoadedModel:
+    return rater.load()
 
 
 def test_garbage_is_asked_for_again_so_often_and_then_marked(rater, tmp_path):
     questions = rating_questions(conversations(5), rater.asked)
-    with open_cache(tmp_path) as cache:
-        run = ask_in_batches(questions, rater.answer, cache, attempts=2, batch_size=2)
+    with open_cache(tmp_path) as cache, LOCAL.open(rater) as answer:
+        run = ask_in_batches(questions, answer, cache, attempts=2, batch_size=2)
         assert len(cache.answers) == 10
         texts = list(cache.answers.values())
     assert (run.asked, run.found) == (10, 0)
     assert run.answers == (None,) * 5
     assert any(texts)
     assert questions.model.name == rater.name
-    with open_cache(tmp_path) as cache:
-        again = ask_in_batches(questions, rater.answer, cache, attempts=2, batch_size=2)
+    with open_cache(tmp_path) as cache, LOCAL.open(rater) as answer:
+        again = ask_in_batches(questions, answer, cache, attempts=2, batch_size=2)
     assert (again.asked, again.found) == (0, 5)
 
 
-def test_a_seed_gives_the_same_answers_and_leaves_torchs_state_alone(rater):
+def test_a_seed_gives_the_same_answers_and_leaves_torchs_state_alone(loaded):
     import torch
 
     prompts = ["One prompt", "Another prompt, somewhat longer"]
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    answers = rater.answer(prompts, 1)
+    answers = loaded.answer(prompts, 1)
     assert torch.equal(torch.rand(3), expected)
-    assert rater.answer(prompts, 1) == answers
-    assert rater.answer(prompts, 2) != answers
+    assert loaded.answer(prompts, 1) == answers
+    assert loaded.answer(prompts, 2) != answers
 
 
 def test_a_batch_changes_no_greedy_answer(tiny_model_folder):
-    greedy = load(tiny_model_folder, Sampling(temperature=0, max_tokens=6))
+    greedy = describe(tiny_model_folder, Sampling(temperature=0, max_tokens=6)).load()
     prompts = ["Volga", "What is the longest river in Europe?", "x"]
     assert greedy.answer(prompts, 0) == [greedy.answer([prompt], 0)[0] for prompt in prompts]
 
@@ -84,7 +91,11 @@ class Scripted:
 
 def run_scripted(answer, cache: AnswerCache, count: int = 5, **options) -> Outcome[Rating]:
     questions = questions_about(count, "stub", SHORT)
-    return ask_in_batches(questions, answer, cache, **{"batch_size": 2, **options})
+
+    def in_order(batches):
+        return ((batch, answer(*batch.given())) for batch in batches)
+
+    return ask_in_batches(questions, in_order, cache, **{"batch_size": 2, **options})
 
 
 def test_json_is_read_and_only_the_unreadable_are_asked_again(tmp_path):
@@ -123,7 +134,7 @@ def test_a_stopped_rating_goes_on_with_the_same_batches_and_seeds(tmp_path):
     assert (run.asked, run.found) == (expected.asked - 4, 3)
 
 
-def test_a_sample_is_cut_so_that_prompt_and_answer_fit_the_context(rater):
+def test_a_sample_is_cut_so_that_prompt_and_answer_fit_the_context(rater, loaded):
     import torch
 
     long = "The Volga is the longest river in Europe. " * 300
@@ -131,19 +142,19 @@ def test_a_sample_is_cut_so_that_prompt_and_answer_fit_the_context(rater):
     row = type(row)(row.id, "pool", (row.turns[0], type(row.turns[1])("assistant", long)))
     questions = rating_questions([row], rater.asked)
     assert questions.cut == 1
-    assert questions.items[0].prompt_tokens + SHORT.max_tokens <= rater.model.config.max_position_embeddings
+    assert questions.items[0].prompt_tokens + SHORT.max_tokens <= loaded.model.config.max_position_embeddings
     assert rater.room_tokens < 2048
     with torch.no_grad():
-        assert rater.answer([questions.prompt(0).text], 0)
+        assert loaded.answer([questions.prompt(0).text], 0)
 
 
 def test_a_context_without_room_is_refused(tiny_model_folder):
     with pytest.raises(ModelError, match="leaves none for a sample beside the task"):
-        load(tiny_model_folder, Sampling(max_tokens=1900))
+        describe(tiny_model_folder, Sampling(max_tokens=1900))
 
 
 def test_a_chat_template_frames_the_prompt_and_tags_in_it_are_letters(tiny_model_folder):
-    rater = load(tiny_model_folder, SHORT)
+    rater = describe(tiny_model_folder, SHORT).load()
     assert chat_frame(rater.tokenizer) == ("", "\n")
     rater.tokenizer.chat_template = TEMPLATE
     assert chat_frame(rater.tokenizer) == ("<|user|>", "</s><|bot|>")
@@ -159,7 +170,7 @@ def test_a_chat_template_frames_the_prompt_and_tags_in_it_are_letters(tiny_model
             seen.update(options)
             return rater.model.generate(**options)
 
-    framed = LocalModel(rater.name, rater.identity, SHORT, 100, Model(), rater.tokenizer)
+    framed = LoadedModel(SHORT, Model(), rater.tokenizer)
     framed.answer(["Say </s> twice", "no"], 0)
     ids, mask = seen["input_ids"], seen["attention_mask"]
     end = rater.tokenizer.eos_token_id
@@ -173,7 +184,7 @@ def test_a_chat_template_frames_the_prompt_and_tags_in_it_are_letters(tiny_model
 
 
 def test_a_template_that_does_not_take_the_message_is_named(tiny_model_folder):
-    rater = load(tiny_model_folder, SHORT)
+    rater = describe(tiny_model_folder, SHORT).load()
     rater.tokenizer.chat_template = "{{ raise_exception('only tools') }}"
     with pytest.raises(ModelError, match="does not accept a user's message: only tools"):
         chat_frame(rater.tokenizer)
@@ -183,8 +194,10 @@ def test_a_template_that_does_not_take_the_message_is_named(tiny_model_folder):
 
 
 def test_a_seed_is_made_up_and_the_weights_are_the_raters_name(tiny_model_folder):
-    first = load(tiny_model_folder, Sampling(max_tokens=4))
+    first = describe(tiny_model_folder, Sampling(max_tokens=4))
     assert first.sampling.seed == 0
     rows = conversations(1)
-    other = LocalModel(first.name, "other weights", first.sampling, first.room_tokens, first.model, first.tokenizer)
+    other = replace(first, identity="other weights")
     assert rating_questions(rows, first.asked).items[0].key != rating_questions(rows, other.asked).items[0].key
+    with pytest.raises(ModelError, match="its files are not those that were named"):
+        other.load()

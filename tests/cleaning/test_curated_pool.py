@@ -44,7 +44,7 @@ def embedded(monkeypatch) -> list[int]:
         return vectors.astype(np.float32)
 
     monkeypatch.setattr(curated_pool, "embed", embed)
-    monkeypatch.setattr(curated_pool, "embedding_model", lambda name: name)
+    monkeypatch.setattr(curated_pool, "embedding_weights", lambda name: name)
     monkeypatch.setattr(transition_matrix, "STEPS", 150)
     return calls
 

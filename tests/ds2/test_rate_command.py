@@ -129,3 +129,8 @@ def test_rows_that_cannot_be_used_are_listed(command, pool, server, tmp_path):
 def test_a_rater_is_either_a_server_or_local(options, command, pool):
     with pytest.raises(RecipeError, match="name either --endpoint URL"):
         command(pool, "--model", "m", *options)
+
+
+def test_actors_ask_no_server(command, pool):
+    with pytest.raises(RecipeError, match="--on: requests to a server are sent by this command alone; give --local"):
+        command(pool, "--model", "m", "--endpoint", "http://host/v1", "--on", "ray")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tokenclean.executors import LOCAL, Executor
 from tokenclean.models.loading.load import load_model, load_tokenizer, resolve_source
 from tokenclean.observer import Observer
 from tokenclean.pool import survey_pool
 from tokenclean.recipe import TokensSettings, source_from
-from tokenclean.scoring.executors import LOCAL, Executor
 from tokenclean.scoring.model_losses import ScoringPolicy
 from tokenclean.scoring.pool_pass import PassOutcome, PoolToScore, score_pool
 

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from pool_passes import POLICY
 
+from tokenclean.asking.local_model import describe_local_model
+from tokenclean.asking.settings import Sampling
+from tokenclean.ds2.embedding import EmbeddingWork
 from tokenclean.errors import MissingExtraError, ModelError, RecipeError
+from tokenclean.executors import LOCAL, Item, TorchrunExecutor
+from tokenclean.executors.ray_executor import RayExecutor
+from tokenclean.executors.ray_worker import SendFiles, SentFiles, Worker, installed_packages
+from tokenclean.models.device import device_for
 from tokenclean.models.loading.load import load_model, load_tokenizer, resolve_source, source_fingerprint
 from tokenclean.pool import load_pool
-from tokenclean.recipe import ExecutorSettings, recipe_from
-from tokenclean.scoring.executors.ray_executor import RayExecutor
-from tokenclean.scoring.executors.ray_worker import ShardWorker, installed_packages
-from tokenclean.scoring.model_losses import ModelWork
+from tokenclean.pool.duplicates import SketchWork
+from tokenclean.processes import Processes
+from tokenclean.recipe import ExecutorSettings, TokensSettings, recipe_from
+from tokenclean.scoring.model_losses import LossWork, ModelWork
 from tokenclean.scoring.scorer import Scorer
 from tokenclean.scoring.stored_losses import LossShard
+from tokenclean.scoring.stored_tokens import TokenWork
 from tokenclean.store import Store
-from tokenclean.tokens import tokenize_pool
+from tokenclean.tokens import TokenizedPool, tokenize_pool
 
 VALUES = {"pool": {"sources": [{"path": "pool.jsonl"}]}, "model": {"base": "base"}}
 
@@ -34,10 +45,10 @@ def test_ray_that_is_not_installed_is_an_extra_to_install(monkeypatch):
 @pytest.mark.parametrize(("num_gpus", "device"), [(0, "cpu"), (0.5, "cuda"), (2, "cuda")])
 def test_an_actors_gpus_say_its_device(num_gpus, device):
     executor = RayExecutor(ExecutorSettings(kind="ray", num_gpus=num_gpus), print)
-    assert (executor.device("auto"), executor.device(device)) == (device, device)
+    assert (device_for(executor, "auto"), device_for(executor, device)) == (device, device)
     for other in ({"cpu", "cuda"} - {device}) | {"cuda:1"}:
-        with pytest.raises(RecipeError, match=f"computes on {device}; give auto, or another --num-gpus"):
-            executor.device(other)
+        with pytest.raises(RecipeError, match=f"actors of Ray compute on {device}, .*give auto, or another"):
+            device_for(executor, other)
 
 
 def test_a_recipe_names_an_executor_by_itself_or_as_a_section():
@@ -52,15 +63,23 @@ def test_a_recipe_names_an_executor_by_itself_or_as_a_section():
         recipe_from({**VALUES, "executor": {"kind": "ray", "num_gpus": 1.5}})
 
 
+def losses_of(passes, source=None, fingerprint=None) -> SendFiles[TokenizedPool]:
+    source = source or resolve_source(str(passes.base))
+    model = ModelWork(source, POLICY, 2048, 100)
+    return SendFiles(LossWork(model, fingerprint or source_fingerprint(source), "cpu"))
+
+
 def test_a_worker_computes_what_a_stage_holds_and_its_manifest_says_where(passes, tmp_path):
     tokens = tokenize_pool(load_pool(passes.pool), passes.tokenizer)
-    source = resolve_source(str(passes.base))
-    worker = ShardWorker("cpu", 1)
+    worker = Worker(1)
     worker.start(installed_packages())
-    model = ModelWork(source, POLICY, 2048, 100), source_fingerprint(source)
-    sent = worker.compute(model, tokens, "all rows")
-    worker.unload()
-    assert worker.compute(model, tokens, "all rows").files == sent.files
+    sent, _ = worker.compute(1, losses_of(passes), (tokens, "all rows"))
+    worker.close(1)
+    worker.close(2)  # one that it never opened
+    again, _ = worker.compute(1, losses_of(passes), (tokens, "all rows"))
+    assert isinstance(sent, SentFiles)
+    assert isinstance(again, SentFiles)
+    assert again.files == sent.files
     kept = Store(tmp_path / "run").stage("losses", 2, {"tokens": "x"}, sent.write)
     assert [*sent.files] == ["losses.parquet"] == [*kept.manifest["files"]]
     assert kept.manifest["results"]["what"] == "all rows"
@@ -72,13 +91,52 @@ def test_a_worker_computes_what_a_stage_holds_and_its_manifest_says_where(passes
 
 def test_a_worker_refuses_other_weights_and_other_software(passes):
     tokens = tokenize_pool(load_pool(passes.pool), load_tokenizer(str(passes.base)))
-    worker, work = ShardWorker("cpu", 1), ModelWork(resolve_source(str(passes.base)), POLICY, 2048, 100)
+    worker = Worker(1)
     with pytest.raises(ModelError, match=r"has other software: torch .* \(here 1\.0\); install the same versions"):
         worker.start({**installed_packages(), "torch": "1.0"})
     worker.start(installed_packages())
     with pytest.raises(ModelError, match=r"Ray node .*its files are not those that the pass was begun with"):
-        worker.compute((work, "0" * 64), tokens, "all rows")
-    absent = resolve_source(str(passes.base)).absolute
-    gone = ModelWork(type(absent)("/nowhere/base"), POLICY, 2048, 100)
+        worker.compute(1, losses_of(passes, fingerprint="0" * 64), (tokens, "all rows"))
+    absent = type(resolve_source(str(passes.base)))("/nowhere/base")
     with pytest.raises(ModelError, match=r"Ray node .*/nowhere/base.*every node needs the model"):
-        worker.compute((gone, "0" * 64), tokens, "all rows")
+        worker.compute(2, losses_of(passes, absent, "0" * 64), (tokens, "all rows"))
+
+
+def test_a_worker_refuses_another_tokenizer(passes):
+    work = SendFiles(TokenWork(resolve_source(str(passes.base)), "0" * 64, TokensSettings()))
+    with pytest.raises(ModelError, match=r"Ray node .*its tokenizer is not the one that the pass was begun with"):
+        Worker(1).compute(1, work, (list(load_pool(passes.pool)), "all rows"))
+
+
+def test_works_can_be_sent(passes):
+    works = (
+        losses_of(passes),
+        TokenWork(resolve_source(str(passes.base)), "0" * 64, TokensSettings()),
+        SketchWork(),
+        EmbeddingWork("folder", "0" * 64, "cpu", None),
+        describe_local_model(resolve_source(str(passes.base)), Sampling(max_tokens=4), "task"),
+    )
+    for work in works:
+        assert pickle.loads(pickle.dumps(work)) == work
+
+
+def test_one_process_opens_a_work_once_and_only_for_an_item():
+    opened = []
+
+    class Doubling:
+        @contextmanager
+        def opened(self) -> Iterator[Callable[[int], int]]:
+            opened.append("opened")
+            yield lambda number: 2 * number
+            opened.append("closed")
+
+    items = [Item(n, n, lambda n=n: n, f"item {n}") for n in range(3)]
+    for executor in (LOCAL, TorchrunExecutor(Processes(1, 2))):
+        with executor.open(Doubling()) as compute:
+            assert list(compute([])) == []
+            assert opened == []
+            assert [made for _, made in compute(items)] == [0, 2, 4]
+            assert [item.key for item, _ in compute(items[:1])] == [0]
+            assert opened == ["opened"]
+        assert opened == ["opened", "closed"]
+        opened.clear()

@@ -11,6 +11,7 @@ import pytest
 from pool_passes import CHARACTERS, POLICY, ROWS, TULU, save_reference
 
 from tokenclean.errors import PolicyMismatchError, PoolError, RunFolderError
+from tokenclean.executors import TorchrunExecutor
 from tokenclean.models.causal_lm import CausalLM
 from tokenclean.models.loading import model_cache as resident
 from tokenclean.models.loading.load import load_model, resolve_source
@@ -20,7 +21,6 @@ from tokenclean.pool import count_characters, load_pool, shard_stream, survey_po
 from tokenclean.processes import Processes
 from tokenclean.recipe import TokensSettings, source_from
 from tokenclean.scoring import model_losses, pool_pass, stored_tokens
-from tokenclean.scoring.executors import TorchrunExecutor
 from tokenclean.scoring.model_losses import ScoringPolicy
 from tokenclean.scoring.pool_pass import PoolToScore, score_pool
 from tokenclean.scoring.scorer import FURTHER_COLUMNS, Scorer

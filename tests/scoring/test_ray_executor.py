@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,21 +16,23 @@ from pool_passes import CHARACTERS, Passes
 
 import tokenclean
 from tokenclean.errors import RankError
+from tokenclean.executors import LOCAL
 from tokenclean.pool import Conversation, load_pool, shard_stream
-from tokenclean.recipe import ExecutorSettings, Recipe, recipe_from
+from tokenclean.recipe import Recipe, recipe_from
+from tokenclean.scoring import stored_tokens
 from tokenclean.store import file_hash
 from tokenclean.token_table import read_table
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 
+from ray._private import state  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from tokenclean.scoring.executors.ray_actors import TRIES  # noqa: E402
-from tokenclean.scoring.executors.ray_executor import RayExecutor  # noqa: E402
+from tokenclean.executors.ray_actors import TRIES  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
-STORE_BYTES = 80 << 20
+STORE_BYTES = 80 << 20  # of a node
 LONGEST_SECONDS = 120
 # Ends its process at a token that stands for the first byte of a skull.
 DEADLY_CODE = """
@@ -54,43 +56,6 @@ class DeadlyForCausalLM(LlamaForCausalLM):
 """
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A head without CPUs; a test adds the nodes that compute. Its processes import the package under test."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(Path(tokenclean.__file__).parents[1])
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    options = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES}
-    started = Cluster(initialize_head=True, head_node_args=options)
-    try:
-        yield started
-    finally:
-        started.shutdown()
-        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
-
-
-@pytest.fixture
-def nodes(cluster: Cluster) -> Iterator[list]:
-    """Two nodes of one CPU each."""
-    added = [cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES) for _ in range(2)]
-    yield added
-    for node in added:
-        if node in cluster.worker_nodes:
-            cluster.remove_node(node)
-
-
-@pytest.fixture
-def on_ray(cluster: Cluster, nodes: list, passes: Passes, monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """A function that runs a pass on the cluster, with the options of ``Passes.run``."""
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-
-    def run(name: str = "s", **options):
-        with RayExecutor(ExecutorSettings(kind="ray"), passes.notes.append) as executor:
-            return passes.run(name, executor=executor, **options)
-
-    return run
-
-
 def stop_after(count: int) -> Callable[[int, int], None]:
     """Progress that presses Ctrl-C when it is called for the ``count``th time."""
     left = count
@@ -104,13 +69,14 @@ def stop_after(count: int) -> Callable[[int, int], None]:
     return stop
 
 
-def test_a_pass_on_ray_stores_what_one_process_stores(passes, on_ray, capfd):
+def test_a_pass_on_ray_stores_what_one_process_stores(passes, on_ray, ray_notes, capfd, monkeypatch):
     whole = passes.run("whole")
     passes.reported.clear()
-    outcome = on_ray()
+    monkeypatch.delattr(stored_tokens, "tokenize_pool")  # of this process, which shall tokenize nothing
+    outcome = passes.run(executor=on_ray)
     assert (outcome.made, outcome.found) == (whole.made, 0)
     assert passes.table() == passes.table("whole")
-    for stage in passes.stages("losses", "whole"):
+    for stage in (*passes.stages("tokens", "whole"), *passes.stages("losses", "whole")):
         here, there = (
             json.loads((folder / "manifest.json").read_text())
             for folder in (stage, passes.folder / "s.shards" / "stages" / stage.name)
@@ -120,34 +86,40 @@ def test_a_pass_on_ray_stores_what_one_process_stores(passes, on_ray, capfd):
             assert here[key] == there[key], key
     assert passes.reported[-1][0] == passes.reported[-1][1]
     assert {total for _, total in passes.reported} == {passes.reported[-1][1]}
-    assert "Ray: 3 nodes, 2 CPUs" in passes.notes
+    assert ray_notes == ["Ray: 3 nodes, 2 CPUs"]
     assert capfd.readouterr().out == ""
 
 
 def test_a_pass_begun_here_is_finished_on_ray_and_the_other_way_round(passes, on_ray):
     whole = passes.run("whole")
-    for name, first, second in (("here", passes.run, on_ray), ("there", on_ray, passes.run)):
+    for name, first, second in (("here", LOCAL, on_ray), ("there", on_ray, LOCAL)):
         with pytest.raises(KeyboardInterrupt):
-            first(name, progress=stop_after(3))
+            passes.run(name, executor=first, progress=stop_after(3))
         kept = len(passes.stages("losses", name))
         assert 0 < kept < whole.made
-        resumed = second(name)
+        resumed = passes.run(name, executor=second)
         assert (resumed.made, resumed.found) == (whole.made - kept, kept)
         assert passes.table(name) == passes.table("whole")
 
 
-def test_a_killed_node_costs_its_open_shards_only(passes, on_ray, cluster, nodes, capfd):
+def test_a_killed_node_costs_its_open_shards_only(passes, on_ray, ray_notes, cluster, capfd):
+    """A node at work is killed, up to three times until a shard was lost with it."""
     whole = passes.run("whole")
-    killed: list[int] = []
+    killed = []
 
-    def kill_at_first(done: int, total: int) -> None:
-        if not killed:
+    def kill_one_at_work(done: int, total: int) -> None:
+        if len(killed) == 3 or any("its Ray actor ended" in text for text in ray_notes):
+            return
+        at_work = {actor["Address"]["NodeID"] for actor in state.actors().values() if actor["State"] == "ALIVE"}
+        if at_work >= {node.node_id for node in cluster.worker_nodes}:
             killed.append(done)
-            cluster.remove_node(nodes[0], allow_graceful=False)
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
 
-    outcome = on_ray(progress=kill_at_first)
+    outcome = passes.run(executor=on_ray, progress=kill_one_at_work)
     assert outcome.made == whole.made
-    assert any("its Ray actor ended" in text and "another one computes it" in text for text in passes.notes)
+    assert killed
+    assert any("its Ray actor ended" in text and "another one computes it" in text for text in ray_notes)
     assert passes.table() == passes.table("whole")
     assert "raylet" not in capfd.readouterr().out
 
@@ -175,15 +147,15 @@ def deadly(passes: Passes, tmp_path: Path) -> Conversation:
     return list(load_pool(passes.pool))[len(lines) // 2]
 
 
-def test_a_poisoned_row_ends_the_pass_after_some_tries_and_is_named(passes, on_ray, deadly):
+def test_a_poisoned_row_ends_the_pass_after_some_tries_and_is_named(passes, on_ray, ray_notes, deadly):
     with pytest.raises(RankError) as raised:
-        on_ray(models=("base",), trusted=(str(passes.base),))
+        passes.run(models=("base",), executor=on_ray, trusted=(str(passes.base),))
     shards = list(shard_stream(load_pool(passes.pool), CHARACTERS))
     [number] = [number for number, rows in enumerate(shards) if deadly in rows]
     said, rows = str(raised.value), shards[number]
     assert f"shard {number + 1} of {len(shards)} under base: {TRIES} Ray actors ended" in said
     assert f"rows {rows[0].id} to {rows[-1].id} ({len(rows)} rows)" in said
-    assert sum("its Ray actor ended" in text for text in passes.notes) == TRIES - 1
+    assert sum("its Ray actor ended" in text for text in ray_notes) == TRIES - 1
     kept = len(passes.stages("losses"))
     assert 0 < kept < len(shards)
 
@@ -230,12 +202,10 @@ def losses_in(folder: Path) -> list[Path]:
 
 
 def test_a_run_on_ray_makes_the_stages_and_results_of_a_run_here(
-    cluster, nodes, small_pool, tiny_model_folder, other_model_folder, tmp_path, monkeypatch
+    on_ray, small_pool, tiny_model_folder, other_model_folder, tmp_path
 ):
     from tokenclean.cleaning.open_run import open_run
     from tokenclean.experiment.run import run
-
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
 
     def recipe(output: str, **executor: object) -> Recipe:
         return recipe_from(
@@ -250,9 +220,8 @@ def test_a_run_on_ray_makes_the_stages_and_results_of_a_run_here(
             }
         )
 
-    on_ray, here = recipe("ray", kind="ray", actors=2), recipe("here")
-    with RayExecutor(on_ray.executor, print) as executor:
-        first = run(open_run(on_ray, executor=executor))
+    here = recipe("here")
+    first = run(open_run(recipe("ray", kind="ray"), executor=on_ray))
     second = run(open_run(recipe("ray")))
     assert (second.stages_made, second.folder) == (0, first.folder)
     alone = run(open_run(here))

@@ -10,13 +10,13 @@ from tokenclean.cleaning.run_data import RunData, read_run_data
 from tokenclean.cleaning.run_stages import Stages
 from tokenclean.cleaning.trainings import ModelTrainings
 from tokenclean.ds2.curated_pool import CuratedPool, curate_pool
-from tokenclean.models.device import resolve_device
+from tokenclean.executors import LOCAL, Executor
+from tokenclean.models.device import device_for, resolve_device
 from tokenclean.models.frozen_linear import bitsandbytes_functions
 from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
 from tokenclean.pool import Pool
 from tokenclean.recipe import Recipe
-from tokenclean.scoring.executors import LOCAL, Executor
 from tokenclean.store import Store
 
 
@@ -48,7 +48,7 @@ def open_run(
     """Read the recipe's pool and open its run folder; no model is loaded.
 
     ``store``: the recipe's run folder, where the caller holds its lock already. ``executor``: where passes are
-    computed. Raises as ``read_run_data``.
+    computed, vectors for ratings and near-duplicates. Raises as ``read_run_data``.
     """
     observer = observer or Observer()
     store = store or Store(recipe.folder, note=observer.note)
@@ -57,12 +57,13 @@ def open_run(
     def rate(pool: Pool) -> CuratedPool:
         if not processes.is_first:  # the first process computes the ratings, the others then find them
             processes.barrier()
-        curated = curate_pool(pool, recipe, store, observer)
+        curated = curate_pool(pool, recipe, store, observer, executor)
         if processes.is_first:
             processes.barrier()
         return curated
 
-    data = read_run_data(recipe, rate, listing=store.root / "rejected.jsonl", note=observer.note)
+    listing = store.root / "rejected.jsonl"
+    data = read_run_data(recipe, rate, listing=listing, note=observer.note, executor=executor)
     if recipe.tokens.template != "tokenizer" and getattr(data.tokenizer, "chat_template", None):
         observer.note(
             f"chat template: {recipe.tokens.template}; the model has one of its own (--set tokens.template=tokenizer)"
@@ -81,7 +82,7 @@ def open_run_on(data: RunData, store: Store, observer: Observer | None = None, e
         recipe.scoring,
         Stages(store, processes),
         observer or Observer(),
-        executor.device(recipe.model.device),
+        device_for(executor, recipe.model.device),
         ModelCache(device),
         data.tokenizer,
         executor,

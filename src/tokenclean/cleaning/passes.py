@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 from tokenclean.cleaning.model import Model
 from tokenclean.cleaning.run_stages import Stages
 from tokenclean.errors import ModelError
+from tokenclean.executors import LOCAL, Executor
 from tokenclean.models.loading.load import ModelSource, source_fingerprint
 from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import ScoringSettings, ServedModel
-from tokenclean.scoring.executors import LOCAL, Executor
 from tokenclean.scoring.model_losses import ScoringPolicy
 from tokenclean.scoring.scorer import check_same_policy, merge_policies
 from tokenclean.scoring.served.scorer import ServedScorer

@@ -14,6 +14,7 @@ from tokenclean.cleaning.shared_schedule import check_base, schedule_parts
 from tokenclean.cleaning.token_passages import find_passages
 from tokenclean.ds2.selection import select_best
 from tokenclean.errors import PoolError, RecipeError
+from tokenclean.executors import LOCAL, Executor
 from tokenclean.lab.pairs import Pairs, read_pairs
 from tokenclean.models.loading.load import ModelSource, load_tokenizer, resolve_source
 from tokenclean.pool import Intake, Mixture, Pool, RejectedRow, load_sources
@@ -190,14 +191,16 @@ def read_run_data(
     *,
     listing: Path | None = None,
     note: Callable[[str], None] = lambda text: None,
+    executor: Executor = LOCAL,
 ) -> RunData:
     """Read the recipe's pool, filter and draw rows as it says, hold some out, and tokenize.
 
     ``rate``: gives the pool's ratings, called where the recipe has a ``pool.curation`` section. ``listing``: where rows
-    that cannot be used are listed if there are too many. No model is loaded. Raises PoolError where more than
-    ``pool.max_rejected_share`` of the rows cannot be used.
+    that cannot be used are listed if there are too many. ``executor``: who computes signatures
+    for near-duplicates. No model is loaded. Raises PoolError where more than ``pool.max_rejected_share`` of the rows
+    cannot be used.
     """
-    mixture = open_mixture(recipe, listing=listing, note=note)
+    mixture = open_mixture(recipe, listing=listing, note=note, executor=executor)
     pool, rated = mixture.pool, None
     if (settings := recipe.pool.curation) is not None:
         rated = rate(pool)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, TypeVar
@@ -12,16 +13,18 @@ from typer import Option
 
 from tokenclean.asking.settings import EndpointSettings, Sampling
 from tokenclean.cli.console import note, progress, quiet_libraries, say
+from tokenclean.cli.distributed import executing_alone
 from tokenclean.cli.intake import print_intake
 from tokenclean.errors import RecipeError
 from tokenclean.recipe.base_settings import Section
 
 if TYPE_CHECKING:
     from tokenclean.asking.endpoint import Endpoint
-    from tokenclean.asking.local_model import LocalModel
+    from tokenclean.asking.local_model import Batch, LocalModel
     from tokenclean.asking.questions import AskedModel, CostEstimate, Outcome, Questions
+    from tokenclean.executors import Compute
     from tokenclean.pool import Conversation
-    from tokenclean.recipe import SourceSettings
+    from tokenclean.recipe import ExecutorSettings, SourceSettings
 
 UNASKED_REQUESTS = 100
 """Up to this many requests go to a server without a price without --yes."""
@@ -82,12 +85,14 @@ class SamplingSettings(Sampling):
 
 @dataclass(frozen=True)
 class Asker:
-    """A model behind a server or loaded here. ``model``: how it is asked. ``cache``: the folder of its answers."""
+    """A model behind a server or a local one. ``model``: how it is asked. ``cache``: the folder of its answers.
+    ``answer``: answers of a local one."""
 
     model: AskedModel
     source: Endpoint | LocalModel
     cache: Path
     settings: AskSettings
+    answer: Compute[Batch, list[str]] | None = None
 
     def ask(self, questions: Questions[T], label: str) -> Outcome[T]:
         """Ask what has no answer yet. Raises as ``ask_endpoint`` and ``ask_in_batches``."""
@@ -99,8 +104,11 @@ class Asker:
         with open_cache(self.cache) as answers:
             if isinstance(self.source, Endpoint):
                 return ask_endpoint(questions, self.source, answers, attempts=attempts, progress=shown)
-            batch_size, answer = self.settings.batch_size, self.source.answer
-            return ask_in_batches(questions, answer, answers, attempts=attempts, batch_size=batch_size, progress=shown)
+            assert self.answer is not None
+            batch_size = self.settings.batch_size
+            return ask_in_batches(
+                questions, self.answer, answers, attempts=attempts, batch_size=batch_size, progress=shown
+            )
 
     def may_ask(self, questions: Sequence[Questions[T]], rows: int, *, yes: bool) -> bool:
         """Print what asking a server will take; whether it may be asked. A model loaded here may."""
@@ -140,6 +148,7 @@ class Asker:
             say(f"  {tokens[0]:,} prompt tokens and {tokens[1]:,} answer tokens{at_prices}")
 
 
+@contextmanager
 def open_asker(
     model: str,
     endpoint: str | None,
@@ -152,10 +161,14 @@ def open_asker(
     task: str,
     device: str,
     trusted: tuple[str, ...],
-) -> Asker:
-    """The model that the options name; its answers are kept beside ``output``. ``task``: a prompt without a sample.
+    executor: ExecutorSettings,
+) -> Iterator[Asker]:
+    """A block with the model that the options name, whose answers are kept beside ``output``.
 
-    Raises RecipeError where the options name no model or two, ModelError for a local one that cannot be used.
+    ``task``: a prompt without a sample. ``executor``: who computes the answers of a local one.
+
+    Raises RecipeError where the options name no model or two, or actors for a server's, whose limits are those of one
+    client; ModelError for a local one that cannot be used.
     """
     from tokenclean.asking.endpoint import Endpoint
     from tokenclean.asking.prompts import first_characters
@@ -165,21 +178,26 @@ def open_asker(
         raise RecipeError("name either --endpoint URL (a server) or --local (a model loaded here)", "options")
     cache, drawn = output.with_suffix(".answers"), sampling.of_model(is_local=local)
     if endpoint is not None:
+        if executor.is_ray:
+            raise RecipeError("--on: requests to a server are sent by this command alone; give --local", "options")
         shorten = first_characters(settings.max_characters)
-        return Asker(AskedModel(model, drawn, shorten), Endpoint(endpoint, server), cache, settings)
-    from tokenclean.asking.local_model import load_local_model
-    from tokenclean.models.device import resolve_device
+        yield Asker(AskedModel(model, drawn, shorten), Endpoint(endpoint, server), cache, settings)
+        return
+    from tokenclean.asking.local_model import describe_local_model
+    from tokenclean.models.device import device_for
     from tokenclean.models.loading.load import resolve_source
 
     quiet_libraries()
-    loaded = load_local_model(
-        resolve_source(model, trusted=trusted),
-        drawn,
-        task,
-        most_tokens=settings.local_tokens,
-        device=resolve_device(device),
-    )
-    return Asker(loaded.asked, loaded, cache, settings)
+    with executing_alone(executor, note) as chosen:
+        described = describe_local_model(
+            resolve_source(model, trusted=trusted),
+            drawn,
+            task,
+            most_tokens=settings.local_tokens,
+            device=device_for(chosen, device),
+        )
+        with chosen.open(described) as answer:
+            yield Asker(described.asked, described, cache, settings, answer)
 
 
 def read_asked_pool(

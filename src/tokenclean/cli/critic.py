@@ -27,6 +27,7 @@ from tokenclean.cli.console import note, say, say_tables, warn
 from tokenclean.cli.intake import sources_of
 from tokenclean.cli.options import (
     DeviceOption,
+    ExecutorOptions,
     IntakeOptions,
     PoolArgument,
     RejectedShareOption,
@@ -89,6 +90,7 @@ def critic(
     ] = None,
     *,
     asking: Annotated[CriticSettings, FromSettings(CriticSettings)],
+    executor: ExecutorOptions,
     device: DeviceOption,
     trust_remote_code: TrustOption,
     server: Annotated[EndpointSettings, FromSettings(EndpointSettings, panel="The server")],
@@ -113,7 +115,7 @@ def critic(
     from tokenclean.critic.reading import ShownRow, critic_questions, empty_critic_prompt, shown_of
     from tokenclean.critic.sentences import sentences_of
 
-    asker = open_asker(
+    with open_asker(
         model,
         endpoint,
         local=local,
@@ -124,30 +126,31 @@ def critic(
         task=empty_critic_prompt(),
         device=device,
         trusted=trust_remote_code,
-    )
-    rows = read_asked_pool(sources_of(pool, intake), output, max_rejected_share)
-    shown = [shown_of(row, asker.model.shorten) for row in rows[: asking.max_rows]]
-    readable = [row for row in shown if row.shown]
-    seed = asker.model.sampling.seed or 0
-    check = _check_rows([row.conversation for row in readable], checked, check_rows, seed)
-    shown_of_check = [] if check is None else [shown_of(row, asker.model.shorten) for row in check.conversations]
-    of_check = critic_questions(shown_of_check, asker.model, seed)
-    of_pool = critic_questions(readable, asker.model, seed)
-    if not asker.may_ask([of_check, of_pool], len(readable), yes=yes):
-        return
-    result = None
-    if check is None:
-        warn("the critic is not checked: nobody knows how many of the sentences that it masks are bad")
-    else:
-        result = _checked(asker, check, of_check, [row.shown for row in shown_of_check])
-        _refuse_imprecise(result, least_precision)
-    outcome = asker.ask(of_pool, "reading")
-    judged = _judge(shown, outcome.answers)
-    judged += [unread_row(ShownRow(row, sentences_of(row), 0), "not_asked") for row in rows[len(shown) :]]
-    write_critic(output, judged)
-    _write_facts(output, asker, result)
-    _print(judged, output)
-    asker.print_outcome(outcome)
+        executor=executor,
+    ) as asker:
+        rows = read_asked_pool(sources_of(pool, intake), output, max_rejected_share)
+        shown = [shown_of(row, asker.model.shorten) for row in rows[: asking.max_rows]]
+        readable = [row for row in shown if row.shown]
+        seed = asker.model.sampling.seed or 0
+        check = _check_rows([row.conversation for row in readable], checked, check_rows, seed)
+        shown_of_check = [] if check is None else [shown_of(row, asker.model.shorten) for row in check.conversations]
+        of_check = critic_questions(shown_of_check, asker.model, seed)
+        of_pool = critic_questions(readable, asker.model, seed)
+        if not asker.may_ask([of_check, of_pool], len(readable), yes=yes):
+            return
+        result = None
+        if check is None:
+            warn("the critic is not checked: nobody knows how many of the sentences that it masks are bad")
+        else:
+            result = _checked(asker, check, of_check, [row.shown for row in shown_of_check])
+            _refuse_imprecise(result, least_precision)
+        outcome = asker.ask(of_pool, "reading")
+        judged = _judge(shown, outcome.answers)
+        judged += [unread_row(ShownRow(row, sentences_of(row), 0), "not_asked") for row in rows[len(shown) :]]
+        write_critic(output, judged)
+        _write_facts(output, asker, result)
+        _print(judged, output)
+        asker.print_outcome(outcome)
 
 
 def _check_rows(rows: Sequence[Conversation], checked: Path | None, count: int, seed: int) -> CheckRows | None:

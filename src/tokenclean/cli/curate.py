@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tokenclean.cli.console import locked_folder, say, say_tables
+from tokenclean.cli.console import locked_folder, note, say, say_tables
+from tokenclean.cli.distributed import executing_alone
 from tokenclean.cli.options import IntakeOptions, RecipeArgument, SetOption
 from tokenclean.cli.settings_options import takes_settings
 from tokenclean.recipe import load_recipe
@@ -20,10 +21,10 @@ def curate(recipe: RecipeArgument, set_: SetOption = None, *, intake: IntakeOpti
     --set pool.curation.ratings.0.path=ratings.csv
     """
     loaded = load_recipe(recipe, set_ or (), intake)
-    with locked_folder(loaded.folder) as (store, observer):
+    with executing_alone(loaded.executor, note) as executor, locked_folder(loaded.folder) as (store, observer):
         from tokenclean.experiment.curate import curate as run_curate
 
-        result = run_curate(loaded, store, observer)
+        result = run_curate(loaded, store, observer, executor)
     say_tables(result.tables)
     for sentence in result.sentences:
         say(sentence)

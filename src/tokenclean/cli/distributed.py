@@ -13,9 +13,9 @@ from tokenclean.cli.console import fail
 from tokenclean.errors import RecipeError, TokencleanError
 
 if TYPE_CHECKING:
+    from tokenclean.executors import Executor
     from tokenclean.processes import Processes
     from tokenclean.recipe import ExecutorSettings
-    from tokenclean.scoring.executors import Executor
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def executing(settings: ExecutorSettings, note: Callable[[str], None]) -> Iterat
             "command without torchrun and accelerate launch",
             "options",
         )
-    from tokenclean.scoring.executors import TorchrunExecutor
+    from tokenclean.executors import TorchrunExecutor
 
     with sharing(processes):
         yield TorchrunExecutor(processes)
@@ -47,11 +47,11 @@ def executing(settings: ExecutorSettings, note: Callable[[str], None]) -> Iterat
 def executing_alone(settings: ExecutorSettings, note: Callable[[str], None]) -> Iterator[Executor]:
     """The executor of a command that several processes cannot share. Raises as ``RayExecutor`` does."""
     if not settings.is_ray:
-        from tokenclean.scoring.executors import LOCAL
+        from tokenclean.executors import LOCAL
 
         yield LOCAL
         return
-    from tokenclean.scoring.executors.ray_executor import RayExecutor
+    from tokenclean.executors.ray_executor import RayExecutor
 
     with RayExecutor(settings, note) as executor:
         yield executor

@@ -13,7 +13,7 @@ from tokenclean.recipe import ExecutorSettings, ModelSettings, PoolSettings, Rec
 
 _READING = "Reading the data"
 _TOKENS = "From text to tokens"
-EXECUTOR_PANEL = "Where losses are computed"
+EXECUTOR_PANEL = "Who computes"
 
 RecipeArgument = Annotated[
     str,

@@ -20,7 +20,14 @@ from tokenclean.cli.asking import (
 )
 from tokenclean.cli.console import note, say
 from tokenclean.cli.intake import sources_of
-from tokenclean.cli.options import DeviceOption, IntakeOptions, PoolArgument, RejectedShareOption, TrustOption
+from tokenclean.cli.options import (
+    DeviceOption,
+    ExecutorOptions,
+    IntakeOptions,
+    PoolArgument,
+    RejectedShareOption,
+    TrustOption,
+)
 from tokenclean.cli.settings_options import FromSettings, takes_settings
 
 
@@ -34,6 +41,7 @@ def rate(
     yes: YesOption = False,
     *,
     rating: Annotated[AskSettings, FromSettings(AskSettings)],
+    executor: ExecutorOptions,
     device: DeviceOption,
     trust_remote_code: TrustOption,
     server: Annotated[EndpointSettings, FromSettings(EndpointSettings, panel="The server")],
@@ -53,7 +61,7 @@ def rate(
     from tokenclean.ds2.rating_prompt import empty_rating_prompt, rating_questions
     from tokenclean.ds2.ratings import ratings_of, write_ratings
 
-    asker = open_asker(
+    with open_asker(
         model,
         endpoint,
         local=local,
@@ -64,16 +72,17 @@ def rate(
         task=empty_rating_prompt(),
         device=device,
         trusted=trust_remote_code,
-    )
-    rows = read_asked_pool(sources_of(pool, intake), output, max_rejected_share)[: rating.max_rows]
-    questions = rating_questions(rows, asker.model)
-    if not asker.may_ask([questions], len(rows), yes=yes):
-        return
-    outcome = asker.ask(questions, "rating")
-    ratings = ratings_of(questions.ids, asker.model.name, outcome.answers)
-    write_ratings(output, ratings, {**asker.facts(), "cut_rows": questions.cut})
-    unread = ~ratings.is_parsed
-    say(f"{output}: {len(ratings):,} rows rated by {ratings.rater}, {int(unread.sum()):,} of them without a rating")
-    asker.print_outcome(outcome)
-    if unread.mean() > 0.05:
-        note("many answers hold no rating: try a larger --max-tokens or another model")
+        executor=executor,
+    ) as asker:
+        rows = read_asked_pool(sources_of(pool, intake), output, max_rejected_share)[: rating.max_rows]
+        questions = rating_questions(rows, asker.model)
+        if not asker.may_ask([questions], len(rows), yes=yes):
+            return
+        outcome = asker.ask(questions, "rating")
+        ratings = ratings_of(questions.ids, asker.model.name, outcome.answers)
+        write_ratings(output, ratings, {**asker.facts(), "cut_rows": questions.cut})
+        unread = ~ratings.is_parsed
+        say(f"{output}: {len(ratings):,} rows rated by {ratings.rater}, {int(unread.sum()):,} of them without a rating")
+        asker.print_outcome(outcome)
+        if unread.mean() > 0.05:
+            note("many answers hold no rating: try a larger --max-tokens or another model")

@@ -29,7 +29,7 @@ def run(
 
     Finished stages stay in the run folder (output/name): the same command given again computes nothing twice, and
     another strategy shares tokens, base losses and warm-up. Started by torchrun or accelerate launch, the processes
-    share every pass and every training; with --on ray the actors of a Ray cluster share the passes.
+    share every pass and every training; with --on ray the actors of a Ray cluster share all but the trainings.
 
     Examples: tokenclean run my.jsonl --model HuggingFaceTB/SmolLM2-135M
 

@@ -96,8 +96,8 @@ def score(
 
     The pool may be larger than memory. Tokens and losses are written shard by shard beside the table; a stopped
     command, given again, continues from there. Started by torchrun or accelerate launch, the processes share the
-    shards; with --on ray the actors of a Ray cluster do. With --reference-url the reference's losses come from a
-    server, the base's are computed here.
+    shards; with --on ray the actors of a Ray cluster tokenize and score them. With --reference-url the reference's
+    losses come from a server, the base's are computed here.
 
     Example: tokenclean score my.jsonl --base HuggingFaceTB/SmolLM2-135M --reference runs/warm-up -o scores.parquet
     """
@@ -114,10 +114,11 @@ def score(
         if processes.is_first:  # before the seconds that torch takes to load
             survey = survey_pool(sources, shard_characters, listing, max_rejected_share)
 
+        from tokenclean.models.device import device_for
         from tokenclean.models.loading.load import load_tokenizer, resolve_source
 
         quiet_libraries()
-        device = chosen.device(device)
+        device = device_for(chosen, device)
         base_source = resolve_source(base, trusted=trust_remote_code)
         models: dict[str, ModelSource | ServedModel] = {"base": base_source}
         tokenizer = load_tokenizer(base_source)

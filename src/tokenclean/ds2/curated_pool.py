@@ -13,18 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
-from tokenclean.ds2.embedding import embed, embedding_model, text_of
+from tokenclean.ds2.embedding import embed, embedding_weights, text_of
 from tokenclean.ds2.label_correction import NEIGHBOURS, Curation, correct_labels, detect_errors
 from tokenclean.ds2.neighbours import Neighbours, nearest_neighbours, needed_neighbours
 from tokenclean.ds2.ratings import CLASSES, Ratings, load_ratings
 from tokenclean.ds2.selection import long_tail_scores, select_best
 from tokenclean.ds2.transition_matrix import Transition, count_consensus, estimate_transition
 from tokenclean.errors import PoolError, RecipeError
-from tokenclean.models.device import resolve_device
+from tokenclean.executors import LOCAL, Executor
+from tokenclean.models.device import device_for
 from tokenclean.observer import Observer
 from tokenclean.pool import Pool
 from tokenclean.recipe import CurationSettings, Recipe
-from tokenclean.store import STAGE_VERSIONS, Stage, Store, array_hash, file_hash
+from tokenclean.store import STAGE_VERSIONS, Stage, Store, array_hash
 
 _VECTORS, _NEIGHBOURS = "vectors.safetensors", "neighbours.safetensors"
 _LABELS, _TRANSITION = "labels.parquet", "transition.json"
@@ -66,8 +67,12 @@ class CuratedPool:
         return dict(zip((row.id for row in self.pool), zip(labels, self.long_tail.tolist(), strict=True), strict=True))
 
 
-def curate_pool(pool: Pool, recipe: Recipe, store: Store, observer: Observer) -> CuratedPool:
+def curate_pool(
+    pool: Pool, recipe: Recipe, store: Store, observer: Observer, executor: Executor = LOCAL
+) -> CuratedPool:
     """The pool's rows with every rater's labels corrected; stages that the run folder holds are reused.
+
+    ``executor``: who embeds the rows; what follows takes this process little time.
 
     Raises RecipeError without ``pool.curation``, PoolError for a pool that is too small or tokenized already, and the
     errors of ``load_ratings``.
@@ -81,7 +86,7 @@ def curate_pool(pool: Pool, recipe: Recipe, store: Store, observer: Observer) ->
         raise PoolError(f"pool.curation: {len(pool)} rows are too few for {settings.neighbours} neighbours of each")
     ids = [row.id for row in pool]
     raw = [load_ratings(rating, ids) for rating in settings.ratings]  # all faults are reported before any work
-    work = _Curating(settings, recipe, store, observer)
+    work = _Curating(settings, recipe, store, observer, executor)
     found = work.find_neighbours(len(pool), work.embed(pool))
     neighbours = Neighbours(**load_file(found.path / _NEIGHBOURS))
     curated = tuple(work.correct(ratings, neighbours, found) for ratings in raw)
@@ -96,6 +101,7 @@ class _Curating:
     recipe: Recipe
     store: Store
     observer: Observer
+    executor: Executor
 
     def embed(self, pool: Pool) -> Stage:
         settings = self.settings
@@ -103,11 +109,9 @@ class _Curating:
         hashed = hashlib.sha256()
         for text in texts:
             hashed.update(hashlib.sha256(text.encode()).digest())
-        place = embedding_model(settings.embedding_model)
-        weights = Path(place) / "model.safetensors"
         inputs = {
             "texts": hashed.hexdigest(),
-            "model": file_hash(weights) if weights.is_file() else place,
+            "model": embedding_weights(settings.embedding_model),
             "max_tokens": settings.embedding_tokens,
         }
 
@@ -116,9 +120,10 @@ class _Curating:
             vectors = embed(
                 texts,
                 settings.embedding_model,
-                device=resolve_device(self.recipe.model.device),
+                device=device_for(self.executor, self.recipe.model.device),
                 max_tokens=settings.embedding_tokens,
                 progress=self.observer.progress("embed", "row"),
+                executor=self.executor,
             )
             save_file({"vectors": vectors}, folder / _VECTORS)
             return {"what": f"{len(vectors)} vectors of {vectors.shape[1]} numbers"}

@@ -18,6 +18,7 @@ from tokenclean.ds2.ratings import CLASSES
 from tokenclean.ds2.selection import rank_correlation, shared_selection
 from tokenclean.ds2.transition_matrix import second_opinion
 from tokenclean.errors import MissingExtraError
+from tokenclean.executors import LOCAL, Executor
 from tokenclean.experiment.run_files import CURATION
 from tokenclean.observer import Observer
 from tokenclean.pool.recipe_pool import open_mixture
@@ -42,17 +43,19 @@ class CurateResult:
     sentences: tuple[str, ...]
 
 
-def curate(recipe: Recipe, store: Store, observer: Observer | None = None) -> CurateResult:
+def curate(recipe: Recipe, store: Store, observer: Observer | None = None, executor: Executor = LOCAL) -> CurateResult:
     """Correct the ratings of the recipe's pool and select its best rows: ``pool.curation.rows`` of them, else
     ``cleaning.ds2_rows``.
 
     Writes ``curation/`` in the run folder: ``rows.parquet`` (every row with raw and curated labels of every rater,
     confidence, long-tail score, and rank among the selected), the tables as Markdown, and with matplotlib plots of
-    the labels and of the transition matrices, with their data as CSV. Raises what ``curate_pool`` raises.
+    the labels and of the transition matrices, with their data as CSV. ``executor``: who compares and embeds rows.
+    Raises what ``curate_pool`` raises.
     """
     observer = observer or Observer()
-    pool = open_mixture(recipe, listing=store.root / "rejected.jsonl", note=observer.note).pool
-    curated = curate_pool(pool, recipe, store, observer)
+    listing = store.root / "rejected.jsonl"
+    pool = open_mixture(recipe, listing=listing, note=observer.note, executor=executor).pool
+    curated = curate_pool(pool, recipe, store, observer, executor)
     settings = recipe.pool.curation
     wanted = (settings.rows if settings is not None else None) or recipe.cleaning.ds2_rows
     count = min(wanted, len(pool))

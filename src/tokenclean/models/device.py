@@ -15,6 +15,26 @@ from tokenclean.errors import RecipeError
 if TYPE_CHECKING:
     import torch
 
+    from tokenclean.executors import Executor
+
+
+def device_for(executor: Executor, name: str) -> str:
+    """The torch device on which an executor computes where a command or recipe says ``name``.
+
+    Each process of a machine has a GPU of its own. Raises RecipeError where actors compute on another, and as
+    ``resolve_device``.
+    """
+    actors, processes = executor.actors_device, executor.processes
+    if actors is None:
+        return resolve_device(name, local_rank=processes.local_rank if processes.count > 1 else None)
+    if name not in ("auto", actors):
+        raise RecipeError(
+            f"{name!r}: actors of Ray compute on {actors}, by their number of GPUs; give auto, or another --num-gpus "
+            "(executor.num_gpus)",
+            "device",
+        )
+    return actors
+
 
 def resolve_device(name: str, *, local_rank: int | None = None) -> str:
     """``auto`` is the GPU where there is one; any other name stays unchanged.

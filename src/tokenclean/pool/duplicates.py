@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
-from tokenclean.errors import MissingExtraError
+from tokenclean.errors import needs_extra
+from tokenclean.executors import LOCAL, Executor, Item
 from tokenclean.pool.conversation import Conversation
 from tokenclean.pool.word_ngrams import WordHashes, ngram_hashes, pieces_of, texts_of
 from tokenclean.ragged import Ragged
@@ -56,52 +59,89 @@ def exact_duplicates(conversations: Sequence[Conversation]) -> list[Duplicate]:
     return found
 
 
-def near_duplicates(conversations: Sequence[Conversation], threshold: float) -> list[Duplicate]:
+def near_duplicates(
+    conversations: Sequence[Conversation], threshold: float, executor: Executor = LOCAL
+) -> list[Duplicate]:
     """Every row that resembles an earlier row which itself stays: the first of a cluster stays, and a row goes only for
     one it truly resembles, never for a chain of others between them.
 
     ``threshold``: least Jaccard index of the sets of shingles, in (0, 1]. Two rows at the threshold or above go unfound
     with a chance of at most ``MISSED_SHARE``; the same rows always give the same answer. A row that resembles several
-    goes for the first. Raises MissingExtraError without ``datasketch``.
+    goes for the first. ``executor``: who computes the signatures; rows are compared here. Raises MissingExtraError
+    without ``datasketch``.
     """
-    try:
+    with needs_extra("datasketch", "curate", "finding near-duplicates (pool.filters.duplicates)"):
         import datasketch
-    except ImportError as error:
-        raise MissingExtraError("datasketch", "curate", "finding near-duplicates (pool.filters.duplicates)") from error
-    sets = shingles(conversations)
     index: Any = datasketch.MinHashLSH(num_perm=PERMUTATIONS, params=choose_bands(threshold))
-    empty = datasketch.MinHash(num_perm=PERMUTATIONS, seed=_SEED, hashfunc=int)
-    found = []
-    for row, values in enumerate(sets):
-        if not len(values):
-            continue
-        sketch = empty.copy()  # a new one would draw its permutations again
-        sketch.update_batch((values & _LOW_BITS).tolist())
-        similar = (Duplicate(row, of, jaccard_index(values, sets[of])) for of in sorted(index.query(sketch)))
-        duplicate = next((pair for pair in similar if pair.similarity >= threshold), None)
-        if duplicate is None:
-            index.insert(row, sketch, check_duplication=False)
-        else:
-            found.append(duplicate)
+    sketch, found = _empty_sketch(), []
+    sets: list[Ragged] = []  # of each block of rows
+    with executor.open(SketchWork()) as compute:
+        for block, (shingles_of_row, signatures) in compute(_blocks(conversations)):
+            sets.append(shingles_of_row)
+            for row, (values, signature) in enumerate(zip(shingles_of_row, signatures, strict=True), block.key):
+                if not len(values):
+                    continue
+                sketch.hashvalues = signature.astype(np.uint64)
+                similar = (
+                    Duplicate(row, of, jaccard_index(values, sets[of // _BLOCK_ROWS][of % _BLOCK_ROWS]))
+                    for of in sorted(index.query(sketch))
+                )
+                duplicate = next((pair for pair in similar if pair.similarity >= threshold), None)
+                if duplicate is None:
+                    index.insert(row, sketch, check_duplication=False)
+                else:
+                    found.append(duplicate)
     return found
 
 
-def shingles(conversations: Sequence[Conversation]) -> Ragged:
+@dataclass(frozen=True)
+class SketchWork:
+    """What near-duplicates are found by, as a ``Work``: of each row its shingles and its MinHash signature, uint32
+    (rows, ``PERMUTATIONS``)."""
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[Sequence[Conversation]], tuple[Ragged, np.ndarray]]]:
+        """A block with the function that computes them for some rows."""
+        hashes, empty = WordHashes(), _empty_sketch()
+
+        def compute(rows: Sequence[Conversation]) -> tuple[Ragged, np.ndarray]:
+            sets = shingles(rows, hashes)
+            signatures = np.empty((len(rows), PERMUTATIONS), dtype=np.uint32)
+            for row, values in enumerate(sets):
+                sketch = empty.copy()  # a new one would draw its permutations again
+                sketch.update_batch((values & _LOW_BITS).tolist())
+                signatures[row] = sketch.hashvalues
+            return sets, signatures
+
+        yield compute
+
+
+def _empty_sketch() -> Any:
+    import datasketch
+
+    return datasketch.MinHash(num_perm=PERMUTATIONS, seed=_SEED, hashfunc=int)
+
+
+def _blocks(conversations: Sequence[Conversation]) -> Iterator[Item[int, Sequence[Conversation]]]:
+    """Blocks of rows, known by their first row."""
+    for number, start in enumerate(range(0, len(conversations), _BLOCK_ROWS)):
+        rows = conversations[start : start + _BLOCK_ROWS]
+        what = f"signatures of rows {start:,} to {start + len(rows) - 1:,}"
+        yield Item(start, number, partial(tuple, rows), what, lambda rows=rows: [row.id for row in rows])
+
+
+def shingles(conversations: Sequence[Conversation], hashes: WordHashes | None = None) -> Ragged:
     """Set of shingles of each row: hashes (uint64, ascending, each once) of its runs of five pieces.
 
     Pieces are words and symbols of everything the row says, and the ids of a tokenized row. A row of fewer pieces is
-    one shingle as a whole.
+    one shingle as a whole. ``hashes``: those of words seen before.
     """
-    hashes = WordHashes()
+    pieces = (WordHashes() if hashes is None else hashes).of_texts([_pieces(row) for row in conversations])
     sets: list[np.ndarray] = []
-    for start in range(0, len(conversations), _BLOCK_ROWS):
-        block = conversations[start : start + _BLOCK_ROWS]
-        pieces = hashes.of_texts([_pieces(conversation) for conversation in block])
-        runs = ngram_hashes(pieces, SHINGLE_PIECES)
-        for run, row in zip(runs, pieces, strict=True):
-            if len(row) and not len(run):
-                run = ngram_hashes(Ragged.from_rows([row], np.uint64), len(row)).values
-            sets.append(np.unique(run))
+    for run, row in zip(ngram_hashes(pieces, SHINGLE_PIECES), pieces, strict=True):
+        if len(row) and not len(run):
+            run = ngram_hashes(Ragged.from_rows([row], np.uint64), len(row)).values
+        sets.append(np.unique(run))
     return Ragged.from_rows(sets, np.uint64)
 
 

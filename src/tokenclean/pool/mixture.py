@@ -18,6 +18,7 @@ from hashlib import blake2b
 from math import floor
 
 from tokenclean.errors import PoolError
+from tokenclean.executors import LOCAL, Executor
 from tokenclean.pool.contamination import Contamination, find_contamination
 from tokenclean.pool.conversation import Conversation, Pool, RemovedRow
 from tokenclean.pool.duplicates import Duplicate, exact_duplicates, near_duplicates
@@ -63,11 +64,17 @@ class Mixture:
 
 
 def mix_pools(
-    pools: Sequence[Pool], settings: PoolSettings, seed: int, *, note: Callable[[str], None] = logger.info
+    pools: Sequence[Pool],
+    settings: PoolSettings,
+    seed: int,
+    *,
+    note: Callable[[str], None] = logger.info,
+    executor: Executor = LOCAL,
 ) -> Mixture:
     """Filter the rows of the sources, one pool for each of ``settings.sources``, and draw from what is left.
 
-    A pool without filters, shares and counts is its sources unchanged. Raises PoolError where two rows share an id,
+    A pool without filters, shares and counts is its sources unchanged. ``executor``: who computes signatures for
+    near-duplicates. Raises PoolError where two rows share an id,
     where nothing is left, or less than a count or share asks for, and as ``find_contamination``; MissingExtraError for
     near-duplicates without ``datasketch``.
     """
@@ -83,7 +90,7 @@ def mix_pools(
         rows.remove(_duplicates(rows.left, exact_duplicates(rows.left), "exact_duplicate"))
     if filters.duplicates == "near":
         note(f"looking for near-duplicates among {len(rows.left):,} rows")
-        found = near_duplicates(rows.left, filters.near_threshold)
+        found = near_duplicates(rows.left, filters.near_threshold, executor)
         rows.remove(_duplicates(rows.left, found, "near_duplicate"))
     left = [[row for row in pool if row.id not in rows.removed] for pool in pools]
     rows.remove(_not_drawn(left, settings.sources, seed))

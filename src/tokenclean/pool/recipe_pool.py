@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenclean.errors import PoolError, RecipeError
+from tokenclean.executors import LOCAL, Executor
 from tokenclean.pool.conversation import Pool, RejectedRow, RemovedRow
 from tokenclean.pool.duplicates import exact_duplicates
 from tokenclean.pool.intake import Intake, RenderedRows, check_usable, write_rejected
@@ -20,7 +21,11 @@ from tokenclean.recipe import Recipe
 
 
 def open_mixture(
-    recipe: Recipe, *, listing: Path | None = None, note: Callable[[str], None] = lambda text: None
+    recipe: Recipe,
+    *,
+    listing: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    executor: Executor = LOCAL,
 ) -> Mixture:
     """The rows of the recipe's sources, filtered and drawn as its ``pool`` section says, before ``pool.max_rows``.
 
@@ -30,7 +35,7 @@ def open_mixture(
     pools = [load_sources([source]) for source in recipe.pool.sources]
     rejected = [row for pool in pools for row in pool.rejected]
     _check(Intake.of(chain(*pools, rejected)), rejected, recipe, listing)
-    mixture = mix_pools(pools, recipe.pool, recipe.pool_seed, note=note)
+    mixture = mix_pools(pools, recipe.pool, recipe.pool_seed, note=note, executor=executor)
     if removed := mixture.removed_by_filter:
         reasons = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in removed.items())
         note(f"mixture: {len(mixture.pool):,} rows taken, {sum(removed.values()):,} left out ({reasons})")

@@ -1,4 +1,4 @@
-"""Where the shards of passes are computed: the settings of executors."""
+"""Who computes losses and what else takes long before a training: the settings of executors."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ RAY, RAY_CLIENT = "ray", "ray://"
 
 
 class ExecutorSettings(Section):
-    """Where losses are computed. Results do not depend on it, and a run begun under one ``kind`` continues under
-    another."""
+    """Who computes tokens, losses, near-duplicates, vectors and the answers of a local model. Results do not depend on
+    it, and what was begun under one ``kind`` continues under another."""
 
     kind: str = "local"
     """``local``: this process, or those of torchrun or accelerate launch; ``ray``: actors of the Ray cluster that
     RAY_ADDRESS names or this machine belongs to, else of this machine alone; ``ray://HOST:10001``: of a cluster that is
     reached through its Ray Client server."""
     actors: int | None = Field(default=None, ge=1)
-    """Actors of Ray, each of which loads the model and computes one shard after another; by default as many as the
-    cluster has CPUs and GPUs for when a pass begins."""
+    """Actors of Ray, each of which loads the model and computes one shard or batch after another; by default as many as
+    the cluster has CPUs and GPUs for when a stage begins."""
     num_gpus: float = Field(default=0, ge=0)
     """GPUs of an actor, which computes on its CPUs if this is 0; 0.5 puts two actors on one GPU."""
     num_cpus: int = Field(default=1, ge=1)

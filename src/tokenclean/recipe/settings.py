@@ -328,7 +328,7 @@ class Recipe(Section):
         return Path(self.output) / self.name
 
     def result_inputs(self) -> dict[str, object]:
-        """The values that results may depend on, for their stages' inputs: all but where losses are computed."""
+        """The values that results may depend on, for their stages' inputs: all but who computes."""
         return self.model_dump(mode="json", exclude={"executor"})
 
     def to_yaml(self) -> str:

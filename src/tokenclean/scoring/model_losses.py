@@ -1,18 +1,21 @@
 """Losses of a shard under a model that is loaded here, written into the folder of their stage.
 
-What they are computed from is a ``ModelWork``, which can be sent to another machine: it computes the same files there.
+What they are computed from is a ``ModelWork``; as a ``LossWork`` it is sent to another machine, which computes the same
+files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokenclean.errors import ModelError
+from tokenclean.executors import WriteFiles
 from tokenclean.observer import Progress
 from tokenclean.ragged import Ragged
 from tokenclean.scoring.scorer import PACK_TOKENS, Scorer
@@ -91,6 +94,39 @@ class ModelLosses:
                 model, **asdict(work.policy), longest_row=work.longest_row, expected_tokens=work.expected_tokens
             )
         return self._scorer
+
+
+@dataclass(frozen=True)
+class LossWork:
+    """The losses of a pass's shards, as a ``FileWork``.
+
+    ``fingerprint``: of the source's weights where the pass was begun. ``device``: of the process that computes.
+    """
+
+    model: ModelWork
+    fingerprint: str
+    device: str
+
+    @contextmanager
+    def opened(self) -> Iterator[WriteFiles[TokenizedPool]]:
+        """A block with ``ModelLosses.write`` under the model, which is loaded once.
+
+        Raises ModelError where there is no such model, or another one."""
+        from tokenclean.models.device import resolve_device
+        from tokenclean.models.loading.load import source_fingerprint
+        from tokenclean.models.loading.model_cache import ModelCache
+
+        source, cache = self.model.source, ModelCache(resolve_device(self.device))
+        if (found := source_fingerprint(source)) != self.fingerprint:
+            raise ModelError(
+                f"{source}: its files are not those that the pass was begun with (fingerprint {found[:12]}, expected "
+                f"{self.fingerprint[:12]}); copy the same model to all nodes"
+            )
+        with cache.using(source):
+            losses = ModelLosses(cache.using, self.model)
+        yield losses.write
+        losses.unload()
+        cache.clear()
 
 
 def described_losses(what: str, losses: Ragged, policy: Mapping[str, object]) -> dict[str, object]:

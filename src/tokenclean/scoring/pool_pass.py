@@ -1,21 +1,22 @@
 """Losses of a pool larger than memory: shard by shard, in stages that a stopped pass finds again, shared by processes.
 
 Each shard goes through three stages: its tokens, its losses under the base, its losses under the reference. The pool is
-read once for each model; one thread reads and tokenizes while earlier shards are scored. Where the pool is cut depends
+read once for each model, and later shards are tokenized while earlier ones are scored. Where the pool is cut depends
 on the rows alone, and a shard's losses on nothing but the shard, so the table is the same however often the pass was
 stopped and however many processes shared it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenclean.errors import PoolError
+from tokenclean.executors import LOCAL, Executor, Item
 from tokenclean.models.loading.load import ModelSource, check_two_models, source_fingerprint
 from tokenclean.models.loading.model_cache import ModelCache
 from tokenclean.observer import Observer
@@ -32,7 +33,6 @@ from tokenclean.pool import (
     stream_sources,
 )
 from tokenclean.recipe import ServedModel, SourceSettings, TokensSettings
-from tokenclean.scoring.executors import LOCAL, Executor, PassShard
 from tokenclean.scoring.model_losses import ScoringPolicy
 from tokenclean.scoring.prefetch import read_ahead
 from tokenclean.scoring.scored_table import TableCounts, write_scored_table
@@ -42,11 +42,12 @@ from tokenclean.scoring.served.shards import ServedShards
 from tokenclean.scoring.stored_losses import (
     LossShard,
     LossShards,
+    PassShard,
     ShardLosses,
     require_losses,
     scores_in_pairs,
 )
-from tokenclean.scoring.stored_tokens import PlannedShard, TokenShard, TokenShards
+from tokenclean.scoring.stored_tokens import PlannedShard, RowsShard, TokenShard, TokenShards
 from tokenclean.store import STAGE_VERSIONS, Store, fingerprint
 
 if TYPE_CHECKING:
@@ -141,7 +142,10 @@ def score_pool(
         losses = {
             name: losses_under(name, source) for name, source in models.items() if not in_pairs or name == "reference"
         }
-        one_pass = _Pass(pool, survey, TokenShards(tokenizer, tokenization, store), losses, executor, observer)
+        base = models["base"]
+        source = None if isinstance(base, ServedModel) else base
+        tokens = TokenShards(tokenizer, tokenization, store, source)
+        one_pass = _Pass(pool, survey, tokens, losses, executor, observer)
         one_pass.score()
         cache.clear()
         made, found = processes.all_reduce_sum([one_pass.made, one_pass.found])
@@ -221,27 +225,46 @@ class _Pass:
         def described(shard: TokenShard) -> PassShard:
             plan = shard.plan
             what = f"shard {plan.number + 1} of {self.survey.shards} under {name}"
-            return PassShard(plan.number, shard.tokens_hash, shard.tokens, what, plan.before, plan.characters)
+            ids = lambda: shard.table().ids  # noqa: E731
+            return Item(shard.tokens_hash, plan.number, shard.tokens, what, ids, plan.before, plan.characters)
 
-        with read_ahead(self._token_shards) as shards:
+        with self._tokenizing() as shards:
             for shard, scored in self.executor.compute(losses, map(described, shards), show, total):
                 self.made += not scored.stage.was_reused
                 self.found += scored.stage.was_reused
                 if name != "base" and "base" in self.losses:  # now and not in the end, when all of the time is spent
-                    check_same_policy(self._find(shard.tokens_hash, shard.number, "base").policy, scored.policy)
+                    check_same_policy(self._find(shard.key, shard.number, "base").policy, scored.policy)
         if self.made > made_before:
             show(total, total)
 
     def _find(self, tokens_hash: str, number: int, name: str) -> LossShard:
         return require_losses(self.losses[name], tokens_hash, f"shard {number + 1} under {name}")
 
-    def _token_shards(self, check: Callable[[], None]) -> Iterator[TokenShard]:
-        """This process's shards, tokenized; ``check`` may end it at any row. The first process plans all shards.
+    @contextmanager
+    def _tokenizing(self) -> Iterator[Iterator[TokenShard]]:
+        """This process's shards, tokenized: while earlier ones are scored, by a thread here, or by the actors that
+        score, which this process only keeps supplied."""
+        if self.executor.actors_device is None:
+            with read_ahead(self._token_shards) as shards:
+                yield shards
+        else:
+            with closing(self._token_shards(lambda: None)) as shards:
+                yield shards
+
+    def _token_shards(self, check: Callable[[], None]) -> Generator[TokenShard]:
+        """This process's shards, tokenized; ``check`` may end it at any row.
 
         Raises PoolError as soon as too many of this process's own rows have no target.
         """
+        unusable, total = _Unusable(self.pool, self.survey), self.survey.characters
+        for _, shard in self.executor.compute(self.tokens, self._planned(check), lambda done, of: check(), total):
+            unusable.add(shard)
+            yield shard
+
+    def _planned(self, check: Callable[[], None]) -> Iterator[RowsShard]:
+        """The shards that this process tokenizes. The first process plans all shards."""
         self.plan.clear()
-        unusable, before, processes = _Unusable(self.pool, self.survey), 0, self.executor.processes
+        before, processes = 0, self.executor.processes
         rows = _usable(stream_sources(self.pool.sources, is_first_reading=False), check)
         for number, shard_rows in enumerate(shard_stream(rows, self.pool.shard_characters)):
             plan = self.tokens.plan(number, before, shard_rows)
@@ -249,9 +272,7 @@ class _Pass:
             if processes.is_first:
                 self.plan.append(plan)
             if processes.owns(number):
-                shard = self.tokens.make(plan, _usable(shard_rows, check))
-                unusable.add(shard)
-                yield shard
+                yield _rows_shard(plan, shard_rows)
 
 
 class _Unusable:
@@ -286,6 +307,11 @@ class _Unusable:
     def _counted(self) -> Intake:
         """The counts so far, with the rows of all shards to come counted as usable."""
         return replace(self._intake, rendered=self._intake.readable)
+
+
+def _rows_shard(plan: PlannedShard, rows: list[Conversation]) -> RowsShard:
+    ids = lambda: [row.id for row in rows]  # noqa: E731
+    return Item(plan, plan.number, lambda: rows, plan.what, ids, plan.before, plan.characters)
 
 
 def _usable(rows: Iterable[Conversation | RejectedRow], check: Callable[[], None]) -> Iterator[Conversation]:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from tokenclean.errors import RunFolderError
+from tokenclean.executors import LOCAL, Executor, Item, Stages
 from tokenclean.models.packing import trimmed_lengths
 from tokenclean.observer import Progress
 from tokenclean.ragged import Ragged
 from tokenclean.recipe import ServedModel
-from tokenclean.scoring.executors import LOCAL, Executor, PassShard
-from tokenclean.scoring.model_losses import ModelLosses, ModelWork, ScoringPolicy, Using, file_of
+from tokenclean.scoring.model_losses import LossWork, ModelLosses, ModelWork, ScoringPolicy, Using, file_of
 from tokenclean.store import Make, Stage, array_hash
 from tokenclean.token_table import read_column
 from tokenclean.tokens import TokenizedPool
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from tokenclean.models.loading.load import ModelSource
 
 SHARD_TOKENS = 1 << 18
+
+PassShard = Item[str, TokenizedPool]
+"""One shard of a pass, known by the ``hash_tokens`` of the tokens that it gives."""
 
 MakeStage = Callable[[Mapping[str, object], Make], Stage]
 """Finds the stage of the given inputs, or makes it with the given function."""
@@ -57,27 +60,11 @@ class LossShard:
         return read_column(name, self.stage.path / file_of(name, is_base=self.is_base))
 
 
-class ShardLosses(Protocol):
-    """What gives the losses of a pool's shards: a model that is loaded (``LossShards``), or one behind a server.
-
-    ``in_pairs``: each stage holds the losses of a base too. ``work``: what another machine computes a shard from; None
-    where shards are computed by this process only.
-    """
+class ShardLosses(Stages[str, TokenizedPool, LossShard], Protocol):
+    """What gives the losses of a pool's shards: a model that is loaded (``LossShards``), or one behind a server, which
+    only this process asks. ``in_pairs``: each stage holds the losses of a base too."""
 
     in_pairs: bool
-    work: ModelWork | None
-
-    def make(
-        self, tokens_hash: str, tokens: Callable[[], TokenizedPool], what: str, progress: Progress | None = None
-    ) -> LossShard:
-        """Find the losses of the shard with this ``hash_tokens``, or compute them from its ``tokens()``.
-
-        ``what``: a few words for the manifest."""
-        ...
-
-    def store(self, tokens_hash: str, make: Make) -> LossShard:
-        """Find the losses of the shard with this ``hash_tokens``, or store what ``make`` writes into their folder."""
-        ...
 
     def unload(self) -> None:
         """Drop what takes memory."""
@@ -112,23 +99,26 @@ class LossShards:
             self._inputs["columns"] = sorted(policy.columns)
         if base is not None:
             self._inputs["base"] = base["model"]
-        self.work: ModelWork | None = ModelWork(source, policy, longest_row, expected_tokens, self.in_pairs)
-        self._losses = ModelLosses(using, self.work)
+        self._work = ModelWork(source, policy, longest_row, expected_tokens, self.in_pairs)
+        self._losses = ModelLosses(using, self._work)
 
-    def make(
-        self, tokens_hash: str, tokens: Callable[[], TokenizedPool], what: str, progress: Progress | None = None
-    ) -> LossShard:
-        """Find the losses of the shard with this ``hash_tokens``, or compute them from its ``tokens()``.
+    @property
+    def work(self) -> LossWork:
+        """What another process computes a shard from."""
+        from tokenclean.models.loading.load import source_fingerprint
 
-        ``what``: a few words for the manifest. Raises as ``Scorer.score`` and ``Store.stage`` do.
-        """
-        return self.store(tokens_hash, lambda folder: self._losses.write(folder, tokens(), what, progress))
+        source = self._work.source.absolute  # a node has another current folder
+        return LossWork(replace(self._work, source=source), source_fingerprint(source), str(self._inputs["device"]))
 
-    def store(self, tokens_hash: str, make: Make) -> LossShard:
+    def make(self, item: PassShard, progress: Progress | None = None) -> LossShard:
+        """Find the losses of a shard, or compute them. Raises as ``Scorer.score`` and ``Store.stage`` do."""
+        return self.store(item.key, lambda folder: self._losses.write(folder, item.given(), item.what, progress))
+
+    def store(self, key: str, make: Make) -> LossShard:
         """Find the losses of the shard with this ``hash_tokens``, or store what ``make`` writes into their folder.
 
         Raises as ``Store.stage`` does."""
-        return LossShard(self._make_stage({"tokens": tokens_hash, **self._inputs}, make))
+        return LossShard(self._make_stage({"tokens": key, **self._inputs}, make))
 
     def unload(self) -> None:
         """Drop the reference to the model, so that its memory can be freed."""
@@ -143,22 +133,6 @@ def hash_tokens(tokens: TokenizedPool) -> str:
 def require_losses(losses: ShardLosses, tokens_hash: str, what: str) -> LossShard:
     """The losses of a shard that was computed before. Raises RunFolderError where they are gone or damaged."""
     return losses.store(tokens_hash, refuse_missing(what))
-
-
-def find_losses(losses: ShardLosses, tokens_hash: str) -> LossShard | None:
-    """The losses of a shard, None where they are still to be computed."""
-
-    def refuse(folder: Path) -> Mapping[str, object]:
-        raise _OpenError
-
-    try:
-        return losses.store(tokens_hash, refuse)
-    except _OpenError:
-        return None
-
-
-class _OpenError(Exception):
-    """A shard's losses are not there yet."""
 
 
 def refuse_missing(what: str) -> Make:
@@ -261,12 +235,12 @@ def columns_of_shards(
         # Indices into the flat values where the shard begins and ends.
         first, last = int(offsets[rows[0]]), int(offsets[rows[-1] + 1])
         part = f"{what}, {number + 1} of {len(shards)}" if len(shards) > 1 else what
-        return PassShard(number, hash_tokens(shard), lambda: shard, part, first, last - first)
+        return Item(hash_tokens(shard), number, lambda: shard, part, lambda: shard.ids, first, last - first)
 
     own = (shard_of(number) for number in range(len(shards)) if processes.owns(number))
     computed = {shard.number: scored for shard, scored in executor.compute(losses, own, progress, total)}
     processes.barrier()  # from here on the shards of the other processes are found, not computed
-    scored = [computed.get(number) or _make(losses, shard_of(number)) for number in range(len(shards))]
+    scored = [computed.get(number) or losses.make(shard_of(number)) for number in range(len(shards))]
     models = [[shard.of_base for shard in scored], scored] if losses.in_pairs else [scored]
     if progress is not None and any(not shard.stage.was_reused for shard in computed.values()):
         progress(total, total)
@@ -276,7 +250,3 @@ def columns_of_shards(
         return Ragged(np.concatenate([part.column(name).values for part in parts]) if parts else empty, offsets)
 
     return [{name: column(name, parts) for name in ("loss", *further)} for parts in models]
-
-
-def _make(losses: ShardLosses, shard: PassShard) -> LossShard:
-    return losses.make(shard.tokens_hash, shard.tokens, shard.what)

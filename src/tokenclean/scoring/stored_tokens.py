@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokenclean.errors import ModelError
+from tokenclean.executors import Item, WriteFiles
+from tokenclean.observer import Progress
 from tokenclean.pool import Conversation, LeftOutThoughts, RenderedRows, count_characters, read_rejected, write_rejected
 from tokenclean.recipe import TokensSettings
 from tokenclean.scoring.stored_losses import hash_tokens, refuse_missing
@@ -21,6 +25,11 @@ from tokenclean.tokens.tokenizer_template.chat import reads_clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from tokenclean.models.loading.load import ModelSource
+
+RowsShard = Item["PlannedShard", Sequence[Conversation]]
+"""A shard that is to be tokenized: it gives its rows."""
 
 # Raise the number when the same text gives other tokens or labels; shards made before are then ignored.
 
@@ -39,6 +48,11 @@ class PlannedShard:
     before: int
     characters: int
     inputs: Mapping[str, object]
+
+    @property
+    def what(self) -> str:
+        """A few words for the manifest."""
+        return f"tokens of shard {self.number + 1}"
 
 
 @dataclass(frozen=True)
@@ -90,12 +104,22 @@ class TokenShard:
 
 
 class TokenShards:
-    """The stages that hold a pool's tokens, whichever process and run makes them. Thread-safe."""
+    """The stages that hold a pool's tokens, whichever process and run makes them. Thread-safe.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tokenization: TokensSettings, store: Store) -> None:
+    ``source``: where another process loads the same tokenizer; without it only this one tokenizes.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tokenization: TokensSettings,
+        store: Store,
+        source: ModelSource | None = None,
+    ) -> None:
         self._tokenizer, self._tokenization, self._store = tokenizer, tokenization, store
         self._fingerprint = tokenizer_fingerprint(tokenizer)
         self._reads_clock = tokenization.template == "tokenizer" and reads_clock(tokenizer)
+        self.work = None if source is None else TokenWork(source.absolute, self._fingerprint, tokenization)
 
     def plan(self, number: int, before: int, rows: Sequence[Conversation]) -> PlannedShard:
         """The shard of these rows. Its key depends on their ids, which contain hashes of their content, and on their
@@ -109,34 +133,75 @@ class TokenShards:
         }
         return PlannedShard(number, before, sum(map(count_characters, rows)), inputs)
 
-    def make(self, plan: PlannedShard, rows: Iterable[Conversation]) -> TokenShard:
-        """Find the shard's tokens, or make them. Raises as ``tokenize_pool`` and ``Store.stage`` do."""
+    def make(self, item: RowsShard, progress: Progress | None = None) -> TokenShard:
+        """Find the shard's tokens, or make them; ``progress`` is called before each row.
+
+        Raises as ``tokenize_pool`` and ``Store.stage`` do."""
 
         def make(folder: Path) -> Mapping[str, object]:
-            options = self._tokenization.model_dump()
-            tokens = tokenize_pool(rows, self._tokenizer, **options)
-            write_table(tokens.table(options), folder / _TABLE)
-            write_rejected(tokens.unusable, folder / _UNUSABLE)
-            return {
-                "what": f"tokens of shard {plan.number + 1}",
-                "rows": len(tokens),
-                "tokens": len(tokens.input_ids.values),
-                "response_tokens": int(np.count_nonzero(tokens.is_response.values)),
-                "unusable": len(tokens.unusable),
-                "notes": dict(tokens.notes),
-                "thoughts_left_out": asdict(tokens.left_out),
-                "tokens_hash": hash_tokens(tokens),
-            }
+            rows = item.given() if progress is None else _reported(item.given(), progress)
+            return write_tokens(folder, rows, item.what, self._tokenizer, self._tokenization)
 
-        return self._stage(plan, make)
+        return self.store(item.key, make)
+
+    def store(self, key: PlannedShard, make: Make) -> TokenShard:
+        """Find the shard's tokens, or store what ``make`` writes into their folder. Raises as ``Store.stage`` does."""
+        stage = self._store.stage("tokens", STAGE_VERSIONS["tokens"], key.inputs, make)
+        return TokenShard(key, stage, self._tokenization)
 
     def find(self, plan: PlannedShard) -> TokenShard:
         """The tokens of a shard that was tokenized before. Raises RunFolderError where they are gone or damaged."""
-        return self._stage(plan, refuse_missing(f"tokens of shard {plan.number + 1}"))
+        return self.store(plan, refuse_missing(plan.what))
 
-    def _stage(self, plan: PlannedShard, make: Make) -> TokenShard:
-        stage = self._store.stage("tokens", STAGE_VERSIONS["tokens"], plan.inputs, make)
-        return TokenShard(plan, stage, self._tokenization)
+
+@dataclass(frozen=True)
+class TokenWork:
+    """The tokens of a pool's shards, as a ``FileWork``. ``fingerprint``: of the tokenizer that the pass was begun with.
+    ``source``: whose tokenizer it is."""
+
+    source: ModelSource
+    fingerprint: str
+    tokenization: TokensSettings
+
+    @contextmanager
+    def opened(self) -> Iterator[WriteFiles[Sequence[Conversation]]]:
+        """A block with a function that writes the tokens of rows. Raises ModelError for another tokenizer."""
+        from tokenclean.models.loading.load import load_tokenizer
+
+        tokenizer = load_tokenizer(self.source)
+        if tokenizer_fingerprint(tokenizer) != self.fingerprint:
+            raise ModelError(f"{self.source}: its tokenizer is not the one that the pass was begun with")
+        yield lambda folder, rows, what: write_tokens(folder, rows, what, tokenizer, self.tokenization)
+
+
+def write_tokens(
+    folder: Path,
+    rows: Iterable[Conversation],
+    what: str,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenization: TokensSettings,
+) -> Mapping[str, object]:
+    """Write the files of a shard's stage; what its manifest says. Raises as ``tokenize_pool`` does."""
+    options = tokenization.model_dump()
+    tokens = tokenize_pool(rows, tokenizer, **options)
+    write_table(tokens.table(options), folder / _TABLE)
+    write_rejected(tokens.unusable, folder / _UNUSABLE)
+    return {
+        "what": what,
+        "rows": len(tokens),
+        "tokens": len(tokens.input_ids.values),
+        "response_tokens": int(np.count_nonzero(tokens.is_response.values)),
+        "unusable": len(tokens.unusable),
+        "notes": dict(tokens.notes),
+        "thoughts_left_out": asdict(tokens.left_out),
+        "tokens_hash": hash_tokens(tokens),
+    }
+
+
+def _reported(rows: Sequence[Conversation], progress: Progress) -> Iterator[Conversation]:
+    for number, row in enumerate(rows):
+        progress(number, len(rows))
+        yield row
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

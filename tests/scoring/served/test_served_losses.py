@@ -14,6 +14,7 @@ import pytest
 from local_server import Reply, Request
 from model_server import NAME, ModelServer
 from tokenclean.errors import ModelError, NonFiniteError, RunError, TokencleanError, TokenizerMismatchError
+from tokenclean.executors import Item
 from tokenclean.models.loading.load import load_model, load_tokenizer
 from tokenclean.pool import load_pool
 from tokenclean.ragged import Ragged
@@ -330,11 +331,12 @@ def test_shards_are_stages_and_their_answers_go(serve, scorer_of, tokens, exact,
     def shards() -> ServedShards:
         return ServedShards(stage, scorer_of(server), {"model": ["key", ""]}, store.root)
 
-    shard = shards().make(hash_tokens(tokens), lambda: tokens, "rows")
+    item = Item(hash_tokens(tokens), 0, lambda: tokens, "rows")
+    shard = shards().make(item)
     np.testing.assert_allclose(shard.column("loss").values, exact.values, atol=1e-4)
     assert shard.policy["api"] == "sglang"
     assert list((store.root / SERVED).iterdir()) == []
     asked = len(server.requests)
-    assert shards().make(hash_tokens(tokens), lambda: tokens, "rows").stage.was_reused
+    assert shards().make(item).stage.was_reused
     assert require_losses(shards(), hash_tokens(tokens), "rows").stage.key == shard.stage.key
     assert len(server.requests) == asked

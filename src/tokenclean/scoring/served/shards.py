@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from tokenclean.observer import Progress
-from tokenclean.scoring.model_losses import ModelWork, described_losses, file_of
+from tokenclean.scoring.model_losses import LossWork, described_losses, file_of
 from tokenclean.scoring.served.scorer import ServedScorer
-from tokenclean.scoring.stored_losses import LossShard, MakeStage
+from tokenclean.scoring.stored_losses import LossShard, MakeStage, PassShard
 from tokenclean.store import SERVED, SHORT_KEY, Make, fingerprint
 from tokenclean.token_table import write_column
-from tokenclean.tokens import TokenizedPool
 
 
 class ServedShards:
@@ -20,33 +19,28 @@ class ServedShards:
     run folder, which holds answers of unfinished shards in ``served/``."""
 
     in_pairs = False
-    work: ModelWork | None = None  # one process asks the server, within the rate that it allows
+    work: LossWork | None = None  # one process asks the server, within the rate that it allows
 
     def __init__(self, make_stage: MakeStage, scorer: ServedScorer, model: Mapping[str, object], root: Path) -> None:
         self._make_stage, self._scorer, self._model, self._root = make_stage, scorer, model, root
 
-    def make(
-        self, tokens_hash: str, tokens: Callable[[], TokenizedPool], what: str, progress: Progress | None = None
-    ) -> LossShard:
-        """Find the losses of the shard with this ``hash_tokens``, or ask the server for those of its ``tokens()``.
-
-        ``what``: a few words for the manifest. Raises as ``ServedScorer.score`` and ``Store.stage`` do.
-        """
-        inputs = {"tokens": tokens_hash, **self._model}
+    def make(self, item: PassShard, progress: Progress | None = None) -> LossShard:
+        """Find the losses of a shard, or ask the server. Raises as ``ServedScorer.score`` and ``Store.stage`` do."""
+        inputs = {"tokens": item.key, **self._model}
         answers = self._root / SERVED / fingerprint(inputs)[:SHORT_KEY]
 
         def compute(folder: Path) -> Mapping[str, object]:
-            losses, policy = self._scorer.score(tokens(), answers, progress)
+            losses, policy = self._scorer.score(item.given(), answers, progress)
             write_column(losses, "loss", folder / file_of("loss"))
-            return described_losses(what, losses, policy)
+            return described_losses(item.what, losses, policy)
 
         shard = LossShard(self._make_stage(inputs, compute))
         shutil.rmtree(answers, ignore_errors=True)
         return shard
 
-    def store(self, tokens_hash: str, make: Make) -> LossShard:
+    def store(self, key: str, make: Make) -> LossShard:
         """As of ``stored_losses.ShardLosses``. Raises as ``Store.stage`` does."""
-        return LossShard(self._make_stage({"tokens": tokens_hash, **self._model}, make))
+        return LossShard(self._make_stage({"tokens": key, **self._model}, make))
 
     def unload(self) -> None:
         """Nothing is held."""

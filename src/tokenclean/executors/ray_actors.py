@@ -1,4 +1,4 @@
-"""Actors of Ray: shards are given to those that are free, and taken back from those that die."""
+"""Actors of Ray: items are given to those that are free, and taken back from those that die."""
 
 from __future__ import annotations
 
@@ -6,98 +6,112 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray  # pyright: ignore[reportMissingImports]
 from ray.exceptions import RayActorError, RayError, RayTaskError  # pyright: ignore[reportMissingImports]
 
 from tokenclean.errors import RankError
-from tokenclean.models.loading.load import source_fingerprint
+from tokenclean.executors.executor import Item, Work
+from tokenclean.executors.ray_worker import Worker, installed_packages
 from tokenclean.recipe import ExecutorSettings
-from tokenclean.scoring.executors.executor import PassShard
-from tokenclean.scoring.executors.ray_worker import SentShard, ShardWorker, installed_packages
-from tokenclean.scoring.model_losses import ModelWork
 
 TRIES = 3
-"""A shard is given up after this many actors have died over it, a pass after this many that could not even start."""
+"""An item is given up after this many actors have died over it, a work after this many that could not even start."""
 
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 30.0
 
 
+@dataclass(eq=False)
+class OpenWork:
+    """A work that actors compute. ``open``: how many of its items were given and have not come back; ``made``: results
+    that have come back and were not taken."""
+
+    number: int
+    work: Work[Any, Any]
+    open: int = 0
+    made: deque[tuple[Item[Any, Any], Any]] = field(default_factory=deque)
+
+
 @dataclass
 class _Job:
-    """A shard, and why actors died that computed it."""
+    """An item of a work, and why actors died that computed it."""
 
-    shard: PassShard
+    work: OpenWork
+    item: Item[Any, Any]
     deaths: list[str] = field(default_factory=list)
 
 
 class Actors:
-    """Actors that compute the shards of one pass after another; between passes they hold no model.
+    """Actors that compute the items of open works; between works they hold no model.
 
-    At most ``limit`` shards are accepted at a time, as many as there are actors at most. Actors are started when there
-    is a shard for them; a dead one is replaced. ``note(text)`` gets what the user should know.
+    Of each work at most ``limit`` items are accepted at a time, as many as there are actors at most. Actors are started
+    when there is an item for them; a dead one is replaced. ``note(text)`` gets what the user should know.
     """
 
-    def __init__(self, settings: ExecutorSettings, device: str, note: Callable[[str], None]) -> None:
+    def __init__(self, settings: ExecutorSettings, note: Callable[[str], None]) -> None:
         self._settings, self._note = settings, note
-        self._arguments = (device, settings.num_cpus)
-        # An actor is restarted by us, not by Ray, which would give it the same shard without end.
+        # An actor is restarted by us, not by Ray, which would give it the same item without end.
         options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "max_restarts": 0}
-        self._actor_class: Any = ray.remote(**options, max_task_retries=0)(ShardWorker)
+        self._actor_class: Any = ray.remote(**options, max_task_retries=0)(Worker)
         self._packages = installed_packages()
         self.limit = 0
-        self._model: tuple[ModelWork, str] | None = None
+        self._works = 0
         # Actors, and whether they are new, by the reference that tells that they live.
         self._starting: dict[Any, tuple[Any, bool]] = {}
         self._free: deque[Any] = deque()
-        self._working: dict[Any, tuple[Any, _Job]] = {}  # actors and their shards by the reference to the result
+        self._working: dict[Any, tuple[Any, _Job]] = {}  # actors and their items by the reference to the result
         self._waiting: deque[_Job] = deque()
         self._failed_starts: list[str] = []
         self._warned: set[str] = set()
         self._idle_since: float | None = None
 
-    def begin(self, work: ModelWork) -> None:
-        """Begin a pass."""
-        work = replace(work, source=work.source.absolute)  # a node has another current folder
-        self._model = work, source_fingerprint(work.source)
+    def begin(self, work: Work[Any, Any]) -> OpenWork:
+        """Begin a work."""
         self.limit = self._settings.actors or self._most_actors()
         self._check_free()
+        self._works += 1
+        return OpenWork(self._works, work)
 
-    def end_pass(self) -> None:
-        """Kill the actors that still compute, and have the others drop their model."""
-        for actor, _ in self._working.values():
-            _kill(actor)
-        self._working.clear()
-        self._waiting.clear()
-        with suppress(RayError, ConnectionError):  # the error that ended the pass is the one to report
-            for actor in self._free:
-                actor.unload.remote()
+    def finish(self, work: OpenWork) -> None:
+        """Kill the actors that still compute the work, and have the others close it."""
+        for reference in [reference for reference, (_, job) in self._working.items() if job.work is work]:
+            _kill(self._working.pop(reference)[0])
+        self._waiting = deque(job for job in self._waiting if job.work is not work)
+        with suppress(RayError, ConnectionError):  # the error that ended the work is the one to report
+            for actor in self._living:
+                actor.close.remote(work.number)
 
     def end(self) -> None:
         """Kill all actors."""
-        self.end_pass()
-        for actor in (*self._free, *(actor for actor, _ in self._starting.values())):
+        for actor in self._living:
             _kill(actor)
+        self._working.clear()
+        self._waiting.clear()
+        self._free.clear()
+        self._starting.clear()
 
-    @property
-    def open(self) -> int:
-        """Shards that were given and have not come back."""
-        return len(self._waiting) + len(self._working)
-
-    def give(self, shard: PassShard) -> None:
-        """Have a shard computed. To be called while fewer than ``limit`` are open."""
-        self._waiting.append(_Job(shard))
+    def give(self, work: OpenWork, item: Item[Any, Any]) -> None:
+        """Have an item computed. To be called while fewer than ``limit`` of its work are open."""
+        work.open += 1
+        self._waiting.append(_Job(work, item))
         self._assign()
 
-    def take(self, timeout: float = _POLL_SECONDS) -> Iterator[tuple[PassShard, SentShard]]:
-        """The shards that have been computed, once there is one, or after ``timeout`` seconds.
+    def take(self, work: OpenWork, timeout: float = _POLL_SECONDS) -> Iterator[tuple[Item[Any, Any], Any]]:
+        """The items of a work that have been computed, once there is one, or after ``timeout`` seconds.
 
-        Raises RankError for a shard over which TRIES actors died and where the cluster is gone; an actor's own errors
+        Raises RankError for an item over which TRIES actors died and where the cluster is gone; an actor's own errors
         as they are.
         """
+        self._look(0 if work.made else timeout)
+        while work.made:
+            work.open -= 1
+            yield work.made.popleft()
+
+    def _look(self, timeout: float) -> None:
+        """See which actors have started, finished or died, waiting for one of them for ``timeout`` seconds."""
         references = [*self._starting, *self._working]
         try:
             done, _ = ray.wait(references, num_returns=len(references), timeout=0) if references else ([], [])
@@ -108,31 +122,32 @@ class Actors:
         for reference in done:
             if reference in self._starting:
                 self._started(reference)
-            elif (sent := self._finished(reference)) is not None:
-                yield sent
+            else:
+                self._finished(reference)
         self._assign()
         self._say_if_stuck()
 
     def _assign(self) -> None:
-        """Give waiting shards to free actors, and start actors for the rest."""
+        """Give waiting items to free actors, and start actors for the rest."""
         while self._waiting and self._free:
             actor, job = self._free.popleft(), self._waiting.popleft()
-            reference = actor.compute.remote(self._model, job.shard.tokens(), job.shard.what)
+            reference = actor.compute.remote(job.work.number, job.work.work, job.item.given())
             self._working[reference] = actor, job
-        while len(self._starting) < len(self._waiting) and self._count < self.limit:
-            actor = self._actor_class.remote(*self._arguments)
+        while len(self._starting) < len(self._waiting) and len(self._living) < self.limit:
+            actor = self._actor_class.remote(self._settings.num_cpus)
             self._starting[actor.start.remote(self._packages)] = actor, True
 
     def _check_free(self) -> None:
-        """Let the free actors say that they live before they are given a shard: the death of a node takes many, and one
-        shard must not be held against all of them."""
+        """Let the free actors say that they live before they are given an item: the death of a node takes many, and one
+        item must not be held against all of them."""
         for actor in self._free:
             self._starting[actor.start.remote(self._packages)] = actor, False
         self._free.clear()
 
     @property
-    def _count(self) -> int:
-        return len(self._starting) + len(self._free) + len(self._working)
+    def _living(self) -> list[Any]:
+        at_work = [actor for actor, _ in (*self._starting.values(), *self._working.values())]
+        return [*self._free, *at_work]
 
     def _started(self, reference: Any) -> None:
         actor, is_new = self._starting.pop(reference)
@@ -149,27 +164,27 @@ class Actors:
         else:
             self._free.append(actor)
 
-    def _finished(self, reference: Any) -> tuple[PassShard, SentShard] | None:
-        """The result of a shard; None where its actor has died, and the shard waits for another."""
+    def _finished(self, reference: Any) -> None:
+        """Keep the result of an item; where its actor has died, the item waits for another."""
         actor, job = self._working.pop(reference)
         try:
-            sent = _result(reference)
+            made, warnings = _result(reference)
         except RayActorError as error:
             _kill(actor)  # one that only seems dead must not go on computing
             job.deaths.append(_reason(error))
             if len(job.deaths) >= TRIES:
                 raise RankError(_poisoned(job)) from error
-            self._note(f"{job.shard.what}: its Ray actor ended ({job.deaths[-1]}); another one computes it")
+            self._note(f"{job.item.what}: its Ray actor ended ({job.deaths[-1]}); another one computes it")
             self._waiting.appendleft(job)
             self._check_free()
-            return None
+            return
         self._free.append(actor)
         self._failed_starts.clear()
-        for text in sent.warnings:
+        for text in warnings:
             if text not in self._warned:
                 self._warned.add(text)
                 self._note(text)
-        return job.shard, sent
+        job.work.made.append((job.item, made))
 
     def _say_if_stuck(self) -> None:
         """Say what is waited for, once, where no actor can be started for a while."""
@@ -208,12 +223,12 @@ def _result(reference: Any) -> Any:
 
 
 def _poisoned(job: _Job) -> str:
-    tokens = job.shard.tokens()
-    rows = f"rows {tokens.ids[0]} to {tokens.ids[-1]} ({len(tokens)} rows)" if len(tokens) else "no rows"
+    ids = job.item.ids()
+    rows = f"rows {ids[0]} to {ids[-1]} ({len(ids)} rows)" if ids else "no rows"
     return (
-        f"{job.shard.what}: {len(job.deaths)} Ray actors ended while they computed {rows}; last: {job.deaths[-1]}. "
-        "Look among them for a row that takes more memory than an actor has, or give smaller --pack-tokens; finished "
-        "shards are kept"
+        f"{job.item.what}: {len(job.deaths)} Ray actors ended while they computed {rows}; last: {job.deaths[-1]}. "
+        "Look among them for a row that takes more memory than an actor has, or where losses are computed give smaller "
+        "--pack-tokens; finished stages are kept"
     )
 
 
@@ -232,6 +247,6 @@ def _kill(actor: Any) -> None:
 def _cluster_gone(error: Exception) -> RankError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return RankError(
-        f"the Ray cluster cannot be reached any more ({reason}); finished shards are kept: give the command again once "
+        f"the Ray cluster cannot be reached any more ({reason}); finished stages are kept: give the command again once "
         "a cluster is there, or without --on"
     )
