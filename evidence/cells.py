@@ -66,6 +66,8 @@ def all_cells(scale: Scale) -> list[Cell]:
     for model, seeds in scale.seeds.items():
         cells += [Cell(model, strategy, seed) for seed in seeds[1:] for strategy in MAIN if strategy != "none"]
     for model, seeds in scale.seeds.items():
+        if not scale.proportions[model]:  # its main cells alone
+            continue
         first = Cell(model, "full_tokens", seeds[0], "references", reference=TRUSTED)
         cells += [first, *(replace(first, strategy=s, reference=r) for r in (TRUSTED, LARGER) for s in SCORED)]
     for model, proportions in scale.proportions.items():
@@ -88,6 +90,7 @@ def _steps(cell: Cell) -> Iterator[Cell]:
     if not cell.tasks:
         if cell.strategy in ("rho", "auto"):
             yield replace(cell, step="trials" if cell.strategy == "auto" else "passes", table="steps")
-        if cell.strategy in ("rho", "self_evolving", "auto") or cell.reference == TRUSTED:
+        takes_long = cell.strategy in ("rho", "self_evolving", "auto") or cell.model == "gemma"
+        if cell.strategy != "none" and (takes_long or cell.reference == TRUSTED):
             yield replace(cell, step="train", table="steps")
     yield cell

@@ -212,6 +212,12 @@ def cost_table(results: Results) -> str:
     ]
     cells = results.of_table("cost")
     parts = [table(["model", "stage", "times", "seconds", "peak GiB"], rows, 2)] if rows else []
+    machines = [document["machine"] for document in results.documents.values() if document.get("stages")]
+    if busy := [max(machine["load"]) for machine in machines if max(machine["load"]) > machine["cores"] + 1]:
+        parts.append(
+            f"WARNING: in {len(busy)} of {len(machines)} cells other work ran beside (load averages up to "
+            f"{max(busy):.1f}), so their seconds are no evidence of speed."
+        )
     for cell in filter(results.is_done, cells):
         document = results.documents[cell.name]
         lines = [

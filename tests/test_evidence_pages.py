@@ -179,7 +179,14 @@ def heldout_document(cell: Any, losses: np.ndarray, tokens: np.ndarray, rows: np
         "rounds": [],
         "references": [],
         "stages": [{"kind": "training", "name": "a", "seconds": 2.5, "peak_bytes": 2**30}],
-        "machine": {"processor": "P", "cores": 2, "gpu": None, "torch": "2", "date": "2026-11-30T10:00+00:00"},
+        "machine": {
+            "processor": "P",
+            "cores": 2,
+            "gpu": None,
+            "torch": "2",
+            "date": "2026-11-30T10:00+00:00",
+            "load": [1, 4, 1],
+        },
     }
 
 
@@ -249,7 +256,9 @@ class TestFigures:
         assert "| SmolLM2-135M-Instruct | 42 | fixed-model | 60% | +0.2500 (" in text
         assert "**Not measured yet:** 22 of 26 cells: `smollm2-none-s42`" in text
         assert "`python -m evidence.run --data DIR --scale cpu`; P, 2 cores; torch 2; 2026-11-30." in text
-        assert "| SmolLM2-135M-Instruct | training: a | 4 | 10 | 1.00 |" in tables.cost_table(measured)
+        cost = tables.cost_table(measured)
+        assert "| SmolLM2-135M-Instruct | training: a | 4 | 10 | 1.00 |" in cost
+        assert "WARNING: in 4 of 4 cells other work ran beside (load averages up to 4.0)" in cost
         assert "k" not in tables.swept(measured, "smollm2", "fixed_model")
         assert list(tables.swept(measured, "smollm2", "fixed_model")) == [0.6]
 
