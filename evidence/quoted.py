@@ -82,7 +82,7 @@ def demo(quoted: Document) -> str:
     }
     measured: Any = [model]
     said = verdict_of(measured, "fixed_model", heldout_rows=found["heldout_rows"], folder="runs/demo")
-    lines = _wrapped(str(said), 86)
+    lines = _wrapped(str(said), 110)
     lines += ["", " trained on    kept r̂  wrong η̂  AUROC    loss   minus full tokens"]
     for row in found["rows"]:
         cells = (_share(row.get("kept")), _share(row.get("wrong")), f"{row['auroc']:.2f}" if "auroc" in row else "–")
@@ -91,12 +91,6 @@ def demo(quoted: Document) -> str:
         kept, wrong, auroc = cells
         lines.append(f" {row['name']:<12}{kept:>8}{wrong:>9}{auroc:>7}{row['loss']:>8.4f}{text:>19}")
     return "\n".join(f"    {line}".rstrip() for line in lines)
-
-
-def demo_elsewhere(quoted: Document) -> str:
-    """The demo's difference on an older processor."""
-    value, half = quoted["demo"]["fixed_model_on_older_processor"]
-    return f"{signed(value)} ± {half:.4f}"
 
 
 def cut_to_60_percent(quoted: Document) -> str:
@@ -131,7 +125,6 @@ QUOTED: dict[str, Callable[[Document], str]] = {
     "noise-loss": noise_loss,
     "noise-margins": noise_margins,
     "demo": demo,
-    "demo-elsewhere": demo_elsewhere,
     "cut-to-60-percent": cut_to_60_percent,
     "mixture-gains": mixture_gains,
 }

@@ -80,7 +80,7 @@ def output(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("evidence-output")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curated_pool, "embedding_model", lambda name: name)
+        patch.setattr(curated_pool, "embedding_weights", lambda name: name)
         patch.setattr(
             curated_pool,
             "embed",

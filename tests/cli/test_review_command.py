@@ -141,6 +141,7 @@ def test_view_writes_a_page_that_takes_decisions(command, reviewed, tmp_path):
     assert 'data-review="' not in (tmp_path / "plain.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_later_run_takes_decisions_as_truth(finished_run, small_pool, tmp_path):
     from tokenclean.cleaning.open_run import open_run
     from tokenclean.experiment.finished.finished_run import recipe_of

@@ -62,7 +62,7 @@ class DemoSize:
     controls: tuple[str, ...]
 
 
-SHORT = DemoSize(heldout=25, trusted=50, tokens=3_600, row_tokens=150, controls=("full_tokens",))
+SHORT = DemoSize(heldout=25, trusted=50, tokens=3_000, row_tokens=120, controls=("full_tokens",))
 FULL = DemoSize(
     heldout=60,
     trusted=60,
