@@ -134,15 +134,13 @@ def critic(
         seed = asker.model.sampling.seed or 0
         check = _check_rows([row.conversation for row in readable], checked, check_rows, seed)
         shown_of_check = [] if check is None else [shown_of(row, asker.model.shorten) for row in check.conversations]
-        of_check = critic_questions(shown_of_check, asker.model, seed)
-        of_pool = critic_questions(readable, asker.model, seed)
+        of_check, of_pool = (critic_questions(part, asker.model, seed) for part in (shown_of_check, readable))
         if not asker.may_ask([of_check, of_pool], len(readable), yes=yes):
             return
-        result = None
-        if check is None:
+        result = check and _checked(asker, check, of_check, [row.shown for row in shown_of_check])
+        if result is None:
             warn("the critic is not checked: nobody knows how many of the sentences that it masks are bad")
         else:
-            result = _checked(asker, check, of_check, [row.shown for row in shown_of_check])
             _refuse_imprecise(result, least_precision)
         outcome = asker.ask(of_pool, "reading")
         judged = _judge(shown, outcome.answers)

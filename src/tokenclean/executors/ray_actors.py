@@ -233,9 +233,11 @@ def _poisoned(job: _Job) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why an actor died, in one line: Ray's texts have many."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    known = next((line for line in lines if line.startswith("The actor is dead because")), lines[0] if lines else "")
+    """Why an actor died, in one line: Ray's texts have many, some of them indented ones with names and numbers."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+    known = next((line for line in lines if line.startswith("The actor is dead because")), None)
+    if known is None:  # the first line only says that it died
+        return " ".join(lines[1:] or lines)
     return known.removeprefix("The actor is dead because ").partition(". Some common causes")[0].partition(". ")[0]
 
 

@@ -143,8 +143,7 @@ def score_pool(
             name: losses_under(name, source) for name, source in models.items() if not in_pairs or name == "reference"
         }
         base = models["base"]
-        source = None if isinstance(base, ServedModel) else base
-        tokens = TokenShards(tokenizer, tokenization, store, source)
+        tokens = TokenShards(tokenizer, tokenization, store, None if isinstance(base, ServedModel) else base)
         one_pass = _Pass(pool, survey, tokens, losses, executor, observer)
         one_pass.score()
         cache.clear()
@@ -153,14 +152,9 @@ def score_pool(
             return None
         intake = one_pass.list_unusable()
         check_usable(intake, pool.max_rejected_share, listing=pool.listing if intake.set_aside else None)
-        metadata = {
-            **tokenization.model_dump(),
-            "precision": policy.precision,
-            "pack_tokens": policy.pack_tokens,
-            "models": {
-                name: {**_name_of(source), "fingerprint": fingerprints[name]} for name, source in models.items()
-            },
-        }
+        described = {name: {**_name_of(source), "fingerprint": fingerprints[name]} for name, source in models.items()}
+        passed = {"precision": policy.precision, "pack_tokens": policy.pack_tokens}
+        metadata = {**tokenization.model_dump(), **passed, "models": described}
         table = write_scored_table(one_pass.scored(), policy.columns, metadata, output, has_weights=survey.weighted > 0)
         return PassOutcome(table, made, found, intake, store.root)
 
