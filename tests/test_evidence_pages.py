@@ -27,7 +27,7 @@ scales = importlib.import_module("evidence.scales")
 tables = importlib.import_module("evidence.tables")
 words = importlib.import_module("evidence.words")
 
-NUMBER = re.compile(r"[+−]?\d+\.\d{3,}")
+NUMBER = re.compile(r"(?:[+−]|(?<=[ (])-)?\d+\.\d{3,}")  # programs print a hyphen for a minus
 
 
 class TestPages:
