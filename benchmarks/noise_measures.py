@@ -210,21 +210,21 @@ def _lines(
                 for baseline in BASELINES
                 if name not in ("base", baseline)
             },
-            "recovered": None if name == "base" else _recovered(items, name),
+            "recovered": None if name == "base" else _recovered(measure, items, name),
         }
         for name, of_model in values.items()
     ]
 
 
-def _recovered(items: Mapping[str, np.ndarray], name: str) -> Document:
-    """Σ (model − full tokens) / Σ (oracle − full tokens) over items, with its 95 % bootstrap interval over them. Ends
-    are None where resamples have an oracle without a gain, so that the share says nothing."""
-    full = items["full_tokens"]
-    gains = np.stack([items[name] - full, items["oracle"] - full])
+def _recovered(measure: str, items: Mapping[str, np.ndarray], name: str) -> Document:
+    """Σ (model − full tokens) / Σ (oracle − full tokens) over items, with its 95 % bootstrap interval over them. All
+    None where the oracle's own gain is not clear, or it is worse than full tokens: then there is nothing to recover."""
+    full, sign = items["full_tokens"], -1 if measure in LOWER_IS_BETTER else 1
+    gains = sign * np.stack([items[name] - full, items["oracle"] - full])
     of_model, of_oracle = gains.sum(axis=1)
     draws = np.random.default_rng(0).integers(len(full), size=(RESAMPLES, len(full)))
     resampled = gains[:, draws].sum(axis=2)
-    if not of_oracle or np.quantile(resampled[1] / of_oracle, 0.025) <= 0:
+    if np.quantile(resampled[1], 0.025) <= 0:
         return {"share": None, "low": None, "high": None}
     low, high = np.quantile(resampled[0] / resampled[1], [0.025, 0.975])
     return {"share": float(of_model / of_oracle), "low": float(low), "high": float(high)}

@@ -24,6 +24,7 @@ from benchmarks.noise_tables import NAMES, Document, effect_of, first_measure, i
 from tokenclean.experiment.laboratory import Laboratory, run_detectors
 from tokenclean.experiment.laboratory_columns import score_columns
 from tokenclean.lab.truth import TruthPool
+from tokenclean.pool import write_row
 from tokenclean.ragged import Ragged
 
 TRUSTED = 60
@@ -47,13 +48,7 @@ def search_cell(
 
     def masks(laboratory: Laboratory, heldout: TruthPool) -> Mapping[str, Ragged]:
         rows = trusted_rows(cell, data, laboratory.truth, heldout, TRUSTED)
-        trusted.write_text(
-            "".join(
-                json.dumps({"messages": [{"role": turn.role, "content": turn.content} for turn in row.turns]}) + "\n"
-                for row in rows
-            ),
-            encoding="utf-8",
-        )
+        trusted.write_text("".join(json.dumps(write_row(row)) + "\n" for row in rows), encoding="utf-8")
         needs = {kind: any(name.startswith(kind) for name in methods) for kind in ("mismatch", "influence")}
         scored = score_columns(laboratory, with_prompt_passes=needs["mismatch"], with_influence=needs["influence"])
         found = run_detectors(scored.columns, "sentence")
@@ -72,27 +67,24 @@ def share_table(documents: Sequence[Document], methods: Sequence[str], *, markdo
     for document in documents:
         measure = first_measure(document)
         for name in ("oracle", "random_mask", *methods):
-            line = effect_of(document, measure, name)
-            if line is None:
-                rows.append([document["cell"]["name"], name, "0.0%", "–", measure, "as full tokens", "0"])
+            cells = [document["cell"]["name"], NAMES.get(name, name)]
+            if name not in document["masks"]:  # it flags nothing
+                rows.append([*cells, "0.0%", "0.0%", measure, "as full tokens", "–"])
                 continue
-            mask, share = document["masks"][name], line["recovered"]
+            mask, line = document["masks"][name], effect_of(document, measure, name)
             dropped, caught = 1 - mask["kept_share"], 1 - mask["eta_cleaned"] * mask["kept_share"] / mask["eta_full"]
-            rows.append(
-                [
-                    document["cell"]["name"],
-                    NAMES.get(name, name),
-                    f"{dropped:.1%}",
-                    f"{caught:.1%}",
-                    measure,
-                    interval_text(line["against"]["full_tokens"]),
-                    "–"
-                    if share["share"] is None
-                    else f"{share['share']:.0%} ({share['low']:.0%} to {share['high']:.0%})",
-                ]
-            )
+            effect = ["not measured", "–"]
+            if line is not None:
+                effect = [interval_text(line["against"]["full_tokens"]), _share_text(line["recovered"])]
+            rows.append([*cells, f"{dropped:.1%}", f"{caught:.1%}", measure, *effect])
     header = ["cell", "mask", "masked", "of the noise", "measure", "minus full tokens", "share of oracle A's gain"]
     return machine.table(header, rows, markdown=markdown)
+
+
+def _share_text(share: Document) -> str:
+    if share["share"] is None:
+        return "–"
+    return f"{share['share']:.0%} ({share['low']:.0%} to {share['high']:.0%})"
 
 
 def main() -> None:

@@ -25,7 +25,8 @@ from tokenclean.store import Store
 @dataclass(frozen=True)
 class Setup:
     """What the command line says. ``models``, ``larger``: by the name that cells use, a folder, Hub id or ``demo``;
-    ``benchmarks``: folder of their files; ``overrides``: KEY=VALUE for every recipe."""
+    ``data``: the folder with ``sft/`` and the others; ``output``: of the pool and run folders; ``divide``: how many
+    times fewer rows; ``embedding``: the model of DS²; ``overrides``: KEY=VALUE for every recipe."""
 
     scale_name: str
     output: Path

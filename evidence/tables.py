@@ -10,6 +10,7 @@ from evidence.cells import CURATED, LARGER, SCORED, SWEPT, TRUSTED, Cell
 from evidence.results_files import Results, command_of, machines_of
 from evidence.scales import MAIN_PROPORTION, SOURCES
 from evidence.words import MODELS, TITLES, interval, table
+from tokenclean.evaluation.comparison import Difference
 from tokenclean.evaluation.tasks import benchmark_named
 from tokenclean.report.plots.style import FAINT, WIDE, Plot, bars_of, draw, legend_below, series_style
 from tokenclean.scoring import PairedDifference
@@ -193,9 +194,8 @@ def benchmarks_table(results: Results) -> str:
     return "\n\n".join([*parts, provenance(results, results.of_table("benchmarks"))])
 
 
-def _points(difference: PairedDifference | object) -> str:
-    value, low, high = (100 * getattr(difference, name) for name in ("value", "low", "high"))
-    return interval(value, low, high, 2)
+def _points(difference: Difference) -> str:
+    return interval(100 * difference.value, 100 * difference.low, 100 * difference.high, 2)
 
 
 def cost_table(results: Results) -> str:

@@ -333,14 +333,22 @@ class TestSearch:
         """Items of 4 conversations; a loss, so gains are below 0."""
         full = np.array([4.0, 3.0, 2.0, 5.0])
         items = {"full_tokens": full, "oracle": full - [2, 1, 2, 1], "half": full - [1, 0.5, 1, 0.5], "worse": full + 1}
-        assert measures._recovered(items, "oracle") == {"share": 1.0, "low": 1.0, "high": 1.0}
-        assert measures._recovered(items, "half") == {"share": 0.5, "low": 0.5, "high": 0.5}
-        assert measures._recovered(items, "full_tokens")["share"] == 0.0
-        worse = measures._recovered(items, "worse")
-        assert worse["share"] == pytest.approx(-4 / 6)
-        assert -1 <= worse["low"] < worse["share"] < worse["high"] <= -0.5
-        without_gain = {**items, "oracle": full + np.array([2, -2, 1, -1])}
-        assert measures._recovered(without_gain, "half") == {"share": None, "low": None, "high": None}
+        for measure, sign in (("loss", 1), ("preference", -1)):
+            signed = {name: sign * values for name, values in items.items()}
+            assert measures._recovered(measure, signed, "oracle") == {"share": 1.0, "low": 1.0, "high": 1.0}
+            assert measures._recovered(measure, signed, "half") == {"share": 0.5, "low": 0.5, "high": 0.5}
+            assert measures._recovered(measure, signed, "full_tokens")["share"] == 0.0
+            worse = measures._recovered(measure, signed, "worse")
+            assert worse["share"] == pytest.approx(-4 / 6)
+            assert -1 <= worse["low"] < worse["share"] < worse["high"] <= -0.5
+
+    def test_where_the_oracle_does_not_gain_there_is_nothing_to_recover(self):
+        full = np.array([4.0, 3.0, 2.0, 5.0])
+        nothing = {"share": None, "low": None, "high": None}
+        for oracle in (full + np.array([2, -2, 1, -1]), full + 1, full):
+            items = {"full_tokens": full, "oracle": oracle, "half": full - 0.5}
+            assert measures._recovered("loss", items, "half") == nothing
+        assert measures._recovered("loss", {**items, "oracle": full - 1}, "half")["share"] == 0.5
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", ["corrupted", "ru_en"])
@@ -361,7 +369,7 @@ class TestSearch:
         assert all(0 <= mask["eta_cleaned"] <= 1 for mask in found["masks"].values())
         table = search.share_table([json.loads(json.dumps(found))], methods, markdown=True)
         assert len(table.splitlines()) == 2 + 2 + len(methods)
-        assert "| repetition | 0.0% | – | preference | as full tokens |" in table
+        assert "| repetition | 0.0% | 0.0% | preference | as full tokens | – |" in table
 
     def test_an_unknown_method_is_named(self, data, tiny_model_folder, tmp_path, monkeypatch):
         monkeypatch.setattr(search, "TRUSTED", 8)

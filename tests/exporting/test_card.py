@@ -64,6 +64,8 @@ def test_sections_name_models_counts_licences_and_threshold():
     assert "| all | 1,100 | 3 | 90,009 | 50,008 | 30,000 | 60.0% |" in text
     assert "- alpaca: CC BY-NC 4.0\n- wiki: not stated" in text
     assert "Lowest kept score" not in replace(CARD, threshold=None).to_markdown("data.parquet")
+    assert "Unit" not in replace(CARD, unit="token").to_markdown("data.parquet")
+    assert "| Unit | sentence |" in replace(CARD, unit="sentence").to_markdown("data.parquet")
 
 
 def test_no_folder_of_the_machine_is_told():

@@ -28,7 +28,7 @@ ray = pytest.importorskip("ray", reason="needs the extra ray")
 from ray._private import state  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from tokenclean.executors.ray_actors import TRIES  # noqa: E402
+from tokenclean.executors.ray_actors import TRIES, _reason  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -234,3 +234,12 @@ def test_a_run_on_ray_makes_the_stages_and_results_of_a_run_here(
     assert tables[0].ids == tables[1].ids
     for name, column in tables[0].columns.items():
         assert column.values.tobytes() == tables[1][name].values.tobytes(), name
+
+
+def test_why_an_actor_ended_is_one_line_of_rays_many():
+    died = "The actor died unexpectedly before finishing this task.\n\tclass_name: Worker\n\tactor_id: 1\n"
+    known = "The actor is dead because its node has died. Node Id: 2. Some common causes include: memory"
+    assert _reason(RuntimeError(died + known)) == "its node has died"
+    never = "Its creation was cancelled.\nThe actor never ran - it was cancelled before it started running."
+    assert _reason(RuntimeError(died + never)) == never.replace("\n", " ")
+    assert _reason(RuntimeError("gone")) == "gone"

@@ -60,9 +60,9 @@ def auto(context: RunContext) -> StrategyResult:
 
     Candidates: ``noise_mixture`` where the estimated noise of the pool is above what is expected of clean text
     (``cleaning.noise_mixture.mean``), ``repetition`` where many rows share passages, both together, and
-    ``fixed_model`` where there is a reference: ``model.reference``, or one warmed up on trusted rows. The
-    share is what the budget leaves: the run costs at most 2.5 trainings on full tokens. In a dry run, where losses are
-    made up, all candidates that may come are tried and the one that costs most is taken.
+    ``fixed_model`` where there is a reference: ``model.reference``, or one warmed up on trusted rows. The share is what
+    the budget leaves: the run costs at most 2.5 trainings on full tokens. In a dry run, where losses are made up, all
+    candidates that may come are tried and the one that costs most is taken.
     """
     choice = choose_strategy(context)
     context.note(choice.sentence)

@@ -196,9 +196,8 @@ def read_run_data(
     """Read the recipe's pool, filter and draw rows as it says, hold some out, and tokenize.
 
     ``rate``: gives the pool's ratings, called where the recipe has a ``pool.curation`` section. ``listing``: where rows
-    that cannot be used are listed if there are too many. ``executor``: who computes signatures
-    for near-duplicates. No model is loaded. Raises PoolError where more than ``pool.max_rejected_share`` of the rows
-    cannot be used.
+    that cannot be used are listed if there are too many. ``executor``: who computes signatures for near-duplicates. No
+    model is loaded. Raises PoolError where more than ``pool.max_rejected_share`` of the rows cannot be used.
     """
     mixture = open_mixture(recipe, listing=listing, note=note, executor=executor)
     pool, rated = mixture.pool, None

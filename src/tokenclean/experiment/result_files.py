@@ -155,6 +155,7 @@ def _metadata(context: RunContext, result: StrategyResult) -> dict[str, object]:
         "selection": {
             "proportion": proportion_of(recipe, result),
             "level": level,
+            "unit": recipe.cleaning.unit if scored else "token",
             "threshold": lowest_kept(result.scores, result.kept),
         }
         if result.kept is not None and selected

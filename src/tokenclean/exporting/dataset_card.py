@@ -56,10 +56,10 @@ class ModelName:
 class Card:
     """The contents of a card.
 
-    ``threshold``: the lowest kept score (nats); None for a strategy without scores. ``counts``: from the cleaned file.
-    ``licences``: source name -> licence, None where none was stated. ``recipe``: the recipe as YAML.
-    ``keeps_everything``: the labels are those of the data before cleaning. ``changes``: what the form of the export
-    cannot hold, a sentence each.
+    ``threshold``: the lowest kept score (nats); None for a strategy without scores. ``unit``: what the scores rank,
+    single tokens, sentences or rows. ``counts``: from the cleaned file. ``licences``: source name -> licence, None
+    where none was stated. ``recipe``: the recipe as YAML. ``keeps_everything``: the labels are those of the data before
+    cleaning. ``changes``: what the form of the export cannot hold, a sentence each.
     """
 
     title: str
@@ -73,6 +73,7 @@ class Card:
     proportion: float | None = None
     threshold: float | None = None
     level: str | None = None
+    unit: str | None = None
     licences: Mapping[str, str | None] = field(default_factory=dict)
     recipe: str = ""
     keeps_everything: bool = False
@@ -144,6 +145,7 @@ class Card:
             "Selected token proportion": None if self.proportion is None else f"{self.proportion:g}",
             "Lowest kept score": None if self.threshold is None else f"{self.threshold:.6g} nats",
             "Level": self.level,
+            "Unit": None if self.unit == "token" else self.unit,
         }
         return [
             ("Strategy", _inline(self.strategy)),

@@ -74,9 +74,8 @@ def mix_pools(
     """Filter the rows of the sources, one pool for each of ``settings.sources``, and draw from what is left.
 
     A pool without filters, shares and counts is its sources unchanged. ``executor``: who computes signatures for
-    near-duplicates. Raises PoolError where two rows share an id,
-    where nothing is left, or less than a count or share asks for, and as ``find_contamination``; MissingExtraError for
-    near-duplicates without ``datasketch``.
+    near-duplicates. Raises PoolError where two rows share an id, where nothing is left, or less than a count or share
+    asks for, and as ``find_contamination``; MissingExtraError for near-duplicates without ``datasketch``.
     """
     merged, filters, contamination = merge_pools(pools), settings.filters, None
     rows = _Rows(list(merged), {})

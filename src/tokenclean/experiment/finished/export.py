@@ -78,6 +78,7 @@ def card_of(cleaned: CleanedDataset) -> Card:
         proportion=selection.get("proportion"),
         threshold=selection.get("threshold"),
         level=selection.get("level"),
+        unit=selection.get("unit"),
         licences=metadata.get("licenses", {}),
         recipe=metadata.get("recipe", ""),
         keeps_everything=cleaned.keeps_everything,
