@@ -20,6 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 CHROMIUM = os.environ.get("TOKENCLEAN_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+SHORT_LINE = 700  # characters of a row's JSON
 
 
 def pytest_collection_finish() -> None:
@@ -174,11 +175,13 @@ def coarse_model_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def small_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty rows of the shipped pool, as a file of its own."""
+    """Sixty short rows of the shipped pool, as a file of its own."""
     from tokenclean.experiment.demo import pool_path
 
     path = tmp_path_factory.mktemp("pools") / "small.jsonl"
-    path.write_text("\n".join(pool_path().read_text(encoding="utf-8").splitlines()[:60]) + "\n", encoding="utf-8")
+    lines = pool_path().read_text(encoding="utf-8").splitlines()
+    short = [line for line in lines if len(line) < SHORT_LINE and line.isascii()]
+    path.write_text("\n".join(short[:60]) + "\n", encoding="utf-8")
     return path
 
 

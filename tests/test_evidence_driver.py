@@ -75,11 +75,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def output(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the pools of both scales; random vectors stand in for the embedding model."""
-    from tokenclean.ds2 import curated_pool
+    """A folder with the pools of both scales; random vectors stand in for the embedding model, and the transition
+    matrix, of which nothing here asks that it be exact, is searched for in fewer steps."""
+    from tokenclean.ds2 import curated_pool, transition_matrix
 
     folder = tmp_path_factory.mktemp("evidence-output")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transition_matrix, "STEPS", 50)
         patch.setattr(curated_pool, "embedding_weights", lambda name: name)
         patch.setattr(
             curated_pool,

@@ -35,9 +35,13 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def characters(row: dict[str, Any]) -> int:
+    return sum(len(turn["content"]) for turn in row["messages"])
+
+
 def short_rows() -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in pool_path().read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if sum(len(turn["content"]) for turn in row["messages"]) < SHORT]
+    return [row for row in rows if characters(row) < SHORT]
 
 
 def with_phrase(rows: list[dict[str, Any]], every: int) -> list[dict[str, Any]]:
@@ -256,7 +260,7 @@ def shares(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("shares")
     cleaning = {"strategy": "fixed_model", "proportion": "auto", "splits": 5}
     controls = {"controls": ["full_tokens", "random"]}
-    pool = write(folder / "pool.jsonl", short_rows()[:250])
+    pool = write(folder / "pool.jsonl", sorted(short_rows(), key=characters)[:250])
     opened, notes = opened_run(pool, tiny_model_folder, folder, cleaning=cleaning, evaluation=controls)
     return opened, run(opened), notes
 
