@@ -6,7 +6,7 @@ sum of resident memory over a command's processes, and apart from it over the cl
 pages that processes share count in each of them. Exit status 1 where any table differs.
 
     OMP_NUM_THREADS=1 python -m benchmarks.ray_cluster [--data FILE.jsonl] [--rows N] [--nodes 3] [--kill]
-        [--model tiny | --model MODEL --reference MODEL] [--folder FOLDER] [--json FILE]
+        [--only-cluster] [--model tiny | --model MODEL --reference MODEL] [--folder FOLDER] [--json FILE]
 """
 
 from __future__ import annotations
@@ -126,9 +126,11 @@ def resident_bytes(pid: int) -> tuple[int, int]:
     return own, sum(below.values()) - own
 
 
-def measure_all(scoring: Scoring, nodes: int, *, kill: bool) -> list[Measured]:
+def measure_all(scoring: Scoring, nodes: int, *, kill: bool, only_cluster: bool) -> list[Measured]:
     """Every way, the cluster last. ``kill``: end one of its nodes when a third of the losses are stored."""
     environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    if only_cluster:
+        return [measure_cluster(scoring, nodes, environment, kill=False)]
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
     measured = [
         measure(scoring, WAYS[0], "one", scoring.command("one"), environment),
@@ -188,6 +190,8 @@ def table(measured: Sequence[Measured], *, markdown: bool) -> str:
         )
         for m in measured
     ]
+    if len(measured) == 1:  # nothing to compare its tokens with
+        header, lines = header[:-1], [line[:-1] for line in lines]
     return machine.table(header, lines, markdown=markdown)
 
 
@@ -199,6 +203,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=None, help="its first rows; of the demo pool 2,000")
     parser.add_argument("--nodes", type=int, default=3, help="nodes of the cluster")
     parser.add_argument("--kill", action="store_true", help="kill a node when a third of the losses are stored")
+    parser.add_argument("--only-cluster", action="store_true", help="measure no other way, as for many rows' memory")
     parser.add_argument("--model", default="tiny", help="base; tiny: a random one, with a random reference")
     parser.add_argument("--reference", default=None, help="reference, where --model is not tiny")
     parser.add_argument("--shard-characters", type=int, default=1 << 18, help="characters of text in a shard")
@@ -207,6 +212,8 @@ def main() -> None:
     options = parser.parse_args()
     if (options.model == "tiny") != (options.reference is None):
         parser.error("--reference: give it with a --model, and not without")
+    if options.only_cluster and options.kill:
+        parser.error("--kill: needs the other ways, whose stages say when; leave out --only-cluster")
     busy = machine.refuse_if_busy(allow=options.allow_busy)
     where = machine.in_fresh_process(machine.describe, "cpu")
     with tempfile.TemporaryDirectory() as temporary:
@@ -219,8 +226,8 @@ def main() -> None:
                 machine.in_fresh_process(save_tiny_model, Path(model), seed)
         rows = take_rows(options.data, options.rows, folder / "pool.jsonl")
         scoring = Scoring(folder / "pool.jsonl", base, reference, options.shard_characters, folder)
-        measured = measure_all(scoring, options.nodes, kill=options.kill)
-        shards = scoring.shards("one")
+        measured = measure_all(scoring, options.nodes, kill=options.kill, only_cluster=options.only_cluster)
+        shards = scoring.shards("cluster")
     shown = table(measured, markdown=options.markdown)
     text = f"{rows:,} rows, {shards} stages of losses under two models\n\n{shown}"
     figures = {"rows": rows, "shards": shards, "ways": [asdict(one) for one in measured]}

@@ -246,7 +246,8 @@ def test_a_round_that_raises_the_held_out_loss_is_rolled_back(
     small_pool, tiny_model_folder, tmp_path, monkeypatch, worse
 ):
     ruin_training(monkeypatch, worse)
-    recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, stop_when="held_out_loss_rises")
+    gentle = {"learning_rate": 1e-3}  # no other round raises it
+    recipe = recipe_of(small_pool, tiny_model_folder, tmp_path, training=gentle, stop_when="held_out_loss_rises")
     opened = open_run(recipe)
     result = run(opened)
     outcome = self_evolving_of(result)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pool_passes import CHARACTERS, Passes
@@ -27,8 +28,10 @@ ray = pytest.importorskip("ray", reason="needs the extra ray")
 
 from ray._private import state  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
+from ray.exceptions import RayActorError  # noqa: E402
 
-from tokenclean.executors.ray_actors import TRIES, _reason  # noqa: E402
+from tokenclean.executors import ray_actors  # noqa: E402
+from tokenclean.executors.ray_actors import TRIES, Actors, _reason  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -234,6 +237,26 @@ def test_a_run_on_ray_makes_the_stages_and_results_of_a_run_here(
     assert tables[0].ids == tables[1].ids
     for name, column in tables[0].columns.items():
         assert column.values.tobytes() == tables[1][name].values.tobytes(), name
+
+
+def test_starts_that_ray_cancels_are_tried_again(passes, on_ray, monkeypatch):
+    """As on a cluster that other commands fill; more of them than actors may die."""
+    whole, started = passes.run("whole"), Actors._started
+    cancelled = []
+
+    def cancel_some(self: Actors, reference: object) -> None:
+        if len(cancelled) < 2 * TRIES:
+            cancelled.append(reference)
+            never = "The actor died.\nThe actor never ran - it was cancelled before it started running."
+            with monkeypatch.context() as patch:
+                patch.setattr(ray_actors, "_result", Mock(side_effect=RayActorError(error_msg=never)))
+                return started(self, reference)
+        return started(self, reference)
+
+    monkeypatch.setattr(Actors, "_started", cancel_some)
+    assert passes.run(executor=on_ray).made == whole.made
+    assert len(cancelled) == 2 * TRIES
+    assert passes.table() == passes.table("whole")
 
 
 def test_why_an_actor_ended_is_one_line_of_rays_many():

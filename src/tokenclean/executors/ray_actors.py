@@ -20,6 +20,9 @@ from tokenclean.recipe import ExecutorSettings
 TRIES = 3
 """An item is given up after this many actors have died over it, a work after this many that could not even start."""
 
+_NEVER_RAN = "never ran"
+"""What Ray says of an actor whose start it cancelled, as it may where other commands hold the cluster's CPUs."""
+
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 30.0
 
@@ -65,6 +68,7 @@ class Actors:
         self._working: dict[Any, tuple[Any, _Job]] = {}  # actors and their items by the reference to the result
         self._waiting: deque[_Job] = deque()
         self._failed_starts: list[str] = []
+        self._no_start_before = 0.0  # on the monotonic clock
         self._warned: set[str] = set()
         self._idle_since: float | None = None
 
@@ -117,6 +121,8 @@ class Actors:
             done, _ = ray.wait(references, num_returns=len(references), timeout=0) if references else ([], [])
             if references and not done and timeout:
                 done, _ = ray.wait(references, num_returns=1, timeout=timeout)
+            elif not references:  # a start that Ray cancelled is tried again in a while
+                time.sleep(timeout)
         except (RayError, ConnectionError) as error:
             raise _cluster_gone(error) from error
         for reference in done:
@@ -133,6 +139,8 @@ class Actors:
             actor, job = self._free.popleft(), self._waiting.popleft()
             reference = actor.compute.remote(job.work.number, job.work.work, job.item.given())
             self._working[reference] = actor, job
+        if time.monotonic() < self._no_start_before:
+            return
         while len(self._starting) < len(self._waiting) and len(self._living) < self.limit:
             actor = self._actor_class.remote(self._settings.num_cpus)
             self._starting[actor.start.remote(self._packages)] = actor, True
@@ -155,7 +163,10 @@ class Actors:
             _result(reference)
         except RayActorError as error:
             _kill(actor)
-            self._failed_starts += [_reason(error)] if is_new else []
+            if _NEVER_RAN in str(error):
+                self._no_start_before = time.monotonic() + _POLL_SECONDS
+            elif is_new:
+                self._failed_starts.append(_reason(error))
             if len(self._failed_starts) >= TRIES and not (self._free or self._working):
                 raise RankError(
                     f"{TRIES} Ray actors ended before they computed anything; last: {self._failed_starts[-1]}. Is "
@@ -188,7 +199,7 @@ class Actors:
 
     def _say_if_stuck(self) -> None:
         """Say what is waited for, once, where no actor can be started for a while."""
-        is_idle = bool(self._starting) and not self._working
+        is_idle = bool(self._waiting) and not self._working
         self._idle_since = (self._idle_since or time.monotonic()) if is_idle else None
         if self._idle_since is not None and time.monotonic() > self._idle_since + _PATIENCE_SECONDS:
             wanted = f"{self._settings.num_cpus} CPUs and {self._settings.num_gpus:g} GPUs"
