@@ -141,7 +141,7 @@ def measure_all(scoring: Scoring, nodes: int, *, kill: bool, only_cluster: bool)
 
 def measure_cluster(scoring: Scoring, nodes: int, environment: dict[str, str], *, kill: bool) -> Measured:
     """A head without CPUs, and ``nodes`` nodes of one CPU each."""
-    from ray.cluster_utils import Cluster  # pyright: ignore[reportMissingImports]
+    from ray.cluster_utils import Cluster
 
     # Nodes start as children of this process, with its environment.
     os.environ.update(environment)

@@ -42,7 +42,7 @@ def cluster() -> Iterator[Any]:
     """A Ray cluster with a head without CPUs; ``nodes`` adds those that compute. Its processes import the package under
     test."""
     pytest.importorskip("ray", reason="needs the extra ray")
-    from ray.cluster_utils import Cluster  # pyright: ignore[reportMissingImports]
+    from ray.cluster_utils import Cluster
 
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(Path(tokenclean.__file__).parents[1])

@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray  # pyright: ignore[reportMissingImports]
-from ray.exceptions import RayActorError, RayError, RayTaskError  # pyright: ignore[reportMissingImports]
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from tokenclean.errors import RankError
 from tokenclean.executors.executor import Item, Work

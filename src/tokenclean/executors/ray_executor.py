@@ -50,7 +50,7 @@ class RayExecutor:
 
     def __enter__(self) -> RayExecutor:
         with needs_extra("ray", "ray", f"--on {self._settings.kind}"):
-            import ray  # pyright: ignore[reportMissingImports]
+            import ray
         if not ray.is_initialized():
             self._connect()
             self._owns_connection = True
@@ -61,7 +61,7 @@ class RayExecutor:
             self._actors.end()
             self._actors = None
         if self._owns_connection:
-            import ray  # pyright: ignore[reportMissingImports]
+            import ray
 
             ray.shutdown()
 
@@ -128,7 +128,7 @@ class RayExecutor:
         return self._actors
 
     def _connect(self) -> None:
-        import ray  # pyright: ignore[reportMissingImports]
+        import ray
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that is started here reports to nobody
         address = None if self._settings.kind == RAY else self._settings.kind
@@ -201,7 +201,7 @@ def _given_with_what(item: Item[Any, Given]) -> tuple[Given, str]:
 def _silence() -> None:
     """Keep Ray's own messages about lost nodes and workers off the terminal; ours say what matters, and Ray's logs have
     the rest. Ray has no public switch for them."""
-    from ray._private import worker  # pyright: ignore[reportMissingImports]
+    from ray._private import worker
 
     worker._worker_logs_enabled = False
     logging.getLogger("ray").setLevel(logging.CRITICAL)
