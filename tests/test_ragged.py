@@ -145,3 +145,9 @@ def test_offsets_of():
     assert offsets_of([2, 0, 3]).tolist() == [0, 2, 2, 5]
     assert offsets_of(np.array([], np.int32)).tolist() == [0]
     assert offsets_of(n for n in (2**31, 2**31)).tolist() == [0, 2**31, 2**32]
+
+
+def test_values_of_arrow_are_not_written_to():
+    column = Ragged.from_arrow(pa.array([[1, 2], [3]]))
+    with pytest.raises(ValueError, match="read-only"):
+        column.values[0] = 9

@@ -221,7 +221,7 @@ def test_what_a_critic_named_is_suggested_first(reviewed, small_pool, tmp_path):
 
     def line(id: str, times: int, reason: str) -> str:
         message = next(n for n, turn in enumerate(texts[id].turns) if turn.role == "assistant")
-        named = {"message": message, "start": 0, "end": 5, "times": times, "reason": reason}
+        named = {"message": message, "start": 0, "end": 1, "times": times, "reason": reason}
         return json.dumps({"id": id, "named": [named], "spans": []}) + "\n"
 
     path = tmp_path / "critic.jsonl"
@@ -230,7 +230,8 @@ def test_what_a_critic_named_is_suggested_first(reviewed, small_pool, tmp_path):
     assert [span.reason for span in opened.critic] == ["critic: not true", "critic"]
     rows = {one.reason: one.row for one in opened.suggestions() if one.reason.startswith("critic")}
     assert rows == {"critic: not true": 2, "critic": 1}
-    assert opened.suggestions()[0].row == 2  # all that is doubtful in the row whose named span comes first
+    first = opened.suggestions()[0]
+    assert (first.row, first.reason) == (2, "critic: not true")
     _, data = opened.page(None, Sample(), who="Ann")
     assert "critic: not true" in str(data["reasons"])
     gone = {"id": "gone:1:0", "named": [{"message": 1, "start": 0, "end": 5, "times": 2, "reason": ""}]}

@@ -239,7 +239,7 @@ def test_a_run_on_ray_makes_the_stages_and_results_of_a_run_here(
         assert column.values.tobytes() == tables[1][name].values.tobytes(), name
 
 
-def test_starts_that_ray_cancels_are_tried_again(passes, on_ray, monkeypatch):
+def test_starts_that_ray_cancels_are_tried_again(passes, on_ray, ray_notes, monkeypatch):
     """As on a cluster that other commands fill; more of them than actors may die."""
     whole, started = passes.run("whole"), Actors._started
     cancelled = []
@@ -256,6 +256,7 @@ def test_starts_that_ray_cancels_are_tried_again(passes, on_ray, monkeypatch):
     monkeypatch.setattr(Actors, "_started", cancel_some)
     assert passes.run(executor=on_ray).made == whole.made
     assert len(cancelled) == 2 * TRIES
+    assert sum(text.startswith("Ray cancelled the start of an actor") for text in ray_notes) == 1
     assert passes.table() == passes.table("whole")
 
 

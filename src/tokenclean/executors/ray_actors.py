@@ -165,6 +165,7 @@ class Actors:
             _kill(actor)
             if _NEVER_RAN in str(error):
                 self._no_start_before = time.monotonic() + _POLL_SECONDS
+                self._say_once(f"Ray cancelled the start of an actor ({_reason(error)}); it is tried again")
             elif is_new:
                 self._failed_starts.append(_reason(error))
             if len(self._failed_starts) >= TRIES and not (self._free or self._working):
@@ -192,9 +193,7 @@ class Actors:
         self._free.append(actor)
         self._failed_starts.clear()
         for text in warnings:
-            if text not in self._warned:
-                self._warned.add(text)
-                self._note(text)
+            self._say_once(text)
         job.work.made.append((job.item, made))
 
     def _say_if_stuck(self) -> None:
@@ -203,10 +202,13 @@ class Actors:
         self._idle_since = (self._idle_since or time.monotonic()) if is_idle else None
         if self._idle_since is not None and time.monotonic() > self._idle_since + _PATIENCE_SECONDS:
             wanted = f"{self._settings.num_cpus} CPUs and {self._settings.num_gpus:g} GPUs"
-            text = f"no Ray actor has started in {_PATIENCE_SECONDS:.0f} seconds; waiting for a node with {wanted} free"
-            if text not in self._warned:
-                self._warned.add(text)
-                self._note(text)
+            waited = f"no Ray actor has started in {_PATIENCE_SECONDS:.0f} seconds"
+            self._say_once(f"{waited}; waiting for a node with {wanted} free")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self._note(text)
 
     def _most_actors(self) -> int:
         """As many actors as the cluster has room for when nothing else runs on it."""
