@@ -64,9 +64,7 @@ def main() -> None:
     recipe = {"pool": {"sources": [{"path": "pool.jsonl"}]}, "model": {"base": "base"}}
     if kind == "score":
         loaded = Recipe.model_validate({**recipe, "scoring": {"precision": how[0]}})
-        foretold = scoring_memory(
-            config, model_shape(model_without_content(config)), loaded, "cpu", ROWS * LENGTH, ROWS * LENGTH
-        )
+        foretold = scoring_memory(model_shape(model_without_content(config)), loaded, "cpu", ROWS * LENGTH)
     else:
         settings = TrainingSettings.model_validate(
             {

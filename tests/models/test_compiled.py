@@ -20,11 +20,11 @@ def test_the_layers_are_found(family, small_model):
 def test_compiling_pays_from_a_size_on_that_model_and_pool_alone_decide(small_model):
     config = small_model("llama").config
     flop_a_token = 2 * 12 * config.num_hidden_layers * config.hidden_size**2
-    enough = -(-150_000_000_000_000 // flop_a_token)
-    assert compiling_pays(config, "cpu", enough)
-    assert not compiling_pays(config, "cpu", enough - 1)
-    assert not compiling_pays(config, "cpu", 0)
-    assert not compiling_pays(config, "cuda", enough)
+    enough = -(-(10**16) // flop_a_token)
+    assert compiling_pays(config, "cuda", enough)
+    assert not compiling_pays(config, "cuda", enough - 1)
+    assert not compiling_pays(config, "cuda", 0)
+    assert not compiling_pays(config, "cpu", 1000 * enough)
 
 
 def measured(causal_lm: CausalLM, pack, policy: str) -> torch.Tensor:

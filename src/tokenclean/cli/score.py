@@ -74,7 +74,7 @@ def score(
     columns: ColumnsOption = None,
     compile: Annotated[
         Literal["auto", "on", "off"],
-        Option(help="Compile the layers; auto does so where the pool is large enough for it to pay."),
+        Option(help="Compile the layers; auto does so on a GPU where the pool is large enough for it to pay."),
     ] = "auto",
     shard_characters: Annotated[
         int, Option(min=1, help="Characters of text in a shard, the most work that a stopped pass loses.")

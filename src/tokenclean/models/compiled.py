@@ -17,20 +17,19 @@ from tokenclean.models.precision import patched_forward
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# Compiling takes about 20 to 60 seconds and saves about a tenth of a pass: it pays from a few minutes on.
-_PAYS_FROM_FLOP = {"cpu": 1.5e14}
-_PAYS_FROM_FLOP_ELSEWHERE = 1e16
+_PAYS_FROM_FLOP = 1e16
 
 
 def compiling_pays(config: PreTrainedConfig, device_type: str, tokens: int) -> bool:
     """Whether a pass over so many tokens of a model of this configuration is long enough for its layers to be compiled.
 
-    A function of the model's shape and the pool alone, so that base and reference, a pass that is resumed, and
-    processes that share one decide alike.
+    Never on a CPU: there it takes a minute and saves at most a tenth of a pass (docs/benchmarks.md). A function of the
+    model's shape and the pool alone, so that base and reference, a pass that is resumed, and processes that share one
+    decide alike.
     """
     text = config.get_text_config()
     parameters = 12 * text.num_hidden_layers * text.hidden_size**2  # of the layers, about
-    return 2.0 * parameters * tokens >= _PAYS_FROM_FLOP.get(device_type, _PAYS_FROM_FLOP_ELSEWHERE)
+    return device_type != "cpu" and 2.0 * parameters * tokens >= _PAYS_FROM_FLOP
 
 
 class CompiledLayers:

@@ -18,7 +18,6 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from tokenclean.models.attention.segments import segments
-from tokenclean.models.compiled import compiling_pays
 from tokenclean.models.device import cpu_multiplies_bf16
 from tokenclean.models.frozen_linear import BLOCK
 from tokenclean.models.head import CHUNK_POSITIONS
@@ -30,9 +29,6 @@ from tokenclean.training.train_step import prepare_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-_COMPILER_BYTES = 300 << 20
-"""Taken by torch's compiler: its modules, and what it caches."""
 
 _BF16_MATMUL_BYTES = 380 << 20
 """Kept by torch's bf16 products on a CPU (oneDNN's): code and scratch memory for every shape met."""
@@ -77,10 +73,8 @@ class ModelShape:
     layer_features: int
 
 
-def scoring_memory(
-    config: PreTrainedConfig, shape: ModelShape, recipe: Recipe, device_type: str, tokens: int, pass_tokens: int
-) -> PassMemory:
-    """Memory of a pass that scores packs of ``tokens`` tokens, ``pass_tokens`` in all. ``shape``: from ``config``."""
+def scoring_memory(shape: ModelShape, recipe: Recipe, device_type: str, tokens: int) -> PassMemory:
+    """Memory of a pass that scores packs of ``tokens`` tokens."""
     precision, on_cpu = recipe.scoring.precision, device_type == "cpu"
     uses_kernels = on_cpu and missing_kernels() is None
     copies = 0
@@ -91,8 +85,6 @@ def scoring_memory(
         copies = 2 * shape.linear
     logits = 0 if uses_kernels else 2 * CHUNK_POSITIONS * shape.vocabulary
     pack = _FLOAT * (tokens * (4 * shape.hidden + shape.layer_features) + logits)
-    if on_cpu and compiling_pays(config, device_type, pass_tokens):
-        pack += _COMPILER_BYTES
     return PassMemory(_FLOAT * shape.total + copies, 0, pack)
 
 

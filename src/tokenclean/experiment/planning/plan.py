@@ -217,7 +217,7 @@ class _Memory:
     def scoring(self, lengths: np.ndarray) -> int:
         total, longest = int(lengths.sum()), int(lengths.max(initial=0))
         pack = max(longest, min(self._recipe.scoring.pack_tokens, total))
-        return scoring_memory(self._config, self._shape, self._recipe, self._device_type, pack, total).total
+        return scoring_memory(self._shape, self._recipe, self._device_type, pack).total
 
     def training(self, lengths: np.ndarray, batch_size: int, earlier_rounds: int) -> int:
         longest = np.sort(lengths)[::-1]
