@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.noise_measures import measure_cell
-from benchmarks.noise_sets import Cell, all_cells, quick_cells
+from benchmarks.noise_sets import Cell, all_cells, quick_cells, small_cells
 from benchmarks.noise_tables import curve_plots, curve_table, effect_table
 
 
@@ -47,7 +47,7 @@ def chosen_cells(pattern: str | None) -> list[Cell]:
     """Cells whose name fits the pattern; the quick ones for None. Raises SystemExit where none does."""
     if pattern is None:
         return quick_cells()
-    cells = [cell for cell in (*quick_cells(), *all_cells()) if fnmatch(cell.name, pattern)]
+    cells = [cell for cell in (*small_cells(), *all_cells()) if fnmatch(cell.name, pattern)]
     if not cells:
         raise SystemExit(f"--cells: no cell is called {pattern!r}; --list shows all names")
     return cells
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write every figure")
     arguments = parser.parse_args()
     cells = (
-        [*quick_cells(), *all_cells()] if arguments.list and arguments.cells is None else chosen_cells(arguments.cells)
+        [*small_cells(), *all_cells()] if arguments.list and arguments.cells is None else chosen_cells(arguments.cells)
     )
     if arguments.list:
         for cell in cells:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tokenclean.lab import NOISE_KINDS
 from tokenclean.pool import Conversation, Turn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,6 +189,11 @@ def test_cells_are_those_registered():
     assert {cell.share for cell in cells.values() if cell.set == "swapped"} == {0.1, 0.3, 0.6}
     assert [cell.name for cell in noise.chosen_cells(None)] == [cell.name for cell in sets.quick_cells()]
     assert {cell.set for cell in noise.chosen_cells("e2e-*")} == {"e2e"}
+    small = {cell.name: cell for cell in sets.small_cells()}
+    assert len(small) == len(sets.small_cells()) == 14
+    assert not small.keys() & cells.keys()
+    assert {cell.set for cell in small.values() if cell.rows == 100} == {"halueval", "ru_en", *NOISE_KINDS}
+    assert noise.chosen_cells("swapped-100-*") == [small["swapped-100-n0.6-s0-quick"]]
     with pytest.raises(SystemExit, match="no cell is called 'e3e'"):
         noise.chosen_cells("e3e")
 
@@ -380,7 +386,8 @@ class TestSearch:
 
 @pytest.mark.slow
 def test_the_command(data, tiny_model_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(noise, "quick_cells", lambda: [cell_of("corrupted", rows=10, share=0.5)])
+    for name in ("quick_cells", "small_cells"):
+        monkeypatch.setattr(noise, name, lambda: [cell_of("corrupted", rows=10, share=0.5)])
     options = ("--data", str(data), "--model", str(tiny_model_folder), "--output", str(tmp_path / "out"))
     settings = [part for setting in SMALL for part in ("--set", setting)]
     for more in (("--markdown", "--json", str(tmp_path / "all.json"), "--plot", str(tmp_path / "plots")), ("--list",)):
