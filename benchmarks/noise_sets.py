@@ -89,8 +89,8 @@ def quick_cells() -> list[Cell]:
 
 
 def small_cells() -> list[Cell]:
-    """Short rows, half an hour or less each on two cores: the quick cells, the other planted kinds, and the quick cells
-    with four times the rows. None is registered, so they show what to expect and decide nothing."""
+    """Rows of at most 500 characters: the quick cells, the other planted kinds, and the quick cells with four times the
+    rows. None is registered, so they show what to expect and decide nothing."""
     quick = quick_cells()
     kinds = [replace(quick[-1], set=kind) for kind in NOISE_KINDS if kind != quick[-1].set]
     return [*quick, *kinds, *(replace(cell, rows=400) for cell in quick)]

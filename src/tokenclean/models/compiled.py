@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _PAYS_FROM_FLOP = 1e16
+"""Useful ones of a pass: on an H200 compiling pays from less than half of it (docs/log.md)."""
 
 
 def compiling_pays(config: PreTrainedConfig, device_type: str, tokens: int) -> bool:

@@ -210,7 +210,7 @@ class _Memory:
     """Of the passes, by the tokens of their largest pack."""
 
     def __init__(self, config: Any, recipe: Recipe, device_type: str, lora: int) -> None:
-        self._config, self._recipe, self._device_type, self._lora = config, recipe, device_type, lora
+        self._recipe, self._device_type, self._lora = recipe, device_type, lora
         self._shape = model_shape(model_without_content(config))
         self._training = cache(partial(training_memory, config, recipe.training, device_type))
 
