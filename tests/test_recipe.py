@@ -82,7 +82,7 @@ def test_the_recipes_beside_the_source_load(name):
     assert recipe.training == preset.training
     assert recipe.cleaning == preset.cleaning
     if name == "paper":
-        without_ratings_and_ours = {"ds2", "noise_mixture", "repetition", "influence", "given", "auto"}
+        without_ratings_and_ours = {"ds2", "noise_mixture", "repetition", "influence", "mismatch", "given", "auto"}
         assert set(recipe.strategies) == set(STRATEGIES) - without_ratings_and_ours
     else:  # with the control that the table of rounds needs
         assert recipe.strategies == ("none", "full_tokens", "full_tokens_from_warmup", "self_evolving")
@@ -285,7 +285,7 @@ def test_every_fault_is_reported_at_once():
         "pool.sources.0.pth: unknown key; did you mean path?",
         "model: missing; set it in the file or with --set model=…",
         "cleaning.strategy: expected one of none, ds2, full_tokens, full_tokens_from_warmup, random, rho, fixed_model, "
-        "self_evolving, noise_mixture, repetition, influence, given, auto, or module:function of your own, found "
+        "self_evolving, noise_mixture, repetition, influence, mismatch, given, auto, or module:function of your own, found "
         "'self-evolving'; did you mean self_evolving?",
         "cleaning.proportion: expected a number greater than 0 and at most 1, or auto, found 1.5",
         "training.batch_size: input should be greater than or equal to 1, found 0",

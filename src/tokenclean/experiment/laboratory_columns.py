@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from tokenclean.cleaning.context import RunContext
 from tokenclean.cleaning.influence import NULLS, measure_influence
-from tokenclean.cleaning.open_run import OpenRun
+from tokenclean.cleaning.other_prompts import losses_after_foreign_prompts, losses_without_prompts
 from tokenclean.cleaning.strategy_result import weights_of
 from tokenclean.cleaning.token_passages import find_passages
 from tokenclean.cleaning.trainings import TrainingJob
 from tokenclean.experiment.laboratory import Laboratory
 from tokenclean.lab.detectors import Columns
-from tokenclean.lab.prompt_mismatch import FOREIGN_PROMPTS
 from tokenclean.pool import load_sources
-from tokenclean.ragged import Ragged
 from tokenclean.tokens import TokenizedPool, tokenize_pool
-from tokenclean.tokens.other_prompts import foreign_prompts, replace_prompts, without_prompts
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ def score_columns(laboratory: Laboratory, *, with_prompt_passes: bool, with_infl
 
     Rows for which there are too few foreign prompts are counted in a note.
     """
-    opened, context, tokens = laboratory.opened, laboratory.context, laboratory.context.tokens
+    context, tokens = laboratory.context, laboratory.context.tokens
     passes = [LabPass("rows", len(tokens), len(tokens.input_ids.values))]
     measured = laboratory.base_columns
     score, judged, trusted = None, None, _trusted_rows(context)
@@ -67,11 +61,11 @@ def score_columns(laboratory: Laboratory, *, with_prompt_passes: bool, with_infl
         passes.append(LabPass("rows, for the score against the reference", 2 * len(tokens), 2 * passes[0].tokens))
     unconditional, foreign = None, None
     if with_prompt_passes:
-        bos = context.data.tokenizer.bos_token_id
-        unconditional = _losses_after(
-            opened, without_prompts(tokens, bos if isinstance(bos, int) else None), "answers without prompt", passes
-        )
-        foreign = _losses_after_foreign_prompts(opened, passes)
+        alone, *after_foreign = [losses_without_prompts(context), *losses_after_foreign_prompts(context)]
+        unconditional = alone.losses
+        foreign = tuple(one.losses for one in after_foreign) or None
+        for one in (alone, *after_foreign):
+            passes.append(LabPass(one.what, len(one.scored), len(one.scored.input_ids.values)))
     columns = Columns(
         tokens.input_ids,
         tokens.is_response,
@@ -96,40 +90,3 @@ def _trusted_rows(context: RunContext) -> TokenizedPool | None:
     if recipe.cleaning.trusted is None:
         return None
     return tokenize_pool(load_sources([recipe.cleaning.trusted]), context.data.tokenizer, **recipe.tokens.model_dump())
-
-
-def _losses_after_foreign_prompts(opened: OpenRun, passes: list[LabPass]) -> tuple[Ragged, ...] | None:
-    """A column for each foreign prompt; None where no row has enough of them."""
-    tokens = opened.context.tokens
-    chosen = foreign_prompts(tokens, FOREIGN_PROMPTS, opened.context.recipe.tokens.max_length)
-    without = sum(row is None and labels.any() for row, labels in zip(chosen, tokens.is_response, strict=True))
-    if without:
-        opened.observer.note(
-            f"mismatch: {without:,} of {len(tokens):,} rows not judged, since their source has fewer than "
-            f"{FOREIGN_PROMPTS} other prompts that fit into tokens.max_length"
-        )
-    if all(row is None for row in chosen):
-        return None
-    return tuple(
-        _losses_after(
-            opened,
-            [None if row is None else row[number] for row in chosen],
-            f"answers after foreign prompt {number + 1}",
-            passes,
-        )
-        for number in range(FOREIGN_PROMPTS)
-    )
-
-
-def _losses_after(opened: OpenRun, prompts: Sequence[np.ndarray | None], what: str, passes: list[LabPass]) -> Ragged:
-    """Losses of the rows' targets after these prompts, on the places that they have in the rows; NaN in rows without
-    one. The pass is added to ``passes``."""
-    context, tokens = opened.context, opened.context.tokens
-    rows = np.array([row for row, prompt in enumerate(prompts) if prompt is not None], dtype=np.int64)
-    part = replace_prompts(tokens.take(rows), [prompt for prompt in prompts if prompt is not None])
-    losses = opened.passes.losses(context.base, part, what)
-    passes.append(LabPass(what, len(rows), len(part.input_ids.values)))
-    is_scored = np.repeat(np.isin(np.arange(len(tokens)), rows), tokens.is_response.lengths)
-    whole = np.full(len(is_scored), np.nan, dtype=np.float32)
-    whole[is_scored & tokens.is_response.values] = losses.values[part.is_response.values]
-    return tokens.input_ids.with_values(whole)

@@ -117,6 +117,13 @@ STRATEGIES: dict[str, Strategy] = {
             does="drops the sentences that a gradient step on the trusted rows makes less likely",
         ),
         Strategy(
+            "mismatch",
+            "mismatch",
+            f"{_OURS}.mismatch:mismatch",
+            ranks=False,
+            does="drops the rows whose answer is no likelier after its own prompt than after others",
+        ),
+        Strategy(
             "given",
             "given",
             f"{_OURS}.given_labels:given",
