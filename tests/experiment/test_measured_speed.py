@@ -63,7 +63,7 @@ def test_the_configuration_stays_as_it_was(recipe):
 
 def test_speed_is_flop_of_the_measured_rows_by_their_time(recipe, monkeypatch):
     """All rows fit: those of two of six layers with a third of the targets; the step takes one batch of them."""
-    monkeypatch.setattr(measured_speed, "_quickest", lambda work: 2.0)
+    monkeypatch.setattr(measured_speed, "_median_seconds", lambda work: 2.0)
     config, (one_pass, training) = CONFIGS["llama"], recorded(recipe)
     speed = measure_speed(config, recipe, [one_pass, training])
     few = LlamaConfig(**{**SHAPE, "num_hidden_layers": 2})
@@ -77,7 +77,7 @@ def test_speed_is_flop_of_the_measured_rows_by_their_time(recipe, monkeypatch):
 def test_long_rows_are_measured_by_as_many_as_a_second_allows(recipe, monkeypatch):
     monkeypatch.setattr(measured_speed, "_MOST_FLOP", {"cpu": 1.0})
     seen = []
-    monkeypatch.setattr(measured_speed, "_quickest", lambda work: seen.append(work()) or 1.0)
+    monkeypatch.setattr(measured_speed, "_median_seconds", lambda work: seen.append(work()) or 1.0)
     assert measure_speed(CONFIGS["llama"], recipe, recorded(recipe)).scoring > 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def _scoring_speed(config: PreTrainedConfig, recipe: Recipe, largest: RecordedPa
     positions = torch.from_numpy(np.flatnonzero(mask.values)).to(device)
     with torch.no_grad(), model.precision(recipe.scoring.precision):
         model.make_copies()
-        seconds = _quickest(lambda: model.measures(input_ids, lengths.tolist(), positions, ("loss",))["loss"].sum())
+        seconds = _median_seconds(lambda: model.measures(input_ids, lengths.tolist(), positions, ("loss",))["loss"].sum())
     return flop(lengths, responses) / seconds
 
 
@@ -102,7 +103,7 @@ def _training_speed(config: PreTrainedConfig, recipe: Recipe, largest: RecordedT
         optimizer.zero_grad()
         return torch.tensor(loss)
 
-    return flop(lengths, selected) / _quickest(train)
+    return flop(lengths, selected) / _median_seconds(train)
 
 
 def _with_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
@@ -152,12 +153,12 @@ def _random_rows(lengths: np.ndarray, targets: np.ndarray, vocabulary: int) -> t
     return ids, ids.with_values(np.concatenate(rows))
 
 
-def _quickest(work: Callable[[], torch.Tensor]) -> float:
-    """Seconds of the quickest of some runs, after one that is not counted."""
+def _median_seconds(work: Callable[[], torch.Tensor]) -> float:
+    """Of some runs, after one that is not counted."""
     work().item()
     times = []
     for _ in range(_REPEATS):
         started = time.perf_counter()
         work().item()  # waits for a GPU
         times.append(time.perf_counter() - started)
-    return min(times)
+    return statistics.median(times)
