@@ -61,24 +61,31 @@ def search_cell(
     return measure_cell(cell, data, output, model, overrides, masks=masks)
 
 
-def share_table(documents: Sequence[Document], methods: Sequence[str], *, markdown: bool) -> str:
-    """A row a cell and method: what it masks, what it gains by the set's first measure, what share of the oracle's."""
+def share_table(documents: Sequence[Document], *, markdown: bool) -> str:
+    """A row a cell and mask: what it masks, what it gains by the set's first measure, what share of the oracle's."""
     rows = []
     for document in documents:
         measure = first_measure(document)
-        for name in ("oracle", "random_mask", *methods):
-            cells = [document["cell"]["name"], NAMES.get(name, name)]
-            if name not in document["masks"]:  # it flags nothing
-                rows.append([*cells, "0.0%", "0.0%", measure, "as full tokens", "–"])
+        for name in ("oracle", "random_mask", "corrected", *document["methods"]):
+            mask, line = document["masks"].get(name), effect_of(document, measure, name)
+            if line is None and name == "corrected":  # not every row has a corrected version
                 continue
-            mask, line = document["masks"][name], effect_of(document, measure, name)
-            dropped, caught = 1 - mask["kept_share"], 1 - mask["eta_cleaned"] * mask["kept_share"] / mask["eta_full"]
-            effect = ["not measured", "–"]
+            masked = ["nothing", "0.0%"] if name in document["methods"] else ["–", "–"]
+            if mask is not None:
+                masked = [f"{1 - mask['kept_share']:.1%}", f"{noise_masked(mask):.1%}"]
+            effect = ["as full tokens", "–"]
             if line is not None:
                 effect = [interval_text(line["against"]["full_tokens"]), _share_text(line["recovered"])]
-            rows.append([*cells, f"{dropped:.1%}", f"{caught:.1%}", measure, *effect])
+            rows.append([document["cell"]["name"], NAMES.get(name, name), *masked, measure, *effect])
     header = ["cell", "mask", "masked", "of the noise", "measure", "minus full tokens", "share of oracle A's gain"]
     return machine.table(header, rows, markdown=markdown)
+
+
+def noise_masked(mask: Document) -> float:
+    """Share of the noise that a mask drops, in [0, 1]. η̂ counts the noise that it keeps and the clean tokens that it
+    drops, so η − noise dropped + (tokens dropped − noise dropped) = η̂."""
+    dropped = (mask["eta_full"] + 1 - mask["kept_share"] - mask["eta_cleaned"]) / 2
+    return dropped / mask["eta_full"]
 
 
 def _share_text(share: Document) -> str:
@@ -118,7 +125,7 @@ def main() -> None:
         )
         for number, cell in enumerate(cells, start=1)
     ]
-    table = share_table(documents, methods, markdown=arguments.markdown)
+    table = share_table(documents, markdown=arguments.markdown)
     machine.report("search", where, [], {"cells": documents}, table, arguments)
 
 

@@ -1,10 +1,12 @@
-"""Parts of README and of docs/when-cleaning-helps.md, from figures that were transcribed with their source."""
+"""Parts of README and of docs/when-cleaning-helps.md that no scale of ``evidence.run`` measures: transcribed figures, and
+those of the cells of ``benchmarks.search``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from evidence.searched import search_reading, search_table
 from evidence.words import BETTER, WORSE, half_width, interval, judge, signed, table
 from tokenclean.experiment.verdict import verdict_of
 
@@ -124,6 +126,8 @@ QUOTED: dict[str, Callable[[Document], str]] = {
     "noise-against-random": noise_against_random,
     "noise-loss": noise_loss,
     "noise-margins": noise_margins,
+    "search": search_table,
+    "search-reading": search_reading,
     "demo": demo,
     "cut-to-60-percent": cut_to_60_percent,
     "mixture-gains": mixture_gains,

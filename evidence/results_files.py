@@ -134,8 +134,10 @@ def read_results(folder: Path) -> dict[str, Results]:
 
 
 def read_quoted(folder: Path) -> Document:
-    """Figures that were transcribed, each with where it comes from."""
-    return json.loads((folder / "quoted.json").read_text(encoding="utf-8"))
+    """Figures that were transcribed, each with where it comes from, and under ``search`` the finished cells of
+    ``benchmarks.search``."""
+    quoted = json.loads((folder / "quoted.json").read_text(encoding="utf-8"))
+    return quoted | {"search": [_read(file) for file in sorted((folder / "search").glob("*.json"))]}
 
 
 def _read(file: Path) -> Document | None:

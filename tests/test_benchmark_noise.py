@@ -373,9 +373,14 @@ class TestSearch:
         assert "repetition" not in found["masks"]  # it flags nothing
         assert found["masks"]["ent"]["kept_share"] == pytest.approx(0.5, abs=0.01)
         assert all(0 <= mask["eta_cleaned"] <= 1 for mask in found["masks"].values())
-        table = search.share_table([json.loads(json.dumps(found))], methods, markdown=True)
-        assert len(table.splitlines()) == 2 + 2 + len(methods)
-        assert "| repetition | 0.0% | 0.0% | preference | as full tokens | – |" in table
+        document = json.loads(json.dumps({**found, "methods": methods}))
+        table = search.share_table([document], markdown=True)
+        assert len(table.splitlines()) == 2 + 2 + ("oracle B" in table) + len(methods)
+        assert "| repetition | nothing | 0.0% | preference | as full tokens | – |" in table
+
+    def test_the_share_of_the_noise_that_a_mask_drops(self):
+        """Of 100 tokens 20 are noise; 10 of these and 5 clean ones are dropped."""
+        assert search.noise_masked({"eta_full": 0.2, "kept_share": 0.85, "eta_cleaned": 0.15}) == pytest.approx(0.5)
 
     def test_an_unknown_method_is_named(self, data, tiny_model_folder, tmp_path, monkeypatch):
         monkeypatch.setattr(search, "TRUSTED", 8)
