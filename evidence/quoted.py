@@ -1,5 +1,5 @@
-"""Parts of README and of docs/when-cleaning-helps.md that no scale of ``evidence.run`` measures: transcribed figures, and
-those of the cells of ``benchmarks.search``."""
+"""Parts of README and of docs/when-cleaning-helps.md that no scale of ``evidence.run`` measures: transcribed figures,
+and those of the cells of ``benchmarks.search``."""
 
 from __future__ import annotations
 
