@@ -28,12 +28,13 @@ WAITS: dict[str, dict[str, str]] = {
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 BATCH = 8
-LIMIT_SECONDS = 120
+LIMIT = 5
+"""Times the first run alone that any further runs may take."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of the timed steps, the slowest of the runs, one value a repeat; inf beyond LIMIT_SECONDS."""
+    """Seconds of the timed steps, the slowest of the runs, one value a repeat; inf beyond LIMIT."""
 
     alone: list[float]
     together: list[float]
@@ -78,8 +79,9 @@ def work(number: int, runs: int, folder: Path, steps: int) -> float:
     return time.perf_counter() - started
 
 
-def seconds(runs: int, steps: int, environment: dict[str, str]) -> float:
-    """The slowest of equal runs side by side. Raises SystemExit with what a run said where it fails."""
+def seconds(runs: int, steps: int, environment: dict[str, str], limit: float | None = None) -> float:
+    """The slowest of equal runs side by side; inf where they are not done within ``limit`` seconds, start included.
+    Raises SystemExit with what a run said where it fails."""
     with tempfile.TemporaryDirectory() as name:
         base = [
             sys.executable,
@@ -103,7 +105,7 @@ def seconds(runs: int, steps: int, environment: dict[str, str]) -> float:
             for number in range(runs)
         ]
         try:
-            said = [process.communicate(timeout=LIMIT_SECONDS) for process in started]
+            said = [process.communicate(timeout=limit) for process in started]
         except subprocess.TimeoutExpired:
             return float("inf")
         finally:
@@ -117,10 +119,13 @@ def seconds(runs: int, steps: int, environment: dict[str, str]) -> float:
 def measure(waits: list[str], runs: int, steps: int, repeats: int) -> dict[str, Measured]:
     """Every way of waiting, alone and together, in turn."""
     found = {name: Measured([], []) for name in waits}
+    limit = None
     for _ in range(repeats):
         for name, measured in found.items():
-            measured.alone.append(seconds(1, steps, WAITS[name]))
-            measured.together.append(seconds(runs, steps, WAITS[name]))
+            began = time.perf_counter()
+            measured.alone.append(seconds(1, steps, WAITS[name], limit))
+            limit = limit or LIMIT * (time.perf_counter() - began)
+            measured.together.append(seconds(runs, steps, WAITS[name], limit))
     return found
 
 

@@ -135,8 +135,8 @@ def test_losses_of_two_kernels_are_never_subtracted(small_pool, tiny_model_folde
 def test_stages_are_shared(finished):
     opened, _, _ = finished
     trainings = [name for name in opened.stages.computed if name.startswith("training-")]
-    # Warm-up, two rounds, full tokens twice, random, rho, fixed model, noise_mixture; repetition drops nothing here.
-    assert len(trainings) == 1 + 2 + 6
+    # Warm-up, two rounds, full tokens twice, random, rho, fixed model, noise_mixture, mismatch; repetition drops nothing.
+    assert len(trainings) == 1 + 2 + 7
     assert len(opened.stages.computed) == len(set(opened.stages.computed))
 
 
@@ -315,7 +315,7 @@ def test_plan_names_every_training_with_its_steps(finished):
     planned = plan(opened.context.recipe, flop_per_second=1e9)
     trainings = [step for step in planned.steps if step.optimizer_steps]
     measured = json.loads((result.folder / "result.json").read_text())["training"]
-    assert len(trainings) == 1 + 2 + 6
+    assert len(trainings) == 1 + 2 + 7
     warmup = next(step for step in trainings if "warm-up" in step.name)
     assert warmup.optimizer_steps == measured["warm-up"]["steps"] >= 4
     assert planned.seconds > 0
