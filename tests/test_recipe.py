@@ -285,8 +285,8 @@ def test_every_fault_is_reported_at_once():
         "pool.sources.0.pth: unknown key; did you mean path?",
         "model: missing; set it in the file or with --set model=…",
         "cleaning.strategy: expected one of none, ds2, full_tokens, full_tokens_from_warmup, random, rho, fixed_model, "
-        "self_evolving, noise_mixture, repetition, influence, mismatch, given, auto, or module:function of your own, found "
-        "'self-evolving'; did you mean self_evolving?",
+        "self_evolving, noise_mixture, repetition, influence, mismatch, given, auto, or module:function of your own, "
+        "found 'self-evolving'; did you mean self_evolving?",
         "cleaning.proportion: expected a number greater than 0 and at most 1, or auto, found 1.5",
         "training.batch_size: input should be greater than or equal to 1, found 0",
         "training.schedule: expected one of linear, cosine, constant_with_warmup, found 'liner'; did you mean linear?",

@@ -70,7 +70,7 @@ def test_an_installed_package_offers_a_function_or_a_record(own_module, monkeypa
     assert find_strategy("loud") == Strategy("loud", "loud", f"{own_module}:shout")
     assert find_strategy("quiet").title == "Quiet cleaning"
     assert recipe_with(strategy="quiet").strategies == ("quiet",)
-    with pytest.raises(ValueError, match="repetition, influence, mismatch, given, auto, loud, quiet, or module:function"):
+    with pytest.raises(ValueError, match="influence, mismatch, given, auto, loud, quiet, or module:function"):
         find_strategy("neither")
 
 

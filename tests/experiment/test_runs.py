@@ -135,7 +135,7 @@ def test_losses_of_two_kernels_are_never_subtracted(small_pool, tiny_model_folde
 def test_stages_are_shared(finished):
     opened, _, _ = finished
     trainings = [name for name in opened.stages.computed if name.startswith("training-")]
-    # Warm-up, two rounds, full tokens twice, random, rho, fixed model, noise_mixture, mismatch; repetition drops nothing.
+    # Warm-up, two rounds, full tokens twice, random, rho, fixed model, noise_mixture, mismatch; repetition drops none.
     assert len(trainings) == 1 + 2 + 7
     assert len(opened.stages.computed) == len(set(opened.stages.computed))
 

@@ -77,7 +77,8 @@ def _scoring_speed(config: PreTrainedConfig, recipe: Recipe, largest: RecordedPa
     positions = torch.from_numpy(np.flatnonzero(mask.values)).to(device)
     with torch.no_grad(), model.precision(recipe.scoring.precision):
         model.make_copies()
-        seconds = _median_seconds(lambda: model.measures(input_ids, lengths.tolist(), positions, ("loss",))["loss"].sum())
+        rows = lengths.tolist()
+        seconds = _median_seconds(lambda: model.measures(input_ids, rows, positions, ("loss",))["loss"].sum())
     return flop(lengths, responses) / seconds
 
 
